@@ -1,0 +1,112 @@
+"""The machine's copy of the dataset: fetched once, complete or absent, safe to share. Standard library alone.
+
+The cache is ``${KILN_CACHE:-${XDG_CACHE_HOME:-~/.cache}/kiln}/cifar10/<start of the pin's digest>/``. Files are made
+in a staging folder beside it, checked, and renamed into place in one step: killing a fetch at any moment leaves either
+no entry or a whole one. A file lock keeps concurrent fetches apart and tells leftovers from work in progress.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ml.data.cifar10_pin import Mismatch, Pin, PinnedFile
+from ml.data.source import Progress
+
+_READ_ONLY = 0o444
+
+
+def cache_folder() -> Path:
+    """Where datasets live on this machine."""
+    base = os.environ.get("KILN_CACHE")
+    if base:
+        return Path(base).expanduser() / "cifar10"
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(home) / "kiln" / "cifar10"
+
+
+def entry_folder(pin: Pin, cache: Path) -> Path:
+    return cache / pin.digest[:12]
+
+
+@contextmanager
+def locked(pin: Pin, cache: Path, progress: Progress) -> Iterator[None]:
+    """One process at a time per pin; the kernel drops the lock when its holder dies."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f".{pin.digest[:12]}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say("waiting for another fetch on this machine")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def staging(pin: Pin, cache: Path) -> Iterator[Path]:
+    """A fresh folder beside the entry, gone afterwards. Call under the lock: leftovers of killed runs go first."""
+    prefix = f".{pin.digest[:12]}.partial-"
+    for leftover in cache.glob(f"{prefix}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=cache))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(pin: Pin, staged: Path, cache: Path) -> None:
+    """Turn the checked files in ``staged`` into the entry; a damaged one is moved out of the way first."""
+    complete = staged / "complete"
+    complete.mkdir()
+    for file in pin.files:
+        (staged / file.name).chmod(_READ_ONLY)
+        (staged / file.name).rename(complete / file.name)
+    entry = entry_folder(pin, cache)
+    if entry.exists():
+        entry.rename(staged / "damaged")
+    complete.rename(entry)
+
+
+def place(pin: Pin, entry: Path, output: Path) -> None:
+    """Put both files into ``output``: hard links where the file system allows, copies elsewhere.
+
+    test.bin comes last and an older one goes first, so wherever it is, train.bin is its partner. Call under the lock.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    for file in pin.files:
+        for leftover in output.glob(f".{file.name}.partial-*"):
+            leftover.unlink(missing_ok=True)
+    stale = [file for file in pin.files if not _is_in_place(file, entry / file.name, output / file.name)]
+    if pin.train in stale:
+        (output / pin.test.name).unlink(missing_ok=True)
+        stale = list(pin.files)
+    for file in stale:
+        aside = output / f".{file.name}.partial-{os.getpid()}"
+        _link_or_copy(entry / file.name, aside)
+        os.replace(aside, output / file.name)
+
+
+def _is_in_place(file: PinnedFile, cached: Path, target: Path) -> bool:
+    if not target.is_file():
+        return False
+    if target.samefile(cached):
+        return True
+    try:
+        file.check(target)
+    except Mismatch:
+        return False
+    return True
+
+
+def _link_or_copy(cached: Path, target: Path) -> None:
+    try:
+        os.link(cached, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(cached, target)
+        target.chmod(_READ_ONLY)
