@@ -1,0 +1,172 @@
+"""A private apt: the machine's mirror and proxies, our own lists and cache, nothing on the system touched."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from shutil import which
+from urllib.parse import unquote
+
+from tools.provision.cache import ProvisionError, say
+
+KEYRINGS = tuple(
+    Path(f"/usr/share/keyrings/debian-archive-keyring.{suffix}") for suffix in ("gpg", "pgp")
+)
+NEEDED = ("apt-get", "apt-config", "dpkg-deb")
+URI_LINE = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Where packages come from, and whose signature on the index counts."""
+
+    site: str
+    keyring: Path | None
+
+    def uri(self, path: str) -> str:
+        return f"{self.site}/{path}"
+
+
+@dataclass(frozen=True, order=True)
+class Deb:
+    """One package file as the signed index describes it; ``path`` is relative to the mirror."""
+
+    package: str
+    version: str
+    path: str
+    size: int
+    sha256: str
+
+
+def require_apt() -> None:
+    missing = [name for name in NEEDED if which(name) is None]
+    if missing:
+        raise ProvisionError(f"no {', '.join(missing)} here: this needs a Debian-based system")
+
+
+def machine_mirrors(keyring: Path | None = None) -> list[Mirror]:
+    """The package sites that this machine's own apt configuration names, Debian's archive first."""
+    listing = _run(["apt-get", "indextargets", "--no-release-info", "--format", "$(SITE)"])
+    sites = sorted(set(listing.split()), key=lambda site: (_is_special(site), site))
+    if not sites:
+        raise ProvisionError("apt has no package source here: add a Debian mirror to its sources")
+    signer = keyring or next((path for path in KEYRINGS if path.exists()), None)
+    return [Mirror(site.rstrip("/"), signer) for site in sites]
+
+
+def _is_special(site: str) -> bool:
+    return not site.rstrip("/").endswith("/debian")
+
+
+class PrivateApt:
+    """apt with its state below ``home``, reading one suite of one mirror."""
+
+    def __init__(self, home: Path, mirror: Mirror, suite: str) -> None:
+        self.mirror = mirror
+        self.suite = suite
+        self.home = home
+        self._environment = {**os.environ, "APT_CONFIG": str(home / "apt.conf"), "LC_ALL": "C"}
+
+    def prepare(self) -> None:
+        """Write the configuration; needed before any other call."""
+        (self.home / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+        (self.home / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+        (self.home / "status").touch()
+        signed_by = f"[signed-by={self.mirror.keyring}] " if self.mirror.keyring else ""
+        sources = f"deb {signed_by}{self.mirror.site} {self.suite} main\n"
+        (self.home / "sources.list").write_text(sources)
+        configuration = self.home / "apt.conf"
+        configuration.touch(mode=0o600)  # a proxy's address may carry a password
+        configuration.write_text(_network_settings() + self._private_settings())
+
+    def update(self) -> None:
+        """Fetch the suite's index; apt refuses one that is unsigned or signed by a stranger."""
+        say(f"reading the package index of Debian {self.suite}")
+        self._apt(["apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any"])
+
+    def candidate(self, package: str) -> str | None:
+        """The version that would be installed, None when the suite lacks the package."""
+        policy = self._apt(["apt-cache", "policy", package])
+        found = re.search(r"^  Candidate: (\S+)$", policy, re.MULTILINE)
+        return found[1] if found and found[1] != "(none)" else None
+
+    def closure(self, packages: Sequence[str]) -> list[Deb]:
+        """``packages`` and everything they depend on, as for an empty system."""
+        request = ["install", "-y", "--no-install-recommends", *packages]
+        return self._print_uris(request)
+
+    def only(self, packages: Sequence[str]) -> list[Deb]:
+        """``packages`` and nothing else."""
+        return self._print_uris(["download", *packages])
+
+    def download(self, deb: Deb, destination: Path) -> None:
+        """Fetch one file through apt's own transports, which check its hash."""
+        uri = self.mirror.uri(deb.path)
+        command = [str(_helper()), "download-file", uri, str(destination), f"SHA256:{deb.sha256}"]
+        self._apt(command)
+
+    def _print_uris(self, request: Sequence[str]) -> list[Deb]:
+        options = ["-qq", "--print-uris", "-o", "Acquire::ForceHash=SHA256"]
+        return self._parse(self._apt(["apt-get", *options, *request]).splitlines())
+
+    def _parse(self, lines: Iterable[str]) -> list[Deb]:
+        debs = []
+        for line in lines:
+            found = URI_LINE.match(line)
+            if found is None:
+                raise ProvisionError(f"apt answered without a SHA-256: {line!r}")
+            package, version, _ = found["file"].split("_")
+            path = found["uri"].removeprefix(self.mirror.site + "/")
+            debs.append(Deb(package, unquote(version), path, int(found["size"]), found["sha256"]))
+        return sorted(debs)
+
+    def _apt(self, command: Sequence[str]) -> str:
+        return _run(command, self._environment)
+
+    def _private_settings(self) -> str:
+        settings = {
+            "Acquire::Languages": "none",
+            "Acquire::PDiffs": "false",
+            "Acquire::Retries": "3",
+            "APT::Sandbox::User": "root",  # no change of user: everything here is the caller's
+            "Dir::Etc::main": "/dev/null",
+            "Dir::Etc::parts": "/dev/null",  # hooks of the system's apt must not run
+            "Dir::Etc::sourcelist": str(self.home / "sources.list"),
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": "/dev/null",
+            "Dir::State": str(self.home),
+            "Dir::State::lists": str(self.home / "lists"),
+            "Dir::State::status": str(self.home / "status"),
+            "Dir::Cache": str(self.home / "cache"),
+        }
+        return "".join(f'{name} "{value}";\n' for name, value in settings.items())
+
+
+def _network_settings() -> str:
+    """The system's proxies, certificates and time-outs: without them no mirror may be in reach."""
+    lines = _run(["apt-config", "dump"]).splitlines()
+    kept = [line for line in lines if line.startswith("Acquire::") and "IndexTargets" not in line]
+    return "\n".join(kept) + "\n"
+
+
+@cache
+def _helper() -> Path:
+    methods = _run(["apt-config", "shell", "METHODS", "Dir::Bin::methods/f"])
+    folder = methods.partition("=")[2].strip().strip("'") or "/usr/lib/apt/methods"
+    return Path(folder).parent / "apt-helper"
+
+
+def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode:
+        details = (done.stderr or done.stdout).strip()
+        raise ProvisionError(f"{' '.join(command[:2])} failed: {details}")
+    return done.stdout

@@ -1,0 +1,71 @@
+"""The machine cache: where it is, who may write to it now, and how a folder appears in it whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class ProvisionError(Exception):
+    """Something a person has to put right; the message says what and how."""
+
+
+def cache_root() -> Path:
+    """``$KILN_CACHE``, else ``kiln`` below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    chosen = os.environ.get("KILN_CACHE")
+    if chosen:
+        return Path(chosen).absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache").absolute() / "kiln"
+
+
+def say(message: str) -> None:
+    print(f"kiln: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def lock(path: Path, work: str) -> Iterator[None]:
+    """Hold ``path`` exclusively; whoever comes second says so and waits.
+
+    The kernel drops the lock with the process, so a killed holder never blocks the next one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{work} is already under way in another process; waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def scratch(name: Path) -> Iterator[Path]:
+    """A new folder beside ``name``, gone when the block ends.
+
+    The caller holds the lock of ``name``: leftovers of killed attempts are swept here.
+    """
+    name.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{name.name}.partial-"
+    for leftover in name.parent.glob(prefix + "*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=name.parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A :func:`scratch` folder that takes the name ``target`` when the block ends well."""
+    with scratch(target) as aside:
+        yield aside
+        aside.rename(target)

@@ -1,0 +1,182 @@
+"""Which Bazel serves this workspace: the one on PATH, or one provisioned from Debian's packages.
+
+This runs before every command, so what a warm start does not need is imported late.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from hashlib import sha256
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+WORKSPACE = os.path.dirname(os.path.dirname(HERE))
+OFFLINE_RC = os.path.join(WORKSPACE, "tools", "offline", "offline.bazelrc")
+BELOW_TMP_RC = os.path.join(WORKSPACE, "tools", "offline", "below_tmp.bazelrc")
+RECIPE = ("bazel.py", "unpack.py")
+PYTHON = (3, 11)
+PROBE_VARIABLE = "KILN_BAZEL_PROBE"  # set while a candidate is asked for its version
+PROBE_TIMEOUT_S = 30
+INSTALL_ONLINE = (
+    "install Bazelisk (npm: @bazel/bazelisk, Homebrew and others: bazelisk) and put it on PATH"
+)
+
+
+class WrapperError(Exception):
+    """Something a person has to put right; the message says what and how."""
+
+
+def main(arguments: list[str]) -> int:
+    if os.environ.get(PROBE_VARIABLE):
+        return 1  # a candidate on PATH leads back here: it is no Bazel
+    try:
+        world = os.environ.get("KILN_BAZEL") or "either"
+        if world not in ("either", "online", "offline"):
+            raise WrapperError(f"KILN_BAZEL is {world!r}, expected offline or online")
+        if world != "offline":
+            bazel = bazel_on_path()
+            if bazel is not None:
+                os.execv(bazel, [bazel, *arguments])
+            if world == "online":
+                raise WrapperError(
+                    f"KILN_BAZEL=online, and PATH has neither bazelisk nor bazel {version()}: "
+                    f"{INSTALL_ONLINE}"
+                )
+        run_provisioned(arguments)
+    except WrapperError as error:
+        print(f"kiln: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def version() -> str:
+    with open(os.path.join(WORKSPACE, ".bazelversion")) as handle:
+        return handle.read().strip()
+
+
+def bazel_on_path() -> str | None:
+    """Bazelisk, which fetches any version, else a Bazel of the very version that is asked for."""
+    candidates = [*on_path("bazelisk"), *on_path("bazel")]
+    return next((candidate for candidate in candidates if serves(candidate)), None)
+
+
+def on_path(name: str) -> list[str]:
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    paths = [os.path.abspath(os.path.join(folder, name)) for folder in folders]
+    return [path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)]
+
+
+def serves(candidate: str) -> bool:
+    real = os.path.realpath(candidate)
+    if real == os.path.join(WORKSPACE, "tools", "bazel"):
+        return False
+    if "bazelisk" in candidate or "bazelisk" in real:  # it is often installed as `bazel` too
+        return True
+    return answer([candidate, "--version"]) == f"bazel {version()}"
+
+
+def answer(command: list[str]) -> str | None:
+    environment = {**os.environ, PROBE_VARIABLE: "1"}
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def run_provisioned(arguments: list[str]) -> None:
+    python = host_python()
+    if sys.version_info[:2] != PYTHON:
+        os.execv(python, [python, "-I", "-S", "-B", os.path.realpath(__file__), *arguments])
+    cache = cache_root()
+    prefix = os.path.join(cache, "bazel", f"{version()}-{recipe_digest()}")
+    if not os.path.isdir(prefix):
+        provision(prefix)
+    bazel = os.path.join(prefix, "usr", "bin", "bazel")
+    os.environ["KILN_PYTHON"] = python
+    os.execv(bazel, [bazel, *startup_options(prefix, [cache, python]), *arguments])
+
+
+def startup_options(prefix: str, used_folders: list[str]) -> list[str]:
+    options = [
+        f"--install_base={prefix}/usr/share/bazel",
+        "--trust_install_base",
+        f"--server_javabase={prefix}/usr/lib/jvm/java-25-openjdk-amd64",
+        f"--bazelrc={prefix}/modules.bazelrc",
+        f"--bazelrc={OFFLINE_RC}",
+    ]
+    if any(path.startswith("/tmp/") for path in (os.getcwd(), WORKSPACE, *used_folders)):
+        options.append(f"--bazelrc={BELOW_TMP_RC}")
+    return options
+
+
+def cache_root() -> str:
+    chosen = os.environ.get("KILN_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.abspath(chosen or os.path.join(base, "kiln"))
+
+
+def recipe_digest() -> str:
+    digest = sha256()
+    for name in RECIPE:
+        with open(os.path.join(HERE, name), "rb") as handle:
+            digest.update(handle.read())
+    return digest.hexdigest()[:12]
+
+
+def provision(prefix: str) -> None:
+    sys.path.insert(0, WORKSPACE)
+    from pathlib import Path
+
+    from tools.provision import bazel
+    from tools.provision.cache import ProvisionError
+
+    if version() != bazel.RELEASE:
+        raise WrapperError(
+            f"Debian's packages have Bazel {bazel.RELEASE}, .bazelversion asks for {version()}: "
+            f"{INSTALL_ONLINE}"
+        )
+    try:
+        bazel.provision(Path(prefix))
+    except ProvisionError as error:
+        raise WrapperError(
+            f"no Bazel {version()} on PATH, and none could be provisioned: {error}\n"
+            f"Where GitHub is in reach, {INSTALL_ONLINE}"
+        ) from error
+
+
+def host_python() -> str:
+    """The real interpreter that builds use: $KILN_PYTHON, else this one, else one on PATH."""
+    chosen = os.environ.get("KILN_PYTHON")
+    own = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    if sys.version_info[:2] == PYTHON and chosen in (None, "", own):
+        return own
+    candidates = [chosen] if chosen else [*on_path("python3.11"), *on_path("python3")]
+    for candidate in candidates:
+        real = real_python(candidate)
+        if real is not None:
+            return real
+    if chosen:
+        raise WrapperError(f"KILN_PYTHON is {chosen}, which is no Python 3.11")
+    raise WrapperError("no Python 3.11 on PATH: install it so that python3.11 runs")
+
+
+def real_python(candidate: str) -> str | None:
+    """Where the interpreter behind ``candidate`` (a shim, a venv) is, None unless it is 3.11."""
+    code = "import sys; print(*sys.version_info[:2]); print(sys._base_executable)"
+    lines = (answer([candidate, "-I", "-S", "-c", code]) or "").splitlines()
+    if len(lines) != 2 or lines[0] != "{} {}".format(*PYTHON):
+        return None
+    return os.path.realpath(lines[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
