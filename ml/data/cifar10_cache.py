@@ -1,8 +1,9 @@
-"""The machine's copy of the dataset: fetched once, complete or absent, safe to share. Standard library alone.
+"""The machine's copy of the dataset: fetched once, whole or absent. Standard library alone.
 
-The cache is ``${KILN_CACHE:-${XDG_CACHE_HOME:-~/.cache}/kiln}/cifar10/<start of the pin's digest>/``. Files are made
-in a staging folder beside it, checked, and renamed into place in one step: killing a fetch at any moment leaves either
-no entry or a whole one. A file lock keeps concurrent fetches apart and tells leftovers from work in progress.
+The cache is ``${KILN_CACHE:-${XDG_CACHE_HOME:-~/.cache}/kiln}/cifar10/<start of the pin's
+digest>/``. Files are made in a staging folder beside it, checked, and renamed into place in one
+step: killing a fetch at any moment leaves either no entry or a whole one. A file lock keeps
+concurrent fetches apart and tells leftovers from work in progress.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def locked(pin: Pin, cache: Path, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def staging(pin: Pin, cache: Path) -> Iterator[Path]:
-    """A fresh folder beside the entry, gone afterwards. Call under the lock: leftovers of killed runs go first."""
+    """A fresh folder beside the entry, gone afterwards, as are leftovers of killed runs.
+
+    Call under the lock.
+    """
     prefix = f".{pin.digest[:12]}.partial-"
     for leftover in cache.glob(f"{prefix}*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -61,7 +65,7 @@ def staging(pin: Pin, cache: Path) -> Iterator[Path]:
 
 
 def publish(pin: Pin, staged: Path, cache: Path) -> None:
-    """Turn the checked files in ``staged`` into the entry; a damaged one is moved out of the way first."""
+    """Turn the checked files in ``staged`` into the entry; a damaged entry goes out of the way."""
     complete = staged / "complete"
     complete.mkdir()
     for file in pin.files:
@@ -76,13 +80,16 @@ def publish(pin: Pin, staged: Path, cache: Path) -> None:
 def place(pin: Pin, entry: Path, output: Path) -> None:
     """Put both files into ``output``: hard links where the file system allows, copies elsewhere.
 
-    test.bin comes last and an older one goes first, so wherever it is, train.bin is its partner. Call under the lock.
+    test.bin comes last and an older one goes first, so wherever it is, train.bin is its partner.
+    Call under the lock.
     """
     output.mkdir(parents=True, exist_ok=True)
     for file in pin.files:
         for leftover in output.glob(f".{file.name}.partial-*"):
             leftover.unlink(missing_ok=True)
-    stale = [file for file in pin.files if not _is_in_place(file, entry / file.name, output / file.name)]
+    stale = [
+        file for file in pin.files if not _is_in_place(file, entry / file.name, output / file.name)
+    ]
     if pin.train in stale:
         (output / pin.test.name).unlink(missing_ok=True)
         stale = list(pin.files)

