@@ -148,8 +148,8 @@ FIELDS: dict[str, Field] = {
     ),
     "opset": _json("a positive integer", _integer),
     "git_revision": _text(
-        "[0-9a-f]{40}(?:-dirty)?|unstamped",
-        "40 hexadecimal digits, perhaps '-dirty', or 'unstamped'",
+        "[0-9a-f]{40}(?:-dirty)?|unknown",
+        "40 hexadecimal digits, perhaps '-dirty', or 'unknown'",
     ),
     "config_digest": _text(_DIGEST, "a digest in hexadecimal digits"),
     "dataset_digest": _text(_DIGEST, "a digest in hexadecimal digits"),

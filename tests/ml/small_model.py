@@ -1,0 +1,86 @@
+"""A network with the operators that a small ResNet exports, and images it has opinions about."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ml.export import Provenance
+
+CLASSES = ("plane", "car", "bird", "cat")
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+PROVENANCE = Provenance("a" * 40, "b" * 64, "c" * 32, "d" * 64, "cpu", "32-true")
+
+
+class Block(nn.Module):
+    """Convolution, pooling, normalisation, GELU and a residual branch."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Halve the size."""
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(outputs) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H / 2, W / 2)."""
+        x = nn.functional.gelu(self.norms[0](nn.functional.max_pool2d(self.first(x), 2)))
+        return nn.functional.gelu(x + self.norms[1](self.second(x)))
+
+
+class SmallNet(nn.Module):
+    """Two blocks, global maximum, scaled linear head."""
+
+    def __init__(self, width: int = 8) -> None:
+        """Draw weights from the global generator."""
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 2)
+        self.blocks = nn.Sequential(Block(width, width), Block(width, 2 * width))
+        self.head = nn.Linear(2 * width, len(CLASSES), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, K)."""
+        x = self.blocks(torch.relu(self.stem(x))).amax((2, 3))
+        return torch.as_tensor(self.head(x) * 0.5)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A network in eval mode with data of its size."""
+
+    network: nn.Module
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def export_arguments(self) -> dict[str, Any]:
+        """What `export_artifact` needs beside network and path."""
+        return {
+            "name": "small",
+            "classes": CLASSES,
+            "mean": MEAN,
+            "std": STD,
+            "provenance": PROVENANCE,
+            "images": self.images,
+            "labels": self.labels,
+        }
+
+
+def sample(seed: int = 0, images: int = 120, size: int = 16) -> Sample:
+    """Each class brightens another quarter of the image; batch statistics are those of the data."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, len(CLASSES), images)
+    pixels = rng.integers(0, 160, (images, size, size, 3))
+    half = size // 2
+    for image, label in zip(pixels, labels, strict=True):
+        top, left = half * (label // 2), half * (label % 2)
+        image[top : top + half, left : left + half] += 90
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = SmallNet()
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        network.train()(x)
+    return Sample(network.eval(), pixels.astype(np.uint8), labels)

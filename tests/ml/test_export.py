@@ -1,0 +1,176 @@
+"""ml/export.py and ml/simplify.py: from a trained network to a faithful artifact, or to nothing."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from ml import export
+from ml.artifact import load_artifact
+from ml.export import (
+    PARITY_TOLERANCE,
+    PROVED_BATCHES,
+    ExportReport,
+    ParityError,
+    ServingGraph,
+    export_artifact,
+    parity_gap,
+    to_onnx,
+    torch_probabilities,
+)
+from ml.simplify import Simplified, simplify
+from tests.ml.small_model import CLASSES, MEAN, STD, Sample, sample
+
+
+@pytest.fixture(scope="module")
+def trained() -> Sample:
+    return sample()
+
+
+@pytest.fixture(scope="module")
+def report(trained: Sample, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    return export_artifact(trained.network, path, **trained.export_arguments())
+
+
+def test_onnx_answers_like_pytorch_at_every_batch_size(
+    trained: Sample, report: ExportReport
+) -> None:
+    artifact = load_artifact(report.path)
+    for batch in PROVED_BATCHES:
+        images = trained.images[:batch]
+        expected = torch_probabilities(trained.network, images, MEAN, STD)
+        answer = artifact.predict(images)
+        assert answer.probabilities.shape == (batch, len(CLASSES))
+        np.testing.assert_allclose(answer.probabilities, expected, atol=1e-5)
+        softmax = torch.softmax(torch.from_numpy(answer.logits), dim=1).numpy()
+        np.testing.assert_allclose(softmax, answer.probabilities, atol=1e-6)
+
+
+def test_the_report_says_what_was_measured(trained: Sample, report: ExportReport) -> None:
+    assert 0 < report.parity <= PARITY_TOLERANCE
+    assert report.simplification.startswith("simplified: ")
+    assert report.size_bytes == report.path.stat().st_size
+    assert report.evaluation.images == report.metadata.test_metrics.images == len(trained.images)
+
+
+def test_the_file_is_a_valid_onnx_model_of_the_stated_opset(report: ExportReport) -> None:
+    model = onnx.load(report.path)
+    onnx.checker.check_model(model, full_check=True)
+    assert {o.domain: o.version for o in model.opset_import}[""] == report.metadata.opset
+
+
+def test_the_file_tells_nothing_of_the_machine_that_wrote_it(report: ExportReport) -> None:
+    content = report.path.read_bytes()
+    for trace in (b".py", b"stack_trace", str(Path(__file__).parents[2]).encode(), b"SmallNet"):
+        assert trace not in content
+
+
+def test_the_serving_graph_normalises_as_training_does(trained: Sample) -> None:
+    images = torch.from_numpy(trained.images)
+    _, probabilities = ServingGraph(trained.network, MEAN, STD).eval()(images)
+    expected = torch_probabilities(trained.network, trained.images, MEAN, STD)
+    np.testing.assert_allclose(probabilities.detach().numpy(), expected, atol=1e-6)
+
+
+def test_the_same_weights_give_the_same_bytes_in_another_process(
+    report: ExportReport, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ml.export import export_artifact;"
+        "from tests.ml.small_model import sample; s = sample();"
+        "export_artifact(s.network, Path(sys.argv[1]), **s.export_arguments())"
+    )
+    path = os.pathsep.join(filter(None, sys.path))
+    again = tmp_path / "again.onnx"
+    subprocess.run(
+        [sys.executable, "-c", code, str(again)],
+        env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "7"},
+        check=True,
+    )
+    assert digest(again) == digest(report.path)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_half_precision_networks_are_exported_in_full_precision(
+    trained: Sample, report: ExportReport, tmp_path: Path
+) -> None:
+    network = sample().network.bfloat16()
+    half = export_artifact(network, tmp_path / "half.onnx", **trained.export_arguments())
+    assert half.parity <= PARITY_TOLERANCE
+    assert half.metadata.version != report.metadata.version
+    assert next(network.parameters()).dtype is torch.bfloat16
+
+
+def test_the_network_is_left_as_it_was(trained: Sample, tmp_path: Path) -> None:
+    network = sample(seed=1).network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    export_artifact(network, tmp_path / "model.onnx", **trained.export_arguments())
+    assert network.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_model_that_disagrees_with_pytorch_is_not_written(
+    trained: Sample, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    wrong = torch_probabilities(sample(seed=3).network, trained.images, MEAN, STD)
+    with pytest.raises(ParityError, match=r"expected at most 0.0001; nothing was written"):
+        export_artifact(trained.network, path, **trained.export_arguments(), probabilities=wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_answers_nan_is_not_written(trained: Sample, tmp_path: Path) -> None:
+    network = sample(seed=1).network
+    nn.init.constant_(next(network.parameters()), float("nan"))
+    with pytest.raises(ValueError, match="sum to one"):
+        export_artifact(network, tmp_path / "model.onnx", **trained.export_arguments())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parity_covers_every_image(trained: Sample, report: ExportReport) -> None:
+    expected = torch_probabilities(trained.network, trained.images, MEAN, STD)
+    expected[-1] += [0.5, -0.5, 0, 0]
+    model = onnx.load(report.path)
+    assert parity_gap(model, trained.images, expected) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_simplified_model_that_loses_parity_is_replaced_by_the_full_one(
+    trained: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(model: onnx.ModelProto) -> Simplified:
+        other = to_onnx(sample(seed=4).network, (16, 16), MEAN, STD)
+        return Simplified(other, True, "simplified: and spoiled")
+
+    monkeypatch.setattr(export, "simplify", spoil)
+    path = tmp_path / "model.onnx"
+    kept = export_artifact(trained.network, path, **trained.export_arguments())
+    assert kept.simplification.startswith("kept unsimplified: simplification moved a probability")
+    assert kept.parity <= PARITY_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed with signal 11"),
+        ("import time; time.sleep(60)", "took longer than 1 s"),
+        ("import sys; sys.exit('no such luck')", "failed with exit code 1: no such luck"),
+        ("pass", "left no readable model"),
+        ("import sys; open(sys.argv[2], 'w').write('?')", "left no readable model"),
+    ],
+)
+def test_whatever_the_simplifier_does_the_model_survives(program: str, reason: str) -> None:
+    model = onnx.ModelProto(ir_version=10)
+    result = simplify(model, timeout_s=1, command=("-c", program))
+    assert (result.model, result.succeeded) == (model, False)
+    assert result.note.startswith(f"kept unsimplified: the simplifier {reason}")
