@@ -1,4 +1,4 @@
-"""A private apt: the machine's mirror and proxies, our own lists and cache, nothing on the system touched."""
+"""A private apt: the machine's mirror and proxies, our own state, nothing on the system touched."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from pathlib import Path
 from shutil import which
 from urllib.parse import unquote
 
-from tools.provision.cache import ProvisionError, say
+from tools.provision.cache import ProvisionError, say, write_whole
 
 KEYRINGS = tuple(
     Path(f"/usr/share/keyrings/debian-archive-keyring.{suffix}") for suffix in ("gpg", "pgp")
 )
 NEEDED = ("apt-get", "apt-config", "dpkg-deb")
-URI_LINE = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
+URI_LINE = re.compile(
+    r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})"
+)
 
 
 @dataclass(frozen=True)
@@ -79,21 +81,15 @@ class PrivateApt:
         (self.home / "status").touch()
         signed_by = f"[signed-by={self.mirror.keyring}] " if self.mirror.keyring else ""
         sources = f"deb {signed_by}{self.mirror.site} {self.suite} main\n"
-        (self.home / "sources.list").write_text(sources)
-        configuration = self.home / "apt.conf"
-        configuration.touch(mode=0o600)  # a proxy's address may carry a password
-        configuration.write_text(_network_settings() + self._private_settings())
+        write_whole(self.home / "sources.list", sources)
+        configuration = _network_settings() + self._private_settings()
+        # A proxy's address may carry a password.
+        write_whole(self.home / "apt.conf", configuration, mode=0o600)
 
     def update(self) -> None:
         """Fetch the suite's index; apt refuses one that is unsigned or signed by a stranger."""
         say(f"reading the package index of Debian {self.suite}")
         self._apt(["apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any"])
-
-    def candidate(self, package: str) -> str | None:
-        """The version that would be installed, None when the suite lacks the package."""
-        policy = self._apt(["apt-cache", "policy", package])
-        found = re.search(r"^  Candidate: (\S+)$", policy, re.MULTILINE)
-        return found[1] if found and found[1] != "(none)" else None
 
     def closure(self, packages: Sequence[str]) -> list[Deb]:
         """``packages`` and everything they depend on, as for an empty system."""
@@ -104,11 +100,12 @@ class PrivateApt:
         """``packages`` and nothing else."""
         return self._print_uris(["download", *packages])
 
-    def download(self, deb: Deb, destination: Path) -> None:
-        """Fetch one file through apt's own transports, which check its hash."""
-        uri = self.mirror.uri(deb.path)
-        command = [str(_helper()), "download-file", uri, str(destination), f"SHA256:{deb.sha256}"]
-        self._apt(command)
+    def download(self, files: Sequence[tuple[Deb, Path]]) -> None:
+        """Fetch files to the given places through apt's own transports, which check the hashes."""
+        wanted: list[str] = []
+        for deb, place in files:
+            wanted += [self.mirror.uri(deb.path), str(place), f"SHA256:{deb.sha256}"]
+        self._apt([str(_helper()), "download-file", *wanted])
 
     def _print_uris(self, request: Sequence[str]) -> list[Deb]:
         options = ["-qq", "--print-uris", "-o", "Acquire::ForceHash=SHA256"]
@@ -144,6 +141,8 @@ class PrivateApt:
             "Dir::State::lists": str(self.home / "lists"),
             "Dir::State::status": str(self.home / "status"),
             "Dir::Cache": str(self.home / "cache"),
+            "Dir::Cache::pkgcache": "",  # a second saved is not worth 90 MB
+            "Dir::Cache::srcpkgcache": "",
         }
         return "".join(f'{name} "{value}";\n' for name, value in settings.items())
 
@@ -168,5 +167,5 @@ def _run(command: Sequence[str], environment: dict[str, str] | None = None) -> s
     )
     if done.returncode:
         details = (done.stderr or done.stdout).strip()
-        raise ProvisionError(f"{' '.join(command[:2])} failed: {details}")
+        raise ProvisionError(f"{Path(command[0]).name} failed: {details}")
     return done.stdout

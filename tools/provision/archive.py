@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tools.provision.apt import Deb, Mirror, PrivateApt
-from tools.provision.cache import ProvisionError, lock
+from tools.provision.cache import ProvisionError, lock, write_whole
 from tools.provision.pool import Pool
 
 INDEX_IS_FRESH_S = 3600.0
@@ -61,15 +61,28 @@ class Archive:
             try:
                 return self._fetch(known, title)
             except ProvisionError:
-                pass  # superseded on the mirror: its current index names the successor
-        return self._fetch(self.resolve(request), title)
+                refresh = True  # superseded on the mirror: its newest index names the successor
+        return self._fetch(self.resolve(request, refresh), title)
 
-    def resolve(self, request: Request) -> Resolution:
+    def locked_files(self, debs: Sequence[Deb], title: str) -> list[Path]:
+        """The very files of a lock, from the first mirror that still has them all."""
+        refusals = []
+        for mirror in self._mirrors:
+            try:
+                return self._fetch(Resolution(mirror, tuple(debs)), title)
+            except ProvisionError as error:
+                refusals.append(str(error))
+        raise ProvisionError(
+            "a locked package is not to be had; `debian.py resolve` renews the lock:\n  "
+            + "\n  ".join(refusals)
+        )
+
+    def resolve(self, request: Request, refresh: bool = False) -> Resolution:
         """Ask the first of the mirrors that carries the suite and all the packages."""
         refusals = []
         for mirror in self._mirrors:
             try:
-                resolution = Resolution(mirror, self._ask(mirror, request))
+                resolution = Resolution(mirror, self._ask(mirror, request, refresh))
             except ProvisionError as error:
                 refusals.append(f"{mirror.site}: {error}")
             else:
@@ -80,14 +93,13 @@ class Archive:
             f"no mirror offers {wanted} of Debian {request.suite}:\n  " + "\n  ".join(refusals)
         )
 
-    def _ask(self, mirror: Mirror, request: Request) -> tuple[Deb, ...]:
+    def _ask(self, mirror: Mirror, request: Request, refresh: bool) -> tuple[Deb, ...]:
         apt = self._apt(mirror, request.suite)
         with lock(apt.home / "lock", f"reading the index of Debian {request.suite}"):
-            updated = apt.home / "updated"
-            if not updated.exists() or time.time() - updated.stat().st_mtime > INDEX_IS_FRESH_S:
-                apt.prepare()
+            apt.prepare()
+            if refresh or _age_s(apt.home / "updated") > INDEX_IS_FRESH_S:
                 apt.update()
-                updated.touch()
+                (apt.home / "updated").touch()
             found = (apt.closure if request.closure else apt.only)(request.packages)
         return tuple(deb for deb in found if not _matches(deb.package, request.without))
 
@@ -123,12 +135,22 @@ class Archive:
         write_whole(self._answer(request), json.dumps(stored, indent=1) + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """The file appears with all of ``text`` or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    os.replace(aside, path)
+def lock_text(request: Request, resolution: Resolution) -> str:
+    """An answer for a repository to keep: no mirror is named, any that has the files will do."""
+    debs = [asdict(deb) for deb in resolution.debs]
+    return json.dumps({"request": asdict(request), "debs": debs}, indent=2) + "\n"
+
+
+def locked_debs(path: Path) -> tuple[Deb, ...]:
+    """The files that a lock names."""
+    try:
+        return tuple(Deb(**fields) for fields in json.loads(path.read_text())["debs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ProvisionError(f"{path} is no lock of packages: {error}") from error
+
+
+def _age_s(path: Path) -> float:
+    return time.time() - path.stat().st_mtime if path.exists() else math.inf
 
 
 def _matches(package: str, patterns: Sequence[str]) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tools.provision.apt import machine_mirrors, require_apt
 from tools.provision.archive import Archive, Request
 from tools.provision.cache import ProvisionError, cache_root, lock, say, staged
+from tools.provision.trust import java_trust_store, machine_certificates
 from tools.provision.unpack import make_links_relative, unpack
 
 RELEASE = "7.7.1"
@@ -39,6 +40,7 @@ UNUSED_FOLDERS = tuple(
 LIBRARIES = Path("usr/lib/x86_64-linux-gnu")
 LOADER = LIBRARIES / "ld-linux-x86-64.so.2"
 JAVA = Path("usr/lib/jvm/java-25-openjdk-amd64")
+TRUST_STORE = Path("etc/ssl/certs/java/cacerts")
 INSTALL_BASE = Path("usr/share/bazel")
 CLASSPATH = INSTALL_BASE / "bazel_classpath_debian_depends.txt"
 SERVER_JAR = INSTALL_BASE / "A-server.jar"
@@ -54,7 +56,7 @@ MODULES = {
     "rules_proto": "rules/proto",
     "rules_shell": "rules/shell",
 }
-MODULES_RC = "modules.bazelrc"
+RC = "kiln.bazelrc"
 
 
 def provision(target: Path) -> None:
@@ -80,13 +82,14 @@ def _packages() -> list[Path]:
     for suite in SUITES:
         request = Request(suite, PACKAGES, closure=True, without=WITHOUT)
         try:
-            resolution = archive.resolve(request)
-            version = next(d.version for d in resolution.debs if d.package == "bazel-bootstrap")
-            if version.startswith(RELEASE):
-                return archive.files(request, f"fetching Bazel {RELEASE}")
-            refusals.append(f"{suite} has Bazel {version}")
+            found = archive.resolve(request)
         except ProvisionError as error:
             refusals.append(str(error))
+            continue
+        version = next(deb.version for deb in found.debs if deb.package == PACKAGES[0])
+        if version.startswith(RELEASE):
+            return archive.files(request, f"fetching Bazel {RELEASE}")
+        refusals.append(f"Debian {suite} has Bazel {version}")
     raise ProvisionError(f"no Bazel {RELEASE} among Debian's packages:\n" + "\n".join(refusals))
 
 
@@ -94,20 +97,31 @@ def _adapt(prefix: Path, target: Path) -> None:
     """Make what was unpacked at ``prefix`` run once it is at ``target``."""
     for folder in UNUSED_FOLDERS:
         shutil.rmtree(prefix / folder, ignore_errors=True)
+    _write_trust_store(prefix)
     make_links_relative(prefix)
     _use_own_loader(prefix, target)
     _write_classpath(prefix, target)
     _label_release(prefix)
-    _write_modules_rc(prefix, target)
+    _write_rc(prefix, target)
+
+
+def _write_trust_store(prefix: Path) -> None:
+    """On an installed system a maintainer script makes the file that Java's `cacerts` links to."""
+    store = prefix / TRUST_STORE
+    store.parent.mkdir(parents=True, exist_ok=True)
+    store.write_bytes(java_trust_store(machine_certificates()))
 
 
 def _use_own_loader(prefix: Path, target: Path) -> None:
     own, java = target / LIBRARIES, target / JAVA / "lib"
-    search = f"{own}:{java}:{java}/server"
-    patchelf = [prefix / LOADER, "--library-path", prefix / LIBRARIES, prefix / "usr/bin/patchelf"]
+    options = ["--set-interpreter", str(target / LOADER)]
+    options += ["--force-rpath", "--set-rpath", f"{own}:{java}:{java}/server"]
+    patchelf = [str(prefix / LOADER), "--library-path", str(prefix / LIBRARIES)]
+    patchelf += [str(prefix / "usr/bin/patchelf"), *options]
     for program in _programs(prefix):
-        options = ["--set-interpreter", target / LOADER, "--force-rpath", "--set-rpath", search]
-        subprocess.run([*patchelf, *options, program], check=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run([*patchelf, str(program)], capture_output=True, text=True)
+        if done.returncode:
+            raise ProvisionError(f"cannot give {program.name} its own loader: {done.stderr}")
 
 
 def _programs(prefix: Path) -> Iterator[Path]:
@@ -120,7 +134,8 @@ def _programs(prefix: Path) -> Iterator[Path]:
 def _write_classpath(prefix: Path, target: Path) -> None:
     """Debian lists most of the server's jars by absolute path, some it finds by luck: name all."""
     listed = (prefix / CLASSPATH).read_text().split()
-    jars = sorted(f"/{jar.relative_to(prefix)}" for jar in (prefix / "usr/share/java").glob("*.jar"))
+    folder = prefix / "usr/share/java"
+    jars = sorted(f"/{jar.relative_to(prefix)}" for jar in folder.glob("*.jar"))
     present = [jar for jar in dict.fromkeys(listed + jars) if (prefix / jar[1:]).exists()]
     (prefix / CLASSPATH).write_text("".join(f"{target}{jar}\n" for jar in present))
 
@@ -131,10 +146,15 @@ def _label_release(prefix: Path) -> None:
         jar.writestr("build-data.properties", f"build.label={RELEASE}\n")
 
 
-def _write_modules_rc(prefix: Path, target: Path) -> None:
-    overrides = {name: target / INSTALL_BASE / folder for name, folder in MODULES.items()}
+def _write_rc(prefix: Path, target: Path) -> None:
+    """What the client and the server must know of this folder, as a bazelrc."""
     missing = [name for name in MODULES if not (prefix / INSTALL_BASE / MODULES[name]).is_dir()]
     if missing:
         raise ProvisionError(f"Debian's packages lack the Bazel modules {', '.join(missing)}")
-    lines = [f"common --override_module={name}={path}\n" for name, path in overrides.items()]
-    (prefix / MODULES_RC).write_text("".join(lines))
+    lines = [
+        f'startup --install_base="{target / INSTALL_BASE}" --trust_install_base',
+        f'startup --server_javabase="{target / JAVA}"',
+    ]
+    for name, folder in MODULES.items():
+        lines.append(f'common --override_module="{name}={target / INSTALL_BASE / folder}"')
+    (prefix / RC).write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""The machine cache: where it is, who may write to it now, and how a folder appears in it whole or not at all."""
+"""The machine cache: where it is, who may write to it now, how a folder appears in it whole."""
 
 from __future__ import annotations
 
@@ -69,3 +69,12 @@ def staged(target: Path) -> Iterator[Path]:
     with scratch(target) as aside:
         yield aside
         aside.rename(target)
+
+
+def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
+    """The file appears with all of ``text`` or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.touch(mode)
+    aside.write_text(text)
+    os.replace(aside, path)

@@ -1,11 +1,11 @@
-"""Package files by the SHA-256 of their bytes: fetched once per machine, never trusted unchecked."""
+"""Package files by the SHA-256 of their bytes: fetched once per machine, always checked."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,10 @@ from tools.provision.progress import Progress
 CONNECTIONS = 8
 POLL_S = 0.2
 
-Download = Callable[[Deb, Path], None]
+BATCH_FILES = 24
+BATCH_BYTES = 16_000_000
+
+Download = Callable[[Sequence[tuple[Deb, Path]]], None]
 
 
 class Pool:
@@ -38,41 +41,61 @@ class Pool:
 
     def _fetch(self, debs: Sequence[Deb], download: Download, folder: Path, title: str) -> None:
         progress = Progress(title, sum(deb.size for deb in debs))
-        biggest_first = sorted(debs, key=lambda deb: -deb.size)
         executor = ThreadPoolExecutor(CONNECTIONS)
         try:
-            pending = {executor.submit(self._take, deb, download, folder) for deb in biggest_first}
+            batches = _batches(debs)
+            pending = {executor.submit(self._take, batch, download, folder) for batch in batches}
             arrived = 0
             while pending:
                 done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
-                arrived += sum(future.result().size for future in done)
+                arrived += sum(future.result() for future in done)
                 progress.show(arrived + _bytes_below(folder))
         finally:
             executor.shutdown(cancel_futures=True)
         progress.finish()
 
-    def _take(self, deb: Deb, download: Download, folder: Path) -> Deb:
-        arriving = folder / f"{deb.sha256}.deb"
+    def _take(self, batch: Sequence[Deb], download: Download, folder: Path) -> int:
+        """Fetch a batch, keep what is right even when some of it is not; gives its bytes."""
+        arriving = [(deb, folder / f"{deb.sha256}.deb") for deb in batch]
+        reasons = []
         try:
-            download(deb, arriving)
+            download(arriving)
         except ProvisionError as error:
-            raise ProvisionError(f"could not fetch {deb.package} {deb.version}: {error}") from error
-        self._put(deb, arriving)
-        return deb
-
-    def _put(self, deb: Deb, arriving: Path) -> None:
-        found = _sha256_of(arriving)
-        if found != deb.sha256:
+            reasons.append(str(error))
+        wrong = [deb for deb, path in arriving if not self._put(deb, path)]
+        if wrong:
+            names = ", ".join(f"{deb.package} {deb.version} ({deb.sha256})" for deb in wrong)
             raise ProvisionError(
-                f"{deb.package} {deb.version}: expected SHA-256 {deb.sha256}, found {found}"
+                "\n".join([f"not to be had with the SHA-256 of the index: {names}", *reasons])
             )
+        return sum(deb.size for deb in batch)
+
+    def _put(self, deb: Deb, arriving: Path) -> bool:
+        if not arriving.is_file() or _sha256_of(arriving) != deb.sha256:
+            return False
         place = self.path(deb)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(arriving, place)
+        return True
 
     def _is_here(self, deb: Deb) -> bool:
         place = self.path(deb)
         return place.is_file() and _sha256_of(place) == deb.sha256
+
+
+def _batches(debs: Sequence[Deb]) -> list[list[Deb]]:
+    """Small files together: a process and a look-up of the mirror's name each would take longer
+    than their bytes do.
+    """
+    batches: list[list[Deb]] = []
+    held_bytes = BATCH_BYTES
+    for deb in sorted(debs, key=lambda deb: -deb.size):
+        if held_bytes + deb.size > BATCH_BYTES or len(batches[-1]) == BATCH_FILES:
+            batches.append([])
+            held_bytes = 0
+        batches[-1].append(deb)
+        held_bytes += deb.size
+    return batches
 
 
 def _sha256_of(path: Path) -> str:

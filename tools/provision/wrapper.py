@@ -6,7 +6,7 @@ This runs before every command, so what a warm start does not need is imported l
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import sys
 from hashlib import sha256
 
@@ -14,7 +14,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 WORKSPACE = os.path.dirname(os.path.dirname(HERE))
 OFFLINE_RC = os.path.join(WORKSPACE, "tools", "offline", "offline.bazelrc")
 BELOW_TMP_RC = os.path.join(WORKSPACE, "tools", "offline", "below_tmp.bazelrc")
-RECIPE = ("bazel.py", "unpack.py")
+RECIPE = ("bazel.py", "trust.py", "unpack.py")
 PYTHON = (3, 11)
 PROBE_VARIABLE = "KILN_BAZEL_PROBE"  # set while a candidate is asked for its version
 PROBE_TIMEOUT_S = 30
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         if world != "offline":
             bazel = bazel_on_path()
             if bazel is not None:
-                os.execv(bazel, [bazel, *arguments])
+                become([bazel, *arguments])
             if world == "online":
                 raise WrapperError(
                     f"KILN_BAZEL=online, and PATH has neither bazelisk nor bazel {version()}: "
@@ -77,6 +77,8 @@ def serves(candidate: str) -> bool:
 
 
 def answer(command: list[str]) -> str | None:
+    import subprocess
+
     environment = {**os.environ, PROBE_VARIABLE: "1"}
     try:
         done = subprocess.run(
@@ -95,24 +97,25 @@ def answer(command: list[str]) -> str | None:
 def run_provisioned(arguments: list[str]) -> None:
     python = host_python()
     if sys.version_info[:2] != PYTHON:
-        os.execv(python, [python, "-I", "-S", "-B", os.path.realpath(__file__), *arguments])
+        become([python, "-I", "-S", "-B", os.path.realpath(__file__), *arguments])
     cache = cache_root()
     prefix = os.path.join(cache, "bazel", f"{version()}-{recipe_digest()}")
     if not os.path.isdir(prefix):
         provision(prefix)
     bazel = os.path.join(prefix, "usr", "bin", "bazel")
     os.environ["KILN_PYTHON"] = python
-    os.execv(bazel, [bazel, *startup_options(prefix, [cache, python]), *arguments])
+    become([bazel, *startup_options(prefix, [cache, python]), *arguments])
+
+
+def become(command: list[str]) -> None:
+    """Replace this process: exit code, signals and terminal are the command's own."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; children would too
+        signal.signal(number, signal.SIG_DFL)
+    os.execv(command[0], command)
 
 
 def startup_options(prefix: str, used_folders: list[str]) -> list[str]:
-    options = [
-        f"--install_base={prefix}/usr/share/bazel",
-        "--trust_install_base",
-        f"--server_javabase={prefix}/usr/lib/jvm/java-25-openjdk-amd64",
-        f"--bazelrc={prefix}/modules.bazelrc",
-        f"--bazelrc={OFFLINE_RC}",
-    ]
+    options = [f"--bazelrc={prefix}/kiln.bazelrc", f"--bazelrc={OFFLINE_RC}"]
     if any(path.startswith("/tmp/") for path in (os.getcwd(), WORKSPACE, *used_folders)):
         options.append(f"--bazelrc={BELOW_TMP_RC}")
     return options
