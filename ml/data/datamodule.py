@@ -1,0 +1,219 @@
+"""Batches for training, validation and test: whole epochs augmented as tensors, so that no core waits for data."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from ml.data.augmentation import alternating_flip, random_cutout, random_shift, resize
+from ml.data.cifar10 import CLASSES, dataset_digest, locate, read_records, stratified_split
+
+_EVALUATION_BATCH = 1000
+
+
+class Images:
+    """A labelled set of images in memory, iterated in fixed batches of normalised floats.
+
+    Attributes:
+        pixels: (N, C, H, W) uint8.
+        labels: (N,) int64.
+    """
+
+    def __init__(
+        self, pixels: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        self.pixels = pixels
+        self.labels = labels
+        self.mean = torch.tensor(mean, device=pixels.device).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, device=pixels.device).view(1, -1, 1, 1)
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // _EVALUATION_BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for pixels, labels in zip(
+            self.pixels.split(_EVALUATION_BATCH), self.labels.split(_EVALUATION_BATCH), strict=True
+        ):
+            yield self.normalise(pixels), labels
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) -> float32 of mean 0 and deviation 1 by channel, channels last in memory."""
+        scaled = (pixels.float() / 255 - self.mean) / self.std
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+
+class AugmentedImages:
+    """The training set: each pass draws a new order, shift and flip, as a function of seed and epoch alone.
+
+    So a run that continues at epoch 7 sees the very batches that the unbroken run saw. Images that do not fill
+    a last batch are left out of that epoch; the order differs in the next.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        *,
+        batch_size: int,
+        max_shift: int,
+        cutout: int,
+        sizes: Sequence[int],
+        seed: int,
+    ) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.max_shift = max_shift
+        self.cutout = cutout
+        self.sizes = sizes
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.images.labels) // self.batch_size
+
+    @property
+    def size(self) -> int:
+        """Edge of this epoch's images in pixels."""
+        return self.sizes[min(self.epoch, len(self.sizes) - 1)]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        pixels = alternating_flip(self.images.pixels, self.epoch, self.seed)
+        pixels = random_shift(pixels, self.max_shift, generator)
+        pixels = random_cutout(pixels, self.cutout, generator)
+        order = torch.randperm(len(pixels), generator=generator).to(pixels.device)
+        for rows in order.split(self.batch_size)[: len(self)]:
+            batch = resize(self.images.normalise(pixels[rows]), self.size)
+            yield (
+                batch.contiguous(memory_format=torch.channels_last),
+                self.images.labels[rows],
+            )
+
+
+class CIFAR10(lightning.LightningDataModule):
+    """CIFAR-10 as train, validation and test; the test file is not even read before it is asked for.
+
+    Args:
+        batch_size: images a training step.
+        validation_size: images set aside from the 50,000, equally many of each class.
+        train_size: images to train on; None takes all that validation leaves.
+        epochs: how many epochs the size schedule spans.
+        sizes: edges in pixels of the training images, one for each stage of the schedule; small ones first make
+            the early epochs cheap. Source: progressive resizing, Howard 2018 (fast.ai's DAWNBench entry).
+        size_milestones: at which share of the epochs each further stage begins; one fewer than sizes.
+        max_shift: pixels of random translation each way.
+        cutout: edge of the random blank square in pixels, 0 for none.
+        seed: of the split, the order and the augmentation.
+        folder: where train.bin and test.bin are; None looks in the usual places.
+    """
+
+    classes = CLASSES
+    image_size = (32, 32)
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2470, 0.2435, 0.2616)
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        validation_size: int,
+        epochs: int,
+        seed: int,
+        sizes: Sequence[int] = (32,),
+        size_milestones: Sequence[float] = (),
+        max_shift: int = 2,
+        cutout: int = 0,
+        train_size: int | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.folder = Path(folder) if folder else locate()
+        self.batch_size = batch_size
+        self.validation_size = validation_size
+        self.train_size = train_size
+        self.sizes = size_schedule(sizes, size_milestones, epochs)
+        self.max_shift = max_shift
+        self.cutout = cutout
+        self.seed = seed
+        self.device = torch.device("cpu")
+        self._split: tuple[Images, Images] | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the dataset's files."""
+        return dataset_digest(self.folder)
+
+    def train_images(self) -> Images:
+        """What training may learn from."""
+        return self._train_and_validation()[0]
+
+    def validation_images(self) -> Images:
+        """What training is judged by while it runs."""
+        return self._train_and_validation()[1]
+
+    def test_images(self) -> Images:
+        """What the finished model is judged by, once."""
+        return self._images(*self._read("test.bin"))
+
+    def train_dataloader(self) -> AugmentedImages:
+        loader = AugmentedImages(
+            self.train_images(),
+            batch_size=self.batch_size,
+            max_shift=self.max_shift,
+            cutout=self.cutout,
+            sizes=self.sizes,
+            seed=self.seed,
+        )
+        if len(loader) == 0:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} is more than the "
+                f"{len(self.train_images().labels)} training images"
+            )
+        return loader
+
+    def val_dataloader(self) -> Images:
+        return self.validation_images()
+
+    def _train_and_validation(self) -> tuple[Images, Images]:
+        if self._split is None:
+            pixels, labels = self._read("train.bin")
+            train, validation = stratified_split(labels, self.validation_size, self.seed)
+            if self.train_size is not None:
+                _, chosen = stratified_split(labels[train], self.train_size, self.seed)
+                train = train[chosen]
+            self._split = (
+                self._images(pixels[train], labels[train]),
+                self._images(pixels[validation], labels[validation]),
+            )
+        return self._split
+
+    def _read(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        records = read_records(self.folder / name)
+        return records.images, records.labels
+
+    def _images(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Images:
+        return Images(
+            torch.from_numpy(pixels).to(self.device),
+            torch.from_numpy(labels).to(self.device),
+            self.mean,
+            self.std,
+        )
+
+
+def size_schedule(sizes: Sequence[int], milestones: Sequence[float], epochs: int) -> list[int]:
+    """Edge in pixels for every epoch.
+
+    Raises:
+        ValueError: milestones are not one fewer than sizes, or do not rise between 0 and 1.
+    """
+    if len(milestones) != len(sizes) - 1:
+        raise ValueError(
+            f"data.size_milestones must be one fewer than data.sizes, got {list(milestones)} "
+            f"for {list(sizes)}"
+        )
+    if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
+        raise ValueError(f"data.size_milestones must rise between 0 and 1, got {list(milestones)}")
+    return [sizes[sum(epoch >= share * epochs for share in milestones)] for epoch in range(epochs)]

@@ -1,0 +1,257 @@
+"""Trains, evaluates once on the test set, exports, and leaves it all in a run folder: ``bazel run //ml:train``."""
+
+import json
+import logging
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from ml.callbacks import MetricsLog
+from ml.config import ConfigError, check_values, register_schema
+from ml.data.cifar10 import DatasetError
+from ml.export import ExportReport, Provenance, export_artifact
+from ml.files import write_whole
+from ml.hardware import describe_device
+from ml.module import ImageClassifier
+from ml.provenance import git_revision, lock_digest
+from ml.run_folder import (
+    ResumeError,
+    RunFolder,
+    config_digest,
+    create_run,
+    find_unfinished,
+    open_unfinished,
+)
+
+CONFIGS = Path(__file__).absolute().parents[1] / "configs"
+BAD_INPUT = 2  # exit code: nothing was trained
+INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
+_STEM_IMAGES = 5000
+
+
+def train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
+    """One run from its configuration to its summary, continued from its last checkpoint if it has one.
+
+    Returns:
+        What ``summary.json`` holds: the searched metric, test scores, times in seconds, sizes in bytes.
+    """
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    data, module, trainer = assemble(cfg, run)
+    checkpoint = run.last_checkpoint if run.last_checkpoint.is_file() else None
+    _print_start(console, run, trainer, module, continued=checkpoint is not None)
+    _fit(module, data, trainer, run, checkpoint)
+    load_best(module, trainer)
+    console.print("Evaluating on the test set and exporting ...", highlight=False)
+    report = _export(cfg, run, data, module, trainer)
+    summary = _summarise(cfg, run, trainer, report)
+    write_whole(run.summary, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def assemble(
+    cfg: DictConfig, run: RunFolder
+) -> tuple[lightning.LightningDataModule, ImageClassifier, lightning.Trainer]:
+    """Data, model and trainer as the configuration names them.
+
+    Raises:
+        InstantiationException: a part refuses its values.
+    """
+    check_values(cfg)
+    callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
+    trainer = instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        default_root_dir=str(run.path),
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    data = instantiate(cfg.data)
+    data.device = trainer.strategy.root_device
+    network = instantiate(cfg.network, classes=len(data.classes))
+    if hasattr(network, "initialise_from"):
+        images = data.train_images()
+        network.initialise_from(images.normalise(images.pixels[:_STEM_IMAGES]).cpu())
+    module = ImageClassifier(
+        network,
+        classes=len(data.classes),
+        make_optimizer=instantiate(cfg.optimizer),
+        label_smoothing=cfg.label_smoothing,
+        warmup=cfg.warmup,
+    )
+    return data, module, trainer
+
+
+def _fit(
+    module: ImageClassifier,
+    data: lightning.LightningDataModule,
+    trainer: lightning.Trainer,
+    run: RunFolder,
+    checkpoint: Path | None,
+) -> None:
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        print(f"\nInterrupted. Continue with: resume={run.path}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
+    """Puts the weights with the best monitored metric into the module."""
+    best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    module.load_state_dict(checkpoint["state_dict"])
+
+
+def _export(
+    cfg: DictConfig, run: RunFolder, data: Any, module: ImageClassifier, trainer: lightning.Trainer
+) -> ExportReport:
+    test = data.test_images()
+    return export_artifact(
+        module.network,
+        run.model,
+        name=cfg.name,
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
+        provenance=Provenance(
+            git_revision=git_revision(),
+            config_digest=config_digest(cfg),
+            dataset_digest=data.digest,
+            lock_digest=lock_digest(),
+            device=describe_device(trainer),
+            precision=str(trainer.precision),
+        ),
+        images=test.pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+        labels=test.labels.cpu().numpy(),
+    )
+
+
+def _summarise(
+    cfg: DictConfig, run: RunFolder, trainer: lightning.Trainer, report: ExportReport
+) -> dict[str, Any]:
+    log = next(c for c in trainer.callbacks if isinstance(c, MetricsLog))  # type: ignore[attr-defined]
+    best = max(log.rows, key=lambda row: row[cfg.monitor])
+    return {
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "monitor": cfg.monitor,
+        cfg.monitor: best[cfg.monitor],
+        "best_epoch": best["epoch"],
+        "epochs": len(log.rows),
+        "training_s": log.rows[-1]["elapsed_s"],
+        "export_s": round(report.elapsed_s, 2),
+        "test": report.evaluation.as_dict(),
+        "model_version": report.metadata.version,
+        "model_bytes": report.size_bytes,
+        "parity": report.parity,
+        "simplification": report.simplification,
+        "device": report.metadata.device,
+        "precision": report.metadata.precision,
+        "git_revision": report.metadata.git_revision,
+    }
+
+
+def _print_start(
+    console: Console,
+    run: RunFolder,
+    trainer: lightning.Trainer,
+    module: ImageClassifier,
+    *,
+    continued: bool,
+) -> None:
+    parameters = sum(weight.numel() for weight in module.network.parameters())
+    console.print(
+        f"{'Continuing' if continued else 'Training'} {parameters:,} parameters on "
+        f"{describe_device(trainer)}, {trainer.precision}\nRun folder: {run.path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_summary(console: Console, run: RunFolder, summary: dict[str, Any]) -> None:
+    test = summary["test"]
+    console.print(
+        f"\n[bold green]Test accuracy {test['accuracy']:.2%}[/], macro F1 {test['macro_f1']:.4f}, "
+        f"loss {test['loss']:.4f}, calibration error {test['calibration_error']:.4f} "
+        f"({test['images']:,} images, seen once)\n"
+        f"Validation best at epoch {summary['best_epoch']}; training took {summary['training_s']:.0f} s, "
+        f"export {summary['export_s']:.0f} s; ONNX and PyTorch agree within {summary['parity']:.1e}\n"
+        f"  model    {run.model}  ({summary['model_bytes'] / 1e6:.2f} MB, version {summary['model_version'][:12]})\n"
+        f"  summary  {run.summary}\n"
+        f"  metrics  {run.metrics}\n"
+        f"  plots    {run.plots}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def choose_run(cfg: DictConfig, overrides: list[str], console: Console) -> tuple[RunFolder, DictConfig]:
+    """The folder to train in and the configuration to train by: a new run, or the one that ``resume`` names.
+
+    Raises:
+        ResumeError: the named run cannot be continued, or was asked to change.
+    """
+    runs = Path(cfg.paths.runs)
+    if cfg.resume is None:
+        return create_run(runs, cfg, datetime.now()), cfg
+    if cfg.resume == "auto":
+        found = find_unfinished(runs, cfg)
+        if found is None:
+            console.print("resume=auto: no unfinished run of this configuration, starting one")
+        return found or create_run(runs, cfg, datetime.now()), cfg
+    if changes := [text for text in overrides if not text.startswith(("resume=", "paths."))]:
+        raise ResumeError(
+            f"resume={cfg.resume} continues a run exactly as it was started, these would change it: "
+            f"{' '.join(changes)} (leave them out, or start a new run without resume)"
+        )
+    path = Path(cfg.resume)
+    if not path.is_absolute():
+        path = runs.parent / path
+    run = open_unfinished(path)
+    return run, run.load_config()
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
+def main(cfg: DictConfig) -> float:
+    """Hydra's entry; returns the monitored metric, so that a sweep can search over it."""
+    console = Console(soft_wrap=True)
+    try:
+        check_values(cfg)
+        run, cfg = choose_run(cfg, list(HydraConfig.get().overrides.task), console)
+        with run.lock():
+            summary = train(cfg, run, console)
+    except (ConfigError, ResumeError, DatasetError, InstantiationException) as exc:
+        cause = exc.__cause__ or exc
+        print(f"{type(cause).__name__}: {cause}\nNothing was trained.", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    _print_summary(console, run, summary)
+    metric: float = summary[cfg.monitor]
+    return metric
+
+
+def run_entry() -> None:
+    """Runs `main` with exit codes that a script can tell apart: 2 bad input, 130 interrupted, 1 a crash."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    register_schema()
+    try:
+        main()
+    except SystemExit as exc:
+        # Hydra leaves with 1 for a configuration that does not compose, as for a crash of the job.
+        refused = exc.code == 1 and not HydraConfig.initialized()
+        sys.exit(BAD_INPUT if refused else exc.code)
+
+
+if __name__ == "__main__":
+    run_entry()
