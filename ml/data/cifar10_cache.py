@@ -37,7 +37,10 @@ def entry_folder(pin: Pin, cache: Path) -> Path:
 
 @contextmanager
 def locked(pin: Pin, cache: Path, progress: Progress) -> Iterator[None]:
-    """One process at a time per pin; the kernel drops the lock when its holder dies."""
+    """One process at a time per pin, and what killed ones left is gone.
+
+    The kernel drops the lock when its holder dies.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f".{pin.digest[:12]}.lock").open("w") as lock:
         try:
@@ -45,19 +48,24 @@ def locked(pin: Pin, cache: Path, progress: Progress) -> Iterator[None]:
         except BlockingIOError:
             progress.say("waiting for another fetch on this machine")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in leftovers(pin, cache):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
+
+
+def leftovers(pin: Pin, cache: Path) -> list[Path]:
+    """Staging folders: of a fetch that is at work, or of one that was killed."""
+    return list(cache.glob(f"{_staging_prefix(pin)}*"))
+
+
+def _staging_prefix(pin: Pin) -> str:
+    return f".{pin.digest[:12]}.partial-"
 
 
 @contextmanager
 def staging(pin: Pin, cache: Path) -> Iterator[Path]:
-    """A fresh folder beside the entry, gone afterwards, as are leftovers of killed runs.
-
-    Call under the lock.
-    """
-    prefix = f".{pin.digest[:12]}.partial-"
-    for leftover in cache.glob(f"{prefix}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=cache))
+    """A fresh folder beside the entry, gone afterwards. Call under the lock."""
+    folder = Path(tempfile.mkdtemp(prefix=_staging_prefix(pin), dir=cache))
     try:
         yield folder
     finally:

@@ -28,6 +28,7 @@ if __package__ in (
 from ml.data.cifar10_cache import (  # noqa: E402
     cache_folder,
     entry_folder,
+    leftovers,
     locked,
     place,
     publish,
@@ -70,8 +71,8 @@ def fetch(
         FetchError: no source delivered.
     """
     entry = entry_folder(pin, cache)
-    if output is None and _is_whole(pin, entry, progress):  # readers never wait for each other
-        return entry
+    if output is None and not leftovers(pin, cache) and _is_whole(pin, entry, progress):
+        return entry  # without the lock: readers never wait for each other
     with locked(pin, cache, progress):
         if not _is_whole(pin, entry, progress):
             _fill(pin, sources, cache, progress)

