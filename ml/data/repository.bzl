@@ -48,7 +48,8 @@ def _cifar10_repository_impl(rctx):
         working_directory = str(rctx.workspace_root),  # where a relative KILN_DVC_REMOTE starts
     )
     if result.return_code:
-        fail("@cifar10 could not be fetched (exit status {}):\n{}".format(result.return_code, result.stderr))
+        # All that the program said is on the screen; its last message is the reason.
+        fail("@cifar10, exit status {}: {}".format(result.return_code, result.stderr.split("cifar10: ")[-1]))
     rctx.file("BUILD.bazel", _BUILD, executable = False)
 
 _cifar10_repository = repository_rule(
