@@ -1,0 +1,168 @@
+"""Writes requirements_lock.txt from requirements.in: `bazel run //tools:lock`.
+
+Also runs without Bazel (`python3 tools/lock.py`, with uv on PATH), for the day when the lock itself
+keeps Bazel from building.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REQUIREMENTS = "requirements.in"
+LOCK = "requirements_lock.txt"
+# The platform is spelled out so that the lock does not depend on who compiles it. Extras are kept
+# because torch asks for parts of cuda-toolkit by extras, and installers of single wheels read them.
+COMPILE = (
+    "pip compile --generate-hashes --no-strip-extras --python-version 3.11"
+    " --python-platform x86_64-manylinux_2_28 --no-annotate --no-header --quiet"
+)
+
+_DIGEST = re.compile(r"^# requirements\.in: sha256:([0-9a-f]{64})$", re.MULTILINE)
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:\[(?P<extras>[^]]*)\])?==(?P<version>[^\s;]+)")
+
+
+class LockFailed(Exception):
+    """No lock was written; the message says why."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    name: str
+    version: str
+    extras: frozenset[str]
+    hashed: bool
+
+
+def main(argv: Sequence[str]) -> int:
+    options = _parse(argv)
+    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or Path(__file__).parent.parent)
+    try:
+        if options.check:
+            return _check(workspace)
+        compile_lock(workspace, _find_uv(), _upgrades(options))
+    except (LockFailed, FileNotFoundError) as exc:
+        print(f"lock: {exc}", file=sys.stderr)
+        return 1
+    print(f"lock: wrote {workspace / LOCK}")
+    return 0
+
+
+def compile_lock(workspace: Path, uv: Path, upgrades: Sequence[str] = ()) -> None:
+    """Replaces the lock, whole or not at all. Pins that still fit stay unless upgraded.
+
+    Raises:
+        LockFailed: uv found no solution, or could not run.
+    """
+    lock, aside = workspace / LOCK, workspace / f"{LOCK}.new"
+    try:
+        if lock.exists():
+            shutil.copyfile(lock, aside)  # uv keeps the versions that its output file names
+        command = [str(uv), *COMPILE.split(), *upgrades, REQUIREMENTS, "--output-file", aside.name]
+        if subprocess.run(command, cwd=workspace, check=False).returncode != 0:
+            raise LockFailed(f"uv could not resolve {REQUIREMENTS}; {LOCK} is as it was")
+        header = _header((workspace / REQUIREMENTS).read_text(encoding="utf-8"))
+        aside.write_text(header + aside.read_text(encoding="utf-8"), encoding="utf-8")
+        os.replace(aside, lock)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def disagreements(requirements: str, lock: str) -> list[str]:
+    """What keeps the lock from being a lock of these requirements; empty if they agree."""
+    from packaging.utils import canonicalize_name
+
+    found = []
+    stamp = _DIGEST.search(lock)
+    if stamp is None or stamp[1] != digest(requirements):
+        found.append(f"{REQUIREMENTS} changed after {LOCK} was compiled")
+    pins: dict[str, Pin] = {canonicalize_name(pin.name): pin for pin in read_pins(lock)}
+    for line in meaningful_lines(requirements):
+        found += _unsatisfied(line, pins)
+    return found + [f"{pin.name} has no sha256 hash" for pin in pins.values() if not pin.hashed]
+
+
+def digest(requirements: str) -> str:
+    """Changes with the requirements, not with comments, order or blank space."""
+    return hashlib.sha256("\n".join(sorted(meaningful_lines(requirements))).encode()).hexdigest()
+
+
+def meaningful_lines(requirements: str) -> list[str]:
+    bare = (re.sub(r"(^|\s)#.*", "", line) for line in requirements.splitlines())
+    return [re.sub(r"\s+", "", line) for line in bare if line.strip()]
+
+
+def read_pins(lock: str) -> Iterator[Pin]:
+    for entry in re.sub(r"\\\n\s*", " ", lock).splitlines():
+        if match := _PIN.match(entry):
+            extras = frozenset((match["extras"] or "").replace(" ", "").split(","))
+            yield Pin(match["name"], match["version"], extras, "--hash=sha256:" in entry)
+
+
+def _unsatisfied(line: str, pins: dict[str, Pin]) -> list[str]:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    requirement = Requirement(line)
+    pin = pins.get(canonicalize_name(requirement.name))
+    if pin is None:
+        return [f"{requirement.name} is not pinned"]
+    found = []
+    if not requirement.specifier.contains(pin.version, prereleases=True):
+        found.append(f"{pin.name} is pinned at {pin.version}, required is {requirement.specifier}")
+    if missing := sorted(requirement.extras - pin.extras):
+        found.append(f"{pin.name} is pinned without its extras {', '.join(missing)}")
+    return found
+
+
+def _header(requirements: str) -> str:
+    return (
+        f"# Generated from {REQUIREMENTS}, not to be edited: bazel run //tools:lock\n"
+        f"# uv {COMPILE}\n"
+        f"# requirements.in: sha256:{digest(requirements)}\n"
+    )
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="lock", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether the two agree")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest of everything")
+    parser.add_argument("--upgrade-package", action="append", default=[], metavar="NAME")
+    return parser.parse_args(argv)
+
+
+def _upgrades(options: argparse.Namespace) -> list[str]:
+    chosen = [f"--upgrade-package={name}" for name in options.upgrade_package]
+    return [*(["--upgrade"] if options.upgrade else []), *chosen]
+
+
+def _find_uv() -> Path:
+    try:
+        from tools.wheel_program import wheel_program
+    except ImportError:  # run as a file, without Bazel
+        found = shutil.which("uv")
+        if found is None:
+            raise LockFailed("uv is not on PATH; install it: pip install uv") from None
+        return Path(found)
+    return wheel_program("uv")
+
+
+def _check(workspace: Path) -> int:
+    texts = [(workspace / name).read_text(encoding="utf-8") for name in (REQUIREMENTS, LOCK)]
+    found = disagreements(*texts)
+    for sentence in found:
+        print(f"lock: {sentence}")
+    print("lock: run bazel run //tools:lock" if found else f"lock: {LOCK} is up to date")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
