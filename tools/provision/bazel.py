@@ -22,7 +22,7 @@ from tools.provision.unpack import make_links_relative, unpack
 
 RELEASE = "7.7.1"
 SUITES = ("forky", "sid")
-PACKAGES = ("bazel-bootstrap", "bazel-rules-pkg", "bazel-rules-shell", "patchelf")
+PACKAGES = ("bazel-bootstrap", "bazel-rules-shell", "patchelf")
 # What Bazel's packages ask for but its client and server never open: compilers, scripting
 # languages, the JDK around the JRE, Maven.
 WITHOUT = (
@@ -52,7 +52,6 @@ MODULES = {
     "rules_cc": "rules/cc",
     "rules_java": "rules/java",
     "rules_license": "rules/license",
-    "rules_pkg": "rules/pkg",
     "rules_proto": "rules/proto",
     "rules_shell": "rules/shell",
 }

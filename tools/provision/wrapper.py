@@ -28,6 +28,7 @@ class WrapperError(Exception):
 
 
 def main(arguments: list[str]) -> int:
+    os.environ["PATH"] = os.environ.pop("KILN_CALLER_PATH", os.environ.get("PATH", ""))
     if os.environ.get(PROBE_VARIABLE):
         return 1  # a candidate on PATH leads back here: it is no Bazel
     try:
