@@ -25,7 +25,7 @@ def run_command(
     Raises:
         SourceError: it cannot be started, fails, or takes longer than half an hour.
     """
-    what = " ".join(command[:2])
+    what = f"{Path(command[0]).name} {command[1]}"
     with tempfile.TemporaryFile() as log:
         try:
             process = subprocess.Popen(
@@ -66,6 +66,6 @@ def _gist(said: str) -> str:
     for line in lines:
         head, _, rest = line.replace("npm error", "error:").partition("error")
         message = rest.lstrip(": ")
-        if rest and len(head) < 30 and len(message.split()) > 3:
+        if rest and len(head) < 30 and len(message.split()) > 2:
             return message[:200]
     return lines[-1][:200] if lines else ""
