@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from ml.data.source import Progress, SourceError
 
 _LIMIT_S = 1800.0
+_ERROR = re.compile(r"(?:npm |fatal )?error:? +(?P<message>(?:\S+ +){2}.+)", re.IGNORECASE)
 
 
 def run_command(
@@ -63,9 +65,5 @@ def _wait(process: subprocess.Popen[bytes], what: str, progress: Progress) -> No
 def _gist(said: str) -> str:
     """The line that tells most: the first error that is more than a code, else the last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    for line in lines:
-        head, _, rest = line.replace("npm error", "error:").partition("error")
-        message = rest.lstrip(": ")
-        if rest and len(head) < 30 and len(message.split()) > 2:
-            return message[:200]
-    return lines[-1][:200] if lines else ""
+    errors = [match["message"] for line in lines if (match := _ERROR.match(line))]
+    return (errors + lines[-1:] + [""])[0][:200]
