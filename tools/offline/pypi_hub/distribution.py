@@ -1,0 +1,134 @@
+"""What an installed distribution consists of and needs, read from its own metadata."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tools.offline.pypi_hub.lockfile import Pin, normalise
+
+# Distributions whose `include` folder is read at run time: Triton compiles its launcher with it.
+_NEEDS_ITS_HEADERS = frozenset({"triton"})
+
+
+class HubError(Exception):
+    """The hub cannot be made; the message says which distribution and what to do."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Files are relative to the installation; programs are the non-Python files of its ``bin``."""
+
+    name: str
+    sources: tuple[str, ...]
+    data: tuple[str, ...]
+    metadata: tuple[str, ...]
+    programs: tuple[str, ...]
+    requires: frozenset[str]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (*self.sources, *self.data, *self.programs)
+
+
+# Given a requirement and the extras in force: does it apply, to which project, with which extras?
+Evaluate = Callable[[str, Iterable[str]], tuple[bool, str, frozenset[str]]]
+
+
+def evaluator(site_packages: Path) -> Evaluate:
+    """Markers are judged by the ``packaging`` that the lock itself installed."""
+    sys.path.insert(0, str(site_packages))
+    try:
+        from packaging.requirements import Requirement
+    except ImportError as exc:
+        raise HubError("the lock holds no `packaging`; add it to requirements.in") from exc
+    finally:
+        sys.path.remove(str(site_packages))
+
+    def evaluate(text: str, extras: Iterable[str]) -> tuple[bool, str, frozenset[str]]:
+        requirement = Requirement(text)
+        marker = requirement.marker
+        applies = marker is None or any(
+            marker.evaluate({"extra": extra}) for extra in ("", *extras)
+        )
+        return applies, normalise(requirement.name), frozenset(map(normalise, requirement.extras))
+
+    return evaluate
+
+
+def read_distributions(
+    site_packages: Path, pins: Iterable[Pin], evaluate: Evaluate
+) -> dict[str, Distribution]:
+    """Every pin that applies to this interpreter, by name.
+
+    Raises:
+        HubError: a pin is not installed, or something installed requires what the lock lacks.
+    """
+    wanted = {pin.name: pin for pin in pins if evaluate(_requirement(pin), ())[0]}
+    found = {
+        normalise(found.metadata["Name"]): found
+        for found in importlib.metadata.distributions(path=[str(site_packages)])
+    }
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise HubError(f"the lock names {', '.join(missing)}, but the installation lacks it")
+    return {name: _read(found[name], pin, wanted, evaluate) for name, pin in sorted(wanted.items())}
+
+
+def _requirement(pin: Pin) -> str:
+    return f"{pin.name}; {pin.marker}" if pin.marker else pin.name
+
+
+def _read(
+    found: importlib.metadata.Distribution, pin: Pin, lock: Mapping[str, Pin], evaluate: Evaluate
+) -> Distribution:
+    requires = required(found.requires or [], pin, evaluate)
+    if unpinned := sorted(requires - lock.keys()):
+        raise HubError(
+            f"{pin.name} requires {', '.join(unpinned)}, which the lock lacks;"
+            " run: bazel run //tools:lock"
+        )
+    files = sorted(path for path in map(str, found.files or ()) if is_kept(pin.name, path))
+    modules = [path for path in files if not path.startswith("bin/")]
+    scripts = {entry.name for entry in found.entry_points if entry.group.endswith("_scripts")}
+    return Distribution(
+        name=pin.name,
+        sources=tuple(f for f in modules if f.endswith(".py")),
+        data=tuple(f for f in modules if not f.endswith((".py", ".pyc"))),
+        metadata=tuple(f for f in files if PurePosixPath(f).parts[0].endswith(".dist-info")),
+        programs=tuple(
+            f for f in files if f.startswith("bin/") and f.removeprefix("bin/") not in scripts
+        ),
+        requires=requires,
+    )
+
+
+def required(requirements: Iterable[str], pin: Pin, evaluate: Evaluate) -> frozenset[str]:
+    """Names that ``pin`` needs with its extras; an extra may name further extras of its project."""
+    requirements, extras = list(requirements), set(pin.extras)
+    while True:
+        applying = [evaluate(text, extras) for text in requirements]
+        own = {extra for ok, name, asked in applying if ok and name == pin.name for extra in asked}
+        if own <= extras:
+            return frozenset(name for ok, name, _ in applying if ok and name != pin.name)
+        extras |= own
+
+
+def is_kept(distribution: str, path: str) -> bool:
+    """Whether a program can need the file.
+
+    C++ headers, static libraries and bundled tests are 12,000 files that a sandbox would link for
+    every test of torch.
+    """
+    parts = PurePosixPath(path).parts
+    if parts[0] in ("..", "share") or " " in path:  # manual pages; templates for Windows
+        return False
+    if (
+        path.endswith((".a", ".cmake"))
+        or "tests" in parts[:-1]
+        or parts[:3] == ("onnx", "backend", "test")
+    ):
+        return False
+    return "include" not in parts[:-1] or distribution in _NEEDS_ITS_HEADERS

@@ -1,0 +1,140 @@
+"""The machine-wide installation of a lock: made once, then linked into every clone's hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tools.offline.pypi_hub.build_files import render
+from tools.offline.pypi_hub.distribution import HubError, evaluator, read_distributions
+from tools.offline.pypi_hub.lockfile import read_lock
+from tools.offline.pypi_hub.uv import find_uv
+from tools.provision.cache import lock, say, staged
+
+_PACKAGES = "site-packages"
+
+
+def installation(lock_file: Path, cycles: Mapping[str, Sequence[str]], cache: Path) -> Path:
+    """The hub's content for this lock and this interpreter, made below ``cache`` if need be.
+
+    Raises:
+        HubError: the lock cannot be installed, or its distributions do not fit together.
+    """
+    store = cache / "pypi" / _key(lock_file, cycles)
+    with lock(cache / "locks" / f"pypi-{store.name}", "installing the Python packages"):
+        if not store.is_dir():
+            with staged(store) as aside:
+                _make(lock_file, cycles, aside, cache)
+    return store
+
+
+def _key(lock_file: Path, cycles: Mapping[str, Sequence[str]]) -> str:
+    digest = hashlib.sha256(lock_file.read_bytes())
+    digest.update(json.dumps(cycles, sort_keys=True).encode())
+    digest.update(f"{sys.version} {sysconfig.get_platform()} {platform.libc_ver()}".encode())
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(module.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _make(lock_file: Path, cycles: Mapping[str, Sequence[str]], aside: Path, cache: Path) -> None:
+    pins = read_lock(lock_file)
+    packages = aside / _PACKAGES
+    say(f"installing the {len(pins)} Python packages of {lock_file.name}")
+    _install(find_uv(pins, cache), lock_file, packages, cache / "uv")
+    distributions = read_distributions(packages, pins, evaluator(packages))
+    sources = [source for found in distributions.values() for source in found.sources]
+    say("compiling them")
+    bytecode = _compile(packages, sources)
+    _keep_only(
+        packages, {f for d in distributions.values() for f in d.files} | set(bytecode.values())
+    )
+    if (packages / "bin").is_dir():
+        (packages / "bin").rename(aside / "bin")
+    for name, content in render(distributions, cycles, bytecode).items():
+        path = aside / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+
+
+def _install(uv: Path, lock_file: Path, target: Path, uv_cache: Path) -> None:
+    command = [str(uv), "pip", "sync", "--quiet", "--require-hashes", "--no-python-downloads"]
+    # What an sdist is built with comes from the same lock, hashes and all.
+    command += ["--build-constraints", str(lock_file), "--require-build-hashes"]
+    command += ["--python", sys.executable, "--target", str(target), "--cache-dir", str(uv_cache)]
+    command += ["--link-mode", "hardlink", *_index_options(), str(lock_file)]
+    done = subprocess.run(
+        command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, cwd=lock_file.parent
+    )
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        raise HubError(f"uv could not install {lock_file.name}:\n{done.stderr.strip()}")
+
+
+def _index_options() -> list[str]:
+    """uv reads no pip configuration, where companies name their package index: pass that on."""
+    if any(name in os.environ for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CONFIG_FILE")):
+        return []
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True
+    )
+    settings = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    for name in (":env:.index-url", "install.index-url", "global.index-url"):
+        if name in settings:
+            return ["--default-index", settings[name].strip("'\"")]
+    return []
+
+
+def _compile(packages: Path, sources: Iterable[str]) -> dict[str, str]:
+    """Bytecode that Python takes without a look at the source's time: the same on every machine.
+
+    Without it every sandboxed test would compile all of torch anew.
+    """
+    listing = "\n".join(str(packages / source) for source in sources)
+    command = [sys.executable, "-m", "compileall", "-q", "-q", "-j", str(os.cpu_count() or 1)]
+    command += ["-s", str(packages), "--invalidation-mode", "unchecked-hash", "-i", "-"]
+    # Its exit status only says that some template or example is no Python of this version.
+    subprocess.run(command, input=listing, text=True, stdout=subprocess.DEVNULL)
+    compiled = {}
+    for source in sources:
+        folder, name = os.path.split(source)
+        path = os.path.join(
+            folder, "__pycache__", f"{name[:-3]}.{sys.implementation.cache_tag}.pyc"
+        )
+        if (packages / path).is_file():
+            compiled[source] = path
+    return compiled
+
+
+def _keep_only(packages: Path, kept: set[str]) -> None:
+    for folder, _, names in os.walk(packages, topdown=False):
+        relative = os.path.relpath(folder, packages)
+        for name in names:
+            path = name if relative == "." else f"{relative}/{name}"
+            if path not in kept:
+                os.unlink(os.path.join(folder, name))
+        if not os.listdir(folder):
+            os.rmdir(folder)
+
+
+def link(store: Path, destination: Path) -> None:
+    """Hard links to all of ``store`` in ``destination``, or copies between file systems."""
+    place = os.link
+    for folder, _, names in os.walk(store):
+        target = destination / os.path.relpath(folder, store)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            source, copy = os.path.join(folder, name), os.path.join(target, name)
+            try:
+                place(source, copy)
+            except OSError:
+                place = shutil.copy2  # type: ignore[assignment]
+                place(source, copy)

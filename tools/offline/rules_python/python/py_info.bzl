@@ -1,0 +1,5 @@
+"""Public entry point for PyInfo."""
+
+_PyInfo = PyInfo
+
+PyInfo = _PyInfo
