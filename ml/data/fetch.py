@@ -35,7 +35,7 @@ from ml.data.cifar10_cache import (  # noqa: E402
     staging,
 )
 from ml.data.cifar10_pin import PIN_FILE, Mismatch, Pin, PinError, read_pin  # noqa: E402
-from ml.data.source import Progress, Source, SourceError  # noqa: E402
+from ml.data.source import Progress, Source, SourceError, typed_path  # noqa: E402
 from ml.data.source_dvc import DvcSource  # noqa: E402
 from ml.data.source_npm import NpmSource  # noqa: E402
 from ml.data.source_official import OfficialSource  # noqa: E402
@@ -175,7 +175,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="put the files here too (hard links or copies)"
+        "--output",
+        type=typed_path,
+        metavar="DIR",
+        help="put the files here too (hard links or copies)",
     )
     parser.add_argument("--remote", metavar="URL", help="folder or address of the DVC remote")
     parser.add_argument(
@@ -185,7 +188,11 @@ def _parser() -> argparse.ArgumentParser:
         help="use only this source; may be given several times",
     )
     parser.add_argument(
-        "--pin", type=Path, default=PIN_FILE, metavar="FILE", help="the .dvc file (%(default)s)"
+        "--pin",
+        type=typed_path,
+        default=PIN_FILE,
+        metavar="FILE",
+        help="the .dvc file (%(default)s)",
     )
     parser.add_argument(
         "--verify", action="store_true", help="only check the files that are there; fetch nothing"

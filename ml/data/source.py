@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -28,6 +29,11 @@ class Source(Protocol):
         Raises:
             SourceError: it cannot.
         """
+
+
+def typed_path(text: str) -> Path:
+    """A path as somebody typed it. ``bazel run`` changes the folder, but says which it was."""
+    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), Path(text).expanduser())
 
 
 class Progress:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ml.data.cifar10_pin import Pin, PinnedFile
-from ml.data.source import Progress, SourceError
+from ml.data.source import Progress, SourceError, typed_path
 from ml.data.source_command import run_command
 from ml.data.source_http import download
 
@@ -55,9 +55,7 @@ def configured_remote(root: Path, override: str | None = None) -> Remote | None:
     ``override`` where the user typed the command.
     """
     if override:
-        typed_in = Path(os.environ.get("BUILD_WORKING_DIRECTORY") or Path.cwd())
-        url = override if "://" in override else str(typed_in / Path(override).expanduser())
-        return Remote(url)
+        return Remote(override if "://" in override else str(typed_path(override).absolute()))
     config = configparser.RawConfigParser()
     for name in ("config", "config.local"):
         path = root / ".dvc" / name

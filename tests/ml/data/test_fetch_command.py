@@ -60,6 +60,14 @@ def test_the_remote_may_come_from_the_environment(pin: Path, tmp_path: Path) -> 
     DATA.pin.check(tmp_path / "output")
 
 
+def test_paths_start_where_bazel_run_was_typed(pin: Path, tmp_path: Path) -> None:
+    DATA.write_remote(tmp_path / "typed" / "remote")
+    typed_in = {"BUILD_WORKING_DIRECTORY": str(tmp_path / "typed")}
+    done = run(pin, "--remote", "remote", "--output", "here/output", **typed_in)
+    assert done.returncode == 0, done.stderr
+    DATA.pin.check(tmp_path / "typed" / "here" / "output")
+
+
 def test_when_nothing_delivers_it_says_so_and_exits_with_1(pin: Path, tmp_path: Path) -> None:
     done = run(pin, "--source", "dvc", "--source", "npm", "--remote", tmp_path / "nowhere")
     assert done.returncode == 1
