@@ -1,0 +1,45 @@
+"""Lays out and repairs every tracked Python and Bazel file: `bazel run //tools:format`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.lint.buildifier import CHECKS, why_missing
+from tools.wheel_program import wheel_program
+
+
+def main(arguments: Sequence[str]) -> int:
+    buildifier = Path(arguments[0]).absolute()
+    os.chdir(os.environ["BUILD_WORKSPACE_DIRECTORY"])
+    return max(_format_python(), _format_bazel(buildifier))
+
+
+def _format_python() -> int:
+    ruff, files = str(wheel_program("ruff")), _tracked("*.py")
+    check = subprocess.run([ruff, "check", "--fix", "--no-cache", *files], check=False)
+    layout = subprocess.run([ruff, "format", "--no-cache", *files], check=False)
+    return max(check.returncode, layout.returncode)
+
+
+def _format_bazel(buildifier: Path) -> int:
+    if reason := why_missing(buildifier):
+        print(f"BUILD files left as they are: {reason}", file=sys.stderr)
+        return 0
+    files = _tracked("*.bazel", "*.bzl")
+    repair = ["-mode=fix", "-lint=fix", CHECKS]
+    return subprocess.run([str(buildifier), *repair, *files], check=False).returncode
+
+
+def _tracked(*patterns: str) -> list[str]:
+    """Files that git tracks, or would track if they were added."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
+    return [name for name in found if Path(name).is_file()]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

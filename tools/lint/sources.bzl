@@ -1,0 +1,43 @@
+"""`sources()`: one call in every BUILD file hands the folder to the linters."""
+
+_KINDS = {
+    "bazel_sources": ["BUILD.bazel", "MODULE.bazel", "*.bzl"],
+    "python_sources": ["*.py"],
+}
+
+def sources(exclude = []):
+    """Collects this folder's Python and Bazel files, and those of every package below it.
+
+    A package that forgets the call breaks the build of the linters by name: each package asks the
+    packages below it for these two targets. So no file escapes ruff, mypy and buildifier.
+
+    Args:
+      exclude: folders that are no part of the project: modules of their own, output.
+    """
+
+    if native.package_name():
+        excluded, within = [folder + "/**" for folder in exclude], ["**/"]
+    else:
+        # Not `**` in the root: the links bazel-* lead into the build's own output.
+        excluded = ["bazel-*", ".*"] + exclude
+        folders = native.glob(["*"], exclude = excluded, exclude_directories = 0)
+        within = [""] + [folder + "/**/" for folder in folders]
+    below = native.subpackages(
+        include = [prefix + "*" for prefix in within],
+        exclude = excluded,
+        allow_empty = True,
+    )
+    for name, patterns in _KINDS.items():
+        files = native.glob(
+            [prefix + pattern for prefix in within for pattern in patterns],
+            exclude = excluded,
+            allow_empty = True,
+        )
+        native.filegroup(
+            name = name,
+            srcs = files + ["//%s:%s" % (_join(native.package_name(), folder), name) for folder in below],
+            visibility = ["//visibility:public"],
+        )
+
+def _join(package, folder):
+    return package + "/" + folder if package else folder

@@ -1,0 +1,135 @@
+"""Runs pytest as a Bazel test: Bazel's test protocol in, pytest's own options passed through.
+
+https://bazel.build/reference/test-encyclopedia is the protocol. pytest-bazel covers a part of it
+and leaves sharding to an unmaintained plugin, so the whole of it is here.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+ROOT = Path(__file__).absolute().parent.parent  # links stay unresolved: this is the test's own tree
+
+
+class Protocol:
+    """What pytest itself must be told: this shard's part of the tests, and repeatable examples."""
+
+    def __init__(self, shard: int, shards: int) -> None:
+        self.shard, self.shards = shard, shards
+        self.left_to_others = 0
+        self.skipped_modules = 0
+
+    def pytest_configure(self) -> None:
+        if importlib.util.find_spec("hypothesis"):
+            from hypothesis import settings
+
+            settings.register_profile("bazel", derandomize=True, database=None, deadline=None)
+            settings.load_profile("bazel")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        others = [item for place, item in enumerate(items) if place % self.shards != self.shard]
+        self.left_to_others = len(others)
+        if others:
+            config.hook.pytest_deselected(items=others)
+        items[:] = items[self.shard :: self.shards]
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.skipped_modules += report.skipped
+
+
+def main(arguments: Sequence[str]) -> int:
+    with TemporaryDirectory(dir=os.environ.get("TEST_TMPDIR"), prefix="t") as scratch:
+        _isolate(Path(scratch))
+        # Imported here: this file's own folder must not be searched for modules.
+        from tools.coverage.measure import measured
+
+        options = [*_bazel_options(Path(scratch)), *arguments]
+        protocol = _protocol()
+        with _premature_exit_noticed(), _stack_shown_on_timeout(), measured(ROOT, Path(scratch)):
+            code = pytest.main(options, plugins=[protocol])
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED and _may_be_empty(protocol, options):
+        return 0
+    return int(code)
+
+
+def _isolate(scratch: Path) -> None:
+    """Puts the user's home, settings and caches out of reach."""
+    own_folder = str(ROOT / "tools")
+    sys.path[:] = [
+        str(ROOT),
+        *(entry for entry in sys.path if entry not in (own_folder, str(ROOT))),
+    ]
+    home = scratch / "home"
+    home.mkdir()
+    os.environ["HOME"] = str(home)
+    for name in [name for name in os.environ if name.startswith("XDG_")]:
+        del os.environ[name]
+
+
+def _bazel_options(scratch: Path) -> list[str]:
+    options = [
+        f"--rootdir={ROOT}",
+        f"--config-file={ROOT / 'pyproject.toml'}",
+        f"--basetemp={scratch / 'pytest'}",
+    ]
+    environ = os.environ
+    if report := environ.get("XML_OUTPUT_FILE"):
+        suite = environ.get("TEST_TARGET", "pytest")
+        options += [f"--junit-xml={report}", "--override-ini", f"junit_suite_name={suite}"]
+    if wanted := environ.get("TESTBRIDGE_TEST_ONLY"):
+        options += ["-k", wanted]
+    if environ.get("TESTBRIDGE_TEST_RUNNER_FAIL_FAST") == "1":
+        options.append("--exitfirst")
+    return options
+
+
+def _protocol() -> Protocol:
+    if status := os.environ.get("TEST_SHARD_STATUS_FILE"):
+        Path(status).touch()  # tells Bazel that this runner can shard
+    shards = int(os.environ.get("TEST_TOTAL_SHARDS") or 1)
+    return Protocol(int(os.environ.get("TEST_SHARD_INDEX") or 0), shards)
+
+
+def _may_be_empty(protocol: Protocol, options: Sequence[str]) -> bool:
+    """Whether no test ran for a reason that was given, rather than by mistake."""
+    filtered = any(option.startswith(("-k", "-m", "--deselect")) for option in options)
+    return filtered or protocol.left_to_others > 0 or protocol.skipped_modules > 0
+
+
+@contextmanager
+def _premature_exit_noticed() -> Iterator[None]:
+    """Bazel fails the test if this file is still there: `os._exit(0)` in a test is no success."""
+    name = os.environ.get("TEST_PREMATURE_EXIT_FILE")
+    if name is None:
+        yield
+        return
+    Path(name).touch()
+    yield
+    Path(name).unlink()
+
+
+@contextmanager
+def _stack_shown_on_timeout() -> Iterator[None]:
+    """Bazel ends a test that takes too long with SIGTERM: say where every thread stood."""
+    with os.fdopen(os.dup(2), "w") as stderr:
+        faulthandler.register(signal.SIGTERM, file=stderr, all_threads=True, chain=True)
+        os.register_at_fork(after_in_child=lambda: faulthandler.unregister(signal.SIGTERM))
+        yield
+        faulthandler.unregister(signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
