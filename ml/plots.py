@@ -1,0 +1,206 @@
+"""Figures of one training run, without pyplot: nothing global; equal input gives equal bytes."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+from PIL import Image
+
+from ml.evaluation import CALIBRATION_BINS, Evaluation
+
+# Legible on white; the report gives the same colours other values in dark mode.
+INK, MUTED, LINE = "#1f2a37", "#6b7684", "#dfe4ea"
+BLUE, ORANGE, GREEN, RED = "#2b6cb0", "#d9730d", "#2f855a", "#c53030"
+
+_HEAT = LinearSegmentedColormap.from_list("kiln", ["#ffffff", "#cfe1f5", "#5b97d3", "#17457c"])
+_STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": LINE,
+    "axes.grid": True,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kiln",
+    "text.color": INK,
+    "xtick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.color": LINE,
+    "ytick.labelcolor": MUTED,
+}
+
+Rows = Sequence[Mapping[str, float]]
+Images = NDArray[np.uint8]
+
+
+def learning_curves(rows: Rows) -> Figure:
+    """Loss and accuracy by epoch.
+
+    Args:
+        rows: one an epoch with `epoch` and any of `train/loss`, `val/loss`, `train/accuracy`,
+            `val/accuracy`; what a row lacks is left out of its curve.
+    """
+    figure = _figure(9.2, 3.2)
+    with matplotlib.rc_context(_STYLE):
+        loss, accuracy = figure.subplots(1, 2)
+        _curve(loss, rows, "loss", "Loss")
+        _curve(accuracy, rows, "accuracy", "Accuracy")
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        best = max((row for row in rows if "val/accuracy" in row), key=_val_accuracy, default=None)
+        if best:
+            accuracy.plot(best["epoch"], _val_accuracy(best), "o", color=ORANGE, markersize=6)
+            accuracy.set_title(f"Accuracy, best validation {_val_accuracy(best):.2%}")
+    return figure
+
+
+def confusion_matrix(evaluation: Evaluation) -> Figure:
+    """Share of each class's images by predicted class, every cell written out."""
+    classes, counts = evaluation.classes, np.array(evaluation.confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + 0.52 * len(classes)
+    figure = _figure(side, side - 0.4)
+    with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
+        axes = figure.subplots()
+        axes.imshow(shares, cmap=_HEAT, vmin=0, vmax=1)
+        for (row, column), share in np.ndenumerate(shares):
+            if counts[row, column]:
+                color = "white" if share > 0.55 else INK
+                text = f"{share:.0%}" if share >= 0.005 else "·"
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set(xlabel="predicted", ylabel="label", title="Confusion matrix, share of each label")
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def reliability(evaluation: Evaluation) -> Figure:
+    """Accuracy by confidence over the histogram of confidence; on the diagonal is calibrated."""
+    counts = np.array(evaluation.confidence_histogram)
+    centres = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
+    filled, width = counts > 0, 0.9 / CALIBRATION_BINS
+    figure = _figure(4.6, 4.6)
+    with matplotlib.rc_context(_STYLE):
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        bars = np.array(evaluation.bin_accuracy)[filled]
+        top.bar(centres[filled], bars, width, color=BLUE, label="accuracy")
+        confidence = np.array(evaluation.bin_confidence)[filled]
+        top.plot(confidence, confidence, "_", color=ORANGE, markersize=9, markeredgewidth=2)
+        top.plot([0, 1], [0, 1], "--", color=ORANGE, linewidth=1, label="confidence")
+        title = f"Calibration error {evaluation.calibration_error:.4f}"
+        top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title)
+        top.legend(loc="upper left")
+        bottom.bar(centres, counts / counts.sum(), width, color=BLUE)
+        bottom.set(xlabel="confidence (top probability)", ylabel="images")
+        for axis in (top.xaxis, top.yaxis, bottom.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def per_class(evaluation: Evaluation) -> Figure:
+    """Precision and recall of each class, the worst F1 on top."""
+    order = np.argsort(evaluation.f1, kind="stable")[::-1]
+    figure = _figure(6.4, 1.2 + 0.34 * len(order))
+    with matplotlib.rc_context(_STYLE):
+        axes = figure.subplots()
+        y = np.arange(len(order))
+        for values, color, name, offset in (
+            (evaluation.precision, BLUE, "precision", 0.19),
+            (evaluation.recall, ORANGE, "recall", -0.19),
+        ):
+            axes.barh(y + offset, np.array(values)[order], 0.34, color=color, label=name)
+        for place, index in enumerate(order):
+            text = f"F1 {evaluation.f1[index]:.3f}"
+            axes.text(1.01, place, text, va="center", color=MUTED, fontsize=8)
+        axes.set_yticks(y, [evaluation.classes[i] for i in order])
+        axes.set(xlim=(0, 1), title="Per class, worst first")
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
+    return figure
+
+
+def mistakes(
+    images: Images, labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str]
+) -> Figure:
+    """A grid of images under what they are and what they were taken for, in the given order."""
+    columns = 8
+    lines = max(1, -(-len(images) // columns))
+    figure = _figure(1.25 * columns, 0.3 + 1.6 * lines)
+    with matplotlib.rc_context(_STYLE):
+        figure.suptitle("Worst mistakes: label → prediction", fontsize=10, fontweight="bold")
+        for index, axes in enumerate(figure.subplots(lines, columns, squeeze=False).flat):
+            axes.set_axis_off()
+            if index < len(images):
+                axes.imshow(images[index], interpolation="nearest")
+                taken_for = int(probabilities[index].argmax())
+                name, guess = classes[int(labels[index])], classes[taken_for]
+                share = f"{probabilities[index][taken_for]:.0%}"
+                axes.set_title(f"{name}\n→ {guess} {share}", fontsize=7.5, fontweight="normal")
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """PNG bytes, without date or version inside."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def to_svg(figure: Figure) -> str:
+    """An SVG document whose text is text, without a date inside."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def pixels_to_png(image: Images) -> bytes:
+    """One (H, W, 3) image, pixel by pixel."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=144, layout="constrained")
+
+
+def _curve(axes: Axes, rows: Rows, name: str, title: str) -> None:
+    for part, color in (("train", BLUE), ("val", ORANGE)):
+        points = [(r["epoch"], r[f"{part}/{name}"]) for r in rows if f"{part}/{name}" in r]
+        if points:
+            label = {"train": "training", "val": "validation"}[part]
+            marker = "o" if len(points) < 2 else ""
+            axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker)
+    axes.set(title=title, xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if axes.has_data():
+        axes.legend()
+
+
+def _val_accuracy(row: Mapping[str, float]) -> float:
+    return row["val/accuracy"]

@@ -1,0 +1,211 @@
+"""The page about one training run: a single HTML file that opens from disk, light or dark."""
+
+import base64
+import html
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml import plots
+from ml.evaluation import Evaluation, worst_mistakes
+from ml.files import write_whole
+
+MISTAKES = 32
+
+_TEMPLATE = Path(__file__).with_name("report_template.html")
+_VARIABLES = {
+    plots.INK: "var(--ink)",
+    plots.MUTED: "var(--muted)",
+    plots.LINE: "var(--line)",
+    plots.BLUE: "var(--blue)",
+    plots.ORANGE: "var(--orange)",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report tells about."""
+
+    name: str
+    evaluation: Evaluation
+    rows: plots.Rows  # one an epoch, see `plots.learning_curves`
+    images: NDArray[np.uint8]  # (N, H, W, 3), RGB: what was evaluated
+    labels: NDArray[np.integer[Any]]  # (N,)
+    probabilities: NDArray[np.floating[Any]]  # (N, K)
+    parameters: int
+    size_bytes: int
+    training_s: float
+    config: str  # YAML
+    provenance: Mapping[str, str]  # label -> value
+
+
+def write_plots(run: Run, folder: Path) -> list[Path]:
+    """Every figure as PNG and as SVG; the paths, in order of name."""
+    worst = worst_mistakes(run.probabilities, run.labels, MISTAKES)
+    figures = {
+        "calibration": plots.reliability(run.evaluation),
+        "confusion_matrix": plots.confusion_matrix(run.evaluation),
+        "learning_curves": plots.learning_curves(run.rows),
+        "per_class": plots.per_class(run.evaluation),
+        "worst_mistakes": plots.mistakes(
+            run.images[worst], run.labels[worst], run.probabilities[worst], run.evaluation.classes
+        ),
+    }
+    written = []
+    for name, figure in figures.items():
+        for suffix, data in ((".png", plots.to_png(figure)), (".svg", plots.to_svg(figure))):
+            written.append(folder / (name + suffix))
+            write_whole(written[-1], data)
+    return written
+
+
+def write_report(run: Run, path: Path) -> None:
+    """Write the page; equal runs give equal bytes."""
+    write_whole(path, render(run))
+
+
+def render(run: Run) -> str:
+    """The page as text; it refers to nothing outside itself."""
+    parts = {
+        "title": html.escape(run.name),
+        "cards": _cards(run),
+        "curves": _inline(plots.to_svg(plots.learning_curves(run.rows))),
+        "confusion": _confusion(run.evaluation),
+        "calibration": _inline(plots.to_svg(plots.reliability(run.evaluation))),
+        "classes": _classes(run.evaluation),
+        "mistakes": _mistakes(run),
+        "provenance": _provenance(run.provenance),
+        "config": html.escape(run.config),
+    }
+    page = _TEMPLATE.read_text(encoding="utf-8")
+    head, *pieces = page.split("{{")
+    names = (piece.split("}}", 1) for piece in pieces)
+    return head + "".join(parts[name.strip()] + rest for name, rest in names)
+
+
+def _cards(run: Run) -> str:
+    e = run.evaluation
+    wrong = round((1 - e.accuracy) * e.images)
+    cards = [
+        ("Test accuracy", f"{e.accuracy:.2%}", f"{wrong:,} of {e.images:,} images wrong"),
+        ("Macro F1", f"{e.macro_f1:.4f}", f"worst class {min(e.f1):.3f}"),
+        ("Loss", f"{e.loss:.4f}", "cross-entropy, nats"),
+        ("Calibration error", f"{e.calibration_error:.4f}", _calibration_hint(e)),
+        ("Parameters", _compact(run.parameters), f"{run.parameters:,}"),
+        ("Model file", f"{run.size_bytes / 1e6:.2f} MB", "ONNX, self-describing"),
+        ("Training", _duration(run.training_s), f"{len(run.rows)} epochs"),
+    ]
+    return "".join(
+        f'<div class="card"><h3>{name}</h3><p>{value}</p><small>{note}</small></div>'
+        for name, value, note in cards
+    )
+
+
+def _calibration_hint(e: Evaluation) -> str:
+    confidence = float(np.dot(e.confidence_histogram, e.bin_confidence) / e.images)
+    gap = confidence - e.accuracy
+    if abs(gap) < 0.005:
+        return "as sure as it is right"
+    return f"{abs(gap):.1%} too {'sure' if gap > 0 else 'modest'} on average"
+
+
+def _confusion(e: Evaluation) -> str:
+    head = "".join(f"<th scope=col><span>{html.escape(name)}</span></th>" for name in e.classes)
+    rows = []
+    for index, (name, counts) in enumerate(zip(e.classes, e.confusion, strict=True)):
+        cells = []
+        for column, count in enumerate(counts):
+            share = count / max(e.support[index], 1)
+            kind = "hit" if column == index else "miss"
+            # Mistakes are rare, so their colour rises faster.
+            weight = share if column == index else min(1.0, 4 * share)
+            text = str(count) if count else ""
+            hint = f"{name} as {e.classes[column]}: {count} ({share:.1%})"
+            cells.append(
+                f'<td class="{kind}" style="--w:{weight * 100:.0f}%" '
+                f'title="{html.escape(hint)}">{text}</td>'
+            )
+        rows.append(f"<tr><th scope=row>{html.escape(name)}</th>{''.join(cells)}</tr>")
+    return f'<table class="confusion"><tr><td></td>{head}</tr>{"".join(rows)}</table>'
+
+
+def _classes(e: Evaluation) -> str:
+    rows = []
+    for index in np.argsort(e.f1, kind="stable"):
+        mistaken = np.array(e.confusion[index])
+        mistaken[index] = 0
+        rival = int(mistaken.argmax())
+        often = f"{html.escape(e.classes[rival])} ({mistaken[rival]})" if mistaken[rival] else "–"
+        rows.append(
+            f"<tr><th scope=row>{html.escape(e.classes[index])}</th>"
+            f"{_bar(e.precision[index])}{_bar(e.recall[index])}{_bar(e.f1[index])}"
+            f"<td>{e.support[index]:,}</td><td class=text>{often}</td></tr>"
+        )
+    names = ("Precision", "Recall", "F1", "Images")
+    head = "".join(f"<th scope=col>{name}</th>" for name in names)
+    return (
+        f'<table class="classes"><tr><th scope=col class=text>Class</th>{head}'
+        f"<th scope=col class=text>Most often taken for</th></tr>{''.join(rows)}</table>"
+    )
+
+
+def _bar(share: float) -> str:
+    return f'<td><span class="bar" style="--w:{share:.1%}"></span>{share:.3f}</td>'
+
+
+def _mistakes(run: Run) -> str:
+    worst = worst_mistakes(run.probabilities, run.labels, MISTAKES)
+    if not len(worst):
+        return "<p>None: every image was classified right.</p>"
+    classes = [html.escape(name) for name in run.evaluation.classes]
+    figures = []
+    for index in worst:
+        p, label = run.probabilities[index], classes[int(run.labels[index])]
+        guess = f"{classes[int(p.argmax())]} <b>{p.max():.1%}</b>"
+        figures.append(
+            f'<figure><img alt="{label}" src="{_data_uri(run.images[index])}">'
+            f"<figcaption><span>{label}</span>{guess}</figcaption></figure>"
+        )
+    return f'<div class="mistakes">{"".join(figures)}</div>'
+
+
+def _data_uri(image: NDArray[np.uint8]) -> str:
+    png = base64.b64encode(plots.pixels_to_png(image)).decode()
+    return f"data:image/png;base64,{png}"
+
+
+def _provenance(facts: Mapping[str, str]) -> str:
+    return "".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>"
+        for name, value in _filled(facts.items())
+    )
+
+
+def _filled(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    return ((name, value or "–") for name, value in pairs)
+
+
+def _inline(svg: str) -> str:
+    """Without its prologue, coloured by the page."""
+    body = svg[svg.index("<svg") :]
+    for color, variable in _VARIABLES.items():
+        body = body.replace(color, variable)
+    return body.replace("fill: #ffffff", "fill: none")
+
+
+def _compact(number: int) -> str:
+    for size, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{suffix}"
+    return str(number)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"

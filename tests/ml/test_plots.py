@@ -1,0 +1,116 @@
+"""ml/plots.py: figures that say what the numbers say, and the same bytes for the same numbers."""
+
+import io
+import xml.etree.ElementTree as ET
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from ml import plots
+from ml.evaluation import Evaluation, evaluate
+
+ROWS = [
+    {"epoch": 1, "train/loss": 2.0, "train/accuracy": 0.3, "val/loss": 1.5, "val/accuracy": 0.5},
+    {"epoch": 2, "train/loss": 1.0, "train/accuracy": 0.6, "val/loss": 1.0, "val/accuracy": 0.75},
+    {"epoch": 3, "train/loss": 0.5, "train/accuracy": 0.9, "val/loss": 1.1, "val/accuracy": 0.7},
+]
+IMAGES = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
+PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
+LABELS = np.array([0, 1, 1, 0])
+
+
+def evaluation() -> Evaluation:
+    return evaluate(PROBABILITIES, LABELS, ("cat & co", "dog"))
+
+
+def figures() -> dict[str, Figure]:
+    """One of each, freshly drawn."""
+    return {
+        "learning_curves": plots.learning_curves(ROWS),
+        "confusion_matrix": plots.confusion_matrix(evaluation()),
+        "reliability": plots.reliability(evaluation()),
+        "per_class": plots.per_class(evaluation()),
+        "mistakes": plots.mistakes(IMAGES[2:], LABELS[2:], PROBABILITIES[2:], ("cat", "dog")),
+    }
+
+
+def texts(figure: Figure) -> list[str]:
+    """Everything written in a figure."""
+    return [element.text or "" for element in ET.fromstring(plots.to_svg(figure)).iter()]
+
+
+@pytest.mark.parametrize("name", figures())
+def test_drawing_twice_gives_the_same_bytes(name: str) -> None:
+    once, again = figures()[name], figures()[name]
+    assert plots.to_svg(once) == plots.to_svg(again)
+    assert plots.to_png(once) == plots.to_png(again)
+
+
+@pytest.mark.parametrize("name", figures())
+def test_a_png_is_a_readable_picture(name: str) -> None:
+    with Image.open(io.BytesIO(plots.to_png(figures()[name]))) as image:
+        assert min(image.size) > 200
+        assert len(image.convert("RGB").getcolors(1 << 20) or []) > 10
+
+
+def test_global_settings_stay_untouched() -> None:
+    before = dict(matplotlib.rcParams)
+    figures()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_curves_hold_the_values_of_the_rows() -> None:
+    loss, accuracy = plots.learning_curves(ROWS).axes
+    drawn = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in loss.lines}
+    assert drawn["training"] == [[1, 2.0], [2, 1.0], [3, 0.5]]
+    assert drawn["validation"] == [[1, 1.5], [2, 1.0], [3, 1.1]]
+    assert accuracy.get_title(loc="left") == "Accuracy, best validation 75.00%"
+
+
+@pytest.mark.parametrize("rows", [[], ROWS[:1], [{"epoch": 1, "train/loss": 2.0}, *ROWS[1:]]])
+def test_curves_of_short_or_patchy_runs_are_drawn(rows: list[dict[str, float]]) -> None:
+    assert plots.to_png(plots.learning_curves(rows)).startswith(b"\x89PNG")
+
+
+def test_the_confusion_matrix_names_classes_and_shares() -> None:
+    written = texts(plots.confusion_matrix(evaluation()))
+    assert written.count("50%") == 4
+    assert {"cat & co", "dog", "label", "predicted"} <= {*written}
+
+
+def test_reliability_bars_are_the_accuracies_of_the_bins() -> None:
+    top, bottom = plots.reliability(evaluation()).axes
+    accuracies = heights(top)
+    assert accuracies == [a for a, n in zip(*bins(), strict=True) if n]
+    assert sum(heights(bottom)) == pytest.approx(1)
+
+
+def heights(axes: Axes) -> list[float]:
+    """Of the bars."""
+    return [bar.get_height() for bar in axes.patches if isinstance(bar, Rectangle)]
+
+
+def bins() -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Accuracy and size of each bin."""
+    return evaluation().bin_accuracy, evaluation().confidence_histogram
+
+
+def test_mistakes_are_titled_with_label_prediction_and_confidence() -> None:
+    figure = figures()["mistakes"]
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["dog\n→ cat 70%", "cat\n→ dog 60%", *[""] * 6]
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), IMAGES[2])
+
+
+def test_no_mistakes_are_an_empty_grid() -> None:
+    assert plots.to_png(plots.mistakes(IMAGES[:0], LABELS[:0], PROBABILITIES[:0], ("a", "b")))
+
+
+def test_pixels_survive_the_png() -> None:
+    with Image.open(io.BytesIO(plots.pixels_to_png(IMAGES[0]))) as image:
+        np.testing.assert_array_equal(np.asarray(image), IMAGES[0])

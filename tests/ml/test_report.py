@@ -1,0 +1,150 @@
+"""ml/report.py: a page that stands alone and shows the numbers that it was given."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ml.evaluation import evaluate, worst_mistakes
+from ml.report import MISTAKES, Run, render, write_plots, write_report
+
+CLASSES = ("plane", "<script>", "bird")
+
+
+def run(images: int = 300, seed: int = 0) -> Run:
+    """A classifier of noise that is right more often than not."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, images)
+    p = rng.dirichlet((1, 1, 1), images)
+    p[np.arange(images), labels] += 0.6
+    p /= p.sum(axis=1, keepdims=True)
+    return Run(
+        name="night run",
+        evaluation=evaluate(p, labels, CLASSES),
+        rows=[{"epoch": 1, "train/loss": 1.0, "val/loss": 1.2, "val/accuracy": 0.6}],
+        images=rng.integers(0, 256, (images, 8, 8, 3)).astype(np.uint8),
+        labels=labels,
+        probabilities=p,
+        parameters=1_234_567,
+        size_bytes=4_321_000,
+        training_s=412.3,
+        config="name: night & day\n",
+        provenance={"Git revision": "a" * 40, "Remark": "<b>bold</b>", "Nothing": ""},
+    )
+
+
+class Page(HTMLParser):
+    """Collects tags, references and text, and refuses tags that do not nest."""
+
+    VOID = frozenset({"meta", "img", "br", "path", "use", "rect", "link"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_is_well_formed_and_refers_to_nothing_outside() -> None:
+    page = Page(render(run()))
+    assert page.open == []
+    assert "script" not in page.tags
+    assert all(r.startswith(("data:image/png;base64,", "#")) for r in page.references)
+    assert not re.search(r"url\((?!#)|@import", render(run()))
+
+
+def test_the_cards_show_the_scores_of_the_evaluation() -> None:
+    report = run()
+    text = " ".join(Page(render(report)).words)
+    e = report.evaluation
+    shown = (f"{e.accuracy:.2%}", f"{e.macro_f1:.4f}", f"{e.loss:.4f}", "1.23 M", "4.32 MB")
+    for number in (*shown, f"{e.calibration_error:.4f}", "6 min 52 s", "1,234,567"):
+        assert number in text
+
+
+def test_text_from_outside_is_escaped() -> None:
+    page = render(run())
+    assert "<script>" not in page
+    assert "<b>bold</b>" not in page
+    assert "night &amp; day" in page
+
+
+def test_every_count_of_the_confusion_matrix_is_in_the_page() -> None:
+    report = run()
+    cells = re.findall(r'<td class="(?:hit|miss)"[^>]*>(\d*)</td>', render(report))
+    assert [int(cell or 0) for cell in cells] == np.ravel(report.evaluation.confusion).tolist()
+
+
+def test_the_worst_mistakes_are_shown_pixel_by_pixel_in_order() -> None:
+    report = run()
+    worst = worst_mistakes(report.probabilities, report.labels, MISTAKES)
+    pictures = [r for r in Page(render(report)).references if r.startswith("data:")]
+    assert len(pictures) == len(worst) > 0
+    for index, picture in zip(worst, pictures, strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(picture.split(",")[1]))) as image:
+            np.testing.assert_array_equal(np.asarray(image), report.images[index])
+
+
+def test_a_run_without_mistakes_says_so() -> None:
+    p = np.eye(3)[[0, 1, 2]]
+    perfect = replace(
+        run(3),
+        evaluation=evaluate(p, [0, 1, 2], CLASSES),
+        labels=np.arange(3),
+        probabilities=p,
+    )
+    page = render(perfect)
+    assert "every image was classified right" in page
+    assert "as sure as it is right" in page
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.5, "0.5 s"), (59.6, "1 min 0 s"), (3720, "1 h 2 min")]
+)
+def test_durations_are_readable(seconds: float, shown: str) -> None:
+    assert shown in render(replace(run(), training_s=seconds))
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_report(run(), tmp_path / "once.html")
+    write_report(run(), tmp_path / "again.html")
+    assert (tmp_path / "once.html").read_bytes() == (tmp_path / "again.html").read_bytes()
+
+
+def test_plots_are_written_as_png_and_svg(tmp_path: Path) -> None:
+    written = write_plots(run(), tmp_path / "plots")
+    assert sorted(written) == sorted((tmp_path / "plots").iterdir())
+    assert {path.suffix for path in written} == {".png", ".svg"}
+    assert {path.stem for path in written} == {
+        "calibration",
+        "confusion_matrix",
+        "learning_curves",
+        "per_class",
+        "worst_mistakes",
+    }
