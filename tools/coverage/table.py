@@ -1,4 +1,4 @@
-"""Prints what `bazel coverage //...` measured: `bazel run //tools:coverage [-- --fail-under=90]`."""
+"""Prints what `bazel coverage //...` measured: `bazel run //tools:coverage -- --fail-under=90`."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Its default warnings, but for one: `sources()` names its targets itself, the same in every package.
+# Its default warnings but one: `sources()` names its targets itself, the same in every package.
 CHECKS = "-warnings=-unnamed-macro"
 
 
