@@ -23,12 +23,6 @@ def pytest_test(name, srcs, deps = [], data = [], args = [], **kwargs):
         main = _RUNNER,
         args = ["$(rootpath %s)" % src for src in srcs] + args,
         data = data + [Label("//:pyproject.toml")],
-        deps = deps + [
-            Label("//tools/coverage:measure"),
-            "@pypi//pytest",
-        ] + select({
-            Label("//tools/coverage:measuring"): ["@pypi//coverage"],
-            "//conditions:default": [],
-        }),
+        deps = deps + [Label("//tools:pytest_runtime")],
         **kwargs
     )
