@@ -1,4 +1,5 @@
-"""What happens around the epochs of a training: the record of metrics, and the progress people see."""
+"""What happens around the epochs of a training: the record of metrics, and the progress people
+see."""
 
 import json
 import time
@@ -6,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning import LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,7 +16,8 @@ from ml.run_folder import RunFolder
 
 
 class MetricsLog(lightning.Callback):
-    """One JSON line an epoch in the run folder; a run that continues first drops the lines past its checkpoint."""
+    """One JSON line an epoch in the run folder; a run that continues first drops the lines past
+    its checkpoint."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -64,8 +65,15 @@ class MetricsLog(lightning.Callback):
         write_whole(path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
 
+def metrics_log(trainer: Trainer) -> MetricsLog:
+    """The record of metrics among a trainer's callbacks."""
+    callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(callback for callback in callbacks if isinstance(callback, MetricsLog))
+
+
 class ProgressTable(lightning.Callback):
-    """A line for every epoch; on a terminal also a bar for the whole training with the time that is left."""
+    """A line for every epoch; on a terminal also a bar for the whole training with the time that
+    is left."""
 
     _HEAD = "  epoch  size  train loss  train acc  val loss  val acc  macro F1  img/s   time"
 
@@ -102,9 +110,10 @@ class ProgressTable(lightning.Callback):
             self._bar.update(self._task, completed=trainer.global_step, description=description)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        row = next(c for c in trainer.callbacks if isinstance(c, MetricsLog)).rows[-1]  # type: ignore[attr-defined]
+        row = metrics_log(trainer).rows[-1]
         self.console.print(
-            f"{row['epoch']:3.0f}/{trainer.max_epochs:<3}{row['image_size']:6.0f}{row['train/loss']:12.4f}"
+            f"{row['epoch']:3.0f}/{trainer.max_epochs:<3}{row['image_size']:6.0f}"
+            f"{row['train/loss']:12.4f}"
             f"{row['train/accuracy']:11.2%}{row['val/loss']:10.4f}{row['val/accuracy']:9.2%}"
             f"{row['val/macro_f1']:10.4f}{row['images_per_s']:7.0f}{row['elapsed_s']:6.0f}s",
             highlight=False,
@@ -119,26 +128,3 @@ class ProgressTable(lightning.Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self.teardown(trainer, pl_module, "fit")
-
-
-class ExponentialAverage(lightning.pytorch.callbacks.WeightAveraging):
-    """Evaluates and keeps an exponential moving average of the weights from a share ``start`` of the training on.
-
-    Args:
-        decay: of the average, per ``every`` steps.
-        start: share of all steps before the average begins.
-        every: steps between updates.
-    """
-
-    def __init__(self, decay: float, start: float, every: int = 1) -> None:
-        super().__init__(avg_fn=torch.optim.swa_utils.get_ema_avg_fn(decay))
-        self.start = start
-        self.every = every
-        self._first_step = 0
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
-        self._first_step = int(self.start * int(trainer.estimated_stepping_batches))
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return step_idx is not None and step_idx >= self._first_step and step_idx % self.every == 0

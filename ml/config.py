@@ -1,4 +1,5 @@
-"""The typed schema of the configuration: Hydra refuses unknown keys and wrong types before anything starts."""
+"""The typed schema of the configuration: Hydra refuses unknown keys and wrong types before
+anything starts."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,12 +9,14 @@ from omegaconf import MISSING, DictConfig
 
 
 class ConfigError(ValueError):
-    """A value that has the right type and makes no sense; the message names the key and the expectation."""
+    """A value that has the right type and makes no sense; the message names the key and the
+    expectation."""
 
 
 @dataclass
 class TrainerConfig:
-    """Arguments of `ml.hardware.make_trainer`; what it does not know goes to Lightning's Trainer (``+trainer.x=…``)."""
+    """Arguments of `ml.hardware.make_trainer`; what it does not know goes to Lightning's Trainer
+    (``+trainer.x=…``)."""
 
     _target_: str = "ml.hardware.make_trainer"
     accelerator: str = MISSING

@@ -7,7 +7,8 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Writes aside, then renames: readers see the old file or the new one, never a part. Text is UTF-8."""
+    """Writes aside, then renames: readers see the old file or the new one, never a part. Text is
+    UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -13,27 +13,31 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # from glibc's malloc.h
 def make_trainer(*, accelerator: str, precision: str, **options: Any) -> lightning.Trainer:
     """A Lightning trainer; ``precision="auto"`` picks what `best_precision` says.
 
-    On the CPU, memory that a step frees is kept for the next one and denormal numbers count as zero: the same results at
-    the scale of training noise, up to twice the speed.
+    On the CPU, memory that a step frees is kept for the next one and denormal numbers count as
+    zero: the same results at the scale of training noise, up to twice the speed.
     """
     keep_freed_memory()
     torch.set_flush_denormal(True)
     if precision == "auto":
         precision = best_precision(accelerator)
-    return lightning.Trainer(accelerator=accelerator, precision=precision, **options)  # type: ignore[arg-type]
+    chosen: Any = precision
+    return lightning.Trainer(accelerator=accelerator, precision=chosen, **options)
 
 
 def best_precision(accelerator: str) -> str:
     """``bf16-mixed`` where the processor multiplies bfloat16 natively, else ``32-true``."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        return (
+            "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        )
     capabilities = torch.cpu.get_capabilities()
     native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return "bf16-mixed" if native else "32-true"
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to reuse freed memory instead of returning it: else every step faults its activations in anew."""
+    """Tells glibc to reuse freed memory instead of returning it: else every step faults its
+    activations in anew."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
@@ -42,7 +46,8 @@ def keep_freed_memory() -> None:
 
 
 def describe_device(trainer: lightning.Trainer) -> str:
-    """The processor that trained, for the artifact: ``cuda: NVIDIA H200`` or ``cpu: AMD EPYC, 2 threads``."""
+    """The processor that trained, for the artifact: ``cuda: NVIDIA H200`` or ``cpu: AMD EPYC, 2
+    threads``."""
     if trainer.strategy.root_device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(trainer.strategy.root_device)}"
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()

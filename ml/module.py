@@ -15,14 +15,16 @@ from torch.optim.lr_scheduler import LambdaLR
 class ImageClassifier(lightning.LightningModule):
     """Cross-entropy training of a network that maps normalised (N, C, H, W) to (N, K) logits.
 
-    Logs loss, accuracy and macro_f1 once an epoch, as ``train/…`` (of the augmented images) and ``val/…``.
+    Logs loss, accuracy and macro_f1 once an epoch, as ``train/…`` (of the augmented images) and
+    ``val/…``.
 
     Args:
         network: what is trained; unaware of Lightning.
         classes: K.
         make_optimizer: network -> optimizer.
         label_smoothing: share of each label that is spread over all classes, for training alone.
-        warmup: share of all steps in which the learning rates rise to their values; then they fall to zero.
+        warmup: share of all steps in which the learning rates rise to their values; then they fall
+        to zero.
     """
 
     def __init__(
@@ -35,12 +37,12 @@ class ImageClassifier(lightning.LightningModule):
         warmup: float = 0.0,
     ) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)
         self.make_optimizer = make_optimizer
         self.label_smoothing = label_smoothing
         self.warmup = warmup
-        self.train_scores = _Scores(classes)
-        self.val_scores = _Scores(classes)
+        self.train_scores = EpochScores(classes)
+        self.val_scores = EpochScores(classes)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
@@ -70,14 +72,15 @@ class ImageClassifier(lightning.LightningModule):
 
 
 def rise_and_fall(step: int, steps: int, warmup: float) -> float:
-    """Factor on the learning rate: linear from 0 to 1 over the first share ``warmup``, then linear to 0."""
+    """Factor on the learning rate: linear from 0 to 1 over the first share ``warmup``, then linear
+    to 0."""
     progress = min(step / max(steps, 1), 1.0)
     if progress < warmup:
         return progress / warmup
     return (1 - progress) / (1 - warmup) if warmup < 1 else 0.0
 
 
-class _Scores:
+class EpochScores:
     """Running sums of one epoch, kept on the device so that no step waits for a number."""
 
     def __init__(self, classes: int) -> None:

@@ -1,23 +1,27 @@
-"""The classifier: a small residual network behind a whitening stem. Plain PyTorch, no trainer in sight."""
+"""The classifier: a small residual network behind a whitening stem. Plain PyTorch, no trainer in
+sight."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 
 class ResNet(nn.Module):
-    """Whitened 2×2 patches, three groups of 3×3 convolutions, global max pooling, a scaled linear head.
+    """Whitened 2×2 patches, three groups of 3×3 convolutions, global max pooling, a scaled linear
+    head.
 
     Args:
         classes: K, how many logits.
         widths: channels of each group; each group halves the resolution.
-        depths: convolutions in each group; the last one of a group is bypassed by a residual connection
+        depths: convolutions in each group; the last one of a group is bypassed by a residual
+        connection
             where the group has at least three.
         logit_scale: factor on the logits that keeps the first steps calm.
 
-    Source: Jordan 2024, arXiv:2404.00498 (the CIFAR-10 speed-run network), after Page 2019 (whitening) and
-    He et al. 2015, arXiv:1512.03385 (residual connections).
+    Source: Jordan 2024, arXiv:2404.00498 (the CIFAR-10 speed-run network), after Page 2019
+    (whitening) and He et al. 2015, arXiv:1512.03385 (residual connections).
     """
 
     def __init__(
@@ -33,7 +37,10 @@ class ResNet(nn.Module):
         self.stem = WhiteningStem()
         channels = [self.stem.channels, *widths]
         self.groups = nn.Sequential(
-            *(ConvGroup(*edge, depth) for edge, depth in zip(zip(channels, widths), depths, strict=True))
+            *(
+                ConvGroup(*edge, depth)
+                for edge, depth in zip(pairwise(channels), depths, strict=True)
+            )
         )
         self.head = nn.Linear(widths[-1], classes, bias=False)
         self.logit_scale = logit_scale
@@ -50,7 +57,8 @@ class ResNet(nn.Module):
 
 
 class WhiteningStem(nn.Module):
-    """Projects 2×2 patches on their principal components, both signs, at unit variance; never trained.
+    """Projects 2×2 patches on their principal components, both signs, at unit variance; never
+    trained.
 
     Source: Page 2019, "How to train your ResNet 8", and arXiv:2404.00498, section 3.1.
     """
@@ -60,7 +68,7 @@ class WhiteningStem(nn.Module):
         self.channels = 2 * in_channels * patch * patch
         self.conv = nn.Conv2d(in_channels, self.channels, patch, bias=False)
         self.conv.weight.requires_grad = False
-        self.activation = nn.GELU()
+        self.activation = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.activation(self.conv(images))
@@ -68,10 +76,13 @@ class WhiteningStem(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor, epsilon: float = 5e-4) -> None:
-        """Sets the filters from normalised images (N, C, H, W); ``epsilon`` bounds the gain on flat directions."""
+        """Sets the filters from normalised images (N, C, H, W); ``epsilon`` bounds the gain on
+        flat directions."""
         patch = self.conv.kernel_size[0]
         patches = images.unfold(2, patch, 1).unfold(3, patch, 1)
-        vectors = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.conv.weight[0].numel()).double()
+        vectors = (
+            patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.conv.weight[0].numel()).double()
+        )
         variances, components = torch.linalg.eigh(vectors.T @ vectors / len(vectors))
         filters = components.T / (variances + epsilon).sqrt().unsqueeze(1)
         filters = filters.reshape(-1, *self.conv.weight.shape[1:])
@@ -86,7 +97,7 @@ class ConvGroup(nn.Module):
         self.widen = conv3x3(in_channels, out_channels)
         self.pool = nn.MaxPool2d(2)
         self.norm = batch_norm(out_channels)
-        self.activation = nn.GELU()
+        self.activation = nn.ReLU(inplace=True)
         self.blocks = nn.ModuleList(
             nn.Sequential(conv3x3(out_channels, out_channels), batch_norm(out_channels))
             for _ in range(depth - 1)
@@ -104,7 +115,8 @@ class ConvGroup(nn.Module):
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """Starts as the identity on as many channels as it can, so that depth costs nothing at first."""
+    """Starts as the identity on as many channels as it can, so that depth costs nothing at
+    first."""
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     nn.init.dirac_(conv.weight[:in_channels])
     return conv

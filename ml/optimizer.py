@@ -1,4 +1,5 @@
-"""Muon for convolution filters, SGD for the rest: one optimizer, so that any trainer can drive it."""
+"""Muon for convolution filters, SGD for the rest: one optimizer, so that any trainer can drive
+it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum whose steps on filters are orthogonalised.
 
-    A parameter group with ``orthogonal=True`` holds filters (4-D weights that a normalisation follows): each step
-    first brings a filter bank back to the norm √(output channels), since its scale has no effect, then moves it by ``lr`` times the
-    nearest semi-orthogonal matrix to its momentum. All other groups take plain SGD steps with weight decay.
+    A parameter group with ``orthogonal=True`` holds filters (4-D weights that a normalisation
+    follows): each step first brings a filter bank back to the norm √(output channels), since its
+    scale has no effect, then moves it by ``lr`` times the nearest semi-orthogonal matrix to its
+    momentum. All other groups take plain SGD steps with weight decay.
 
-    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers"; the renormalisation is that of the
-    CIFAR-10 speed-run's Muon variant.
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers"; the renormalisation is that
+    of the CIFAR-10 speed-run's Muon variant.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
@@ -24,7 +26,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step on every parameter that has a gradient; returns what ``closure`` returned, if given."""
+        """One step on every parameter that has a gradient; returns what ``closure`` returned, if
+        given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -51,8 +54,9 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
     """(M, N) -> (M, N) float32 with singular values near one, the singular vectors kept.
 
-    Source: the quintic Newton-Schulz iteration of Jordan et al. 2024 (coefficients tuned for speed, not exactness:
-    singular values end between about 0.7 and 1.2); bfloat16 is precise enough and, on hardware that has it, fast.
+    Source: the quintic Newton-Schulz iteration of Jordan et al. 2024 (coefficients tuned for
+    speed, not exactness: singular values end between about 0.7 and 1.2); bfloat16 is precise
+    enough and, on hardware that has it, fast.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.to(torch.bfloat16)
@@ -75,10 +79,12 @@ def muon(
     momentum: float,
     weight_decay: float,
 ) -> Muon:
-    """Muon over the trained parameters of a network: filters (4-D), biases and gains (1-D), heads (2-D).
+    """Muon over the trained parameters of a network: filters (4-D), biases and gains (1-D), heads
+    (2-D).
 
     Args:
-        weight_decay: as a share of the learning rate's product: each step shrinks a bias or head by ``weight_decay``
+        weight_decay: as a share of the learning rate's product: each step shrinks a bias or head
+        by ``weight_decay``
             of itself, whatever its learning rate.
     """
     trained = [weight for weight in network.parameters() if weight.requires_grad]
@@ -88,14 +94,25 @@ def muon(
     return Muon(
         [
             {"params": filters, "lr": filter_lr, "momentum": filter_momentum, "orthogonal": True},
-            {"params": biases, "lr": bias_lr, "momentum": momentum, "weight_decay": weight_decay / bias_lr},
-            {"params": heads, "lr": head_lr, "momentum": momentum, "weight_decay": weight_decay / head_lr},
+            {
+                "params": biases,
+                "lr": bias_lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay / bias_lr,
+            },
+            {
+                "params": heads,
+                "lr": head_lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay / head_lr,
+            },
         ]
     )
 
 
 def sgd(network: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """The usual baseline: Nesterov momentum, one rate, weight decay on everything but biases and gains."""
+    """The usual baseline: Nesterov momentum, one rate, weight decay on everything but biases and
+    gains."""
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     return torch.optim.SGD(
         [

@@ -10,7 +10,8 @@ UNKNOWN = "unknown"
 
 
 def git_revision() -> str:
-    """Commit of the user's workspace, with ``-dirty`` if tracked files differ from it; ``unknown`` outside git.
+    """Commit of the user's workspace, with ``-dirty`` if tracked files differ from it; ``unknown``
+    outside git.
 
     Under Bazel the program runs among links, so the workspace is where ``bazel run`` was typed.
     """

@@ -1,9 +1,11 @@
-"""The folder of one training run: what was asked, how it went, what came out; and finding one to continue."""
+"""The folder of one training run: what was asked, how it went, what came out; and finding one to
+continue."""
 
 import fcntl
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ class ResumeError(ValueError):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside a run folder. ``summary.json`` is written last: a run without it is unfinished."""
+    """Paths inside a run folder. ``summary.json`` is written last: a run without it is
+    unfinished."""
 
     path: Path
 
@@ -47,6 +50,10 @@ class RunFolder:
     @property
     def plots(self) -> Path:
         return self.path / "plots"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def model(self) -> Path:
@@ -86,6 +93,16 @@ class RunFolder:
                 raise ResumeError(f"another process is training in {self.path}") from exc
             yield
 
+    @contextmanager
+    def discarded_unless_begun(self) -> Iterator[None]:
+        """Removes the folder if an error leaves before the first record of training was written."""
+        try:
+            yield
+        except BaseException:
+            if not self.metrics.exists():
+                shutil.rmtree(self.path)
+            raise
+
     def is_busy(self) -> bool:
         """True while a process trains here."""
         try:
@@ -96,7 +113,8 @@ class RunFolder:
 
 
 def create_run(runs: Path, cfg: DictConfig, now: datetime) -> RunFolder:
-    """A new folder below ``runs``, named after the moment and the run's name, with its configuration inside."""
+    """A new folder below ``runs``, named after the moment and the run's name, with its
+    configuration inside."""
     runs.mkdir(parents=True, exist_ok=True)
     stem = f"{now:%Y-%m-%d_%H-%M-%S}_{re.sub(r'[^A-Za-z0-9._-]+', '-', cfg.name)}"
     for attempt in range(1, 1000):
@@ -112,7 +130,8 @@ def create_run(runs: Path, cfg: DictConfig, now: datetime) -> RunFolder:
 
 
 def find_unfinished(runs: Path, cfg: DictConfig) -> RunFolder | None:
-    """The newest run below ``runs`` with this very configuration that neither finished nor is at work."""
+    """The newest run below ``runs`` with this very configuration that neither finished nor is at
+    work."""
     wanted = config_digest(cfg)
     for path in sorted(runs.glob("*/config.yaml"), reverse=True):
         run = RunFolder(path.parent)
@@ -144,7 +163,7 @@ def run_config(cfg: DictConfig) -> DictConfig:
 
 
 def config_digest(cfg: DictConfig) -> str:
-    """SHA-256 in hex of what is computed: equal for equal values, in whatever order they were written."""
+    """SHA-256 in hex of what is computed: equal for equal values, in whatever order they were
+    written."""
     plain: Any = OmegaConf.to_container(run_config(cfg))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-

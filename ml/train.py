@@ -1,6 +1,6 @@
-"""Trains, evaluates once on the test set, exports, and leaves it all in a run folder: ``bazel run //ml:train``."""
+"""Trains, evaluates once on the test set, exports, and leaves it all in a run folder: ``bazel run
+//ml:train``."""
 
-import json
 import logging
 import sys
 from datetime import datetime
@@ -16,18 +16,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from ml.callbacks import MetricsLog
+from ml.conclusion import conclude
 from ml.config import ConfigError, check_values, register_schema
 from ml.data.cifar10 import DatasetError
-from ml.export import ExportReport, Provenance, export_artifact
-from ml.files import write_whole
 from ml.hardware import describe_device
 from ml.module import ImageClassifier
-from ml.provenance import git_revision, lock_digest
 from ml.run_folder import (
     ResumeError,
     RunFolder,
-    config_digest,
     create_run,
     find_unfinished,
     open_unfinished,
@@ -40,10 +36,12 @@ _STEM_IMAGES = 5000
 
 
 def train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
-    """One run from its configuration to its summary, continued from its last checkpoint if it has one.
+    """One run from its configuration to its summary, continued from its last checkpoint if it has
+    one.
 
     Returns:
-        What ``summary.json`` holds: the searched metric, test scores, times in seconds, sizes in bytes.
+        What ``summary.json`` holds: the searched metric, test scores, times in seconds, sizes in
+        bytes.
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     data, module, trainer = assemble(cfg, run)
@@ -52,10 +50,7 @@ def train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
     _fit(module, data, trainer, run, checkpoint)
     load_best(module, trainer)
     console.print("Evaluating on the test set and exporting ...", highlight=False)
-    report = _export(cfg, run, data, module, trainer)
-    summary = _summarise(cfg, run, trainer, report)
-    write_whole(run.summary, json.dumps(summary, indent=2) + "\n")
-    return summary
+    return conclude(cfg, run, data, module.network, trainer)
 
 
 def assemble(
@@ -114,55 +109,6 @@ def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
     module.load_state_dict(checkpoint["state_dict"])
 
 
-def _export(
-    cfg: DictConfig, run: RunFolder, data: Any, module: ImageClassifier, trainer: lightning.Trainer
-) -> ExportReport:
-    test = data.test_images()
-    return export_artifact(
-        module.network,
-        run.model,
-        name=cfg.name,
-        classes=data.classes,
-        mean=data.mean,
-        std=data.std,
-        provenance=Provenance(
-            git_revision=git_revision(),
-            config_digest=config_digest(cfg),
-            dataset_digest=data.digest,
-            lock_digest=lock_digest(),
-            device=describe_device(trainer),
-            precision=str(trainer.precision),
-        ),
-        images=test.pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
-        labels=test.labels.cpu().numpy(),
-    )
-
-
-def _summarise(
-    cfg: DictConfig, run: RunFolder, trainer: lightning.Trainer, report: ExportReport
-) -> dict[str, Any]:
-    log = next(c for c in trainer.callbacks if isinstance(c, MetricsLog))  # type: ignore[attr-defined]
-    best = max(log.rows, key=lambda row: row[cfg.monitor])
-    return {
-        "name": cfg.name,
-        "seed": cfg.seed,
-        "monitor": cfg.monitor,
-        cfg.monitor: best[cfg.monitor],
-        "best_epoch": best["epoch"],
-        "epochs": len(log.rows),
-        "training_s": log.rows[-1]["elapsed_s"],
-        "export_s": round(report.elapsed_s, 2),
-        "test": report.evaluation.as_dict(),
-        "model_version": report.metadata.version,
-        "model_bytes": report.size_bytes,
-        "parity": report.parity,
-        "simplification": report.simplification,
-        "device": report.metadata.device,
-        "precision": report.metadata.precision,
-        "git_revision": report.metadata.git_revision,
-    }
-
-
 def _print_start(
     console: Console,
     run: RunFolder,
@@ -181,24 +127,28 @@ def _print_start(
 
 
 def _print_summary(console: Console, run: RunFolder, summary: dict[str, Any]) -> None:
-    test = summary["test"]
-    console.print(
+    test, version = summary["test"], summary["model_version"][:12]
+    lines = (
         f"\n[bold green]Test accuracy {test['accuracy']:.2%}[/], macro F1 {test['macro_f1']:.4f}, "
         f"loss {test['loss']:.4f}, calibration error {test['calibration_error']:.4f} "
-        f"({test['images']:,} images, seen once)\n"
-        f"Validation best at epoch {summary['best_epoch']}; training took {summary['training_s']:.0f} s, "
-        f"export {summary['export_s']:.0f} s; ONNX and PyTorch agree within {summary['parity']:.1e}\n"
-        f"  model    {run.model}  ({summary['model_bytes'] / 1e6:.2f} MB, version {summary['model_version'][:12]})\n"
-        f"  summary  {run.summary}\n"
-        f"  metrics  {run.metrics}\n"
+        f"({test['images']:,} images, seen once)",
+        f"Validation best at epoch {summary['best_epoch']}; "
+        f"training took {summary['training_s']:.0f} s, export {summary['export_s']:.0f} s; "
+        f"ONNX and PyTorch agree within {summary['parity']:.1e}",
+        f"  model    {run.model}  ({summary['model_bytes'] / 1e6:.2f} MB, version {version})",
+        f"  summary  {run.summary}",
+        f"  metrics  {run.metrics}",
         f"  plots    {run.plots}",
-        highlight=False,
-        soft_wrap=True,
+        f"  report   {run.report}",
     )
+    console.print("\n".join(lines), highlight=False)
 
 
-def choose_run(cfg: DictConfig, overrides: list[str], console: Console) -> tuple[RunFolder, DictConfig]:
-    """The folder to train in and the configuration to train by: a new run, or the one that ``resume`` names.
+def choose_run(
+    cfg: DictConfig, overrides: list[str], console: Console
+) -> tuple[RunFolder, DictConfig]:
+    """The folder to train in and the configuration to train by: a new run, or the one that
+    ``resume`` names.
 
     Raises:
         ResumeError: the named run cannot be continued, or was asked to change.
@@ -213,7 +163,8 @@ def choose_run(cfg: DictConfig, overrides: list[str], console: Console) -> tuple
         return found or create_run(runs, cfg, datetime.now()), cfg
     if changes := [text for text in overrides if not text.startswith(("resume=", "paths."))]:
         raise ResumeError(
-            f"resume={cfg.resume} continues a run exactly as it was started, these would change it: "
+            f"resume={cfg.resume} continues a run exactly as it was started, "
+            f"these would change it: "
             f"{' '.join(changes)} (leave them out, or start a new run without resume)"
         )
     path = Path(cfg.resume)
@@ -230,7 +181,7 @@ def main(cfg: DictConfig) -> float:
     try:
         check_values(cfg)
         run, cfg = choose_run(cfg, list(HydraConfig.get().overrides.task), console)
-        with run.lock():
+        with run.lock(), run.discarded_unless_begun():
             summary = train(cfg, run, console)
     except (ConfigError, ResumeError, DatasetError, InstantiationException) as exc:
         cause = exc.__cause__ or exc
@@ -242,7 +193,8 @@ def main(cfg: DictConfig) -> float:
 
 
 def run_entry() -> None:
-    """Runs `main` with exit codes that a script can tell apart: 2 bad input, 130 interrupted, 1 a crash."""
+    """Runs `main` with exit codes that a script can tell apart: 2 bad input, 130 interrupted, 1 a
+    crash."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     register_schema()
     try:

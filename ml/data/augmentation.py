@@ -58,7 +58,8 @@ def alternating_flip(images: Tensor, epoch: int, seed: int) -> Tensor:
 
 
 def random_cutout(images: Tensor, size: int, generator: Generator) -> Tensor:
-    """Blanks a square of ``size`` pixels at a random place in each image with the mean grey of the batch.
+    """Blanks a square of ``size`` pixels at a random place in each image with the mean grey of the
+    batch.
 
     Args:
         images: (N, C, H, W).

@@ -1,6 +1,7 @@
-"""Batches for training, validation and test: whole epochs augmented as tensors, so that no core waits for data."""
+"""Batches for training, validation and test: whole epochs augmented as tensors, so that no core
+waits for data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import lightning
@@ -41,16 +42,18 @@ class Images:
             yield self.normalise(pixels), labels
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) -> float32 of mean 0 and deviation 1 by channel, channels last in memory."""
+        """uint8 (N, C, H, W) -> float32 of mean 0 and deviation 1 by channel, channels last in
+        memory."""
         scaled = (pixels.float() / 255 - self.mean) / self.std
         return scaled.contiguous(memory_format=torch.channels_last)
 
 
 class AugmentedImages:
-    """The training set: each pass draws a new order, shift and flip, as a function of seed and epoch alone.
+    """The training set: each pass draws a new order, shift and flip, as a function of seed and
+    epoch alone.
 
-    So a run that continues at epoch 7 sees the very batches that the unbroken run saw. Images that do not fill
-    a last batch are left out of that epoch; the order differs in the next.
+    So a run that continues at epoch 7 sees the very batches that the unbroken run saw. Images that
+    do not fill a last batch are left out of that epoch; the order differs in the next.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class AugmentedImages:
         cutout: int,
         sizes: Sequence[int],
         seed: int,
+        current_epoch: Callable[[], int],
     ) -> None:
         self.images = images
         self.batch_size = batch_size
@@ -69,7 +73,7 @@ class AugmentedImages:
         self.cutout = cutout
         self.sizes = sizes
         self.seed = seed
-        self.epoch = 0
+        self._current_epoch = current_epoch
 
     def __len__(self) -> int:
         return len(self.images.labels) // self.batch_size
@@ -77,16 +81,17 @@ class AugmentedImages:
     @property
     def size(self) -> int:
         """Edge of this epoch's images in pixels."""
-        return self.sizes[min(self.epoch, len(self.sizes) - 1)]
+        return self.sizes[self._current_epoch()]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        pixels = alternating_flip(self.images.pixels, self.epoch, self.seed)
+        epoch, size = self._current_epoch(), self.size
+        generator = Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        pixels = alternating_flip(self.images.pixels, epoch, self.seed)
         pixels = random_shift(pixels, self.max_shift, generator)
         pixels = random_cutout(pixels, self.cutout, generator)
         order = torch.randperm(len(pixels), generator=generator).to(pixels.device)
         for rows in order.split(self.batch_size)[: len(self)]:
-            batch = resize(self.images.normalise(pixels[rows]), self.size)
+            batch = resize(self.images.normalise(pixels[rows]), size)
             yield (
                 batch.contiguous(memory_format=torch.channels_last),
                 self.images.labels[rows],
@@ -94,16 +99,20 @@ class AugmentedImages:
 
 
 class CIFAR10(lightning.LightningDataModule):
-    """CIFAR-10 as train, validation and test; the test file is not even read before it is asked for.
+    """CIFAR-10 as train, validation and test; the test file is not even read before it is asked
+    for.
 
     Args:
         batch_size: images a training step.
         validation_size: images set aside from the 50,000, equally many of each class.
         train_size: images to train on; None takes all that validation leaves.
         epochs: how many epochs the size schedule spans.
-        sizes: edges in pixels of the training images, one for each stage of the schedule; small ones first make
-            the early epochs cheap. Source: progressive resizing, Howard 2018 (fast.ai's DAWNBench entry).
-        size_milestones: at which share of the epochs each further stage begins; one fewer than sizes.
+        sizes: edges in pixels of the training images, one for each stage of the schedule; small
+        ones first make
+            the early epochs cheap. Source: progressive resizing, Howard 2018 (fast.ai's DAWNBench
+            entry).
+        size_milestones: at which share of the epochs each further stage begins; one fewer than
+        sizes.
         max_shift: pixels of random translation each way.
         cutout: edge of the random blank square in pixels, 0 for none.
         seed: of the split, the order and the augmentation.
@@ -159,20 +168,15 @@ class CIFAR10(lightning.LightningDataModule):
         return self._images(*self._read("test.bin"))
 
     def train_dataloader(self) -> AugmentedImages:
-        loader = AugmentedImages(
+        return AugmentedImages(
             self.train_images(),
             batch_size=self.batch_size,
             max_shift=self.max_shift,
             cutout=self.cutout,
             sizes=self.sizes,
             seed=self.seed,
+            current_epoch=lambda: self.trainer.current_epoch,  # type: ignore[union-attr]
         )
-        if len(loader) == 0:
-            raise ValueError(
-                f"data.batch_size={self.batch_size} is more than the "
-                f"{len(self.train_images().labels)} training images"
-            )
-        return loader
 
     def val_dataloader(self) -> Images:
         return self.validation_images()
@@ -184,6 +188,11 @@ class CIFAR10(lightning.LightningDataModule):
             if self.train_size is not None:
                 _, chosen = stratified_split(labels[train], self.train_size, self.seed)
                 train = train[chosen]
+            if len(train) < self.batch_size:
+                raise ValueError(
+                    f"data.batch_size={self.batch_size} is more than "
+                    f"the {len(train)} training images"
+                )
             self._split = (
                 self._images(pixels[train], labels[train]),
                 self._images(pixels[validation], labels[validation]),

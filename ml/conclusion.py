@@ -1,0 +1,146 @@
+"""What a finished training is turned into: test scores, artifact, plots, report, summary."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from torch import nn
+
+from ml.callbacks import metrics_log
+from ml.export import ExportReport, Provenance, export_artifact, torch_probabilities
+from ml.files import write_whole
+from ml.hardware import describe_device
+from ml.provenance import git_revision, lock_digest
+from ml.report import Run, write_plots, write_report
+from ml.run_folder import RunFolder, config_digest
+
+
+def conclude(
+    cfg: DictConfig, run: RunFolder, data: Any, network: nn.Module, trainer: lightning.Trainer
+) -> dict[str, Any]:
+    """Judges the network on the test set and writes every result; the summary last.
+
+    Returns:
+        What ``summary.json`` holds: the monitored metric, test scores, times in seconds, sizes in
+        bytes.
+
+    Raises:
+        ParityError: the exported model answers differently from the network.
+    """
+    answers = _answer_test_set(data, network)
+    export = _export(cfg, run, data, network, trainer, answers)
+    _draw(run, trainer, network, answers, export)
+    summary = _summarise(cfg, trainer, export)
+    write_whole(run.summary, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+@dataclass(frozen=True)
+class _TestAnswers:
+    """What the finished network says to the test set, which is read for this alone.
+
+    Attributes:
+        images: (N, H, W, 3) uint8, RGB.
+        labels: (N,) int64.
+        probabilities: (N, K) float32, PyTorch's answers.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+def _answer_test_set(data: Any, network: nn.Module) -> _TestAnswers:
+    """Runs the test images through the network, in fp32 on the CPU as the exported model will."""
+    test = data.test_images()
+    images = test.pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    probabilities = torch_probabilities(network, images, data.mean, data.std)
+    return _TestAnswers(images, test.labels.cpu().numpy(), probabilities)
+
+
+def _export(
+    cfg: DictConfig,
+    run: RunFolder,
+    data: Any,
+    network: nn.Module,
+    trainer: lightning.Trainer,
+    answers: _TestAnswers,
+) -> ExportReport:
+    return export_artifact(
+        network,
+        run.model,
+        name=cfg.name,
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
+        provenance=Provenance(
+            git_revision=git_revision(),
+            config_digest=config_digest(cfg),
+            dataset_digest=data.digest,
+            lock_digest=lock_digest(),
+            device=describe_device(trainer),
+            precision=str(trainer.precision),
+        ),
+        images=answers.images,
+        labels=answers.labels,
+        probabilities=answers.probabilities,
+    )
+
+
+def _draw(
+    run: RunFolder,
+    trainer: lightning.Trainer,
+    network: nn.Module,
+    answers: _TestAnswers,
+    export: ExportReport,
+) -> None:
+    metadata, rows = export.metadata, metrics_log(trainer).rows
+    facts = Run(
+        name=metadata.name,
+        evaluation=export.evaluation,
+        rows=rows,
+        images=answers.images,
+        labels=answers.labels,
+        probabilities=answers.probabilities,
+        parameters=sum(weight.numel() for weight in network.parameters()),
+        size_bytes=export.size_bytes,
+        training_s=rows[-1]["elapsed_s"],
+        config=run.config.read_text(encoding="utf-8"),
+        provenance={
+            "Model version": metadata.version,
+            "Git revision": metadata.git_revision,
+            "Configuration": metadata.config_digest,
+            "Dataset": metadata.dataset_digest,
+            "Package lock": metadata.lock_digest,
+            "Trained on": f"{metadata.device}, {metadata.precision}",
+        },
+    )
+    write_plots(facts, run.plots)
+    write_report(facts, run.report)
+
+
+def _summarise(cfg: DictConfig, trainer: lightning.Trainer, report: ExportReport) -> dict[str, Any]:
+    log = metrics_log(trainer)
+    best = max(log.rows, key=lambda row: row[cfg.monitor])
+    return {
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "monitor": cfg.monitor,
+        cfg.monitor: best[cfg.monitor],
+        "best_epoch": best["epoch"],
+        "epochs": len(log.rows),
+        "training_s": log.rows[-1]["elapsed_s"],
+        "export_s": round(report.elapsed_s, 2),
+        "test": report.evaluation.as_dict(),
+        "model_version": report.metadata.version,
+        "model_bytes": report.size_bytes,
+        "parity": report.parity,
+        "simplification": report.simplification,
+        "device": report.metadata.device,
+        "precision": report.metadata.precision,
+        "git_revision": report.metadata.git_revision,
+    }

@@ -1,0 +1,125 @@
+"""Epochs as pure functions of seed and number, splits that do not overlap, the size schedule."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ml.data.datamodule import CIFAR10, size_schedule
+from tests.ml.data.small_dataset import write_dataset
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cifar10")
+    write_dataset(folder, train=200, test=50)
+    return folder
+
+
+@pytest.fixture
+def make(folder: Path) -> Callable[..., CIFAR10]:
+    def make_data(**changes: object) -> CIFAR10:
+        values = {"batch_size": 32, "validation_size": 50, "epochs": 4, "seed": 0, "folder": folder}
+        data = CIFAR10(**(values | changes))  # type: ignore[arg-type]
+        data.trainer = SimpleNamespace(current_epoch=0)  # type: ignore[assignment]
+        return data
+
+    return make_data
+
+
+def _epoch(data: CIFAR10, epoch: int) -> list[Tensor]:
+    data.trainer.current_epoch = epoch  # type: ignore[union-attr, misc]
+    return [tensor for batch in data.train_dataloader() for tensor in batch]
+
+
+def test_an_epoch_is_the_same_however_one_gets_there(make: Callable[..., CIFAR10]) -> None:
+    straight, resumed = make(), make()
+    for epoch in range(3):
+        unbroken = _epoch(straight, epoch)
+    assert all(map(torch.equal, unbroken, _epoch(resumed, 2)))
+
+
+def test_epochs_and_seeds_differ(make: Callable[..., CIFAR10]) -> None:
+    first = _epoch(make(), 0)
+    assert not torch.equal(first[0], _epoch(make(), 1)[0])
+    assert not torch.equal(first[0], _epoch(make(seed=1), 0)[0])
+
+
+def test_batches_are_full_and_the_rest_of_the_epoch_is_left_out(
+    make: Callable[..., CIFAR10],
+) -> None:
+    data = make()
+    batches = list(data.train_dataloader())
+    assert len(batches) == len(data.train_dataloader()) == 150 // 32
+    assert {tuple(images.shape) for images, _ in batches} == {(32, 3, 32, 32)}
+
+
+def test_without_augmentation_an_epoch_holds_the_training_images_once(
+    make: Callable[..., CIFAR10],
+) -> None:
+    data = make(max_shift=0, batch_size=150)
+    ((images, labels),) = list(data.train_dataloader())
+    train = data.train_images()
+    expected = train.normalise(train.pixels)
+    sums = sorted(images.abs().sum((1, 2, 3)).tolist())
+    assert sums == pytest.approx(sorted(expected.abs().sum((1, 2, 3)).tolist()), rel=1e-5)
+    assert torch.bincount(labels).tolist() == torch.bincount(train.labels).tolist()
+
+
+def test_validation_is_carved_from_train_in_equal_classes_and_shares_no_image_with_it(
+    make: Callable[..., CIFAR10],
+) -> None:
+    data = make()
+    train, validation = data.train_images(), data.validation_images()
+    assert torch.bincount(validation.labels).tolist() == [5] * 10
+    rows = torch.cat((train.pixels, validation.pixels)).flatten(1)
+    assert len(torch.unique(rows, dim=0)) == 200
+
+
+def test_a_part_of_the_training_images_can_be_asked_for(make: Callable[..., CIFAR10]) -> None:
+    whole, part = make(), make(train_size=100)
+    assert torch.bincount(part.train_images().labels).tolist() == [10] * 10
+    assert torch.equal(part.validation_images().pixels, whole.validation_images().pixels)
+
+
+def test_a_batch_larger_than_the_training_set_is_refused(make: Callable[..., CIFAR10]) -> None:
+    with pytest.raises(ValueError, match=r"data\.batch_size=151 is more than the 150"):
+        make(batch_size=151).train_images()
+
+
+def test_normalisation_is_the_published_one(make: Callable[..., CIFAR10]) -> None:
+    images = make().test_images()
+    pixels = images.pixels[:3]
+    expected = (pixels.numpy() / 255 - np.reshape(CIFAR10.mean, (3, 1, 1))) / np.reshape(
+        CIFAR10.std, (3, 1, 1)
+    )
+    np.testing.assert_allclose(images.normalise(pixels).numpy(), expected, atol=1e-5)
+
+
+def test_images_grow_with_the_schedule(make: Callable[..., CIFAR10]) -> None:
+    data = make(sizes=[20, 24, 32], size_milestones=[0.5, 0.75])
+    assert [_epoch(data, epoch)[0].shape[-1] for epoch in range(4)] == [20, 20, 24, 32]
+
+
+@given(epochs=st.integers(1, 60), share=st.floats(0.01, 0.99))
+def test_schedule_covers_every_epoch_and_never_shrinks(epochs: int, share: float) -> None:
+    schedule = size_schedule([24, 32], [share], epochs)
+    assert len(schedule) == epochs
+    assert schedule == sorted(schedule)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "milestones"),
+    [([24, 32], []), ([32], [0.5]), ([20, 24, 32], [0.6, 0.3]), ([24, 32], [1.0])],
+)
+def test_schedule_refuses_milestones_that_do_not_fit(
+    sizes: list[int], milestones: list[float]
+) -> None:
+    with pytest.raises(ValueError, match=r"data\.size_milestones must"):
+        size_schedule(sizes, milestones, 10)

@@ -1,0 +1,54 @@
+"""The network: shapes, the whitening stem, the identity start."""
+
+import pytest
+import torch
+
+from ml.network import ConvGroup, ResNet, WhiteningStem, conv3x3
+
+
+@pytest.mark.parametrize("size", [18, 24, 28, 32, 40])
+def test_network_answers_images_of_any_size_with_logits(size: int) -> None:
+    network = ResNet(classes=7, widths=(4, 8, 8), depths=(2, 2, 3))
+    assert network(torch.rand(3, 3, size, size)).shape == (3, 7)
+
+
+def test_network_refuses_depths_that_do_not_match_widths() -> None:
+    with pytest.raises(ValueError, match=r"widths and depths differ in length: \[4, 8\], \[2\]"):
+        ResNet(widths=(4, 8), depths=(2,))
+
+
+def test_whitening_stem_decorrelates_patches_and_gives_them_unit_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(64, 3, 16, 16, generator=generator).cumsum(3) / 4  # neighbours correlate
+    stem = WhiteningStem()
+    stem.fit(images, epsilon=0.0)
+    vectors = stem.conv(images)[:, : stem.channels // 2].permute(1, 0, 2, 3).flatten(1).double()
+    moments = vectors @ vectors.T / vectors.shape[1]
+    torch.testing.assert_close(moments, torch.eye(12).double(), atol=2e-3, rtol=0.0)
+
+
+def test_whitening_stem_keeps_both_signs_of_every_component_and_is_not_trained() -> None:
+    stem = WhiteningStem()
+    stem.fit(torch.rand(8, 3, 8, 8))
+    positive, negative = stem.conv.weight.chunk(2)
+    assert torch.equal(positive, -negative)
+    assert not any(weight.requires_grad for weight in stem.parameters())
+
+
+def test_convolution_starts_as_the_identity_on_its_input_channels() -> None:
+    features = torch.rand(2, 5, 6, 6)
+    torch.testing.assert_close(conv3x3(5, 8)(features)[:, :5], features)
+
+
+def test_convolution_that_narrows_still_starts_from_finite_weights() -> None:
+    assert conv3x3(8, 5).weight.isfinite().all()
+
+
+def test_deep_group_is_bypassed_by_a_residual_connection() -> None:
+    group = ConvGroup(3, 4, depth=3).eval()
+    with torch.no_grad():
+        for block in group.blocks:
+            block[0].weight.zero_()
+    features = torch.rand(2, 3, 8, 8)
+    shortcut = group.activation(group.norm(group.pool(group.widen(features))))
+    torch.testing.assert_close(group(features), group.activation(shortcut))

@@ -1,0 +1,97 @@
+"""ml/quantise.py: a smaller model that answers almost alike, or none."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ml import quantise
+from ml.artifact import ArtifactError, load_artifact
+from ml.export import ExportReport, export_artifact
+from ml.quantise import AccuracyError, QuantisationReport, quantise_artifact, quantised
+from tests.ml.small_model import Sample, sample
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An artifact and its INT8 sibling; labels are what fp32 answers, so INT8 can only lose."""
+
+    data: Sample
+    full: ExportReport
+    small: QuantisationReport
+
+    @property
+    def labels(self) -> np.ndarray:
+        return load_artifact(self.full.path).predict(self.data.images).logits.argmax(axis=1)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder, data = tmp_path_factory.mktemp("quantise"), sample()
+    full = export_artifact(data.network, folder / "model.onnx", **data.export_arguments())
+    small = quantise_artifact(
+        full.path,
+        folder / "model.int8.onnx",
+        calibration_images=sample(seed=1).images,
+        images=data.images,
+        labels=data.labels,
+    )
+    return Pair(data, full, small)
+
+
+def test_the_int8_artifact_answers_almost_like_the_full_one(pair: Pair) -> None:
+    images = sample(seed=2).images
+    full = load_artifact(pair.full.path).predict(images).probabilities
+    small = load_artifact(pair.small.path).predict(images).probabilities
+    assert 0 < np.abs(full - small).max() < 0.05
+
+
+def test_convolutions_behind_the_first_hold_eight_bit_weights(pair: Pair) -> None:
+    model = onnx.load(pair.small.path)
+    onnx.checker.check_model(model, full_check=True)
+    kernels = [t for t in model.graph.initializer if len(t.dims) == 4 and t.dims[2] > 1]
+    kinds = {tuple(t.dims[1:]): t.data_type for t in kernels}
+    assert kinds.pop((3, 2, 2)) == onnx.TensorProto.FLOAT
+    assert set(kinds.values()) == {onnx.TensorProto.INT8}
+
+
+def test_its_metadata_tells_its_own_scores_and_the_same_origin(pair: Pair) -> None:
+    full, small = pair.full.metadata, load_artifact(pair.small.path).metadata
+    assert (small.quantisation, full.quantisation) == ("int8", "none")
+    assert small.version != full.version
+    assert small.test_metrics.accuracy == round(pair.small.evaluation.accuracy, 6)
+    assert (small.config_digest, small.git_revision) == (full.config_digest, full.git_revision)
+
+
+def test_quantising_twice_gives_the_same_model(pair: Pair) -> None:
+    model, images = onnx.load(pair.full.path), pair.data.images
+    assert quantised(model, images) == quantised(model, images)
+
+
+def test_a_model_that_loses_accuracy_is_not_written(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = quantised(onnx.load(pair.full.path), np.zeros_like(pair.data.images))
+    monkeypatch.setattr(quantise, "quantised", lambda model, images: blind)
+    with pytest.raises(AccuracyError, match=r"loss of at most 0.3%; nothing was written"):
+        quantise_artifact(
+            pair.full.path,
+            tmp_path / "model.onnx",
+            calibration_images=pair.data.images,
+            images=pair.data.images,
+            labels=pair.labels,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_int8_artifact_is_not_quantised_again(pair: Pair, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="quantised already"):
+        quantise_artifact(
+            pair.small.path,
+            tmp_path / "model.onnx",
+            calibration_images=pair.data.images,
+            images=pair.data.images,
+            labels=pair.data.labels,
+        )

@@ -1,0 +1,169 @@
+"""The training entry as a user meets it: one process per run, its exit code, its files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml.artifact import load_artifact
+from ml.train import BAD_INPUT, INTERRUPTED
+from tests.ml.data.small_dataset import write_dataset
+
+_SMALL = [
+    "data.validation_size=50",
+    "data.batch_size=25",
+    "data.sizes=[20]",
+    "data.size_milestones=[]",
+    "network.widths=[8,8,8]",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=3",
+]
+_SECONDS = ("elapsed_s", "images_per_s")
+
+
+class Workspace:
+    """A user's workspace with a dataset of a few hundred images."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.dataset = write_dataset(path / "dataset", train=300, test=100)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The training program, as `bazel run` would start it."""
+        environment = {
+            **os.environ,
+            "BUILD_WORKSPACE_DIRECTORY": str(self.path),
+            "KILN_CIFAR10": str(self.dataset),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "ml.train", *arguments],
+            cwd=self.path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        output, errors = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    @property
+    def runs(self) -> list[Path]:
+        return sorted((self.path / "runs").glob("*"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
+    """A workspace with one finished run, and what the run printed."""
+    workspace = Workspace(tmp_path_factory.mktemp("unbroken"))
+    done = workspace.run(*_SMALL)
+    assert done.returncode == 0, done.stderr
+    return workspace, done.stdout
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: row[key] for key in row if key not in _SECONDS} for row in rows]
+
+
+def _wait_for_epochs(workspace: Workspace, count: int, process: subprocess.Popen[str]) -> Path:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        for run in workspace.runs:
+            done = len(_metrics(run)) if (run / "metrics.jsonl").exists() else 0
+            if done >= count and (run / "checkpoints" / "last.ckpt").exists():
+                return run
+        time.sleep(0.02)
+    raise AssertionError(f"no epoch {count}: {process.communicate()[1]}")
+
+
+def test_a_run_leaves_model_metrics_plots_and_summary(unbroken: tuple[Workspace, str]) -> None:
+    workspace, output = unbroken
+    (run,) = workspace.runs
+    summary = json.loads((run / "summary.json").read_text())
+    assert load_artifact(run / "model.onnx").metadata.version == summary["model_version"]
+    assert [row["epoch"] for row in _metrics(run)] == [1, 2, 3]
+    assert summary["test"]["images"] == 100
+    assert summary["val/accuracy"] == max(row["val/accuracy"] for row in _metrics(run))
+    assert list((run / "plots").glob("*"))
+    assert (run / "report.html").is_file()
+    for path in (run / "model.onnx", run / "report.html", run / "summary.json"):
+        assert str(path) in output
+
+
+def test_it_learns(unbroken: tuple[Workspace, str]) -> None:
+    (run,) = unbroken[0].runs
+    assert (
+        json.loads((run / "summary.json").read_text())["test"]["accuracy"] > 0.5
+    )  # by chance: 0.1
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_broken_run_continues_to_the_very_bytes_of_the_unbroken_one(
+    unbroken: tuple[Workspace, str], workspace: Workspace, end: signal.Signals
+) -> None:
+    process = workspace.start(*_SMALL)
+    run = _wait_for_epochs(workspace, 1, process)
+    process.send_signal(end)
+    _, errors = process.communicate(timeout=60)
+    assert not (run / "summary.json").exists()
+    if end == signal.SIGINT:
+        assert process.returncode == INTERRUPTED
+        assert f"resume={run}" in errors
+    done = workspace.run(*_SMALL, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert workspace.runs == [run]
+    assert "Continuing" in done.stdout
+    (reference,) = unbroken[0].runs
+    assert _metrics(run) == _metrics(reference)
+    assert (run / "model.onnx").read_bytes() == (reference / "model.onnx").read_bytes()
+
+
+def test_a_named_run_is_not_changed_by_overrides(workspace: Workspace) -> None:
+    done = workspace.run("resume=runs/x", "seed=1")
+    assert done.returncode == BAD_INPUT
+    assert "would change it: seed=1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("trainer.max_epoch=3", "Key 'max_epoch' not in 'TrainerConfig'"),
+        ("trainer.max_epochs=many", "Value 'many' of type 'str' could not be converted to Integer"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: expected a value at least 1"),
+        ("experiment=smok", "Could not find 'experiment/smok'"),
+        ("data.validation_size=7", "validation_size must be a multiple"),
+        ("data.batch_size=100000", "data.batch_size=100000 is more than"),
+        ("resume=runs/gone", "there is no such folder"),
+    ],
+)
+def test_bad_input_is_explained_and_nothing_is_trained(
+    workspace: Workspace, override: str, complaint: str
+) -> None:
+    done = workspace.run(*_SMALL[:1], override)
+    assert done.returncode == BAD_INPUT, done.stderr
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert workspace.runs == []
+
+
+def test_help_names_groups_and_examples(workspace: Workspace) -> None:
+    done = workspace.run("--help")
+    assert done.returncode == 0
+    assert "experiment: record94, record96, smoke" in done.stdout
+    assert "bazel run //ml:train resume=auto" in done.stdout
