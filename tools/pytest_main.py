@@ -11,10 +11,12 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn, TextIO
+from unittest import mock
 
 import pytest
 
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
         options = [*_bazel_options(Path(scratch)), *arguments]
         protocol = _protocol()
-        with _premature_exit_noticed(), _stack_shown_on_timeout(), measured(ROOT, Path(scratch)):
+        with _exits_explained(), measured(ROOT, Path(scratch)):
             code = pytest.main(options, plugins=[protocol])
     if code == pytest.ExitCode.NO_TESTS_COLLECTED and _may_be_empty(protocol, options):
         return 0
@@ -110,25 +112,28 @@ def _may_be_empty(protocol: Protocol, options: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _premature_exit_noticed() -> Iterator[None]:
-    """Bazel fails the test if this file is still there: `os._exit(0)` in a test is no success."""
-    name = os.environ.get("TEST_PREMATURE_EXIT_FILE")
-    if name is None:
-        yield
-        return
-    Path(name).touch()
-    yield
-    Path(name).unlink()
-
-
-@contextmanager
-def _stack_shown_on_timeout() -> Iterator[None]:
-    """Bazel ends a test that takes too long with SIGTERM: say where every thread stood."""
-    with os.fdopen(os.dup(2), "w") as stderr:
+def _exits_explained() -> Iterator[None]:
+    """A test that leaves the process fails, and one that takes too long says where it stood."""
+    with os.fdopen(os.dup(2), "w") as stderr:  # pytest captures 2 itself
+        # Bazel ends a test that takes too long with SIGTERM.
         faulthandler.register(signal.SIGTERM, file=stderr, all_threads=True, chain=True)
         os.register_at_fork(after_in_child=lambda: faulthandler.unregister(signal.SIGTERM))
-        yield
+        with mock.patch.object(os, "_exit", _noticed_exit(stderr)):
+            yield
         faulthandler.unregister(signal.SIGTERM)
+
+
+def _noticed_exit(stderr: TextIO) -> Callable[[int], NoReturn]:
+    """Bazel sees the exit code alone: `os._exit(0)` in the middle of the tests is no success."""
+    own, leave = os.getpid(), os._exit
+
+    def noticed(status: int) -> NoReturn:
+        if os.getpid() == own:  # a forked child may leave that way
+            print("A test left the process by os._exit", file=stderr, flush=True)
+            leave(os.EX_SOFTWARE)
+        leave(status)
+
+    return noticed
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def environment(folder: Path, **bazel: str) -> dict[str, str]:
     mine = {name: value for name, value in os.environ.items() if not name.startswith("TEST")}
     folder.joinpath("tmp").mkdir()
     return mine | {
-        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), *sys.path]),
         "TEST_TMPDIR": str(folder / "tmp"),
         "XML_OUTPUT_FILE": str(folder / "test.xml"),
         **bazel,
@@ -148,19 +148,23 @@ def test_random_examples_are_the_same_in_every_run(run: Run) -> None:
     assert outcome.code == 0, outcome.output
 
 
-def test_leaving_the_process_leaves_the_file_that_fails_the_target(
-    run: Run, tmp_path: Path
-) -> None:
-    premature = tmp_path / "premature"
-    source = "import os\ndef test_it() -> None: os._exit(0)"
-    run(source, TEST_PREMATURE_EXIT_FILE=str(premature))
-    assert premature.exists()
+def test_leaving_the_process_is_no_success(run: Run) -> None:
+    outcome = run("import os\ndef test_it() -> None: os._exit(0)")
+    assert outcome.code != 0
+    assert "left the process by os._exit" in outcome.output
 
 
-def test_an_orderly_end_removes_that_file(run: Run, tmp_path: Path) -> None:
-    premature = tmp_path / "premature"
-    run(FOUR, TEST_PREMATURE_EXIT_FILE=str(premature))
-    assert not premature.exists()
+def test_a_forked_child_may_leave_the_process(run: Run) -> None:
+    source = (
+        "import os\n"
+        "def test_it() -> None:\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        os._exit(3)\n"
+        "    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3\n"
+    )
+    outcome = run(source)
+    assert outcome.code == 0, outcome.output
 
 
 def test_a_timeout_shows_where_the_test_stood(tmp_path: Path) -> None:

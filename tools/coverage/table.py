@@ -56,10 +56,9 @@ def table(files: Mapping[str, lcov.FileCoverage]) -> str:
     rows: defaultdict[str, Row] = defaultdict(Row)
     for path, coverage in files.items():
         rows[str(PurePosixPath(path).parent)].add(coverage)
-    rows = defaultdict(Row, {folder: row for folder, row in rows.items() if row.lines})
     width = max(map(len, [*rows, "folder"]))
-    head = f"{'folder':{width}}   lines  covered           branches  covered"
-    body = [_line(folder, rows[folder], width) for folder in sorted(rows)]
+    head = f"{'folder':{width}}   lines   covered  branches   covered"
+    body = [_line(folder, rows[folder], width) for folder in sorted(rows) if rows[folder].lines]
     return "\n".join([head, *body, _line("total", _total(files), width)])
 
 
@@ -79,8 +78,9 @@ def _total(files: Mapping[str, lcov.FileCoverage]) -> Row:
 
 
 def _line(name: str, row: Row, width: int) -> str:
+    lines = f"{row.lines:6}  {_percent(row.lines_hit, row.lines):6.1f} %"
     branches = f"{row.branches:8}  {_percent(row.branches_hit, row.branches):6.1f} %"
-    return f"{name:{width}}  {row.lines:6}  {row.percent:6.1f} %         {branches}"
+    return f"{name:{width}}  {lines}  {branches if row.branches else '       -        -'}".rstrip()
 
 
 def _percent(hit: int, of: int) -> float:
