@@ -72,7 +72,7 @@ class Sample:
 
 
 def sample(seed: int = 0, images: int = 120, size: int = 16) -> Sample:
-    """Each class brightens another channel or all; normalisation and head are fitted to the data."""
+    """Each class brightens another channel, or all; norms and head are fitted to the data."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, len(CLASSES), images)
     pixels = rng.integers(0, 160, (images, size, size, 3))
