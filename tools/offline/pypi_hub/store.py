@@ -71,10 +71,7 @@ def _install(uv: Path, lock_file: Path, target: Path, uv_cache: Path) -> None:
     command += ["--build-constraints", str(lock_file), "--require-build-hashes"]
     command += ["--python", sys.executable, "--target", str(target), "--cache-dir", str(uv_cache)]
     command += ["--link-mode", "hardlink", *_index_options(), str(lock_file)]
-    done = subprocess.run(
-        command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, cwd=lock_file.parent
-    )
-    sys.stderr.write(done.stderr)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=lock_file.parent)
     if done.returncode:
         raise HubError(f"uv could not install {lock_file.name}:\n{done.stderr.strip()}")
 

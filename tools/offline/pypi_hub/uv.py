@@ -58,6 +58,7 @@ def _install(pin: Pin, target: Path) -> None:
         ]
         command += [
             "--only-binary=:all:",
+            "--root-user-action=ignore",
             "--target",
             str(aside),
             "--requirement",
