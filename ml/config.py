@@ -106,11 +106,11 @@ class Config:
 def register_schema() -> None:
     """Makes the schema known to Hydra, under the names that the files in configs/ start from."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    store.store(group="data", name="cifar10_schema", node=DataConfig)
-    store.store(group="network", name="resnet_schema", node=ResNetConfig)
-    store.store(group="optimizer", name="muon_schema", node=MuonConfig)
-    store.store(group="optimizer", name="sgd_schema", node=SGDConfig)
+    store.store(group="schema", name="train", node=Config)
+    store.store(group="schema", name="cifar10", node=DataConfig)
+    store.store(group="schema", name="resnet", node=ResNetConfig)
+    store.store(group="schema", name="muon", node=MuonConfig)
+    store.store(group="schema", name="sgd", node=SGDConfig)
 
 
 def check_values(cfg: DictConfig) -> None:

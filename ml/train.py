@@ -3,6 +3,7 @@
 
 import logging
 import sys
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,7 @@ def run_entry() -> None:
     """Runs `main` with exit codes that a script can tell apart: 2 bad input, 130 interrupted, 1 a
     crash."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of PyTorch
     register_schema()
     try:
         main()

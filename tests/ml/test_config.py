@@ -1,0 +1,93 @@
+"""Every configuration that ships composes, fits its schema, and makes a network that trains."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch.nn import functional as F
+
+from ml.config import ConfigError, check_values, register_schema
+from ml.data.datamodule import size_schedule
+from ml.train import CONFIGS
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+OPTIMIZERS = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def hydra() -> Iterator[None]:
+    register_schema()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def _compose(*overrides: str) -> DictConfig:
+    return compose("train", list(overrides))
+
+
+def test_all_presets_are_there() -> None:
+    assert {"smoke", "record94", "record96"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"optimizer={name}" for name in OPTIMIZERS] + [f"experiment={n}" for n in EXPERIMENTS],
+)
+def test_every_preset_makes_a_network_that_learns_a_batch(choice: str) -> None:
+    cfg = _compose(choice, "network.widths=[8,16,16]")  # the preset at a size a test can afford
+    check_values(cfg)
+    size_schedule(cfg.data.sizes, cfg.data.size_milestones, cfg.data.epochs)
+    torch.manual_seed(0)
+    network = instantiate(cfg.network, classes=10)
+    stepper = instantiate(cfg.optimizer)(network)
+    images, labels = torch.randn(20, 3, 32, 32), torch.arange(20) % 10
+    losses = []
+    for _ in range(12):
+        loss = F.cross_entropy(network(images), labels)
+        stepper.zero_grad()
+        loss.backward()
+        stepper.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    "override", ["sed=1", "data.batchsize=1", "network.depth=[1]", "optimizer.lr=1", "trainer.x=1"]
+)
+def test_an_unknown_key_is_refused(override: str) -> None:
+    with pytest.raises(ConfigCompositionException, match="Could not override"):
+        _compose(override)
+
+
+@pytest.mark.parametrize("override", ["seed=one", "network.widths=[a]", "optimizer.head_lr=fast"])
+def test_a_value_of_the_wrong_type_is_refused(override: str) -> None:
+    with pytest.raises(ConfigCompositionException, match="Error merging override"):
+        _compose(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "expectation"),
+    [
+        ("seed=-1", "seed=-1: expected a value in 0..4294967295"),
+        ("label_smoothing=1", r"label_smoothing=1\.0: expected a value in \[0, 1\)"),
+        ("warmup=-0.1", r"warmup=-0\.1: expected"),
+        ("trainer.max_epochs=0", r"trainer\.max_epochs=0: expected a value at least 1"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named_with_what_is_expected(
+    override: str, expectation: str
+) -> None:
+    with pytest.raises(ConfigError, match=expectation):
+        check_values(_compose(override))
+
+
+def test_the_smoke_preset_uses_real_images_and_few_of_them() -> None:
+    cfg = _compose("experiment=smoke")
+    assert cfg.data.folder is None
+    assert cfg.data.train_size <= 5000
