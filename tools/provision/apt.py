@@ -130,6 +130,7 @@ class PrivateApt:
             "Acquire::Languages": "none",
             "Acquire::PDiffs": "false",
             "Acquire::Retries": "3",
+            "Acquire::http::Proxy::127.0.0.1": "DIRECT",
             "APT::Sandbox::User": "root",  # no change of user: everything here is the caller's
             "Dir::Etc::main": "/dev/null",
             "Dir::Etc::parts": "/dev/null",  # hooks of the system's apt must not run

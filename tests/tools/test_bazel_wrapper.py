@@ -1,0 +1,369 @@
+"""Which Bazel `tools/bazel` chooses, and what it hands over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.provision import wrapper
+
+ROOT = Path(wrapper.__file__).absolute().parents[2]
+VERSION = wrapper.version()
+FAKE_BAZEL = """#!/bin/sh
+if [ "$*" = --version ]; then echo "bazel {version}"; exit 0; fi
+echo "{name}"
+for argument; do echo "<$argument>"; done
+echo "python=$KILN_PYTHON"
+echo "path=$PATH"
+exit 7
+"""
+
+
+class Workspace:
+    """A clone's wrapper, with a PATH of its own that has nothing but what a test puts there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "workspace"
+        self.bin = folder / "bin"
+        self.cache = folder / "cache"
+        self.home = folder
+        (self.root / "tools/offline").mkdir(parents=True)
+        self.bin.mkdir()
+        shutil.copy(ROOT / ".bazelversion", self.root)
+        shutil.copy(ROOT / "tools/bazel", self.root / "tools")
+        copied = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "tools/provision", self.root / "tools/provision", ignore=copied)
+        self.script("python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        self.program("readlink")
+        self.program("sh")
+
+    def program(self, name: str) -> None:
+        found = shutil.which(name)
+        assert found, name
+        (self.bin / name).symlink_to(found)
+
+    def script(self, name: str, text: str, folder: Path | None = None) -> Path:
+        path = (folder or self.bin) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+        return path
+
+    def fake(self, name: str, version: str = VERSION, folder: Path | None = None) -> Path:
+        return self.script(name, FAKE_BAZEL.format(name=f"this is {name}", version=version), folder)
+
+    def provisioned(self) -> Path:
+        prefix = self.cache / "bazel" / f"{VERSION}-{wrapper.recipe_digest()}"
+        text = FAKE_BAZEL.format(name="this is provisioned", version=VERSION)
+        return self.script("bazel", text, prefix / "usr/bin")
+
+    def run(self, *arguments: str, program: str = "", **variables: str) -> tuple[int, str, str]:
+        environment = {
+            "PATH": str(self.bin),
+            "HOME": str(self.home),
+            "KILN_CACHE": str(self.cache),
+            **variables,
+        }
+        done = subprocess.run(
+            [program or str(self.root / "tools/bazel"), *arguments],
+            env=environment,
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=wrapper.PROBE_TIMEOUT_S / 2,  # a loop of probes would end only after it
+        )
+        return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def test_under_bazelisk_it_only_passes_through(workspace: Workspace) -> None:
+    real = workspace.fake("real", folder=workspace.home / "downloads")
+
+    code, out, _ = workspace.run("run", "//a:b", "--", "a  b", "", "*", BAZEL_REAL=str(real))
+
+    assert code == 7
+    assert out.startswith("this is real\n<run>\n<//a:b>\n<-->\n<a  b>\n<>\n<*>\n")
+
+
+@pytest.mark.parametrize("world", ["", "online"])
+def test_bazelisk_on_the_path_serves_any_version(workspace: Workspace, world: str) -> None:
+    workspace.fake("bazelisk", version="0.0.0")
+
+    code, out, _ = workspace.run("test", "//...", KILN_BAZEL=world)
+
+    assert code == 7
+    assert out.startswith("this is bazelisk\n<test>\n<//...>\n")
+
+
+def test_bazelisk_that_is_called_bazel_is_not_asked_for_its_version(workspace: Workspace) -> None:
+    real = workspace.fake("bazelisk", version="0.0.0", folder=workspace.home / "brew")
+    (workspace.bin / "bazel").symlink_to(real)
+
+    assert workspace.run("info")[1].startswith("this is bazelisk\n<info>\n")
+
+
+def test_a_bazel_of_the_right_version_is_used_as_it_is(workspace: Workspace) -> None:
+    workspace.fake("bazel")
+
+    assert workspace.run("info")[1].startswith("this is bazel\n<info>\n")
+
+
+def test_a_bazel_of_another_version_is_passed_over(workspace: Workspace) -> None:
+    workspace.fake("bazel", version=f"{VERSION}0")
+    workspace.provisioned()
+
+    assert "this is provisioned" in workspace.run("info")[1]
+
+
+def test_a_later_bazel_on_the_path_counts_when_the_first_is_of_another_version(
+    workspace: Workspace,
+) -> None:
+    workspace.fake("bazel", version="6.0.0")
+    later = workspace.fake("bazel", folder=workspace.home / "later")
+
+    out = workspace.run("info", PATH=f"{workspace.bin}:{later.parent}")[1]
+
+    assert out.startswith("this is bazel\n<info>\n")
+
+
+def test_offline_ignores_what_is_on_the_path(workspace: Workspace) -> None:
+    workspace.fake("bazelisk")
+    workspace.provisioned()
+
+    assert "this is provisioned" in workspace.run("info", KILN_BAZEL="offline")[1]
+
+
+def test_online_without_a_bazel_is_an_error_that_says_what_to_install(workspace: Workspace) -> None:
+    workspace.provisioned()
+
+    code, out, error = workspace.run("info", KILN_BAZEL="online")
+
+    assert (code, out) == (1, "")
+    assert f"neither bazelisk nor bazel {VERSION}" in error
+    assert "install Bazelisk" in error
+
+
+def test_an_unknown_world_is_an_error_that_names_the_choices(workspace: Workspace) -> None:
+    code, _, error = workspace.run("info", KILN_BAZEL="ofline")
+
+    assert code == 1
+    assert "'ofline', expected offline or online" in error
+
+
+def test_without_any_source_of_bazel_it_says_what_to_install(workspace: Workspace) -> None:
+    code, _, error = workspace.run("info")  # no apt-get on this PATH either
+
+    assert code == 1
+    assert "install Bazelisk" in error
+    assert "Traceback" not in error
+    assert not list((workspace.cache / "bazel").glob("7*"))
+
+
+def test_a_version_that_the_recipe_cannot_make_is_refused(workspace: Workspace) -> None:
+    (workspace.root / ".bazelversion").write_text("6.5.0\n")
+
+    code, _, error = workspace.run("info")
+
+    assert code == 1
+    assert ".bazelversion asks for 6.5.0" in error
+
+
+def test_the_wrapper_itself_on_the_path_is_no_bazel(workspace: Workspace) -> None:
+    (workspace.bin / "bazel").symlink_to(workspace.root / "tools/bazel")
+    workspace.provisioned()
+
+    code, out, _ = workspace.run("info", program=str(workspace.bin / "bazel"))
+
+    assert code == 7
+    assert "this is provisioned" in out
+
+
+def test_the_wrapper_of_another_clone_on_the_path_is_no_bazel(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    other = Workspace(tmp_path / "other")
+    (workspace.bin / "bazel").symlink_to(other.root / "tools/bazel")
+    workspace.provisioned()
+
+    assert "this is provisioned" in workspace.run("info")[1]
+
+
+def test_the_provisioned_bazel_gets_its_settings_before_the_arguments(workspace: Workspace) -> None:
+    prefix = workspace.provisioned().parents[2]
+
+    code, out, _ = workspace.run("run", "//a:b", "--", "a  b", "")
+
+    assert code == 7
+    lines = out.splitlines()
+    assert lines[1:3] == [
+        f"<--bazelrc={prefix}/kiln.bazelrc>",
+        f"<--bazelrc={workspace.root}/tools/offline/offline.bazelrc>",
+    ]
+    start = lines.index("<run>")
+    assert lines[start : start + 5] == ["<run>", "<//a:b>", "<-->", "<a  b>", "<>"]
+
+
+def test_the_provisioned_bazel_learns_the_real_python(workspace: Workspace) -> None:
+    workspace.provisioned()
+    out = workspace.run("info")[1]
+
+    (line,) = (line for line in out.splitlines() if line.startswith("python="))
+    assert line == f"python={Path(sys._base_executable).resolve()}"  # type: ignore[attr-defined]
+
+
+def test_a_shim_that_prepends_to_the_path_leaves_no_trace(workspace: Workspace) -> None:
+    shim = f'#!/bin/sh\nPATH=/shim:$PATH\nexport PATH\nexec "{sys.executable}" "$@"\n'
+    workspace.script("python3", shim)
+    workspace.provisioned()
+
+    assert f"path={workspace.bin}\n" in workspace.run("info")[1]
+
+
+def test_a_python_of_another_version_is_refused_by_its_name(workspace: Workspace) -> None:
+    workspace.provisioned()
+    other = workspace.script("python3.12", '#!/bin/sh\necho "3 12"\necho "$0"\n')
+
+    code, _, error = workspace.run("info", KILN_PYTHON=str(other))
+
+    assert code == 1
+    assert f"KILN_PYTHON is {other}, which is no Python 3.11" in error
+
+
+def test_signals_that_python_ignores_reach_what_bazel_runs(workspace: Workspace) -> None:
+    bazel = workspace.provisioned()
+    workspace.program("grep")
+    workspace.script("bazel", "#!/bin/sh\ngrep SigIgn /proc/self/status\n", bazel.parent)
+
+    ignored = int(workspace.run("info")[1].split()[1], 16)
+
+    sigpipe_and_sigxfsz = 1 << 12 | 1 << 24
+    assert ignored & sigpipe_and_sigxfsz == 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "is_below"), [("/tmp/clone", True), ("/home/me/clone", False), ("/tmpfs/c", False)]
+)
+def test_only_below_tmp_the_sandbox_shares_tmp(
+    monkeypatch: pytest.MonkeyPatch, folder: str, is_below: bool
+) -> None:
+    monkeypatch.setattr(os, "getcwd", lambda: folder)
+    monkeypatch.setattr(wrapper, "WORKSPACE", folder)
+
+    options = wrapper.startup_options("/home/me/.cache/kiln/bazel/x", ["/home/me/.cache/kiln"])
+
+    assert (f"--bazelrc={wrapper.BELOW_TMP_RC}" in options) is is_below
+
+
+# --- the same decisions inside this process, where coverage sees them --------------------------
+
+
+class Executed(Exception):
+    """What would have replaced this process."""
+
+    def __init__(self, program: str, command: list[str]) -> None:
+        super().__init__(program)
+        self.program = program
+        self.command = command
+
+
+@pytest.fixture
+def here(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    def execv(program: str, command: list[str]) -> None:
+        raise Executed(program, command)
+
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(wrapper, "WORKSPACE", str(workspace.root))
+    for name in ("KILN_BAZEL", "KILN_PYTHON"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("PATH", "/shim")
+    monkeypatch.setenv("KILN_CALLER_PATH", str(workspace.bin))
+    monkeypatch.setenv("KILN_CACHE", str(workspace.cache))
+    return workspace
+
+
+@pytest.mark.parametrize("name", ["bazelisk", "bazel"])
+def test_what_is_on_the_path_replaces_the_wrapper(here: Workspace, name: str) -> None:
+    found = here.fake(name)
+
+    with pytest.raises(Executed) as replaced:
+        wrapper.main(["run", "a b"])
+
+    assert replaced.value.command == [str(found), "run", "a b"]
+
+
+def test_the_provisioned_bazel_replaces_the_wrapper(here: Workspace) -> None:
+    here.fake("bazel", version="0.0.0")
+    bazel = here.provisioned()
+
+    with pytest.raises(Executed) as replaced:
+        wrapper.main(["run", "a b"])
+
+    assert replaced.value.program == str(bazel)
+    assert replaced.value.command[-2:] == ["run", "a b"]
+    assert os.environ["KILN_PYTHON"] == os.path.realpath(sys._base_executable)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("world", ["online", "onlin"])
+def test_a_world_that_cannot_be_had_is_an_error(
+    here: Workspace,
+    world: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("KILN_BAZEL", world)
+
+    assert wrapper.main(["info"]) == 1
+    assert f"KILN_BAZEL{'=' if world == 'online' else ' is '}" in capsys.readouterr().err
+
+
+def test_what_cannot_be_provisioned_is_an_error(
+    here: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert wrapper.main(["info"]) == 1
+    assert f"no Bazel {VERSION} on PATH, and none could be provisioned" in capsys.readouterr().err
+
+
+def test_a_probed_wrapper_answers_that_it_is_no_bazel(
+    here: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.fake("bazelisk")
+    monkeypatch.setenv(wrapper.PROBE_VARIABLE, "1")
+
+    assert wrapper.main(["--version"]) == 1
+
+
+def test_another_python_hands_over_to_a_3_11_on_the_path(
+    here: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    here.script("python3.11", "#!/bin/sh\nexit 127\n", here.home / "broken shims")
+    right = here.script("python3.11", '#!/bin/sh\necho "3 11"\necho "$0"\n')
+    path = f"{here.home}/broken shims:{here.bin}"
+    monkeypatch.setenv("KILN_CALLER_PATH", path)
+
+    with pytest.raises(Executed) as replaced:
+        wrapper.main(["info"])
+
+    assert replaced.value.command[0] == str(right)
+    assert replaced.value.command[-2:] == [os.path.realpath(wrapper.__file__), "info"]
+
+
+def test_without_python_3_11_it_says_what_to_install(
+    here: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    here.script("python3", '#!/bin/sh\necho "3 13"\necho "$0"\n')
+
+    assert wrapper.main(["info"]) == 1
+    assert "no Python 3.11 on PATH: install it" in capsys.readouterr().err
