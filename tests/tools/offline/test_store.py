@@ -87,7 +87,7 @@ def test_a_wrong_hash_names_the_package_and_leaves_nothing(wheels: Path, tmp_pat
     make_wheel(wheels, "apple", {"apple.py": ""})
     lock.write_text(f"apple==1.0 --hash=sha256:{'0' * 64}\n")
 
-    with pytest.raises(HubError, match="[Hh]ash mismatch for `apple==1.0`"):
+    with pytest.raises(HubError, match=r"[Hh]ash mismatch for `apple==1\.0`"):
         installation(lock, {}, tmp_path / "cache")
 
     assert list((tmp_path / "cache" / "pypi").iterdir()) == []
