@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from tools.lint.buildifier import CHECKS, why_missing
 
 
-def main(arguments: Sequence[str]) -> int:
-    program, *files = arguments
+def test_bazel_files_are_laid_out_and_free_of_warnings() -> None:
+    program, files = os.environ["BUILDIFIER"], os.environ["BAZEL_SOURCES"].split()
     if reason := why_missing(Path(program)):
-        print(f"SKIPPED: {reason}")
-        return 0
-    checks = ["-mode=diff", "-lint=warn", CHECKS]
-    if subprocess.run([program, *checks, *files], check=False).returncode:
-        print("\nMost of it is repaired by: bazel run //tools:format", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        pytest.skip(reason)
+    found = subprocess.run(
+        [program, "-mode=diff", "-lint=warn", CHECKS, *files],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if found.returncode:
+        pytest.fail(f"{found.stdout}\nrepaired by: bazel run //tools:format", pytrace=False)
