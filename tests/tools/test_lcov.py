@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def test_the_merger_adds_up_a_list_of_reports(tmp_path: Path) -> None:
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if shutil.which("git") is None:
+        pytest.skip("git is not on PATH; install it: apt-get install git")
     (tmp_path / "ml").mkdir()
     (tmp_path / "ml" / "a.py").write_text("x = 1\ny = 2\n")
     (tmp_path / "ml" / "unimported.py").write_text("# said aloud\nx = 1\ny = (\n    2\n)\n")

@@ -1,0 +1,108 @@
+"""Says how the tests of one `bazel test` went, from its build events: what .ci/run ends with.
+
+The events name exactly the results of that run, cached ones included; the folder bazel-testlogs
+also keeps those of targets that are gone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+LOG_TAIL = 60  # lines of a failed test's log
+Event = dict[str, Any]
+
+
+@dataclass
+class Tally:
+    passed: int = 0
+    failed: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    logs: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"{self.passed} passed, {len(self.failed)} failed{skipped}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exits 1 when a test failed or none passed."""
+    tally = count(read_events(Path(argv[0])))
+    for name, log in tally.logs.items():
+        print(f"\n---- {name}: end of its log ----")
+        print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]))
+    print()
+    for kind, names in (("SKIPPED", tally.skipped), ("FAILED", tally.failed)):
+        for name in names:
+            print(f"{kind} {name}")
+    print(tally.line)
+    return 1 if tally.failed or not tally.passed else 0
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    if path.exists():
+        with path.open(encoding="utf-8") as lines:
+            yield from (json.loads(line) for line in lines if line.strip())
+
+
+def count(events: Iterable[Event]) -> Tally:
+    """Test cases by outcome; a target that broke before it could report counts as one failure."""
+    tally, results = Tally(), {}
+    for event in events:
+        identity = event["id"]
+        if "testResult" in event:
+            test = identity["testResult"]
+            results[test["label"], test.get("run"), test.get("shard")] = event["testResult"]
+        elif "targetCompleted" in identity and not event.get("completed", {}).get("success"):
+            tally.failed.append(f"{identity['targetCompleted']['label']}: did not build")
+    for (label, _, _), result in results.items():  # of several attempts, the last
+        _add_result(tally, label, result)
+    return tally
+
+
+def _add_result(tally: Tally, label: str, result: Event) -> None:
+    outputs = {output["name"]: output["uri"] for output in result.get("testActionOutput", [])}
+    cases = list(_cases(_local(outputs.get("test.xml"))))
+    failed_before = len(tally.failed)
+    for case in cases:
+        _add_case(tally, label, case)
+    if result["status"] not in ("PASSED", "FLAKY"):
+        if len(tally.failed) == failed_before:
+            tally.failed.append(f"{label}: {result['status']}")
+        if (log := _local(outputs.get("test.log"))) is not None:
+            tally.logs[label] = log
+
+
+def _add_case(tally: Tally, label: str, case: ElementTree.Element) -> None:
+    name = f"{label}: {case.get('name')}"
+    if case.find("failure") is not None or case.find("error") is not None:
+        tally.failed.append(name)
+    elif (skip := case.find("skipped")) is not None:
+        tally.skipped.append(f"{name}: {skip.get('message', '')}")
+    else:
+        tally.passed += 1
+
+
+def _cases(report: Path | None) -> Iterator[ElementTree.Element]:
+    if report is not None:
+        try:
+            yield from ElementTree.parse(report).iter("testcase")
+        except ElementTree.ParseError:
+            return  # cut off with its test, whose status still counts
+
+
+def _local(uri: str | None) -> Path | None:
+    parts = urlsplit(uri or "")
+    path = Path(unquote(parts.path))
+    return path if parts.scheme == "file" and path.is_file() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
