@@ -22,7 +22,7 @@ _BUILT_IN = frozenset({"bazel_tools"})  # part of Bazel itself, the same in both
 
 @dataclass(frozen=True, order=True)
 class Use:
-    """A ``symbol`` of a .bzl ``file`` of a module, perhaps an attribute of it; or a plain target."""
+    """A ``symbol`` of a .bzl ``file``, perhaps an attribute of it; or a plain target."""
 
     where: str
     module: str
@@ -230,9 +230,10 @@ def _own_repositories(file: BazelFile) -> Iterator[str]:
 
 
 def _targets(file: BazelFile) -> Iterator[Use]:
-    files = {id(argument) for call in _calls(file.tree) for argument in _names_a_file(call)}
+    other = {id(argument) for call in _calls(file.tree) for argument in _names_a_file(call)}
+    other |= {id(node.value) for node in ast.walk(file.tree) if isinstance(node, ast.Expr)}  # docs
     for node in ast.walk(file.tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in files:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in other:
             for match in _LABEL.finditer(node.value):
                 package = match["package"]
                 target = match["target"] or package.rpartition("/")[2]

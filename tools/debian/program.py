@@ -1,0 +1,41 @@
+"""Find a program that a target has as `data` from a Debian package, or else on PATH."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+# <runfiles>/_main/tools/debian/program.py: the folder of all repositories, also outside of tests.
+_RUNFILES = Path(__file__).absolute().parents[3]
+
+
+class ProgramMissing(Exception):
+    """The machine cannot give the program; the message says how to install it."""
+
+
+def find_program(name: str, runfiles: Path = _RUNFILES) -> Path:
+    """The program ``name`` of a repository ``@debian_…``, else of PATH.
+
+    Raises:
+        ProgramMissing: neither exists.
+    """
+    for path in sorted(runfiles.glob(f"*debian_*/root/usr/bin/{name}")):
+        return path
+    if on_path := shutil.which(name):
+        return Path(on_path)
+    notes = sorted(runfiles.glob(f"*debian_*/missing/{name}"))
+    package = notes[0].read_text(encoding="utf-8").strip() if notes else name
+    raise ProgramMissing(
+        f"{name} is not installed, and without apt it cannot be unpacked for this build:"
+        f" install it so that it is on PATH (Debian and Ubuntu: apt-get install {package})"
+    )
+
+
+def require_program(name: str) -> Path:
+    """For tests: as :func:`find_program`, but a program that is missing skips the test visibly."""
+    import pytest
+
+    try:
+        return find_program(name)
+    except ProgramMissing as missing:
+        pytest.skip(str(missing))
