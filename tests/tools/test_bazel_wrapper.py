@@ -229,6 +229,33 @@ def test_a_shim_that_prepends_to_the_path_leaves_no_trace(workspace: Workspace) 
     assert f"path={workspace.bin}\n" in workspace.run("info")[1]
 
 
+def test_a_later_start_takes_the_python_that_is_known(workspace: Workspace) -> None:
+    workspace.provisioned()
+    first = workspace.run("info")[1]
+    workspace.script("python3", "#!/bin/sh\nexit 99\n")
+
+    assert workspace.run("info") == (7, first, "")
+
+
+def test_a_known_python_that_is_gone_is_looked_for_again(workspace: Workspace) -> None:
+    workspace.provisioned()
+    (workspace.cache / "bazel/python3.11").symlink_to(workspace.home / "gone")
+
+    code, out, _ = workspace.run("info")
+
+    assert code == 7
+    assert f"python={Path(sys._base_executable).resolve()}" in out  # type: ignore[attr-defined]
+    assert (workspace.cache / "bazel/python3.11").exists()
+
+
+def test_a_chosen_python_is_not_remembered(workspace: Workspace) -> None:
+    workspace.provisioned()
+    real = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
+
+    assert workspace.run("info", KILN_PYTHON=str(real))[0] == 7
+    assert not (workspace.cache / "bazel/python3.11").is_symlink()
+
+
 def test_a_python_of_another_version_is_refused_by_its_name(workspace: Workspace) -> None:
     workspace.provisioned()
     other = workspace.script("python3.12", '#!/bin/sh\necho "3 12"\necho "$0"\n')

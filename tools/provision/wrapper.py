@@ -104,8 +104,18 @@ def run_provisioned(arguments: list[str]) -> None:
     if not os.path.isdir(prefix):
         provision(prefix)
     bazel = os.path.join(prefix, "usr", "bin", "bazel")
+    if not os.environ.get("KILN_PYTHON"):
+        remember(python, os.path.join(cache, "bazel", "python3.11"))
     os.environ["KILN_PYTHON"] = python
     become([bazel, *startup_options(prefix, [cache, python]), *arguments])
+
+
+def remember(python: str, link: str) -> None:
+    """Let the next start skip the search, and builds keep their interpreter when PATH changes."""
+    if os.path.realpath(link) != python:
+        aside = f"{link}.{os.getpid()}"
+        os.symlink(python, aside)
+        os.replace(aside, link)
 
 
 def become(command: list[str]) -> None:
