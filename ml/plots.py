@@ -22,7 +22,7 @@ INK, MUTED, LINE = "#1f2a37", "#6b7684", "#dfe4ea"
 BLUE, ORANGE, GREEN, RED = "#2b6cb0", "#d9730d", "#2f855a", "#c53030"
 
 _HEAT = LinearSegmentedColormap.from_list("kiln", ["#ffffff", "#cfe1f5", "#5b97d3", "#17457c"])
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": LINE,
     "axes.grid": True,
@@ -62,8 +62,8 @@ def learning_curves(rows: Rows) -> Figure:
         rows: one an epoch with `epoch` and any of `train/loss`, `val/loss`, `train/accuracy`,
             `val/accuracy`; what a row lacks is left out of its curve.
     """
-    figure = _figure(9.2, 3.2)
-    with matplotlib.rc_context(_STYLE):
+    figure = new_figure(9.2, 3.2)
+    with matplotlib.rc_context(STYLE):
         loss, accuracy = figure.subplots(1, 2)
         _curve(loss, rows, "loss", "Loss")
         _curve(accuracy, rows, "accuracy", "Accuracy")
@@ -80,8 +80,8 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     classes, counts = evaluation.classes, np.array(evaluation.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 2.2 + 0.52 * len(classes)
-    figure = _figure(side, side - 0.4)
-    with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
+    figure = new_figure(side, side - 0.4)
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         axes = figure.subplots()
         axes.imshow(shares, cmap=_HEAT, vmin=0, vmax=1)
         for (row, column), share in np.ndenumerate(shares):
@@ -101,8 +101,8 @@ def reliability(evaluation: Evaluation) -> Figure:
     counts = np.array(evaluation.confidence_histogram)
     centres = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
     filled, width = counts > 0, 0.9 / CALIBRATION_BINS
-    figure = _figure(4.6, 4.6)
-    with matplotlib.rc_context(_STYLE):
+    figure = new_figure(4.6, 4.6)
+    with matplotlib.rc_context(STYLE):
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         bars = np.array(evaluation.bin_accuracy)[filled]
         top.bar(centres[filled], bars, width, color=BLUE, label="accuracy")
@@ -122,8 +122,8 @@ def reliability(evaluation: Evaluation) -> Figure:
 def per_class(evaluation: Evaluation) -> Figure:
     """Precision and recall of each class, the worst F1 on top."""
     order = np.argsort(evaluation.f1, kind="stable")[::-1]
-    figure = _figure(6.4, 1.2 + 0.34 * len(order))
-    with matplotlib.rc_context(_STYLE):
+    figure = new_figure(6.4, 1.2 + 0.34 * len(order))
+    with matplotlib.rc_context(STYLE):
         axes = figure.subplots()
         y = np.arange(len(order))
         for values, color, name, offset in (
@@ -148,8 +148,8 @@ def mistakes(
     """A grid of images under what they are and what they were taken for, in the given order."""
     columns = 8
     lines = max(1, -(-len(images) // columns))
-    figure = _figure(1.25 * columns, 0.3 + 1.6 * lines)
-    with matplotlib.rc_context(_STYLE):
+    figure = new_figure(1.25 * columns, 0.3 + 1.6 * lines)
+    with matplotlib.rc_context(STYLE):
         figure.suptitle("Worst mistakes: label → prediction", fontsize=10, fontweight="bold")
         for index, axes in enumerate(figure.subplots(lines, columns, squeeze=False).flat):
             axes.set_axis_off()
@@ -165,7 +165,7 @@ def mistakes(
 def to_png(figure: Figure) -> bytes:
     """PNG bytes, without date or version inside."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -173,7 +173,7 @@ def to_png(figure: Figure) -> bytes:
 def to_svg(figure: Figure) -> str:
     """An SVG document whose text is text, without a date inside."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
@@ -185,7 +185,8 @@ def pixels_to_png(image: Images) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Sized in inches, laid out by itself."""
     return Figure(figsize=(width, height), dpi=144, layout="constrained")
 
 

@@ -1,6 +1,5 @@
 """Runs onnxsim in a process of its own: it may crash or hang (onnxsim#136, #117)."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import onnx
+
+from ml.child_process import python_environment
 
 
 class Simplified(NamedTuple):
@@ -46,11 +47,9 @@ def _simplified(before: onnx.ModelProto, after: onnx.ModelProto) -> Simplified:
 
 def _run(command: Sequence[str], timeout_s: float) -> str:
     """Run the child; what went wrong, or an empty text."""
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
     try:
         child = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout_s
+            command, env=python_environment(), capture_output=True, text=True, timeout=timeout_s
         )
     except subprocess.TimeoutExpired:
         return f"took longer than {timeout_s:g} s"
@@ -63,6 +62,7 @@ def _run(command: Sequence[str], timeout_s: float) -> str:
 
 
 def _main(before: str, after: str) -> None:
+    sys.modules["torch"] = None  # type: ignore[assignment]  # onnxsim imports it, for seconds, in vain
     import onnxsim
 
     model = onnx.load(before)
