@@ -311,7 +311,7 @@ class Offline:
         if symbol is None or not use.attribute:
             return symbol is not None
         try:
-            symbol(**{"name": "any", use.attribute: None})
+            symbol(**{use.attribute: None, "name": "any"})
         except Refused:
             return False
         return True

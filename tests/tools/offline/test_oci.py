@@ -1,0 +1,111 @@
+"""Images as the rules build and push them: the same statements in both worlds."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tools.debian.program import require_program
+
+if "IMAGE" not in os.environ:
+    pytest.skip(
+        "built by Bazel: bazel test //tests/tools/offline:test_oci", allow_module_level=True
+    )
+
+IMAGE, PUSH = Path(os.environ["IMAGE"]).absolute(), Path(os.environ["PUSH"]).absolute()
+DIGEST = Path(os.environ["DIGEST"]).read_text().strip()
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+def blob(digest: str) -> Path:
+    return IMAGE / "blobs" / digest.replace(":", "/")
+
+
+def read(digest: str) -> dict[str, Any]:
+    content = json.loads(blob(digest).read_bytes())
+    assert isinstance(content, dict)
+    return content
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = tmp_path / "registry.json"
+    settings.write_text(
+        json.dumps(
+            {
+                "version": 0.1,
+                "http": {"addr": address},
+                "storage": {"filesystem": {"rootdirectory": str(tmp_path / "registry")}},
+                "log": {"level": "error"},
+            }
+        )
+    )
+    with subprocess.Popen([require_program("docker-registry"), "serve", settings]) as server:
+        try:
+            _wait_for(f"http://{address}/v2/")
+            yield address
+        finally:
+            server.terminate()
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(100):
+        try:
+            with urlopen(url):
+                return
+        except URLError:
+            time.sleep(0.05)
+    raise TimeoutError(url)
+
+
+def test_the_digest_is_that_of_the_manifest() -> None:
+    index = json.loads((IMAGE / "index.json").read_bytes())
+    assert [manifest["digest"] for manifest in index["manifests"]] == [DIGEST]
+
+
+def test_the_image_is_configured_as_the_build_file_says() -> None:
+    config = read(read(DIGEST)["config"]["digest"])["config"]
+    assert config["Entrypoint"] == ["/usr/bin/python3", "-I"]
+    assert config["Cmd"] == ["--version"]
+    assert config["Labels"]["purpose"] == "test"
+    assert config["User"] == "65532"
+    assert config["ExposedPorts"] == {"8080/tcp": {}}
+    assert "GREETING=hello" in config["Env"]
+    assert any(entry.startswith("PATH=/opt/bin:/") for entry in config["Env"])
+
+
+def test_the_base_has_python_and_no_shell() -> None:
+    paths = set()
+    for layer in read(DIGEST)["layers"]:
+        with tarfile.open(blob(layer["digest"])) as tar:
+            paths |= {name.removeprefix("./").rstrip("/") for name in tar.getnames()}
+    assert {"usr/bin/python3.11", "hello.txt"} <= paths
+    assert not paths & {f"{folder}/{sh}" for folder in ("bin", "usr/bin") for sh in ("sh", "bash")}
+
+
+def test_a_push_leaves_the_image_and_its_tags_in_the_registry(registry: str) -> None:
+    done = subprocess.run(
+        [PUSH, "--repository", f"{registry}/kiln/test", "--tag", "extra"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for tag in ("fixed", "extra"):
+        request = Request(f"http://{registry}/v2/kiln/test/manifests/{tag}")
+        request.add_header("Accept", MANIFEST)
+        with urlopen(request) as answer:
+            assert answer.headers["Docker-Content-Digest"] == DIGEST
