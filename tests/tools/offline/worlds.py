@@ -7,6 +7,7 @@ even run, with Bazel's built-ins replaced by recorders.
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -297,6 +298,7 @@ class Offline:
     def __init__(self, adaptors: Path, packages: Iterable[str], hub: Mapping[str, Any]) -> None:
         self.adaptors = adaptors
         self.hub = Hub(hub["repository"], packages, hub["targets"])
+        self._scopes: dict[Path, dict[str, Any]] = {}
 
     def offers(self, use: Use) -> bool:
         if use.module == self.hub.repository:
@@ -310,14 +312,12 @@ class Offline:
             return tag is not None and use.attribute in tag.attrs
         if symbol is None or not use.attribute:
             return symbol is not None
-        try:
-            symbol(**{use.attribute: None, "name": "any"})
-        except Refused:
-            return False
-        return True
+        return _takes(symbol, use.attribute)
 
     def _run(self, path: Path, module: Path) -> dict[str, Any]:
-        scope = _built_ins()
+        if path in self._scopes:
+            return self._scopes[path]
+        scope = self._scopes[path] = _built_ins()
 
         def load(label: str, *names: str, **renamed: str) -> None:
             package, _, name = label.rpartition(":")
@@ -330,6 +330,20 @@ class Offline:
         scope["load"] = load
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)
         return scope
+
+
+def _takes(symbol: Callable[..., Any], attribute: str) -> bool:
+    """Named parameters need no trial; what a macro passes on is tried."""
+    parameters = inspect.signature(symbol).parameters.values()
+    if attribute in {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}:
+        return True
+    single = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind in single]
+    try:
+        symbol(**{"name": "any", attribute: None, **dict.fromkeys(needed, "any")})
+    except Refused:
+        return False
+    return True
 
 
 class Definition:
