@@ -1,15 +1,19 @@
 """What a finished training is turned into: test scores, artifact, plots, report, summary."""
 
+import io
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import nn
 
+from ml.calibration import best_temperature
 from ml.callbacks import metrics_log
 from ml.export import ExportReport, Provenance, export_artifact, torch_probabilities
 from ml.files import write_whole
@@ -22,7 +26,7 @@ from ml.run_folder import RunFolder, config_digest
 def conclude(
     cfg: DictConfig, run: RunFolder, data: Any, network: nn.Module, trainer: lightning.Trainer
 ) -> dict[str, Any]:
-    """Judges the network on the test set and writes every result; the summary last.
+    """Calibrates the network, judges it on the test set, writes every result; the summary last.
 
     Returns:
         What ``summary.json`` holds: the monitored metric, test scores, times in seconds, sizes in
@@ -31,12 +35,36 @@ def conclude(
     Raises:
         ParityError: the exported model answers differently from the network.
     """
+    temperature = _calibrate(network, data)
+    save_weights(network, run.weights)
     answers = _answer_test_set(data, network)
     export = _export(cfg, run, data, network, trainer, answers)
     _draw(run, trainer, network, answers, export)
-    summary = _summarise(cfg, trainer, export)
+    summary = {**_summarise(cfg, trainer, export), "temperature": temperature}
     write_whole(run.summary, json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Writes the state of a network, whole or not at all; ``torch.load(path)`` reads it."""
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def _calibrate(network: nn.Module, data: Any) -> float:
+    """Sets the scale of the logits on the validation images, if the network lets itself be scaled.
+
+    Label smoothing teaches a network to sound unsure; the service should say what is true.
+    """
+    if not hasattr(network, "scale_logits"):
+        return 1.0
+    network.cpu().float().eval()
+    with torch.inference_mode():
+        logits = torch.cat([network(images.cpu()) for images, _ in data.validation_images()])
+    temperature = best_temperature(logits.clone(), data.validation_images().labels.cpu())
+    network.scale_logits(1 / temperature)
+    return temperature
 
 
 @dataclass(frozen=True)

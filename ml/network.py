@@ -55,6 +55,11 @@ class ResNet(nn.Module):
         """Fits the stem to normalised training images (N, 3, H, W); a few thousand are plenty."""
         self.stem.fit(images)
 
+    @torch.no_grad()
+    def scale_logits(self, factor: float) -> None:
+        """Multiplies all logits by a factor, for good; calibration does it to a trained network."""
+        self.head.weight.mul_(factor)
+
 
 class WhiteningStem(nn.Module):
     """Projects 2×2 patches on their principal components, both signs, at unit variance; never

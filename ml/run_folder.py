@@ -44,6 +44,10 @@ class RunFolder:
         return self.checkpoints / "last.ckpt"
 
     @property
+    def weights(self) -> Path:
+        return self.path / "network.pt"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
