@@ -85,7 +85,7 @@ def test_the_image_is_configured_as_the_build_file_says() -> None:
     assert config["User"] == "65532"
     assert config["ExposedPorts"] == {"8080/tcp": {}}
     assert "GREETING=hello" in config["Env"]
-    assert any(entry.startswith("PATH=/opt/bin:/") for entry in config["Env"])
+    assert any(entry.startswith("PATH=/srv/bin:/") for entry in config["Env"])
 
 
 def test_the_base_has_python_and_no_shell() -> None:
