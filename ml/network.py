@@ -27,7 +27,7 @@ class ResNet(nn.Module):
     def __init__(
         self,
         classes: int = 10,
-        widths: Sequence[int] = (64, 128, 256),
+        widths: Sequence[int] = (64, 256, 256),
         depths: Sequence[int] = (2, 2, 2),
         logit_scale: float = 1 / 9,
     ) -> None:
