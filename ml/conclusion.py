@@ -4,7 +4,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning
 import numpy as np
@@ -35,6 +35,7 @@ def conclude(
     Raises:
         ParityError: the exported model answers differently from the network.
     """
+    network.cpu().float().eval()
     temperature = _calibrate(network, data)
     save_weights(network, run.weights)
     answers = _answer_test_set(data, network)
@@ -57,14 +58,21 @@ def _calibrate(network: nn.Module, data: Any) -> float:
 
     Label smoothing teaches a network to sound unsure; the service should say what is true.
     """
-    if not hasattr(network, "scale_logits"):
+    if not isinstance(network, ScalesLogits):
         return 1.0
-    network.cpu().float().eval()
     with torch.inference_mode():
         logits = torch.cat([network(images.cpu()) for images, _ in data.validation_images()])
     temperature = best_temperature(logits.clone(), data.validation_images().labels.cpu())
     network.scale_logits(1 / temperature)
     return temperature
+
+
+@runtime_checkable
+class ScalesLogits(Protocol):
+    """A network that calibration can set the confidence of."""
+
+    def scale_logits(self, factor: float) -> None:
+        """Multiplies all logits by a factor, for good."""
 
 
 @dataclass(frozen=True)

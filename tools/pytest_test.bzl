@@ -4,7 +4,10 @@ load("@rules_python//python:py_test.bzl", "py_test")
 
 _RUNNER = Label("//tools:pytest_main.py")
 
-def pytest_test(name, srcs, deps = [], data = [], args = [], **kwargs):
+# Bazel runs as many tests as there are cores: more threads within each would only wait for each other.
+_ENV = {"OMP_NUM_THREADS": "1"}
+
+def pytest_test(name, srcs, deps = [], data = [], args = [], env = {}, **kwargs):
     """Runs pytest over `srcs` with JUnit XML, shards, filters and coverage as Bazel asks for them.
 
     One test: `bazel test //tests/serve:test_app --test_filter=rejects` or `--test_arg=-krejects`.
@@ -15,6 +18,7 @@ def pytest_test(name, srcs, deps = [], data = [], args = [], **kwargs):
       deps: what the files import, pytest excepted.
       data: files that the tests read.
       args: further options of pytest.
+      env: variables of the test's process, beside one thread for numerical libraries.
       **kwargs: as for py_test.
     """
     py_test(
@@ -23,6 +27,7 @@ def pytest_test(name, srcs, deps = [], data = [], args = [], **kwargs):
         main = _RUNNER,
         args = ["$(rootpath %s)" % src for src in srcs] + args,
         data = data + [Label("//:pyproject.toml")],
+        env = _ENV | env,
         deps = deps + [Label("//tools:pytest_runtime")],
         **kwargs
     )

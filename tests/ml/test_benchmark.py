@@ -77,7 +77,20 @@ def test_results_are_written_for_tools_and_for_people(result: Benchmark, tmp_pat
 
 def test_a_missing_compiler_is_noticed_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert "install g++" in module._missing_compiler()
+    assert "install g++" in module._uncompilable()
+
+
+def test_missing_headers_are_noticed_beforehand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
+    assert "needs include, which this installation leaves out" in module._uncompilable()
+    (tmp_path / "include").mkdir()
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert "needs Python.h" in module._uncompilable()
+    (tmp_path / "Python.h").touch()
+    assert module._uncompilable() == ""
 
 
 def test_latency_percentiles_and_throughput_are_those_of_the_samples() -> None:

@@ -48,7 +48,7 @@ def test_deep_group_is_bypassed_by_a_residual_connection() -> None:
     group = ConvGroup(3, 4, depth=3).eval()
     with torch.no_grad():
         for block in group.blocks:
-            block[0].weight.zero_()
+            next(block.parameters()).zero_()
     features = torch.rand(2, 3, 8, 8)
     shortcut = group.activation(group.norm(group.pool(group.widen(features))))
     torch.testing.assert_close(group(features), group.activation(shortcut))

@@ -1,6 +1,7 @@
 """Muon against its definition, SGD against PyTorch's own."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def test_orthogonalise_brings_singular_values_near_one_and_keeps_the_vectors(
 def test_groups_without_orthogonal_steps_follow_pytorchs_sgd() -> None:
     ours, theirs = (nn.Linear(5, 3) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
-    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
     optimizers = [
         Muon([{"params": ours.parameters(), **options}]),
         torch.optim.SGD(theirs.parameters(), nesterov=True, **options),
