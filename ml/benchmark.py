@@ -7,9 +7,11 @@ for tools, a plot for both.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -119,7 +121,7 @@ def contenders(
     onnx.save(quantised(onnx.load(artifact), calibration_images), small)
     found = [
         Contender("torch eager", "eager", saved),
-        Contender("torch compile", "compile", saved, _missing_compiler()),
+        Contender("torch compile", "compile", saved, _uncompilable()),
         Contender("ONNX", "onnx", raw),
         Contender("ONNX simplified", "onnx", artifact),
         Contender("ONNX INT8", "onnx", small),
@@ -185,7 +187,7 @@ def _run(
                 text=True,
                 timeout=_CHILD_TIMEOUT_S,
             )
-            problem = "" if child.returncode == 0 else _last_line(child.stderr)
+            problem = "" if child.returncode == 0 else _reason(child.stderr)
         except subprocess.TimeoutExpired:
             problem = f"took longer than {_CHILD_TIMEOUT_S} s"
     if not problem:
@@ -212,11 +214,23 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no message"])[-1]
 
 
-def _missing_compiler() -> str:
+def _reason(stderr: str) -> str:
+    """The exception in a traceback, which may have advice below it."""
+    named = re.findall(r"^[\w.]*(?:Error|Exception|Failure)\b.*", stderr, re.MULTILINE)
+    return "failed: " + (named[-1] if named else _last_line(stderr))[:300]
+
+
+def _uncompilable() -> str:
+    """Why torch.compile cannot work here, or an empty text."""
     compiler = os.environ.get("CXX") or "g++"
-    if shutil.which(compiler) or shutil.which("clang++"):
-        return ""
-    return "skipped: torch.compile needs a C++ compiler (install g++, or set CXX)"
+    if not (shutil.which(compiler) or shutil.which("clang++")):
+        return "skipped: torch.compile needs a C++ compiler (install g++, or set CXX)"
+    torch_headers = Path(torch.__file__).parent / "include"
+    python_header = Path(sysconfig.get_path("include"), "Python.h")
+    for needed in (torch_headers, python_header):
+        if not needed.exists():
+            return f"skipped: torch.compile needs {needed.name}, which this installation leaves out"
+    return ""
 
 
 def _processor() -> str:
@@ -270,4 +284,5 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], Console()))
+    terminal = Console()
+    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=140)))

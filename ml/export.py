@@ -1,9 +1,11 @@
 """Turns a trained network into a verified model artifact: export, simplify, parity gate, seal."""
 
 import copy
+import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,7 +174,7 @@ def to_onnx(
     """The serving graph of a network as a checked ONNX model, any number of images a batch."""
     graph = ServingGraph(_inference_copy(network), mean, std).eval()
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)  # 1 may be taken for a constant
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx")):
         warnings.simplefilter("ignore")  # deprecations inside the exporter
         program = torch.onnx.export(
             graph,
@@ -247,6 +249,17 @@ def _simplest_faithful(
             f"{PARITY_TOLERANCE:g}; nothing was written"
         )
     return full, gap, note
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Errors alone: the exporter warns of every operator library that it could also translate."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _inference_copy(network: nn.Module) -> nn.Module:
