@@ -45,7 +45,10 @@ def train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
         bytes.
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    data, module, trainer = assemble(cfg, run)
+    try:
+        data, module, trainer = assemble(cfg, run)
+    except ValueError as exc:  # parts that do not fit each other: nothing has started yet
+        raise ConfigError(str(exc)) from exc
     checkpoint = run.last_checkpoint if run.last_checkpoint.is_file() else None
     _print_start(console, run, trainer, module, continued=checkpoint is not None)
     _fit(module, data, trainer, run, checkpoint)
@@ -162,16 +165,14 @@ def choose_run(
         if found is None:
             console.print("resume=auto: no unfinished run of this configuration, starting one")
         return found or create_run(runs, cfg, datetime.now()), cfg
+    path = Path(cfg.resume)
+    run = open_unfinished(path if path.is_absolute() else runs.parent / path)
     if changes := [text for text in overrides if not text.startswith(("resume=", "paths."))]:
         raise ResumeError(
             f"resume={cfg.resume} continues a run exactly as it was started, "
             f"these would change it: "
             f"{' '.join(changes)} (leave them out, or start a new run without resume)"
         )
-    path = Path(cfg.resume)
-    if not path.is_absolute():
-        path = runs.parent / path
-    run = open_unfinished(path)
     return run, run.load_config()
 
 
