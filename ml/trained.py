@@ -13,34 +13,27 @@ from ml.run_folder import ResumeError, RunFolder
 
 CALIBRATION_IMAGES = 512
 
-_PREFIX = "network."
-
-
 class TrainedError(ValueError):
     """The folder holds no finished run; the message says what is missing."""
 
 
 def load_network(path: Path) -> nn.Module:
-    """The network of a run with its best weights, in eval mode.
+    """The network of a finished run as it was exported, in eval mode.
 
     Raises:
-        TrainedError: no run folder, or no checkpoint in it.
+        TrainedError: no run folder, or an unfinished one.
         ArtifactError: its model.onnx is missing or damaged.
     """
     run = RunFolder(path)
-    checkpoint = run.checkpoints / "best.ckpt"
     try:
         cfg = run.load_config()
     except ResumeError as exc:
         raise TrainedError(str(exc)) from exc
-    if not checkpoint.is_file():
-        raise TrainedError(f"{path} holds no {checkpoint.relative_to(path)}: it trained no epoch")
+    if not run.weights.is_file():
+        raise TrainedError(f"{path} holds no {run.weights.name}: finish it with resume={path}")
     classes = len(load_artifact(run.model).metadata.classes)
     network: nn.Module = instantiate(cfg.network, classes=classes)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    network.load_state_dict(
-        {name.removeprefix(_PREFIX): v for name, v in state.items() if name.startswith(_PREFIX)}
-    )
+    network.load_state_dict(torch.load(run.weights, map_location="cpu", weights_only=True))
     return network.eval()
 
 

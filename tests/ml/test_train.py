@@ -9,10 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ml.artifact import load_artifact
+from ml.data.datamodule import CIFAR10
+from ml.export import torch_probabilities
 from ml.train import BAD_INPUT, INTERRUPTED
+from ml.trained import load_network
 from tests.ml.data.small_dataset import write_dataset
 
 _SMALL = [
@@ -104,6 +108,17 @@ def test_a_run_leaves_model_metrics_plots_and_summary(unbroken: tuple[Workspace,
     assert (run / "report.html").is_file()
     for path in (run / "model.onnx", run / "report.html", run / "summary.json"):
         assert str(path) in output
+
+
+def test_a_finished_run_gives_back_the_network_that_it_exported(
+    unbroken: tuple[Workspace, str],
+) -> None:
+    (run,) = unbroken[0].runs
+    network = load_network(run)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    expected = load_artifact(run / "model.onnx").predict(images).probabilities
+    answers = torch_probabilities(network, images, CIFAR10.mean, CIFAR10.std)
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
 
 
 def test_it_learns(unbroken: tuple[Workspace, str]) -> None:
