@@ -13,6 +13,7 @@ from ml.run_folder import ResumeError, RunFolder
 
 CALIBRATION_IMAGES = 512
 
+
 class TrainedError(ValueError):
     """The folder holds no finished run; the message says what is missing."""
 

@@ -1,10 +1,8 @@
 """The training entry as a user meets it: one process per run, its exit code, its files."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from ml.export import torch_probabilities
 from ml.train import BAD_INPUT, INTERRUPTED
 from ml.trained import load_network
 from tests.ml.data.small_dataset import write_dataset
+from tests.ml.workspace import Workspace
 
 _SMALL = [
     "data.validation_size=50",
@@ -31,45 +30,14 @@ _SMALL = [
 _SECONDS = ("elapsed_s", "images_per_s")
 
 
-class Workspace:
-    """A user's workspace with a dataset of a few hundred images."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.dataset = write_dataset(path / "dataset", train=300, test=100)
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """The training program, as `bazel run` would start it."""
-        environment = {
-            **os.environ,
-            "BUILD_WORKSPACE_DIRECTORY": str(self.path),
-            "KILN_CIFAR10": str(self.dataset),
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.Popen(
-            [sys.executable, "-m", "ml.train", *arguments],
-            cwd=self.path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
-        output, errors = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
-
-    @property
-    def runs(self) -> list[Path]:
-        return sorted((self.path / "runs").glob("*"))
+def _small_workspace(path: Path) -> Workspace:
+    return Workspace(path, write_dataset(path / "dataset", train=300, test=100))
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
     """A workspace with one finished run, and what the run printed."""
-    workspace = Workspace(tmp_path_factory.mktemp("unbroken"))
+    workspace = _small_workspace(tmp_path_factory.mktemp("unbroken"))
     done = workspace.run(*_SMALL)
     assert done.returncode == 0, done.stderr
     return workspace, done.stdout
@@ -77,7 +45,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path)
+    return _small_workspace(tmp_path)
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:

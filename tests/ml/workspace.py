@@ -1,0 +1,43 @@
+"""The training program as a user starts it, in a workspace of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+class Workspace:
+    """A user's workspace; ``dataset`` stands in for CIFAR-10, which is used if it is None."""
+
+    def __init__(self, path: Path, dataset: Path | None = None) -> None:
+        self.path = path
+        self._dataset = {"KILN_CIFAR10": str(dataset)} if dataset else {}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The training program, as `bazel run` would start it."""
+        environment = {
+            **os.environ,
+            "BUILD_WORKSPACE_DIRECTORY": str(self.path),
+            **self._dataset,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "ml.train", *arguments],
+            cwd=self.path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same, to its end."""
+        process = self.start(*arguments)
+        output, errors = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    @property
+    def runs(self) -> list[Path]:
+        """All run folders, oldest first."""
+        return sorted((self.path / "runs").glob("*"))
