@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from ml.checkpoint_io import WholeCheckpointIO
 from ml.conclusion import conclude
 from ml.config import ConfigError, check_values, register_schema
 from ml.data.cifar10 import DatasetError
@@ -49,7 +50,7 @@ def train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
         data, module, trainer = assemble(cfg, run)
     except ValueError as exc:  # parts that do not fit each other: nothing has started yet
         raise ConfigError(str(exc)) from exc
-    checkpoint = run.last_checkpoint if run.last_checkpoint.is_file() else None
+    checkpoint = readable_checkpoint(run)
     _print_start(console, run, trainer, module, continued=checkpoint is not None)
     _fit(module, data, trainer, run, checkpoint)
     load_best(module, trainer)
@@ -75,6 +76,7 @@ def assemble(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        plugins=[WholeCheckpointIO()],
     )
     data = instantiate(cfg.data)
     data.device = trainer.strategy.root_device
@@ -104,6 +106,24 @@ def _fit(
     except SystemExit:  # Lightning's answer to Ctrl-C
         print(f"\nInterrupted. Continue with: resume={run.path}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def readable_checkpoint(run: RunFolder) -> Path | None:
+    """The checkpoint that a run continues from; None for one that has not finished an epoch.
+
+    Raises:
+        ResumeError: it is damaged.
+    """
+    path = run.last_checkpoint
+    if not path.is_file():
+        return None
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as exc:  # whatever unpickling a damaged file comes upon
+        raise ResumeError(
+            f"{path} is damaged ({type(exc).__name__}): delete it to train this run from the start"
+        ) from None
+    return path
 
 
 def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
@@ -176,9 +196,14 @@ def choose_run(
     return run, run.load_config()
 
 
+class _Job:
+    has_begun = False  # false as long as Hydra composes the configuration
+
+
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> float:
     """Hydra's entry; returns the monitored metric, so that a sweep can search over it."""
+    _Job.has_begun = True
     console = Console(soft_wrap=True)
     try:
         check_values(cfg)
@@ -204,7 +229,7 @@ def run_entry() -> None:
         main()
     except SystemExit as exc:
         # Hydra leaves with 1 for a configuration that does not compose, as for a crash of the job.
-        refused = exc.code == 1 and not HydraConfig.initialized()
+        refused = exc.code == 1 and not _Job.has_begun
         sys.exit(BAD_INPUT if refused else exc.code)
 
 

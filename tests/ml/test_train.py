@@ -148,6 +148,26 @@ def test_bad_input_is_explained_and_nothing_is_trained(
     assert workspace.runs == []
 
 
+def test_a_damaged_checkpoint_is_named_and_kept(workspace: Workspace) -> None:
+    run = _wait_for_epochs(workspace, 1, process := workspace.start(*_SMALL))
+    process.kill()
+    process.communicate()
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(damaged := checkpoint.read_bytes()[:1000])
+    done = workspace.run(*_SMALL, "resume=auto")
+    assert done.returncode == BAD_INPUT
+    assert f"{checkpoint} is damaged" in done.stderr
+    assert checkpoint.read_bytes() == damaged
+
+
+def test_a_crash_after_the_start_exits_with_one_and_says_what_happened(
+    workspace: Workspace,
+) -> None:
+    done = workspace.run(*_SMALL, "callbacks.early_stopping.monitor=val/nothing")
+    assert done.returncode == 1
+    assert "val/nothing" in done.stderr
+
+
 def test_help_names_groups_and_examples(workspace: Workspace) -> None:
     done = workspace.run("--help")
     assert done.returncode == 0
