@@ -23,7 +23,7 @@ LOCK = "requirements_lock.txt"
 # because torch asks for parts of cuda-toolkit by extras, and installers of single wheels read them.
 COMPILE = (
     "pip compile --generate-hashes --no-strip-extras --python-version 3.11"
-    " --python-platform x86_64-manylinux_2_28 --no-annotate --no-header --quiet"
+    " --python-platform x86_64-manylinux_2_34 --no-annotate --no-header --quiet"
 )
 
 _DIGEST = re.compile(r"^# requirements\.in: sha256:([0-9a-f]{64})$", re.MULTILINE)
