@@ -44,8 +44,9 @@ def test_convolution_that_narrows_still_starts_from_finite_weights() -> None:
     assert conv3x3(8, 5).weight.isfinite().all()
 
 
-def test_deep_group_is_bypassed_by_a_residual_connection() -> None:
-    group = ConvGroup(3, 4, depth=3).eval()
+@pytest.mark.parametrize("depth", [3, 5])
+def test_deep_group_is_bypassed_by_residual_connections(depth: int) -> None:
+    group = ConvGroup(3, 4, depth=depth).eval()
     with torch.no_grad():
         for block in group.blocks:
             next(block.parameters()).zero_()
