@@ -46,6 +46,17 @@ def conclude(
     return summary
 
 
+def close(cfg: DictConfig, run: RunFolder, trainer: lightning.Trainer) -> dict[str, Any]:
+    """Ends a run that only trains: its summary, without the test set being read.
+
+    Returns:
+        What ``summary.json`` holds.
+    """
+    summary = _summarise_training(cfg, trainer)
+    write_whole(run.summary, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
 def save_weights(network: nn.Module, path: Path) -> None:
     """Writes the state of a network, whole or not at all; ``torch.load(path)`` reads it."""
     buffer = io.BytesIO()
@@ -159,7 +170,7 @@ def _draw(
     write_report(facts, run.report)
 
 
-def _summarise(cfg: DictConfig, trainer: lightning.Trainer, report: ExportReport) -> dict[str, Any]:
+def _summarise_training(cfg: DictConfig, trainer: lightning.Trainer) -> dict[str, Any]:
     log = metrics_log(trainer)
     best = max(log.rows, key=lambda row: row[cfg.monitor])
     return {
@@ -170,13 +181,19 @@ def _summarise(cfg: DictConfig, trainer: lightning.Trainer, report: ExportReport
         "best_epoch": best["epoch"],
         "epochs": len(log.rows),
         "training_s": log.rows[-1]["elapsed_s"],
+        "device": describe_device(trainer),
+        "precision": str(trainer.precision),
+        "git_revision": git_revision(),
+    }
+
+
+def _summarise(cfg: DictConfig, trainer: lightning.Trainer, report: ExportReport) -> dict[str, Any]:
+    return {
+        **_summarise_training(cfg, trainer),
         "export_s": round(report.elapsed_s, 2),
         "test": report.evaluation.as_dict(),
         "model_version": report.metadata.version,
         "model_bytes": report.size_bytes,
         "parity": report.parity,
         "simplification": report.simplification,
-        "device": report.metadata.device,
-        "precision": report.metadata.precision,
-        "git_revision": report.metadata.git_revision,
     }

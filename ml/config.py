@@ -94,6 +94,7 @@ class Config:
     monitor: str = MISSING
     label_smoothing: float = MISSING
     warmup: float = MISSING
+    conclude: bool = True
     resume: str | None = None
     data: Any = MISSING
     network: Any = MISSING

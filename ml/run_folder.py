@@ -127,10 +127,16 @@ def create_run(runs: Path, cfg: DictConfig, now: datetime) -> RunFolder:
             path.mkdir()
         except FileExistsError:
             continue
-        run = RunFolder(path)
-        write_whole(run.config, OmegaConf.to_yaml(run_config(cfg)))
-        return run
+        return open_run(path, cfg)
     raise OSError(f"{runs / stem} and 998 more of that name exist already")
+
+
+def open_run(path: Path, cfg: DictConfig) -> RunFolder:
+    """A run in a folder of the caller's choice, made if it is missing, with its configuration
+    inside."""
+    run = RunFolder(path)
+    write_whole(run.config, OmegaConf.to_yaml(run_config(cfg)))
+    return run
 
 
 def find_unfinished(runs: Path, cfg: DictConfig) -> RunFolder | None:

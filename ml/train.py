@@ -4,6 +4,7 @@
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from ml.checkpoint_io import WholeCheckpointIO
-from ml.conclusion import conclude
+from ml.conclusion import close, conclude
 from ml.config import ConfigError, check_values, register_schema
 from ml.data.cifar10 import DatasetError
 from ml.hardware import describe_device
@@ -37,29 +38,41 @@ INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
 _STEM_IMAGES = 5000
 
 
-def train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
+def train(
+    cfg: DictConfig,
+    run: RunFolder,
+    console: Console,
+    extra_callbacks: Sequence[lightning.Callback] = (),
+) -> dict[str, Any]:
     """One run from its configuration to its summary, continued from its last checkpoint if it has
     one.
 
+    Args:
+        run: an existing folder that holds this configuration, see `ml.run_folder.open_run`.
+        extra_callbacks: called after those of the configuration, such as a sweep's pruning; what
+            they raise passes through.
+
     Returns:
         What ``summary.json`` holds: the searched metric, test scores, times in seconds, sizes in
-        bytes.
+        bytes. Without test scores and model if ``cfg.conclude`` is false.
     """
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     try:
-        data, module, trainer = assemble(cfg, run)
+        data, module, trainer = assemble(cfg, run, extra_callbacks)
     except ValueError as exc:  # parts that do not fit each other: nothing has started yet
         raise ConfigError(str(exc)) from exc
     checkpoint = readable_checkpoint(run)
     _print_start(console, run, trainer, module, continued=checkpoint is not None)
     _fit(module, data, trainer, run, checkpoint)
+    if not cfg.get("conclude", True):
+        return close(cfg, run, trainer)
     load_best(module, trainer)
     console.print("Evaluating on the test set and exporting ...", highlight=False)
     return conclude(cfg, run, data, module.network, trainer)
 
 
 def assemble(
-    cfg: DictConfig, run: RunFolder
+    cfg: DictConfig, run: RunFolder, extra_callbacks: Sequence[lightning.Callback] = ()
 ) -> tuple[lightning.LightningDataModule, ImageClassifier, lightning.Trainer]:
     """Data, model and trainer as the configuration names them.
 
@@ -70,7 +83,7 @@ def assemble(
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
     trainer = instantiate(
         cfg.trainer,
-        callbacks=callbacks,
+        callbacks=[*callbacks, *extra_callbacks],
         default_root_dir=str(run.path),
         logger=False,
         enable_progress_bar=False,
@@ -151,6 +164,15 @@ def _print_start(
 
 
 def _print_summary(console: Console, run: RunFolder, summary: dict[str, Any]) -> None:
+    if "test" not in summary:
+        metric = summary["monitor"]
+        console.print(
+            f"\n[bold green]Best {metric} {summary[metric]:.4f}[/] at epoch "
+            f"{summary['best_epoch']}; not tested, not exported (conclude=false)\n"
+            f"  summary  {run.summary}\n  metrics  {run.metrics}",
+            highlight=False,
+        )
+        return
     test, version = summary["test"], summary["model_version"][:12]
     lines = (
         f"\n[bold green]Test accuracy {test['accuracy']:.2%}[/], macro F1 {test['macro_f1']:.4f}, "

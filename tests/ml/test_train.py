@@ -89,6 +89,20 @@ def test_a_finished_run_gives_back_the_network_that_it_exported(
     np.testing.assert_allclose(answers, expected, atol=1e-5)
 
 
+def test_a_run_that_is_not_to_conclude_reads_no_test_set_and_exports_nothing(
+    workspace: Workspace,
+) -> None:
+    (workspace.path / "dataset" / "test.bin").write_bytes(b"")
+    done = workspace.run(*_SMALL, "trainer.max_epochs=1", "conclude=false")
+    assert done.returncode == 0, done.stderr
+    (run,) = workspace.runs
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["val/accuracy"] == _metrics(run)[0]["val/accuracy"]
+    assert "test" not in summary
+    assert not (run / "model.onnx").exists()
+    assert "not exported (conclude=false)" in done.stdout
+
+
 def test_it_learns(unbroken: tuple[Workspace, str]) -> None:
     (run,) = unbroken[0].runs
     accuracy = json.loads((run / "summary.json").read_text())["test"]["accuracy"]
