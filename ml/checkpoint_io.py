@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch import nn
 
 from ml.files import write_whole
 
@@ -24,3 +25,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_whole(Path(path), buffer.getvalue())
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Writes the state of a network, whole or not at all; ``torch.load(path)`` reads it."""
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    write_whole(path, buffer.getvalue())

@@ -1,20 +1,18 @@
 """What a finished training is turned into: test scores, artifact, plots, report, summary."""
 
-import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import nn
 
-from ml.calibration import best_temperature
+from ml.calibration import calibrate
 from ml.callbacks import metrics_log
+from ml.checkpoint_io import save_weights
 from ml.export import ExportReport, Provenance, export_artifact, torch_probabilities
 from ml.files import write_whole
 from ml.hardware import describe_device
@@ -36,7 +34,7 @@ def conclude(
         ParityError: the exported model answers differently from the network.
     """
     network.cpu().float().eval()
-    temperature = _calibrate(network, data)
+    temperature = calibrate(network, data.validation_images())
     save_weights(network, run.weights)
     answers = _answer_test_set(data, network)
     export = _export(cfg, run, data, network, trainer, answers)
@@ -55,35 +53,6 @@ def close(cfg: DictConfig, run: RunFolder, trainer: lightning.Trainer) -> dict[s
     summary = _summarise_training(cfg, trainer)
     write_whole(run.summary, json.dumps(summary, indent=2) + "\n")
     return summary
-
-
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Writes the state of a network, whole or not at all; ``torch.load(path)`` reads it."""
-    buffer = io.BytesIO()
-    torch.save(network.state_dict(), buffer)
-    write_whole(path, buffer.getvalue())
-
-
-def _calibrate(network: nn.Module, data: Any) -> float:
-    """Sets the scale of the logits on the validation images, if the network lets itself be scaled.
-
-    Label smoothing teaches a network to sound unsure; the service should say what is true.
-    """
-    if not isinstance(network, ScalesLogits):
-        return 1.0
-    with torch.inference_mode():
-        logits = torch.cat([network(images.cpu()) for images, _ in data.validation_images()])
-    temperature = best_temperature(logits.clone(), data.validation_images().labels.cpu())
-    network.scale_logits(1 / temperature)
-    return temperature
-
-
-@runtime_checkable
-class ScalesLogits(Protocol):
-    """A network that calibration can set the confidence of."""
-
-    def scale_logits(self, factor: float) -> None:
-        """Multiplies all logits by a factor, for good."""
 
 
 @dataclass(frozen=True)

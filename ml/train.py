@@ -11,19 +11,15 @@ from typing import Any
 
 import hydra
 import lightning
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from ml.checkpoint_io import WholeCheckpointIO
 from ml.conclusion import close, conclude
 from ml.config import ConfigError, check_values, register_schema
 from ml.data.cifar10 import DatasetError
-from ml.hardware import describe_device
-from ml.module import ImageClassifier
+from ml.fitting import fit, load_best
 from ml.run_folder import (
     ResumeError,
     RunFolder,
@@ -34,8 +30,6 @@ from ml.run_folder import (
 
 CONFIGS = Path(__file__).absolute().parents[1] / "configs"
 BAD_INPUT = 2  # exit code: nothing was trained
-INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
-_STEM_IMAGES = 5000
 
 
 def train(
@@ -56,111 +50,12 @@ def train(
         What ``summary.json`` holds: the searched metric, test scores, times in seconds, sizes in
         bytes. Without test scores and model if ``cfg.conclude`` is false.
     """
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    try:
-        data, module, trainer = assemble(cfg, run, extra_callbacks)
-    except ValueError as exc:  # parts that do not fit each other: nothing has started yet
-        raise ConfigError(str(exc)) from exc
-    checkpoint = readable_checkpoint(run)
-    _print_start(console, run, trainer, module, continued=checkpoint is not None)
-    _fit(module, data, trainer, run, checkpoint)
+    fitted = fit(cfg, run, console, extra_callbacks)
     if not cfg.get("conclude", True):
-        return close(cfg, run, trainer)
-    load_best(module, trainer)
+        return close(cfg, run, fitted.trainer)
+    load_best(fitted.module, fitted.trainer)
     console.print("Evaluating on the test set and exporting ...", highlight=False)
-    return conclude(cfg, run, data, module.network, trainer)
-
-
-def assemble(
-    cfg: DictConfig, run: RunFolder, extra_callbacks: Sequence[lightning.Callback] = ()
-) -> tuple[lightning.LightningDataModule, ImageClassifier, lightning.Trainer]:
-    """Data, model and trainer as the configuration names them.
-
-    Raises:
-        InstantiationException: a part refuses its values.
-    """
-    check_values(cfg)
-    callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
-    trainer = instantiate(
-        cfg.trainer,
-        callbacks=[*callbacks, *extra_callbacks],
-        default_root_dir=str(run.path),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        plugins=[WholeCheckpointIO()],
-    )
-    data = instantiate(cfg.data)
-    data.device = trainer.strategy.root_device
-    network = instantiate(cfg.network, classes=len(data.classes))
-    if hasattr(network, "initialise_from"):
-        images = data.train_images()
-        network.initialise_from(images.normalise(images.pixels[:_STEM_IMAGES]).cpu())
-    module = ImageClassifier(
-        network,
-        classes=len(data.classes),
-        make_optimizer=instantiate(cfg.optimizer),
-        label_smoothing=cfg.label_smoothing,
-        warmup=cfg.warmup,
-    )
-    return data, module, trainer
-
-
-def _fit(
-    module: ImageClassifier,
-    data: lightning.LightningDataModule,
-    trainer: lightning.Trainer,
-    run: RunFolder,
-    checkpoint: Path | None,
-) -> None:
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        print(f"\nInterrupted. Continue with: resume={run.path}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-
-
-def readable_checkpoint(run: RunFolder) -> Path | None:
-    """The checkpoint that a run continues from; None for one that has not finished an epoch.
-
-    Raises:
-        ResumeError: it is damaged.
-    """
-    path = run.last_checkpoint
-    if not path.is_file():
-        return None
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # whatever unpickling a damaged file comes upon
-        raise ResumeError(
-            f"{path} is damaged ({type(exc).__name__}): delete it to train this run from the start"
-        ) from None
-    return path
-
-
-def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
-    """Puts the weights with the best monitored metric into the module."""
-    best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-    module.load_state_dict(checkpoint["state_dict"])
-
-
-def _print_start(
-    console: Console,
-    run: RunFolder,
-    trainer: lightning.Trainer,
-    module: ImageClassifier,
-    *,
-    continued: bool,
-) -> None:
-    parameters = sum(weight.numel() for weight in module.network.parameters())
-    console.print(
-        f"{'Continuing' if continued else 'Training'} {parameters:,} parameters on "
-        f"{describe_device(trainer)}, {trainer.precision}\nRun folder: {run.path}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    return conclude(cfg, run, fitted.data, fitted.module.network, fitted.trainer)
 
 
 def _print_summary(console: Console, run: RunFolder, summary: dict[str, Any]) -> None:

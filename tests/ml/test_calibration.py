@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ml.calibration import best_temperature
+from ml.calibration import best_temperature, calibrate
 
 
 def _logits(scale: float) -> tuple[Tensor, Tensor]:
@@ -26,3 +26,29 @@ def test_no_temperature_on_a_grid_does_better() -> None:
     found = F.cross_entropy(logits / best_temperature(logits, labels), labels)
     grid = [F.cross_entropy(logits / (t / 10), labels) for t in range(1, 100)]
     assert found <= min(grid) + 1e-6
+
+
+class _Scaled(nn.Module):
+    """Answers with its input, scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = 1.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.factor
+
+    def scale_logits(self, factor: float) -> None:
+        self.factor *= factor
+
+
+def test_a_network_that_can_be_scaled_is_made_honest_over_all_batches() -> None:
+    logits, labels = _logits(3.0)
+    network = _Scaled()
+    batches = list(zip(logits.split(1500), labels.split(1500), strict=True))
+    assert calibrate(network, batches) == pytest.approx(3.0, rel=0.05)
+    assert best_temperature(network(logits), labels) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_network_that_cannot_be_scaled_is_left_alone() -> None:
+    assert calibrate(nn.Identity(), []) == 1.0

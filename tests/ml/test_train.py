@@ -13,7 +13,8 @@ import pytest
 from ml.artifact import load_artifact
 from ml.data.datamodule import CIFAR10
 from ml.export import torch_probabilities
-from ml.train import BAD_INPUT, INTERRUPTED
+from ml.fitting import INTERRUPTED
+from ml.train import BAD_INPUT
 from ml.trained import load_network
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
