@@ -1,0 +1,61 @@
+"""One request as the service sees it: its identity, and what became of it."""
+
+import os
+import re
+import time
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+# https://www.w3.org/TR/trace-context/#traceparent-header; later versions may be longer.
+_TRACEPARENT = re.compile(
+    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?",
+    re.DOTALL,
+)
+_NEWEST = b"00"
+
+KEY = "kiln.call"  # of a scope
+
+
+class Call:
+    """Facts of a request, filled in on its way; times are `time.perf_counter()` in seconds."""
+
+    __slots__ = (
+        "batch",
+        "decode_s",
+        "error",
+        "images",
+        "infer_s",
+        "parent",
+        "probabilities",
+        "queue_s",
+        "request_id",
+        "sampled",
+        "start",
+        "status",
+    )
+
+    def __init__(self, traceparent: bytes | None) -> None:
+        self.start = time.perf_counter()
+        self.request_id, self.parent, self.sampled = _context(traceparent)
+        self.status = 0
+        self.error: str | None = None  # kind of the problem that was answered
+        self.decode_s = self.queue_s = self.infer_s = 0.0
+        self.batch = 0  # images in the run that answered
+        self.images: NDArray[np.uint8] | None = None  # (n, H, W, 3) that were decoded
+        self.probabilities: NDArray[np.float32] | None = None  # (n, K)
+
+
+class Observer(Protocol):
+    """Sees every request when its answer has been sent; must not raise, nor take long."""
+
+    def __call__(self, call: Call, method: str, path: str) -> None: ...
+
+
+def _context(traceparent: bytes | None) -> tuple[str, str | None, bool]:
+    """(trace id, parent span id, sampled); a new trace where the header is missing or malformed."""
+    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    if match is None or (match[1] == _NEWEST and match[5]):
+        return os.urandom(16).hex(), None, False
+    return match[2].decode(), match[3].decode(), bool(int(match[4], 16) & 1)
