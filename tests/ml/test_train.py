@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ml.artifact import load_artifact
 from ml.data.datamodule import CIFAR10
@@ -110,6 +111,19 @@ def test_it_learns(unbroken: tuple[Workspace, str]) -> None:
     assert (
         accuracy > 0.25
     )  # guessing a hundred images of ten classes exceeds this once in 10^5 runs
+
+
+def test_every_epoch_leaves_a_checkpoint_to_continue_from_even_if_it_is_not_the_best(
+    workspace: Workspace,
+) -> None:
+    falls = "callbacks.checkpoint.monitor=train/loss"  # so the first epoch stays the best
+    done = workspace.run(*_SMALL, falls, "conclude=false")
+    assert done.returncode == 0, done.stderr
+    checkpoints = workspace.runs[0] / "checkpoints"
+    best, last = (
+        torch.load(checkpoints / name, weights_only=True) for name in ("best.ckpt", "last.ckpt")
+    )
+    assert (best["epoch"], last["epoch"]) == (0, 2)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
