@@ -3,11 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.contract.artifact import CHANNELS, ChannelStatistics, DriftReference
+from serve.contract.artifact import DriftReference, SignalReference
+from serve.contract.signals import CONFIDENCE, IMAGE_SIGNALS, SIGNALS, image_signals
 
-CONFIDENCE_BINS = 20
-CHANNEL_BINS = 16
+BINS = 20
 _CHUNK = 1000  # images turned into floats at a time
+
+Signals = dict[str, NDArray[np.float64]]
 
 
 def drift_reference(
@@ -19,42 +21,49 @@ def drift_reference(
         images: (N, H, W, 3), RGB, N >= 1.
         probabilities: (N, K), the model's answers.
     """
-    predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    counts = np.bincount(predictions, minlength=probabilities.shape[1])
-    mean, std = image_statistics(images)
+    return reference_of(measured(images, probabilities), predicted_counts(probabilities))
+
+
+def measured(images: NDArray[np.uint8], probabilities: NDArray[np.floating]) -> Signals:
+    """Every signal's value for each of (N, H, W, 3) images and the (N, K) answers to them."""
+    chunks = [image_signals(images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
+    values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in IMAGE_SIGNALS}
+    values[CONFIDENCE] = probabilities.max(axis=1)
+    return {name: values[name].astype(np.float64) for name in SIGNALS}
+
+
+def predicted_counts(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
+    """(K,): how many of (N, K) answers name each class."""
+    return np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
+
+
+def reference_of(signals: Signals, class_counts: NDArray[np.int64]) -> DriftReference:
+    """Summarise what was measured on the reference images: (N,) values a signal, (K,) counts."""
     return DriftReference(
-        images=len(images),
-        class_priors=_shares(counts),
-        confidence_histogram=_histogram(confidence, CONFIDENCE_BINS, 1.0),
-        channels=tuple(_channel(mean[:, c], std[:, c]) for c in range(len(CHANNELS))),
+        images=int(class_counts.sum()),
+        class_priors=_shares(class_counts),
+        signals=tuple(_reference(name, signals[name]) for name in SIGNALS),
     )
 
 
-def image_statistics(
-    images: NDArray[np.uint8],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N, 3) means and standard deviations of each image's channels, pixel values in 0..1."""
-    chunks = [
-        images[i : i + _CHUNK].astype(np.float64) / 255 for i in range(0, len(images), _CHUNK)
-    ]
-    return (
-        np.concatenate([chunk.mean(axis=(1, 2)) for chunk in chunks]),
-        np.concatenate([chunk.std(axis=(1, 2)) for chunk in chunks]),
+def bins_of(signal: SignalReference, values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(N,): the bin of each value."""
+    return np.searchsorted(signal.edges, values, side="right")
+
+
+def _reference(name: str, values: NDArray[np.float64]) -> SignalReference:
+    """Edges at the reference's own quantiles: no bin is empty, however skewed the signal."""
+    ranked = np.sort(values)
+    cuts = ranked[np.arange(1, BINS) * len(ranked) // BINS]
+    edges = sorted({float(f"{cut:.7g}") for cut in cuts if cut > ranked[0]} or {float(ranked[0])})
+    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+    return SignalReference(
+        name=name,
+        mean=round(float(values.mean()), 6),
+        std=round(float(values.std()), 6),
+        edges=tuple(edges),
+        shares=_shares(counts),
     )
-
-
-def _channel(mean: NDArray[np.float64], std: NDArray[np.float64]) -> ChannelStatistics:
-    variance = (std**2).mean() + mean.var()  # within images and between them
-    return ChannelStatistics(
-        mean=round(float(mean.mean()), 6),
-        std=round(float(np.sqrt(variance)), 6),
-        image_mean_histogram=_histogram(mean, CHANNEL_BINS, 1.0),
-        image_std_histogram=_histogram(std, CHANNEL_BINS, 0.5),
-    )
-
-
-def _histogram(values: NDArray[np.floating], bins: int, top: float) -> tuple[float, ...]:
-    return _shares(np.histogram(values, bins, (0.0, top))[0])
 
 
 def _shares(counts: NDArray[np.int64]) -> tuple[float, ...]:

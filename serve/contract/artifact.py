@@ -9,10 +9,10 @@ from serve.contract.codec import FIELDS, shortened, to_json
 from serve.contract.model_file import ArtifactError, read_model_file
 from serve.contract.values import (
     CHANNELS,
-    ChannelStatistics,
     DriftReference,
     ParityVector,
     Scores,
+    SignalReference,
 )
 
 __all__ = [
@@ -22,14 +22,14 @@ __all__ = [
     "PROBABILITIES",
     "ArtifactError",
     "ArtifactMetadata",
-    "ChannelStatistics",
     "DriftReference",
     "ParityVector",
     "Scores",
+    "SignalReference",
     "read_artifact",
 ]
 
-SCHEMA = "1"
+SCHEMA = "2"  # 2: the drift reference holds signals in bins of equal shares
 INPUT = "images"  # uint8[N,H,W,3], RGB, 0..255
 LOGITS = "logits"  # float32[N,K]
 PROBABILITIES = "probabilities"  # float32[N,K], rows sum to one

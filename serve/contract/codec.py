@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from serve.contract.model_file import ArtifactError
-from serve.contract.values import CHANNELS, ChannelStatistics, DriftReference, ParityVector, Scores
+from serve.contract.signals import SIGNALS
+from serve.contract.values import DriftReference, ParityVector, Scores, SignalReference
 
 
 @dataclass(frozen=True)
@@ -99,24 +101,19 @@ def _test_metrics(value: Any) -> Scores:
     )
 
 
-def _channel(value: Any) -> ChannelStatistics:
-    return ChannelStatistics(
-        mean=_number(value["mean"], 0, 1),
-        std=_number(value["std"], 0, 0.5),
-        image_mean_histogram=_shares(value["image_mean_histogram"]),
-        image_std_histogram=_shares(value["image_std_histogram"]),
-    )
+def _signal(value: Any) -> SignalReference:
+    edges = tuple(_number(edge) for edge in _sequence(value["edges"]))
+    _require(all(low < high for low, high in pairwise(edges)))
+    shares = _shares(value["shares"])
+    _require(len(shares) == len(edges) + 1)
+    mean, std = _number(value["mean"]), _number(value["std"], 0)
+    return SignalReference(value["name"], mean, std, edges, shares)
 
 
 def _drift_reference(value: Any) -> DriftReference:
-    return DriftReference(
-        images=_integer(value["images"]),
-        class_priors=_shares(value["class_priors"]),
-        confidence_histogram=_shares(value["confidence_histogram"]),
-        channels=tuple(
-            _channel(channel) for channel in _sequence(value["channels"], len(CHANNELS))
-        ),
-    )
+    signals = tuple(_signal(signal) for signal in _sequence(value["signals"], len(SIGNALS)))
+    _require(tuple(signal.name for signal in signals) == SIGNALS)
+    return DriftReference(_integer(value["images"]), _shares(value["class_priors"]), signals)
 
 
 def _parity(value: Any) -> ParityVector:
@@ -159,7 +156,7 @@ FIELDS: dict[str, Field] = {
     ),
     "quantisation": _text("none|int8", "'none' or 'int8'"),
     "drift_reference": _json(
-        "images, class_priors, confidence_histogram and three channels", _drift_reference, asdict
+        f"images, class_priors and the signals {', '.join(SIGNALS)}", _drift_reference, asdict
     ),
     "parity": _json(
         "images in base64, their probabilities and a tolerance", _parity, _parity_to_json

@@ -17,17 +17,19 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class ChannelStatistics:
-    """One colour channel of the reference images, pixel values scaled to 0..1.
+class SignalReference:
+    """How one signal of `serve.contract.signals` was distributed over the reference images.
 
-    The histograms hold shares (they sum to one) of images, in equal bins: by the image's mean over
-    0..1, and by its standard deviation over 0..0.5, the largest that values in 0..1 can have.
+    `edges` increase and cut the values into bins, the last holding what reaches the last edge: bin
+    i holds edges[i - 1] <= value < edges[i]. `shares` are of images, one more than edges, and sum
+    to one; bins are made to hold about equally many.
     """
 
+    name: str
     mean: float
     std: float
-    image_mean_histogram: tuple[float, ...]
-    image_std_histogram: tuple[float, ...]
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,7 @@ class DriftReference:
 
     images: int
     class_priors: tuple[float, ...]  # share of images predicted as each class
-    confidence_histogram: tuple[
-        float, ...
-    ]  # share of images by top probability, equal bins over 0..1
-    channels: tuple[ChannelStatistics, ...]  # red, green, blue
+    signals: tuple[SignalReference, ...]  # in the order of SIGNALS
 
 
 @dataclass(frozen=True)

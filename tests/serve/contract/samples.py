@@ -5,18 +5,19 @@ from typing import Any
 
 from serve.contract.artifact import (
     ArtifactMetadata,
-    ChannelStatistics,
     DriftReference,
     ParityVector,
     Scores,
+    SignalReference,
 )
+from serve.contract.signals import SIGNALS
 
 HALVES = (0.5, 0.5)
 
 
 def sample_metadata(**changes: Any) -> ArtifactMetadata:
     """Two classes, 4 x 5 pixels, one parity image."""
-    channel = ChannelStatistics(0.5, 0.25, HALVES, HALVES)
+    signals = tuple(SignalReference(name, 0.5, 0.25, (0.5,), HALVES) for name in SIGNALS)
     metadata = ArtifactMetadata(
         name="pebbles",
         version="0" * 64,
@@ -31,7 +32,7 @@ def sample_metadata(**changes: Any) -> ArtifactMetadata:
         lock_digest="d" * 64,
         test_metrics=Scores(100, 0.94, 0.93, 0.21, 0.02),
         quantisation="none",
-        drift_reference=DriftReference(100, HALVES, HALVES, (channel, channel, channel)),
+        drift_reference=DriftReference(100, HALVES, signals),
         parity=ParityVector(bytes(range(60)), ((0.125, 0.875),), 1e-4),
         device="cpu",
         precision="32-true",

@@ -77,7 +77,7 @@ def test_an_onnx_file_of_another_program_is_called_foreign() -> None:
 
 def test_another_schema_is_refused_by_number() -> None:
     props = sample_metadata().to_metadata_props() | {"kiln.schema": "99"}
-    with pytest.raises(ArtifactError, match=r"kiln[.]schema is '99', expected '1'"):
+    with pytest.raises(ArtifactError, match=r"kiln[.]schema is '99', expected '2'"):
         ArtifactMetadata.from_metadata_props(props)
 
 
@@ -102,6 +102,25 @@ def test_values_that_contradict_each_other_are_refused(
 def test_metadata_that_no_reader_would_take_is_not_written(changes: dict[str, Any]) -> None:
     with pytest.raises(ArtifactError, match=rf"kiln[.]{next(iter(changes))} is"):
         sample_metadata(**changes).to_metadata_props()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"edges": (0.5, 0.5), "shares": (0.2, 0.3, 0.5)},  # no bin between them
+        {"shares": (0.5, 0.25, 0.25)},  # more bins than the edges cut
+        {"shares": (0.5, 0.4)},
+        {"name": "loudness"},
+    ],
+)
+def test_a_drift_reference_that_cannot_be_counted_in_is_not_written(
+    changes: dict[str, Any],
+) -> None:
+    reference = sample_metadata().drift_reference
+    first = replace(reference.signals[0], **changes)
+    wrong = replace(reference, signals=(first, *reference.signals[1:]))
+    with pytest.raises(ArtifactError, match=r"kiln[.]drift_reference is"):
+        sample_metadata(drift_reference=wrong).to_metadata_props()
 
 
 def test_a_number_that_is_not_finite_is_not_written() -> None:
@@ -138,5 +157,6 @@ def test_no_artifact_can_be_cut_short_unnoticed(data: st.DataObject) -> None:
 
 def test_the_contract_needs_the_standard_library_alone() -> None:
     root = Path(__file__).parents[3]
-    code = "import sys; sys.path.append(sys.argv[1]); import serve.contract.artifact"
+    modules = "serve.contract.artifact, serve.contract.drift"
+    code = f"import sys; sys.path.append(sys.argv[1]); import {modules}"
     subprocess.run([sys.executable, "-I", "-S", "-c", code, str(root)], check=True)
