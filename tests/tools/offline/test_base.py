@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tools.offline.oci_layout.base import CERTIFICATES, PYTHON, entries, write_layer
+from tools.image.archive import write_layer
+from tools.offline.oci_layout.base import CERTIFICATES, PYTHON, entries, package_records
 
 
 @pytest.fixture
@@ -78,3 +79,15 @@ def test_links_and_rights_are_kept(root: Path, tmp_path_factory: pytest.TempPath
 def test_packages_without_python_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"hold no usr/bin/python3\.11"):
         entries(tmp_path)
+
+
+def test_each_package_is_on_record() -> None:
+    deb = {"package": "zlib1g", "version": "1.2", "path": "pool/z/zlib1g_1.2_amd64.deb"}
+    (record,) = package_records([deb | {"size": 5, "sha256": "ab"}])
+    assert record.path == "var/lib/dpkg/status.d/zlib1g"
+    assert isinstance(record.data, bytes)
+    assert record.data.decode().splitlines()[:3] == [
+        "Package: zlib1g",
+        "Version: 1.2",
+        "Architecture: amd64",
+    ]

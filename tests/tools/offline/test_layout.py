@@ -13,10 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.offline.oci_layout import image as image_program
-from tools.offline.oci_layout import load
-from tools.offline.oci_layout.image import configured, merged_environment
-from tools.offline.oci_layout.layout import (
+from tools.image.layout import (
     Image,
     ImageError,
     add_layer,
@@ -25,6 +22,9 @@ from tools.offline.oci_layout.layout import (
     read_image,
     write_image,
 )
+from tools.offline.oci_layout import image as image_program
+from tools.offline.oci_layout import load
+from tools.offline.oci_layout.image import configured, merged_environment
 
 
 def tar_of(folder: Path, name: str, text: str) -> Path:

@@ -6,25 +6,25 @@ It has no shell and no package manager; its paths and users are those of distrol
 from __future__ import annotations
 
 import argparse
-import gzip
-import io
+import json
 import os
 import stat
 import sys
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from tools.image.archive import Entry, with_parents, write_layer
+from tools.image.layout import add_layer, empty_image, write_image
 from tools.offline.oci_layout.image import configured
-from tools.offline.oci_layout.layout import add_layer, empty_image, write_image
 
 NONROOT = 65532
 PYTHON = "usr/bin/python3.11"
+PACKAGE_RECORDS = "var/lib/dpkg/status.d"
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 
 _UNUSED = (
@@ -62,25 +62,15 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One path of the image."""
-
-    path: str
-    kind: bytes
-    mode: int
-    data: bytes | Path = b""
-    link: str = ""
-    owner: int = 0
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="unpacked packages")
+    parser.add_argument("--lock", type=Path, required=True, help="which packages those are")
     parser.add_argument("--output", type=Path, required=True, help="layout folder to write")
     options = parser.parse_args()
     layer = options.root.parent / "layer.tar.gz"
-    write_layer(entries(options.root), layer)
+    debs = json.loads(options.lock.read_bytes())["debs"]
+    write_layer(with_parents([*entries(options.root), *package_records(debs)]), layer)
     image = add_layer(options.output, empty_image("linux", "amd64"), layer, "Debian packages")
     print(write_image(options.output, configured(image, SETTINGS)))
     layer.unlink()
@@ -99,11 +89,22 @@ def entries(root: Path) -> list[Entry]:
     for path, mode in _FOLDERS.items():
         owner = NONROOT if path == "home/nonroot" else 0
         found[path] = Entry(path, tarfile.DIRTYPE, mode, owner=owner)
-    for path in list(found):
-        for parent in PurePosixPath(path).parents:
-            if str(parent) != ".":
-                found.setdefault(str(parent), Entry(str(parent), tarfile.DIRTYPE, 0o755))
-    return [found[path] for path in sorted(found)]
+    return with_parents(found.values())
+
+
+def package_records(debs: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
+    """What scanners and bills of materials read: a file per package, where distroless has them."""
+    for deb in debs:
+        fields = {
+            "Package": deb["package"],
+            "Version": deb["version"],
+            "Architecture": deb["path"].rpartition("_")[2].removesuffix(".deb"),
+            "Filename": deb["path"],
+            "Size": deb["size"],
+            "SHA256": deb["sha256"],
+        }
+        text = "".join(f"{name}: {value}\n" for name, value in fields.items())
+        yield Entry(f"{PACKAGE_RECORDS}/{deb['package']}", data=text.encode())
 
 
 def _files(root: Path) -> Iterator[Entry]:
@@ -132,30 +133,6 @@ def _certificates(root: Path) -> str:
     """The bundle that Debian's maintainer script would make."""
     folder = root / "usr" / "share" / "ca-certificates" / "mozilla"
     return "".join(path.read_text().rstrip() + "\n" for path in sorted(folder.glob("*.crt")))
-
-
-def write_layer(content: list[Entry], target: Path) -> None:
-    """A gzipped tar that depends on names and bytes alone: no times, no users of this machine."""
-    with (
-        target.open("wb") as raw,
-        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
-    ):
-        for entry in content:
-            info = tarfile.TarInfo(entry.path)
-            info.type, info.mode, info.linkname = entry.kind, entry.mode, entry.link
-            info.uid = info.gid = entry.owner
-            if entry.kind == tarfile.REGTYPE:
-                with _open(entry.data) as data:
-                    info.size = data.seek(0, io.SEEK_END)
-                    data.seek(0)
-                    archive.addfile(info, data)
-            else:
-                archive.addfile(info)
-
-
-def _open(data: bytes | Path) -> IO[bytes]:
-    return data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
 
 
 if __name__ == "__main__":

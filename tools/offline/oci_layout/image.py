@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tools.offline.oci_layout.layout import (
+from tools.image.layout import (
     Image,
     ImageError,
     Json,

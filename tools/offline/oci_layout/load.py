@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from tools.offline.oci_layout.layout import blob_path, read_image
+from tools.image.layout import blob_path, read_image
 
 _ENGINES = ("docker", "podman", "nerdctl")
 

@@ -1,5 +1,5 @@
 """Public entry point for PyInfo."""
 
-_PyInfo = PyInfo
+load("//python/private:built_in.bzl", "BuiltInPyInfo")
 
-PyInfo = _PyInfo
+PyInfo = BuiltInPyInfo

@@ -33,7 +33,14 @@ def _base_impl(rctx):
     ])
     for module in rctx.attr._modules:
         rctx.path(module)  # so that a change of it, too, asks for a new fetch
-    _run(rctx, rctx.attr._program, ["--root", rctx.path("root"), "--output", rctx.path("layout")])
+    _run(rctx, rctx.attr._program, [
+        "--root",
+        rctx.path("root"),
+        "--lock",
+        rctx.path(rctx.attr._lock),
+        "--output",
+        rctx.path("layout"),
+    ])
     rctx.delete("root")
     rctx.file("BUILD.bazel", _BUILD.format(name = rctx.attr.target), executable = False)
 
@@ -56,8 +63,9 @@ base = repository_rule(
         "_debian": attr.label(default = "@@//tools/provision:debian.py"),
         "_lock": attr.label(default = "@@//tools/offline/oci_layout:base.lock.json"),
         "_modules": attr.label_list(default = [
+            "@@//tools/image:archive.py",
+            "@@//tools/image:layout.py",
             "@@//tools/offline/oci_layout:image.py",
-            "@@//tools/offline/oci_layout:layout.py",
         ]),
         "_program": attr.label(default = "@@//tools/offline/oci_layout:base.py"),
     },

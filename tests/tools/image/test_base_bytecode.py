@@ -1,0 +1,41 @@
+"""The layer that compiles a base image's standard library."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tools.image import base_bytecode
+from tools.image.archive import Entry, with_parents, write_layer
+from tools.image.layout import add_layer, empty_image, write_image
+
+
+def base_with(folder: Path, *entries: Entry) -> Path:
+    write_layer(with_parents(entries), folder / "base.tar.gz")
+    image = add_layer(folder / "base", empty_image("linux", "amd64"), folder / "base.tar.gz", "")
+    write_image(folder / "base", image)
+    return folder / "base"
+
+
+def run(base: Path, output: Path) -> int:
+    arguments = ["--base", str(base), "--folder", "usr/lib/python3.11", "--output", str(output)]
+    return base_bytecode.main(arguments)
+
+
+def test_the_library_is_compiled_beside_its_sources(tmp_path: Path) -> None:
+    names = ["usr/lib/python3.11/json/__init__.py", "usr/lib/other.py", "usr/lib/python3.11/a.so"]
+    base = base_with(tmp_path, *(Entry(name, data=b"a = 1") for name in names))
+    assert run(base, tmp_path / "out.tar.gz") == 0
+    with tarfile.open(tmp_path / "out.tar.gz") as layer:
+        files = [member.name for member in layer if member.isfile()]
+    assert files == ["usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc"]
+
+
+def test_a_base_without_python_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = base_with(tmp_path, Entry("etc/passwd"))
+    assert run(base, tmp_path / "out.tar.gz") == 1
+    assert "has no Python in usr/lib/python3.11" in capsys.readouterr().err

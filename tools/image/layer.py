@@ -1,0 +1,98 @@
+"""Write one layer of an image from files and their places in it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from tools.image.archive import Entry, with_parents, write_layer
+from tools.image.bytecode import cached, compiled
+
+# No program reads these in an image: types, static libraries, bundled tests.
+_NEVER = re.compile(r".*\.(pyi|pyc|pyx|pxd|a|lib|cmake)|.*/py\.typed|(.*/)?tests/.*")
+# Of a distribution's metadata only what importlib.metadata serves, and the terms of its licence.
+_METADATA = re.compile(
+    r"[^/]*\.dist-info/(METADATA|entry_points\.txt|(licen[cs]es?/.*|LICEN[CS]E|NOTICE|COPYING)[^/]*)",
+    re.IGNORECASE,
+)
+
+
+class LayerError(Exception):
+    """The layer cannot be made; the message says which file and why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
+    parser.add_argument("--folder", default="", help="of the image, in which all files are put")
+    parser.add_argument("--exclude", action="append", default=[], help="pattern within the folder")
+    parser.add_argument("--compile", action="store_true", help="add bytecode")
+    parser.add_argument("--output", type=Path, required=True, help="layer.tar.gz to write")
+    parser.add_argument("file", nargs="*", help="place=source, the place within the folder")
+    options = parser.parse_args(arguments)
+    try:
+        files = wanted(map(_pair, options.file), options.exclude)
+        found = list(entries(files, options.folder, options.compile))
+        if not found:
+            raise LayerError(f"no file is left for {options.output.name}")
+        write_layer(with_parents(found), options.output)
+    except LayerError as error:
+        print(f"kiln: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    place, _, source = text.partition("=")
+    return place, Path(source)
+
+
+def wanted(files: Iterable[tuple[str, Path]], exclude: Sequence[str]) -> dict[str, Path]:
+    """Source by place: all that is of use in an image.
+
+    Raises:
+        LayerError: two different files want one place, or a place leads out of the folder.
+    """
+    chosen: dict[str, Path] = {}
+    for place, source in files:
+        if ".." in PurePosixPath(place).parts or place.startswith("/"):
+            raise LayerError(f"{place} leads out of its folder")
+        if not _is_used(place) or any(fnmatchcase(place, pattern) for pattern in exclude):
+            continue
+        other = chosen.setdefault(place, source)
+        # Wheels may each bring the same __init__.py of a package that they share.
+        if other != source and other.read_bytes() != source.read_bytes():
+            raise LayerError(f"{place} is two files: {other} and {source}")
+    return chosen
+
+
+def _is_used(place: str) -> bool:
+    if ".dist-info/" in place:
+        return _METADATA.fullmatch(place) is not None
+    return _NEVER.fullmatch(place) is None
+
+
+def entries(files: dict[str, Path], folder: str, with_bytecode: bool) -> Iterator[Entry]:
+    for place, source in sorted(files.items()):
+        path = f"{folder}/{place}" if folder else place
+        data = source.read_bytes()
+        yield Entry(path, mode=0o755 if _is_program(data) else 0o644, data=source)
+        if with_bytecode and path.endswith(".py"):
+            code = compiled(data, f"/{path}")
+            if code is not None:
+                yield Entry(cached(path), data=code)
+
+
+def _is_program(data: bytes) -> bool:
+    """By content: whether a file may be executed is not the same in every cache and sandbox.
+
+    An ELF program names its loader; a library does not.
+    """
+    return data.startswith(b"#!") or (data.startswith(b"\x7fELF") and b"/ld-linux" in data[:4096])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

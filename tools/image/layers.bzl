@@ -1,0 +1,138 @@
+"""Layers of images, as `tars` of an oci_image: the same bytes from the same files.
+
+    packages_layer(name = "packages", deps = [":server"])          # changes with the lock
+    files_layer(name = "model_layer", files = {":model": "opt/model/model.onnx"})
+    sources_layer(name = "application", deps = [":server"])        # kilobytes, changes with the code
+"""
+
+load("@rules_python//python:py_info.bzl", "PyInfo")
+
+# Where both the base image's interpreter and that of Debian look by themselves.
+SITE_PACKAGES = "usr/local/lib/python3.11/dist-packages"
+
+_INSTALLED = "/site-packages/"
+
+def _installed(file):
+    """The listing's line of a file that a wheel brings; None for other files."""
+    _, found, place = file.short_path.partition(_INSTALLED)
+    return "{}={}".format(place, file.path) if found else None
+
+def _own(file):
+    return "{}={}".format(file.short_path, file.path)
+
+def _write(ctx, args, inputs):
+    output = ctx.actions.declare_file(ctx.label.name + ".tar.gz")
+    args.add("--folder", ctx.attr.folder)
+    args.add("--output", output)
+    for pattern in getattr(ctx.attr, "exclude", []):
+        args.add("--exclude", pattern)
+    args.use_param_file("@%s", use_always = True)
+    args.set_param_file_format("multiline")
+    ctx.actions.run(
+        arguments = [args],
+        # Strings in sets are compiled in the order of their hashes.
+        env = {"PYTHONHASHSEED": "0"},
+        executable = ctx.executable._layer,
+        inputs = inputs,
+        mnemonic = "ImageLayer",
+        outputs = [output],
+        progress_message = "Image layer %{label}",
+    )
+    return [DefaultInfo(files = depset([output]))]
+
+def _is_external(file):
+    return file.short_path.startswith("../")
+
+def _closure(ctx):
+    return depset(transitive = [dep[DefaultInfo].default_runfiles.files for dep in ctx.attr.deps]).to_list()
+
+def _packages_layer_impl(ctx):
+    # Only these are inputs, so that an edit of our own code does not even ask for this layer again.
+    files = [file for file in _closure(ctx) if _is_external(file) and _INSTALLED in file.short_path]
+    args = ctx.actions.args()
+    args.add("--compile")
+    args.add_all(files, map_each = _installed)
+    return _write(ctx, args, files)
+
+def _sources_layer_impl(ctx):
+    files = [file for file in _closure(ctx) if not _is_external(file)]
+    args = ctx.actions.args()
+    args.add("--compile")
+    args.add_all(files, map_each = _own)
+    return _write(ctx, args, files)
+
+def _files_layer_impl(ctx):
+    args = ctx.actions.args()
+    for target, place in ctx.attr.files.items():
+        files = target[DefaultInfo].files.to_list()
+        if len(files) != 1:
+            fail("{} is {} files, expected one".format(target.label, len(files)))
+        args.add(files[0], format = place + "=%s")
+    return _write(ctx, args, ctx.files.files)
+
+def _base_bytecode_layer_impl(ctx):
+    output = ctx.actions.declare_file(ctx.label.name + ".tar.gz")
+    args = ctx.actions.args()
+    args.add("--base", ctx.file.base.path)
+    args.add("--folder", ctx.attr.folder)
+    args.add("--output", output)
+    ctx.actions.run(
+        arguments = [args],
+        env = {"PYTHONHASHSEED": "0"},
+        executable = ctx.executable._base_bytecode,
+        # A layout's blobs may be links to other files, which are its runfiles.
+        inputs = depset([ctx.file.base], transitive = [ctx.attr.base[DefaultInfo].default_runfiles.files]),
+        mnemonic = "ImageLayer",
+        outputs = [output],
+        progress_message = "Image layer %{label}",
+    )
+    return [DefaultInfo(files = depset([output]))]
+
+_FOLDER = attr.string(doc = "Of the image, below which the files are put.")
+_LAYER = {"_layer": attr.label(cfg = "exec", default = "//tools/image:layer", executable = True)}
+_PYTHON = _LAYER | {
+    "deps": attr.label_list(
+        doc = "Python libraries: all that they need, data too.",
+        mandatory = True,
+        providers = [PyInfo],
+    ),
+    "exclude": attr.string_list(doc = "Shell patterns of paths within the folder; * also matches a slash."),
+}
+
+packages_layer = rule(
+    implementation = _packages_layer_impl,
+    attrs = _PYTHON | {"folder": attr.string(default = SITE_PACKAGES)},
+    doc = "The wheels that `deps` need, flat as pip would install them, with bytecode.",
+)
+
+sources_layer = rule(
+    implementation = _sources_layer_impl,
+    attrs = _PYTHON | {"folder": attr.string(mandatory = True)},
+    doc = "What `deps` need of this repository, with bytecode.",
+)
+
+files_layer = rule(
+    implementation = _files_layer_impl,
+    attrs = _LAYER | {
+        "files": attr.label_keyed_string_dict(
+            allow_files = True,
+            doc = "Path in the image by target.",
+            mandatory = True,
+        ),
+        "folder": _FOLDER,
+    },
+)
+
+base_bytecode_layer = rule(
+    implementation = _base_bytecode_layer_impl,
+    attrs = {
+        "base": attr.label(allow_single_file = True, mandatory = True),
+        "folder": attr.string(default = "usr/lib/python3.11"),
+        "_base_bytecode": attr.label(
+            cfg = "exec",
+            default = "//tools/image:base_bytecode",
+            executable = True,
+        ),
+    },
+    doc = "The standard library compiled: bases carry its sources only, and roots are read-only.",
+)
