@@ -36,19 +36,17 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path, threads: int = 1) -> "Predictor":
-        """A predictor for the artifact at `path`, warm and checked against its own answers.
+        """A predictor for the artifact at `path`.
 
         Raises:
             ArtifactError: names the file and why it cannot be served.
         """
         try:
-            predictor = cls(path.read_bytes(), threads)
-            predictor.check()
+            return cls(path.read_bytes(), threads)
         except OSError as exc:
             raise ArtifactError(f"cannot read the model {path}: {exc.strerror}") from exc
         except ArtifactError as exc:
             raise ArtifactError(f"cannot serve {path}: {exc}") from exc
-        return predictor
 
     @property
     def version(self) -> str:

@@ -1,0 +1,31 @@
+"""The image's one entry: Lambda's runtime client where there is a Lambda, else the HTTP server.
+
+Runs by its path under ``python3 -I``: no variable and no working folder chooses what is imported.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+HANDLER = "serve.handler.handler"
+
+
+def main(arguments: list[str]) -> None:
+    """Runs what the environment asks for; in Lambda an argument may name another handler."""
+    if "AWS_LAMBDA_RUNTIME_API" not in os.environ:
+        from serve.server import main as run_server
+
+        sys.exit(run_server())
+
+    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+        from serve.image import snapshot
+
+        snapshot.register()
+    from awslambdaric.__main__ import main as run_lambda
+
+    run_lambda(["awslambdaric", *(arguments or [HANDLER])])
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    main(sys.argv[1:])

@@ -1,0 +1,211 @@
+"""Lambda's Runtime API on this machine: hands events to a function's process and takes its answers.
+
+https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html and, for the calls around a snapshot,
+what the runtime client in Python sends: it waits in restore/next between the two.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Json = dict[str, Any]
+_VERSION = "/2018-06-01/runtime"
+MAX_ANSWER_BYTES = 6 * 1024 * 1024 + 512 * 1024  # of a synchronous call, with some room for JSON
+
+
+class TimedOut(Exception):
+    """The function did not answer before its deadline: Lambda would end its process."""
+
+
+class FunctionError(Exception):
+    """The function reported an error instead of an answer."""
+
+    def __init__(self, report: Json, kind: str = "") -> None:
+        self.kind, self.report = kind or report.get("errorType", ""), report
+        super().__init__(f"{self.kind}: {report.get('errorMessage')}")
+
+
+@dataclass
+class _Call:
+    event: bytes
+    deadline_s: float
+    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    answered: threading.Event = field(default_factory=threading.Event)
+    answer: bytes = b""
+    error: FunctionError | None = None
+
+
+class RuntimeApi:
+    """One function's side of the service; tests talk to it through these methods."""
+
+    def __init__(self) -> None:
+        self.init_errors: list[FunctionError] = []
+        self.restore_errors: list[FunctionError] = []
+        self.waits = threading.Event()  # the function asked for an event: initialised
+        self.snapshot_ready = threading.Event()
+        self._restored = threading.Event()
+        self._calls: queue.Queue[_Call] = queue.Queue()
+        self._open: dict[str, _Call] = {}
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.api = self
+
+    @property
+    def address(self) -> str:
+        """What AWS_LAMBDA_RUNTIME_API says."""
+        return f"127.0.0.1:{self._server.server_port}"
+
+    def invoke(self, event: Json, timeout_s: float = 60.0) -> Any:
+        """The function's answer.
+
+        Raises:
+            FunctionError: it reported an error.
+            TimedOut: it did not answer in time.
+        """
+        call = _Call(json.dumps(event).encode(), time.time() + timeout_s)
+        self._calls.put(call)
+        if not call.answered.wait(timeout_s):
+            self._open.pop(call.request_id, None)
+            raise TimedOut(f"no answer within {timeout_s} s")
+        if call.error:
+            raise call.error
+        return json.loads(call.answer)
+
+    def restore(self) -> None:
+        """A copy of the snapshot starts."""
+        self._restored.set()
+
+    # ---- What the handler calls ----
+
+    def next_call(self) -> _Call | None:
+        self.waits.set()
+        while not self._server.closing:
+            try:
+                call = self._calls.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            self._open[call.request_id] = call
+            return call
+        return None
+
+    def wait_for_restore(self) -> None:
+        self.snapshot_ready.set()
+        while not self._server.closing and not self._restored.wait(0.1):
+            pass
+
+    def finish(self, request_id: str, answer: bytes, error: FunctionError | None = None) -> bool:
+        call = self._open.pop(request_id, None)
+        if call is None:
+            return False
+        call.answer, call.error = answer, error
+        call.answered.set()
+        return True
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    api: RuntimeApi
+    closing = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A function that was killed leaves broken connections: no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, *arguments: object) -> None:
+        """Silent."""
+
+    def do_GET(self) -> None:
+        if self.path == f"{_VERSION}/invocation/next":
+            call = self.server.api.next_call()
+            if call:
+                self._send(200, call.event, _headers(call))
+        elif self.path == f"{_VERSION}/restore/next":
+            self.server.api.wait_for_restore()
+            self._send(200, b"")
+        else:
+            self._refuse(404, "NotFound", self.path)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        api, kind = self.server.api, self.headers.get("Lambda-Runtime-Function-Error-Type", "")
+        match self.path.removeprefix(_VERSION).strip("/").split("/"):
+            case ["invocation", request_id, "response"]:
+                self._answer(request_id, body)
+            case ["invocation", request_id, "error"]:
+                self._accept(api.finish(request_id, b"", FunctionError(json.loads(body), kind)))
+            case ["init", "error"]:
+                api.init_errors.append(FunctionError(json.loads(body), kind))
+                self._accept(True)
+            case ["restore", "error"]:
+                api.restore_errors.append(FunctionError(json.loads(body), kind))
+                self._accept(True)
+            case _:
+                self._refuse(404, "NotFound", self.path)
+
+    def _answer(self, request_id: str, body: bytes) -> None:
+        if len(body) > MAX_ANSWER_BYTES:
+            message = f"Exceeded maximum allowed payload size ({MAX_ANSWER_BYTES} bytes)."
+            error = FunctionError({"errorMessage": message}, "Function.ResponseSizeTooLarge")
+            self.server.api.finish(request_id, b"", error)
+            self._refuse(413, "RequestEntityTooLarge", message)
+        else:
+            self._accept(self.server.api.finish(request_id, body))
+
+    def _accept(self, known: bool) -> None:
+        if known:
+            self._send(202, b'{"status":"OK"}')
+        else:
+            self._refuse(400, "InvalidRequestID", "Invalid request ID")
+
+    def _refuse(self, status: int, kind: str, message: str) -> None:
+        self._send(status, json.dumps({"errorMessage": message, "errorType": kind}).encode())
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _headers(call: _Call) -> dict[str, str]:
+    return {
+        "Lambda-Runtime-Aws-Request-Id": call.request_id,
+        "Lambda-Runtime-Deadline-Ms": str(int(call.deadline_s * 1000)),
+        "Lambda-Runtime-Invoked-Function-Arn": FUNCTION_ARN,
+        "Lambda-Runtime-Trace-Id": TRACE,
+    }
+
+
+TRACE = "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=1"
+FUNCTION_ARN = "arn:aws:lambda:eu-central-1:123456789012:function:kiln"
+
+
+@contextmanager
+def runtime_api() -> Iterator[RuntimeApi]:
+    """A server that listens for as long as the block runs."""
+    api = RuntimeApi()
+    server = api._server
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield api
+    finally:
+        server.closing = True
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,138 @@
+"""Run an image without a container engine: its root in bubblewrap, read-only and unprivileged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tools.debian.program import require_program
+from tools.image.layout import blob_path, read_image
+
+_WHITEOUT = ".wh."
+
+
+@dataclass(frozen=True)
+class Root:
+    """An unpacked image: its files, and what its configuration says."""
+
+    folder: Path
+    entrypoint: tuple[str, ...]
+    environment: Mapping[str, str]
+    working_folder: str
+    user: str
+
+    def but(self, **changes: Any) -> Root:
+        return replace(self, **changes)
+
+
+def unpack(layout: Path, folder: Path) -> Root:
+    """All layers of a layout, one over the other, as a container engine does it."""
+    image = read_image(layout)
+    for mount in ("dev", "proc", "tmp"):  # a container engine makes what it mounts upon
+        (folder / mount).mkdir(parents=True)
+    for layer in image.manifest["layers"]:
+        with tarfile.open(blob_path(layout, layer["digest"])) as archive:
+            for member in archive:
+                _place(archive, member, folder)
+    config = image.config["config"]
+    return Root(
+        folder,
+        tuple(config["Entrypoint"]) + tuple(config.get("Cmd") or ()),
+        dict(entry.split("=", 1) for entry in config.get("Env", [])),
+        config.get("WorkingDir") or "/",
+        config["User"],
+    )
+
+
+def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    path = folder / member.name
+    if path.name.startswith(_WHITEOUT):
+        hidden = path.with_name(path.name.removeprefix(_WHITEOUT))
+        shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
+        return
+    if not member.isdir() and os.path.lexists(path):
+        path.unlink()
+    member.uid, member.gid = os.getuid(), os.getgid()
+    archive.extract(member, folder, filter="tar")
+
+
+@dataclass
+class Container:
+    """A running process of an image, the first of its process namespace."""
+
+    process: subprocess.Popen[bytes]
+    pid: int  # of the program itself, seen from outside
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+
+@contextmanager
+def running(
+    root: Root,
+    environment: Mapping[str, str] | None = None,
+    arguments: Sequence[str] = (),
+    first: bool = True,
+    **popen: Any,
+) -> Iterator[Container]:
+    """Runs the image's entrypoint for as long as the block does.
+
+    Args:
+        root: the unpacked image.
+        environment: variables beside the image's own.
+        arguments: what follows the entrypoint.
+        first: the program is process 1, as in a container; in Lambda it is not.
+        popen: as for `subprocess.Popen`, `stdout` for example.
+    """
+    reading, writing = os.pipe()
+    try:
+        command = bubblewrap(root, environment or {}, writing)
+        if first:
+            command.insert(1, "--as-pid-1")
+        process = subprocess.Popen([*command, *arguments], pass_fds=[writing], **popen)
+    finally:
+        os.close(writing)
+    with os.fdopen(reading) as information, process:
+        try:
+            pid = json.load(information)["child-pid"]
+            yield Container(process, pid if first else _only_child(pid))
+        finally:
+            process.kill()
+
+
+def _only_child(pid: int) -> int:
+    while True:  # bubblewrap tells its own process 1, which then starts the program
+        if children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            return int(children[0])
+        time.sleep(0.005)
+
+
+def bubblewrap(root: Root, environment: Mapping[str, str], info: int) -> list[str]:
+    user, _, group = root.user.partition(":")
+    variables = {"PATH": "/usr/bin", **root.environment, **environment}
+    options = [
+        *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
+        *("--die-with-parent", "--uid", user, "--gid", group or user),
+        *("--ro-bind", str(root.folder), "/", "--proc", "/proc", "--dev", "/dev"),
+        *("--tmpfs", "/tmp", "--chdir", root.working_folder, "--info-fd", str(info)),
+    ]
+    options.append("--clearenv")
+    for name, value in variables.items():
+        options += ["--setenv", name, value]
+    return [str(require_program("bwrap")), *options, "--", *root.entrypoint]
