@@ -1,0 +1,130 @@
+"""A version's manifest: what the model is, and everything it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from serve.contract.artifact import ArtifactMetadata, Scores
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The artifact's bytes: their object, SHA-256 and number."""
+
+    key: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Act:
+    """Who did something, when (UTC, ISO 8601), and why."""
+
+    who: str
+    when: str
+    why: str
+
+    @classmethod
+    def now(cls, who: str, why: str) -> Act:
+        """Done this very moment."""
+        return cls(who, datetime.now(UTC).isoformat(timespec="milliseconds"), why)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A version that this one was made from, and how: ``int8 of``."""
+
+    version: str
+    relation: str
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What the artifact cannot say of itself; empty where it is not known."""
+
+    config: Mapping[str, Any] | None = None  # resolved; its digest is `config_digest`
+    summary: Mapping[str, Any] | None = None  # the training's: seed, times, validation
+    benchmark: Mapping[str, Any] | None = None  # of //ml:benchmark
+    parents: tuple[Parent, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Immutable, written once; named after the digest of graph and weights."""
+
+    version: str
+    name: str
+    file: ModelFile
+    registered: Act
+    quantisation: str
+    classes: tuple[str, ...]
+    input_size: tuple[int, int]  # height, width in pixels
+    opset: int
+    git_revision: str
+    config_digest: str
+    dataset_digest: str
+    lock_digest: str
+    device: str
+    precision: str
+    test: Scores
+    lineage: Lineage
+
+    @classmethod
+    def of(
+        cls, metadata: ArtifactMetadata, data: bytes, key: str, registered: Act, lineage: Lineage
+    ) -> Manifest:
+        """The manifest of an artifact's bytes, to be stored under `key`."""
+        return cls(
+            version=metadata.version,
+            name=metadata.name,
+            file=ModelFile(key, hashlib.sha256(data).hexdigest(), len(data)),
+            registered=registered,
+            quantisation=metadata.quantisation,
+            classes=metadata.classes,
+            input_size=metadata.input_size,
+            opset=metadata.opset,
+            git_revision=metadata.git_revision,
+            config_digest=metadata.config_digest,
+            dataset_digest=metadata.dataset_digest,
+            lock_digest=metadata.lock_digest,
+            device=metadata.device,
+            precision=metadata.precision,
+            test=metadata.test_metrics,
+            lineage=lineage,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+    def to_json(self) -> bytes:
+        """What is stored."""
+        values = {"schema": SCHEMA, **self.as_dict()}
+        text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Inverse of `to_json`; ValueError, KeyError or TypeError for anything else."""
+        values = json.loads(data)
+        if values.pop("schema") != SCHEMA:
+            raise ValueError("another release of Kiln wrote it")
+        lineage = values.pop("lineage")
+        parents = tuple(Parent(**parent) for parent in lineage.pop("parents"))
+        height, width = values.pop("input_size")
+        return cls(
+            file=ModelFile(**values.pop("file")),
+            registered=Act(**values.pop("registered")),
+            classes=tuple(values.pop("classes")),
+            input_size=(height, width),
+            test=Scores(**values.pop("test")),
+            lineage=Lineage(**lineage, parents=parents),
+            **values,
+        )

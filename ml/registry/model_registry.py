@@ -1,0 +1,252 @@
+"""The model registry: versions by content, aliases that move by a ledger, images by their model.
+
+Every object is written once, and one creation commits each action: a manifest, a record of the
+ledger, a link. So there is nothing to repair after a kill; what it leaves is unreferenced.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import socket
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from ml.registry.errors import Conflict, RegistryError, StoreError
+from ml.registry.images import PREFIX, Image, Images
+from ml.registry.ledger import Ledger, Move, Record, State, previous_target
+from ml.registry.manifest import Act, Lineage, Manifest
+from ml.registry.store import Store, open_store
+from ml.registry.versions import Versions
+
+CHAMPION = "champion"
+FORMAT = "format.json"
+UNCHECKED = "unchecked"  # the verdict of a move that no gate was asked about
+
+_FORMAT_NUMBER = 1
+_ALIAS = re.compile(r"[a-z][a-z0-9._/-]{0,63}")
+_HEX = re.compile(r"[0-9a-f]+")
+_FEWEST_DIGITS = 4
+
+
+class Registry:
+    """Versions, aliases and their history in one store; safe for any number of writers.
+
+    Attributes:
+        versions: manifests and model bytes.
+        images: which version a container image holds.
+        ledger: every move of an alias.
+    """
+
+    def __init__(self, store: Store, who: str | None = None) -> None:
+        """Act as `who`: by default KILN_ACTOR, GITHUB_ACTOR, or the user at this machine.
+
+        Raises:
+            StoreError: it cannot be reached, or another release of Kiln made it.
+        """
+        self.store, self.who = store, who or _this_user()
+        self.versions, self.images, self.ledger = Versions(store), Images(store), Ledger(store)
+        self._is_prepared = self._has_format()
+
+    @classmethod
+    def open(cls, url: str, who: str | None = None) -> Registry:
+        """The registry at ``s3://bucket/prefix`` or in a folder; the first write sets it up."""
+        return cls(open_store(url), who)
+
+    def register(
+        self, data: bytes, lineage: Lineage | None = None, why: str = ""
+    ) -> tuple[Manifest, bool]:
+        """Keeps an artifact; see `Versions.add`."""
+        self._prepare()
+        return self.versions.add(data, lineage or Lineage(), Act.now(self.who, why))
+
+    def link_image(self, digest: str, version: str, why: str = "") -> tuple[Image, bool]:
+        """Records that an image holds a registered version; see `Images.add`."""
+        self.versions.manifest(version)
+        self._prepare()
+        return self.images.add(Image(digest, version, Act.now(self.who, why)))
+
+    def state(self) -> State:
+        """All aliases, and the number of the ledger's newest record."""
+        return self.ledger.state()
+
+    def history(self, alias: str | None = None) -> list[Record]:
+        """Every record, or those of one alias, oldest first."""
+        return [r for r in self.ledger.records() if alias in (None, r.move.alias)]
+
+    def resolve(self, reference: str) -> str:
+        """The version that an alias, a version, the start of one, or an image stands for.
+
+        Raises:
+            RegistryError: nothing fits, or more than one.
+        """
+        target = self.state().aliases.get(reference, reference)
+        if target.startswith(PREFIX):
+            return self.images.find(target).version
+        found = self.versions.names(target) if _HEX.fullmatch(target) else []
+        if len(found) == 1 and len(target) >= _FEWEST_DIGITS:
+            return found[0]
+        if found:
+            listed = ", ".join(version[:16] for version in found[:5])
+            raise RegistryError(f"{reference} is the start of {listed}: give more digits")
+        raise RegistryError(
+            f"{reference} is no alias, version or image in {self.store.url}: see `list`"
+        )
+
+    def promote(
+        self,
+        version: str,
+        alias: str = CHAMPION,
+        *,
+        why: str = "",
+        verdict: str = UNCHECKED,
+        evidence: Mapping[str, Any] | None = None,
+        seen: int | None = None,
+    ) -> Record | None:
+        """Points an alias at a registered version, once its bytes have been read and checked.
+
+        Args:
+            verdict, evidence: what the gates said; nothing moves if the verdict is "refused", the
+                attempt is recorded alone.
+            seen: the number of `state` that the verdict was reached in; by default, now.
+
+        Returns:
+            The record, or None if the alias points there already.
+
+        Raises:
+            Conflict: somebody moved the alias since `seen`.
+            Damaged: the version's bytes are not what was registered.
+        """
+        self.versions.metadata(version)
+        return self.move(
+            alias, version, kind="promote", why=why, verdict=verdict, evidence=evidence, seen=seen
+        )
+
+    def rollback(
+        self,
+        alias: str = CHAMPION,
+        to: str | None = None,
+        *,
+        why: str = "",
+        expected: str | None = None,
+    ) -> Record | None:
+        """Points an alias at its previous target, or at `to`, without asking any gate.
+
+        Args:
+            expected: roll back only from there, so that repeating does not go back further.
+
+        Returns:
+            The record, or None if it was done already.
+
+        Raises:
+            RegistryError: there is nothing to go back to.
+            Conflict: the alias is elsewhere, or was moved meanwhile.
+        """
+        state, history = self.state(), self.history(alias)
+        current = state.aliases.get(alias)
+        if expected is not None and current != expected:
+            last = next((r for r in reversed(history) if r.move.moved), None)
+            if last and last.move.kind == "rollback" and last.source == expected:
+                return None
+            raise Conflict(f"{alias} is at {current}, not at {expected}; see `history`")
+        target = to or previous_target(history, alias)
+        if target is None:
+            raise RegistryError(f"{alias} has no previous version to go back to: see `history`")
+        if not target.startswith(PREFIX):
+            self.versions.metadata(target)
+        return self.move(
+            alias, target, kind="rollback", why=why, verdict=UNCHECKED, seen=state.number
+        )
+
+    def move(
+        self,
+        alias: str,
+        target: str | None,
+        *,
+        kind: str,
+        why: str = "",
+        verdict: str,
+        evidence: Mapping[str, Any] | None = None,
+        seen: int | None = None,
+    ) -> Record | None:
+        """Appends one record: the alias points at `target`, or nowhere any more (None).
+
+        `promote` and `rollback` are made of it; a release that keeps its own pointers uses it
+        directly, with an image (``sha256:…``) for a target if it likes. Arguments and errors as for
+        `promote`.
+        """
+        _check_alias(alias)
+        self._prepare()
+        act = Act.now(self.who, why)
+        move = Move(alias, target, kind, act.who, act.when, why, verdict, dict(evidence or {}))
+        seen = self.state().number if seen is None else seen
+
+        def decide(state: State) -> Move | None:
+            if move.moved and state.aliases.get(alias) == target:
+                return None
+            if move.moved:
+                self._require_unmoved(alias, seen)
+            return move
+
+        return self.ledger.append(decide)
+
+    def _require_unmoved(self, alias: str, seen: int) -> None:
+        moves = [r for r in self.ledger.records(seen) if r.move.moved and r.move.alias == alias]
+        if moves:
+            last = moves[-1]
+            raise Conflict(
+                f"{last.move.who} moved {alias} to {last.move.target} at {last.move.when} (record "
+                f"{last.number}, {last.move.kind}), after this was decided: nothing was changed. "
+                "Look at `history`, then repeat the command to be judged against what is there now"
+            )
+
+    def _has_format(self) -> bool:
+        try:
+            number = json.loads(self.store.read(FORMAT))["format"]
+        except KeyError:
+            return False
+        except (ValueError, TypeError) as exc:
+            raise StoreError(f"{FORMAT} in {self.store.url} is unreadable: {exc}") from exc
+        if number != _FORMAT_NUMBER:
+            raise StoreError(
+                f"{self.store.url} has format {number}, expected {_FORMAT_NUMBER}: "
+                "another release of Kiln made it"
+            )
+        return True
+
+    def _prepare(self) -> None:
+        """Before the first write: sees that the store does not let one creation undo another."""
+        if self._is_prepared:
+            return
+        ours, other = (
+            json.dumps({"format": _FORMAT_NUMBER, "id": uuid.uuid4().hex}).encode()
+            for _ in range(2)
+        )
+        self.store.create(FORMAT, ours)
+        if self.store.create(FORMAT, other):
+            raise StoreError(
+                f"{self.store.url} overwrites objects that were to be created only if missing "
+                "(If-None-Match): a registry there would lose writes"
+            )
+        self._is_prepared = True
+
+
+def _check_alias(alias: str) -> None:
+    if not _ALIAS.fullmatch(alias) or _HEX.fullmatch(alias):
+        raise RegistryError(
+            f"{alias!r} is no name for an alias: expected lower-case letters, digits and ._/- , "
+            "a letter first, and not hexadecimal digits alone, which look like a version"
+        )
+
+
+def _this_user() -> str:
+    if named := os.environ.get("KILN_ACTOR") or os.environ.get("GITHUB_ACTOR"):
+        return named
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
