@@ -1,0 +1,204 @@
+"""What a model must show before an alias is pointed at it; each gate leaves evidence."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ml.artifact import Artifact, load_artifact, new_session
+from ml.registry.limits import Gate, Limits
+from ml.registry.manifest import Manifest
+from ml.registry.model_registry import Registry
+from ml.registry.outcomes import Examples, Outcomes, outcomes
+from ml.registry.significance import Comparison, compare_paired, compare_proportions
+from serve.contract.artifact import INPUT, ArtifactError
+
+_ROUNDS, _ROUND_S, _FEWEST_SAMPLES = 3, 0.4, 100
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A registered model as the gates see it; no `outcomes` where no test images are at hand."""
+
+    manifest: Manifest
+    artifact: Artifact
+    outcomes: Outcomes | None
+
+    @property
+    def accuracy(self) -> float:
+        """As measured here, else as the artifact says."""
+        return self.outcomes.accuracy if self.outcomes else self.manifest.test.accuracy
+
+
+def judge(
+    registry: Registry,
+    candidate: str,
+    champion: str | None,
+    limits: Limits,
+    examples: Examples | None,
+    *,
+    use_benchmark: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Gate]:
+    """Asks every gate; those that need a model which cannot run are not asked.
+
+    Args:
+        champion: the version to compare with, if there is one.
+        use_benchmark: take the latency from the candidate's benchmark instead of measuring it.
+    """
+    try:
+        subject = examine(registry, candidate, examples, progress)
+    except ArtifactError as exc:
+        return [Gate("artifact", False, str(exc))]
+    gates = [
+        Gate("artifact", True, "contract kept, parity vector answered on this machine"),
+        _size(subject.manifest, limits),
+        _calibration(subject, limits),
+        *_accuracy(subject, limits),
+    ]
+    progress("measuring latency")
+    gates.append(_latency(registry, subject, limits, use_benchmark))
+    if champion is None or champion == candidate:
+        why = "there is none yet" if champion is None else "it is the champion itself"
+        return [*gates, Gate("against the champion", True, why)]
+    try:
+        other = examine(registry, champion, examples, progress)
+    except ArtifactError as exc:
+        return [*gates, Gate("against the champion", False, f"the champion cannot run: {exc}")]
+    return [*gates, _against(subject, other, limits)]
+
+
+def examine(
+    registry: Registry,
+    version: str,
+    examples: Examples | None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Subject:
+    """Loads a model from the registry, checks it, and runs it over the test images.
+
+    Raises:
+        ArtifactError: it is refused: its contract, its signature, its parity vector.
+        Damaged: its bytes are not what was registered.
+    """
+    manifest, data = registry.versions.manifest(version), registry.versions.model(version)
+    with tempfile.TemporaryDirectory(prefix="kiln-registry-") as folder:
+        path = Path(folder, f"{version[:12]}.onnx")
+        path.write_bytes(data)
+        artifact = load_artifact(path)
+    if examples is None or examples.images.shape[1:3] != manifest.input_size:
+        return Subject(manifest, artifact, None)
+    progress(f"running {version[:12]} over {len(examples.labels):,} test images")
+    return Subject(manifest, artifact, outcomes(registry, version, artifact, examples))
+
+
+def _size(manifest: Manifest, limits: Limits) -> Gate:
+    size = manifest.file.size
+    detail = f"{size / 1e6:.3g} MB, at most {limits.max_bytes / 1e6:g} MB"
+    return Gate("size", size <= limits.max_bytes, detail, {"bytes": size})
+
+
+def _calibration(subject: Subject, limits: Limits) -> Gate:
+    measured = subject.outcomes
+    error = (measured or subject.manifest.test).calibration_error
+    source = "measured here" if measured else "as the artifact says"
+    detail = f"error {error:.4f} {source}, at most {limits.max_calibration_error:.4f}"
+    return Gate("calibration", error <= limits.max_calibration_error, detail, {"error": error})
+
+
+def _accuracy(subject: Subject, limits: Limits) -> Iterator[Gate]:
+    claimed, measured = subject.manifest.test.accuracy, subject.outcomes
+    on_its_own_test = measured and measured.test_set.startswith(subject.manifest.dataset_digest)
+    if measured and on_its_own_test:
+        detail = f"{measured.accuracy:.2%} measured here, the artifact says {claimed:.2%}"
+        agree = abs(measured.accuracy - claimed) <= limits.accuracy_drift
+        values = {"measured": measured.accuracy, "claimed": claimed}
+        yield Gate("scores hold", agree, detail, values)
+    if limits.min_accuracy:
+        detail = f"{subject.accuracy:.2%}, at least {limits.min_accuracy:.2%}"
+        passed = subject.accuracy >= limits.min_accuracy
+        yield Gate("accuracy", passed, detail, {"accuracy": subject.accuracy})
+
+
+def _latency(registry: Registry, subject: Subject, limits: Limits, use_benchmark: bool) -> Gate:
+    if use_benchmark:
+        p99_ms = _benchmarked_p99(subject.manifest)
+        if p99_ms is None:
+            detail = "the version was registered without a benchmark of one image on one thread"
+            return Gate("latency", False, detail)
+        source = "by its benchmark"
+    else:
+        p99_ms = measure_p99(registry.versions.model(subject.manifest.version), subject.manifest)
+        source = "measured here"
+    detail = f"p99 of one image {p99_ms:.2f} ms {source}, at most {limits.p99_ms:g} ms"
+    return Gate("latency", p99_ms <= limits.p99_ms, detail, {"p99_ms": p99_ms, "source": source})
+
+
+def measure_p99(model: bytes, manifest: Manifest) -> float:
+    """99th percentile in milliseconds of one image on one thread, of the least disturbed round."""
+    session = new_session(model, threads=1)
+    images = np.random.default_rng(0).integers(0, 256, (1, *manifest.input_size, 3), np.uint8)
+    rounds = []
+    for _ in range(_ROUNDS):
+        seconds: list[float] = []
+        end = time.perf_counter() + _ROUND_S
+        while len(seconds) < _FEWEST_SAMPLES or time.perf_counter() < end:
+            start = time.perf_counter()
+            session.run(None, {INPUT: images})
+            seconds.append(time.perf_counter() - start)
+        rounds.append(float(np.percentile(seconds, 99)) * 1e3)
+    return min(rounds)
+
+
+def _benchmarked_p99(manifest: Manifest) -> float | None:
+    """From `benchmark.json` of //ml:benchmark: the exported model, or its INT8 sibling."""
+    name = "ONNX INT8" if manifest.quantisation == "int8" else "ONNX simplified"
+    for result in (manifest.lineage.benchmark or {}).get("results", ()):
+        if result["name"] == name and result["threads"] == 1 and result["measurement"]:
+            for point in result["measurement"]["points"]:
+                if point["batch"] == 1:
+                    return float(point["p99_ms"])
+    return None
+
+
+def _against(subject: Subject, champion: Subject, limits: Limits) -> Gate:
+    if subject.manifest.classes != champion.manifest.classes:
+        return Gate("against the champion", False, "it knows other classes: nothing to compare")
+    comparison = _compare(subject, champion, limits.alpha)
+    if comparison is None:
+        detail = "tested on other data: give images that both can be asked about, with --test-data"
+        return Gate("against the champion", False, detail)
+    c = comparison
+    detail = (
+        f"{subject.accuracy:.2%} against {champion.accuracy:.2%}: {c.difference * 100:+.2f} points "
+        f"({c.method}: {_p(c.p_value)}; {c.detail}); "
+    )
+    if limits.must_be_better:
+        passed = c.is_superior(limits.alpha)
+        detail += f"must be better with p below {limits.alpha:g}"
+    else:
+        passed = c.is_not_inferior(limits.margin)
+        detail += (
+            f"with {1 - limits.alpha:.0%} confidence at worst {c.lower * 100:+.2f}, "
+            f"allowed {-limits.margin * 100:+.2f}"
+        )
+    values = {"champion": champion.manifest.version, "margin": limits.margin, **vars(c)}
+    return Gate("against the champion", passed, detail, values)
+
+
+def _p(value: float) -> str:
+    return f"p = {value:.2g}" if value >= 1e-4 else "p < 0.0001"
+
+
+def _compare(subject: Subject, champion: Subject, alpha: float) -> Comparison | None:
+    if subject.outcomes and champion.outcomes:
+        return compare_paired(subject.outcomes.right, champion.outcomes.right, alpha)
+    if subject.manifest.dataset_digest != champion.manifest.dataset_digest:
+        return None
+    a, b = subject.manifest.test, champion.manifest.test
+    right_a, right_b = (round(scores.accuracy * scores.images) for scores in (a, b))
+    return compare_proportions(right_a, a.images, right_b, b.images, alpha)

@@ -1,0 +1,223 @@
+"""ml/registry/gates.py: each gate passes, and each one fails."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml.registry import gates as gates_module
+from ml.registry.errors import RegistryError
+from ml.registry.gates import examine, judge
+from ml.registry.limits import Gate, Limits
+from ml.registry.manifest import Lineage
+from ml.registry.model_registry import Registry
+from ml.registry.outcomes import Examples, Outcomes, find_examples
+from serve.contract.artifact import Scores
+from tests.ml.registry.artifacts import artifact
+from tests.ml.registry.runnable import Maker, examples, probabilities
+
+LOOSE = Limits(p99_ms=1000)  # a busy machine is no news here
+
+
+@pytest.fixture(autouse=True)
+def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates_module, "_ROUND_S", 0.01)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry.open(str(tmp_path / "registry"), who="ada")
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> Maker:
+    return Maker(tmp_path)
+
+
+def add(registry: Registry, data: bytes, lineage: Lineage | None = None) -> str:
+    return registry.register(data, lineage)[0].version
+
+
+def by_name(gates: list[Gate]) -> dict[str, Gate]:
+    return {gate.name: gate for gate in gates}
+
+
+def test_a_good_model_passes_every_gate(registry: Registry, maker: Maker) -> None:
+    champion, candidate = add(registry, maker.artifact(130)), add(registry, maker.artifact(128.5))
+    gates = judge(registry, candidate, champion, LOOSE, examples())
+    assert [gate.name for gate in gates] == [
+        "artifact",
+        "size",
+        "calibration",
+        "latency",
+        "against the champion",
+    ]
+    assert all(gate.passed for gate in gates)
+    against = gates[-1]
+    assert "McNemar, exact: p" in against.detail
+    assert against.values["champion"] == champion
+    assert against.values["difference"] > 0
+
+
+def test_the_first_model_has_no_champion_to_beat(registry: Registry, maker: Maker) -> None:
+    version = add(registry, maker.artifact())
+    assert judge(registry, version, None, LOOSE, None)[-1].detail == "there is none yet"
+    assert judge(registry, version, version, LOOSE, None)[-1].passed
+
+
+def test_a_worse_model_fails_on_the_same_images(registry: Registry, maker: Maker) -> None:
+    champion, candidate = add(registry, maker.artifact(128.5)), add(registry, maker.artifact(135))
+    gate = judge(registry, candidate, champion, LOOSE, examples())[-1]
+    assert not gate.passed
+    assert "0 gained, " in gate.detail
+    wide = replace(LOOSE, margin=0.1)
+    assert judge(registry, candidate, champion, wide, examples())[-1].passed
+
+
+def test_better_can_be_asked_for(registry: Registry, maker: Maker) -> None:
+    worse, better = add(registry, maker.artifact(131)), add(registry, maker.artifact(128.5))
+    ambitious = replace(LOOSE, must_be_better=True)
+    assert judge(registry, better, worse, ambitious, examples())[-1].passed
+    assert not judge(registry, worse, better, ambitious, examples())[-1].passed
+
+
+def test_without_images_the_recorded_accuracies_are_compared(
+    registry: Registry, maker: Maker
+) -> None:
+    champion, candidate = add(registry, maker.artifact(128.5)), add(registry, maker.artifact(129.5))
+    gate = judge(registry, candidate, champion, replace(LOOSE, margin=0.03), None)[-1]
+    assert gate.passed
+    assert "two proportions" in gate.detail
+
+
+def test_scores_on_other_data_are_not_compared(registry: Registry, maker: Maker) -> None:
+    champion = add(registry, maker.artifact(128.5))
+    candidate = add(registry, maker.artifact(129, dataset_digest="f" * 64))
+    gate = judge(registry, candidate, champion, LOOSE, None)[-1]
+    assert not gate.passed
+    assert "--test-data" in gate.detail
+    assert judge(registry, candidate, champion, LOOSE, examples())[-1].passed
+
+
+def test_other_classes_are_not_compared(registry: Registry, maker: Maker) -> None:
+    champion = add(registry, maker.artifact(128.5))
+    candidate = add(registry, maker.artifact(129, classes=("dark", "light")))
+    gate = judge(registry, candidate, champion, LOOSE, examples())[-1]
+    assert (gate.passed, gate.detail) == (False, "it knows other classes: nothing to compare")
+
+
+def test_a_model_that_does_not_reach_its_own_scores_fails(registry: Registry, maker: Maker) -> None:
+    boast = maker.artifact(140, test_metrics=Scores(4000, 0.999, 0.9, 0.1, 0.01))
+    own = replace(examples(), digest="md5:" + "c" * 32 + "/test")
+    gate = by_name(judge(registry, add(registry, boast), None, LOOSE, own))["scores hold"]
+    assert not gate.passed
+    assert "the artifact says 99.90%" in gate.detail
+    honest = add(registry, maker.artifact(141))
+    assert by_name(judge(registry, honest, None, LOOSE, own))["scores hold"].passed
+
+
+@pytest.mark.parametrize(
+    ("limits", "gate"),
+    [
+        (Limits(max_bytes=100, p99_ms=1000), "size"),
+        (Limits(max_calibration_error=0.0001, p99_ms=1000), "calibration"),
+        (Limits(min_accuracy=1.0, p99_ms=1000), "accuracy"),
+        (Limits(p99_ms=1e-6), "latency"),
+    ],
+)
+def test_each_limit_fails_its_own_gate(
+    registry: Registry, maker: Maker, limits: Limits, gate: str
+) -> None:
+    gates = judge(registry, add(registry, maker.artifact(131)), None, limits, examples())
+    assert [g.name for g in gates if not g.passed] == [gate]
+
+
+def test_a_model_that_cannot_run_is_asked_nothing_else(registry: Registry, maker: Maker) -> None:
+    broken = add(registry, artifact("no graph at all"))
+    gates = judge(registry, broken, None, LOOSE, examples())
+    assert [(gate.name, gate.passed) for gate in gates] == [("artifact", False)]
+    assert "onnxruntime cannot load it" in gates[0].detail
+    good = add(registry, maker.artifact())
+    gate = judge(registry, good, broken, LOOSE, examples())[-1]
+    assert not gate.passed
+    assert "the champion cannot run" in gate.detail
+
+
+def test_latency_can_come_from_the_benchmark(registry: Registry, maker: Maker) -> None:
+    point = {"batch": 1, "p99_ms": 3.5}
+    one = {"name": "ONNX simplified", "threads": 1, "measurement": {"points": [point]}}
+    others = [{**one, "threads": 2}, {**one, "name": "ONNX INT8"}, {**one, "measurement": None}]
+    lineage = Lineage(benchmark={"results": [*others, one]})
+    version = add(registry, maker.artifact(), lineage)
+    gates = judge(registry, version, None, Limits(p99_ms=4), None, use_benchmark=True)
+    assert by_name(gates)["latency"].values == {"p99_ms": 3.5, "source": "by its benchmark"}
+    bare = add(registry, maker.artifact(127))
+    gate = by_name(judge(registry, bare, None, Limits(), None, use_benchmark=True))["latency"]
+    assert (gate.passed, "without a benchmark" in gate.detail) == (False, True)
+
+
+def test_outcomes_are_measured_once(registry: Registry, maker: Maker) -> None:
+    version = add(registry, maker.artifact(131))
+    first = examine(registry, version, examples()).outcomes
+    assert first
+    expected = probabilities(examples().images, 131).argmax(axis=1) == examples().labels
+    np.testing.assert_array_equal(first.right, expected)
+    (stored,) = registry.store.entries("outcomes/")
+    assert stored.size < 1000
+    changed = replace(first, accuracy=0.5)
+    registry.store.delete(stored.key)
+    registry.store.create(stored.key, changed.to_json())
+    kept = examine(registry, version, examples()).outcomes
+    assert kept
+    assert kept.accuracy == 0.5
+    np.testing.assert_array_equal(Outcomes.from_json(changed.to_json()).right, first.right)
+
+
+def test_images_of_another_size_are_left_alone(registry: Registry, maker: Maker) -> None:
+    version = add(registry, maker.artifact())
+    other = Examples("x", np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, np.int64))
+    assert examine(registry, version, other).outcomes is None
+
+
+def test_a_file_of_test_images_is_read(registry: Registry, maker: Maker, tmp_path: Path) -> None:
+    manifest, _ = registry.register(maker.artifact())
+    path, given = tmp_path / "test.npz", examples(10)
+    np.savez(path, images=given.images, labels=given.labels)
+    read = find_examples(manifest, path)
+    assert read
+    np.testing.assert_array_equal(read.images, given.images)
+    np.savez(path, images=given.images[:, :2], labels=given.labels)
+    with pytest.raises(RegistryError, match=r"this model takes uint8\(N, 4, 5, 3\)"):
+        find_examples(manifest, path)
+    np.savez(path, images=given.images, labels=given.labels + 2)
+    with pytest.raises(RegistryError, match="none of the model's classes"):
+        find_examples(manifest, path)
+    path.write_text("no archive")
+    with pytest.raises(RegistryError, match="holds no test images"):
+        find_examples(manifest, path)
+    with pytest.raises(RegistryError, match="holds no test images"):
+        find_examples(manifest, tmp_path / "missing.npz")
+
+
+def test_a_model_of_other_data_than_cifar10_finds_no_images(
+    registry: Registry, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KILN_CIFAR10", raising=False)
+    manifest, _ = registry.register(maker.artifact())
+    assert find_examples(manifest, None) is None
+
+
+def test_a_folder_without_the_dataset_is_told_with_the_way_out(
+    registry: Registry, maker: Maker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KILN_CIFAR10", str(tmp_path))
+    manifest, _ = registry.register(maker.artifact())
+    with pytest.raises(RegistryError, match="--no-test-data"):
+        find_examples(manifest, None)
+
+
+@pytest.mark.parametrize("wrong", [{"margin": -0.1}, {"alpha": 0.0}, {"p99_ms": float("nan")}])
+def test_limits_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(RegistryError, match=next(iter(wrong)).replace("_", "-")):
+        Limits(**wrong)  # type: ignore[arg-type]
