@@ -1,0 +1,88 @@
+"""The model registry from a terminal or a script: ``bazel run //ml:registry -- --help``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from ml.registry.answer import Answer, Progress
+from ml.registry.errors import RegistryError
+from ml.registry.model_registry import Registry
+from ml.registry.options import parser
+
+INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
+
+_READING = {
+    "list": "list_versions",
+    "history": "history",
+    "explain": "explain_reference",
+    "pull": "pull",
+    "verify": "verify",
+}
+
+
+def main(arguments: Sequence[str], console: Console, errors: Console) -> int:
+    """Runs one command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        with _progress(errors) as progress:
+            registry = Registry.open(_location(options), getattr(options, "by", None))
+            answer = _handler(options.command)(registry, options, progress)
+    except RegistryError as exc:
+        if options.json:
+            answer = Answer(print, {"error": str(exc), "exit_code": exc.exit_code}, exc.exit_code)
+        else:
+            errors.print(f"[red]{escape(str(exc))}[/]", highlight=False, soft_wrap=True)
+            return exc.exit_code
+    except KeyboardInterrupt:
+        errors.print("Interrupted: what had not been said to be done was not done.")
+        return INTERRUPTED
+    if options.json:
+        console.file.write(json.dumps(answer.data, indent=2, ensure_ascii=False) + "\n")
+    else:
+        answer.show(console)
+    return answer.exit_code
+
+
+def _handler(command: str) -> Callable[[Registry, argparse.Namespace, Progress], Answer]:
+    """Its function, imported on demand: the gates need onnxruntime, a list appears without."""
+    folder = "reading" if command in _READING else "writing"
+    module = importlib.import_module(f"ml.registry.{folder}")
+    handler: Callable[[Registry, argparse.Namespace, Progress], Answer] = getattr(
+        module, _READING.get(command, command)
+    )
+    return handler
+
+
+@contextmanager
+def _progress(errors: Console) -> Iterator[Progress]:
+    """One line that changes in a terminal, a line for each step elsewhere; never among results."""
+    if errors.is_terminal:
+        with errors.status("reading the registry") as status:
+            yield status.update
+    else:
+        yield lambda text: errors.print(f"{text} ...", highlight=False, soft_wrap=True)
+
+
+def _location(options: argparse.Namespace) -> str:
+    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
+    default = str(Path(workspace, ".kiln", "registry"))
+    return str(options.registry or os.environ.get("KILN_REGISTRY") or default)
+
+
+def _console(file: int) -> Console:
+    console = Console(stderr=file == 2)
+    return console if console.is_terminal else Console(stderr=file == 2, width=140)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], _console(1), _console(2)))

@@ -1,0 +1,87 @@
+"""Sub-commands that change nothing in the registry."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+
+from rich.console import Console
+from rich.markup import escape
+
+from ml.files import write_whole
+from ml.registry import tables
+from ml.registry.answer import Answer, Progress, lines, typed_path
+from ml.registry.errors import RegistryError
+from ml.registry.explanation import explain
+from ml.registry.housekeeping import inspect
+from ml.registry.model_registry import Registry
+from ml.registry.tables import short
+
+
+def list_versions(registry: Registry, options: argparse.Namespace, progress: Progress) -> Answer:
+    """All versions, the newest first."""
+    manifests, aliases = registry.versions.manifests(), registry.state().aliases
+    where = registry.store.url
+
+    def show(console: Console) -> None:
+        if manifests:
+            tables.print_versions(manifests, aliases, where, console)
+        else:
+            lines(f"No versions in {escape(where)} yet: register runs/<folder>")(console)
+
+    listed = [manifest.as_dict() for manifest in reversed(manifests)]
+    return Answer(show, {"registry": where, "aliases": dict(aliases), "versions": listed})
+
+
+def history(registry: Registry, options: argparse.Namespace, progress: Progress) -> Answer:
+    """Every record of the ledger."""
+    records = registry.history(options.alias)
+    data = {"records": [record.as_dict() for record in records]}
+    return Answer(partial(tables.print_history, records), data)
+
+
+def explain_reference(
+    registry: Registry, options: argparse.Namespace, progress: Progress
+) -> Answer:
+    """The chain behind a version."""
+    log = None
+    if options.log:
+        try:
+            text = (
+                sys.stdin.read()
+                if options.log == "-"
+                else typed_path(options.log).read_text(encoding="utf-8", errors="replace")
+            )
+        except OSError as exc:
+            raise RegistryError(f"{options.log} cannot be read: {exc.strerror}") from exc
+        log = text.splitlines()
+    found = explain(registry, options.reference, log)
+    return Answer(partial(tables.print_explanation, found, whole=options.all), found.as_dict())
+
+
+def pull(registry: Registry, options: argparse.Namespace, progress: Progress) -> Answer:
+    """Writes a version's model to a file."""
+    version = registry.resolve(options.version)
+    manifest, metadata = registry.versions.manifest(version), registry.versions.metadata(version)
+    model = registry.versions.model(version)
+    path = typed_path(options.output or f"{metadata.name}-{short(version)}.onnx")
+    if path.is_dir():
+        raise RegistryError(f"{path} is a folder: name a file with -o")
+    if path.exists() and path.read_bytes() != model and not options.overwrite:
+        raise RegistryError(f"{path} holds something else: name another file, or --overwrite it")
+    try:
+        write_whole(path, model)
+    except OSError as exc:
+        raise RegistryError(f"{path} cannot be written: {exc.strerror}") from exc
+    text = f"{escape(str(path))}: {manifest.name}, version {version}, {tables.size(len(model))}"
+    return Answer(lines(text), {"path": str(path), "version": version})
+
+
+def verify(registry: Registry, options: argparse.Namespace, progress: Progress) -> Answer:
+    """Reads and checks everything."""
+    found = inspect(registry, progress)
+    where = registry.store.url
+    data = {**vars(found), "registry": where, "leftovers": [s.key for s in found.leftovers]}
+    show = partial(tables.print_inspection, found, where)
+    return Answer(show, data, exit_code=1 if found.problems else 0)
