@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 from tools.image.archive import Entry, with_parents, write_layer
 from tools.image.bytecode import cached, compiled
 
-# No program reads these in an image: types, static libraries, bundled tests.
-_NEVER = re.compile(r".*\.(pyi|pyc|pyx|pxd|a|lib|cmake)|.*/py\.typed|(.*/)?tests/.*")
+# No program reads these in an image: types, static libraries.
+_NEVER = re.compile(r".*\.(pyi|pyc|pyx|pxd|a|lib|cmake)|.*/py\.typed")
 # Of a distribution's metadata only what importlib.metadata serves, and the terms of its licence.
 _METADATA = re.compile(
-    r"[^/]*\.dist-info/(METADATA|entry_points\.txt|(licen[cs]es?/.*|LICEN[CS]E|NOTICE|COPYING)[^/]*)",
+    r"[^/]*\.dist-info/(METADATA|entry_points\.txt"
+    r"|(licen[cs]es?/.*|LICEN[CS]E|NOTICE|COPYING)[^/]*)",
     re.IGNORECASE,
 )
 

@@ -11,6 +11,7 @@ load("@rules_python//python:py_info.bzl", "PyInfo")
 SITE_PACKAGES = "usr/local/lib/python3.11/dist-packages"
 
 _INSTALLED = "/site-packages/"
+_BUNDLED_TESTS = ["tests/*", "*/tests/*"]
 
 def _installed(file):
     """The listing's line of a file that a wheel brings; None for other files."""
@@ -51,6 +52,7 @@ def _packages_layer_impl(ctx):
     files = [file for file in _closure(ctx) if _is_external(file) and _INSTALLED in file.short_path]
     args = ctx.actions.args()
     args.add("--compile")
+    args.add_all(_BUNDLED_TESTS, before_each = "--exclude")
     args.add_all(files, map_each = _installed)
     return _write(ctx, args, files)
 

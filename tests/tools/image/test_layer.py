@@ -58,13 +58,12 @@ def test_the_gzip_header_tells_neither_name_nor_time(tmp_path: Path) -> None:
     assert header[4:8] == bytes(4)
 
 
-def test_types_tests_and_foreign_bytecode_stay_out(tmp_path: Path) -> None:
+def test_types_libraries_to_link_and_foreign_bytecode_stay_out(tmp_path: Path) -> None:
     source = write(tmp_path, "file")
     places = [
         "a/__init__.py",
         "a/__init__.pyi",
         "a/py.typed",
-        "a/tests/test_a.py",
         "a/__pycache__/a.cpython-311.pyc",
         "a/liba.a",
         "a/testing.py",

@@ -15,10 +15,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--crane", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--image", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--remote-tags", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--repository-file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("-r", "--repository", help="registry and path, without a tag")
     parser.add_argument("-t", "--tag", action="append", default=[], help="besides the fixed tags")
     parser.add_argument("--insecure", action="store_true", help="a registry without TLS")
     options, others = parser.parse_known_args(arguments)
+    if options.repository_file:
+        options.repository = options.repository or options.repository_file.read_text().strip()
     if not options.repository:
         parser.error("no repository: pass --repository")
     return push(options, others)

@@ -92,6 +92,9 @@ def _oci_push_impl(ctx):
     options = {"--crane": ctx.file._crane, "--image": ctx.file.image}
     if ctx.attr.repository:
         options["--repository"] = ctx.attr.repository
+    elif ctx.file.repository_file:
+        options["--repository-file"] = ctx.file.repository_file
+        files.append(ctx.file.repository_file)
     if ctx.file.remote_tags:
         options["--remote-tags"] = ctx.file.remote_tags
         files.append(ctx.file.remote_tags)
@@ -103,6 +106,7 @@ push = rule(
         "image": attr.label(allow_single_file = True, mandatory = True),
         "remote_tags": attr.label(allow_single_file = True),
         "repository": attr.string(),
+        "repository_file": attr.label(allow_single_file = True),
         "_crane": attr.label(allow_single_file = True, default = "@@//tools/offline/oci_layout:crane"),
         "_tool": attr.label(default = "@@//tools/offline/oci_layout:push"),
     },
