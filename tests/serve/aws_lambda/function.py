@@ -22,7 +22,7 @@ def function(
     root: Root,
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
-    **popen: Any,
+    **options: Any,
 ) -> Iterator[Function]:
     """One execution environment; an argument names another handler."""
     with runtime_api() as api:
@@ -34,5 +34,5 @@ def function(
             "LAMBDA_TASK_ROOT": "/var/task",
             **(environment or {}),
         }
-        with running(root, variables, arguments, first=False, **popen) as container:
+        with running(root, variables, arguments, first=False, **options) as container:
             yield Function(api, container)

@@ -88,6 +88,7 @@ def running(
     root: Root,
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
+    instead: Mapping[str, Path] | None = None,
     first: bool = True,
     **popen: Any,
 ) -> Iterator[Container]:
@@ -97,12 +98,13 @@ def running(
         root: the unpacked image.
         environment: variables beside the image's own.
         arguments: what follows the entrypoint.
+        instead: files of this machine that the container sees in the places of its own.
         first: the program is process 1, as in a container; in Lambda it is not.
         popen: as for `subprocess.Popen`, `stdout` for example.
     """
     reading, writing = os.pipe()
     try:
-        command = bubblewrap(root, environment or {}, writing)
+        command = bubblewrap(root, environment or {}, instead or {}, writing)
         if first:
             command.insert(1, "--as-pid-1")
         process = subprocess.Popen([*command, *arguments], pass_fds=[writing], **popen)
@@ -123,7 +125,9 @@ def _only_child(pid: int) -> int:
         time.sleep(0.005)
 
 
-def bubblewrap(root: Root, environment: Mapping[str, str], info: int) -> list[str]:
+def bubblewrap(
+    root: Root, environment: Mapping[str, str], instead: Mapping[str, Path], info: int
+) -> list[str]:
     user, _, group = root.user.partition(":")
     variables = {"PATH": "/usr/bin", **root.environment, **environment}
     options = [
@@ -132,6 +136,8 @@ def bubblewrap(root: Root, environment: Mapping[str, str], info: int) -> list[st
         *("--ro-bind", str(root.folder), "/", "--proc", "/proc", "--dev", "/dev"),
         *("--tmpfs", "/tmp", "--chdir", root.working_folder, "--info-fd", str(info)),
     ]
+    for place, file in instead.items():
+        options += ["--ro-bind", str(file.absolute()), place]
     options.append("--clearenv")
     for name, value in variables.items():
         options += ["--setenv", name, value]

@@ -36,13 +36,15 @@ class Service:
 
 
 @contextmanager
-def serving(root: Root, environment: Mapping[str, str] | None = None) -> Iterator[Service]:
+def serving(
+    root: Root, environment: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[Service]:
     """The server of an image, ready, on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     variables = {"KILN_HOST": "127.0.0.1", "KILN_PORT": str(port), **(environment or {})}
-    with running(root, variables) as container:
+    with running(root, variables, **options) as container:
         service = Service(container, f"http://127.0.0.1:{port}")
         _wait_until_ready(service)
         yield service

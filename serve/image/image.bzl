@@ -1,0 +1,42 @@
+"""`service_image`: the image around a layer of the application."""
+
+load("@rules_oci//oci:defs.bzl", "oci_image")
+
+def service_image(name, application, **kwargs):
+    """One image for Lambda and for containers, its layers from the slowest to the fastest to change.
+
+    Args:
+      name: name of the image.
+      application: the last layer.
+      **kwargs: as for every rule.
+    """
+    oci_image(
+        name = name,
+        base = "@distroless_python3_linux_amd64",
+        entrypoint = [
+            "/usr/bin/python3",
+            "-I",  # neither PYTHON* variables nor the working folder choose what is imported
+            "-B",  # the root is read-only
+            "/var/task/serve/image/boot.py",
+        ],
+        env = {
+            "KILN_HOST": "0.0.0.0",
+            "KILN_MODEL": "/opt/model/model.onnx",
+            "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime would report to its maker
+        },
+        exposed_ports = ["8000/tcp"],
+        labels = {
+            # A base that is not AWS's own must say that it may be snapshot.
+            "com.amazonaws.lambda.feature.snapstart": "Allow",
+            "org.opencontainers.image.title": "kiln",
+        },
+        tars = [
+            "//serve/image:standard_library",
+            "//serve/image:packages",
+            "//serve/image:model",
+            application,
+        ],
+        user = "65532:65532",
+        workdir = "/var/task",
+        **kwargs
+    )
