@@ -3,9 +3,11 @@
 from mangum import Mangum
 
 from serve.app import create_app
-from serve.loading import load_predictor
+from serve.model_path import model_path
+from serve.predictor import Predictor
 from serve.settings import Settings
 
 settings = Settings.from_environment()
-app = create_app(load_predictor(settings), settings)
+predictor = Predictor.load(model_path(settings), settings.session_threads)
+app = create_app(predictor, settings)
 handler = Mangum(app, lifespan="off")  # the adapter would run start-up again for every event

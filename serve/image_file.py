@@ -29,8 +29,22 @@ def image_type(data: bytes) -> ImageType | None:
     return None
 
 
-def webp_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of a WebP file's canvas; None where the header is damaged."""
+def image_size(data: bytes, kind: ImageType) -> tuple[int, int] | None:
+    """(width, height) that the header claims; None for JPEGs, and where the header is damaged."""
+    match kind:
+        case "PNG" if len(data) >= 24:
+            return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+        case "GIF" if len(data) >= 10:
+            return _little(data[6:8]), _little(data[8:10])
+        case "BMP" if len(data) >= 26 and _little(data[14:18]) >= 40:
+            height = _little(data[22:26])
+            return _little(data[18:22]), min(height, 2**32 - height)  # negative: from the top down
+        case "WEBP":
+            return _webp_size(data)
+    return None
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
     form, header = data[12:16], data[20:30]
     if len(header) < 10:
         return None
@@ -86,7 +100,7 @@ def _is_camera_appendix(rest: bytes) -> bool:
     return (
         not padding_off
         or padding_off.startswith(b"\xff\xd8\xff")  # MPO, and gain maps of HDR pictures
-        or padding_off[4:8] == b"ftyp"  # motion pictures
+        or b"ftyp" in padding_off[:8]  # motion pictures
         or padding_off.endswith(b"SEFT")  # Samsung's notes
     )
 

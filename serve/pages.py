@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +17,7 @@ from serve.contract.artifact import ArtifactMetadata
 from serve.schemas import Sample, Samples
 
 _FOLDER = Path(__file__).with_name("site")
+_SHARED = ("style.css", "icon.svg", "demo.js", "docs.js")
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -37,50 +39,49 @@ def page_routes(metadata: ArtifactMetadata) -> list[Route]:
 
     Pages name everything by relative URLs, so they work below any prefix.
     """
-    names = sorted(path.name for path in _FOLDER.iterdir() if path.suffix in _TYPES)
-    shown = {"demo.html": "/", "docs.html": "/docs", "openapi.json": "/openapi.json"}
-    return [_file_route(shown.get(name, "/site/" + name), _FOLDER / name) for name in names] + [
-        _samples_route(metadata)
+    offered = msgspec.json.encode(samples(metadata))
+    return [
+        _route("/", "demo.html"),
+        _route("/docs", "docs.html"),
+        _route("/openapi.json", "openapi.json"),
+        *(_route("/site/" + name, name) for name in _SHARED),
+        _route("/samples", "samples.json", offered),
     ]
 
 
-def _file_route(path: str, file: Path) -> Route:
-    body, headers = file.read_bytes(), {"cache-control": "no-cache"}
-    tag = headers["etag"] = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    if file.suffix == ".html":
+def samples(metadata: ArtifactMetadata) -> Samples:
+    """Images to try: one of each class of CIFAR-10, or those that the artifact carries.
+
+    The latter have the labels that the model gave them when it was exported.
+    """
+    bundled = msgspec.json.decode((_FOLDER / "samples.json").read_bytes(), type=Samples)
+    if {sample.label for sample in bundled.samples} <= set(metadata.classes):
+        return bundled
+    height, width = metadata.input_size
+    images = np.frombuffer(metadata.parity.images, np.uint8).reshape(-1, height, width, 3)
+    labels = [metadata.classes[int(np.argmax(row))] for row in metadata.parity.probabilities]
+    pairs = zip(labels, images, strict=True)
+    return Samples([Sample(label, _data_url(image)) for label, image in pairs])
+
+
+def _route(path: str, name: str, content: bytes | None = None) -> Route:
+    """What stays while the process lives; browsers ask whether theirs is still the same."""
+    body = (_FOLDER / name).read_bytes() if content is None else content
+    kind = Path(name).suffix
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"cache-control": "no-cache", "etag": tag, "content-type": _TYPES[kind]}
+    if kind == ".html":
         headers |= _PAGE_HEADERS
 
     async def answer(request: Request) -> Response:
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers | {"content-type": _TYPES[file.suffix]})
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers={"cache-control": "no-cache", "etag": tag})
+        return Response(body, headers=headers)
 
     return Route(path, answer)
 
 
-def _samples_route(metadata: ArtifactMetadata) -> Route:
-    body = b""
-
-    async def answer(_: Request) -> Response:
-        nonlocal body
-        body = body or msgspec.json.encode(samples(metadata))
-        headers = {"cache-control": "no-cache"}
-        return Response(body, media_type="application/json", headers=headers)
-
-    return Route("/samples", answer)
-
-
-def samples(metadata: ArtifactMetadata) -> Samples:
-    """The images that the artifact carries, with the labels that the model gives them."""
-    height, width = metadata.input_size
-    images = np.frombuffer(metadata.parity.images, np.uint8).reshape(-1, height, width, 3)
-    labels = (metadata.classes[int(np.argmax(row))] for row in metadata.parity.probabilities)
-    return Samples(
-        [Sample(label, _data_url(image)) for label, image in zip(labels, images, strict=True)]
-    )
-
-
-def _data_url(image: np.ndarray) -> str:
+def _data_url(image: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

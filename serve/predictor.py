@@ -36,17 +36,19 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path, threads: int = 1) -> "Predictor":
-        """A predictor for the artifact at `path`.
+        """A predictor for the artifact at `path`, warm and checked against its own answers.
 
         Raises:
             ArtifactError: names the file and why it cannot be served.
         """
         try:
-            return cls(path.read_bytes(), threads)
+            predictor = cls(path.read_bytes(), threads)
+            predictor.check()
         except OSError as exc:
             raise ArtifactError(f"cannot read the model {path}: {exc.strerror}") from exc
         except ArtifactError as exc:
             raise ArtifactError(f"cannot serve {path}: {exc}") from exc
+        return predictor
 
     @property
     def version(self) -> str:

@@ -1,36 +1,73 @@
-"""The HTTP server: one process for each processor, each with a warm session of its own."""
+"""The HTTP server: a process for each processor, each with a warm session of its own.
 
+The parent only starts and replaces them; it loads neither onnxruntime nor the application.
+"""
+
+import gc
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from serve.app import create_app
-from serve.loading import load_predictor
-from serve.predictor import ArtifactError
+from serve.contract.artifact import ArtifactError
+from serve.http_protocol import ImpatientProtocol
+from serve.model_path import model_path, read_model
 from serve.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+_SHUTDOWN_S = 20  # for the answers that are under way
 
 logger = logging.getLogger(__name__)
 
 
+def application() -> "Starlette":
+    """What each process serves."""
+    from serve.app import create_app
+    from serve.predictor import Predictor
+
+    _log_to_stderr()
+    settings = Settings.from_environment()
+    app = create_app(Predictor.load(model_path(settings), settings.session_threads), settings)
+    gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
+    return app
+
+
 def main() -> int:
     """Serves until SIGTERM or Ctrl-C, then answers what has arrived and ends."""
+    _log_to_stderr()
     try:
         settings = Settings.from_environment()
-        predictor = load_predictor(settings)
+        metadata = read_model(model_path(settings))
     except (SettingsError, ArtifactError) as exc:
         sys.stderr.write(f"kiln: error: {exc}\n")
         return 2
-    app = create_app(predictor, settings)
+    logger.info(
+        "serving %s %s at http://%s:%d/, API at /docs, %d processes of %d threads",
+        *(metadata.name, metadata.version[:12], settings.host, settings.port),
+        *(settings.processes, settings.session_threads),
+    )
     uvicorn.run(
-        app,
+        "serve.server:application",
+        factory=True,
         host=settings.host,
         port=settings.port,
-        access_log=False,
+        workers=settings.processes,
         loop="uvloop",
-        http="httptools",
+        http=ImpatientProtocol,
+        ws="none",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
     )
     return 0
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ _HARMLESS = {b"IDAT", b"sRGB", b"gAMA", b"cHRM", b"pHYs", b"tIME", b"tEXt", b"sB
 def decode(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
     """(H, W, 3) pixels; None for what is not a sound, plain PNG of `size`, (height, width)."""
     height, width = size
-    header = width.to_bytes(4) + height.to_bytes(4) + _EIGHT_BITS_RGB
-    if data[:8] != _SIGNATURE or data[12:29] != b"IHDR" + header:
+    header = b"\x00\x00\x00\x0dIHDR" + width.to_bytes(4) + height.to_bytes(4) + _EIGHT_BITS_RGB
+    if data[:29] != _SIGNATURE + header:
         return None
     if (compressed := _image_data(data)) is None:
         return None

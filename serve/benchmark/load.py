@@ -1,0 +1,175 @@
+"""Load on one HTTP server, from a process of its own: a `Job` in JSON in, a `Load` in JSON out.
+
+Closed loop: so many callers, each of which asks again as soon as it is answered. Open loop:
+requests come at random at a given rate whether or not earlier ones are answered, and wait from the
+moment they were due, so that a server which stalls is charged for all that it kept waiting.
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import uvloop
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to ask, and how."""
+
+    port: int
+    path: str
+    body: str
+    seconds: float
+    callers: int  # connections
+    rate: float = 0.0  # requests a second; 0: closed loop
+    warmup_s: float = 0.5  # before anything counts
+
+
+@dataclass(frozen=True)
+class Load:
+    """Latencies in milliseconds, throughput in requests a second."""
+
+    requests: int
+    throughput: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    statuses: dict[str, int] = field(default_factory=dict)
+
+
+class _Caller(asyncio.Protocol):
+    """One connection that asks the same thing again and again."""
+
+    def __init__(self, run: "_Run") -> None:
+        self._run, self._received, self._expected = run, bytearray(), 0
+        self._transport: Any = None
+        self._since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def ask(self, since: float) -> None:
+        self._since = since
+        self._transport.write(self._run.request)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if not self._expected:
+            end = self._received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = bytes(self._received[:end]).lower()
+            length = head.index(b"content-length:") + 15
+            self._expected = end + 4 + int(head[length:].split(b"\r\n", 1)[0])
+        if len(self._received) >= self._expected:
+            status = self._received[9:12].decode()
+            self._received.clear()
+            self._expected = 0
+            self._run.answered(self, status, self._since)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._run.lost()
+
+
+class _Run:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        body = job.body.encode()
+        head = (
+            f"POST {job.path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self.request = head.encode() + body
+        self._latencies: list[float] = []
+        self._statuses: dict[str, int] = {}
+        self._idle: deque[_Caller] = deque()
+        self._due: deque[float] = deque()
+        self._start = self._end = 0.0
+        self._finished = asyncio.Event()
+
+    async def measure(self) -> Load:
+        loop = asyncio.get_running_loop()
+        callers = []
+        for _ in range(self.job.callers):
+            _, caller = await loop.create_connection(
+                lambda: _Caller(self), "127.0.0.1", self.job.port
+            )
+            callers.append(caller)
+        self._start = time.perf_counter() + self.job.warmup_s
+        self._end = self._start + self.job.seconds
+        if self.job.rate:
+            self._idle.extend(callers)
+            await self._arrivals()
+        else:
+            for caller in callers:
+                caller.ask(time.perf_counter())
+        loop.call_later(max(0.0, self._end - time.perf_counter()) + 0.2, self._finished.set)
+        await self._finished.wait()
+        for caller in callers:
+            caller.close()
+        await asyncio.sleep(0.01)
+        return self._summary()
+
+    def answered(self, caller: _Caller, status: str, since: float) -> None:
+        now = time.perf_counter()
+        if self._start <= now < self._end:
+            self._latencies.append(now - since)
+            self._statuses[status] = self._statuses.get(status, 0) + 1
+        if self.job.rate:
+            if self._due:
+                caller.ask(self._due.popleft())
+            else:
+                self._idle.append(caller)
+        elif now < self._end:
+            caller.ask(now)
+
+    def lost(self) -> None:
+        if time.perf_counter() < self._end:
+            self._statuses["lost"] = self._statuses.get("lost", 0) + 1
+
+    async def _arrivals(self) -> None:
+        chance = random.Random(0)
+        due = time.perf_counter()
+        while due < self._end:
+            due += chance.expovariate(self.job.rate)
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            if self._idle:
+                self._idle.popleft().ask(due)
+            else:
+                self._due.append(due)
+
+    def _summary(self) -> Load:
+        latencies = np.array(self._latencies or [float("nan")]) * 1e3
+        p50, p95, p99 = (float(p) for p in np.percentile(latencies, (50, 95, 99)))
+        return Load(
+            requests=len(self._latencies),
+            throughput=len(self._latencies) / self.job.seconds,
+            p50_ms=p50,
+            p95_ms=p95,
+            p99_ms=p99,
+            max_ms=float(latencies.max()),
+            statuses=self._statuses,
+        )
+
+
+def measure(job: Job) -> Load:
+    """Runs the job in this process."""
+
+    async def run() -> Load:
+        return await _Run(job).measure()
+
+    return uvloop.run(run())
+
+
+if __name__ == "__main__":
+    json.dump(asdict(measure(Job(**json.loads(sys.stdin.read())))), sys.stdout)

@@ -1,0 +1,161 @@
+"""Servers in processes of their own, and what they cost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from serve.benchmark.load import Job, Load
+
+_START_S = 120
+_STARTED = 19  # place of the start time in /proc/PID/stat after the name
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class ServerFailed(Exception):
+    """A server did not come up; the message holds its last words."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to serve the model."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers."""
+
+    port: int
+    process: int
+    cold_start_s: float  # from exec to the first answer
+
+    def cpu_s(self) -> float:
+        """Processor time that its processes have taken."""
+        return sum(int(stat[11]) + int(stat[12]) for stat in family(self.process).values()) / _TICKS
+
+    def memory_mb(self) -> float:
+        """Proportional set size of its processes: what is shared counts once."""
+        return sum(_pss(pid) for pid in family(self.process)) / 1e6
+
+
+@contextmanager
+def running(candidate: Candidate, port: int, path: str, body: str) -> Iterator[Running]:
+    """Starts the server and waits for its first answer to `body`.
+
+    Raises:
+        ServerFailed: it ended, or said nothing in time.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        candidate.command,
+        env=dict(candidate.environment),
+        cwd=candidate.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    os.set_blocking(process.stderr.fileno(), False)
+    try:
+        while not _answers(port, path, body):
+            if process.poll() is not None or time.perf_counter() - start > _START_S:
+                said = (process.stderr.read() or b"").decode(errors="replace")[-2000:]
+                raise ServerFailed(f"{candidate.name} did not start:\n{said}")
+            time.sleep(0.01)
+        yield Running(port, process.pid, time.perf_counter() - start)
+    finally:
+        _end(process)
+
+
+def ask(port: int, path: str, body: str) -> Any:
+    """The answer to one request."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", body.encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
+
+
+def load(job: Job) -> Load:
+    """Measures from another process, as callers are."""
+    done = subprocess.run(
+        [sys.executable, "-m", "serve.benchmark.load"],
+        input=json.dumps(asdict(job)),
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ServerFailed(f"the load generator failed:\n{done.stderr[-2000:]}")
+    return Load(**json.loads(done.stdout))
+
+
+def python_environment(**variables: str) -> dict[str, str]:
+    """This process's environment and packages, for a Python that it starts."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+
+
+def family(process: int) -> dict[int, list[str]]:
+    """A process and all that descend from it, with what /proc/PID/stat says after the name."""
+    stats: dict[int, list[str]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                stats[int(folder.name)] = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+    members, found = {process}, {process}
+    while found:
+        found = {pid for pid, stat in stats.items() if int(stat[1]) in members} - members
+        members |= found
+    return {pid: stats[pid] for pid in members & set(stats)}
+
+
+def _started(pid: int) -> str | None:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[_STARTED]
+    return None
+
+
+def _answers(port: int, path: str, body: str) -> bool:
+    try:
+        ask(port, path, body)
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
+
+
+def _pss(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """With all that descend from it: some servers leave children behind."""
+    members = family(process.pid)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    for pid, stat in members.items():
+        if _started(pid) == stat[_STARTED]:  # no other process that got the number since
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    if process.stderr:
+        process.stderr.close()

@@ -1,0 +1,48 @@
+"""uvicorn's HTTP protocol, with a limit on how long the head of a request may take.
+
+uvicorn ends connections that are idle between requests; one that sends its headers a byte at a
+time, or none at all, would stay for ever. Bodies are timed by serve/bodies.py.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_TIMEOUT_S = 10.0
+
+
+class ImpatientProtocol(HttpToolsProtocol):
+    """Closes connections whose first byte or whose headers do not come."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._expect_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_is_here()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        self._head_is_here()
+        self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+
+    def _head_is_here(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        transport: Any = self.transport
+        if not transport.is_closing():
+            transport.close()

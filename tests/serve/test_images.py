@@ -1,0 +1,223 @@
+"""serve/images.py and its neighbours: every kind of image file reaches the model the same way."""
+
+import io
+import struct
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from serve import small_png
+from serve.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
+from serve.image_file import image_size, image_type, trailing_bytes
+from serve.images import Codec, is_quick
+from tests.serve.serving import image_file, pixels
+
+GOLDEN = Path(__file__).parent / "golden"
+KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+CODEC = Codec((32, 32), max_pixels=1_000_000)
+
+# What damaged EXIF makes Pillow say; callers need not care.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+
+def golden_files() -> list[Path]:
+    return sorted(
+        path
+        for path in GOLDEN.iterdir()
+        if path.suffix in {".png", ".jpeg", ".webp", ".gif", ".bmp"}
+        and not path.name.endswith(".expected.png")
+    )
+
+
+@pytest.mark.parametrize("path", golden_files(), ids=lambda path: path.stem)
+def test_every_mode_and_type_becomes_the_golden_pixels(path: Path) -> None:
+    expected = np.asarray(Image.open(path.with_suffix("").with_suffix(".expected.png")))
+    found = CODEC.decode(path.read_bytes())
+    assert found.dtype == np.uint8
+    # Decoders of lossy files differ by a step between builds; everything else is exact.
+    step = 2 if path.suffix in {".jpeg", ".webp"} else 0
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= step
+
+
+def test_golden_files_are_of_every_type() -> None:
+    assert {image_type(path.read_bytes()) for path in golden_files()} == set(KINDS)
+    assert len(golden_files()) >= 27
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_image_upright(orientation: int) -> None:
+    data = (GOLDEN / f"turned_{orientation}.jpeg").read_bytes()
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    expected = CODEC.decode(image_file(upright, "PNG"))
+    assert np.abs(CODEC.decode(data).astype(int) - expected.astype(int)).mean() < 4
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 48), st.integers(1, 48))
+def test_an_image_of_the_models_size_keeps_every_pixel(seed: int, height: int, width: int) -> None:
+    image = pixels(seed, height, width)
+    assert (Codec((height, width), 10_000).decode(image_file(image)) == image).all()
+
+
+def test_16_bits_become_the_upper_8() -> None:
+    grey = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) * 64
+    decoded = CODEC.decode(image_file(Image.fromarray(grey)))
+    assert (decoded == (grey >> 8)[..., np.newaxis]).all()
+
+
+def test_what_is_transparent_lies_on_white() -> None:
+    clear = Image.new("RGBA", (32, 32), (200, 0, 0, 0))
+    for kind in ("PNG", "WEBP"):
+        assert (CODEC.decode(image_file(clear, kind)) == 255).all()
+
+
+def test_the_first_frame_of_a_film_counts() -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    for kind, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})):
+        film = image_file(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert (CODEC.decode(film) == (255, 0, 0)).all()
+
+
+def test_the_centre_of_a_wide_image_is_seen() -> None:
+    image = np.zeros((32, 96, 3), np.uint8)
+    image[:, 32:64] = 255
+    assert CODEC.decode(image_file(image)).mean() > 250
+
+
+def test_a_large_photo_looks_as_if_it_was_decoded_whole() -> None:
+    photo = pixels(3, 768, 1024)
+    assert (
+        np.abs(
+            CODEC.decode(image_file(photo, "JPEG", quality=95)).astype(int)
+            - CODEC.decode(image_file(photo)).astype(int)
+        ).max()
+        <= 6
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_after_the_end_are_refused(kind: str) -> None:
+    data = image_file(pixels(), kind)
+    with pytest.raises(UnreadableImage, match="7 bytes follow the end"):
+        CODEC.decode(data + b"garbage")
+
+
+@pytest.mark.parametrize(
+    "appendix", [b"\xff\xd8\xff more", b"\0\0\0\x18ftypmp42", b"notes SEFT", b"\0" * 64]
+)
+def test_what_cameras_append_to_a_jpeg_is_part_of_it(appendix: bytes) -> None:
+    photo = image_file(pixels(), "JPEG")
+    assert (CODEC.decode(photo + appendix) == CODEC.decode(photo)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_end_of_a_file_is_found(kind: str) -> None:
+    data = image_file(pixels(1, 20, 30), kind)
+    assert image_type(data) == kind
+    assert trailing_bytes(data, kind) == 0
+    if kind != "JPEG":
+        assert image_size(data, kind) == (30, 20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_a_file_is_called_damaged(kind: str) -> None:
+    data = image_file(pixels(), kind)
+    with pytest.raises(UnreadableImage, match=f"the {kind} image is damaged or cut short"):
+        CODEC.decode(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"%PDF-1.7", b"II*\0 a TIFF", b"<svg/>"])
+def test_other_types_are_refused_by_their_first_bytes(data: bytes) -> None:
+    with pytest.raises(UnsupportedImage, match="expected a PNG, JPEG, WebP, GIF or BMP image"):
+        CODEC.decode(data)
+
+
+def _png_that_claims(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100_000))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+def _bombs() -> dict[str, bytes]:
+    jpeg = bytearray(image_file(pixels(), "JPEG"))
+    frame = jpeg.index(b"\xff\xc0") + 5
+    jpeg[frame : frame + 4] = struct.pack(">HH", 65_000, 65_000)
+    gif = bytearray(image_file(pixels(), "GIF"))
+    gif[6:10] = struct.pack("<HH", 65_000, 65_000)
+    webp = b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0" + b"\0" * 4 + b"\xff\x3f\0" * 2 + b"VP8L\0\0\0\0"
+    frame_bomb = bytearray(image_file(pixels(), "GIF"))
+    start = frame_bomb.index(b",\0\0\0\0")
+    frame_bomb[start + 5 : start + 9] = struct.pack("<HH", 65_000, 65_000)
+    return {
+        "PNG": _png_that_claims(50_000, 50_000),
+        "JPEG": bytes(jpeg),
+        "GIF": bytes(gif),
+        "GIF frame": bytes(frame_bomb),
+        "WEBP": webp,
+    }
+
+
+@pytest.mark.parametrize(("name", "bomb"), _bombs().items(), ids=_bombs())
+def test_bombs_are_stopped_before_they_are_decoded(name: str, bomb: bytes) -> None:
+    with pytest.raises(ImageTooLarge, match="expected at most 1000000"):
+        CODEC.decode(bomb)
+
+
+def test_a_small_file_of_many_pixels_is_not_quick() -> None:
+    assert is_quick(image_file(pixels()))
+    assert not is_quick(image_file(Image.new("1", (2000, 2000))))
+    assert not is_quick(image_file(pixels(1, 200, 200)))
+
+
+@given(st.sampled_from(KINDS), st.data())
+def test_a_damaged_file_is_decoded_or_refused_but_never_crashes(
+    kind: str, data: st.DataObject
+) -> None:
+    file = bytearray(image_file(pixels(1, 24, 24), kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(4, len(file) - 1))
+        file[position] = data.draw(st.integers(0, 255))
+    with suppress(ImageTooLarge, UnsupportedImage, UnreadableImage):
+        assert CODEC.decode(bytes(file)).shape == (32, 32, 3)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_short_way_and_pillows_way_agree(seed: int) -> None:
+    image = pixels(seed)
+    data = image_file(image)
+    short = small_png.decode(data, (32, 32))
+    assert short is not None
+    assert (short == image).all()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        image_file(pixels(0, 31, 32)),
+        image_file(Image.fromarray(pixels()).convert("L")),
+        image_file(Image.fromarray(pixels()), transparency=(0, 0, 0)),
+        image_file(pixels()) + b"x",
+        image_file(pixels())[:-1],
+        image_file(pixels()).replace(b"IDAT", b"IDAU"),
+        b"",
+    ],
+    ids=["size", "grey", "transparent", "trailing", "short", "chunk", "nothing"],
+)
+def test_the_short_way_leaves_what_is_not_plain(data: bytes) -> None:
+    assert small_png.decode(data, (32, 32)) is None
+
+
+@given(st.data())
+def test_the_short_way_takes_no_file_that_is_damaged(data: st.DataObject) -> None:
+    file = bytearray(image_file(pixels()))
+    position = data.draw(st.integers(0, len(file) - 1))
+    file[position] ^= data.draw(st.integers(1, 255))
+    assert small_png.decode(bytes(file), (32, 32)) is None

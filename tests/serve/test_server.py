@@ -1,0 +1,117 @@
+"""serve/server.py: the real program, its processes, and what it does when it is told to end."""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.serve.server_process import PATIENCE_S, Server, program, running, until
+from tests.serve.serving import base64_of, image_file, pixels
+
+BODY = json.dumps({"image": base64_of(image_file(pixels()))})
+HEAD = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running(KILN_BODY_TIMEOUT_MS="300") as up:
+        yield up
+
+
+def test_many_callers_at_once_all_get_the_right_answer(server: Server) -> None:
+    bodies = [
+        json.dumps({"image": base64_of(image_file(pixels(seed))), "top_k": 1}) for seed in range(8)
+    ]
+    alone = [server.ask("POST", "/predict", body)[1]["top_k"] for body in bodies]
+    with ThreadPoolExecutor(16) as callers:
+        answers = list(
+            callers.map(lambda n: server.ask("POST", "/predict", bodies[n % 8]), range(200))
+        )
+    assert {status for status, _ in answers} == {200}
+    for n, (_, answer) in enumerate(answers):
+        found, expected = answer["top_k"][0], alone[n % 8][0]
+        assert found["label"] == expected["label"]
+        assert found["probability"] == pytest.approx(expected["probability"], abs=2e-6)
+    assert len({answer["request_id"] for _, answer in answers}) == 200
+
+
+def test_an_upload_that_stops_is_answered_and_one_that_ends_is_forgotten(server: Server) -> None:
+    head = f"{HEAD}Content-Length: 99\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as slow:
+        slow.sendall(head + b"\x89PNG")
+        assert slow.recv(64).startswith(b"HTTP/1.1 408")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as gone:
+        gone.sendall(head + b"\x89PNG")
+    assert server.ask("POST", "/predict", BODY)[0] == 200
+
+
+def test_what_is_no_http_does_not_disturb_others(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as odd:
+        odd.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+        assert odd.recv(64).startswith(b"HTTP/1.1 400")
+    assert server.ask("GET", "/health")[0] == 200
+
+
+def test_more_callers_than_the_service_can_serve_in_time_are_turned_away() -> None:
+    images = json.dumps({"images": [base64_of(image_file(pixels()))] * 100})
+    with running(KILN_DEADLINE_MS="1", KILN_MAX_QUEUE="100") as server:
+        with ThreadPoolExecutor(16) as callers:
+            asked = callers.map(lambda _: server.ask("POST", "/predict/batch", images), range(48))
+            answers = [(status, answer.get("type")) for status, answer in asked]
+        assert server.ask("POST", "/predict", BODY)[0] == 200
+    assert {status for status, _ in answers} <= {200, 503}
+    assert (503, "urn:kiln:problem:overloaded") in answers
+
+
+def test_a_process_that_dies_is_replaced_and_the_others_go_on() -> None:
+    with running(workers=2) as server:
+        until(lambda: len(server.workers()) == 2)
+        first, second = server.workers()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(set(server.workers()) - {first}) == 2)
+        until(server.is_up)
+        assert second in server.workers()
+
+
+def test_sigterm_lets_requests_that_have_arrived_be_answered() -> None:
+    head = f"{HEAD}Content-Length: {len(BODY)}\r\nExpect: 100-continue\r\n\r\n"
+    with (
+        running() as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as caller,
+    ):
+        caller.sendall(head.replace("image/png", "application/json").encode())
+        assert caller.recv(64).startswith(b"HTTP/1.1 100")  # the request is being read
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: refuses_connections(server.port))
+        caller.sendall(BODY.encode())
+        assert caller.recv(64).startswith(b"HTTP/1.1 200")
+        assert server.process.wait(PATIENCE_S) in (0, -signal.SIGTERM)
+
+
+def refuses_connections(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S).close()
+    except ConnectionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"KILN_MODEL": "/no/such/model.onnx"}, "cannot read the model /no/such/model.onnx"),
+        ({"KILN_MODEL": __file__}, "not an ONNX model"),
+        ({"KILN_PORT": "many"}, "KILN_PORT is 'many', expected a whole number from 0 to 65535"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_a_line(variables: dict[str, str], said: str) -> None:
+    with program(**variables) as process:
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2
+    assert said in errors
+    assert errors.startswith("kiln: error: ")
+    assert len(errors.splitlines()) == 1

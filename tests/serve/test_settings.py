@@ -1,0 +1,113 @@
+"""serve/settings.py and serve/cpus.py: what a deployment decides, and what its container grants."""
+
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from serve.cpus import available_cpus
+from serve.settings import _PARSERS, Settings, SettingsError
+
+
+def test_variables_become_settings() -> None:
+    found = Settings.from_environment(
+        {
+            "KILN_MODEL": "a/model.onnx",
+            "KILN_PORT": "80",
+            "KILN_API_KEYS": f"{'a' * 64}, {'b' * 64}",
+            "KILN_CORS_ORIGINS": "https://a.example,http://localhost:3000",
+            "KILN_ROOT_PATH": "/prod/",
+            "KILN_HOST": "",
+            "HOME": "/root",
+        }
+    )
+    assert found.model == Path("a/model.onnx")
+    assert found.port == 80
+    assert found.api_keys == ("a" * 64, "b" * 64)
+    assert found.cors_origins == ("https://a.example", "http://localhost:3000")
+    assert found.root_path == "/prod"
+    assert found.host == Settings().host
+
+
+def test_every_field_but_the_processors_is_a_variable() -> None:
+    assert set(_PARSERS) == {field.name for field in fields(Settings)} - {"cpus"}
+
+
+def test_every_wrong_variable_is_named_with_what_was_expected() -> None:
+    wrong = {"KILN_PORT": "http", "KILN_MAX_QUEUE": "5", "KILN_API_KEYS": "secret"}
+    with pytest.raises(SettingsError) as refusal:
+        Settings.from_environment(wrong)
+    for variable, value in wrong.items():
+        assert f"{variable} is {value!r}, expected" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("CORS_ORIGINS", "example.org"),
+        ("CORS_ORIGINS", "https://example.org/path"),
+        ("ROOT_PATH", "prod"),
+        ("ROOT_PATH", "/"),
+        ("DEADLINE_MS", "0"),
+        ("WORKERS", "-1"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=f"KILN_{name} is"):
+        Settings.from_environment({f"KILN_{name}": text})
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "threads", "expected"),
+    [(1, 0, 0, (1, 1)), (4, 0, 0, (4, 1)), (4, 2, 0, (2, 2)), (4, 1, 3, (1, 3)), (2, 8, 0, (8, 1))],
+)
+def test_processes_share_the_processors(
+    cpus: int, workers: int, threads: int, expected: tuple[int, int]
+) -> None:
+    found = Settings(cpus=cpus, workers=workers, threads=threads)
+    assert (found.processes, found.session_threads) == expected
+
+
+def everything(tmp_path: Path, membership: str, files: dict[str, str]) -> int:
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "self").write_text(membership)
+    return available_cpus(tmp_path / "cgroup", tmp_path / "self")
+
+
+def old_quota(folder: str, quota: str) -> dict[str, str]:
+    """As version 1 of cgroups says it."""
+    return {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000"}
+
+
+@pytest.fixture
+def _eight_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+
+
+@pytest.mark.usefixtures("_eight_processors")
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/\n", {}, 8),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "10000 100000\n"}, 1),
+        ("0::/pod/box\n", {"pod/cpu.max": "300000 100000", "pod/box/cpu.max": "max 100000"}, 3),
+        ("4:cpu,cpuacct:/box\n", old_quota("cpu/box", "400000"), 4),
+        ("4:cpu:/\n", old_quota("cpu", "-1"), 8),
+        ("0::/\n", {"cpu.max": "rubbish"}, 8),
+    ],
+)
+def test_a_containers_share_counts(
+    tmp_path: Path, membership: str, files: dict[str, str], expected: int
+) -> None:
+    assert everything(tmp_path, membership, files) == expected
+
+
+def test_this_machine_has_at_least_one() -> None:
+    assert 1 <= available_cpus() <= len(os.sched_getaffinity(0))
