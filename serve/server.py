@@ -5,6 +5,7 @@ The parent only starts and replaces them; it loads neither onnxruntime nor the a
 
 import gc
 import logging
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,8 @@ def main() -> int:
         *(metadata.name, metadata.version[:12], settings.host, settings.port),
         *(settings.processes, settings.session_threads),
     )
+    # A lone process hands the signal on when it is done, and would seem to have been killed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         "serve.server:application",
         factory=True,
