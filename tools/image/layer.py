@@ -30,12 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--folder", default="", help="of the image, in which all files are put")
     parser.add_argument("--exclude", action="append", default=[], help="pattern within the folder")
+    parser.add_argument("--only", action="append", default=[], help="pattern: nothing else")
     parser.add_argument("--compile", action="store_true", help="add bytecode")
     parser.add_argument("--output", type=Path, required=True, help="layer.tar.gz to write")
     parser.add_argument("file", nargs="*", help="place=source, the place within the folder")
     options = parser.parse_args(arguments)
     try:
-        files = wanted(map(_pair, options.file), options.exclude)
+        files = wanted(map(_pair, options.file), options.exclude, options.only)
         found = list(entries(files, options.folder, options.compile))
         if not found:
             raise LayerError(f"no file is left for {options.output.name}")
@@ -51,8 +52,15 @@ def _pair(text: str) -> tuple[str, Path]:
     return place, Path(source)
 
 
-def wanted(files: Iterable[tuple[str, Path]], exclude: Sequence[str]) -> dict[str, Path]:
+def wanted(
+    files: Iterable[tuple[str, Path]], exclude: Sequence[str], only: Sequence[str] = ()
+) -> dict[str, Path]:
     """Source by place: all that is of use in an image.
+
+    Args:
+        files: places and sources.
+        exclude: shell patterns of places to leave out; * also matches a slash.
+        only: if there are any, a place has to match one.
 
     Raises:
         LayerError: two different files want one place, or a place leads out of the folder.
@@ -61,13 +69,19 @@ def wanted(files: Iterable[tuple[str, Path]], exclude: Sequence[str]) -> dict[st
     for place, source in files:
         if ".." in PurePosixPath(place).parts or place.startswith("/"):
             raise LayerError(f"{place} leads out of its folder")
-        if not _is_used(place) or any(fnmatchcase(place, pattern) for pattern in exclude):
+        if not _is_used(place) or _matches(place, exclude):
+            continue
+        if only and not _matches(place, only):
             continue
         other = chosen.setdefault(place, source)
         # Wheels may each bring the same __init__.py of a package that they share.
         if other != source and other.read_bytes() != source.read_bytes():
             raise LayerError(f"{place} is two files: {other} and {source}")
     return chosen
+
+
+def _matches(place: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(place, pattern) for pattern in patterns)
 
 
 def _is_used(place: str) -> bool:

@@ -25,8 +25,8 @@ def _write(ctx, args, inputs):
     output = ctx.actions.declare_file(ctx.label.name + ".tar.gz")
     args.add("--folder", ctx.attr.folder)
     args.add("--output", output)
-    for pattern in getattr(ctx.attr, "exclude", []):
-        args.add("--exclude", pattern)
+    args.add_all(getattr(ctx.attr, "exclude", []), before_each = "--exclude")
+    args.add_all(getattr(ctx.attr, "only", []), before_each = "--only")
     args.use_param_file("@%s", use_always = True)
     args.set_param_file_format("multiline")
     ctx.actions.run(
@@ -103,7 +103,10 @@ _PYTHON = _LAYER | {
 
 packages_layer = rule(
     implementation = _packages_layer_impl,
-    attrs = _PYTHON | {"folder": attr.string(default = SITE_PACKAGES)},
+    attrs = _PYTHON | {
+        "folder": attr.string(default = SITE_PACKAGES),
+        "only": attr.string_list(doc = "Shell patterns as for `exclude`: the layer holds nothing else."),
+    },
     doc = "The wheels that `deps` need, flat as pip would install them, with bytecode.",
 )
 

@@ -88,6 +88,14 @@ def test_a_pattern_leaves_files_out(tmp_path: Path) -> None:
     assert list(wanted(files, ["a/b/*"])) == ["a/d.py"]
 
 
+def test_patterns_divide_packages_among_layers(tmp_path: Path) -> None:
+    source = write(tmp_path, "file")
+    files = [(place, source) for place in ("nvidia/a.so", "nvidia_x-1.dist-info/METADATA", "b.py")]
+    one, rest = wanted(files, [], only=["nvidia*"]), wanted(files, ["nvidia*"])
+    assert one.keys() | rest.keys() == {place for place, _ in files}
+    assert not one.keys() & rest.keys()
+
+
 def test_equal_files_may_share_a_place_and_different_ones_may_not(tmp_path: Path) -> None:
     one, same, other = (write(tmp_path, name, name[:1].encode()) for name in ("a1", "a2", "b"))
     assert wanted([("x", one), ("x", same)], []) == {"x": one}
