@@ -2,6 +2,23 @@
 
 load("@rules_oci//oci:defs.bzl", "oci_image")
 
+# What inference and the formats that the service takes do not read: half of the packages' bytes.
+NOT_NEEDED = [
+    "PIL/_avif.*",
+    "PIL/_imagingft.*",
+    "numpy/distutils/*",
+    "numpy/f2py/*",
+    "onnxruntime/backend/*",
+    "onnxruntime/capi/libonnxruntime.so*",  # for programs in C; the Python module has it all inside
+    "onnxruntime/datasets/*",
+    "onnxruntime/quantization/*",
+    "onnxruntime/tools/*",
+    "onnxruntime/transformers/*",
+    "pillow.libs/libavif-*",
+    "pillow.libs/libfreetype-*",
+    "pillow.libs/libharfbuzz-*",
+]
+
 def service_image(name, application, **kwargs):
     """One image for Lambda and for containers, its layers from the slowest to the fastest to change.
 
