@@ -169,3 +169,18 @@ def test_an_archive_names_its_parts_for_docker(tmp_path: Path) -> None:
         assert packed is not None
         assert packed.read() == layer.read_bytes()
         assert entry["Config"] in archive.getnames()
+
+
+def test_an_engine_that_refuses_has_the_last_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "layer").write_bytes(bytes(1 << 20))
+    image = add_layer(tmp_path / "out", empty_image("linux", "amd64"), tmp_path / "layer", "")
+    write_image(tmp_path / "out", image)
+    (tmp_path / "tags").write_text("kiln:latest\n")
+    engine = tmp_path / "engine"
+    engine.write_text("#!/bin/sh\necho no engine here >&2\nexit 3\n")
+    engine.chmod(0o755)
+    options = {"image": "out", "repo-tags": "tags", "loader": "engine"}
+    assert load.main([f"--{option}={tmp_path / name}" for option, name in options.items()]) == 3
+    assert capfd.readouterr().err == "no engine here\n"

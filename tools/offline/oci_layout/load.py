@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     with subprocess.Popen([engine, "load"], stdin=subprocess.PIPE) as loading:
         assert loading.stdin
-        with loading.stdin:
+        with suppress(BrokenPipeError), loading.stdin:  # the engine ended early, and has said why
             write_archive(options.image, tags, loading.stdin)
     return loading.returncode
 
