@@ -21,7 +21,7 @@ from ml.evaluation import CALIBRATION_BINS, Evaluation
 INK, MUTED, LINE = "#1f2a37", "#6b7684", "#dfe4ea"
 BLUE, ORANGE, GREEN, RED = "#2b6cb0", "#d9730d", "#2f855a", "#c53030"
 
-_HEAT = LinearSegmentedColormap.from_list("kiln", ["#ffffff", "#cfe1f5", "#5b97d3", "#17457c"])
+HEAT = LinearSegmentedColormap.from_list("kiln", ["#ffffff", "#cfe1f5", "#5b97d3", "#17457c"])
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": LINE,
@@ -83,7 +83,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     figure = new_figure(side, side - 0.4)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         axes = figure.subplots()
-        axes.imshow(shares, cmap=_HEAT, vmin=0, vmax=1)
+        axes.imshow(shares, cmap=HEAT, vmin=0, vmax=1)
         for (row, column), share in np.ndenumerate(shares):
             if counts[row, column]:
                 color = "white" if share > 0.55 else INK

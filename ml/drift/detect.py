@@ -1,0 +1,160 @@
+"""Compares live images or logged answers with the drift reference inside a model.
+
+Exit code 0: no drift, 3: drift, 4: too few images to tell, 2: the input cannot be used.
+
+  bazel run //ml:drift -- --images incoming/             # a folder of images, answered here
+  bazel run //ml:drift -- --predictions answers.jsonl    # answers of /predict, one JSON a line
+  bazel run //ml:drift -- --cifar10-test --corruption noise:3
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from ml.artifact import Artifact, ArtifactError, load_artifact
+from ml.data.cifar10 import DatasetError
+from ml.drift.corruptions import ALIASES, CORRUPTIONS, CorruptionError, corrupt, parse_corruption
+from ml.drift.folder import image_files, read_images
+from ml.drift.log import read_log
+from ml.drift.observed import InputError, Observed, counted, observe
+from ml.drift.report import Comparison, print_comparison, write_comparison
+from ml.inputs import cifar10, model_path, user_path
+from serve.contract.drift import DEFAULT_LIMITS, Limits, compare
+
+EXIT_CODES = {"no drift": 0, "drift": 3, "too little evidence": 4}
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str], console: Console) -> int:
+    """Compare, print, write; returns the exit code."""
+    options = _options().parse_args(arguments)
+    limits = Limits(options.false_alarm_rate, options.psi, options.ks, options.fewest)
+    try:
+        corruption = parse_corruption(options.corruption) if options.corruption else None
+        artifact = load_artifact(model_path(options.model), threads=options.threads)
+        seen = _observed(options, artifact, corruption, console)
+        comparison = compared(artifact, seen, limits)
+        print_comparison(comparison, console)
+        for path in write_comparison(comparison, user_path(options.out)):
+            console.print(str(path), highlight=False, soft_wrap=True)
+    except (ArtifactError, CorruptionError, DatasetError, InputError, OSError) as exc:
+        console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
+        return BAD_INPUT
+    return EXIT_CODES[comparison.report.verdict]
+
+
+def compared(artifact: Artifact, seen: Observed, limits: Limits) -> Comparison:
+    """What was seen against the artifact's own reference."""
+    reference = artifact.metadata.drift_reference
+    window = counted(reference, seen.predictions, seen.signals)
+    report = compare(reference, window, limits)
+    return Comparison(artifact.metadata, seen.source, window, report, limits, seen.problems)
+
+
+def _observed(
+    options: argparse.Namespace,
+    artifact: Artifact,
+    corruption: tuple[str, int] | None,
+    console: Console,
+) -> Observed:
+    if options.predictions:
+        path = user_path(options.predictions)
+        return read_log(path, artifact.metadata.classes, artifact.metadata.version)
+    with Progress(console=console, transient=True) as progress:
+        if options.images:
+            images, source, problems = _folder(options, artifact, progress)
+        else:
+            images, source, problems = cifar10("test").images, "CIFAR-10 test images", ()
+        images = _limited(images, options.limit, options.seed)
+        if corruption:
+            images = corrupt(images, *corruption, seed=options.seed)
+            source += f", {corruption[0]} of severity {corruption[1]}"
+        task = progress.add_task("answering", total=len(images))
+        answers = observe(artifact, images, source, _advance(progress, task))
+    return Observed(answers.source, answers.predictions, answers.signals, problems)
+
+
+def _folder(
+    options: argparse.Namespace, artifact: Artifact, progress: Progress
+) -> tuple[NDArray[np.uint8], str, Sequence[str]]:
+    folder = user_path(options.images)
+    files = image_files(folder)
+    good, problems = [], []
+    task = progress.add_task("reading", total=len(files))
+    for path, pixels in read_images(files, artifact.metadata.input_size):
+        progress.advance(task)
+        if isinstance(pixels, str):
+            problems.append(f"{path.relative_to(folder)}: {pixels}")
+        else:
+            good.append(pixels)
+    if not good:
+        raise InputError(f"{folder}: none of {len(files)} image files can be read ({problems[0]})")
+    return np.stack(good), str(folder), problems
+
+
+def _limited(images: NDArray[np.uint8], most: int | None, seed: int) -> NDArray[np.uint8]:
+    """At most so many, drawn at random."""
+    if most is None or most >= len(images):
+        return images
+    chosen = np.random.default_rng(seed).choice(len(images), most, replace=False)
+    return images[np.sort(chosen)]
+
+
+def _advance(progress: Progress, task: "object") -> Callable[[int], None]:
+    return lambda count: progress.advance(task, count)  # type: ignore[arg-type]
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--images", metavar="FOLDER", help="image files, also in folders below")
+    what.add_argument("--predictions", metavar="FILE", help="JSON lines, answers of the service")
+    what.add_argument("--cifar10-test", action="store_true", help="the pinned test images")
+    names = ", ".join([*CORRUPTIONS, *ALIASES])
+    parser.add_argument("--corruption", metavar="KIND:1-5", help=f"spoil the images first: {names}")
+    parser.add_argument("--limit", type=_count, help="use at most so many images, drawn at random")
+    parser.add_argument("--out", default="drift-report", help="folder for results (%(default)s)")
+    defaults = DEFAULT_LIMITS
+    parser.add_argument(
+        "--false-alarm-rate",
+        type=_share,
+        default=defaults.false_alarm_rate,
+        help="of a window without drift, all statistics together (%(default)s)",
+    )
+    parser.add_argument(
+        "--psi", type=float, default=defaults.psi, help="least PSI that matters (%(default)s)"
+    )
+    parser.add_argument(
+        "--ks", type=float, default=defaults.ks, help="least KS that matters (%(default)s)"
+    )
+    parser.add_argument(
+        "--fewest", type=_count, default=defaults.fewest_images, help="images needed (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="of the model (0: one a core)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
+    return number
+
+
+def _share(text: str) -> float:
+    if not 0 < (share := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
+    return share
+
+
+if __name__ == "__main__":
+    terminal = Console()
+    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=120)))
