@@ -1,8 +1,11 @@
 """What can go wrong with a registry, and the exit code that a script sees."""
 
 
-class RegistryError(ValueError):
-    """Asked for something that cannot be; the message says what to do. Nothing was changed."""
+class RegistryError(Exception):
+    """Asked for something that cannot be; the message says what to do. Nothing was changed.
+
+    No ValueError: those are what a damaged object is noticed by.
+    """
 
     exit_code = 2
 

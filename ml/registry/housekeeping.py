@@ -33,7 +33,7 @@ def inspect(registry: Registry, progress: Callable[[str], None] = lambda _: None
     progress(f"reading {len(versions)} versions")
     for version in versions:
         try:
-            registry.versions.metadata(version)
+            registry.versions.model(version)
         except Damaged as exc:
             problems.append(str(exc))
     known, images = set(versions), set(registry.images.digests())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,22 @@ class ModelFile:
     key: str
     sha256: str
     size: int
+
+
+@dataclass(frozen=True)
+class RecordedScores:
+    """As the artifact has them; a class of our own, since manifests outlive contracts."""
+
+    images: int
+    accuracy: float
+    macro_f1: float
+    loss: float
+    calibration_error: float
+
+    @classmethod
+    def of(cls, scores: Scores) -> RecordedScores:
+        """A copy."""
+        return cls(**{field.name: getattr(scores, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class Manifest:
     lock_digest: str
     device: str
     precision: str
-    test: Scores
+    test: RecordedScores
     lineage: Lineage
 
     @classmethod
@@ -96,7 +112,7 @@ class Manifest:
             lock_digest=metadata.lock_digest,
             device=metadata.device,
             precision=metadata.precision,
-            test=metadata.test_metrics,
+            test=RecordedScores.of(metadata.test_metrics),
             lineage=lineage,
         )
 
@@ -124,7 +140,7 @@ class Manifest:
             registered=Act(**values.pop("registered")),
             classes=tuple(values.pop("classes")),
             input_size=(height, width),
-            test=Scores(**values.pop("test")),
+            test=RecordedScores(**values.pop("test")),
             lineage=Lineage(**lineage, parents=parents),
             **values,
         )

@@ -42,11 +42,8 @@ class Registry:
     """
 
     def __init__(self, store: Store, who: str | None = None) -> None:
-        """Act as `who`: by default KILN_ACTOR, GITHUB_ACTOR, or the user at this machine.
-
-        Raises:
-            StoreError: it cannot be reached, or another release of Kiln made it.
-        """
+        """Act as `who` (KILN_ACTOR, GITHUB_ACTOR, or the user at this machine); StoreError if the
+        store cannot be used."""
         self.store, self.who = store, who or _this_user()
         self.versions, self.images, self.ledger = Versions(store), Images(store), Ledger(store)
         self._is_prepared = self._has_format()
@@ -120,7 +117,7 @@ class Registry:
             Conflict: somebody moved the alias since `seen`.
             Damaged: the version's bytes are not what was registered.
         """
-        self.versions.metadata(version)
+        self.versions.model(version)
         return self.move(
             alias, version, kind="promote", why=why, verdict=verdict, evidence=evidence, seen=seen
         )
@@ -156,7 +153,7 @@ class Registry:
         if target is None:
             raise RegistryError(f"{alias} has no previous version to go back to: see `history`")
         if not target.startswith(PREFIX):
-            self.versions.metadata(target)
+            self.versions.model(target)
         return self.move(
             alias, target, kind="rollback", why=why, verdict=UNCHECKED, seen=state.number
         )
@@ -178,7 +175,7 @@ class Registry:
         directly, with an image (``sha256:…``) for a target if it likes. Arguments and errors as for
         `promote`.
         """
-        _check_alias(alias)
+        check_alias(alias)
         self._prepare()
         act = Act.now(self.who, why)
         move = Move(alias, target, kind, act.who, act.when, why, verdict, dict(evidence or {}))
@@ -234,7 +231,8 @@ class Registry:
         self._is_prepared = True
 
 
-def _check_alias(alias: str) -> None:
+def check_alias(alias: str) -> None:
+    """RegistryError if an alias cannot have this name."""
     if not _ALIAS.fullmatch(alias) or _HEX.fullmatch(alias):
         raise RegistryError(
             f"{alias!r} is no name for an alias: expected lower-case letters, digits and ._/- , "

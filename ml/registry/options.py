@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import Any
 
-from ml.registry.limits import Limits
+from ml.registry.gate_options import add_gate_options
 from ml.registry.model_registry import CHAMPION
 
 _Commands = Any  # argparse has no public name for what add_subparsers returns
@@ -58,7 +59,7 @@ def _command(commands: _Commands, name: str, text: str, *examples: str) -> argpa
     sub: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text[0].lower() + text[1:].split(".")[0].split(";")[0],
-        description=text,
+        description=textwrap.fill(text, 100),
         epilog=f"examples:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -103,7 +104,6 @@ def _register(commands: _Commands) -> None:
 
 
 def _promote(commands: _Commands) -> None:
-    limits = Limits()
     sub = _command(
         commands,
         "promote",
@@ -112,7 +112,7 @@ def _promote(commands: _Commands) -> None:
         "accuracies (two proportions); a loss beyond the margin must be ruled out.",
         "promote 3fa8 --reason 'wider network'",
         "promote 3fa8 --alias challenger --dry-run",
-        "promote 3fa8 --margin 0.003 --p99-ms 5 --must-be-better",
+        "promote 3fa8 --margin 0.003 --p99-ms 5",
         "promote 3fa8 --force --reason 'the champion leaks memory'",
     )
     sub.add_argument("version", metavar="REF")
@@ -130,31 +130,7 @@ def _promote(commands: _Commands) -> None:
         "that the model was made from",
     )
     data.add_argument("--no-test-data", action="store_true", help="compare recorded accuracies")
-    gates = sub.add_argument_group("gates")
-    number: dict[str, Any] = {"type": float, "metavar": "X", "default": argparse.SUPPRESS}
-    gates.add_argument("--margin", **number, help=f"accuracy that may be lost ({limits.margin})")
-    gates.add_argument(
-        "--alpha", **number, help=f"chance of passing a model that loses more ({limits.alpha})"
-    )
-    gates.add_argument(
-        "--must-be-better",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="significantly better than the champion, not only no worse",
-    )
-    gates.add_argument("--min-accuracy", **number, help="share of images (no limit)")
-    gates.add_argument(
-        "--max-calibration-error", **number, help=f"({limits.max_calibration_error})"
-    )
-    gates.add_argument(
-        "--max-bytes", **number | {"type": int}, help=f"size of the file ({limits.max_bytes:,})"
-    )
-    gates.add_argument("--p99-ms", **number, help=f"one image on one thread ({limits.p99_ms:g})")
-    gates.add_argument(
-        "--use-benchmark",
-        action="store_true",
-        help="take the latency from the benchmark in the run folder instead of measuring it",
-    )
+    add_gate_options(sub)
 
 
 def _rollback(commands: _Commands) -> None:

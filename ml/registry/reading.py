@@ -63,9 +63,8 @@ def explain_reference(
 def pull(registry: Registry, options: argparse.Namespace, progress: Progress) -> Answer:
     """Writes a version's model to a file."""
     version = registry.resolve(options.version)
-    manifest, metadata = registry.versions.manifest(version), registry.versions.metadata(version)
-    model = registry.versions.model(version)
-    path = typed_path(options.output or f"{metadata.name}-{short(version)}.onnx")
+    manifest, model = registry.versions.manifest(version), registry.versions.model(version)
+    path = typed_path(options.output or f"{manifest.name}-{short(version)}.onnx")
     if path.is_dir():
         raise RegistryError(f"{path} is a folder: name a file with -o")
     if path.exists() and path.read_bytes() != model and not options.overwrite:

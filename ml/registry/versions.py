@@ -10,6 +10,7 @@ from ml.registry.errors import Conflict, Damaged, RegistryError
 from ml.registry.manifest import Act, Lineage, Manifest
 from ml.registry.store import Store
 from serve.contract.artifact import ArtifactError, ArtifactMetadata, read_artifact
+from serve.contract.model_file import read_model_file
 
 MODELS = "models/"
 
@@ -86,7 +87,9 @@ class Versions:
         return found
 
     def model(self, version: str) -> bytes:
-        """The artifact's bytes, once they are what was registered.
+        """The artifact's bytes, once file, graph and weights are what was registered.
+
+        Whether this release can serve them is for the gates to say: a registry outlives contracts.
 
         Raises:
             Damaged: they are missing, or others.
@@ -99,21 +102,13 @@ class Versions:
             raise Damaged(f"{where} is missing: restore it from a backup") from None
         if (found := hashlib.sha256(data).hexdigest()) != file.sha256:
             raise Damaged(f"{where} has SHA-256 {found}, expected {file.sha256}: restore it")
-        return data
-
-    def metadata(self, version: str) -> ArtifactMetadata:
-        """What the artifact says of itself, its bytes and its graph and weights checked first.
-
-        Raises:
-            Damaged: they are not what was registered.
-        """
         try:
-            metadata = read_artifact(self.model(version))
+            content = read_model_file(data).version
         except ArtifactError as exc:
-            raise Damaged(f"version {version}: {exc}") from exc
-        if metadata.version != version:
-            raise Damaged(f"version {version} holds the model of version {metadata.version}")
-        return metadata
+            raise Damaged(f"{where} is none: {exc}") from exc
+        if content != version:
+            raise Damaged(f"{where} is version {content}: restore manifest and model")
+        return data
 
 
 def _same(known: Manifest, data: bytes, found: ArtifactMetadata) -> Manifest:

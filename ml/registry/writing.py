@@ -22,7 +22,7 @@ from ml.registry.ledger import REFUSED, Record
 from ml.registry.limits import Gate, Limits
 from ml.registry.manifest import Manifest, Parent
 from ml.registry.mirror import mirror
-from ml.registry.model_registry import CHAMPION, UNCHECKED, Registry
+from ml.registry.model_registry import CHAMPION, UNCHECKED, Registry, check_alias
 from ml.registry.outcomes import find_examples
 from ml.registry.submission import read_submission
 from ml.registry.tables import short
@@ -49,6 +49,7 @@ def promote(registry: Registry, options: argparse.Namespace, progress: Progress)
     """Points an alias at a version that passes the gates."""
     if options.force and not options.reason:
         raise RegistryError("--force overrules the gates: say why with --reason, it is recorded")
+    check_alias(options.alias)
     state, version = registry.state(), registry.resolve(options.version)
     if state.aliases.get(options.alias) == version:
         return _moved(None, options.alias, version, [])

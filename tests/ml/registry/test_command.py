@@ -227,6 +227,7 @@ def write(terminal: Terminal, threshold: float) -> Path:
         (["register", "text.onnx"], "is refused: not an ONNX model"),
         (["promote", "abcd"], "is no alias, version or image"),
         (["promote", "champion"], "see `list`"),
+        (["promote", "abcd", "--alias", "Beef"], "is no name for an alias"),
         (["rollback"], "has no previous version"),
         (["explain", "sha256:12"], "fits 0 images"),
         (["explain", "{broken"], "not a JSON log line"),

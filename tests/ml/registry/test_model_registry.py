@@ -225,6 +225,28 @@ def test_a_damaged_manifest_is_named(registry: Registry) -> None:
         registry.versions.manifests()
 
 
+def test_a_version_of_an_older_contract_stays_usable(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = add(registry, "a"), add(registry, "b")
+    registry.promote(a)
+    monkeypatch.setattr("serve.contract.artifact.SCHEMA", "next")
+    registry.promote(b)
+    registry.rollback()
+    assert registry.versions.model(a) == registry.versions.model(registry.resolve("champion"))
+    with pytest.raises(ArtifactError, match="another release of Kiln"):
+        registry.register(registry.versions.model(a))
+
+
+def test_a_store_that_is_away_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with pytest.raises(StoreError, match=r"^s3://bucket/p: Could not connect"):
+        Registry.open("s3://bucket/p")
+
+
 def test_a_changed_record_shows_in_the_chain(registry: Registry) -> None:
     for name in "abc":
         registry.promote(add(registry, name))
