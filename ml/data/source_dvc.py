@@ -126,7 +126,7 @@ def _bucket_and_key(remote: Remote, file: PinnedFile) -> tuple[str, str]:
 
 
 def _read_s3_with_boto3(remote: Remote, pin: Pin, folder: Path, progress: Progress) -> None:
-    client, failures = _s3_client(remote.options)
+    client, failures = s3_client(remote.options)
     for file in pin.files:
         bucket, key = _bucket_and_key(remote, file)
         try:
@@ -135,7 +135,7 @@ def _read_s3_with_boto3(remote: Remote, pin: Pin, folder: Path, progress: Progre
             raise SourceError(f"s3://{bucket}/{key}: {str(exc).replace(chr(10), ' ')}") from exc
 
 
-def _s3_client(options: Mapping[str, str]) -> tuple[Any, tuple[type[Exception], ...]]:
+def s3_client(options: Mapping[str, str]) -> tuple[Any, tuple[type[Exception], ...]]:
     """A client, and the errors that its calls raise. By name, for boto3 is often not there."""
     boto3 = importlib.import_module("boto3")
     config = importlib.import_module("botocore.config").Config(

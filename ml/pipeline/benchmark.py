@@ -1,0 +1,88 @@
+"""The stage `benchmark`: //ml:benchmark over the exported model, and the figures to compare."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ml import benchmark
+from ml.files import write_whole
+from ml.pipeline.choices import ChoicesError, read_choices
+from ml.pipeline.layout import METRICS, PARAMS, RUN, enter_stage
+from ml.pipeline.tables import csv_text
+
+_SUMMARY = ("model", "p50_ms", "images_per_s", "megabytes", "memory_mb", "cold_load_s")
+
+
+def arguments(choices: Mapping[str, Any], run: Path) -> list[str]:
+    """What one types for //ml:benchmark, from the section in params.yaml.
+
+    Raises:
+        ChoicesError: an unknown name.
+    """
+    if unknown := sorted(choices.keys() - {"threads", "batches", "seconds"}):
+        raise ChoicesError(
+            f"{PARAMS}: benchmark has threads, batches and seconds, found {', '.join(unknown)}"
+        )
+    typed = [str(run)]
+    for name, value in choices.items():
+        values = value if isinstance(value, list) else [value]
+        typed += [f"--{name}", *map(str, values)]
+    return typed
+
+
+def summary_rows(results: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """For each contender that ran: latency of the smallest batch, best throughput, sizes, in the
+    order of the benchmark.
+
+    Args:
+        results: the content of benchmark.json.
+    """
+    threads = {row["threads"] for row in results["results"]}
+    for row in results["results"]:
+        if found := row["measurement"]:
+            points = found["points"]
+            suffix = f", {row['threads']} threads" if len(threads) > 1 else ""
+            yield [
+                row["name"] + suffix,
+                min(points, key=lambda point: point["batch"])["p50_ms"],
+                max(point["images_per_s"] for point in points),
+                row["size_bytes"] / 1e6,
+                found["peak_memory_bytes"] / 1e6,
+                found["cold_load_s"],
+            ]
+
+
+def figures(rows: list[list[Any]]) -> dict[str, dict[str, float]]:
+    """The table for `dvc metrics`, whose names are made of words."""
+    return {
+        re.sub(r"\W+", "_", row[0]).strip("_").lower(): {
+            name: float(f"{value:.4g}") for name, value in zip(_SUMMARY[1:], row[1:], strict=True)
+        }
+        for row in rows
+    }
+
+
+def main() -> int:
+    enter_stage()
+    try:
+        typed = arguments(read_choices(PARAMS, "benchmark"), RUN.absolute())
+    except ChoicesError as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    status = benchmark.main(typed, Console(width=140))
+    if status:
+        return status
+    results = json.loads((RUN / "benchmark" / "benchmark.json").read_text(encoding="utf-8"))
+    rows = list(summary_rows(results))
+    write_whole(RUN / "benchmark" / "summary.csv", csv_text(_SUMMARY, rows))
+    write_whole(METRICS / "benchmark.json", json.dumps(figures(rows), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The stage `export`: from trained weights and the test set's answers to a verified model.onnx, the
+plots, the report and the summary.
+
+ONNX is compared with the answers that `evaluate` wrote, so PyTorch does not answer a second time.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from ml.data.cifar10 import DatasetError
+from ml.export import ExportReport, ParityError, Provenance, export_artifact
+from ml.files import write_whole
+from ml.pipeline.evaluated import Evaluated, read_evaluated
+from ml.pipeline.layout import METRICS, RUN, enter_stage
+from ml.pipeline.trained_run import RunError, TrainedRun, open_trained
+from ml.pipeline.training_record import TrainingRecord
+from ml.report import Run, write_plots, write_report
+from ml.run_folder import config_digest
+from serve.contract.artifact import ArtifactError
+
+BAD_INPUT = 2
+
+
+def export(run: TrainedRun) -> ExportReport:
+    """Runs the stage on a run folder that has been evaluated.
+
+    Raises:
+        RunError: it has not been.
+        ParityError, ArtifactError: the model is refused, nothing was written.
+    """
+    evaluated = read_evaluated(run.folder)
+    if evaluated is None:
+        raise RunError(f"{run.folder.path} is not evaluated yet: run the stage evaluate")
+    record = TrainingRecord.read(run.folder.path / "training.json")
+    test = run.data.test_images()
+    images = np.ascontiguousarray(test.pixels.permute(0, 2, 3, 1).cpu().numpy())
+    labels = test.labels.cpu().numpy()
+    report = export_artifact(
+        run.network,
+        run.folder.model,
+        name=run.cfg.name,
+        classes=run.data.classes,
+        mean=run.data.mean,
+        std=run.data.std,
+        provenance=Provenance(
+            git_revision=record.git_revision,
+            config_digest=config_digest(run.cfg),
+            dataset_digest=run.data.digest,
+            lock_digest=record.lock_digest,
+            device=record.device,
+            precision=record.precision,
+        ),
+        images=images,
+        labels=labels,
+        probabilities=evaluated.probabilities,
+    )
+    rows = _rows(run.folder.metrics)
+    _draw(run, report, record, rows, images, labels, evaluated)
+    summary = _summary(run, report, record, rows)
+    write_whole(run.folder.summary, json.dumps(summary, indent=2) + "\n")
+    return report
+
+
+def _rows(metrics: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def _draw(
+    run: TrainedRun,
+    report: ExportReport,
+    record: TrainingRecord,
+    rows: list[dict[str, float]],
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    evaluated: Evaluated,
+) -> None:
+    metadata = report.metadata
+    facts = Run(
+        name=metadata.name,
+        evaluation=report.evaluation,
+        rows=rows,
+        images=images,
+        labels=labels,
+        probabilities=evaluated.probabilities,
+        parameters=record.parameters,
+        size_bytes=report.size_bytes,
+        training_s=record.training_s,
+        config=OmegaConf.to_yaml(run.cfg),
+        provenance={
+            "Model version": metadata.version,
+            "Git revision": metadata.git_revision,
+            "Configuration": metadata.config_digest,
+            "Dataset": metadata.dataset_digest,
+            "Package lock": metadata.lock_digest,
+            "Trained on": f"{metadata.device}, {metadata.precision}",
+        },
+    )
+    write_plots(facts, run.folder.plots)
+    write_report(facts, run.folder.report)
+
+
+def _summary(
+    run: TrainedRun, report: ExportReport, record: TrainingRecord, rows: list[dict[str, float]]
+) -> dict[str, Any]:
+    """As `ml.conclusion` writes it for a run of //ml:train."""
+    monitor = run.cfg.monitor
+    return {
+        "name": run.cfg.name,
+        "seed": run.cfg.seed,
+        "monitor": monitor,
+        monitor: max(row[monitor] for row in rows),
+        "best_epoch": record.best_epoch,
+        "epochs": len(rows),
+        "training_s": record.training_s,
+        "device": record.device,
+        "precision": record.precision,
+        "git_revision": record.git_revision,
+        "export_s": round(report.elapsed_s, 2),
+        "test": report.evaluation.as_dict(),
+        "model_version": report.metadata.version,
+        "model_bytes": report.size_bytes,
+        "parity": report.parity,
+        "simplification": report.simplification,
+        "temperature": record.temperature,
+    }
+
+
+def main() -> int:
+    enter_stage()
+    try:
+        report = export(open_trained(RUN))
+    except (ArtifactError, DatasetError, ParityError, RunError) as exc:
+        print(exc, file=sys.stderr)
+        return BAD_INPUT
+    figures = {"megabytes": round(report.size_bytes / 1e6, 3), "parity": report.parity}
+    write_whole(METRICS / "export.json", json.dumps(figures, indent=2) + "\n")
+    print(
+        f"{report.path}: {report.size_bytes / 1e6:.2f} MB, version {report.metadata.version[:12]}, "
+        f"ONNX and PyTorch agree within {report.parity:.1e}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""From the choices in params.yaml to the whole configuration of a training."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ml.config import ConfigError, check_values, register_schema
+from ml.run_folder import run_config
+
+
+def resolve(choices: Mapping[str, Any], configs: Path) -> DictConfig:
+    """What ``bazel run //ml:train`` would train with these choices as its overrides.
+
+    Args:
+        choices: groups and values, nested as in the configuration: ``{"experiment": "smoke",
+            "data": {"batch_size": 256}}``.
+        configs: the folder of Hydra groups.
+
+    Raises:
+        ConfigError: a choice that the configuration does not take, or that makes no sense.
+    """
+    register_schema()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(configs.absolute()), version_base="1.3"):
+            cfg = compose("train", list(overrides(_chosen(choices, configs))))
+            check_values(cfg)
+            if missing := OmegaConf.missing_keys(cfg):
+                raise ConfigError(f"without a value: {', '.join(sorted(missing))}")
+            return run_config(cfg)
+    except (HydraException, OmegaConfBaseException) as exc:
+        reason = str(exc.__cause__ or "").partition("\n")[0]
+        raise ConfigError(f"{exc}: {reason}" if reason else str(exc)) from exc
+
+
+def _chosen(choices: Mapping[str, Any], configs: Path) -> dict[str, Any]:
+    """Without the groups that are null: Hydra takes no such override, the default stays."""
+    return {k: v for k, v in choices.items() if v is not None or not (configs / k).is_dir()}
+
+
+def overrides(choices: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The choices as one types them for Hydra: ``experiment=smoke``, ``data.batch_size=256``."""
+    for key, value in choices.items():
+        if isinstance(value, Mapping):
+            yield from overrides(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={_typed(value)}"
+
+
+def _typed(value: Any) -> str:
+    if value is None or isinstance(value, bool | int | float):
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, list):
+        return f"[{','.join(_typed(item) for item in value)}]"
+    # In Hydra's quotes, a backslash is a backslash, except in front of a quote.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(value))
+    return f"'{escaped}'"

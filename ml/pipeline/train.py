@@ -1,0 +1,110 @@
+"""The stage `train`: from the resolved configuration to calibrated weights; the test set is not
+read.
+
+Killed at any moment, it continues at its last epoch, unless something that it depends on changed
+meanwhile: the run folder remembers what its checkpoints were made of.
+"""
+
+import json
+import logging
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+from rich.console import Console
+
+from ml.calibration import calibrate
+from ml.callbacks import metrics_log
+from ml.checkpoint_io import save_weights
+from ml.config import ConfigError
+from ml.data.cifar10 import DatasetError
+from ml.data.cifar10_pin import file_md5
+from ml.files import write_whole
+from ml.fitting import Fitted, fit, load_best
+from ml.hardware import describe_device
+from ml.pipeline.layout import CODE, CONFIG, DATA, METRICS, RUN, enter_stage
+from ml.pipeline.tables import curves
+from ml.pipeline.training_record import TrainingRecord
+from ml.provenance import git_revision, lock_digest
+from ml.run_folder import ResumeError, RunFolder
+
+BAD_INPUT = 2
+
+
+def train(run: RunFolder, console: Console) -> None:
+    """Runs the stage in the current folder.
+
+    Raises:
+        ConfigError, DatasetError, InstantiationException, ResumeError: what to correct.
+    """
+    run.path.mkdir(parents=True, exist_ok=True)
+    with run.lock():
+        cfg = _begin(run)
+        fitted = fit(cfg, run, console)
+        load_best(fitted.module, fitted.trainer)
+        network = fitted.module.network.cpu().float().eval()
+        temperature = calibrate(network, fitted.data.validation_images())
+        rows = metrics_log(fitted.trainer).rows
+        save_weights(network, run.weights)
+        write_whole(run.path / "curves.csv", curves(rows))
+        record = _record(fitted, temperature, cfg.monitor)
+        record.write(run.path / "training.json")
+        best = max(rows, key=lambda row: row[cfg.monitor])
+        write_whole(METRICS / "train.json", json.dumps(_figures(best, record), indent=2) + "\n")
+        shutil.rmtree(run.checkpoints)
+
+
+def _begin(run: RunFolder) -> DictConfig:
+    """The configuration, now also in the run folder; checkpoints of another training are gone."""
+    text = CONFIG.read_text(encoding="utf-8")
+    key = "\n".join([text, (CODE / "train.txt").read_text(), file_md5(DATA / "train.bin")])
+    kept = run.path / ".checkpoints_of"
+    if not kept.is_file() or kept.read_text(encoding="utf-8") != key:
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    write_whole(kept, key)
+    write_whole(run.config, text)
+    return run.load_config()
+
+
+def _record(fitted: Fitted, temperature: float, monitor: str) -> TrainingRecord:
+    rows = metrics_log(fitted.trainer).rows
+    return TrainingRecord(
+        device=describe_device(fitted.trainer),
+        precision=str(fitted.trainer.precision),
+        temperature=temperature,
+        git_revision=git_revision(),
+        lock_digest=lock_digest(),
+        parameters=sum(weight.numel() for weight in fitted.module.network.parameters()),
+        best_epoch=int(max(rows, key=lambda row: row[monitor])["epoch"]),
+        training_s=rows[-1]["elapsed_s"],
+    )
+
+
+def _figures(best: Mapping[str, float], record: TrainingRecord) -> dict[str, float]:
+    scores = {name: value for name, value in best.items() if name.startswith(("train/", "val/"))}
+    return {
+        **{name.replace("/", "_"): round(value, 6) for name, value in scores.items()},
+        "best_epoch": record.best_epoch,
+        "parameters": record.parameters,
+        "seconds": record.training_s,
+    }
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of PyTorch
+    enter_stage()
+    try:
+        train(RunFolder(RUN.absolute()), Console(soft_wrap=True))
+    except (ConfigError, DatasetError, InstantiationException, ResumeError) as exc:
+        cause = exc.__cause__ or exc
+        print(f"{type(cause).__name__}: {cause}\nNothing was trained.", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

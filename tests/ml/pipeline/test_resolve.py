@@ -1,0 +1,80 @@
+"""What params.yaml means to Hydra."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml.config import ConfigError
+from ml.pipeline.choices import ChoicesError, read_choices
+from ml.pipeline.resolve import overrides, resolve
+
+ROOT = Path(__file__).absolute().parents[3]
+CONFIGS = ROOT / "configs"
+
+
+def test_the_checked_in_choices_mean_the_default_training() -> None:
+    cfg = resolve(read_choices(ROOT / "params.yaml", "train"), CONFIGS)
+    assert cfg.name == "default"
+    assert cfg == resolve({}, CONFIGS)
+
+
+def test_a_preset_and_values_over_it_are_resolved() -> None:
+    cfg = resolve({"experiment": "smoke", "data": {"batch_size": 125}, "seed": 3}, CONFIGS)
+    assert (cfg.name, cfg.data.batch_size, cfg.data.seed) == ("smoke", 125, 3)
+    assert "paths" not in cfg
+
+
+def test_nested_choices_become_what_people_type() -> None:
+    choices = {"experiment": "smoke", "data": {"sizes": [16, 32], "train_size": None}, "seed": 1}
+    assert list(overrides(choices)) == [
+        "experiment='smoke'",
+        "data.sizes=[16,32]",
+        "data.train_size=null",
+        "seed=1",
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), min_size=1))
+def test_a_text_reaches_the_configuration_as_it_was_written(name: str) -> None:
+    if "${" not in name and name != "???":  # an interpolation, a missing value: Hydra's own
+        assert resolve({"name": name}, CONFIGS).name == name
+
+
+@pytest.mark.parametrize(
+    ("choices", "complaint"),
+    [
+        ({"experiment": "smok"}, "Could not find 'experiment/smok'"),
+        ({"sed": 1}, "Key 'sed' not in 'Config'"),
+        ({"seed": "one"}, "Value 'one' of type 'str' could not be converted to Integer"),
+        ({"seed": -1}, "seed=-1: expected a value in"),
+        ({"name": "???"}, "without a value: name"),
+    ],
+)
+def test_a_choice_that_the_configuration_does_not_take_is_explained(
+    choices: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        resolve(choices, CONFIGS)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("train: 3\n", "needs a section 'train:'"),
+        ("- 1\n", "needs a section 'train:'"),
+        ("a: [\n", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_not_as_it_should_be_is_named(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    with pytest.raises(ChoicesError, match="cannot be read"):
+        read_choices(path, "train")
+    path.write_text(text)
+    with pytest.raises(ChoicesError, match=complaint):
+        read_choices(path, "train")

@@ -1,0 +1,193 @@
+"""The true programs of the stages, as DVC runs them, on a few hundred images."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ml.artifact import load_artifact
+from ml.data.cifar10 import dataset_digest, read_records
+from ml.pipeline.layout import STAGES
+from tests.ml.data.small_dataset import write_dataset
+from tests.ml.pipeline.project import Project, make_project
+
+_PARAMS = """\
+train:
+  seed: 0
+  data: {validation_size: 50, batch_size: 10, sizes: [20], size_milestones: []}
+  network: {widths: [8, 8, 8]}
+  trainer: {accelerator: cpu, max_epochs: 3}
+benchmark: {threads: [1], batches: [1, 4], seconds: 0.02}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone whose pipeline ran, every stage with its true program."""
+    folder = tmp_path_factory.mktemp("stages")
+    dataset = write_dataset(folder / "data", train=300, test=100)
+    project = make_project(folder, dataset, real=STAGES)
+    project.environment["CXX"] = "no-such-compiler"  # torch.compile would take a minute
+    (project.path / "params.yaml").write_text(_PARAMS)
+    done = project.dvc("repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert project.ran() == list(STAGES)
+    return project
+
+
+def _run_folder(project: Project) -> Path:
+    return project.path / "pipeline" / "run"
+
+
+def _start(project: Project, stage: str, *arguments: str) -> subprocess.Popen[str]:
+    """The program of a stage as DVC starts it, in a process that is its parent."""
+    environment = project.variables() | {"DVC_ROOT": str(project.path), "DVC_STAGE": stage}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"ml.pipeline.{stage}", *arguments],
+        cwd=project.path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_exported_model_is_the_one_that_was_evaluated(finished: Project) -> None:
+    run = _run_folder(finished)
+    artifact = load_artifact(run / "model.onnx")
+    test = read_records(finished.path / "ml" / "data" / "test.bin")
+    images = np.ascontiguousarray(test.images.transpose(0, 2, 3, 1))
+    answers = np.load(run / "evaluation" / "probabilities.npy")
+    np.testing.assert_allclose(artifact.predict(images).probabilities, answers, atol=1e-4)
+    accuracy = float((answers.argmax(1) == test.labels).mean())
+    assert accuracy > 0.25  # chance: 0.1
+    assert (
+        artifact.metadata.test_metrics.accuracy == finished.metric("test")["accuracy"] == accuracy
+    )
+    assert artifact.metadata.dataset_digest == dataset_digest(finished.path / "ml" / "data")
+
+
+def test_every_stage_leaves_figures_to_compare(finished: Project) -> None:
+    assert finished.metric("data")["test_images"] == 100
+    assert finished.metric("data")["test_images_in_train"] == 0
+    lines = (_run_folder(finished) / "metrics.jsonl").read_text().splitlines()
+    best = max(json.loads(line)["val/accuracy"] for line in lines)
+    assert finished.metric("train")["val_accuracy"] == pytest.approx(best, abs=1e-6)
+    assert finished.metric("export")["parity"] <= 1e-4
+    assert finished.metric("benchmark")["onnx_int8"]["images_per_s"] > 0
+    summary = json.loads((_run_folder(finished) / "summary.json").read_text())
+    assert summary["test"]["accuracy"] == finished.metric("test")["accuracy"]
+
+
+def test_the_plots_draw_what_the_stages_wrote(finished: Project) -> None:
+    done = finished.dvc("plots", "show")
+    assert done.returncode == 0, done.stderr
+    page = (finished.path / "dvc_plots" / "index.html").read_text()
+    for text in ("train_loss", "val_accuracy", "airplane", "ONNX INT8", "worst_mistakes.png"):
+        assert text in page
+
+
+def test_training_does_not_read_the_test_set(finished: Project, tmp_path: Path) -> None:
+    project = _small(tmp_path)
+    (project.path / "ml" / "data" / "test.bin").write_bytes(b"")  # reading it would be an error
+    process = _start(project, "train")
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert (_run_folder(project) / "network.pt").is_file()
+    expected = (_run_folder(finished) / "network.pt").read_bytes()
+    assert (_run_folder(project) / "network.pt").read_bytes() == expected  # same key, same bytes
+
+
+def test_a_killed_training_continues_unless_its_code_changed(
+    finished: Project, tmp_path: Path
+) -> None:
+    project = _small(tmp_path)
+    process = _start(project, "train")
+    checkpoint = _run_folder(project) / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    for name in ("config.yaml", "metrics.jsonl"):  # as DVC removes what a stage is to make
+        (_run_folder(project) / name).unlink()
+    continued = _start(project, "train").communicate(timeout=600)[0]
+    assert "Continuing" in continued
+    expected = (_run_folder(finished) / "network.pt").read_bytes()
+    assert (_run_folder(project) / "network.pt").read_bytes() == expected
+
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"of other code")
+    code = project.path / "pipeline" / "prepared" / "code" / "train.txt"
+    code.write_text(code.read_text() + "0  ml/other.py\n")
+    process = _start(project, "train")
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert "Training" in output
+
+
+def _small(folder: Path) -> Project:
+    """A clone that has only been prepared."""
+    dataset = write_dataset(folder / "data", train=300, test=100)
+    project = make_project(folder, dataset, real=STAGES)
+    (project.path / "params.yaml").write_text(_PARAMS)
+    process = _start(project, "prepare")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return project
+
+
+def test_a_network_answers_the_test_set_once(finished: Project) -> None:
+    run = _run_folder(finished)
+    before = {path: path.stat().st_mtime_ns for path in (run / "evaluation").iterdir()}
+    test = (finished.path / "ml" / "data" / "test.bin").rename(finished.path / "away")
+    (finished.path / "ml" / "data" / "test.bin").write_bytes(b"")
+    process = _start(finished, "evaluate", str(run))
+    output, errors = process.communicate(timeout=300)
+    test.rename(finished.path / "ml" / "data" / "test.bin")
+    assert process.returncode == 0, errors
+    assert "answered the test set before" in output
+    assert {path: path.stat().st_mtime_ns for path in (run / "evaluation").iterdir()} == before
+
+
+def _refusal(project: Project, stage: str, *arguments: str) -> Any:
+    process = _start(project, stage, *arguments)
+    _, errors = process.communicate(timeout=300)
+    assert "Traceback" not in errors
+    return process.returncode, errors
+
+
+def test_a_folder_that_is_no_trained_run_is_refused(finished: Project, tmp_path: Path) -> None:
+    status, errors = _refusal(finished, "evaluate", str(tmp_path))
+    assert (status, "it is not a run folder" in errors) == (2, True), errors
+    (tmp_path / "config.yaml").write_bytes((_run_folder(finished) / "config.yaml").read_bytes())
+    status, errors = _refusal(finished, "evaluate", str(tmp_path))
+    assert (status, "training is not finished" in errors) == (2, True), errors
+    (tmp_path / "network.pt").write_bytes(b"damaged")
+    status, errors = _refusal(finished, "evaluate", str(tmp_path))
+    assert (status, "network.pt cannot be used" in errors) == (2, True), errors
+
+
+def test_a_stage_ends_with_the_process_that_started_it() -> None:
+    program = (
+        "import os, sys, time; from ml.pipeline.lifeline import die_with_parent;"
+        "die_with_parent(0.01); print(os.getpid(), flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        ["/bin/sh", "-c", '"$0" -c "$1" & wait', sys.executable, program],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline()) != parent.pid
+        parent.kill()
+        assert parent.stdout.read() == ""  # comes when the child, too, has let go of it

@@ -1,0 +1,114 @@
+"""The tables and figures that DVC compares."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml.evaluation import evaluate
+from ml.pipeline.benchmark import arguments, figures, summary_rows
+from ml.pipeline.choices import ChoicesError
+from ml.pipeline.evaluated import Evaluated, read_evaluated
+from ml.pipeline.prepare import hashes
+from ml.pipeline.tables import curves
+from ml.pipeline.training_record import TrainingRecord
+from ml.run_folder import RunFolder
+
+
+def _read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_curves_have_a_line_an_epoch_and_leave_gaps_where_nothing_was_measured() -> None:
+    rows = [
+        {"epoch": 1.0, "step": 9, "train/loss": 2.123456789},
+        {"epoch": 2.0, "step": 18, "train/loss": 1.0, "val/loss": 1.5},
+    ]
+    assert _read(curves(rows)) == [
+        {"epoch": "1", "train_loss": "2.12346", "val_loss": ""},
+        {"epoch": "2", "train_loss": "1", "val_loss": "1.5"},
+    ]
+
+
+@pytest.fixture
+def evaluated_run(tmp_path: Path) -> tuple[RunFolder, Evaluated]:
+    run = RunFolder(tmp_path)
+    run.config.write_text("seed: 0\n")
+    run.weights.write_bytes(b"weights")
+    probabilities = np.array([[0.8, 0.2], [0.6, 0.4], [0.1, 0.9]], dtype=np.float32)
+    evaluated = Evaluated(probabilities, evaluate(probabilities, [0, 1, 1], ("cat", "dog")))
+    evaluated.write(run)
+    return run, evaluated
+
+
+def test_an_evaluation_is_read_back_and_its_tables_add_up(
+    evaluated_run: tuple[RunFolder, Evaluated],
+) -> None:
+    run, evaluated = evaluated_run
+    found = read_evaluated(run)
+    assert found is not None
+    assert found.evaluation == evaluated.evaluation
+    np.testing.assert_array_equal(found.probabilities, evaluated.probabilities)
+    confusion = _read((run.path / "evaluation" / "confusion.csv").read_text())
+    cells = {(r["actual"], r["predicted"]): (r["images"], r["share"]) for r in confusion}
+    assert cells == {
+        ("cat", "cat"): ("1", "1"),
+        ("cat", "dog"): ("0", "0"),
+        ("dog", "cat"): ("1", "0.5"),
+        ("dog", "dog"): ("1", "0.5"),
+    }
+    reliability = _read((run.path / "evaluation" / "reliability.csv").read_text())
+    assert sum(int(row["images"]) for row in reliability) == 3
+    classes = _read((run.path / "evaluation" / "classes.csv").read_text())
+    assert [row["class"] for row in classes] == ["cat", "dog"]
+
+
+def test_an_evaluation_of_other_weights_does_not_count(
+    evaluated_run: tuple[RunFolder, Evaluated],
+) -> None:
+    run, _ = evaluated_run
+    run.weights.write_bytes(b"others")
+    assert read_evaluated(run) is None
+
+
+def test_a_training_record_survives_its_file(tmp_path: Path) -> None:
+    record = TrainingRecord("cpu", "32-true", 1.2, "rev", "lock", 100, 3, 12.5)
+    record.write(tmp_path / "training.json")
+    assert TrainingRecord.read(tmp_path / "training.json") == record
+
+
+def test_hashes_are_those_of_sha256sum_sorted_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").write_text("")
+    (tmp_path / "a").write_text("x")
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    x = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    assert hashes(["b", "gone", "a"]) == f"{x}  a\n{empty}  b\n"
+
+
+def test_the_choices_for_the_benchmark_are_what_one_types() -> None:
+    typed = arguments({"threads": [1, 2], "seconds": 0.5}, Path("run"))
+    assert typed == ["run", "--threads", "1", "2", "--seconds", "0.5"]
+    with pytest.raises(ChoicesError, match="found second"):
+        arguments({"second": 1}, Path("run"))
+
+
+def test_a_benchmark_is_summed_up_by_contender() -> None:
+    points = [
+        {"batch": 1, "p50_ms": 0.5, "images_per_s": 2000.0},
+        {"batch": 32, "p50_ms": 8.0, "images_per_s": 4000.0},
+    ]
+    measured = {"points": points, "peak_memory_bytes": 1e8, "cold_load_s": 0.25}
+    results = {
+        "results": [
+            {"name": "ONNX INT8", "threads": 1, "size_bytes": 2e6, "measurement": measured},
+            {"name": "torch compile", "threads": 1, "size_bytes": 1, "measurement": None},
+        ]
+    }
+    rows = list(summary_rows(results))
+    assert rows == [["ONNX INT8", 0.5, 4000.0, 2.0, 100.0, 0.25]]
+    assert figures(rows)["onnx_int8"]["images_per_s"] == 4000
