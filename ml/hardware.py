@@ -2,6 +2,8 @@
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning
@@ -48,7 +50,18 @@ def keep_freed_memory() -> None:
 def describe_device(trainer: lightning.Trainer) -> str:
     """The processor that trained, for the artifact: ``cuda: NVIDIA H200`` or ``cpu: AMD EPYC, 2
     threads``."""
+    several = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     if trainer.strategy.root_device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(trainer.strategy.root_device)}"
+        return f"cuda: {torch.cuda.get_device_name(trainer.strategy.root_device)}{several}"
     name = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()
-    return f"cpu: {name}, {torch.get_num_threads()} threads"
+    return f"cpu: {name}, {torch.get_num_threads()} threads{several}"
+
+
+@contextmanager
+def shared_threads(trainer: lightning.Trainer) -> Iterator[None]:
+    """Leaves each of several processes that train on one CPU its share of the processors."""
+    before = torch.get_num_threads()
+    if trainer.strategy.root_device.type == "cpu":
+        torch.set_num_threads(max(1, before // trainer.world_size))
+    yield
+    torch.set_num_threads(before)

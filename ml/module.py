@@ -61,8 +61,12 @@ class ImageClassifier(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         # Validation closes an epoch: what is logged here, every callback sees at the epoch's end.
-        self.log_dict({f"train/{name}": value for name, value in self.train_scores.take().items()})
-        self.log_dict({f"val/{name}": value for name, value in self.val_scores.take().items()})
+        for part, scores in (("train", self.train_scores), ("val", self.val_scores)):
+            sums = scores.take(self._sum_over_ranks)
+            self.log_dict({f"{part}/{name}": value for name, value in sums.items()})
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(value, reduce_op="sum")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.make_optimizer(self.network)
@@ -91,14 +95,19 @@ class EpochScores:
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         pairs = labels * self.classes + logits.argmax(1)
         self._confusion = self._confusion + torch.bincount(pairs, minlength=self.classes**2)
-        self._loss = self._loss + loss * len(labels)
+        # A process whose share of a last batch is empty has no mean loss to weigh.
+        self._loss = self._loss + (loss * len(labels) if len(labels) else torch.zeros_like(loss))
 
-    def take(self) -> dict[str, float]:
-        """Mean loss, accuracy and macro F1 of what was added, which is then forgotten."""
-        confusion = self._confusion.view(self.classes, self.classes).double().cpu()
+    def take(self, combine: Callable[[Tensor], Tensor] = lambda value: value) -> dict[str, float]:
+        """Mean loss, accuracy and macro F1 of what was added, which is then forgotten.
+
+        Args:
+            combine: sums a tensor over all processes that train together.
+        """
+        confusion = combine(self._confusion).view(self.classes, self.classes).double().cpu()
         total, hits = confusion.sum(), confusion.diagonal()
         f1 = 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
-        loss = float(self._loss) / float(total)
+        loss = float(combine(self._loss)) / float(total)
         self._confusion, self._loss = 0, 0.0
         return {
             "loss": loss,

@@ -1,6 +1,7 @@
 """Batches for training, validation and test: whole epochs augmented as tensors, so that no core
 waits for data."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +23,10 @@ class Images:
     Attributes:
         pixels: (N, C, H, W) uint8.
         labels: (N,) int64.
+        rank, ranks: which share of each batch is seen, where processes look at it together.
     """
+
+    rank, ranks = 0, 1
 
     def __init__(
         self, pixels: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]
@@ -39,7 +43,13 @@ class Images:
         for pixels, labels in zip(
             self.pixels.split(_EVALUATION_BATCH), self.labels.split(_EVALUATION_BATCH), strict=True
         ):
-            yield self.normalise(pixels), labels
+            yield self.normalise(pixels[self.rank :: self.ranks]), labels[self.rank :: self.ranks]
+
+    def share(self, rank: int, ranks: int) -> "Images":
+        """The same images as one of several processes sees them: all take equally many batches."""
+        shared = copy.copy(self)
+        shared.rank, shared.ranks = rank, ranks
+        return shared
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (N, C, H, W) -> float32 of mean 0 and deviation 1 by channel, channels last in
@@ -53,7 +63,8 @@ class AugmentedImages:
     epoch alone.
 
     So a run that continues at epoch 7 sees the very batches that the unbroken run saw. Images that
-    do not fill a last batch are left out of that epoch; the order differs in the next.
+    do not fill a last batch are left out of that epoch; the order differs in the next. Where
+    processes train together, each sees its share of each batch: one batch, however many they are.
     """
 
     def __init__(
@@ -66,6 +77,8 @@ class AugmentedImages:
         sizes: Sequence[int],
         seed: int,
         current_epoch: Callable[[], int],
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
@@ -74,6 +87,8 @@ class AugmentedImages:
         self.sizes = sizes
         self.seed = seed
         self._current_epoch = current_epoch
+        self.rank = rank
+        self.ranks = ranks
 
     def __len__(self) -> int:
         return len(self.images.labels) // self.batch_size
@@ -90,7 +105,8 @@ class AugmentedImages:
         pixels = random_shift(pixels, self.max_shift, generator)
         pixels = random_cutout(pixels, self.cutout, generator)
         order = torch.randperm(len(pixels), generator=generator).to(pixels.device)
-        for rows in order.split(self.batch_size)[: len(self)]:
+        for batch_rows in order.split(self.batch_size)[: len(self)]:
+            rows = batch_rows[self.rank :: self.ranks]
             batch = resize(self.images.normalise(pixels[rows]), size)
             yield (
                 batch.contiguous(memory_format=torch.channels_last),
@@ -176,10 +192,14 @@ class CIFAR10(lightning.LightningDataModule):
             sizes=self.sizes,
             seed=self.seed,
             current_epoch=lambda: self.trainer.current_epoch,  # type: ignore[union-attr]
+            rank=self.trainer.global_rank,  # type: ignore[union-attr]
+            ranks=self.trainer.world_size,  # type: ignore[union-attr]
         )
 
     def val_dataloader(self) -> Images:
-        return self.validation_images()
+        trainer = self.trainer
+        assert trainer is not None
+        return self.validation_images().share(trainer.global_rank, trainer.world_size)
 
     def _train_and_validation(self) -> tuple[Images, Images]:
         if self._split is None:

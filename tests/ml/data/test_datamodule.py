@@ -27,7 +27,8 @@ def make(folder: Path) -> Callable[..., CIFAR10]:
     def make_data(**changes: object) -> CIFAR10:
         values = {"batch_size": 32, "validation_size": 50, "epochs": 4, "seed": 0, "folder": folder}
         data = CIFAR10(**(values | changes))  # type: ignore[arg-type]
-        data.trainer = SimpleNamespace(current_epoch=0)  # type: ignore[assignment]
+        alone = SimpleNamespace(current_epoch=0, global_rank=0, world_size=1)
+        data.trainer = alone  # type: ignore[assignment]
         return data
 
     return make_data
