@@ -21,6 +21,8 @@ from ml.evaluation import CALIBRATION_BINS, Evaluation
 INK, MUTED, LINE = "#1f2a37", "#6b7684", "#dfe4ea"
 BLUE, ORANGE, GREEN, RED = "#2b6cb0", "#d9730d", "#2f855a", "#c53030"
 
+FEW_IMAGES = 30  # a bin of fewer says little of the accuracy at its confidence
+
 HEAT = LinearSegmentedColormap.from_list("kiln", ["#ffffff", "#cfe1f5", "#5b97d3", "#17457c"])
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -104,8 +106,13 @@ def reliability(evaluation: Evaluation) -> Figure:
     figure = new_figure(4.6, 4.6)
     with matplotlib.rc_context(STYLE):
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        bars = np.array(evaluation.bin_accuracy)[filled]
-        top.bar(centres[filled], bars, width, color=BLUE, label="accuracy")
+        for chosen, alpha, label in (
+            (counts >= FEW_IMAGES, 1.0, "accuracy"),
+            (filled & (counts < FEW_IMAGES), 0.35, f"of fewer than {FEW_IMAGES} images"),
+        ):
+            if chosen.any():
+                bars = np.array(evaluation.bin_accuracy)[chosen]
+                top.bar(centres[chosen], bars, width, color=BLUE, alpha=alpha, label=label)
         confidence = np.array(evaluation.bin_confidence)[filled]
         top.plot(confidence, confidence, "_", color=ORANGE, markersize=9, markeredgewidth=2)
         top.plot([0, 1], [0, 1], "--", color=ORANGE, linewidth=1, label="confidence")
@@ -116,6 +123,31 @@ def reliability(evaluation: Evaluation) -> Figure:
         bottom.set(xlabel="confidence (top probability)", ylabel="images")
         for axis in (top.xaxis, top.yaxis, bottom.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def machine(rows: Rows) -> Figure:
+    """Processors and memory in use by seconds of training, and the GPU's if there was one.
+
+    Args:
+        rows: samples as `ml.tracking.system.SystemMonitor` writes them.
+    """
+    figure = new_figure(9.2, 2.4)
+    panels = (
+        ("Processors in use", "cpu_percent", "gpu_percent", 100.0),
+        ("Memory of the training, GB", "process_memory_gb", "gpu_process_memory_gb", 1.0),
+    )
+    with matplotlib.rc_context(STYLE):
+        for axes, (title, cpu, gpu, scale) in zip(figure.subplots(1, 2), panels, strict=True):
+            for name, color, label in ((cpu, BLUE, "CPU"), (gpu, ORANGE, "GPU")):
+                points = [(r["elapsed_s"], r[name] / scale) for r in rows if name in r]
+                if points:
+                    marker = "o" if len(points) < 3 else ""
+                    axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker)
+            axes.set(title=title, xlabel="seconds", ylim=(0, 1.02 if scale == 100 else None))
+            if scale == 100:
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.legend()
     return figure
 
 

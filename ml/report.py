@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class Run:
     training_s: float
     config: str  # YAML
     provenance: Mapping[str, str]  # label -> value
+    system: plots.Rows = ()  # samples of the machine, see `plots.machine`
 
 
 def write_plots(run: Run, folder: Path) -> list[Path]:
@@ -55,11 +57,29 @@ def write_plots(run: Run, folder: Path) -> list[Path]:
             run.images[worst], run.labels[worst], run.probabilities[worst], run.evaluation.classes
         ),
     }
+    if run.system:
+        figures["machine"] = plots.machine(run.system)
     written = []
     for name, figure in figures.items():
         for suffix, data in ((".png", plots.to_png(figure)), (".svg", plots.to_svg(figure))):
             written.append(folder / (name + suffix))
             write_whole(written[-1], data)
+    return written
+
+
+def write_mistakes(run: Run, folder: Path) -> list[Path]:
+    """The worst mistakes as images of their own, named after what went wrong."""
+    written = []
+    worst = worst_mistakes(run.probabilities, run.labels, MISTAKES)
+    for place, index in enumerate(worst, 1):
+        probabilities = run.probabilities[index]
+        guess = int(probabilities.argmax())
+        label, taken_for = (
+            _file_name(run.evaluation.classes[i]) for i in (run.labels[index], guess)
+        )
+        name = f"{place:02}_{label}_as_{taken_for}_{probabilities[guess]:.0%}.png"
+        written.append(folder / name)
+        write_whole(written[-1], plots.pixels_to_png(run.images[index]))
     return written
 
 
@@ -78,6 +98,7 @@ def render(run: Run) -> str:
         "calibration": _inline(plots.to_svg(plots.reliability(run.evaluation))),
         "classes": _classes(run.evaluation),
         "mistakes": _mistakes(run),
+        "machine": _machine(run.system),
         "provenance": _provenance(run.provenance),
         "config": html.escape(run.config),
     }
@@ -85,6 +106,10 @@ def render(run: Run) -> str:
     head, *pieces = page.split("{{")
     names = (piece.split("}}", 1) for piece in pieces)
     return head + "".join(parts[name.strip()] + rest for name, rest in names)
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text)
 
 
 def _cards(run: Run) -> str:
@@ -176,6 +201,13 @@ def _mistakes(run: Run) -> str:
 def _data_uri(image: NDArray[np.uint8]) -> str:
     png = base64.b64encode(plots.pixels_to_png(image)).decode()
     return f"data:image/png;base64,{png}"
+
+
+def _machine(rows: plots.Rows) -> str:
+    if not rows:
+        return ""
+    figure = _inline(plots.to_svg(plots.machine(rows)))
+    return f"<section><h2>Machine <small>while it trained</small></h2>{figure}</section>"
 
 
 def _provenance(facts: Mapping[str, str]) -> str:

@@ -19,6 +19,10 @@ ROWS = [
     {"epoch": 2, "train/loss": 1.0, "train/accuracy": 0.6, "val/loss": 1.0, "val/accuracy": 0.75},
     {"epoch": 3, "train/loss": 0.5, "train/accuracy": 0.9, "val/loss": 1.1, "val/accuracy": 0.7},
 ]
+SAMPLES = [
+    {"elapsed_s": 0.0, "cpu_percent": 50.0, "process_memory_gb": 1.0},
+    {"elapsed_s": 5.0, "cpu_percent": 100.0, "process_memory_gb": 1.5, "gpu_percent": 80.0},
+]
 IMAGES = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
 PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
 LABELS = np.array([0, 1, 1, 0])
@@ -35,6 +39,7 @@ def figures() -> dict[str, Figure]:
         "confusion_matrix": plots.confusion_matrix(evaluation()),
         "reliability": plots.reliability(evaluation()),
         "per_class": plots.per_class(evaluation()),
+        "machine": plots.machine(SAMPLES),
         "mistakes": plots.mistakes(IMAGES[2:], LABELS[2:], PROBABILITIES[2:], ("cat", "dog")),
     }
 
@@ -114,3 +119,16 @@ def test_no_mistakes_are_an_empty_grid() -> None:
 def test_pixels_survive_the_png() -> None:
     with Image.open(io.BytesIO(plots.pixels_to_png(IMAGES[0]))) as image:
         np.testing.assert_array_equal(np.asarray(image), IMAGES[0])
+
+
+def test_the_machine_is_drawn_with_a_gpu_only_where_there_was_one() -> None:
+    processors, memory = plots.machine(SAMPLES).axes
+    assert [line.get_label() for line in processors.get_lines()] == ["CPU", "GPU"]
+    assert [line.get_label() for line in memory.get_lines()] == ["CPU"]
+    assert processors.get_lines()[0].get_ydata().tolist() == [0.5, 1.0]  # type: ignore[union-attr]
+
+
+def test_a_bin_of_few_images_is_drawn_pale() -> None:
+    many = evaluate(np.repeat([[0.55, 0.45], [0.97, 0.03]], (2, 40), axis=0), [0] * 42, "ab")
+    bars = [patch for patch in plots.reliability(many).axes[0].patches if patch.get_height() > 0]
+    assert sorted(bar.get_alpha() or 0 for bar in bars) == [0.35, 1.0]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ml.evaluation import evaluate, worst_mistakes
-from ml.report import MISTAKES, Run, render, write_plots, write_report
+from ml.report import MISTAKES, Run, render, write_mistakes, write_plots, write_report
 
 CLASSES = ("plane", "<script>", "bird")
 
@@ -35,6 +35,7 @@ def run(images: int = 300, seed: int = 0) -> Run:
         size_bytes=4_321_000,
         training_s=412.3,
         config="name: night & day\n",
+        system=[{"elapsed_s": 1.0, "cpu_percent": 50.0, "process_memory_gb": 1.0}],
         provenance={"Git revision": "a" * 40, "Remark": "<b>bold</b>", "Nothing": ""},
     )
 
@@ -145,6 +146,23 @@ def test_plots_are_written_as_png_and_svg(tmp_path: Path) -> None:
         "calibration",
         "confusion_matrix",
         "learning_curves",
+        "machine",
         "per_class",
         "worst_mistakes",
     }
+
+
+def test_each_mistake_is_an_image_named_after_what_went_wrong(tmp_path: Path) -> None:
+    report = run()
+    written = write_mistakes(report, tmp_path / "mistakes")
+    assert len(written) == MISTAKES
+    worst = worst_mistakes(report.probabilities, report.labels, 1)[0]
+    name = report.evaluation.classes[report.labels[worst]]
+    assert written[0].name.startswith(f"01_{re.sub('[^A-Za-z0-9.-]+', '-', name)}_as_")
+    with Image.open(written[0]) as image:
+        np.testing.assert_array_equal(np.asarray(image), report.images[worst])
+
+
+def test_a_run_without_samples_of_the_machine_has_no_section_of_it() -> None:
+    assert "Machine" in render(run())
+    assert "Machine" not in render(replace(run(), system=()))
