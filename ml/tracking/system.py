@@ -1,0 +1,102 @@
+"""What the machine did while a run trained: processor, memory and GPU, as ``system.jsonl``."""
+
+import json
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import lightning
+import psutil
+import torch
+from lightning import LightningModule, Trainer
+
+from ml.callbacks import metrics_log
+from ml.files import write_whole
+from ml.run_folder import RunFolder
+from ml.tracking.rows import read_rows
+
+_GIGABYTE = 1e9
+
+
+class SystemMonitor(lightning.Callback):
+    """Writes a JSON line every few seconds of training, and one at its start and its end.
+
+    ``cpu_percent`` and ``memory_percent`` are of the whole machine; ``process_cpu_percent`` is 100
+    for each processor that the training keeps busy; gigabytes are 10⁹ bytes.
+
+    Args:
+        every_s: seconds between two lines.
+    """
+
+    def __init__(self, *, every_s: float) -> None:
+        self.every_s = every_s
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        path = RunFolder(Path(trainer.default_root_dir)).system
+        start_s = metrics_log(trainer).elapsed_s
+        # A run that continues repeats what came after its checkpoint.
+        kept = [row for row in read_rows(path) if row["elapsed_s"] <= start_s]
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._watch, args=(trainer, path), daemon=True)
+        self._thread.start()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._thread:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.on_train_end(trainer, pl_module)
+
+    def _watch(self, trainer: Trainer, path: Path) -> None:
+        machine = Machine(trainer.strategy.root_device)
+        log = metrics_log(trainer)
+        with path.open("a", encoding="utf-8") as file:
+            is_last = False
+            while True:
+                row = {"elapsed_s": round(log.elapsed_s, 2), **machine.sample()}
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                if is_last:
+                    return
+                is_last = self._stop.wait(self.every_s)
+
+
+class Machine:
+    """Takes samples of the machine and of this process; a percentage is the mean since the sample
+    before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._process = psutil.Process()
+        psutil.cpu_percent()
+        self._process.cpu_percent()
+
+    def sample(self) -> dict[str, float]:
+        """Values by name, see `SystemMonitor`."""
+        memory = psutil.virtual_memory()
+        values = {
+            "cpu_percent": psutil.cpu_percent(),
+            "process_cpu_percent": self._process.cpu_percent(),
+            "memory_percent": memory.percent,
+            "process_memory_gb": round(self._process.memory_info().rss / _GIGABYTE, 3),
+        }
+        return values | (self._gpu() if self._device.type == "cuda" else {})
+
+    def _gpu(self) -> dict[str, float]:
+        free, total = torch.cuda.mem_get_info(self._device)
+        values = {
+            "gpu_memory_gb": round((total - free) / _GIGABYTE, 3),
+            "gpu_process_memory_gb": round(torch.cuda.memory_reserved(self._device) / _GIGABYTE, 3),
+        }
+        with suppress(ImportError, RuntimeError):  # needs NVIDIA's management library in Python
+            values["gpu_percent"] = float(torch.cuda.utilization(self._device))
+        return values

@@ -1,0 +1,220 @@
+"""A run folder as a W&B run: what the folder holds is the truth, W&B shows it."""
+
+import json
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import wandb
+from omegaconf import OmegaConf
+
+from ml.files import write_whole
+from ml.run_folder import RunFolder
+from ml.run_provenance import read_provenance
+from ml.tracking.rows import read_rows
+from ml.tracking.wandb_settings import FOLDER, Destination
+
+_INIT_S = 30  # for the server to answer
+_FINISH_S = 300  # for the uploads to end
+
+
+class WandbError(RuntimeError):
+    """W&B cannot take the run; the message says why."""
+
+
+class WandbMirror:
+    """One W&B run that follows one run folder. Mirroring a folder twice gives one run.
+
+    Args:
+        folder: of the run; W&B writes below its ``wandb/`` if the environment of
+            `ml.tracking.wandb_settings.environment` is set.
+        destination: project and so on.
+        online: sends at once; else W&B's own files are written, for ``wandb sync`` of any machine.
+
+    Raises:
+        WandbError: the server cannot be reached, or refuses the key.
+    """
+
+    def __init__(self, folder: RunFolder, destination: Destination, *, online: bool) -> None:
+        self.folder = folder
+        self.online = online
+        self._mirrored = 0  # rows of metrics.jsonl
+        config: Any = OmegaConf.to_container(folder.load_config())
+        try:
+            self._run = wandb.init(
+                project=destination.project,
+                entity=destination.entity,
+                group=destination.group,
+                tags=destination.tags,
+                notes=destination.notes,
+                id=run_id(folder),
+                name=folder.path.name,
+                job_type="train",
+                mode="online" if online else "offline",
+                resume="allow" if online else None,
+                config={**config, "provenance": read_provenance(folder)},
+                settings=_settings(),
+            )
+        except (wandb.errors.Error, TimeoutError, OSError) as exc:
+            raise WandbError(_in_words(exc)) from exc
+        self._done_step = self._run.step if online else 0  # what an earlier mirroring sent
+
+    def catch_up(self) -> None:
+        """Sends the epochs that the folder gained since the last time."""
+        rows = read_rows(self.folder.metrics)
+        system = read_rows(self.folder.system)
+        for index in range(self._mirrored, len(rows)):
+            row, since = rows[index], rows[index - 1]["elapsed_s"] if index else 0.0
+            if row["step"] > self._done_step:
+                used = _means([r for r in system if since < r["elapsed_s"] <= row["elapsed_s"]])
+                self._run.log(row | used, step=row["step"])
+        self._mirrored = len(rows)
+
+    def conclude(self) -> None:
+        """Sends what the finished run came to: scores, plots, mistakes, the model."""
+        summary = json.loads(self.folder.summary.read_text(encoding="utf-8"))
+        self._run.summary.update(_flat(summary))
+        figures: dict[str, Any] = {
+            f"plots/{path.stem}": wandb.Image(str(path))
+            for path in sorted(self.folder.plots.glob("*.png"))
+        }
+        mistakes = [
+            wandb.Image(str(path), caption=path.stem.replace("_", " "))
+            for path in sorted(self.folder.mistakes.glob("*.png"))
+        ]
+        if mistakes:
+            figures["worst_mistakes"] = mistakes
+        if "test" in summary:
+            figures["confusion_matrix"] = _confusion_matrix(summary["test"])
+        if figures:
+            self._run.log(figures)
+        if self.folder.model.is_file():
+            self._log_model(summary)
+
+    def finish(self, *, succeeded: bool) -> None:
+        """Ends the W&B run; returns when everything is written or sent.
+
+        Raises:
+            WandbError: it was not sent in time.
+        """
+        try:
+            self._run.finish(exit_code=0 if succeeded else 1)
+        except (wandb.errors.Error, TimeoutError, OSError) as exc:
+            raise WandbError(_in_words(exc)) from exc
+
+    @property
+    def url(self) -> str | None:
+        """Where people look at the run; None offline."""
+        return self._run.url if self.online else None
+
+    def _log_model(self, summary: dict[str, Any]) -> None:
+        made_from = read_provenance(self.folder)
+        if self.online:  # W&B cannot name inputs offline
+            self._run.use_artifact(_dataset(made_from.get("dataset_digest", "")))
+        lineage = ("git_revision", "config_digest", "dataset_digest", "lock_digest")
+        model = wandb.Artifact(
+            _artifact_name(f"model-{summary['name']}"),
+            "model",
+            description="ONNX: uint8 images in, logits and probabilities out",
+            metadata={
+                "version": summary["model_version"],
+                "test_accuracy": summary["test"]["accuracy"],
+                **{key: made_from.get(key, "") for key in lineage},
+            },
+        )
+        model.add_file(str(self.folder.model), "model.onnx")
+        self._run.log_artifact(model)
+
+
+def _in_words(exc: Exception) -> str:
+    """A line for people, where W&B's own is for its makers."""
+    text = " ".join(str(exc).split())
+    if any(code in text for code in ("error 401", "error 403")):
+        return f"the server refuses the key in WANDB_API_KEY or ~/.netrc ({text})"
+    return text
+
+
+def run_id(folder: RunFolder) -> str:
+    """The id of a folder's W&B run, drawn once, so that mirroring again continues the same run."""
+    path = folder.path / FOLDER / "id"
+    if not path.is_file():
+        write_whole(path, secrets.token_hex(4) + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _settings() -> wandb.Settings:
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,  # provenance.json says it
+        disable_code=True,
+        disable_job_creation=True,
+        x_save_requirements=False,
+        x_disable_stats=True,  # system.jsonl has them
+        x_disable_machine_info=True,
+        init_timeout=_INIT_S,
+        login_timeout=_INIT_S,
+        finish_timeout=_FINISH_S,
+        finish_timeout_raises=True,
+    )
+
+
+def _confusion_matrix(test: dict[str, Any]) -> Any:
+    counts = np.array(test["confusion"])
+    labels, predictions = np.indices(counts.shape).reshape(2, -1).repeat(counts.ravel(), axis=1)
+    return wandb.plot.confusion_matrix(
+        y_true=labels.tolist(),
+        preds=predictions.tolist(),
+        class_names=test["classes"],
+        title="Confusion matrix of the test set",
+    )
+
+
+def _dataset(digest: str) -> wandb.Artifact:
+    pin = wandb.Artifact("dataset", "dataset", metadata={"digest": digest})
+    with pin.new_file("digest.txt") as file:
+        file.write(f"{digest}\n")
+    return pin
+
+
+def _artifact_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+
+
+def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of every value but the time, as ``system/…``; empty for no rows."""
+    names = {name for row in rows for name in row} - {"elapsed_s"}
+    return {
+        f"system/{name}": float(np.mean([row[name] for row in rows if name in row]))
+        for name in sorted(names)
+    }
+
+
+def _flat(summary: dict[str, Any]) -> dict[str, Any]:
+    """Numbers and texts, those of the test as ``test/…``; lists are in the plots."""
+    test = {f"test/{name}": value for name, value in summary.get("test", {}).items()}
+    return {
+        name: value
+        for name, value in (summary | test).items()
+        if isinstance(value, int | float | str)
+    }
+
+
+def remove_copies(folder: RunFolder) -> None:
+    """Deletes W&B's copies of what it has sent; the folder itself holds all of it."""
+    home = folder.path / FOLDER
+    for name in ("cache", "artifacts", "data", "latest-run", "debug.log", "debug-internal.log"):
+        _remove(home / name)
+    for run in home.glob("*run-*"):
+        _remove(run)
+
+
+def _remove(path: Path) -> None:
+    """A file, link or folder, if it is there."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
