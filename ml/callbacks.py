@@ -1,8 +1,11 @@
 """What happens around the epochs of a training: the record of metrics, and the progress people
 see."""
 
+import csv
+import io
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,9 @@ class MetricsLog(lightning.Callback):
                 **{name: float(value) for name, value in trainer.callback_metrics.items()},
                 "image_size": loader.size,
                 "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-                "images_per_s": round(len(loader) * loader.batch_size / seconds, 1),
+                "images_per_s": round(
+                    trainer.num_training_batches * loader.batch_size / seconds, 1
+                ),
                 "elapsed_s": round(self.elapsed_s, 2),
             }
         )
@@ -61,8 +66,21 @@ class MetricsLog(lightning.Callback):
         self._before_s = state_dict["elapsed_s"]
 
     def _write(self, trainer: Trainer) -> None:
-        path = RunFolder(Path(trainer.default_root_dir)).metrics
-        write_whole(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        if not trainer.is_global_zero:
+            return
+        run = RunFolder(Path(trainer.default_root_dir))
+        write_whole(run.metrics, "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_whole(run.metrics_table, _as_csv(self.rows))
+
+
+def _as_csv(rows: Sequence[Mapping[str, float]]) -> str:
+    """A table with a head, for spreadsheets; what a row lacks is empty."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue() if rows else ""
 
 
 def metrics_log(trainer: Trainer) -> MetricsLog:
@@ -83,6 +101,8 @@ class ProgressTable(lightning.Callback):
         self._task = TaskID(0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         self.console.print(self._HEAD, style="bold", highlight=False)
         if self.console.is_terminal:
             self._bar = Progress(
@@ -110,6 +130,8 @@ class ProgressTable(lightning.Callback):
             self._bar.update(self._task, completed=trainer.global_step, description=description)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         row = metrics_log(trainer).rows[-1]
         self.console.print(
             f"{row['epoch']:3.0f}/{trainer.max_epochs:<3}{row['image_size']:6.0f}"

@@ -13,12 +13,14 @@ from torch import nn
 from ml.calibration import calibrate
 from ml.callbacks import metrics_log
 from ml.checkpoint_io import save_weights
+from ml.config import is_fast_dev_run
 from ml.export import ExportReport, Provenance, export_artifact, torch_probabilities
 from ml.files import write_whole
 from ml.hardware import describe_device
 from ml.provenance import git_revision, lock_digest
-from ml.report import Run, write_plots, write_report
+from ml.report import Run, write_mistakes, write_plots, write_report
 from ml.run_folder import RunFolder, config_digest
+from ml.tracking.rows import read_rows
 
 
 def conclude(
@@ -50,7 +52,9 @@ def close(cfg: DictConfig, run: RunFolder, trainer: lightning.Trainer) -> dict[s
     Returns:
         What ``summary.json`` holds.
     """
-    summary = _summarise_training(cfg, trainer)
+    summary = summarise_training(cfg, trainer)
+    if is_fast_dev_run(cfg):
+        summary["fast_dev_run"] = True
     write_whole(run.summary, json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -134,14 +138,18 @@ def _draw(
             "Package lock": metadata.lock_digest,
             "Trained on": f"{metadata.device}, {metadata.precision}",
         },
+        system=read_rows(run.system),
     )
     write_plots(facts, run.plots)
+    write_mistakes(facts, run.mistakes)
     write_report(facts, run.report)
 
 
-def _summarise_training(cfg: DictConfig, trainer: lightning.Trainer) -> dict[str, Any]:
+def summarise_training(cfg: DictConfig, trainer: lightning.Trainer) -> dict[str, Any]:
+    """What can be said of a run before its test: the monitored metric at its best, time, place."""
     log = metrics_log(trainer)
-    best = max(log.rows, key=lambda row: row[cfg.monitor])
+    choose = min if cfg.callbacks.checkpoint.mode == "min" else max
+    best = choose(log.rows, key=lambda row: row[cfg.monitor])
     return {
         "name": cfg.name,
         "seed": cfg.seed,
@@ -158,7 +166,7 @@ def _summarise_training(cfg: DictConfig, trainer: lightning.Trainer) -> dict[str
 
 def _summarise(cfg: DictConfig, trainer: lightning.Trainer, report: ExportReport) -> dict[str, Any]:
     return {
-        **_summarise_training(cfg, trainer),
+        **summarise_training(cfg, trainer),
         "export_s": round(report.elapsed_s, 2),
         "test": report.evaluation.as_dict(),
         "model_version": report.metadata.version,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 
 class ConfigError(ValueError):
@@ -22,8 +22,15 @@ class TrainerConfig:
     accelerator: str = MISSING
     precision: str = MISSING
     max_epochs: int = MISSING
-    devices: Any = MISSING
-    deterministic: Any = MISSING
+    devices: int = MISSING
+    num_nodes: int = 1
+    strategy: str = MISSING
+    sync_batchnorm: bool = False
+    deterministic: bool = False
+    gradient_clip_val: float | None = None
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    fast_dev_run: bool = False
 
 
 @dataclass
@@ -79,6 +86,102 @@ class SGDConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """The arguments of Lightning's ModelCheckpoint that a run can change."""
+
+    _target_: str = "lightning.pytorch.callbacks.ModelCheckpoint"
+    filename: str = MISSING
+    monitor: str = MISSING
+    mode: str = MISSING
+    save_on_train_epoch_end: bool = MISSING
+    enable_version_counter: bool = False
+
+
+@dataclass
+class LastCheckpointConfig:
+    """ModelCheckpoint without a metric: it follows the epochs, not the best of them."""
+
+    _target_: str = "lightning.pytorch.callbacks.ModelCheckpoint"
+    filename: str = MISSING
+    save_on_train_epoch_end: bool = MISSING
+    enable_version_counter: bool = False
+
+
+@dataclass
+class EarlyStoppingConfig:
+    """The arguments of Lightning's EarlyStopping that a run can change."""
+
+    _target_: str = "lightning.pytorch.callbacks.EarlyStopping"
+    monitor: str = MISSING
+    mode: str = MISSING
+    patience: int = MISSING
+    min_delta: float = 0.0
+    check_finite: bool = MISSING
+    check_on_train_epoch_end: bool = MISSING
+
+
+@dataclass
+class MetricsConfig:
+    """`ml.callbacks.MetricsLog` takes no arguments."""
+
+    _target_: str = "ml.callbacks.MetricsLog"
+
+
+@dataclass
+class ProgressConfig:
+    """`ml.callbacks.ProgressTable` takes no arguments."""
+
+    _target_: str = "ml.callbacks.ProgressTable"
+
+
+@dataclass
+class ProfileConfig:
+    """Arguments of `ml.tracking.profile.Profile`."""
+
+    _target_: str = "ml.tracking.profile.Profile"
+    warmup: int = MISSING
+    steps: int = MISSING
+    rows: int = MISSING
+
+
+@dataclass
+class SystemConfig:
+    """Arguments of `ml.tracking.system.SystemMonitor`."""
+
+    _target_: str = "ml.tracking.system.SystemMonitor"
+    every_s: float = MISSING
+
+
+@dataclass
+class CallbacksConfig:
+    """What happens around the training; null leaves one out. ``more`` is for a user's own: a name,
+    and a ``_target_`` with its arguments."""
+
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    last_checkpoint: LastCheckpointConfig = field(default_factory=LastCheckpointConfig)
+    early_stopping: EarlyStoppingConfig | None = None
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    progress: ProgressConfig | None = None
+    system: SystemConfig | None = None
+    profile: ProfileConfig | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class WandbConfig:
+    """Arguments of `ml.tracking.wandb_logger.WandbLogger`."""
+
+    _target_: str = "ml.tracking.wandb_logger.WandbLogger"
+    mode: str = MISSING
+    project: str = MISSING
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    patience_s: float = MISSING
+
+
+@dataclass
 class PathsConfig:
     """Where run folders are kept."""
 
@@ -96,11 +199,13 @@ class Config:
     warmup: float = MISSING
     conclude: bool = True
     resume: str | None = None
+    rerun: str | None = None
     data: Any = MISSING
     network: Any = MISSING
     optimizer: Any = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    callbacks: dict[str, Any] = MISSING
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    logger: Any = MISSING
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
@@ -112,6 +217,7 @@ def register_schema() -> None:
     store.store(group="schema", name="resnet", node=ResNetConfig)
     store.store(group="schema", name="muon", node=MuonConfig)
     store.store(group="schema", name="sgd", node=SGDConfig)
+    store.store(group="schema", name="wandb", node=WandbConfig)
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -121,14 +227,33 @@ def check_values(cfg: DictConfig) -> None:
         ConfigError: naming the key, the value and the expectation.
     """
     expectations = {
-        "trainer.max_epochs": (cfg.trainer.max_epochs >= 1, "at least 1"),
-        "label_smoothing": (0 <= cfg.label_smoothing < 1, "in [0, 1)"),
-        "warmup": (0 <= cfg.warmup < 1, "in [0, 1)"),
-        "seed": (0 <= cfg.seed < 2**32, "in 0..4294967295"),
+        "trainer.max_epochs": (lambda value: value >= 1, "at least 1"),
+        "trainer.devices": (lambda value: value >= 1 or value == -1, "at least 1, or -1: all"),
+        "trainer.num_nodes": (lambda value: value >= 1, "at least 1"),
+        "trainer.accelerator": (_ACCELERATORS.__contains__, f"of {', '.join(_ACCELERATORS)}"),
+        "trainer.precision": (_PRECISIONS.__contains__, f"of {', '.join(_PRECISIONS)}"),
+        "callbacks.checkpoint.mode": (_MODES.__contains__, "of max, min"),
+        "callbacks.early_stopping.mode": (_MODES.__contains__, "of max, min"),
+        "callbacks.early_stopping.patience": (lambda value: value >= 1, "at least 1"),
+        "callbacks.system.every_s": (lambda value: value > 0, "above 0"),
+        "logger.mode": (_WANDB_MODES.__contains__, f"of {', '.join(_WANDB_MODES)}"),
+        "logger.patience_s": (lambda value: value > 0, "above 0"),
+        "label_smoothing": (lambda value: 0 <= value < 1, "in [0, 1)"),
+        "warmup": (lambda value: 0 <= value < 1, "in [0, 1)"),
+        "seed": (lambda value: 0 <= value < 2**32, "in 0..4294967295"),
     }
     for key, (holds, expectation) in expectations.items():
-        if not holds:
-            value = cfg
-            for part in key.split("."):
-                value = value[part]
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not holds(value):
             raise ConfigError(f"{key}={value}: expected a value {expectation}")
+
+
+def is_fast_dev_run(cfg: DictConfig) -> bool:
+    """Whether a run only tries its code on one batch and keeps nothing."""
+    return bool(cfg.trainer.get("fast_dev_run"))
+
+
+_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+_MODES = ("max", "min")
+_WANDB_MODES = ("auto", "online", "offline")

@@ -1,7 +1,9 @@
 """Fits a network to the training images: from a configuration to the best weights, no test set in
 sight."""
 
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from ml.checkpoint_io import WholeCheckpointIO
-from ml.config import ConfigError, check_values
-from ml.hardware import describe_device
+from ml.config import ConfigError, check_values, is_fast_dev_run
+from ml.hardware import describe_device, shared_threads
+from ml.launch import INTERRUPTED
 from ml.module import ImageClassifier
-from ml.run_folder import ResumeError, RunFolder
+from ml.ranks import LocalRanks, together
+from ml.run_folder import ResumeError, RunFolder, config_digest
+from ml.run_provenance import record_start
+from ml.torchrun import is_started_by_torchrun
 
-INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
 _STEM_IMAGES = 5000
 
 
@@ -50,43 +55,96 @@ def fit(
         InstantiationException: a part refuses its values; nothing has started.
         ResumeError: the checkpoint to continue from is damaged.
     """
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    try:
-        data, module, trainer = assemble(cfg, run, extra_callbacks)
-    except ValueError as exc:  # parts that do not fit each other: nothing has started yet
-        raise ConfigError(str(exc)) from exc
+    ranks = LocalRanks()
+    data, module, trainer = _assemble_or_refuse(cfg, run, extra_callbacks, ranks)
     checkpoint = readable_checkpoint(run)
-    _print_start(console, run, trainer, module, continued=checkpoint is not None)
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        print(f"\nInterrupted. Continue with: resume={run.path}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    if trainer.is_global_zero:
+        _print_start(console, cfg, run, trainer, module, continued=checkpoint is not None)
+        _record_start(console, cfg, run, data, trainer)
+    with together(ranks, run.path):
+        _fit(data, module, trainer, run, checkpoint)
     return Fitted(data, module, trainer)
 
 
+def follow(run: RunFolder, ranks: LocalRanks) -> None:
+    """Trains along with the process that started this one."""
+    data, module, trainer = _assemble_or_refuse(run.load_config(), run, (), ranks)
+    _fit(data, module, trainer, run, readable_checkpoint(run))
+
+
+def _assemble_or_refuse(
+    cfg: DictConfig,
+    run: RunFolder,
+    extra_callbacks: Sequence[lightning.Callback],
+    ranks: LocalRanks,
+) -> tuple[lightning.LightningDataModule, ImageClassifier, lightning.Trainer]:
+    # What Lightning has to say about itself is not about the training.
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of PyTorch
+    # The metrics are summed over all processes before they are logged.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    try:
+        return assemble(cfg, run, extra_callbacks, ranks)
+    except ValueError as exc:  # parts that do not fit each other: nothing has started yet
+        raise ConfigError(str(exc)) from exc
+
+
+def _fit(
+    data: lightning.LightningDataModule,
+    module: ImageClassifier,
+    trainer: lightning.Trainer,
+    run: RunFolder,
+    checkpoint: Path | None,
+) -> None:
+    try:
+        with shared_threads(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if trainer.is_global_zero:
+            print(f"\nInterrupted. Continue with: resume={run.path}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
 def assemble(
-    cfg: DictConfig, run: RunFolder, extra_callbacks: Sequence[lightning.Callback] = ()
+    cfg: DictConfig,
+    run: RunFolder,
+    extra_callbacks: Sequence[lightning.Callback] = (),
+    ranks: LocalRanks | None = None,
 ) -> tuple[lightning.LightningDataModule, ImageClassifier, lightning.Trainer]:
     """Data, model and trainer as the configuration names them.
 
+    Args:
+        ranks: the processes that train together, unless torchrun started them.
+
     Raises:
         InstantiationException: a part refuses its values.
+        ValueError: the parts do not fit each other.
     """
     check_values(cfg)
-    callbacks = [instantiate(callback) for callback in cfg.callbacks.values()]
+    plugins: list[Any] = [WholeCheckpointIO()]
+    if not is_started_by_torchrun():
+        if (nodes := cfg.trainer.get("num_nodes", 1)) > 1:
+            raise ValueError(f"trainer.num_nodes={nodes}: start it by torchrun on each machine")
+        plugins.append(ranks or LocalRanks())
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[*callbacks, *extra_callbacks],
+        callbacks=[*_callbacks(cfg), *extra_callbacks],
         default_root_dir=str(run.path),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        plugins=[WholeCheckpointIO()],
+        plugins=plugins,
     )
     data = instantiate(cfg.data)
     data.device = trainer.strategy.root_device
+    if data.batch_size % trainer.world_size:
+        raise ValueError(
+            f"data.batch_size={data.batch_size} cannot be shared equally by "
+            f"{trainer.world_size} processes: choose a multiple of {trainer.world_size}"
+        )
     network = instantiate(cfg.network, classes=len(data.classes))
     if hasattr(network, "initialise_from"):
         images = data.train_images()
@@ -99,6 +157,13 @@ def assemble(
         warmup=cfg.warmup,
     )
     return data, module, trainer
+
+
+def _callbacks(cfg: DictConfig) -> list[lightning.Callback]:
+    """Those of the configuration that are not null, a user's own last."""
+    named = dict(cfg.callbacks)
+    more = named.pop("more", None) or {}
+    return [instantiate(one) for one in (*named.values(), *more.values()) if one is not None]
 
 
 def readable_checkpoint(run: RunFolder) -> Path | None:
@@ -128,6 +193,7 @@ def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
 
 def _print_start(
     console: Console,
+    cfg: DictConfig,
     run: RunFolder,
     trainer: lightning.Trainer,
     module: ImageClassifier,
@@ -135,9 +201,23 @@ def _print_start(
     continued: bool,
 ) -> None:
     parameters = sum(weight.numel() for weight in module.network.parameters())
+    where = "none, this is a fast development run" if is_fast_dev_run(cfg) else run.path
     console.print(
         f"{'Continuing' if continued else 'Training'} {parameters:,} parameters on "
-        f"{describe_device(trainer)}, {trainer.precision}\nRun folder: {run.path}",
+        f"{describe_device(trainer)}, {trainer.precision}\nRun folder: {where}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _record_start(
+    console: Console, cfg: DictConfig, run: RunFolder, data: Any, trainer: lightning.Trainer
+) -> None:
+    differences = record_start(
+        run,
+        config_digest=config_digest(cfg),
+        dataset_digest=data.digest,
+        device=describe_device(trainer),
+    )
+    for difference in differences:
+        console.print(f"[yellow]Warning:[/] {difference}: the metrics may differ", highlight=False)

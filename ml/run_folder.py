@@ -17,7 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from ml.files import write_whole
 
-_NOT_PART_OF_A_RUN = ("resume", "paths")  # where and how it is started, not what it computes
+_NOT_PART_OF_A_RUN = (
+    "resume",
+    "rerun",
+    "paths",
+)  # where and how it is started, not what it computes
 
 
 class ResumeError(ValueError):
@@ -36,6 +40,14 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def changes(self) -> Path:
+        return self.path / "changes.patch"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -50,6 +62,18 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def metrics_table(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def system(self) -> Path:
+        return self.path / "system.jsonl"
+
+    @property
+    def mistakes(self) -> Path:
+        return self.path / "mistakes"
 
     @property
     def plots(self) -> Path:
@@ -176,4 +200,5 @@ def config_digest(cfg: DictConfig) -> str:
     """SHA-256 in hex of what is computed: equal for equal values, in whatever order they were
     written."""
     plain: Any = OmegaConf.to_container(run_config(cfg))
+    plain.pop("logger", None)  # who looks on changes nothing
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

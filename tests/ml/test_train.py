@@ -147,6 +147,64 @@ def test_a_broken_run_continues_to_the_very_bytes_of_the_unbroken_one(
     assert (run / "model.onnx").read_bytes() == (reference / "model.onnx").read_bytes()
 
 
+def test_a_repeated_run_gives_the_same_metrics_and_model_in_a_new_folder(
+    unbroken: tuple[Workspace, str],
+) -> None:
+    first, _ = unbroken
+    (original,) = first.runs
+    second = first.sibling("again")
+    done = second.run("--rerun", str(original))
+    assert done.returncode == 0, done.stderr
+    (run,) = second.runs
+    assert _metrics(run) == _metrics(original)
+    assert (run / "model.onnx").read_bytes() == (original / "model.onnx").read_bytes()
+    assert (run / "config.yaml").read_bytes() == (original / "config.yaml").read_bytes()
+    assert "Warning" not in done.stdout
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["rerun_of"] == str(original)
+    assert (
+        provenance.items()
+        >= {
+            key: value
+            for key, value in json.loads((original / "provenance.json").read_text()).items()
+            if key != "started"
+        }.items()
+    )
+
+
+def test_a_fast_development_run_keeps_nothing(workspace: Workspace) -> None:
+    done = workspace.run(*_SMALL, "debug=fdr")
+    assert done.returncode == 0, done.stderr
+    assert "One batch trained and one validated" in done.stdout
+    assert workspace.runs == []
+
+
+def test_a_sound_network_learns_the_overfit_preset_by_heart(workspace: Workspace) -> None:
+    done = workspace.run(*_SMALL[:1], *_SMALL[2:6], "debug=overfit")
+    assert done.returncode == 0, done.stderr
+    (run,) = workspace.runs
+    assert json.loads((run / "summary.json").read_text())["train/accuracy"] > 0.99
+
+
+def test_the_profile_preset_leaves_a_table_of_operators_and_a_trace(workspace: Workspace) -> None:
+    done = workspace.run(*_SMALL[:-1], "debug=profile")
+    assert done.returncode == 0, done.stderr
+    (run,) = workspace.runs
+    table = (run / "profile.txt").read_text()
+    assert "convolution" in table
+    assert "Self CPU" in table
+    assert json.loads((run / "profile_trace.json").read_text())["traceEvents"]
+
+
+def test_the_limit_preset_takes_the_whole_path_on_few_batches(workspace: Workspace) -> None:
+    done = workspace.run(*_SMALL[:-1], "debug=limit", "data.batch_size=20")
+    assert done.returncode == 0, done.stderr
+    (run,) = workspace.runs
+    assert [row["step"] for row in _metrics(run)] == [4, 8]
+    assert (run / "model.onnx").is_file()
+    assert (run / "report.html").is_file()
+
+
 def test_a_named_run_is_not_changed_by_overrides(workspace: Workspace) -> None:
     (workspace.path / "runs" / "x").mkdir(parents=True)
     (workspace.path / "runs" / "x" / "config.yaml").write_text("seed: 0")
@@ -161,10 +219,14 @@ def test_a_named_run_is_not_changed_by_overrides(workspace: Workspace) -> None:
         ("trainer.max_epoch=3", "Key 'max_epoch' not in 'TrainerConfig'"),
         ("trainer.max_epochs=many", "Value 'many' of type 'str' could not be converted to Integer"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: expected a value at least 1"),
+        ("callbacks.early_stoping=null", "Key 'early_stoping' not in 'CallbacksConfig'"),
+        ("trainer.accelerator=quantum", "trainer.accelerator=quantum: expected a value of auto,"),
         ("experiment=smok", "Could not find 'experiment/smok'"),
         ("data.validation_size=7", "validation_size must be a multiple"),
         ("data.batch_size=100000", "data.batch_size=100000 is more than"),
         ("resume=runs/gone", "there is no such folder"),
+        ("--rerun=runs/gone", "rerun=runs/gone: there is no folder"),
+        ("--rerun", "--rerun needs a run folder"),
     ],
 )
 def test_bad_input_is_explained_and_nothing_is_trained(
@@ -200,5 +262,5 @@ def test_a_crash_after_the_start_exits_with_one_and_says_what_happened(
 def test_help_names_groups_and_examples(workspace: Workspace) -> None:
     done = workspace.run("--help")
     assert done.returncode == 0
-    assert "experiment: record94, record96, smoke" in done.stdout
+    assert "debug: fdr, limit, overfit, profile" in done.stdout
     assert "bazel run //ml:train resume=auto" in done.stdout

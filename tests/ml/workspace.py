@@ -13,19 +13,23 @@ class Workspace:
         self.path = path
         self._dataset = {"KILN_CIFAR10": str(dataset)} if dataset else {}
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """The training program, as `bazel run` would start it."""
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the programs that a user starts here."""
+        return {
             **os.environ,
             "BUILD_WORKSPACE_DIRECTORY": str(self.path),
             **self._dataset,
             "PYTHONPATH": os.pathsep.join(sys.path),
             "OMP_NUM_THREADS": "1",
         }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The training program, as `bazel run` would start it."""
         return subprocess.Popen(
             [sys.executable, "-m", "ml.train", *arguments],
             cwd=self.path,
-            env=environment,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -36,6 +40,13 @@ class Workspace:
         process = self.start(*arguments)
         output, errors = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def sibling(self, name: str) -> "Workspace":
+        """A workspace beside this one, with the same dataset."""
+        path = self.path.with_name(f"{self.path.name}-{name}")
+        path.mkdir()
+        dataset = self._dataset.get("KILN_CIFAR10")
+        return Workspace(path, Path(dataset) if dataset else None)
 
     @property
     def runs(self) -> list[Path]:

@@ -1,0 +1,90 @@
+"""What a run was made from, written into its folder when it starts; and how that differs from the
+run that it continues or repeats."""
+
+import hashlib
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ml.files import write_whole
+from ml.provenance import git_revision, lock_digest, uncommitted_changes
+from ml.run_folder import RunFolder
+
+# What has to be equal for two runs of one configuration to be the same, as a person calls it.
+_INGREDIENTS = {
+    "git_revision": "another code revision",
+    "changes_digest": "other uncommitted changes",
+    "lock_digest": "another package lock",
+    "dataset_digest": "another dataset",
+    "device": "another processor",
+}
+
+
+def mark_rerun(run: RunFolder, original: RunFolder) -> None:
+    """Notes in a new folder which run it repeats."""
+    write_whole(run.provenance, json.dumps({"rerun_of": str(original.path)}) + "\n")
+
+
+def record_start(
+    run: RunFolder, *, config_digest: str, dataset_digest: str, device: str
+) -> list[str]:
+    """Writes provenance.json, and changes.patch if the code differs from its commit; a run that is
+    continued keeps its first record and notes the continuation if something changed.
+
+    Returns:
+        What differs from the run that this one continues or repeats, a sentence each.
+    """
+    changes = uncommitted_changes()
+    now: dict[str, Any] = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_revision": git_revision(),
+        "changes_digest": hashlib.sha256(changes.encode()).hexdigest() if changes else "",
+        "lock_digest": lock_digest(),
+        "config_digest": config_digest,
+        "dataset_digest": dataset_digest,
+        "device": device,
+        "python": platform.python_version(),
+    }
+    before = read_provenance(run)
+    if "started" in before:
+        differences = _differences(before, now)
+        if differences:
+            before.setdefault("continued", []).append(now)
+            write_whole(run.provenance, json.dumps(before, indent=2) + "\n")
+        return differences
+    write_whole(run.provenance, json.dumps(now | before, indent=2) + "\n")
+    if changes:
+        write_whole(run.changes, changes)
+    if "rerun_of" not in before:
+        return []
+    original = read_provenance(RunFolder(Path(before["rerun_of"])))
+    if not original:
+        return [f"{before['rerun_of']} does not say what it was made from"]
+    return _differences(original, now)
+
+
+def read_provenance(run: RunFolder) -> dict[str, Any]:
+    """What provenance.json holds; empty for a run that has none."""
+    if not run.provenance.is_file():
+        return {}
+    read: dict[str, Any] = json.loads(run.provenance.read_text(encoding="utf-8"))
+    return read
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}: {_short(before.get(key))} then, {_short(now[key])} now"
+        for key, name in _INGREDIENTS.items()
+        if before.get(key) != now[key]
+    ]
+
+
+def _short(value: str | None) -> str:
+    """Digests as people write them; everything else as it is."""
+    if not value:
+        return "none"
+    head, _, rest = value.partition("-")
+    is_digest = len(head) >= 40 and all(letter in "0123456789abcdef" for letter in head)
+    return (head[:12] + ("-" + rest if rest else "")) if is_digest else value

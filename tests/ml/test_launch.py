@@ -1,0 +1,81 @@
+"""What the command line of a training means, and the folder that it gets."""
+
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from ml.launch import begun_run, hydra_arguments
+from ml.run_folder import ResumeError, RunFolder
+
+
+def _config(runs: Path, **changes: object) -> DictConfig:
+    values = {
+        "name": "a run",
+        "seed": 0,
+        "resume": None,
+        "rerun": None,
+        "trainer": {"fast_dev_run": False},
+        "paths": {"runs": str(runs)},
+    }
+    return OmegaConf.create(values | changes)
+
+
+def _begin(cfg: DictConfig, *overrides: str) -> tuple[RunFolder, DictConfig]:
+    with begun_run(cfg, overrides, Console(file=io.StringIO())) as (run, chosen):
+        run.metrics.touch()  # so it has begun
+    return run, chosen
+
+
+@pytest.mark.parametrize("written", [["--rerun", "runs/x"], ["--rerun=runs/x"]])
+def test_a_flag_is_an_override(written: list[str]) -> None:
+    assert hydra_arguments(["seed=1", *written, "--cfg", "job"]) == [
+        "seed=1",
+        "rerun='runs/x'",
+        "--cfg",
+        "job",
+    ]
+
+
+@pytest.mark.parametrize("written", [["--rerun"], ["--resume="], ["--rerun", "--help"]])
+def test_a_flag_without_its_folder_is_refused(written: list[str]) -> None:
+    with pytest.raises(ResumeError, match="needs a run folder"):
+        hydra_arguments(written)
+
+
+@given(st.lists(st.text(min_size=1).filter(lambda text: not text.startswith("--re"))))
+def test_everything_else_is_left_as_it_is(arguments: list[str]) -> None:
+    assert hydra_arguments(arguments) == arguments
+
+
+def test_a_run_is_repeated_by_its_own_configuration_in_a_new_folder(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    original, _ = _begin(_config(runs, seed=7))
+    run, cfg = _begin(_config(runs, rerun=f"runs/{original.path.name}"))
+    assert run.path != original.path
+    assert cfg.seed == 7
+    assert run.load_config() == original.load_config()
+
+
+@pytest.mark.parametrize("key", ["resume", "rerun"])
+def test_a_run_that_is_continued_or_repeated_is_not_changed(tmp_path: Path, key: str) -> None:
+    original, _ = _begin(_config(tmp_path / "runs"))
+    cfg = _config(tmp_path / "runs", **{key: str(original.path)})
+    _begin(cfg, f"{key}={original.path}", f"paths.runs={tmp_path}")
+    with pytest.raises(ResumeError, match="these would change it: seed=1 "):
+        _begin(cfg, f"{key}={original.path}", "seed=1")
+
+
+def test_one_cannot_continue_and_repeat(tmp_path: Path) -> None:
+    with pytest.raises(ResumeError, match="give one of them"):
+        _begin(_config(tmp_path, resume="auto", rerun="x"))
+
+
+def test_a_fast_development_run_leaves_no_folder(tmp_path: Path) -> None:
+    run, _ = _begin(_config(tmp_path / "runs", trainer={"fast_dev_run": True}))
+    assert not run.path.exists()
+    assert not (tmp_path / "runs").exists()
