@@ -108,7 +108,7 @@ def reliability(evaluation: Evaluation) -> Figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         for chosen, alpha, label in (
             (counts >= FEW_IMAGES, 1.0, "accuracy"),
-            (filled & (counts < FEW_IMAGES), 0.35, f"of fewer than {FEW_IMAGES} images"),
+            (filled & (counts < FEW_IMAGES), 0.35, f"< {FEW_IMAGES} images"),
         ):
             if chosen.any():
                 bars = np.array(evaluation.bin_accuracy)[chosen]
@@ -147,7 +147,8 @@ def machine(rows: Rows) -> Figure:
             axes.set(title=title, xlabel="seconds", ylim=(0, 1.02 if scale == 100 else None))
             if scale == 100:
                 axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-            axes.legend()
+            if len(axes.get_lines()) > 1:
+                axes.legend()
     return figure
 
 

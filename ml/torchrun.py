@@ -21,9 +21,9 @@ def is_first() -> bool:
 def agree_on_folder(folder: Path | None) -> Path:
     """The run folder of all processes that torchrun started: the first gives it, the others give
     None and wait for it."""
-    from torch.distributed import TCPStore
+    from torch import distributed
 
-    store = TCPStore(
+    store = distributed.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,  # torchrun's agent is

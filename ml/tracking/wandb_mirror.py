@@ -134,6 +134,8 @@ def _in_words(exc: Exception) -> str:
     text = " ".join(str(exc).split())
     if any(code in text for code in ("error 401", "error 403")):
         return f"the server refuses the key in WANDB_API_KEY or ~/.netrc ({text})"
+    if isinstance(exc, TimeoutError) or "timed out" in text:
+        return "no answer from the server"
     return text
 
 

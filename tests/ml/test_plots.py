@@ -130,5 +130,5 @@ def test_the_machine_is_drawn_with_a_gpu_only_where_there_was_one() -> None:
 
 def test_a_bin_of_few_images_is_drawn_pale() -> None:
     many = evaluate(np.repeat([[0.55, 0.45], [0.97, 0.03]], (2, 40), axis=0), [0] * 42, "ab")
-    bars = [patch for patch in plots.reliability(many).axes[0].patches if patch.get_height() > 0]
+    bars = plots.reliability(many).axes[0].patches
     assert sorted(bar.get_alpha() or 0 for bar in bars) == [0.35, 1.0]

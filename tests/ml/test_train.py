@@ -14,7 +14,7 @@ import torch
 from ml.artifact import load_artifact
 from ml.data.datamodule import CIFAR10
 from ml.export import torch_probabilities
-from ml.fitting import INTERRUPTED
+from ml.launch import INTERRUPTED
 from ml.train import BAD_INPUT
 from ml.trained import load_network
 from tests.ml.data.small_dataset import write_dataset
@@ -180,7 +180,7 @@ def test_a_fast_development_run_keeps_nothing(workspace: Workspace) -> None:
 
 
 def test_a_sound_network_learns_the_overfit_preset_by_heart(workspace: Workspace) -> None:
-    done = workspace.run(*_SMALL[:1], *_SMALL[2:6], "debug=overfit")
+    done = workspace.run(_SMALL[0], "network.widths=[32,32,32]", "trainer=cpu", "debug=overfit")
     assert done.returncode == 0, done.stderr
     (run,) = workspace.runs
     assert json.loads((run / "summary.json").read_text())["train/accuracy"] > 0.99
