@@ -172,39 +172,6 @@ def test_a_repeated_run_gives_the_same_metrics_and_model_in_a_new_folder(
     )
 
 
-def test_a_fast_development_run_keeps_nothing(workspace: Workspace) -> None:
-    done = workspace.run(*_SMALL, "debug=fdr")
-    assert done.returncode == 0, done.stderr
-    assert "One batch trained and one validated" in done.stdout
-    assert workspace.runs == []
-
-
-def test_a_sound_network_learns_the_overfit_preset_by_heart(workspace: Workspace) -> None:
-    done = workspace.run(_SMALL[0], "network.widths=[32,32,32]", "trainer=cpu", "debug=overfit")
-    assert done.returncode == 0, done.stderr
-    (run,) = workspace.runs
-    assert json.loads((run / "summary.json").read_text())["train/accuracy"] > 0.99
-
-
-def test_the_profile_preset_leaves_a_table_of_operators_and_a_trace(workspace: Workspace) -> None:
-    done = workspace.run(*_SMALL[:-1], "debug=profile")
-    assert done.returncode == 0, done.stderr
-    (run,) = workspace.runs
-    table = (run / "profile.txt").read_text()
-    assert "convolution" in table
-    assert "Self CPU" in table
-    assert json.loads((run / "profile_trace.json").read_text())["traceEvents"]
-
-
-def test_the_limit_preset_takes_the_whole_path_on_few_batches(workspace: Workspace) -> None:
-    done = workspace.run(*_SMALL[:-1], "debug=limit", "data.batch_size=20")
-    assert done.returncode == 0, done.stderr
-    (run,) = workspace.runs
-    assert [row["step"] for row in _metrics(run)] == [4, 8]
-    assert (run / "model.onnx").is_file()
-    assert (run / "report.html").is_file()
-
-
 def test_a_named_run_is_not_changed_by_overrides(workspace: Workspace) -> None:
     (workspace.path / "runs" / "x").mkdir(parents=True)
     (workspace.path / "runs" / "x" / "config.yaml").write_text("seed: 0")
