@@ -1,0 +1,121 @@
+"""The typed schema of a sweep's settings, and the limits of their values."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig
+
+from ml.sweep.errors import SweepError
+
+SAMPLERS = ("tpe", "random", "grid", "nsga2")
+PRUNERS = ("auto", "none", "median", "hyperband")
+# What a trial can be judged by: the metrics that `ml.module.ImageClassifier` logs, and what is
+# measured of the trained network. Never the test set: it would no longer be unseen.
+METRICS = tuple(
+    f"{of}/{name}" for of in ("val", "train") for name in ("accuracy", "loss", "macro_f1")
+)
+MEASURES = ("latency_ms", "model_bytes", "training_s")
+
+
+@dataclass
+class SweepConfig:
+    """One sweep; configs/sweep/base.yaml explains the keys."""
+
+    name: str = MISSING
+    n_trials: int = MISSING
+    maximize: list[str] = MISSING
+    minimize: list[str] = MISSING
+    overrides: list[str] = MISSING
+    space: dict[str, str] = MISSING
+    sampler: str = MISSING
+    startup_trials: int = MISSING
+    pruner: str = MISSING
+    seed: int = MISSING
+    start_from_defaults: bool = MISSING
+    workers: int = MISSING
+    threads: int | None = None
+    storage: str | None = None
+    heartbeat_s: int = MISSING
+    grace_s: int = MISSING
+    retries: int = MISSING
+    max_failures: int = MISSING
+    keep_checkpoints: int = MISSING
+    experiment: str = MISSING
+    folder: str = MISSING
+    experiments: str = MISSING
+
+
+@dataclass
+class SweepCommandConfig:
+    """The whole configuration of `//ml:sweep`."""
+
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+
+
+def register_sweep_schema() -> None:
+    """Makes the schema known to Hydra, under the names that the files in configs/ start from."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="sweep", node=SweepConfig)
+    store.store(group="schema", name="sweep_command", node=SweepCommandConfig)
+
+
+def check_settings(settings: DictConfig) -> None:
+    """Refuses settings that have the right type and make no sense.
+
+    Raises:
+        SweepError: naming the key, the value and the expectation.
+    """
+    least = {
+        "n_trials": 1,
+        "workers": 1,
+        "startup_trials": 1,
+        "heartbeat_s": 1,
+        "retries": 0,
+        "max_failures": 1,
+        "keep_checkpoints": -1,
+        "seed": 0,
+    }
+    for key, bound in least.items():
+        _expect(key, settings[key], settings[key] >= bound, f"a number from {bound} on")
+    threads = settings.threads
+    _expect("threads", threads, threads is None or threads >= 1, "a number from 1 on")
+    _expect("sampler", settings.sampler, settings.sampler in SAMPLERS, f"one of {_list(SAMPLERS)}")
+    _expect("pruner", settings.pruner, settings.pruner in PRUNERS, f"one of {_list(PRUNERS)}")
+    longer = settings.grace_s >= 2 * settings.heartbeat_s
+    _expect("grace_s", settings.grace_s, longer, "two heartbeats at least (sweep.heartbeat_s)")
+    for key in ("name", "experiment"):
+        _expect(key, settings[key], _is_file_name(settings[key]), "letters, digits, ., _ and -")
+    _check_objectives(settings)
+
+
+def _check_objectives(settings: DictConfig) -> None:
+    for key in ("maximize", "minimize"):
+        for name in settings[key]:
+            known = name in METRICS + MEASURES
+            _expect(key, f"[{name}]", known, f"any of {_list(METRICS + MEASURES)}")
+    objectives = [*settings.maximize, *settings.minimize]
+    if not objectives or len(set(objectives)) < len(objectives):
+        raise SweepError(
+            f"sweep.maximize={settings.maximize} sweep.minimize={settings.minimize}: "
+            "expected one objective at least, and each of them once"
+        )
+    pruning = settings.pruner in ("median", "hyperband")
+    if pruning and (len(objectives) > 1 or objectives[0] not in METRICS):
+        raise SweepError(
+            f"sweep.pruner={settings.pruner} compares one metric epoch by epoch: "
+            "with several objectives, or one that is measured after training, use pruner=none"
+        )
+
+
+def _expect(key: str, value: Any, holds: bool, expectation: str) -> None:
+    if not holds:
+        raise SweepError(f"sweep.{key}={value}: expected {expectation}")
+
+
+def _list(names: tuple[str, ...]) -> str:
+    return ", ".join(names)
+
+
+def _is_file_name(text: str) -> bool:
+    return bool(text) and text[0] not in ".-" and all(c.isalnum() or c in "._-" for c in text)

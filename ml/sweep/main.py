@@ -1,0 +1,142 @@
+"""Searches hyper-parameters with Optuna, resumable and on many machines: ``bazel run
+//ml:sweep``."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import optuna
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from ml.sweep.compose import CONFIGS, configuration
+from ml.sweep.errors import SweepError
+from ml.sweep.plan import Plan, make_plan
+from ml.sweep.search import Search, SweepFailed
+
+BAD_INPUT = 2  # exit code: nothing was trained
+INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
+FAILED = 1
+
+_HELP = """\
+Search the best configuration of //ml:train, on one machine or many.
+
+  bazel run //ml:sweep                                 {default}
+  bazel run //ml:sweep sweep=smoke                     fifty tiny trials: the whole path
+  bazel run //ml:sweep sweep=latency                   accuracy against latency: a Pareto front
+  bazel run //ml:sweep sweep=base experiment=smoke 'optimizer.filter_lr=interval(0.03,0.5)'
+  bazel run //ml:sweep sweep=smoke sweep.workers=2     two processes share the cores
+  bazel run //ml:sweep sweep=smoke sweep.storage=postgresql+psycopg://user:password@host/database
+  bazel run //ml:sweep -- --cfg sweep=smoke            show what would be searched, and stop
+
+The same command again continues, also after a crash or kill -9: finished trials are kept, an
+interrupted one goes on from its last epoch, and what was tried already is not trained again.
+Folder: multirun/<sweep.name>/ with report.html, trials.csv and a folder for every trial. The best
+trial becomes configs/experiment/<sweep.experiment>.yaml, for bazel run //ml:train experiment=…
+
+Values to search, for any key of //ml:train (or in a file of configs/sweep/, under space:)
+  key=choice(a,b,c)  key=a,b,c        one of these; lists and groups too: optimizer=muon,sgd
+  key=interval(0,1)                   between two numbers
+  key=int(interval(1,9))              whole numbers, both ends included
+  key=range(0,1,step=0.25)            0, 0.25, 0.5, 0.75
+  key=tag(log,interval(1e-4,1))       on a logarithmic scale
+A key with one value is the same in every trial: data.train_size=5000
+
+Presets (sweep=…): {presets}
+Options
+  --help            this
+  --cfg             print the checked plan and stop
+  --config-dir DIR  look for configurations there too
+
+Settings (sweep.key=value)
+{settings}"""
+
+
+def main(arguments: Sequence[str], console: Console) -> int:
+    """Runs the command; returns its exit code."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        flags, overrides, folders = _sort_flags(arguments)
+        if "--help" in flags:
+            console.print(_help(), highlight=False, markup=False, soft_wrap=True)
+            return 0
+        with configuration(folders):
+            plan = make_plan(overrides, folders)
+            if "--cfg" in flags:
+                console.print(OmegaConf.to_yaml(_shown(plan)), highlight=False, markup=False)
+                return 0
+            return _search(plan, console)
+    except SweepError as exc:
+        print(f"{exc}\nNothing was trained.", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _search(plan: Plan, console: Console) -> int:
+    search = Search(plan, console)
+    try:
+        search.run()
+    except KeyboardInterrupt:
+        done = search.tally()
+        search.conclude()
+        command = " ".join(["bazel run //ml:sweep", *plan.command])
+        print(
+            f"\nInterrupted after {done.used} of {done.total} trials, none of them is lost. "
+            f"Continue with the same command:\n  {command}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except SweepFailed as exc:
+        print(exc, file=sys.stderr)
+        return FAILED
+    search.conclude()
+    return 0
+
+
+def _sort_flags(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str]]:
+    flags, overrides, folders = set(), [], []
+    rest = iter(arguments)
+    for text in rest:
+        if text in ("--help", "-h"):
+            flags.add("--help")
+        elif text == "--cfg":
+            flags.add(text)
+        elif text == "--config-dir":
+            folder = os.path.join(os.environ.get("BUILD_WORKING_DIRECTORY", ""), next(rest, ""))
+            if not os.path.isdir(folder):
+                raise SweepError(f"--config-dir {folder}: there is no such folder")
+            folders.append(os.path.abspath(folder))
+        elif text.startswith("--"):
+            raise SweepError(f"{text}: unknown option; there are --help, --cfg, --config-dir DIR")
+        else:
+            overrides.append(text)
+    return flags, overrides, folders
+
+
+def _shown(plan: Plan) -> dict[str, object]:
+    from ml.sweep.storage import shown
+
+    values = {key: getattr(plan, key) for key in Plan.__dataclass_fields__}
+    plain = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+    return plain | {
+        "objectives": [f"{direction} {name}" for name, direction in plan.objectives],
+        "storage": shown(plan),
+    }
+
+
+def _help() -> str:
+    folder = CONFIGS / "sweep"
+    settings = (folder / "base.yaml").read_text(encoding="utf-8").split("\n\n", 1)[1]
+    first = (folder / "default.yaml").read_text(encoding="utf-8").splitlines()[0]
+    return _HELP.format(
+        default=first.split("— ")[-1].rstrip("."),
+        presets=", ".join(sorted(path.stem for path in folder.glob("*.yaml"))),
+        settings="".join(f"  {line}\n" for line in settings.splitlines()).rstrip(),
+    )
+
+
+if __name__ == "__main__":
+    # Even if a shell started us in the background, where it has Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminal = Console()
+    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=140)))

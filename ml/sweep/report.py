@@ -1,0 +1,222 @@
+"""What a sweep leaves for people and tools: one HTML page that opens from disk, CSV and JSON."""
+
+import csv
+import html
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.offline
+from optuna import Study
+from optuna import visualization as draw
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.trial import FrozenTrial
+
+from ml.files import write_whole
+from ml.sweep import ledger, standings
+from ml.sweep.plan import Plan
+from ml.sweep.standings import shown_number
+
+_TEMPLATE = Path(__file__).with_name("report_template.html")
+_FEWEST_FOR_IMPORTANCE = 4
+_STILL = {"displaylogo": False, "responsive": True}
+
+
+def write_report(plan: Plan, study: Study, tally: ledger.Tally) -> list[Path]:
+    """Writes ``report.html``, ``trials.csv`` and ``trials.json`` into the sweep's folder."""
+    folder = Path(plan.folder)
+    rows = trial_rows(plan, study)
+    files = {
+        "report.html": _page(plan, study, tally, rows),
+        "trials.csv": _csv(rows),
+        "trials.json": json.dumps(rows, indent=2) + "\n",
+    }
+    for name, text in files.items():
+        write_whole(folder / name, text)
+    return [folder / name for name in files]
+
+
+def trial_rows(plan: Plan, study: Study) -> list[dict[str, Any]]:
+    """One row a trial: number, state, objectives, parameters, seconds, notes."""
+    names = [name for name, _ in plan.objectives]
+    rows = []
+    for trial in study.get_trials(deepcopy=False):
+        what = ledger.outcome(trial)
+        values = trial.values if what == "finished" else None
+        duration = trial.duration
+        rows.append(
+            {
+                "trial": trial.number,
+                "state": what,
+                **dict(zip(names, values or [None] * len(names), strict=True)),
+                **{key: trial.params.get(key) for key in plan.space},
+                "epochs": max(trial.intermediate_values, default=None),
+                "seconds": round(duration.total_seconds(), 2) if duration else None,
+                "same_as": trial.user_attrs.get(ledger.REUSED),
+                "continues": trial.user_attrs.get(ledger.ORIGIN),
+                "error": trial.user_attrs.get(ledger.ERROR),
+                "worker": trial.user_attrs.get(ledger.WORKER),
+            }
+        )
+    return rows
+
+
+def figures(plan: Plan, study: Study) -> Iterator[tuple[str, str, Any]]:
+    """Title, explanation and plotly figure of everything that there is enough data for."""
+    trials = study.get_trials(deepcopy=False)
+    done = [trial for trial in trials if ledger.outcome(trial) == "finished"]
+    names = [name for name, _ in plan.objectives]
+    if not done:
+        return
+    if len(names) > 1:
+        shown = study if len(names) <= 3 else None
+        if shown:
+            about = "nothing is better in every objective than a trial on the front"
+            yield "Pareto front", about, draw.plot_pareto_front(study, target_names=names)
+    for index, name in enumerate(names):
+        target = _target(index) if len(names) > 1 else None
+        yield (
+            f"History of {name}",
+            "every trial, and the best so far",
+            draw.plot_optimization_history(study, target=target, target_name=name),
+        )
+    varied = [key for key in plan.space if len({str(t.params.get(key)) for t in done}) > 1]
+    if len(done) >= _FEWEST_FOR_IMPORTANCE and varied:
+        for index, (name, direction) in enumerate(plan.objectives):
+            # With a target PED-ANOVA knows no direction and takes low values for good.
+            low_is_good = 1 if direction == "minimize" else -1
+            target = _target(index, low_is_good) if len(names) > 1 else None
+            evaluator = PedAnovaImportanceEvaluator()
+            yield (
+                f"Importance for {name}",
+                "how much a parameter decides whether a trial is among the best (PED-ANOVA)",
+                draw.plot_param_importances(
+                    study, evaluator=evaluator, params=varied, target=target, target_name=name
+                ),
+            )
+    for index, name in enumerate(names):
+        target = _target(index) if len(names) > 1 else None
+        yield (
+            f"Parallel coordinates, {name}",
+            "a line a trial; drag along an axis to pick some",
+            draw.plot_parallel_coordinate(study, target=target, target_name=name),
+        )
+    if any(trial.intermediate_values for trial in trials):
+        yield (
+            f"{names[0]} by epoch",
+            "pruned trials end early",
+            draw.plot_intermediate_values(study),
+        )
+
+
+def _target(index: int, sign: int = 1) -> Callable[[FrozenTrial], float]:
+    return lambda trial: sign * trial.values[index]
+
+
+def _page(plan: Plan, study: Study, tally: ledger.Tally, rows: Sequence[dict[str, Any]]) -> str:
+    leader = standings.best(study)
+    parts = {
+        "title": html.escape(plan.name),
+        "plotly": plotly.offline.get_plotlyjs(),
+        "cards": _cards(plan, leader, tally, rows),
+        "experiment": html.escape(f"bazel run //ml:train experiment={plan.experiment}"),
+        "best": html.escape(_best_text(plan, leader)),
+        "figures": "".join(_sections(plan, study)),
+        "table": _table(rows, study),
+        "search": html.escape(_search_text(plan)),
+    }
+    page = _TEMPLATE.read_text(encoding="utf-8")
+    for name, text in parts.items():
+        page = page.replace("{{ %s }}" % name, text)  # noqa: UP031 (braces)
+    return page
+
+
+def _sections(plan: Plan, study: Study) -> Iterator[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="PedAnova")
+        for title, about, figure in figures(plan, study):
+            figure.update_layout(title=None, margin={"t": 30}, template="plotly_white")
+            drawn = figure.to_html(full_html=False, include_plotlyjs=False, config=_STILL)
+            yield (
+                f"<section><h2>{html.escape(title)} <small>{html.escape(about)}</small></h2>"
+                f"{drawn}</section>\n"
+            )
+
+
+def _cards(
+    plan: Plan, leader: FrozenTrial | None, tally: ledger.Tally, rows: Sequence[dict[str, Any]]
+) -> str:
+    states = [row["state"] for row in rows]
+    same = sum(row["same_as"] is not None for row in rows)
+    facts = {"trials": f"{tally.used} of {tally.total}"}
+    if leader:
+        for (name, _), value in zip(plan.objectives, leader.values, strict=True):
+            facts[f"{name}, best trial"] = shown_number(value)
+    facts |= {
+        "trained to the end": str(states.count("finished") - same),
+        "repetitions, not trained": str(same),
+        "pruned": str(states.count("pruned")),
+        "failed": str(states.count("failed")),
+        "lost workers": str(states.count("lost")),
+    }
+    return "".join(
+        f'<div class="card"><h3>{html.escape(name)}</h3><p>{html.escape(value)}</p></div>'
+        for name, value in facts.items()
+    )
+
+
+def _best_text(plan: Plan, leader: FrozenTrial | None) -> str:
+    if leader is None:
+        return "no trial has finished yet"
+    names = [name for name, _ in plan.objectives]
+    params = "\n".join(f"{key}={value}" for key, value in leader.params.items())
+    return f"trial {leader.number}: {standings.shown_values(names, leader)}\n\n{params}"
+
+
+def _search_text(plan: Plan) -> str:
+    objectives = [f"{direction} {name}" for name, direction in plan.objectives]
+    space = [f"  {key}: {text}" for key, text in plan.space.items()]
+    return "\n".join(
+        [
+            f"{', '.join(objectives)}; sampler {plan.sampler}, pruner {plan.pruner}, "
+            f"seed {plan.seed}",
+            *space,
+            "every trial: " + (" ".join(plan.overrides) or "the configuration as it stands"),
+        ]
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]], study: Study) -> str:
+    ranked, front = standings.ranked(study), standings.front_of(study)
+    order = {trial.number: place for place, trial in enumerate(ranked)}
+    best = {trial.number for trial in front or ranked[:1]}
+    shown = [row for row in rows if row["state"] not in ("surplus", "waiting")]
+    shown.sort(key=lambda row: (order.get(row["trial"], len(order)), row["trial"]))
+    columns = [name for name in (shown[0] if shown else {}) if name != "worker"]
+    columns = [name for name in columns if any(row[name] is not None for row in shown)]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    body = []
+    for row in shown:
+        number = row["trial"]
+        kind = "best" if number in best else "" if number in order else "faint"
+        cells = "".join(f"<td>{html.escape(_cell(row[name]))}</td>" for name in columns)
+        body.append(f'<tr class="{kind}">{cells}</tr>')
+    return f"<tr>{head}</tr>{''.join(body)}"
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else shown_number(value)
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,161 @@
+"""Runs a plan: workers, lost trials, progress, and what is left when it ends."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+
+from ml.files import write_whole
+from ml.sweep import ledger, standings
+from ml.sweep.baseline import queue_baseline
+from ml.sweep.errors import SweepError
+from ml.sweep.experiment import check_experiment_is_ours, write_experiment
+from ml.sweep.leases import Leases, Undertaker
+from ml.sweep.plan import Plan
+from ml.sweep.progress import SweepProgress, print_standings
+from ml.sweep.report import write_report
+from ml.sweep.storage import open_study, shown
+from ml.sweep.trial_folder import drop_checkpoints
+from ml.sweep.workers import Workers
+
+_POLL_S = 0.5
+_POLL_DATABASE_S = 2.0  # which may be far, and have many to answer
+_REFUSED = 2  # exit code of a worker that another one could not replace
+
+
+class SweepFailed(Exception):
+    """The sweep stopped before its end; the message says why."""
+
+
+class Search:
+    """One plan at work on this machine; within `ml.sweep.compose.configuration`."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        check_experiment_is_ours(plan)
+        self.plan = plan
+        self.console = console
+        self.names = [name for name, _ in plan.objectives]
+        self.space = plan.parse_space()
+        self.rules = ledger.Rules.of(plan, self.space)
+        self.study = open_study(plan, create=True)
+        leases = Leases(Path(plan.folder))
+        self.undertaker = Undertaker(self.study, leases, retries=plan.retries, grace_s=plan.grace_s)
+        self.workers = Workers(plan)
+
+    def run(self) -> None:
+        """Works until the total is reached.
+
+        Raises:
+            SweepFailed: too many trials failed in a row, or workers die without training.
+        """
+        if self.plan.storage is None:
+            self.undertaker.look_first()
+        known = self.study.get_trials(deepcopy=False)
+        if not known and self.plan.start_from_defaults:
+            queue_baseline(self.plan, self.study, self.space)
+        self._introduce(known)
+        try:
+            self._work(known)
+        finally:
+            self.workers.end()
+            self.undertaker.close(self.workers.names)
+
+    def conclude(self) -> None:
+        """Writes the page, the tables and the best trial, and says where they are."""
+        tally = self.tally()
+        print_standings(self.console, self.study, self.names)
+        paths = write_report(self.plan, self.study, tally)
+        for label, path in zip(("report", "table", "trials"), paths, strict=True):
+            self._say(f"  {label:<11}{path}")
+        if best := standings.best(self.study):
+            found = len(standings.ranked(self.study))
+            try:
+                path = write_experiment(self.plan, best, found)
+            except SweepError as exc:
+                self._say(f"[yellow]{exc}[/]")
+                return
+            self._say(f"  experiment {path}")
+            self._say(f"Train it: bazel run //ml:train experiment={self.plan.experiment}")
+
+    def tally(self) -> ledger.Tally:
+        """How far the study is, over all machines."""
+        return self.rules.tally(self.study.get_trials(deepcopy=False))
+
+    def _work(self, known: Sequence[optuna.trial.FrozenTrial]) -> None:
+        if self.tally().is_done:
+            return
+        self.workers.start()
+        with SweepProgress(self.console, self.names, known) as progress:
+            while self.workers.running():
+                time.sleep(_POLL_DATABASE_S if self.plan.storage else _POLL_S)
+                self.undertaker.look()
+                progress.show(self.study, self.tally())
+                self._check_failures(len(known))
+                self._replace_dead()
+                self._drop_checkpoints()
+            progress.show(self.study, self.tally())
+        self._drop_checkpoints()
+
+    def _replace_dead(self) -> None:
+        for name, code, log in self.workers.take_dead():
+            began = any(
+                trial.user_attrs.get(ledger.WORKER) == name
+                for trial in self.study.get_trials(deepcopy=False)
+            )
+            if code == _REFUSED:
+                raise SweepError(log)
+            if not began:
+                raise SweepFailed(f"worker {name} died before its first trial:\n{log}")
+            self._say(f"worker {name} died (exit code {code}), another one takes its place")
+            self.workers.replace_one()
+
+    def _check_failures(self, first: int) -> None:
+        """Stops when the newest trials all failed: a sweep of errors helps nobody."""
+        ended = [
+            trial
+            for trial in self.study.get_trials(deepcopy=False)[first:]
+            if ledger.outcome(trial) in ("finished", "pruned", "failed")
+        ]
+        newest = ended[-self.plan.max_failures :]
+        failed = [trial for trial in newest if ledger.outcome(trial) == "failed"]
+        if len(failed) == self.plan.max_failures:
+            error = failed[-1].user_attrs[ledger.ERROR]
+            raise SweepFailed(
+                f"{len(failed)} trials in a row failed, the last one of: {error}\n"
+                f"Logs: {Path(self.plan.folder) / 'workers'}"
+            )
+
+    def _drop_checkpoints(self) -> None:
+        if self.plan.keep_checkpoints < 0:
+            return
+        best = standings.ranked(self.study)[: self.plan.keep_checkpoints]
+        ended = [
+            trial
+            for trial in self.study.get_trials(deepcopy=False)
+            if ledger.outcome(trial) in ("finished", "pruned")
+        ]
+        drop_checkpoints(
+            Path(self.plan.folder),
+            [trial.user_attrs.get(ledger.ORIGIN, trial.number) for trial in ended],
+            [trial.user_attrs.get(ledger.ORIGIN, trial.number) for trial in best],
+        )
+
+    def _introduce(self, known: Sequence[optuna.trial.FrozenTrial]) -> None:
+        plan, tally = self.plan, self.rules.tally(known)
+        size = "" if self.space.size is None else f" of {self.space.size:,} points"
+        objectives = ", ".join(f"{direction} {name}" for name, direction in plan.objectives)
+        state = f"continuing after {tally.used} trials" if known else "new"
+        self._say(
+            f"Sweep {plan.name} ({state}): {plan.n_trials} trials, {objectives}\n"
+            f"{plan.sampler}, pruner {plan.pruner}, workers: {plan.workers}; "
+            f"{len(self.space.dimensions)} dimensions{size}\n"
+            f"Folder: {plan.folder}\nStorage: {shown(plan)}"
+        )
+        if tally.is_done:
+            self._say("All trials are done already: sweep.n_trials=… asks for more.")
+        write_whole(Path(plan.folder) / "command.txt", " ".join(plan.command) + "\n")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)

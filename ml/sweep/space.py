@@ -1,0 +1,240 @@
+"""The search space: Hydra's sweep syntax, read by Hydra's own parser, as Optuna's distributions."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    RangeSweep,
+    Transformer,
+)
+from hydra.errors import HydraException
+from optuna.distributions import (
+    CategoricalChoiceType,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import BaseTrial
+
+from ml.sweep.errors import SweepError
+
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+
+_SYNTAX = (
+    "choice(a,b), interval(a,b), int(interval(a,b)), range(a,b,step=c), tag(log,interval(a,b))"
+)
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One key of the configuration and the values that a search may give it.
+
+    Attributes:
+        key: as in an override, for example ``optimizer.filter_lr``.
+        text: the values as they were written.
+        distribution: the values for Optuna; choices are texts of overrides, so that lists and
+            groups can be chosen too.
+    """
+
+    key: str
+    text: str
+    distribution: Distribution
+
+    def override(self, value: CategoricalChoiceType) -> str:
+        """The override that gives the key this value."""
+        return f"{self.key}={value}"
+
+    def probes(self) -> list[str]:
+        """The overrides at the ends of the range, or of every choice."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            return [self.override(choice) for choice in self.distribution.choices]
+        return [self.override(self.distribution.low), self.override(self.distribution.high)]
+
+    @property
+    def size(self) -> int | None:
+        """How many values there are; None if they lie densely."""
+        match self.distribution:
+            case CategoricalDistribution(choices=choices):
+                return len(choices)
+            case FloatDistribution(step=None):
+                return None
+            case FloatDistribution(low=low, high=high, step=float(step)):
+                return round((high - low) / step) + 1
+            case IntDistribution(low=low, high=high, step=step):
+                return (high - low) // step + 1
+        raise AssertionError(self.distribution)
+
+    def suggest(self, trial: BaseTrial) -> CategoricalChoiceType:
+        """A trial's value, remembered in the storage."""
+        match self.distribution:
+            case CategoricalDistribution(choices=choices):
+                return trial.suggest_categorical(self.key, choices)
+            case FloatDistribution(low=low, high=high, step=step, log=log):
+                return trial.suggest_float(self.key, low, high, step=step, log=log)
+            case IntDistribution(low=low, high=high, step=step, log=log):
+                return trial.suggest_int(self.key, low, high, step=step, log=log)
+
+    def find(self, value: Any) -> CategoricalChoiceType | None:
+        """The point of the dimension that stands for a plain value of the configuration, if there
+        is one."""
+        if isinstance(self.distribution, CategoricalDistribution):
+            for choice in self.distribution.choices:
+                if parse_override(self.override(choice)).value() == value:
+                    return choice
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        low, high, step = self.distribution.low, self.distribution.high, self.distribution.step
+        steps = (value - low) / step if step else 0.0
+        on_grid = math.isclose(steps, round(steps), abs_tol=1e-9)
+        return value if low <= value <= high and on_grid else None
+
+
+@dataclass(frozen=True)
+class Space:
+    """All dimensions of a search."""
+
+    dimensions: tuple[Dimension, ...]
+
+    @classmethod
+    def parse(cls, entries: Mapping[str, str], loader: ConfigLoader | None = None) -> "Space":
+        """The space of ``{key: values in Hydra's sweep syntax}``; ``loader`` knows what ``glob``
+        finds.
+
+        Raises:
+            SweepError: naming the key, the value and the expectation.
+        """
+        if not entries:
+            raise SweepError(
+                "there is nothing to search: give a key values to try, "
+                f"for example 'label_smoothing=interval(0,0.3)'. The syntax: {_SYNTAX}"
+            )
+        return cls(tuple(_dimension(key, text, loader) for key, text in entries.items()))
+
+    @property
+    def size(self) -> int | None:
+        """Number of points; None if a dimension is dense."""
+        sizes = [dimension.size for dimension in self.dimensions]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+    def suggest(self, trial: BaseTrial) -> list[str]:
+        """The overrides of a trial."""
+        return [dimension.override(dimension.suggest(trial)) for dimension in self.dimensions]
+
+    def overrides(self, params: Mapping[str, Any]) -> list[str]:
+        """The overrides of remembered values."""
+        return [dimension.override(params[dimension.key]) for dimension in self.dimensions]
+
+    def probes(self) -> list[list[str]]:
+        """Few sets of overrides that try every end and every choice at least once."""
+        columns = [dimension.probes() for dimension in self.dimensions]
+        rows = max(len(column) for column in columns)
+        return [[column[min(row, len(column) - 1)] for column in columns] for row in range(rows)]
+
+
+def parse_override(text: str, loader: ConfigLoader | None = None) -> Override:
+    """One override as Hydra reads it.
+
+    Raises:
+        SweepError: it is no override.
+    """
+    try:
+        (override,) = OverridesParser.create(loader).parse_overrides([text])
+    except HydraException as exc:
+        detail = str(exc).split("\nSee https")[0]
+        raise SweepError(f"{text}: {detail}") from exc
+    return override
+
+
+def _dimension(key: str, text: str, loader: ConfigLoader | None) -> Dimension:
+    override = parse_override(f"{key}={text}", loader)
+    if not override.is_sweep_override():
+        raise SweepError(
+            f"{key}={text} is one value and no search: list it in sweep.overrides, "
+            f"or write one of {_SYNTAX}"
+        )
+    value = override.value()
+    tags = set(getattr(value, "tags", ()))
+    if unknown := tags - {"log"}:
+        raise SweepError(f"{key}={text}: unknown tag {', '.join(sorted(unknown))}; there is log")
+    log = "log" in tags
+    try:
+        if isinstance(value, IntervalSweep):
+            distribution: Distribution = _interval(value, log)
+        elif isinstance(value, RangeSweep):
+            distribution = _range(value, log)
+        else:
+            distribution = _choice(override, log)
+    except (ValueError, HydraException) as exc:
+        raise SweepError(f"{key}={text}: {exc}") from exc
+    return Dimension(key, text, distribution)
+
+
+def _interval(value: IntervalSweep, log: bool) -> Distribution:
+    """Dense between two ends; whole numbers, both ends included, if it was cast to int."""
+    low, high = value.start, value.end
+    assert low is not None
+    assert high is not None
+    _check_ends(low, high, log)
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(float(low), float(high), log=log)
+
+
+def _range(value: RangeSweep, log: bool) -> Distribution:
+    """As Python's range: the stop is no part of it."""
+    start, stop, step = value.start, value.stop, value.step
+    assert start is not None
+    assert stop is not None
+    if not (math.isfinite(step) and step > 0):
+        raise ValueError(f"the step must be above 0, got {step}")
+    if not (math.isfinite(start) and math.isfinite(stop) and start < stop):
+        raise ValueError(f"the range is empty, {start} must be below {stop}")
+    # In decimals, as Hydra counts: in binary 0.1 * 3 is not 0.3.
+    first, past, width = (Decimal(str(number)) for number in (start, stop, step))
+    count = math.ceil((past - first) / width)
+    last = first + (count - 1) * width
+    _check_ends(float(first), float(last), log)
+    if log and step != 1:
+        raise ValueError("a logarithmic range has no step: use tag(log,int(interval(a,b)))")
+    if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
+        return IntDistribution(start, int(last), step=step, log=log)
+    if log:
+        raise ValueError("only whole numbers have a logarithmic range: use tag(log,interval(a,b))")
+    return FloatDistribution(float(first), float(last), step=float(width))
+
+
+def _choice(override: Override, log: bool) -> CategoricalDistribution:
+    if log:
+        raise ValueError("choices have no order, log is for intervals")
+    value = override.value()
+    # Not override.sweep_iterator() alone: what was to be shuffled must keep its order, so that the
+    # sweep can continue.
+    elements = value.list if isinstance(value, ChoiceSweep) else list(override.sweep_iterator())
+    texts = [_text(element) for element in elements]
+    if twice := sorted({text for text in texts if texts.count(text) > 1}):
+        raise ValueError(f"{', '.join(twice)} stands there twice")
+    if len(texts) < 2:
+        raise ValueError(f"a search needs two values at least, got {texts}")
+    return CategoricalDistribution(texts)
+
+
+def _text(element: Any) -> str:
+    return str(element).lower() if isinstance(element, bool) else Transformer.str(element)
+
+
+def _check_ends(low: float, high: float, log: bool) -> None:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"the ends must be finite, got {low} and {high}")
+    if low >= high:
+        raise ValueError(f"the interval is empty, {low} must be below {high}")
+    if log and low <= 0:
+        raise ValueError(f"a logarithmic interval begins above 0, got {low}")

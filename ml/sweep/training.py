@@ -1,0 +1,118 @@
+"""One trial: trains with pruning, and measures what the sweep looks for."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import onnx
+from lightning import LightningModule, Trainer
+from omegaconf import DictConfig
+from optuna import TrialPruned
+from optuna.trial import Trial
+from rich.console import Console
+
+from ml import latency
+from ml.callbacks import metrics_log
+from ml.child_process import python_environment
+from ml.export import to_onnx
+from ml.fitting import Fitted, fit, load_best
+from ml.run_folder import RunFolder
+from ml.sweep.config import METRICS
+
+_LATENCY_S = 1.0  # of timing, after warming up
+_TIMEOUT_S = 300
+
+
+class Reporter(lightning.Callback):
+    """Tells the study a metric after every epoch, and ends a trial that lags behind the others.
+
+    Args:
+        metric: None reports nothing.
+    """
+
+    def __init__(self, trial: Trial, metric: str | None) -> None:
+        self._trial = trial
+        self._metric = metric
+        # Reported before the worker was lost from whom this trial was taken over.
+        self._known = set(trial.study.trials[trial.number].intermediate_values)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._metric is None:
+            return
+        epoch = trainer.current_epoch + 1
+        if self._metric not in trainer.callback_metrics:
+            names = ", ".join(sorted(trainer.callback_metrics))
+            raise ValueError(f"training logs no {self._metric}, but {names}")
+        value = float(trainer.callback_metrics[self._metric])
+        if epoch not in self._known:
+            self._trial.report(value, epoch)
+        if epoch != trainer.max_epochs and self._trial.should_prune():
+            raise TrialPruned(f"{self._metric} {value:.4f} after epoch {epoch}")
+
+
+def run_trial(
+    cfg: DictConfig, run: RunFolder, trial: Trial, objectives: Sequence[str], console: Console
+) -> list[float]:
+    """Trains, or continues what another worker began in this folder.
+
+    Returns:
+        A value for every objective; metrics are those of the epoch that ``cfg.monitor`` calls best.
+
+    Raises:
+        TrialPruned: it lagged behind.
+        ValueError: the configuration does not fit together, or a value is not finite.
+    """
+    is_single = len(objectives) == 1 and objectives[0] in METRICS
+    reporter = Reporter(trial, objectives[0] if is_single else None)
+    fitted = fit(cfg, run, console, [reporter])
+    measured = best_row(fitted.trainer, cfg.monitor)
+    measured["training_s"] = measured["elapsed_s"]
+    if {"latency_ms", "model_bytes"} & set(objectives):
+        measured |= measure_export(fitted)
+    values = [float(measured[name]) for name in objectives]
+    for name, value in zip(objectives, values, strict=True):
+        if value != value or abs(value) == float("inf"):
+            raise ValueError(f"{name} is {value}: training diverged")
+    return values
+
+
+def best_row(trainer: Trainer, monitor: str) -> dict[str, float]:
+    """The metrics of the epoch whose weights are kept; ``elapsed_s`` is of the whole training."""
+    rows = metrics_log(trainer).rows
+    checkpoint: Any = trainer.checkpoint_callback
+    choose = min if checkpoint.mode == "min" else max
+    return choose(rows, key=lambda row: row[monitor]) | {"elapsed_s": rows[-1]["elapsed_s"]}
+
+
+def measure_export(fitted: Fitted) -> dict[str, float]:
+    """Exports the network and times it on one image, alone in a process with one thread.
+
+    Returns:
+        ``latency_ms``, the median, and ``model_bytes``.
+    """
+    load_best(fitted.module, fitted.trainer)
+    data = fitted.data
+    with tempfile.TemporaryDirectory(prefix="kiln-latency-") as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(to_onnx(fitted.module.network, data.image_size, data.mean, data.std), path)
+        job = latency.Job("onnx", str(path), 1, data.image_size, (1,), _LATENCY_S)
+        child = subprocess.run(
+            [sys.executable, latency.__file__, json.dumps(asdict(job))],
+            env=python_environment() | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+        )
+        if child.returncode:
+            raise RuntimeError(f"timing the model failed: {child.stderr.strip()[-500:]}")
+        last = child.stdout.strip().splitlines()[-1]
+        point = latency.Measurement.from_json(last).points[0]
+        return {"latency_ms": point.p50_ms, "model_bytes": os.path.getsize(path)}

@@ -1,0 +1,164 @@
+"""A worker of a sweep: takes trials from the study until all are done.
+
+Started by `ml.sweep.workers` with its name as argument and the plan as the first line of standard
+input, which stays open: when it closes, whoever started the worker is gone, and so is the worker.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import optuna
+from hydra.errors import InstantiationException
+from optuna import TrialPruned
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.console import Console
+
+from ml.sweep import ledger
+from ml.sweep.compose import configuration
+from ml.sweep.digest import data_digest, trial_digest
+from ml.sweep.errors import SweepError
+from ml.sweep.leases import Leases
+from ml.sweep.plan import Plan
+from ml.sweep.space import Space
+from ml.sweep.storage import open_study
+from ml.sweep.training import run_trial
+from ml.sweep.trial_folder import open_trial_run, read_values, trial_folder, write_values
+
+REFUSED = 2  # exit code: nothing that another worker could do better
+_POLL_S = 0.5
+
+
+class SurplusTrial(Exception):
+    """The trial is one too many."""
+
+
+class Worker:
+    """Runs trials of a plan, in this process."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        self.plan = plan
+        self.name = name
+        self.study = open_study(plan, create=False)
+        self.space: Space = plan.parse_space()
+        self.rules = ledger.Rules.of(plan, self.space)
+        self.console = Console(width=120)
+
+    def work(self) -> None:
+        """Takes trials until all are used up, by whomever."""
+        while True:
+            tally = self.rules.tally(self.study.get_trials(deepcopy=False))
+            if tally.is_done:
+                return
+            if tally.has_room:
+                self._take_one()
+            else:  # a trial that runs elsewhere may be lost yet
+                time.sleep(_POLL_S)
+
+    def _take_one(self) -> None:
+        try:
+            self.study.optimize(self.objective, n_trials=1, catch=(Exception,))
+        except (UpdateFinishedTrialError, ValueError) as exc:
+            # Somebody took this worker for dead, and the trial with it.
+            self.console.print(f"the result came too late: {exc}")
+
+    def objective(self, trial: Trial) -> list[float]:
+        """The values of a trial: trained, or those of a trial that was the same."""
+        trial.set_user_attr(ledger.WORKER, self.name)
+        if self.rules.is_surplus(self.study.get_trials(deepcopy=False), trial.number):
+            trial.set_user_attr(ledger.SURPLUS, True)
+            raise SurplusTrial
+        try:
+            return self._values(trial)
+        except TrialPruned:
+            raise
+        except Exception as exc:
+            cause = exc.__cause__ if isinstance(exc, InstantiationException) else None
+            shown = cause or exc
+            trial.set_user_attr(ledger.ERROR, f"{type(shown).__name__}: {shown}"[:500])
+            traceback.print_exc()
+            raise
+
+    def _values(self, trial: Trial) -> list[float]:
+        cfg = self.plan.compose_trial(self.space.suggest(trial))
+        digest = trial_digest(cfg)
+        trial.set_user_attr(ledger.DIGEST, digest)
+        if same := self._finished_twin(trial.number, digest):
+            return self._reuse(trial, same)
+        number = trial.user_attrs.get(ledger.ORIGIN, trial.number)
+        run = open_trial_run(trial_folder(Path(self.plan.folder), number), cfg, digest)
+        self.console.print(f"\nTrial {trial.number} in {run.path}: {trial.params}")
+        with run.lock():
+            if known := read_values(run):  # its worker died before it could tell
+                return known
+            names = [name for name, _ in self.plan.objectives]
+            values = run_trial(cfg, run, trial, names, self.console)
+            write_values(run, values)
+            return values
+
+    def _finished_twin(self, number: int, digest: str) -> FrozenTrial | None:
+        while True:
+            same = ledger.twin(self.study.get_trials(deepcopy=False), number, digest)
+            if same is None or same.state != TrialState.RUNNING:
+                return same
+            time.sleep(_POLL_S)
+
+    def _reuse(self, trial: Trial, same: FrozenTrial) -> list[float]:
+        trial.set_user_attr(ledger.REUSED, same.number)
+        self.console.print(f"\nTrial {trial.number} is the same as trial {same.number}")
+        if same.state == TrialState.PRUNED:
+            for step, value in same.intermediate_values.items():
+                trial.report(value, step)
+            raise TrialPruned
+        return list(same.values)
+
+
+def _check_data() -> None:
+    try:
+        data_digest(None)
+    except Exception as exc:  # whatever stands between us and the images
+        raise SweepError(f"the dataset cannot be read: {exc}") from exc
+
+
+def _die_with_parent() -> None:
+    """Ends this process at once when standard input closes."""
+
+    def watch() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started us
+    plan = Plan.from_json(sys.stdin.readline())
+    _die_with_parent()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore")  # the log is for what the trainings say
+    code = 0
+    try:
+        with Leases(Path(plan.folder)).held(sys.argv[1]), configuration(plan.config_dirs):
+            _check_data()
+            Worker(plan, sys.argv[1]).work()
+    except SweepError as exc:
+        print(exc)
+        code = REFUSED
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the thread that reads standard input would have to be waited for
+
+
+if __name__ == "__main__":
+    main()

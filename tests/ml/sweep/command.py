@@ -1,0 +1,114 @@
+"""The program as a user starts it, in a workspace of its own, on a few images that are not real."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from ml.sweep.ledger import outcome
+from ml.sweep.storage import open_study
+from tests.ml.data.small_dataset import write_dataset
+from tests.ml.sweep.plans import small_plan
+
+_TRIAL = (
+    *("sweep=base", "sweep.name=small", "experiment=smoke", "label_smoothing=interval(0,0.5)"),
+    *("data.train_size=null", "data.validation_size=50", "data.batch_size=10", "data.sizes=[16]"),
+    *("data.size_milestones=[]", "network.widths=[8,8,8]", "trainer.accelerator=cpu"),
+    *("trainer.max_epochs=3", "trainer.precision=32-true", "sweep.threads=1"),
+    *("sweep.pruner=none", "sweep.startup_trials=2"),
+)
+
+
+class SweepWorkspace:
+    """A user's workspace; ``storage`` is what the study is in, None for the journal."""
+
+    def __init__(self, path: Path, storage: str | None = None) -> None:
+        self.path = path
+        self.storage = storage
+        self.folder = path / "multirun" / "small"
+        self._dataset = write_dataset(path / "dataset", train=300, test=100)
+        self._study: optuna.Study | None = None
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, workspace: Path | None = None) -> subprocess.Popen[str]:
+        """The program, as `bazel run` would start it; in another folder for another machine."""
+        workspace = workspace or self.path
+        environment = {
+            **os.environ,
+            "BUILD_WORKSPACE_DIRECTORY": str(workspace),
+            "KILN_CIFAR10": str(self._dataset),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        storage = [f"sweep.storage={self.storage}"] if self.storage else []
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ml.sweep.main", *_TRIAL, *storage, *arguments],
+            cwd=workspace,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same, to its end."""
+        return self.finish(self.start(*arguments))
+
+    def finish(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+        """What a started program answers."""
+        output, errors = process.communicate(timeout=500)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def end(self) -> None:
+        """Ends what a failed test left."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        if self._study is not None:
+            self._study._storage.remove_session()
+            backend = getattr(self._study._storage, "_backend", None)
+            if engine := getattr(backend, "engine", None):
+                engine.dispose()
+
+    def trials(self) -> list[FrozenTrial]:
+        """The trials as they are now; none as long as there is no study."""
+        if self._study is None:
+            plan = small_plan(self.path, storage=self.storage)
+            try:
+                self._study = open_study(plan, create=False)
+            except KeyError:
+                return []
+        return self._study.trials
+
+    def outcomes(self) -> list[str]:
+        """What became of the trials."""
+        return [outcome(trial) for trial in self.trials()]
+
+    def wait_until(
+        self, holds: Callable[[list[FrozenTrial]], bool], process: subprocess.Popen[str]
+    ) -> list[FrozenTrial]:
+        """The trials, once they are as wanted."""
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and process.poll() is None:
+            if holds(trials := self.trials()):
+                return trials
+            time.sleep(0.1)
+        raise AssertionError(f"{self.outcomes()}\n{process.communicate(timeout=5)[1]}")
+
+    def log(self) -> str:
+        """What all workers said, whichever began first."""
+        return "".join(path.read_text() for path in sorted(self.folder.glob("workers/*.log")))
+
+
+def kill_worker(sweep: Path, trial: FrozenTrial) -> None:
+    """Ends the process that runs a trial, as a crash would."""
+    lock = sweep / "workers" / f"{trial.user_attrs['worker']}.lock"
+    os.kill(int(lock.read_text()), signal.SIGKILL)
