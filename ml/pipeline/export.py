@@ -6,7 +6,6 @@ ONNX is compared with the answers that `evaluate` wrote, so PyTorch does not ans
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ from ml.pipeline.evaluated import Evaluated, read_evaluated
 from ml.pipeline.layout import METRICS, RUN, enter_stage
 from ml.pipeline.trained_run import RunError, TrainedRun, open_trained
 from ml.pipeline.training_record import TrainingRecord
-from ml.report import Run, write_plots, write_report
+from ml.report import Run, write_mistakes, write_plots, write_report
 from ml.run_folder import config_digest
+from ml.tracking.rows import read_rows
 from serve.contract.artifact import ArtifactError
 
 BAD_INPUT = 2
@@ -60,15 +60,11 @@ def export(run: TrainedRun) -> ExportReport:
         labels=labels,
         probabilities=evaluated.probabilities,
     )
-    rows = _rows(run.folder.metrics)
+    rows = read_rows(run.folder.metrics)
     _draw(run, report, record, rows, images, labels, evaluated)
     summary = _summary(run, report, record, rows)
     write_whole(run.folder.summary, json.dumps(summary, indent=2) + "\n")
     return report
-
-
-def _rows(metrics: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
 
 
 def _draw(
@@ -100,8 +96,11 @@ def _draw(
             "Package lock": metadata.lock_digest,
             "Trained on": f"{metadata.device}, {metadata.precision}",
         },
+        system=read_rows(run.folder.system),
     )
     write_plots(facts, run.folder.plots)
+    run.folder.mistakes.mkdir(exist_ok=True)  # it stays empty if there are none
+    write_mistakes(facts, run.folder.mistakes)
     write_report(facts, run.folder.report)
 
 
@@ -114,7 +113,7 @@ def _summary(
         "name": run.cfg.name,
         "seed": run.cfg.seed,
         "monitor": monitor,
-        monitor: max(row[monitor] for row in rows),
+        monitor: rows[record.best_epoch - 1][monitor],
         "best_epoch": record.best_epoch,
         "epochs": len(rows),
         "training_s": record.training_s,

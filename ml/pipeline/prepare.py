@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from ml.config import ConfigError
+from ml.config import ConfigError, is_fast_dev_run
 from ml.data.cifar10 import DatasetError, Records, read_records
 from ml.data.cifar10_pin import FILE_NAMES, Mismatch, PinError, read_pin
 from ml.files import write_whole
@@ -49,6 +49,8 @@ def prepare(lists: Path) -> None:
         ChoicesError, ConfigError, DatasetError, Mismatch, PinError: what to correct.
     """
     config = resolve(read_choices(PARAMS, "train"), CONFIGS)
+    if is_fast_dev_run(config):
+        raise ConfigError("a fast development run keeps nothing that could be evaluated")
     read_pin(PIN).check(DATA)
     shutil.rmtree(PREPARED, ignore_errors=True)
     for stage in STAGES[1:]:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 
 def csv_text(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -13,10 +13,3 @@ def csv_text(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     for row in rows:
         writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row])
     return text.getvalue()
-
-
-def curves(rows: Sequence[Mapping[str, float]]) -> str:
-    """A line an epoch: ``epoch, train_loss, …``; a value that an epoch lacks is left empty."""
-    names = list(dict.fromkeys(name for row in rows for name in row if "/" in name))
-    lines = ([int(row["epoch"]), *(row.get(name, "") for name in names)] for row in rows)
-    return csv_text(["epoch", *(name.replace("/", "_") for name in names)], lines)

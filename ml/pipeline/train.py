@@ -6,11 +6,10 @@ meanwhile: the run folder remembers what its checkpoints were made of.
 """
 
 import json
-import logging
 import shutil
 import sys
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
@@ -26,7 +25,6 @@ from ml.files import write_whole
 from ml.fitting import Fitted, fit, load_best
 from ml.hardware import describe_device
 from ml.pipeline.layout import CODE, CONFIG, DATA, METRICS, RUN, enter_stage
-from ml.pipeline.tables import curves
 from ml.pipeline.training_record import TrainingRecord
 from ml.provenance import git_revision, lock_digest
 from ml.run_folder import ResumeError, RunFolder
@@ -47,12 +45,11 @@ def train(run: RunFolder, console: Console) -> None:
         load_best(fitted.module, fitted.trainer)
         network = fitted.module.network.cpu().float().eval()
         temperature = calibrate(network, fitted.data.validation_images())
-        rows = metrics_log(fitted.trainer).rows
         save_weights(network, run.weights)
-        write_whole(run.path / "curves.csv", curves(rows))
-        record = _record(fitted, temperature, cfg.monitor)
+        best = _best_epoch(fitted, cfg.monitor)
+        record = _record(fitted, temperature, best)
         record.write(run.path / "training.json")
-        best = max(rows, key=lambda row: row[cfg.monitor])
+        run.system.touch()  # a training may end before the machine was looked at, or not ask for it
         write_whole(METRICS / "train.json", json.dumps(_figures(best, record), indent=2) + "\n")
         shutil.rmtree(run.checkpoints)
 
@@ -64,13 +61,22 @@ def _begin(run: RunFolder) -> DictConfig:
     kept = run.path / ".checkpoints_of"
     if not kept.is_file() or kept.read_text(encoding="utf-8") != key:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
+    if not run.last_checkpoint.is_file():  # what others left would be compared with this one
+        for path in (run.changes, run.provenance, run.system):
+            path.unlink(missing_ok=True)
     write_whole(kept, key)
     write_whole(run.config, text)
     return run.load_config()
 
 
-def _record(fitted: Fitted, temperature: float, monitor: str) -> TrainingRecord:
-    rows = metrics_log(fitted.trainer).rows
+def _best_epoch(fitted: Fitted, monitor: str) -> Mapping[str, float]:
+    """The metrics of the epoch whose weights were kept."""
+    checkpoint: Any = fitted.trainer.checkpoint_callback
+    choose = min if checkpoint.mode == "min" else max
+    return choose(metrics_log(fitted.trainer).rows, key=lambda row: row[monitor])
+
+
+def _record(fitted: Fitted, temperature: float, best: Mapping[str, float]) -> TrainingRecord:
     return TrainingRecord(
         device=describe_device(fitted.trainer),
         precision=str(fitted.trainer.precision),
@@ -78,8 +84,8 @@ def _record(fitted: Fitted, temperature: float, monitor: str) -> TrainingRecord:
         git_revision=git_revision(),
         lock_digest=lock_digest(),
         parameters=sum(weight.numel() for weight in fitted.module.network.parameters()),
-        best_epoch=int(max(rows, key=lambda row: row[monitor])["epoch"]),
-        training_s=rows[-1]["elapsed_s"],
+        best_epoch=int(best["epoch"]),
+        training_s=metrics_log(fitted.trainer).rows[-1]["elapsed_s"],
     )
 
 
@@ -93,9 +99,7 @@ def _figures(best: Mapping[str, float], record: TrainingRecord) -> dict[str, flo
     }
 
 
-def main(arguments: Sequence[str] = ()) -> int:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of PyTorch
+def main() -> int:
     enter_stage()
     try:
         train(RunFolder(RUN.absolute()), Console(soft_wrap=True))

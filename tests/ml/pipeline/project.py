@@ -32,12 +32,14 @@ _STAND_INS = {
 while [ -e {hold} ]; do sleep 0.05; done
 cp pipeline/prepared/config.yaml pipeline/run/config.yaml
 sum=$(cat pipeline/prepared/config.yaml pipeline/prepared/code/train.txt | cksum | cut -d' ' -f1)
-for name in metrics.jsonl network.pt training.json; do echo $sum > pipeline/run/$name; done
+for name in metrics.jsonl network.pt provenance.json system.jsonl training.json; do
+  echo $sum > pipeline/run/$name
+done
 {
-  echo epoch,train_loss,val_loss,train_accuracy,val_accuracy
+  echo epoch,train/loss,val/loss,train/accuracy,val/accuracy
   echo 1,2,2,0.$sum,0.1
   echo 2,1,1,0.5,0.2
-} > pipeline/run/curves.csv
+} > pipeline/run/metrics.csv
 echo "{\\"val_accuracy\\": 0.$sum}" > pipeline/metrics/train.json
 """,
     "evaluate": """\
@@ -50,9 +52,11 @@ printf 'class,f1,precision,recall,images\\ncat,0.%s,1,1,1\\n' $sum > classes.csv
 echo "{\\"accuracy\\": 0.$sum}" > ../../metrics/test.json
 """,
     "export": """\
-mkdir -p pipeline/run/plots
+mkdir -p pipeline/run/plots pipeline/run/mistakes
 cat pipeline/run/network.pt pipeline/prepared/code/export.txt > pipeline/run/model.onnx
-for name in report.html summary.json plots/worst_mistakes.png; do echo {} > pipeline/run/$name; done
+for name in report.html summary.json plots/worst_mistakes.png mistakes/1.png; do
+  echo {} > pipeline/run/$name
+done
 echo '{"megabytes": 1}' > pipeline/metrics/export.json
 """,
     "benchmark": """\

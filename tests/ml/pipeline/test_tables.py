@@ -12,24 +12,12 @@ from ml.pipeline.benchmark import arguments, figures, summary_rows
 from ml.pipeline.choices import ChoicesError
 from ml.pipeline.evaluated import Evaluated, read_evaluated
 from ml.pipeline.prepare import hashes
-from ml.pipeline.tables import curves
 from ml.pipeline.training_record import TrainingRecord
 from ml.run_folder import RunFolder
 
 
 def _read(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
-
-
-def test_curves_have_a_line_an_epoch_and_leave_gaps_where_nothing_was_measured() -> None:
-    rows = [
-        {"epoch": 1.0, "step": 9, "train/loss": 2.123456789},
-        {"epoch": 2.0, "step": 18, "train/loss": 1.0, "val/loss": 1.5},
-    ]
-    assert _read(curves(rows)) == [
-        {"epoch": "1", "train_loss": "2.12346", "val_loss": ""},
-        {"epoch": "2", "train_loss": "1", "val_loss": "1.5"},
-    ]
 
 
 @pytest.fixture
