@@ -1,13 +1,14 @@
-"""Measures one model in a process of its own, so that memory and start-up are its alone.
+"""Measures one model, in a process of its own when started as a program by `ml.benchmark_worker`.
 
-Started by `ml.benchmark` with a `Job` in JSON; prints a `Measurement` in JSON.
+It gets a `Job` in JSON as its argument and answers with lines of JSON: how long loading took, then
+a `Point` for each batch size that it reads, at last its memory.
 """
 
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +30,14 @@ class Job:
     path: str
     threads: int
     size: tuple[int, int]  # height, width in pixels
-    batches: tuple[int, ...]
-    seconds: float  # of timing for each batch size
 
 
 @dataclass(frozen=True)
 class Point:
-    """Latency of one batch in milliseconds, throughput in images a second."""
+    """Latency of one batch in milliseconds, throughput in images a second.
+
+    Of several rounds: the median of each figure, and how far throughput ranged around its median.
+    """
 
     batch: int
     samples: int
@@ -43,6 +45,7 @@ class Point:
     p95_ms: float
     p99_ms: float
     images_per_s: float
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,19 @@ class Measurement:
         return cls(**values | {"points": tuple(Point(**point) for point in values["points"])})
 
 
-def measure(job: Job, started: float) -> Measurement:
-    """Load, answer, time.
-
-    Args:
-        started: `time.perf_counter()` when the process began.
-    """
-    answer = _load(job)
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (max(job.batches), *job.size, 3)).astype(np.uint8)
-    answer(images[:1])
-    cold_load_s = time.perf_counter() - started
-    points = tuple(_time(answer, images[:batch], job.seconds) for batch in job.batches)
-    return Measurement(cold_load_s, peak_memory_bytes(), points)
+def median_of_rounds(points: Sequence[Point]) -> Point:
+    """One point of the points of several rounds, which all have the same batch size."""
+    speeds = [point.images_per_s for point in points]
+    typical = float(np.median(speeds))
+    return Point(
+        batch=points[0].batch,
+        samples=sum(point.samples for point in points),
+        p50_ms=float(np.median([point.p50_ms for point in points])),
+        p95_ms=float(np.median([point.p95_ms for point in points])),
+        p99_ms=float(np.median([point.p99_ms for point in points])),
+        images_per_s=typical,
+        spread=(max(speeds) - min(speeds)) / typical,
+    )
 
 
 def summarise(batch: int, seconds: Sequence[float]) -> Point:
@@ -92,7 +95,8 @@ def peak_memory_bytes() -> int:
     raise OSError("/proc/self/status has no VmHWM: measuring memory needs Linux")
 
 
-def _time(answer: Answer, images: NDArray[np.uint8], budget_s: float) -> Point:
+def time_batches(answer: Answer, images: NDArray[np.uint8], budget_s: float) -> Point:
+    """Latencies of the same images over and over, for so long and five times at least."""
     for _ in range(2):  # a new shape: buffers are allocated, torch.compile compiles
         answer(images)
     seconds: list[float] = []
@@ -104,7 +108,8 @@ def _time(answer: Answer, images: NDArray[np.uint8], budget_s: float) -> Point:
     return summarise(len(images), seconds)
 
 
-def _load(job: Job) -> Answer:
+def load(job: Job) -> Answer:
+    """The model, ready to answer (N, H, W, 3) images."""
     return _load_onnx(job) if job.runtime == "onnx" else _load_torch(job)
 
 
@@ -131,14 +136,27 @@ def _load_torch(job: Job) -> Answer:
     return answer
 
 
-def _main(started: float, job: str) -> None:
-    values = json.loads(job)
-    values |= {"size": tuple(values["size"]), "batches": tuple(values["batches"])}
-    measurement = measure(Job(**values), started)
-    sys.stdout.write("\n" + json.dumps(asdict(measurement)) + "\n")
-    sys.stdout.flush()
+def _main(started: float, job: Job) -> None:
+    replies = os.fdopen(os.dup(1), "w")  # ours alone: libraries print to the standard output too
+    os.dup2(2, 1)
+
+    def reply(values: Mapping[str, Any]) -> None:
+        replies.write(json.dumps(values) + "\n")
+        replies.flush()
+
+    answer, random = load(job), np.random.default_rng(0)
+    answer(np.zeros((1, *job.size, 3), np.uint8))
+    reply({"cold_load_s": time.perf_counter() - started})
+    for line in sys.stdin:
+        if not (wish := json.loads(line)):
+            break
+        images = random.integers(0, 256, (wish["batch"], *job.size, 3)).astype(np.uint8)
+        reply(asdict(time_batches(answer, images, wish["seconds"])))
+    reply({"peak_memory_bytes": peak_memory_bytes()})
     os._exit(0)  # compiler workers and thread pools need no farewell
 
 
 if __name__ == "__main__":
-    _main(time.perf_counter(), sys.argv[1])
+    _started = time.perf_counter()
+    _values = json.loads(sys.argv[1])
+    _main(_started, Job(**_values | {"size": tuple(_values["size"])}))

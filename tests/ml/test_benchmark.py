@@ -2,36 +2,50 @@
 
 import io
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
-from ml import benchmark as module
-from ml.benchmark import Benchmark, Contender, benchmark, contenders, print_table, write_results
-from ml.child_process import python_environment
-from ml.export import ServingGraph, export_artifact
-from ml.latency import Measurement, Point, summarise
-from ml.roofline import flops_per_image, peak_gflops
-from tests.ml.small_model import MEAN, STD, sample
+from ml import benchmark as program
+from ml.artifact import ArtifactError
+from ml.benchmark_contenders import Field, of_files, of_network
+from ml.benchmark_rounds import Benchmark, Contender, measure_rounds
+from ml.benchmark_table import print_table
+from ml.export import export_artifact
+from tests.ml.drift.tiny_artifact import scenes, write_tiny_artifact
+from tests.ml.small_model import sample
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
-    folder, data = tmp_path_factory.mktemp("benchmark"), sample()
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("benchmark")
+
+
+@pytest.fixture(scope="module")
+def field(folder: Path) -> Field:
+    data = sample()
     export_artifact(data.network, folder / "model.onnx", **data.export_arguments())
-    found, graph, size = contenders(data.network, folder / "model.onnx", data.images, folder)
+    return of_network(data.network, folder / "model.onnx", data.images, folder)
+
+
+@pytest.fixture(scope="module")
+def result(field: Field, folder: Path) -> Benchmark:
     without_compiler = [
-        replace(c, skipped="skipped: no compiler") if c.runtime == "compile" else c for c in found
+        replace(c, skipped="skipped: no compiler") if c.runtime == "compile" else c
+        for c in field.contenders
     ]
-    broken = Contender("broken", "onnx", folder / "graph.pt")
-    return benchmark(
-        [*without_compiler, broken], graph, size, threads=[1], batches=[1, 4], seconds=0.02
+    found = [*without_compiler, Contender("broken", "onnx", folder / "graph.pt")]
+    return measure_rounds(
+        found, field.size, field.flops, threads=[1], batches=[1, 4], seconds=0.04, rounds=2
     )
+
+
+def printed(result: Benchmark) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    print_table(result, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_every_contender_is_measured_at_every_batch_size(result: Benchmark) -> None:
@@ -40,7 +54,8 @@ def test_every_contender_is_measured_at_every_batch_size(result: Benchmark) -> N
     for measurement in measured.values():
         assert [point.batch for point in measurement.points] == [1, 4]
         assert all(0 < p.p50_ms <= p.p95_ms <= p.p99_ms for p in measurement.points)
-        assert 0 < measurement.cold_load_s < 60
+        assert all(p.samples >= 10 for p in measurement.points)  # five and more in each round
+        assert measurement.cold_load_s > 0
 
 
 def test_memory_is_that_of_the_model_not_of_its_parent(result: Benchmark) -> None:
@@ -55,19 +70,32 @@ def test_what_cannot_run_says_why_and_stops_nothing(result: Benchmark) -> None:
 
 
 def test_the_table_shows_every_figure_and_every_reason(result: Benchmark) -> None:
-    console = Console(file=io.StringIO(), width=200)
-    print_table(replace(result, load=3.0), console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = printed(replace(result, load=3.0))
     for row in result.results:
         assert row.name in text
         for point in row.measurement.points if row.measurement else ():
-            assert f"{point.p50_ms:.2f}" in text
+            assert f"{point.p95_ms:.2f}" in text
     assert "skipped: no compiler" in text
-    assert "The machine was busy (load 3.0)" in text
+    assert "Doubt these figures: the machine was busy (load 3.0)" in text
+
+
+def test_throughputs_that_range_widely_are_doubted(result: Benchmark) -> None:
+    def with_spread(spread: float) -> Benchmark:
+        rows = []
+        for row in result.results:
+            if m := row.measurement:
+                points = tuple(replace(point, spread=spread) for point in m.points)
+                row = replace(row, measurement=replace(m, points=points))
+            rows.append(row)
+        return replace(result, load=0.0, results=tuple(rows))
+
+    assert with_spread(0.1).warnings() == []
+    assert "8 of 8 throughputs ranged by more than 25%" in with_spread(0.6).warnings()[0]
+    assert "Doubt these figures" not in printed(with_spread(0.1))
 
 
 def test_results_are_written_for_tools_and_for_people(result: Benchmark, tmp_path: Path) -> None:
-    files = write_results(result, tmp_path)
+    files = program.write_results(result, tmp_path)
     assert [file.name for file in files] == ["benchmark.json", "benchmark.png", "benchmark.svg"]
     values = json.loads(files[0].read_text())
     assert values["flops_per_image"] == result.flops_per_image
@@ -75,68 +103,78 @@ def test_results_are_written_for_tools_and_for_people(result: Benchmark, tmp_pat
     assert "ONNX INT8" in files[2].read_text()
 
 
-def test_a_missing_compiler_is_noticed_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    assert "install g++" in module._uncompilable()
+def test_a_benchmark_in_which_nothing_ran_is_drawn_too(result: Benchmark, tmp_path: Path) -> None:
+    nothing = [replace(row, measurement=None, skipped="no") for row in result.results]
+    failed = replace(result, results=tuple(nothing), load=0.0)
+    assert len(program.write_results(failed, tmp_path)) == 3
+    assert failed.warnings() == []
 
 
-def test_missing_headers_are_noticed_beforehand(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def run(*arguments: str) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=200)
+    code = program.main(list(arguments), console)
+    return code, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
+
+
+@pytest.mark.usefixtures("_at_home")
+def test_model_files_are_compared_as_they_are(field: Field, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/model.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    (tmp_path / "model.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    quick = ["--quick", "--threads", "1", "--batches", "2", "--seconds", "0.02"]
+    code, text = run("old/model.onnx", "model.onnx", *quick)
+    assert code == 0
+    assert "old/model.onnx" in text
+    values = json.loads((tmp_path / "benchmark-report/benchmark.json").read_text())
+    assert values["rounds"] == 2
+    assert [row["measurement"]["points"][0]["batch"] for row in values["results"]] == [2, 2]
+
+
+@pytest.mark.usefixtures("_at_home")
+@pytest.mark.parametrize(
+    ("paths", "reason"),
+    [
+        (["empty"], "is not a run folder"),
+        (["missing.onnx"], "missing.onnx"),
+        (["odd.onnx"], "odd.onnx is refused"),
+        (["empty", "odd.onnx"], "empty/model.onnx"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_line(
+    tmp_path: Path, paths: list[str], reason: str
 ) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++")
-    monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
-    assert "needs include, which this installation leaves out" in module._uncompilable()
-    (tmp_path / "include").mkdir()
-    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    assert "needs Python.h" in module._uncompilable()
-    (tmp_path / "Python.h").touch()
-    assert module._uncompilable() == ""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "odd.onnx").write_bytes(b"hello")
+    code, text = run(*paths)
+    assert code == 2
+    assert reason in text
+    assert "Traceback" not in text
 
 
-def test_latency_percentiles_and_throughput_are_those_of_the_samples() -> None:
-    point = summarise(8, [0.001 * n for n in range(1, 101)])
-    assert point.samples == 100
-    assert [point.p50_ms, point.p95_ms, point.p99_ms] == pytest.approx([50.5, 95.05, 99.01])
-    assert point.images_per_s == pytest.approx(8 / 0.0505)
+def test_the_same_model_twice_is_refused(field: Field, folder: Path) -> None:
+    with pytest.raises(ArtifactError, match="named twice"):
+        of_files([folder / "model.onnx", folder / "model.onnx"])
 
 
-def test_measurements_survive_their_journey_between_processes() -> None:
-    measurement = Measurement(0.5, 1000, (Point(1, 5, 1.0, 2.0, 3.0, 900.0),))
-    text = json.dumps(measurement, default=lambda value: value.__dict__)
-    assert Measurement.from_json(text) == measurement
+def test_models_of_different_sizes_are_refused(field: Field, folder: Path, tmp_path: Path) -> None:
+    write_tiny_artifact(tmp_path / "small.onnx", scenes(10))
+    with pytest.raises(ArtifactError, match=r"different sizes .*model.onnx: 16 x 16.*: 8 x 8"):
+        of_files([folder / "model.onnx", tmp_path / "small.onnx"])
 
 
-def test_operations_are_counted_as_by_hand() -> None:
-    convolution = torch.nn.Conv2d(3, 8, 3, padding=1)
-    network = torch.nn.Sequential(convolution, torch.nn.Flatten(), torch.nn.Linear(8 * 36, 4))
-    images = torch.zeros(5, 6, 6, 3, dtype=torch.uint8)
-    by_hand = 2 * 36 * 8 * 27 + 2 * 8 * 36 * 4
-    assert flops_per_image(ServingGraph(network, MEAN, STD), images) == by_hand
-
-
-def test_the_peak_is_measured_and_the_thread_count_restored() -> None:
-    before = torch.get_num_threads()
-    assert 1 < peak_gflops(1) < 1e5
-    assert torch.get_num_threads() == before
-
-
-def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path) -> None:
-    child = subprocess.run(
-        [sys.executable, module.__file__, str(tmp_path)],
-        env=python_environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert child.returncode == 2
-    assert "is not a run folder" in " ".join(child.stdout.split())
-    assert "Traceback" not in child.stderr
-
-
-@pytest.mark.parametrize("arguments", [[], ["run", "--threads", "0"], ["run", "--batches", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "--threads", "0"], ["run", "--batches", "x"], ["run", "--seconds", "-1"]],
+)
 def test_bad_arguments_are_refused_with_the_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as refusal:
-        module.main(arguments, Console())
+        run(*arguments)
     assert refusal.value.code == 2
     assert "usage: benchmark" in capsys.readouterr().err

@@ -1,0 +1,166 @@
+"""What a classifier should do beyond being accurate: one value, one limit, one sentence each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.evaluation import evaluate
+from ml.inputs import Labelled
+
+Images = NDArray[np.uint8]
+Answer = Callable[[Images], NDArray[np.float32]]  # (N, H, W, 3) to (N, K) probabilities
+
+CONFIDENT = 0.9  # the top probability from which an answer counts as sure of itself
+_PIXELS = 2  # of a shift
+_FACTORS = (0.85, 1.15)  # of brightness
+_CLAIM = 0.002  # a rounding on another processor may turn a few of 10,000 images
+_GARBAGE = 200  # images of each kind
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model with 94 % test accuracy keeps with room to spare; shares of images."""
+
+    accuracy: float = 0.93
+    class_recall: float = 0.80
+    calibration_error: float = 0.03
+    flip: float = 0.93
+    shift: float = 0.92
+    brightness: float = 0.93
+    garbage: float = 0.75
+
+
+@dataclass(frozen=True)
+class Check:
+    """One behaviour: `value` at least or at most `limit`."""
+
+    name: str
+    value: float
+    limit: float
+    at_least: bool
+    meaning: str
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Within the limit; NaN is not."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON-ready."""
+        return asdict(self) | {"passed": self.passed}
+
+
+def check_scores(
+    probabilities: NDArray[np.float32],
+    data: Labelled,
+    classes: tuple[str, ...],
+    limits: Limits,
+    claimed: float | None = None,
+) -> list[Check]:
+    """Accuracy, the weakest class, calibration; with `claimed`, whether that figure holds.
+
+    Args:
+        probabilities: (N, K) answers to the N images of `data`.
+        claimed: the accuracy that the artifact states, if `data` is the set it was measured on.
+    """
+    e = evaluate(probabilities, data.labels, classes)
+    recall = {name: r for name, r, n in zip(classes, e.recall, e.support, strict=True) if n}
+    weakest = min(recall, key=lambda name: recall[name])
+    meaning = f"images of the weakest class, {weakest}, that are recognised"
+    checks = [
+        Check("accuracy", e.accuracy, limits.accuracy, True, "images answered right"),
+        Check("class floor", recall[weakest], limits.class_recall, True, meaning, recall),
+        Check(
+            "calibration error",
+            e.calibration_error,
+            limits.calibration_error,
+            False,
+            "gap between confidence and accuracy",
+        ),
+    ]
+    if claimed is not None:
+        gap = abs(e.accuracy - claimed)
+        meaning = f"difference from the accuracy that the artifact states, {claimed:.2%}"
+        checks.append(Check("stated accuracy", gap, _CLAIM, False, meaning))
+    return checks
+
+
+def check_invariance(
+    answer: Answer, images: Images, probabilities: NDArray[np.float32], limits: Limits
+) -> list[Check]:
+    """How many images keep their class when mirrored, moved by 2 pixels, made darker or brighter.
+
+    Args:
+        probabilities: (N, K) answers to the N images as they are.
+    """
+    before = probabilities.argmax(axis=1)
+
+    def kept(changed: Images) -> float:
+        return float((answer(changed).argmax(axis=1) == before).mean())
+
+    shifts = {
+        "up": kept(moved(images, -_PIXELS, 0)),
+        "down": kept(moved(images, _PIXELS, 0)),
+        "left": kept(moved(images, 0, -_PIXELS)),
+        "right": kept(moved(images, 0, _PIXELS)),
+    }
+    lights = {f"× {factor}": kept(lit(images, factor)) for factor in _FACTORS}
+    shift, light = min(shifts.values()), min(lights.values())
+    mirrored = kept(images[:, :, ::-1])
+    return [
+        Check("flip", mirrored, limits.flip, True, "images that keep their class when mirrored"),
+        Check(
+            "shift",
+            shift,
+            limits.shift,
+            True,
+            f"… when moved by {_PIXELS} pixels, worst way",
+            shifts,
+        ),
+        Check(
+            "brightness",
+            light,
+            limits.brightness,
+            True,
+            "… when darker or brighter, worse way",
+            lights,
+        ),
+    ]
+
+
+def check_garbage(answer: Answer, size: tuple[int, int], limits: Limits, seed: int = 0) -> Check:
+    """How many images that show nothing are answered with confidence of 90 % and more."""
+    sure = {
+        kind: float((answer(images).max(axis=1) >= CONFIDENT).mean())
+        for kind, images in garbage(size, seed).items()
+    }
+    meaning = f"images of noise or of one colour answered with ≥ {CONFIDENT:.0%} confidence"
+    return Check("garbage", float(np.mean([*sure.values()])), limits.garbage, False, meaning, sure)
+
+
+def garbage(size: tuple[int, int], seed: int = 0) -> dict[str, Images]:
+    """Images that show nothing: even noise, Gaussian noise around grey, single colours."""
+    random = np.random.default_rng(seed)
+    shape = (_GARBAGE, *size, 3)
+    colours = random.integers(0, 256, (_GARBAGE, 1, 1, 3))
+    kinds = {
+        "even noise": random.integers(0, 256, shape),
+        "Gaussian noise": random.normal(128, 64, shape).clip(0, 255),
+        "one colour": np.broadcast_to(colours, shape),
+    }
+    return {name: np.ascontiguousarray(images.astype(np.uint8)) for name, images in kinds.items()}
+
+
+def moved(images: Images, down: int, right: int) -> Images:
+    """Shifted by whole pixels; the border is repeated."""
+    rows = np.clip(np.arange(images.shape[1]) - down, 0, images.shape[1] - 1)
+    columns = np.clip(np.arange(images.shape[2]) - right, 0, images.shape[2] - 1)
+    return np.ascontiguousarray(images[:, rows][:, :, columns])
+
+
+def lit(images: Images, factor: float) -> Images:
+    """Brightness times a factor, clipped."""
+    return np.clip(np.rint(images * np.float32(factor)), 0, 255).astype(np.uint8)

@@ -1,0 +1,41 @@
+"""ml/inputs.py: what a user's words mean."""
+
+from pathlib import Path
+
+import pytest
+
+from ml.artifact import ArtifactError
+from ml.inputs import BUNDLED, cifar10, model_path, user_path
+from tests.ml.data.tiny_dataset import tiny_dataset
+
+
+def test_a_model_is_a_file_a_run_folder_or_the_bundled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model.onnx").touch()
+    assert model_path("run") == model_path("run/model.onnx") == tmp_path / "run/model.onnx"
+    assert model_path(None) == BUNDLED
+    for missing in ("other.onnx", "."):
+        with pytest.raises(ArtifactError, match=r"is no file: name a model[.]onnx, or"):
+            model_path(missing)
+
+
+def test_absolute_and_home_paths_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", "/somewhere")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert user_path("/data/a.onnx") == Path("/data/a.onnx")
+    assert user_path("~/a.onnx") == Path("/home/someone/a.onnx")
+
+
+def test_records_become_images_as_models_see_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_dataset()
+    monkeypatch.setenv("KILN_CIFAR10", str(data.write_files(tmp_path)))
+    images, labels = cifar10("test")
+    assert images.shape == (2, 32, 32, 3)
+    assert labels.tolist() == [data.test[0], data.test[3073]]
+    planes = data.test[1:3073]
+    assert images[0, 0, 0].tolist() == [planes[0], planes[1024], planes[2048]]
