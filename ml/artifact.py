@@ -1,5 +1,6 @@
 """Writes, loads and verifies model artifacts: ONNX files that describe themselves."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,13 +110,14 @@ def load_artifact(path: Path, threads: int = 0) -> Artifact:
 
 
 def new_session(model: bytes, threads: int = 0) -> ort.InferenceSession:
-    """A CPU session; `threads` as for `load_artifact`.
+    """A CPU session; `threads` as for `load_artifact`, OMP_NUM_THREADS bounds them as it does
+    PyTorch's.
 
     Raises:
         ArtifactError: the runtime cannot load the model.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
     options.log_severity_level = 3  # errors; the rest is advice to the exporter's authors
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

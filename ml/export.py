@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ml.artifact import canonical, new_session, predict, write_artifact
 from ml.drift_reference import drift_reference
 from ml.evaluation import Evaluation, evaluate
+from ml.fold import fold_pooled_norms
 from ml.simplify import simplify
 from serve.contract.artifact import (
     INPUT,
@@ -236,9 +237,10 @@ def _simplest_faithful(
     note = simplified.note
     if simplified.succeeded:
         try:
-            gap = parity_gap(simplified.model, images, probabilities)
+            model, folded = fold_pooled_norms(simplified.model)
+            gap = parity_gap(model, images, probabilities)
             if gap <= PARITY_TOLERANCE:
-                return simplified.model, gap, note
+                return model, gap, f"{note}, {folded} pooled normalisations folded"
             note = f"kept unsimplified: simplification moved a probability by {gap:.2g}"
         except Exception as exc:  # a frozen batch axis, an operator the runtime lacks
             note = f"kept unsimplified: the simplified model does not run ({exc})"

@@ -29,6 +29,7 @@ from ml.artifact import (
 from ml.drift_reference import drift_reference
 from ml.evaluation import Evaluation, evaluate
 from ml.export import parity_vector, scores
+from ml.fold import fold_pooled_norms
 from serve.contract.artifact import INPUT, ArtifactMetadata
 
 ACCURACY_TOLERANCE = 0.003  # share of images; how much accuracy the smaller model may cost
@@ -111,16 +112,18 @@ def quantise_artifact(
 
 
 def quantised(model: onnx.ModelProto, calibration_images: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Convolutions and poolings in eight bits, scales per channel; the first convolution stays.
+    """Convolutions, activations, poolings and residual sums in eight bits, scales per channel; the
+    first convolution stays.
 
     It has three input channels, too few for the integer kernels to gain anything, and is where
-    rounding hurts most. Weights get seven bits: on processors without VNNI instructions sums of
-    two full products would saturate, and the accuracy would depend on the machine.
+    rounding hurts most. Behind it no value is a float until the last activation: a convolution
+    writes what its ReLU leaves, in the scale of that. Weights get seven bits: on processors without
+    VNNI instructions sums of two full products would saturate, and the accuracy would depend on the
+    machine.
     """
-    prepared = canonical(model)
+    prepared, _ = fold_pooled_norms(canonical(model))
     # What the quantiser looks for: shapes were inferred and the graph was simplified at export.
     prepared.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    first = next(node.name for node in prepared.graph.node if node.op_type == "Conv")
     with tempfile.TemporaryDirectory(prefix="kiln-quantise-") as folder:
         before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
         onnx.save(prepared, before)
@@ -129,15 +132,27 @@ def quantised(model: onnx.ModelProto, calibration_images: NDArray[np.uint8]) -> 
             after,
             _Batches(calibration_images),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "MaxPool"],
+            op_types_to_quantize=["Add", "Conv", "MaxPool", "Relu"],
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[first],
+            nodes_to_exclude=_kept_in_floats(prepared.graph),
             calibrate_method=CalibrationMethod.MinMax,
         )
         return canonical(onnx.load(after))
+
+
+def _kept_in_floats(graph: onnx.GraphProto) -> list[str]:
+    """Names of the nodes up to the first convolution and its activation."""
+    kept = list[onnx.NodeProto]()
+    for node in graph.node:
+        kept.append(node)
+        if node.op_type == "Conv":
+            break
+    features = kept[-1].output[0]
+    kept += [node for node in graph.node if node.op_type == "Relu" and features in node.input]
+    return [node.name for node in kept]
 
 
 class _Batches(CalibrationDataReader):

@@ -93,9 +93,9 @@ def render(run: Run) -> str:
     parts = {
         "title": html.escape(run.name),
         "cards": _cards(run),
-        "curves": _inline(plots.to_svg(plots.learning_curves(run.rows))),
+        "curves": inline_svg(plots.to_svg(plots.learning_curves(run.rows))),
         "confusion": _confusion(run.evaluation),
-        "calibration": _inline(plots.to_svg(plots.reliability(run.evaluation))),
+        "calibration": inline_svg(plots.to_svg(plots.reliability(run.evaluation))),
         "classes": _classes(run.evaluation),
         "mistakes": _mistakes(run),
         "machine": _machine(run.system),
@@ -221,7 +221,7 @@ def _filled(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
     return ((name, value or "–") for name, value in pairs)
 
 
-def _inline(svg: str) -> str:
+def inline_svg(svg: str) -> str:
     """Without its prologue, coloured by the page."""
     body = svg[svg.index("<svg") :]
     for color, variable in _VARIABLES.items():
