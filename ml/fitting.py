@@ -42,6 +42,8 @@ def fit(
     run: RunFolder,
     console: Console,
     extra_callbacks: Sequence[lightning.Callback] = (),
+    *,
+    recorded: bool = True,
 ) -> Fitted:
     """Trains in a run folder, from its last checkpoint if it has one; Ctrl-C leaves with
     `INTERRUPTED`.
@@ -49,6 +51,8 @@ def fit(
     Args:
         run: an existing folder that holds this configuration, see `ml.run_folder.open_run`.
         extra_callbacks: called after those of the configuration; what they raise passes through.
+        recorded: False for a folder that is thrown away, as a build action's: nothing is written
+            about where the run comes from, and the test images need not be there.
 
     Raises:
         ConfigError: parts that do not fit each other; nothing has started.
@@ -59,8 +63,10 @@ def fit(
     data, module, trainer = _assemble_or_refuse(cfg, run, extra_callbacks, ranks)
     checkpoint = readable_checkpoint(run)
     if trainer.is_global_zero:
-        _print_start(console, cfg, run, trainer, module, continued=checkpoint is not None)
-        _record_start(console, cfg, run, data, trainer)
+        _print_start(console, trainer, module, continued=checkpoint is not None)
+        if recorded:
+            _print_folder(console, cfg, run)
+            _record_start(console, cfg, run, data, trainer)
     with together(ranks, run.path):
         _fit(data, module, trainer, run, checkpoint)
     return Fitted(data, module, trainer)
@@ -192,22 +198,20 @@ def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
 
 
 def _print_start(
-    console: Console,
-    cfg: DictConfig,
-    run: RunFolder,
-    trainer: lightning.Trainer,
-    module: ImageClassifier,
-    *,
-    continued: bool,
+    console: Console, trainer: lightning.Trainer, module: ImageClassifier, *, continued: bool
 ) -> None:
     parameters = sum(weight.numel() for weight in module.network.parameters())
-    where = "none, this is a fast development run" if is_fast_dev_run(cfg) else run.path
     console.print(
         f"{'Continuing' if continued else 'Training'} {parameters:,} parameters on "
-        f"{describe_device(trainer)}, {trainer.precision}\nRun folder: {where}",
+        f"{describe_device(trainer)}, {trainer.precision}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _print_folder(console: Console, cfg: DictConfig, run: RunFolder) -> None:
+    where = "none, this is a fast development run" if is_fast_dev_run(cfg) else run.path
+    console.print(f"Run folder: {where}", highlight=False, soft_wrap=True)
 
 
 def _record_start(

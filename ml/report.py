@@ -206,7 +206,7 @@ def _data_uri(image: NDArray[np.uint8]) -> str:
 def _machine(rows: plots.Rows) -> str:
     if not rows:
         return ""
-    figure = _inline(plots.to_svg(plots.machine(rows)))
+    figure = inline_svg(plots.to_svg(plots.machine(rows)))
     return f"<section><h2>Machine <small>while it trained</small></h2>{figure}</section>"
 
 

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +35,8 @@ def fit_weights(cfg: DictConfig, train: Path, scratch: Path, weights: Path) -> d
     cfg = cfg.copy()
     run = open_run(scratch / "run", cfg)
     cfg.data.folder = str(train.absolute().parent)
-    fitted = fit(cfg, run, Console(width=100))
+    cfg.callbacks.system = None  # nobody would see what it samples
+    fitted = fit(cfg, run, Console(width=100), recorded=False)
     load_best(fitted.module, fitted.trainer)
     network = fitted.module.network.cpu().float().eval()
     temperature = calibrate(network, fitted.data.validation_images())
@@ -67,8 +66,6 @@ def main(arguments: Sequence[str]) -> None:
     for name in ("--config", "--train", "--weights", "--history"):
         parser.add_argument(name, type=Path, required=True)
     options = parser.parse_args(arguments)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of PyTorch
     cfg = OmegaConf.load(options.config)
     assert isinstance(cfg, DictConfig)
     with TemporaryDirectory(prefix="kiln-run-") as folder, shown_beside(options.weights):
