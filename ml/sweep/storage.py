@@ -11,7 +11,7 @@ from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from ml.sweep.address import without_password
 from ml.sweep.errors import SweepError
@@ -31,7 +31,7 @@ def open_study(plan: Plan, *, create: bool) -> optuna.Study:
     directions = [StudyDirection[direction.upper()] for _, direction in plan.objectives]
     sampler, pruner = make_sampler(plan), make_pruner(plan)
     try:
-        storage = _open_storage(plan)
+        storage = open_storage(plan)
         if not create:
             return optuna.load_study(
                 study_name=plan.name, storage=storage, sampler=sampler, pruner=pruner
@@ -65,11 +65,20 @@ def journal(plan: Plan) -> Path:
     return Path(plan.folder) / "journal.log"
 
 
-def _open_storage(plan: Plan) -> BaseStorage:
+def open_storage(plan: Plan) -> BaseStorage:
+    """The plan's journal or database, whatever studies it holds."""
     if plan.storage is None:
         path = journal(plan)
         path.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
+    try:
+        return _database(plan)
+    except (IntegrityError, ProgrammingError):
+        return _database(plan)  # another machine made the same tables at the same moment
+
+
+def _database(plan: Plan) -> RDBStorage:
+    assert plan.storage is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats
         return RDBStorage(

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import optuna
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 
 from ml.sweep.ledger import outcome
-from ml.sweep.storage import open_study
+from ml.sweep.storage import open_storage
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.sweep.plans import small_plan
 
@@ -33,7 +34,7 @@ class SweepWorkspace:
         self.storage = storage
         self.folder = path / "multirun" / "small"
         self._dataset = write_dataset(path / "dataset", train=300, test=100)
-        self._study: optuna.Study | None = None
+        self._storage: BaseStorage | None = None
         self._processes: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str, workspace: Path | None = None) -> subprocess.Popen[str]:
@@ -72,21 +73,19 @@ class SweepWorkspace:
             if process.poll() is None:
                 process.kill()
                 process.communicate()
-        if self._study is not None:
-            self._study._storage.remove_session()
-            backend = getattr(self._study._storage, "_backend", None)
-            if engine := getattr(backend, "engine", None):
-                engine.dispose()
+        if isinstance(self._storage, RDBStorage):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
 
     def trials(self) -> list[FrozenTrial]:
         """The trials as they are now; none as long as there is no study."""
-        if self._study is None:
-            plan = small_plan(self.path, storage=self.storage)
-            try:
-                self._study = open_study(plan, create=False)
-            except KeyError:
-                return []
-        return self._study.trials
+        if self._storage is None:
+            self._storage = open_storage(small_plan(self.path, storage=self.storage))
+        try:
+            study = optuna.load_study(study_name="small", storage=self._storage)
+        except KeyError:
+            return []
+        return study.trials
 
     def outcomes(self) -> list[str]:
         """What became of the trials."""
