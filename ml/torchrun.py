@@ -23,7 +23,7 @@ def agree_on_folder(folder: Path | None) -> Path:
     None and wait for it."""
     from torch import distributed
 
-    store = distributed.TCPStore(
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,  # torchrun's agent is

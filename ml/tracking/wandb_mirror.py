@@ -134,7 +134,7 @@ def _in_words(exc: Exception) -> str:
     text = " ".join(str(exc).split())
     if any(code in text for code in ("error 401", "error 403")):
         return f"the server refuses the key in WANDB_API_KEY or ~/.netrc ({text})"
-    if isinstance(exc, TimeoutError) or "timed out" in text:
+    if isinstance(exc, TimeoutError) or any(sign in text for sign in ("timed out", "giving up")):
         return "no answer from the server"
     return text
 

@@ -33,11 +33,13 @@ def with_parents(entries: Iterable[Entry]) -> list[Entry]:
     return [found[path] for path in sorted(found)]
 
 
-def write_layer(entries: Iterable[Entry], target: Path) -> None:
-    """No times, no users of this machine, and neither a name nor a time in the gzip header."""
+def write_layer(entries: Iterable[Entry], target: Path, effort: int = 6) -> None:
+    """Write them with gzip's ``effort`` from 1, quick, to 9, small.
+
+    No times, no users of this machine, and neither a name nor a time in the gzip header."""
     with (
         target.open("wb") as raw,
-        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        gzip.GzipFile("", "wb", effort, raw, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         for entry in entries:

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--exclude", action="append", default=[], help="pattern within the folder")
     parser.add_argument("--only", action="append", default=[], help="pattern: nothing else")
     parser.add_argument("--compile", action="store_true", help="add bytecode")
+    parser.add_argument("--effort", type=int, default=6, help="of gzip: 1 quick, 9 small")
     parser.add_argument("--output", type=Path, required=True, help="layer.tar.gz to write")
     parser.add_argument("file", nargs="*", help="place=source, the place within the folder")
     options = parser.parse_args(arguments)
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = list(entries(files, options.folder, options.compile))
         if not found:
             raise LayerError(f"no file is left for {options.output.name}")
-        write_layer(with_parents(found), options.output)
+        write_layer(with_parents(found), options.output, options.effort)
     except LayerError as error:
         print(f"kiln: error: {error}", file=sys.stderr)
         return 1

@@ -24,6 +24,7 @@ def _own(file):
 def _write(ctx, args, inputs):
     output = ctx.actions.declare_file(ctx.label.name + ".tar.gz")
     args.add("--folder", ctx.attr.folder)
+    args.add("--effort", getattr(ctx.attr, "effort", 6))
     args.add("--output", output)
     args.add_all(getattr(ctx.attr, "exclude", []), before_each = "--exclude")
     args.add_all(getattr(ctx.attr, "only", []), before_each = "--only")
@@ -105,6 +106,7 @@ packages_layer = rule(
     implementation = _packages_layer_impl,
     attrs = _PYTHON | {
         "folder": attr.string(default = SITE_PACKAGES),
+        "effort": attr.int(default = 6, doc = "Of gzip, from 1, quick, to 9, small."),
         "only": attr.string_list(doc = "Shell patterns as for `exclude`: the layer holds nothing else."),
     },
     doc = "The wheels that `deps` need, flat as pip would install them, with bytecode.",

@@ -161,3 +161,12 @@ def test_a_layer_is_one_gzip_file(tmp_path: Path) -> None:
     write_layer([Entry("a", data=b"x" * 100_000)], tmp_path / "out")
     with gzip.open(tmp_path / "out") as file:
         assert len(file.read()) > 100_000
+
+
+def test_effort_changes_the_size_and_not_the_content(tmp_path: Path) -> None:
+    source = write(tmp_path, "a", bytes(range(256)) * 500)
+    quick, small = tmp_path / "quick.tar.gz", tmp_path / "small.tar.gz"
+    made(tmp_path, quick.name, "--effort=1", f"a={source}").close()
+    made(tmp_path, small.name, "--effort=9", f"a={source}").close()
+    assert quick.stat().st_size > small.stat().st_size
+    assert gzip.decompress(quick.read_bytes()) == gzip.decompress(small.read_bytes())
