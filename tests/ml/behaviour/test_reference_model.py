@@ -8,16 +8,6 @@ from ml.behaviour.behave import check_model
 from ml.behaviour.checks import Check, Limits
 from ml.inputs import BUNDLED, cifar10
 
-# While `smoke` holds its place. Any other name is held to the limits of a model of 94 %.
-PROVISIONAL = Limits(
-    accuracy=0.5,
-    class_recall=0.2,
-    calibration_error=0.06,
-    flip=0.7,
-    shift=0.7,
-    brightness=0.75,
-)
-
 
 @pytest.fixture(scope="module")
 def artifact() -> Artifact:
@@ -27,9 +17,8 @@ def artifact() -> Artifact:
 @pytest.fixture(scope="module")
 def checks(artifact: Artifact) -> dict[str, Check]:
     test = cifar10("test")
-    limits = PROVISIONAL if artifact.metadata.name == "smoke" else Limits()
     with Progress(disable=True) as progress:
-        found = check_model(artifact, test, 500, limits, progress)
+        found = check_model(artifact, test, 500, Limits(), progress)
     return {check.name: check for check in found}
 
 
