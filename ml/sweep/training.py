@@ -1,12 +1,8 @@
 """One trial: trains with pruning, and measures what the sweep looks for."""
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +14,15 @@ from optuna import TrialPruned
 from optuna.trial import Trial
 from rich.console import Console
 
-from ml import latency
+from ml.benchmark_worker import Worker
 from ml.callbacks import metrics_log
-from ml.child_process import python_environment
 from ml.export import to_onnx
 from ml.fitting import Fitted, fit, load_best
+from ml.latency import Job
 from ml.run_folder import RunFolder
 from ml.sweep.config import METRICS
 
 _LATENCY_S = 1.0  # of timing, after warming up
-_TIMEOUT_S = 300
 
 
 class Reporter(lightning.Callback):
@@ -102,17 +97,11 @@ def measure_export(fitted: Fitted) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="kiln-latency-") as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(to_onnx(fitted.module.network, data.image_size, data.mean, data.std), path)
-        job = latency.Job("onnx", str(path), 1, data.image_size, (1,), _LATENCY_S)
-        child = subprocess.run(
-            [sys.executable, latency.__file__, json.dumps(asdict(job))],
-            env=python_environment() | {"OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-        )
-        if child.returncode:
-            raise RuntimeError(f"timing the model failed: {child.stderr.strip()[-500:]}")
-        last = child.stdout.strip().splitlines()[-1]
-        point = latency.Measurement.from_json(last).points[0]
+        cache = Path(folder) / "cache"
+        cache.mkdir()
+        worker = Worker(Job("onnx", str(path), 1, data.image_size), cache)
+        try:
+            point = worker.time(1, _LATENCY_S)
+        finally:
+            worker.close()
         return {"latency_ms": point.p50_ms, "model_bytes": os.path.getsize(path)}
