@@ -18,9 +18,8 @@ from ml.export import ExportReport, Provenance, export_artifact, torch_probabili
 from ml.files import write_whole
 from ml.hardware import describe_device
 from ml.provenance import git_revision, lock_digest
-from ml.report import Run, write_mistakes, write_plots, write_report
 from ml.run_folder import RunFolder, config_digest
-from ml.tracking.rows import read_rows
+from ml.run_report import draw_run
 
 
 def conclude(
@@ -40,7 +39,16 @@ def conclude(
     save_weights(network, run.weights)
     answers = _answer_test_set(data, network)
     export = _export(cfg, run, data, network, trainer, answers)
-    _draw(run, trainer, network, answers, export)
+    draw_run(
+        run,
+        export.metadata,
+        export.evaluation,
+        rows=metrics_log(trainer).rows,
+        images=answers.images,
+        labels=answers.labels,
+        probabilities=answers.probabilities,
+        parameters=sum(weight.numel() for weight in network.parameters()),
+    )
     summary = {**_summarise(cfg, trainer, export), "temperature": temperature}
     write_whole(run.summary, json.dumps(summary, indent=2) + "\n")
     return summary
@@ -109,40 +117,6 @@ def _export(
         labels=answers.labels,
         probabilities=answers.probabilities,
     )
-
-
-def _draw(
-    run: RunFolder,
-    trainer: lightning.Trainer,
-    network: nn.Module,
-    answers: _TestAnswers,
-    export: ExportReport,
-) -> None:
-    metadata, rows = export.metadata, metrics_log(trainer).rows
-    facts = Run(
-        name=metadata.name,
-        evaluation=export.evaluation,
-        rows=rows,
-        images=answers.images,
-        labels=answers.labels,
-        probabilities=answers.probabilities,
-        parameters=sum(weight.numel() for weight in network.parameters()),
-        size_bytes=export.size_bytes,
-        training_s=rows[-1]["elapsed_s"],
-        config=run.config.read_text(encoding="utf-8"),
-        provenance={
-            "Model version": metadata.version,
-            "Git revision": metadata.git_revision,
-            "Configuration": metadata.config_digest,
-            "Dataset": metadata.dataset_digest,
-            "Package lock": metadata.lock_digest,
-            "Trained on": f"{metadata.device}, {metadata.precision}",
-        },
-        system=read_rows(run.system),
-    )
-    write_plots(facts, run.plots)
-    write_mistakes(facts, run.mistakes)
-    write_report(facts, run.report)
 
 
 def summarise_training(cfg: DictConfig, trainer: lightning.Trainer) -> dict[str, Any]:

@@ -117,8 +117,8 @@ class RunFolder:
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as exc:
-                raise ResumeError(f"another process is training in {self.path}") from exc
+            except OSError:  # its own words, "temporarily unavailable", would stand in the way
+                raise ResumeError(f"another process is training in {self.path}") from None
             yield
 
     @contextmanager

@@ -5,20 +5,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from hydra.errors import InstantiationException
 from numpy.typing import NDArray
 
-from ml.artifact import Artifact, load_artifact
+from ml.artifact import Artifact, ArtifactError, load_artifact
 from ml.build.card import Facts, Small
 from ml.build.intervals import loss_interval
-from ml.build.trained_network import HeldOut, held_out
+from ml.build.trained_network import HeldOut, WeightsError, held_out
 from ml.commands.source import Source, SourceError, open_source
+from ml.data.cifar10 import DatasetError
 from ml.evaluation import Evaluation, evaluate
 from ml.export import torch_probabilities
 from ml.plots import Rows
-from ml.report import Run
 
 _SCORE_TOLERANCE = 1e-3  # of accuracy; another processor may turn a few of 10,000 answers around
 _SMALL = "model.int8.onnx"
+
+UNUSABLE = (  # what `open_finished` raises of a run, a dataset or a disk that is of no use
+    SourceError,
+    WeightsError,
+    ArtifactError,
+    DatasetError,
+    InstantiationException,
+    OSError,
+)
 
 
 class FinishedError(ValueError):
@@ -41,6 +51,11 @@ class Finished:
     evaluation: Evaluation
     parity: float
     small: Small | None
+
+    @property
+    def parameters(self) -> int:
+        """Of the network."""
+        return sum(weight.numel() for weight in self.source.network.parameters())
 
     @property
     def rows(self) -> Rows:
@@ -94,32 +109,6 @@ def checked_scores(
     return evaluation
 
 
-def report_facts(finished: Finished) -> Run:
-    """What `ml.report` draws."""
-    metadata, rows = finished.artifact.metadata, finished.rows
-    run = finished.source.run
-    return Run(
-        name=metadata.name,
-        evaluation=finished.evaluation,
-        rows=rows,
-        images=finished.test.images,
-        labels=finished.test.labels,
-        probabilities=finished.probabilities,
-        parameters=_parameters(finished),
-        size_bytes=run.model.stat().st_size,
-        training_s=rows[-1]["elapsed_s"],
-        config=run.config.read_text(encoding="utf-8"),
-        provenance={
-            "Model version": metadata.version,
-            "Git revision": metadata.git_revision,
-            "Configuration": metadata.config_digest,
-            "Dataset": metadata.dataset_digest,
-            "Package lock": metadata.lock_digest,
-            "Trained on": f"{metadata.device}, {metadata.precision}",
-        },
-    )
-
-
 def card_facts(finished: Finished, reproduce: str, small: Small | None = None) -> Facts:
     """What a model card tells; `small` if it is not the run's own."""
     metadata = finished.artifact.metadata
@@ -129,7 +118,7 @@ def card_facts(finished: Finished, reproduce: str, small: Small | None = None) -
         evaluation=finished.evaluation,
         loss_interval=loss_interval(finished.probabilities, finished.test.labels, metadata.classes),
         parity=finished.parity,
-        parameters=_parameters(finished),
+        parameters=finished.parameters,
         size_bytes=run.model.stat().st_size,
         training=finished.source.summary,
         rows=finished.rows,
@@ -155,7 +144,3 @@ def small_of(path: Path, test: HeldOut) -> Small:
 def _small(folder: Path, test: HeldOut) -> Small | None:
     found = [p for p in (folder / _SMALL, folder / "export" / _SMALL) if p.is_file()]
     return small_of(found[0], test) if found else None
-
-
-def _parameters(finished: Finished) -> int:
-    return sum(weight.numel() for weight in finished.source.network.parameters())

@@ -2,8 +2,9 @@
 
   bazel run //ml:report -- runs/<folder>
 
-Writes plots/, report.html, model_card.html and MODEL_CARD.md into the run folder, from model.onnx
-as it is: the test set is answered again, and the accuracy must be what the model says of itself.
+Writes plots/, mistakes/, report.html, model_card.html and MODEL_CARD.md into the run folder, from
+model.onnx as it is: the test set is answered again, and the accuracy must be what the model says
+of itself.
 
 Exit codes: 0 written, 1 the model answers differently from what it says, 2 bad input.
 """
@@ -12,17 +13,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hydra.errors import InstantiationException
 from rich.console import Console
 
-from ml.artifact import ArtifactError
 from ml.build.card_page import to_html, to_markdown
-from ml.build.trained_network import WeightsError
-from ml.commands.finished import Finished, FinishedError, card_facts, open_finished, report_facts
-from ml.commands.source import SourceError, user_path
-from ml.data.cifar10 import DatasetError
+from ml.commands.finished import UNUSABLE, Finished, FinishedError, card_facts, open_finished
+from ml.commands.source import user_path
 from ml.files import write_whole
-from ml.report import write_plots, write_report
+from ml.run_report import draw_run
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
 
@@ -30,14 +27,21 @@ REFUSED, BAD_INPUT = 1, 2  # exit codes
 def write_all(finished: Finished) -> list[str]:
     """Plots, report and both forms of the card; the paths."""
     run = finished.source.run
-    facts = report_facts(finished)
-    write_plots(facts, run.plots)
-    write_report(facts, run.report)
+    draw_run(
+        run,
+        finished.artifact.metadata,
+        finished.evaluation,
+        rows=finished.rows,
+        images=finished.test.images,
+        labels=finished.test.labels,
+        probabilities=finished.probabilities,
+        parameters=finished.parameters,
+    )
     card = card_facts(finished, f"./tools/bazel run //ml:report -- runs/{run.path.name}")
     page, text = run.path / "model_card.html", run.path / "MODEL_CARD.md"
     write_whole(page, to_html(card))
     write_whole(text, to_markdown(card))
-    return [str(path) for path in (run.plots, run.report, page, text)]
+    return [str(path) for path in (run.plots, run.mistakes, run.report, page, text)]
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
@@ -51,14 +55,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     except FinishedError as exc:
         console.print(f"[red]Refused:[/] {exc}", highlight=False, soft_wrap=True)
         return REFUSED
-    except (
-        SourceError,
-        WeightsError,
-        ArtifactError,
-        DatasetError,
-        InstantiationException,
-        OSError,
-    ) as exc:
+    except UNUSABLE as exc:
         console.print(f"[red]{exc}[/]\nNothing was written.", highlight=False, soft_wrap=True)
         return BAD_INPUT
     return 0

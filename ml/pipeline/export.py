@@ -9,18 +9,16 @@ import sys
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from ml.data.cifar10 import DatasetError
 from ml.export import ExportReport, ParityError, Provenance, export_artifact
 from ml.files import write_whole
-from ml.pipeline.evaluated import Evaluated, read_evaluated
+from ml.pipeline.evaluated import read_evaluated
 from ml.pipeline.layout import METRICS, RUN, enter_stage
 from ml.pipeline.trained_run import RunError, TrainedRun, open_trained
 from ml.pipeline.training_record import TrainingRecord
-from ml.report import Run, write_mistakes, write_plots, write_report
 from ml.run_folder import config_digest
+from ml.run_report import draw_run
 from ml.tracking.rows import read_rows
 from serve.contract.artifact import ArtifactError
 
@@ -61,47 +59,19 @@ def export(run: TrainedRun) -> ExportReport:
         probabilities=evaluated.probabilities,
     )
     rows = read_rows(run.folder.metrics)
-    _draw(run, report, record, rows, images, labels, evaluated)
-    summary = _summary(run, report, record, rows)
-    write_whole(run.folder.summary, json.dumps(summary, indent=2) + "\n")
-    return report
-
-
-def _draw(
-    run: TrainedRun,
-    report: ExportReport,
-    record: TrainingRecord,
-    rows: list[dict[str, float]],
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    evaluated: Evaluated,
-) -> None:
-    metadata = report.metadata
-    facts = Run(
-        name=metadata.name,
-        evaluation=report.evaluation,
+    draw_run(
+        run.folder,
+        report.metadata,
+        report.evaluation,
         rows=rows,
         images=images,
         labels=labels,
         probabilities=evaluated.probabilities,
         parameters=record.parameters,
-        size_bytes=report.size_bytes,
-        training_s=record.training_s,
-        config=OmegaConf.to_yaml(run.cfg),
-        provenance={
-            "Model version": metadata.version,
-            "Git revision": metadata.git_revision,
-            "Configuration": metadata.config_digest,
-            "Dataset": metadata.dataset_digest,
-            "Package lock": metadata.lock_digest,
-            "Trained on": f"{metadata.device}, {metadata.precision}",
-        },
-        system=read_rows(run.folder.system),
     )
-    write_plots(facts, run.folder.plots)
-    run.folder.mistakes.mkdir(exist_ok=True)  # it stays empty if there are none
-    write_mistakes(facts, run.folder.mistakes)
-    write_report(facts, run.folder.report)
+    summary = _summary(run, report, record, rows)
+    write_whole(run.folder.summary, json.dumps(summary, indent=2) + "\n")
+    return report
 
 
 def _summary(

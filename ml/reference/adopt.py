@@ -21,25 +21,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
 from rich.console import Console
 
 from ml import plots
-from ml.artifact import ArtifactError
 from ml.build.card import Small
 from ml.build.card_page import to_markdown
 from ml.build.intervals import accuracy_interval
-from ml.build.trained_network import WeightsError
 from ml.commands.export import export_small
 from ml.commands.finished import (
+    UNUSABLE,
     Finished,
     FinishedError,
     card_facts,
     open_finished,
     small_of,
 )
-from ml.commands.source import SourceError, user_path
-from ml.data.cifar10 import DatasetError
+from ml.commands.source import user_path
 from ml.export import PARITY_TOLERANCE
 from ml.files import write_whole
 from ml.quantise import ACCURACY_TOLERANCE, AccuracyError
@@ -170,14 +167,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     except (AdoptionError, AccuracyError, FinishedError) as exc:
         console.print(f"[red]Refused:[/] {exc}", highlight=False, soft_wrap=True)
         return REFUSED
-    except (
-        SourceError,
-        WeightsError,
-        ArtifactError,
-        DatasetError,
-        InstantiationException,
-        OSError,
-    ) as exc:
+    except UNUSABLE as exc:
         console.print(f"[red]{exc}[/]\nNothing was written.", highlight=False, soft_wrap=True)
         return BAD_INPUT
     metadata, accuracy = finished.artifact.metadata, finished.evaluation.accuracy

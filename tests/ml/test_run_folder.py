@@ -66,8 +66,9 @@ def test_a_run_that_is_at_work_is_left_alone(runs: Path, stack: ExitStack) -> No
     run = create_run(runs, _config(), NOW)
     stack.enter_context(run.lock())
     assert find_unfinished(runs, _config()) is None
-    with pytest.raises(ResumeError, match="another process is training in"), run.lock():
+    with pytest.raises(ResumeError, match="another process is training in") as busy, run.lock():
         pass
+    assert busy.value.__cause__ is None  # which //ml:train would print in its place
 
 
 def test_no_run_is_found_where_there_is_none(runs: Path) -> None:
