@@ -1,0 +1,94 @@
+"""What a deployment decides about telemetry: OpenTelemetry's own variables, read once.
+
+https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serve.settings import SettingsError
+from serve.telemetry.sampling import SAMPLERS, Sampler
+
+SIGNALS = ("metrics", "traces", "logs")
+_PROTOCOL = "http/protobuf"
+_RATIO = 0.01  # of requests that come without a trace of their own
+
+
+@dataclass(frozen=True)
+class Choices:
+    """No signal: nothing is exported, and OpenTelemetry is not even imported."""
+
+    signals: frozenset[str] = frozenset()
+    sampler: Sampler = field(default_factory=Sampler)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Choices":
+        """What the variables say.
+
+        Raises:
+            SettingsError: names every variable that is wrong, where anything is exported.
+        """
+        get = _Reader(environ)
+        signals = frozenset(signal for signal in SIGNALS if _is_exported(get, signal))
+        sampler = _sampler(get)
+        if not signals:
+            return cls()
+        if get.problems:
+            raise SettingsError("; ".join(get.problems))
+        return cls(signals, sampler)
+
+
+class _Reader:
+    """Variables without what surrounds their values, and what is wrong with them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def __call__(self, *variables: str) -> str:
+        """The first that is set and not empty."""
+        found = (self._environ.get(variable, "").strip() for variable in variables)
+        return next(filter(None, found), "")
+
+    def wrong(self, variable: str, text: str, expectation: str) -> None:
+        self.problems.append(f"{variable} is {text!r}, expected {expectation}")
+
+
+def _is_exported(get: _Reader, signal: str) -> bool:
+    name = signal.upper()
+    if get("OTEL_SDK_DISABLED").lower() == "true":
+        return False
+    endpoint = f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT"
+    if not (url := get(endpoint, "OTEL_EXPORTER_OTLP_ENDPOINT")):
+        return False
+    exporter = f"OTEL_{name}_EXPORTER"
+    match get(exporter).lower():
+        case "none":
+            return False
+        case "" | "otlp":
+            pass
+        case other:
+            get.wrong(exporter, other, "otlp or none")
+    if not url.startswith(("http://", "https://")):
+        get.wrong(f"{endpoint} or OTEL_EXPORTER_OTLP_ENDPOINT", url, "http://… or https://…")
+    protocol = f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL"
+    if (spoken := get(protocol, "OTEL_EXPORTER_OTLP_PROTOCOL") or _PROTOCOL) != _PROTOCOL:
+        get.wrong(f"{protocol} or OTEL_EXPORTER_OTLP_PROTOCOL", spoken, _PROTOCOL)
+    return True
+
+
+def _sampler(get: _Reader) -> Sampler:
+    name = get("OTEL_TRACES_SAMPLER") or "parentbased_traceidratio"
+    if name not in SAMPLERS:
+        get.wrong("OTEL_TRACES_SAMPLER", name, f"one of {', '.join(SAMPLERS)}")
+        return Sampler()
+    argument = get("OTEL_TRACES_SAMPLER_ARG")
+    try:
+        ratio = float(argument or _RATIO)
+        if not 0 <= ratio <= 1:
+            raise ValueError
+    except ValueError:
+        get.wrong("OTEL_TRACES_SAMPLER_ARG", argument, "a number from 0 to 1")
+        return Sampler()
+    return Sampler.named(name, ratio)
