@@ -49,7 +49,11 @@ def conclude(
         probabilities=answers.probabilities,
         parameters=sum(weight.numel() for weight in network.parameters()),
     )
-    summary = {**_summarise(cfg, trainer, export), "temperature": temperature}
+    summary = {
+        **summarise_training(cfg, trainer),
+        **export.as_dict(),
+        "temperature": temperature,
+    }
     write_whole(run.summary, json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -135,16 +139,4 @@ def summarise_training(cfg: DictConfig, trainer: lightning.Trainer) -> dict[str,
         "device": describe_device(trainer),
         "precision": str(trainer.precision),
         "git_revision": git_revision(),
-    }
-
-
-def _summarise(cfg: DictConfig, trainer: lightning.Trainer, report: ExportReport) -> dict[str, Any]:
-    return {
-        **summarise_training(cfg, trainer),
-        "export_s": round(report.elapsed_s, 2),
-        "test": report.evaluation.as_dict(),
-        "model_version": report.metadata.version,
-        "model_bytes": report.size_bytes,
-        "parity": report.parity,
-        "simplification": report.simplification,
     }

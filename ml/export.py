@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -65,6 +66,17 @@ class ExportReport:
     simplification: str
     size_bytes: int
     elapsed_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a run's summary says of its export: scores, version, size in bytes, seconds."""
+        return {
+            "export_s": round(self.elapsed_s, 2),
+            "test": self.evaluation.as_dict(),
+            "model_version": self.metadata.version,
+            "model_bytes": self.size_bytes,
+            "parity": self.parity,
+            "simplification": self.simplification,
+        }
 
 
 class ServingGraph(nn.Module):

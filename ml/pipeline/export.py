@@ -90,12 +90,7 @@ def _summary(
         "device": record.device,
         "precision": record.precision,
         "git_revision": record.git_revision,
-        "export_s": round(report.elapsed_s, 2),
-        "test": report.evaluation.as_dict(),
-        "model_version": report.metadata.version,
-        "model_bytes": report.size_bytes,
-        "parity": report.parity,
-        "simplification": report.simplification,
+        **report.as_dict(),
         "temperature": record.temperature,
     }
 
