@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from serve.contract.artifact import (
@@ -14,6 +13,7 @@ from serve.contract.artifact import (
     ArtifactMetadata,
     read_artifact,
 )
+from serve.quiet_onnxruntime import ort
 
 __all__ = ["ArtifactError", "Predictor"]
 

@@ -3,9 +3,11 @@
 The parent only starts and replaces them; it loads neither onnxruntime nor the application.
 """
 
+import errno
 import gc
 import logging
 import signal
+import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,7 @@ def main() -> int:
     try:
         settings = Settings.from_environment()
         metadata = read_model(model_path(settings))
+        _require_free(settings.host, settings.port)
     except (SettingsError, ArtifactError) as exc:
         sys.stderr.write(f"kiln: error: {exc}\n")
         return 2
@@ -67,6 +70,25 @@ def main() -> int:
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
     return 0
+
+
+def _require_free(host: str, port: int) -> None:
+    """Finds out before processes are started, each of which would fail in its own words."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise SettingsError(
+                f"port {port} of {host} is taken by another program; "
+                f"choose another one: KILN_PORT={port + 1 if port < 65535 else 8000}"
+            ) from exc
+        raise SettingsError(
+            f"cannot listen at {host}, port {port}: {exc.strerror}; "
+            "expected an address of this machine in KILN_HOST and a free port in KILN_PORT"
+        ) from exc
 
 
 def _log_to_stderr() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from serve.contract.artifact import INPUT, PROBABILITIES
 from serve.images import Codec
+from serve.quiet_onnxruntime import ort
 
 _SECONDS = 2.0
 _BATCH = 100

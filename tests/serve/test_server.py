@@ -115,3 +115,22 @@ def test_what_cannot_be_served_is_said_in_a_line(variables: dict[str, str], said
     assert said in errors
     assert errors.startswith("kiln: error: ")
     assert len(errors.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_named_with_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = program(KILN_PORT=str(port))
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2
+    (line,) = said.splitlines()
+    assert f"port {port} of 127.0.0.1 is taken" in line
+    assert "KILN_PORT=" in line
+
+
+def test_an_address_of_another_machine_is_a_mistake() -> None:
+    process = program(KILN_HOST="192.0.2.1")
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2
+    assert "KILN_HOST" in said
+    assert len(said.splitlines()) == 1
