@@ -1,6 +1,6 @@
 """The service as an ASGI application: which path leads where, and what lies around it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -26,12 +26,14 @@ def create_app(
     *,
     observer: Observer | None = None,
     middleware: Sequence[Middleware] = (),
+    at_end: Callable[[], None] | None = None,
 ) -> Starlette:
     """The application around one predictor.
 
     Args:
         observer: is told of every request.
         middleware: outermost layers, before ours.
+        at_end: is called when the last request was answered.
     """
     service = Service(predictor, settings)
 
@@ -39,6 +41,8 @@ def create_app(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         service.close()
+        if at_end is not None:
+            at_end()
 
     app = Starlette(
         routes=[
@@ -74,7 +78,13 @@ def _cors(settings: Settings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "traceparent", "x-api-key"],
+            allow_headers=[
+                "authorization",
+                "content-type",
+                "traceparent",
+                "tracestate",
+                "x-api-key",
+            ],
             expose_headers=["retry-after", "x-model-version", "x-request-id"],
             max_age=3600,
         )

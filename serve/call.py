@@ -23,7 +23,10 @@ class Call:
 
     __slots__ = (
         "batch",
+        "decode_at",
         "decode_s",
+        "encode_at",
+        "encode_s",
         "error",
         "images",
         "infer_s",
@@ -32,16 +35,23 @@ class Call:
         "queue_s",
         "request_id",
         "sampled",
+        "scheme",
         "start",
         "status",
+        "tracestate",
+        "waiting",
     )
 
-    def __init__(self, traceparent: bytes | None) -> None:
+    def __init__(self, traceparent: bytes | None, scheme: str = "http") -> None:
         self.start = time.perf_counter()
+        self.scheme = scheme
         self.request_id, self.parent, self.sampled = _context(traceparent)
+        self.tracestate: bytes | None = None  # of the parent, as it came
         self.status = 0
         self.error: str | None = None  # kind of the problem that was answered
-        self.decode_s = self.queue_s = self.infer_s = 0.0
+        self.decode_at = self.encode_at = 0.0
+        self.decode_s = self.queue_s = self.infer_s = self.encode_s = 0.0
+        self.waiting = 0  # images that had been let in before and had no answer yet
         self.batch = 0  # images in the run that answered
         self.images: NDArray[np.uint8] | None = None  # (n, H, W, 3) that were decoded
         self.probabilities: NDArray[np.float32] | None = None  # (n, K)

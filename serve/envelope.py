@@ -41,7 +41,9 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        call = scope[KEY] = Call(header(scope, b"traceparent"))
+        call = scope[KEY] = Call(header(scope, b"traceparent"), scope.get("scheme", "http"))
+        if call.parent:
+            call.tracestate = header(scope, b"tracestate")
         if self._root_path:
             scope["root_path"] = self._root_path
 

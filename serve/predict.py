@@ -69,7 +69,8 @@ class Predict:
         service, call = self._service, scope[KEY]
         service.keys.check(scope)
         body = await read_body(scope, receive, service.settings)
-        start = time.perf_counter()
+        call.decode_at = start = time.perf_counter()
+        call.waiting = service.batcher.admitted
         with service.batcher.admission(1):
             upload, options = one_image(scope, body)
             if isinstance(upload.data, ServiceError) or is_quick(upload.data):
@@ -81,7 +82,10 @@ class Predict:
             images = pixels[np.newaxis]
             call.decode_s = time.perf_counter() - start
             await _answer(service, call, images)
-        await respond(send, _encode(_single(service, call, options)))
+        call.encode_at = start = time.perf_counter()
+        answer = _encode(_single(service, call, options))
+        call.encode_s = time.perf_counter() - start
+        await respond(send, answer)
 
 
 class PredictBatch:
@@ -94,15 +98,19 @@ class PredictBatch:
         service, call = self._service, scope[KEY]
         service.keys.check(scope)
         body = await read_body(scope, receive, service.settings)
-        start = time.perf_counter()
+        call.decode_at = start = time.perf_counter()
         uploads, options = many_images(scope, body)
+        call.waiting = service.batcher.admitted
         with service.batcher.admission(len(uploads)):
             decoded = await _decode_all(service, uploads)
             call.decode_s = time.perf_counter() - start
             pixels = [one for one in decoded if not isinstance(one, ServiceError)]
             if pixels:
                 await _answer(service, call, np.stack(pixels))
-        await respond(send, _encode(_batch(service, call, decoded, options)))
+        call.encode_at = start = time.perf_counter()
+        answer = _encode(_batch(service, call, decoded, options))
+        call.encode_s = time.perf_counter() - start
+        await respond(send, answer)
 
 
 async def _decode_all(service: Service, uploads: list[Upload]) -> list[Decoded]:
