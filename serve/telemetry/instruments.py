@@ -1,0 +1,128 @@
+"""The service's own metrics, as infra/observability/catalogue.toml has them; a test compares."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """A metric: name, base unit, and the labels that its series have."""
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()  # upper bounds of a histogram, inclusive
+
+
+METHOD, ROUTE = "http.request.method", "http.route"
+STATUS, ERROR = "http.response.status_code", "error.type"
+STAGES = ("decode", "queue", "infer", "encode")
+
+REQUEST_DURATION = Instrument(
+    "http.server.request.duration",
+    "histogram",
+    "s",
+    "Time from a request's head to the end of its answer; its count is the number of requests",
+    (METHOD, ROUTE, STATUS, ERROR),
+    (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
+)
+ERRORS = Instrument(
+    "kiln.errors",
+    "counter",
+    "{request}",
+    "Requests that were answered by a problem, by the last part of the problem's type",
+    (ERROR,),
+)
+SHED = Instrument(
+    "kiln.requests.shed",
+    "counter",
+    "{request}",
+    "Requests that were turned away because the queue was full or the wait too long",
+)
+STAGE_DURATION = Instrument(
+    "kiln.stage.duration",
+    "histogram",
+    "s",
+    "Time that an answered request spent in decode, queue, infer and encode",
+    ("stage",),
+    (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
+BATCH_SIZE = Instrument(
+    "kiln.batch.size",
+    "histogram",
+    "{image}",
+    "Images that were run together, as each answered request saw it",
+    (),
+    (1, 2, 4, 8, 16, 32, 64, 100),
+)
+QUEUE_DEPTH = Instrument(
+    "kiln.queue.depth",
+    "gauge",
+    "{image}",
+    "The most images that were let in and unanswered at once since the export before",
+)
+PREDICTIONS = Instrument(
+    "kiln.predictions",
+    "counter",
+    "{image}",
+    "Images that were answered with a class: the class mix",
+    ("class",),
+)
+CONFIDENCE = Instrument(
+    "kiln.confidence",
+    "histogram",
+    "1",
+    "The highest probability of an answer",
+    (),
+    (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
+)
+MODEL_INFO = Instrument(
+    "kiln.model.info",
+    "gauge",
+    "1",
+    "1, with the model that is served in its labels",
+    ("name", "version", "quantisation", "revision"),
+)
+COLD_STARTS = Instrument(
+    "kiln.cold_starts", "counter", "{start}", "1 for each process that began to serve"
+)
+COLD_START_DURATION = Instrument(
+    "kiln.cold_start.duration",
+    "gauge",
+    "s",
+    "Time from the start of the process until it could serve",
+)
+DROPPED = Instrument(
+    "kiln.telemetry.dropped",
+    "counter",
+    "{item}",
+    "Spans, log records and exports of metrics that reached no collector",
+    ("signal",),
+)
+CPU_TIME = Instrument(
+    "process.cpu.time",
+    "counter",
+    "s",
+    "Processor time of the process, user and system",
+    ("cpu.mode",),
+)
+MEMORY = Instrument("process.memory.usage", "gauge", "By", "Resident memory of the process")
+FILES = Instrument(
+    "process.unix.file_descriptor.count",
+    "gauge",
+    "{file_descriptor}",
+    "Open files and sockets of the process",
+)
+THREADS = Instrument("process.thread.count", "gauge", "{thread}", "Threads of the process")
+UPTIME = Instrument("process.uptime", "gauge", "s", "Time since the start of the process")
+
+# In the order of the catalogue.
+ALL = (
+    *(REQUEST_DURATION, ERRORS, SHED, STAGE_DURATION, BATCH_SIZE, QUEUE_DEPTH, PREDICTIONS),
+    *(CONFIDENCE, MODEL_INFO, COLD_STARTS, COLD_START_DURATION, DROPPED),
+    *(CPU_TIME, MEMORY, FILES, THREADS, UPTIME),
+)
