@@ -9,5 +9,5 @@ from serve.settings import Settings
 
 settings = Settings.from_environment()
 predictor = Predictor.load(model_path(settings), settings.session_threads)
-app = create_app(predictor, settings)
+app = create_app(predictor, settings)  # Telemetry.start(…).observer goes here, as in server.py
 handler = Mangum(app, lifespan="off")  # the adapter would run start-up again for every event

@@ -17,11 +17,16 @@ from serve.contract.artifact import ArtifactError
 from serve.http_protocol import ImpatientProtocol
 from serve.model_path import model_path, read_model
 from serve.settings import Settings, SettingsError
+from serve.telemetry.choices import Choices
+from serve.telemetry.logs import log_to_stderr
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 _SHUTDOWN_S = 20  # for the answers that are under way
+# uvicorn replaces processes that say nothing for 5 s: on a machine too busy to start one in that
+# time it never got to serve.
+_SILENT_S = 60
 
 logger = logging.getLogger(__name__)
 
@@ -30,29 +35,36 @@ def application() -> "Starlette":
     """What each process serves."""
     from serve.app import create_app
     from serve.predictor import Predictor
+    from serve.telemetry.telemetry import Telemetry
 
-    _log_to_stderr()
     settings = Settings.from_environment()
-    app = create_app(Predictor.load(model_path(settings), settings.session_threads), settings)
+    log_to_stderr(settings)
+    predictor = Predictor.load(model_path(settings), settings.session_threads)
+    telemetry = Telemetry.start(settings, predictor.metadata)
+    app = create_app(predictor, settings, observer=telemetry.observer, at_end=telemetry.close)
     gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
     return app
 
 
 def main() -> int:
     """Serves until SIGTERM or Ctrl-C, then answers what has arrived and ends."""
-    _log_to_stderr()
     try:
         settings = Settings.from_environment()
+        Choices.from_environment()  # each process makes its own of them: wrong ones end here
         metadata = read_model(model_path(settings))
         _require_free(settings.host, settings.port)
     except (SettingsError, ArtifactError) as exc:
         sys.stderr.write(f"kiln: error: {exc}\n")
         return 2
-    logger.info(
-        "serving %s %s at http://%s:%d/, API at /docs, %d processes of %d threads",
-        *(metadata.name, metadata.version[:12], settings.host, settings.port),
-        *(settings.processes, settings.session_threads),
-    )
+    log_to_stderr(settings)
+    facts = {
+        "url": f"http://{settings.host}:{settings.port}/",
+        "model": metadata.name,
+        "model_version": metadata.version[:12],
+        "processes": settings.processes,
+        "session_threads": settings.session_threads,
+    }
+    logger.info("serving, API at /docs", extra=facts)
     # A lone process hands the signal on when it is done, and would seem to have been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
@@ -68,6 +80,7 @@ def main() -> int:
         server_header=False,
         log_config=None,
         timeout_graceful_shutdown=_SHUTDOWN_S,
+        timeout_worker_healthcheck=_SILENT_S,
     )
     return 0
 
@@ -89,10 +102,6 @@ def _require_free(host: str, port: int) -> None:
             f"cannot listen at {host}, port {port}: {exc.strerror}; "
             "expected an address of this machine in KILN_HOST and a free port in KILN_PORT"
         ) from exc
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
 
 
 if __name__ == "__main__":

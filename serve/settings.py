@@ -36,6 +36,9 @@ class Settings:
     api_keys: tuple[str, ...] = ()  # SHA-256 of each, in hexadecimal digits; none: open to all
     cors_origins: tuple[str, ...] = ()  # that a browser may call from; "*" for any
     root_path: str = ""  # prefix of every path where a proxy leaves it on, as /prod
+    log_level: str = "info"
+    log_format: str = ""  # json or text; "": text to a terminal, else JSON
+    access_log: str = "errors"  # requests with a line in the log: off, errors (5xx) or all
     cpus: int = field(default_factory=available_cpus)
 
     @property
@@ -89,6 +92,15 @@ def _list_of(pattern: str) -> _Parse:
     return parse
 
 
+def _one_of(*words: str) -> tuple[_Parse, str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError
+        return text
+
+    return parse, f"one of {', '.join(words)}"
+
+
 def _root_path(text: str) -> str:
     if not re.fullmatch(r"(?:/[A-Za-z0-9._~-]+)+/?", text):
         raise ValueError
@@ -113,4 +125,7 @@ _PARSERS: dict[str, tuple[_Parse, str]] = {
         "origins as https://example.org, separated by commas, or *",
     ),
     "root_path": (_root_path, "a prefix as /prod"),
+    "log_level": _one_of("debug", "info", "warning", "error"),
+    "log_format": _one_of("json", "text"),
+    "access_log": _one_of("off", "errors", "all"),
 }

@@ -6,6 +6,7 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from serve.settings import SettingsError
 from serve.telemetry.sampling import SAMPLERS, Sampler
@@ -21,6 +22,9 @@ class Choices:
 
     signals: frozenset[str] = frozenset()
     sampler: Sampler = field(default_factory=Sampler)
+    metrics_interval_s: float = 60.0
+    span_queue: "Queue" = field(default_factory=lambda: Queue(5.0))
+    log_queue: "Queue" = field(default_factory=lambda: Queue(1.0))
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Choices":
@@ -31,12 +35,26 @@ class Choices:
         """
         get = _Reader(environ)
         signals = frozenset(signal for signal in SIGNALS if _is_exported(get, signal))
-        sampler = _sampler(get)
         if not signals:
             return cls()
+        found = cls(
+            signals,
+            _sampler(get),
+            _milliseconds(get, "OTEL_METRIC_EXPORT_INTERVAL", cls.metrics_interval_s),
+            _queue(get, "OTEL_BSP", 5.0),
+            _queue(get, "OTEL_BLRP", 1.0),
+        )
         if get.problems:
             raise SettingsError("; ".join(get.problems))
-        return cls(signals, sampler)
+        return found
+
+
+class Queue(NamedTuple):
+    """What waits to be exported, and how long."""
+
+    delay_s: float
+    capacity: int = 2048
+    batch: int = 512
 
 
 class _Reader:
@@ -72,10 +90,44 @@ def _is_exported(get: _Reader, signal: str) -> bool:
             get.wrong(exporter, other, "otlp or none")
     if not url.startswith(("http://", "https://")):
         get.wrong(f"{endpoint} or OTEL_EXPORTER_OTLP_ENDPOINT", url, "http://… or https://…")
+    if signal == "metrics":
+        _require_cumulative(get)
     protocol = f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL"
     if (spoken := get(protocol, "OTEL_EXPORTER_OTLP_PROTOCOL") or _PROTOCOL) != _PROTOCOL:
         get.wrong(f"{protocol} or OTEL_EXPORTER_OTLP_PROTOCOL", spoken, _PROTOCOL)
     return True
+
+
+def _require_cumulative(get: _Reader) -> None:
+    """Differences would lose what an export that failed was to carry."""
+    variable = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+    if (preference := get(variable).lower() or "cumulative") != "cumulative":
+        get.wrong(variable, preference, "cumulative")
+
+
+def _queue(get: _Reader, prefix: str, delay_s: float) -> Queue:
+    standard = Queue(delay_s)
+    return Queue(
+        _milliseconds(get, f"{prefix}_SCHEDULE_DELAY", delay_s),
+        int(_number(get, f"{prefix}_MAX_QUEUE_SIZE", standard.capacity)),
+        int(_number(get, f"{prefix}_MAX_EXPORT_BATCH_SIZE", standard.batch)),
+    )
+
+
+def _milliseconds(get: _Reader, variable: str, seconds: float) -> float:
+    return _number(get, variable, seconds * 1e3) / 1e3
+
+
+def _number(get: _Reader, variable: str, otherwise: float) -> float:
+    text = get(variable)
+    try:
+        number = float(text or otherwise)
+        if not 1 <= number <= 1e9:
+            raise ValueError
+    except ValueError:
+        get.wrong(variable, text, "a number from 1 to 1000000000")
+        return otherwise
+    return number
 
 
 def _sampler(get: _Reader) -> Sampler:

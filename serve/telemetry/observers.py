@@ -11,15 +11,16 @@ class Observers:
     """An `Observer` that tells others, in their order; a mistake of one is logged once."""
 
     def __init__(self) -> None:
-        self._observers: tuple[Observer, ...] = ()
+        self.first: Observer | None = None  # the service's own, which `renew` replaces
+        self._added: tuple[Observer, ...] = ()
         self._failed: set[int] = set()
 
     def add(self, observer: Observer) -> None:
         """From now on it is told, too."""
-        self._observers = (*self._observers, observer)
+        self._added = (*self._added, observer)
 
     def __call__(self, call: Call, method: str, path: str) -> None:
-        for observer in self._observers:
+        for observer in (self.first, *self._added) if self.first else self._added:
             try:
                 observer(call, method, path)
             except Exception:

@@ -1,46 +1,83 @@
-"""OpenTelemetry's SDK with OTLP exporters over HTTP: 0.3 s to import."""
+"""OpenTelemetry's SDK with OTLP exporters over HTTP: 0.3 s to import.
 
-import math
+The exporters read OTEL_EXPORTER_OTLP_* themselves: endpoints, headers, time-outs, certificates.
+"""
+
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.metrics import Meter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.metrics.export import Metric
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from serve.call import Call
+from serve.telemetry import instruments as inst
 from serve.telemetry.choices import Choices
+from serve.telemetry.metric_data import Reader, metrics
+from serve.telemetry.outbox import Outbox
+from serve.telemetry.process_metrics import observe_process
+from serve.telemetry.recorder import Collected, Recorder, Request
+from serve.telemetry.spans import SpanBuilder
 from serve.telemetry.worker import Worker
 
-SCOPE = "kiln"
+SCOPE = InstrumentationScope("kiln")
 
 
 class Providers:
     """One instance of the service as collectors see it."""
 
-    def __init__(self, choices: Choices, facts: Mapping[str, str]) -> None:
-        # Values of OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME win over these.
-        instance = {"service.instance.id": str(uuid.UUID(bytes=os.urandom(16), version=4))}
-        self.resource = Resource({**facts, **instance}).merge(Resource.create())
+    def __init__(
+        self,
+        choices: Choices,
+        facts: Mapping[str, str],
+        recorder: Recorder,
+        constants: Sequence[Collected] = (),
+    ) -> None:
+        self._recorder, self._constants = recorder, constants
+        self.resource = resource(facts)
+        self._outboxes: list[Outbox] = []
         self._workers: list[Worker] = []
-        readers = []
+        self._reader: Reader | None = None
+        self.log_outbox: Outbox | None = None
+        self.traces = "traces" in choices.signals
+        if self.traces:
+            self._open_traces(choices)
+        if "logs" in choices.signals:
+            self._open_logs(choices)
         if "metrics" in choices.signals:
-            reader = PeriodicExportingMetricReader(OTLPMetricExporter(), math.inf)
-            readers = [reader]
-            interval_s = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL") or 60_000) / 1e3
-            self._workers.append(Worker("metrics", lambda: _collect(reader), interval_s))
-        self._meters = MeterProvider(readers, self.resource, shutdown_on_exit=False)
-        self.meter: Meter = self._meters.get_meter(SCOPE)
+            self._reader = Reader(OTLPMetricExporter(), self._collect, SCOPE, self.resource)
+            worker = Worker("metrics", self._reader.export, choices.metrics_interval_s)
+            self._workers.append(worker)
+        self._workers += [outbox.worker for outbox in self._outboxes]
+        readers = [self._reader] if self._reader else []
+        provider = MeterProvider(readers, self.resource, shutdown_on_exit=False)
+        self.meter: Meter = provider.get_meter(SCOPE.name)
+        observe_process(self.meter)
+        self.meter.create_observable_counter(
+            inst.DROPPED.name, [self._dropped], inst.DROPPED.unit, inst.DROPPED.description
+        )
+
+    def trace(self, call: Call, request: Request, path: str, start_ns: int, end_ns: int) -> str:
+        """Sends a request's spans, some time; the id of the server's."""
+        spans = self._spans.tree(call, request, path, start_ns, end_ns)
+        self._span_outbox.put(spans)
+        context = spans[0].context
+        return f"{context.span_id:016x}" if context else ""
 
     def flush(self, deadline_s: float) -> bool:
         """Exports everything in so much time, all signals at once."""
         end = time.monotonic() + deadline_s
         tickets = [worker.ask() for worker in self._workers]
-        return all(map(Worker.wait, self._workers, tickets, repeat(end)))
+        return all([*map(Worker.wait, self._workers, tickets, repeat(end))])
 
     def close(self, deadline_s: float) -> None:
         """Flushes, then ends."""
@@ -52,7 +89,37 @@ class Providers:
         for worker in self._workers:
             worker.stop()
 
+    def _open_traces(self, choices: Choices) -> None:
+        exporter = OTLPSpanExporter()
 
-def _collect(reader: PeriodicExportingMetricReader) -> bool:
-    reader.collect()
-    return True
+        def export(spans: Sequence[ReadableSpan]) -> bool:
+            return exporter.export(spans) is SpanExportResult.SUCCESS
+
+        self._spans = SpanBuilder(self.resource, SCOPE)
+        self._span_outbox = Outbox("traces", export, *choices.span_queue)
+        self._outboxes.append(self._span_outbox)
+
+    def _open_logs(self, choices: Choices) -> None:
+        from serve.telemetry.log_export import LogExport  # 0.1 s to import
+
+        export = LogExport(self.resource, SCOPE).export
+        self.log_outbox = Outbox("logs", export, *choices.log_queue)
+        self._outboxes.append(self.log_outbox)
+
+    def _collect(self) -> list[Metric]:
+        collected = [*self._recorder.collect(), *self._constants]
+        return metrics(collected, self._recorder.start_ns, time.time_ns())
+
+    def _dropped(self, _: CallbackOptions) -> list[Observation]:
+        failures = self._reader.failures if self._reader else 0
+        lost = {"metrics": failures} | {box.name: box.dropped for box in self._outboxes}
+        return [Observation(count, {"signal": signal}) for signal, count in lost.items()]
+
+
+def resource(facts: Mapping[str, str]) -> Resource:
+    """What all signals of a process say of it: OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME win.
+
+    Not over the instance: each worker of a server counts on its own, so it must have its own.
+    """
+    instance = {"service.instance.id": str(uuid.UUID(bytes=os.urandom(16), version=4))}
+    return Resource.create({**facts, **OTELResourceDetector().detect().attributes, **instance})

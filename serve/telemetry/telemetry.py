@@ -11,15 +11,22 @@ Whoever knows more of the service adds an observer, or instruments that are read
     telemetry.instrument(lambda meter: register_instruments(meter, monitor))
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from serve.call import Observer
 from serve.contract.artifact import ArtifactMetadata
 from serve.settings import Settings
+from serve.telemetry import instruments as inst
+from serve.telemetry.access import AccessLog
 from serve.telemetry.choices import Choices
+from serve.telemetry.logs import OutboxHandler
 from serve.telemetry.observers import Observers
+from serve.telemetry.process import uptime_s
+from serve.telemetry.recorder import Collected, Point, Recorder
+from serve.telemetry.requests import RequestObserver
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -28,28 +35,29 @@ if TYPE_CHECKING:
 
 CLOSE_S = 3.0  # for what is left when the process ends
 
-Reading = tuple[float, Mapping[str, str]]  # value, labels
 Register = Callable[["Meter"], None]
 
 
 class Telemetry:
     """Off, unless a standard OTEL_ variable names an endpoint; then OpenTelemetry is loaded."""
 
-    def __init__(
-        self, choices: Choices, settings: Settings, metadata: ArtifactMetadata | None = None
-    ) -> None:
+    def __init__(self, choices: Choices, settings: Settings, metadata: ArtifactMetadata) -> None:
         self._choices, self._settings, self._metadata = choices, settings, metadata
         self._observers = Observers()
         self._registers: list[Register] = []
         self._providers: Providers | None = None
+        self._log_handler: OutboxHandler | None = None
+        self._start_s = uptime_s()
         if choices.signals:
             self._open()
+        if settings.access_log != "off":
+            self.add_observer(AccessLog(errors_only=settings.access_log == "errors"))
 
     @classmethod
     def start(
         cls,
         settings: Settings,
-        metadata: ArtifactMetadata | None = None,
+        metadata: ArtifactMetadata,
         environ: Mapping[str, str] = os.environ,
     ) -> "Telemetry":
         """Telemetry as the environment has it.
@@ -79,18 +87,6 @@ class Telemetry:
         if self._providers is not None:
             register(self._providers.meter)
 
-    def observe_gauge(self, name: str, read: Callable[[], Iterable[Reading]]) -> None:
-        """A gauge whose values, with their labels, are read at each export."""
-
-        def register(meter: "Meter") -> None:
-            from opentelemetry.metrics import Observation
-
-            meter.create_observable_gauge(
-                name, [lambda _: [Observation(value, labels) for value, labels in read()]]
-            )
-
-        self.instrument(register)
-
     def flush(self, deadline_s: float) -> bool:
         """Sends what is there: metrics, traces and logs at once; False if it took too long."""
         return self._providers is None or self._providers.flush(deadline_s)
@@ -101,30 +97,62 @@ class Telemetry:
         It has new connections, and it does not send what the original was about to send.
         """
         if self._providers is not None:
+            self._close_logs()
             self._providers.abandon()
+            self._start_s = 0.0  # the original's start is none of the copy's
             self._open()
 
     def close(self, deadline_s: float = CLOSE_S) -> None:
         """Sends what is left, and ends the exporters, in so much time."""
         if self._providers is not None:
+            self._close_logs()
             self._providers.close(deadline_s)
             self._providers = None
+            self._observers.first = None
 
     def _open(self) -> None:
         from serve.telemetry.providers import Providers  # 0.3 s that only those pay who export
 
-        self._providers = Providers(self._choices, _resource(self._metadata))
+        recorder = Recorder(self._metadata.classes)
+        constants = _constants(self._metadata, self._start_s)
+        providers = Providers(self._choices, _resource(self._metadata), recorder, constants)
+        trace = providers.trace if providers.traces else None
+        self._observers.first = RequestObserver(
+            recorder, self._choices.sampler, trace, self._settings.root_path
+        )
         for register in self._registers:
-            register(self._providers.meter)
+            register(providers.meter)
+        if providers.log_outbox is not None:
+            self._log_handler = OutboxHandler(providers.log_outbox)
+            logging.getLogger().addHandler(self._log_handler)
+        self._providers = providers
+
+    def _close_logs(self) -> None:
+        if self._log_handler is not None:
+            logging.getLogger().removeHandler(self._log_handler)
+            self._log_handler = None
 
 
-def _resource(metadata: ArtifactMetadata | None) -> dict[str, str]:
-    """What is the same for all signals of a process; OTEL_RESOURCE_ATTRIBUTES adds to it."""
-    facts = {"service.name": "kiln"}
-    if metadata is not None:
-        facts |= {
-            "kiln.model.name": metadata.name,
-            "kiln.model.version": metadata.version,
-            "service.version": metadata.git_revision,
-        }
-    return facts
+def _resource(metadata: ArtifactMetadata) -> dict[str, str]:
+    """What is the same for all signals of a process."""
+    return {
+        "service.name": "kiln",
+        "service.version": metadata.git_revision,
+        "kiln.model.name": metadata.name,
+        "kiln.model.version": metadata.version,
+    }
+
+
+def _constants(metadata: ArtifactMetadata, start_s: float) -> list[Collected]:
+    """Of a process."""
+    model = {
+        "name": metadata.name,
+        "version": metadata.version,
+        "quantisation": metadata.quantisation,
+        "revision": metadata.git_revision,
+    }
+    return [
+        (inst.MODEL_INFO, [Point(model, 1)]),
+        (inst.COLD_STARTS, [Point({}, 1)]),
+        (inst.COLD_START_DURATION, [Point({}, start_s)]),
+    ]

@@ -2,37 +2,47 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
 from serve.call import Call
 from serve.settings import Settings, SettingsError
+from serve.telemetry.choices import SIGNALS, Choices, Queue
+from serve.telemetry.sampling import Sampler
 from serve.telemetry.telemetry import Telemetry
+from tests.serve.serving import bundled_predictor
 
-# Nothing listens at port 9, "discard": connections are refused.
-NOWHERE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+
+
+def off() -> Telemetry:
+    return Telemetry.start(Settings(cpus=1), bundled_predictor().metadata, environ={})
 
 
 def test_without_an_endpoint_opentelemetry_is_not_even_imported() -> None:
     program = (
         "import sys\n"
-        "from serve.settings import Settings\n"
-        "from serve.telemetry.telemetry import Telemetry\n"
-        "telemetry = Telemetry.start(Settings(cpus=1), environ={})\n"
-        "assert not telemetry.is_on and telemetry.flush(0.0)\n"
-        "telemetry.renew(), telemetry.close()\n"
+        "from serve.server import application\n"
+        "application()\n"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))\n"
     )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    environment = {"PYTHONPATH": ":".join(sys.path), "KILN_MODEL": "ml/reference/model.onnx"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
+    assert done.returncode == 0
 
 
-def test_disabling_the_sdk_wins_over_an_endpoint() -> None:
-    environ = {**NOWHERE, "OTEL_SDK_DISABLED": "true"}
-    assert not Telemetry.start(Settings(cpus=1), environ=environ).is_on
+def test_telemetry_that_is_off_can_be_used_as_if_it_were_on() -> None:
+    telemetry = off()
+    telemetry.instrument(lambda _: pytest.fail("there is no meter"))
+    telemetry.renew()
+    assert not telemetry.is_on
+    assert telemetry.flush(0.0)
+    telemetry.close()
 
 
 def test_every_observer_is_told_even_after_one_that_fails() -> None:
-    telemetry, seen = Telemetry.start(Settings(cpus=1), environ={}), list[str]()
+    telemetry, seen = off(), list[str]()
 
     def fails(call: Call, method: str, path: str) -> None:
         raise ZeroDivisionError
@@ -44,13 +54,61 @@ def test_every_observer_is_told_even_after_one_that_fails() -> None:
     assert seen == ["/health", "/ready"]
 
 
-def test_every_wrong_variable_is_named() -> None:
-    environ = {
-        **NOWHERE,
-        "OTEL_TRACES_SAMPLER_ARG": "2",
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-        "OTEL_LOGS_EXPORTER": "console",
-    }
-    with pytest.raises(SettingsError) as error:
-        Telemetry.start(Settings(cpus=1), environ=environ)
-    assert all(name in str(error.value) for name in list(environ)[1:])
+@pytest.mark.parametrize(
+    ("variables", "signals"),
+    [
+        ({}, set()),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, set()),
+        (ENDPOINT, set(SIGNALS)),
+        (ENDPOINT | {"OTEL_SDK_DISABLED": "TRUE"}, set()),
+        (ENDPOINT | {"OTEL_LOGS_EXPORTER": "none"}, {"metrics", "traces"}),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "https://example.org/v1/metrics"}, {"metrics"}),
+    ],
+)
+def test_a_signal_is_exported_where_it_has_an_endpoint(
+    variables: Mapping[str, str], signals: set[str]
+) -> None:
+    assert Choices.from_environment(variables).signals == signals
+
+
+def test_standard_variables_are_followed() -> None:
+    found = Choices.from_environment(
+        {
+            **ENDPOINT,
+            "OTEL_TRACES_SAMPLER": "traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.25",
+            "OTEL_METRIC_EXPORT_INTERVAL": "15000",
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "OTEL_BLRP_MAX_QUEUE_SIZE": "9",
+        }
+    )
+    assert found.sampler == Sampler(0.25, follows_parent=False)
+    assert found.metrics_interval_s == 15.0
+    assert (found.span_queue, found.log_queue) == (Queue(0.1), Queue(1.0, capacity=9))
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2"),
+        ("OTEL_TRACES_SAMPLER_ARG", "nan"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318"),
+        ("OTEL_LOGS_EXPORTER", "console"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "-1"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "many"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_was_expected(variable: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{variable}.* is '{text}', expected "):
+        Choices.from_environment({**ENDPOINT, variable: text})
+    Choices.from_environment({variable: text} if "ENDPOINT" not in variable else {})
+
+
+def test_all_wrong_variables_are_named_at_once() -> None:
+    wrong = {"OTEL_TRACES_SAMPLER_ARG": "2", "OTEL_BLRP_SCHEDULE_DELAY": "soon"}
+    with pytest.raises(SettingsError) as refusal:
+        Choices.from_environment({**ENDPOINT, **wrong})
+    assert all(variable in str(refusal.value) for variable in wrong)

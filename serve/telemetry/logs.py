@@ -1,0 +1,113 @@
+"""Logs as data: a constant message, facts as fields, one line of JSON for each record.
+
+    logger.info("prediction served", extra={"elapsed_ms": elapsed_ms})
+
+Whatever a caller sends stays inside a JSON string of ASCII: it cannot begin a line of its own, nor
+reach a terminal's escapes.
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from serve.settings import Settings
+from serve.telemetry.outbox import Outbox
+
+_ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {
+    *("message", "asctime", "taskName"),
+    "color_message",  # uvicorn's, the message once more
+}
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+# A collector that fails makes these say so at every attempt.
+_REPETITIVE = ("opentelemetry.", "serve.telemetry.worker", "urllib3.", "requests.")
+_QUIET_S = 300.0
+
+
+def log_to_stderr(settings: Settings, stream: TextIO | None = None) -> None:
+    """All loggers' records to standard error: as JSON, or as text to a terminal."""
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    as_json = settings.log_format == "json" or (not settings.log_format and not stream.isatty())
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    handler.addFilter(Sparingly())
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+
+
+def facts_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record says: when, how grave, who, what, and the fields that were given with it."""
+    fields = {name: value for name, value in vars(record).items() if name not in _ORDINARY}
+    facts = fields | {
+        "time": _time(record.created),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "message": record.getMessage(),
+    }
+    if "request_id" in fields:
+        facts["trace_id"] = fields["request_id"]
+    if record.exc_info:
+        facts["exception"] = logging.Formatter().formatException(record.exc_info)
+    return facts
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line, ASCII alone."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = facts_of(record)
+        first = {name: facts.pop(name) for name in ("time", "level", "logger", "message")}
+        return json.dumps(first | facts, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """For people at a terminal; further lines of a record are indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = facts_of(record)
+        told = {name: facts.pop(name) for name in ("level", "logger", "message")}
+        exception = facts.pop("exception", "")
+        for name in ("time", "trace_id"):
+            facts.pop(name, None)
+        fields = "".join(f" {name}={json.dumps(v, default=str)}" for name, v in facts.items())
+        line = f"{told['level'].upper()} {told['logger']}: {told['message']}{fields}"
+        lines = [line, *(f"  {one}" for one in exception.split("\n") if one)]
+        return "\n".join(_UNSAFE.sub(lambda found: repr(found[0])[1:-1], one) for one in lines)
+
+
+class Sparingly(logging.Filter):
+    """Lets a message of the exporters pass once in five minutes."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(_REPETITIVE):
+            return True
+        key, now = (record.name, str(record.msg)), self._clock()
+        if now - self._said.get(key, -_QUIET_S) < _QUIET_S:
+            return False
+        self._said[key] = now
+        return True
+
+
+class OutboxHandler(logging.Handler):
+    """Sends records on, except those about sending."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__(logging.INFO)
+        self._outbox = outbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not record.name.startswith(_REPETITIVE):
+            self._outbox.put([record])
+
+
+def _time(seconds: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1e6):06d}Z"

@@ -1,0 +1,44 @@
+"""What the process takes of its machine, from /proc."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_SELF = Path("/proc/self")
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_THREADS, _STARTED = 17, 19  # places in /proc/self/stat after the name
+
+
+def cpu_s() -> tuple[float, float]:
+    """Processor time so far in user and in system mode."""
+    times = os.times()
+    return times.user, times.system
+
+
+def memory_bytes() -> int:
+    """Resident now."""
+    return int((_SELF / "statm").read_text().split()[1]) * _PAGE
+
+
+def open_files() -> int:
+    """Files, sockets and pipes."""
+    return len(os.listdir(_SELF / "fd")) - 1  # the listing has one open itself
+
+
+def threads() -> int:
+    """That run or wait."""
+    return int(_stat()[_THREADS])
+
+
+def uptime_s() -> float:
+    """Since the process was started; 0 where the system does not say, as in AWS Lambda at times."""
+    with suppress(OSError, IndexError, ValueError):
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return max(0.0, now - int(_stat()[_STARTED]) / _TICKS)
+    return 0.0
+
+
+def _stat() -> list[str]:
+    return (_SELF / "stat").read_text().rsplit(")", 1)[1].split()

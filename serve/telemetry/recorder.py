@@ -1,0 +1,209 @@
+"""What requests were like, counted in bulk.
+
+The SDK's `Histogram.record` took 25 µs with these labels and a request has nine values to record,
+while all of a request takes 450 µs. So a request only leaves a tuple, and each 64 of them are
+counted by NumPy, on the way of the last one: 3 µs a request in all.
+"""
+
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.telemetry import instruments as inst
+from serve.telemetry.instruments import Instrument
+
+_BLOCK = 64  # requests counted at once
+_SHED = "overloaded"  # serve.errors.Overloaded
+
+Labels = Mapping[str, str | int]
+
+
+class Request(NamedTuple):
+    """Which series of `http.server.request.duration` a request belongs to."""
+
+    method: str
+    route: str  # "" where there is none
+    status: int  # 0 where the caller left before there was one
+    error: str | None
+
+    def labels(self) -> dict[str, str | int]:
+        """As OpenTelemetry's conventions have them; what is not known is left out."""
+        labels: dict[str, str | int] = {inst.METHOD: self.method}
+        if self.route:
+            labels[inst.ROUTE] = self.route
+        if self.status:
+            labels[inst.STATUS] = self.status
+        if self.error or self.status >= 500:
+            labels[inst.ERROR] = self.error or str(self.status)
+        return labels
+
+
+class Exemplar(NamedTuple):
+    """One request of a bucket, which can be looked up as a trace."""
+
+    value: float
+    time_ns: int
+    trace_id: str
+    span_id: str
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A histogram's series: one more count than there are bounds, the last for what is above."""
+
+    counts: Sequence[int]
+    total: float
+    smallest: float
+    largest: float
+    exemplars: Sequence[Exemplar] = ()
+
+    @property
+    def count(self) -> int:
+        """Values in it."""
+        return sum(self.counts)
+
+
+class Point(NamedTuple):
+    """One series."""
+
+    labels: Labels
+    value: float | Distribution
+
+
+Collected = tuple[Instrument, list[Point]]
+
+
+class Recorder:
+    """Counts since it was made; threads may record and collect at once."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
+        self._pending: list[_Record] = []
+        self._lock = threading.Lock()
+        self.start_ns = time.time_ns()
+        self._durations: dict[Request, _Histogram] = defaultdict(
+            lambda: _Histogram(inst.REQUEST_DURATION)
+        )
+        self._stages = {stage: _Histogram(inst.STAGE_DURATION) for stage in inst.STAGES}
+        self._batch, self._confidence = _Histogram(inst.BATCH_SIZE), _Histogram(inst.CONFIDENCE)
+        self._errors: Counter[str] = Counter()
+        self._predictions = np.zeros(len(classes), np.int64)
+        self._deepest = 0
+
+    def record(
+        self,
+        request: Request,
+        duration_s: float,
+        waiting: int,
+        stages_s: tuple[float, float, float, float],
+        batch: int,
+        probabilities: NDArray[np.float32] | None,
+    ) -> None:
+        """Remembers a request; with probabilities, (n, K), it was answered by the model."""
+        pending = self._pending
+        pending.append((request, duration_s, waiting, stages_s, batch, probabilities))
+        if len(pending) >= _BLOCK:
+            self.count()
+
+    def mark(self, request: Request, exemplar: Exemplar) -> None:
+        """Makes this the example of its bucket."""
+        with self._lock:
+            self._durations[request].mark(exemplar)
+
+    def count(self) -> None:
+        """Takes what is pending into the sums."""
+        with self._lock:
+            records = self._pending[:]
+            del self._pending[: len(records)]  # others may have appended meanwhile
+            if records:
+                self._count(records)
+
+    def collect(self) -> list[Collected]:
+        """Everything up to now; series of values that are still empty are left out."""
+        self.count()
+        with self._lock:
+            return [(what, points) for what, found in self._read() if (points := [*found])]
+
+    def _read(self) -> Iterator[tuple[Instrument, Iterable[Point]]]:
+        errors = {kind: count for kind, count in self._errors.items() if count}
+        durations = ((key.labels(), found) for key, found in self._durations.items())
+        yield inst.REQUEST_DURATION, _points(durations)
+        yield inst.ERRORS, (Point({inst.ERROR: kind}, count) for kind, count in errors.items())
+        yield inst.SHED, [Point({}, errors.get(_SHED, 0))]
+        yield inst.STAGE_DURATION, _points(({"stage": s}, d) for s, d in self._stages.items())
+        yield inst.BATCH_SIZE, _points([({}, self._batch)])
+        yield inst.QUEUE_DEPTH, [Point({}, self._deepest)]
+        self._deepest = 0
+        # All classes, also those that never came: a share needs its zeros.
+        mix = zip(self._classes, self._predictions.tolist(), strict=True)
+        yield inst.PREDICTIONS, (Point({"class": name}, count) for name, count in mix)
+        yield inst.CONFIDENCE, _points([({}, self._confidence)])
+
+    def _count(self, records: "list[_Record]") -> None:
+        durations: dict[Request, list[float]] = defaultdict(list)
+        for request, duration_s, waiting, *_ in records:
+            durations[request].append(duration_s)
+            if waiting > self._deepest:
+                self._deepest = waiting
+        for request, values in durations.items():
+            self._durations[request].add(values)
+            if request.error:
+                self._errors[request.error] += len(values)
+        answered = [record for record in records if record[5] is not None]
+        if answered:
+            self._count_answers(answered)
+
+    def _count_answers(self, answered: "list[_Record]") -> None:
+        for stage, values in zip(inst.STAGES, np.array([r[3] for r in answered]).T, strict=True):
+            self._stages[stage].add(values)
+        self._batch.add([record[4] for record in answered])
+        probabilities = np.concatenate([record[5] for record in answered if record[5] is not None])
+        self._confidence.add(probabilities.max(axis=1))
+        self._predictions += np.bincount(
+            probabilities.argmax(axis=1), minlength=len(self._predictions)
+        )
+
+
+_Record = tuple[
+    Request, float, int, tuple[float, float, float, float], int, NDArray[np.float32] | None
+]
+
+
+class _Histogram:
+    def __init__(self, instrument: Instrument) -> None:
+        self._bounds = np.array(instrument.buckets, np.float64)
+        self._counts = np.zeros(len(self._bounds) + 1, np.int64)
+        self._total, self._smallest, self._largest = 0.0, float("inf"), float("-inf")
+        self._exemplars: dict[int, Exemplar] = {}
+
+    def add(self, values: "Sequence[float] | NDArray[np.floating]") -> None:
+        array = np.asarray(values, np.float64)
+        self._counts += np.bincount(
+            np.searchsorted(self._bounds, array), minlength=len(self._counts)
+        )
+        self._total += float(array.sum())
+        self._smallest = min(self._smallest, float(array.min()))
+        self._largest = max(self._largest, float(array.max()))
+
+    def mark(self, exemplar: Exemplar) -> None:
+        self._exemplars[bisect_left(self._bounds, exemplar.value)] = exemplar
+
+    def read(self) -> Distribution:
+        counts: list[int] = self._counts.tolist()
+        exemplars = tuple(self._exemplars.values())
+        self._exemplars = {}  # each is told once
+        return Distribution(counts, self._total, self._smallest, self._largest, exemplars)
+
+
+def _points(histograms: "Iterable[tuple[Labels, _Histogram]]") -> Iterator[Point]:
+    for labels, histogram in histograms:
+        found = histogram.read()
+        if found.count:
+            yield Point(labels, found)
