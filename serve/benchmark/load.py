@@ -12,10 +12,11 @@ import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import uvloop
+
+from serve.benchmark.connection import Connection
 
 
 @dataclass(frozen=True)
@@ -44,43 +45,6 @@ class Load:
     statuses: dict[str, int] = field(default_factory=dict)
 
 
-class _Caller(asyncio.Protocol):
-    """One connection that asks the same thing again and again."""
-
-    def __init__(self, run: "_Run") -> None:
-        self._run, self._received, self._expected = run, bytearray(), 0
-        self._transport: Any = None
-        self._since = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def ask(self, since: float) -> None:
-        self._since = since
-        self._transport.write(self._run.request)
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        if not self._expected:
-            end = self._received.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = bytes(self._received[:end]).lower()
-            length = head.index(b"content-length:") + 15
-            self._expected = end + 4 + int(head[length:].split(b"\r\n", 1)[0])
-        if len(self._received) >= self._expected:
-            status = self._received[9:12].decode()
-            self._received.clear()
-            self._expected = 0
-            self._run.answered(self, status, self._since)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._run.lost()
-
-
 class _Run:
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -92,8 +56,9 @@ class _Run:
         self.request = head.encode() + body
         self._latencies: list[float] = []
         self._statuses: dict[str, int] = {}
-        self._idle: deque[_Caller] = deque()
+        self._idle: deque[Connection] = deque()
         self._due: deque[float] = deque()
+        self._since: dict[Connection, float] = {}
         self._start = self._end = 0.0
         self._finished = asyncio.Event()
 
@@ -102,7 +67,7 @@ class _Run:
         callers = []
         for _ in range(self.job.callers):
             _, caller = await loop.create_connection(
-                lambda: _Caller(self), "127.0.0.1", self.job.port
+                lambda: Connection(self._answered, self._lost), "127.0.0.1", self.job.port
             )
             callers.append(caller)
         self._start = time.perf_counter() + self.job.warmup_s
@@ -112,7 +77,7 @@ class _Run:
             await self._arrivals()
         else:
             for caller in callers:
-                caller.ask(time.perf_counter())
+                self._ask(caller, time.perf_counter())
         loop.call_later(max(0.0, self._end - time.perf_counter()) + 0.2, self._finished.set)
         await self._finished.wait()
         for caller in callers:
@@ -120,20 +85,24 @@ class _Run:
         await asyncio.sleep(0.01)
         return self._summary()
 
-    def answered(self, caller: _Caller, status: str, since: float) -> None:
+    def _ask(self, caller: Connection, since: float) -> None:
+        self._since[caller] = since
+        caller.send(self.request)
+
+    def _answered(self, caller: Connection, status: int, _: bytes) -> None:
         now = time.perf_counter()
         if self._start <= now < self._end:
-            self._latencies.append(now - since)
-            self._statuses[status] = self._statuses.get(status, 0) + 1
+            self._latencies.append(now - self._since[caller])
+            self._statuses[str(status)] = self._statuses.get(str(status), 0) + 1
         if self.job.rate:
             if self._due:
-                caller.ask(self._due.popleft())
+                self._ask(caller, self._due.popleft())
             else:
                 self._idle.append(caller)
         elif now < self._end:
-            caller.ask(now)
+            self._ask(caller, now)
 
-    def lost(self) -> None:
+    def _lost(self, _: Connection) -> None:
         if time.perf_counter() < self._end:
             self._statuses["lost"] = self._statuses.get("lost", 0) + 1
 
@@ -144,7 +113,7 @@ class _Run:
             due += chance.expovariate(self.job.rate)
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             if self._idle:
-                self._idle.popleft().ask(due)
+                self._ask(self._idle.popleft(), due)
             else:
                 self._due.append(due)
 

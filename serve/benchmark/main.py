@@ -3,7 +3,7 @@
     bazel run //serve:benchmark                             # the built-in model
     bazel run //serve:benchmark -- --peers                  # beside FastAPI, LitServe and BentoML
     bazel run //serve:benchmark -- --model runs/…/model.onnx --model runs/…/model.int8.onnx
-    bazel run //serve:benchmark -- --json benchmark.json
+    bazel run //serve:benchmark -- --json benchmark.json                # and benchmark.png
 
 All runs on this machine, one server at a time; the load comes from a process beside it.
 """
@@ -23,6 +23,9 @@ import numpy as np
 from PIL import Image
 
 from serve.benchmark.bare import Bare, measure_bare
+from serve.benchmark.figure import benchmark_figure
+from serve.benchmark.figures import png
+from serve.benchmark.files import from_user, write_whole
 from serve.benchmark.load import Job, Load
 from serve.benchmark.peer_servers import PeersMissing, peers
 from serve.benchmark.processes import (
@@ -64,7 +67,7 @@ def main() -> int:
     options = _options()
     settings = Settings.from_environment()
     try:
-        paths = [_from_user(path) for path in options.model] or [model_path(settings)]
+        paths = [from_user(path) for path in options.model] or [model_path(settings)]
         models = {path: read_model(path) for path in paths}
         candidates = [_ours(path, metadata, options.workers) for path, metadata in models.items()]
         if options.peers:
@@ -82,7 +85,7 @@ def main() -> int:
         results.append(_measured(candidate, port, path, models[path], options.seconds))
     show(results, bare, settings.cpus)
     if options.json:
-        _write(_from_user(options.json), results, bare, settings.cpus)
+        _write(from_user(options.json), results, bare, settings.cpus)
     return 1 if any(result.failure for result in results) else 0
 
 
@@ -158,12 +161,10 @@ def _write(path: Path, results: list[Result], bare: dict[str, Bare], cpus: int) 
         "bare": {model: asdict(measured) for model, measured in bare.items()},
         "results": [asdict(result) for result in results],
     }
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    sys.stderr.write(f"kiln: wrote {path}\n")
-
-
-def _from_user(path: Path) -> Path:
-    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), path)
+    write_whole(path, json.dumps(document, indent=2).encode() + b"\n")
+    picture = path.with_suffix(".png")
+    write_whole(picture, png(benchmark_figure(results, bare)))
+    sys.stderr.write(f"kiln: wrote {path} and {picture}\n")
 
 
 def _options() -> argparse.Namespace:
@@ -178,7 +179,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, default=Settings().cpus, help="processes of a server"
     )
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument(
+        "--json", type=Path, help="where to write the figures; a .png goes beside it"
+    )
     return parser.parse_args()
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from serve.benchmark.load import Job, Load
 
@@ -42,6 +43,7 @@ class Running:
     port: int
     process: int
     cold_start_s: float  # from exec to the first answer
+    errors: IO[bytes]  # what it wrote to stderr
 
     def cpu_s(self) -> float:
         """Processor time that its processes have taken."""
@@ -51,41 +53,45 @@ class Running:
         """Proportional set size of its processes: what is shared counts once."""
         return sum(_pss(pid) for pid in family(self.process)) / 1e6
 
+    def said(self) -> str:
+        """What it wrote to stderr until now."""
+        return _text(self.errors)
+
 
 @contextmanager
-def running(candidate: Candidate, port: int, path: str, body: str) -> Iterator[Running]:
-    """Starts the server and waits for its first answer to `body`.
+def running(candidate: Candidate, port: int, path: str, body: str | None) -> Iterator[Running]:
+    """Starts the server and waits for its first answer to `body`; None asks by GET.
 
     Raises:
         ServerFailed: it ended, or said nothing in time.
     """
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        candidate.command,
-        env=dict(candidate.environment),
-        cwd=candidate.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    os.set_blocking(process.stderr.fileno(), False)
-    try:
-        while not _answers(port, path, body):
-            if process.poll() is not None or time.perf_counter() - start > _START_S:
-                said = (process.stderr.read() or b"").decode(errors="replace")[-2000:]
-                raise ServerFailed(f"{candidate.name} did not start:\n{said}")
-            time.sleep(0.01)
-        yield Running(port, process.pid, time.perf_counter() - start)
-    finally:
-        _end(process)
+    with tempfile.TemporaryFile() as errors:  # not a pipe: it fills, and then the server waits
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            candidate.command,
+            env=dict(candidate.environment),
+            cwd=candidate.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
+        try:
+            while not _answers(port, path, body):
+                if process.poll() is not None or time.perf_counter() - start > _START_S:
+                    raise ServerFailed(f"{candidate.name} did not start:\n{_text(errors)[-2000:]}")
+                time.sleep(0.01)
+            yield Running(port, process.pid, time.perf_counter() - start, errors)
+        finally:
+            _end(process)
 
 
-def ask(port: int, path: str, body: str) -> Any:
+def ask(port: int, path: str, body: str | None) -> Any:
     """The answer to one request."""
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{path}", body.encode(), {"content-type": "application/json"}
+        f"http://127.0.0.1:{port}{path}",
+        body.encode() if body is not None else None,
+        {"content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.load(response)
@@ -131,7 +137,7 @@ def _started(pid: int) -> str | None:
     return None
 
 
-def _answers(port: int, path: str, body: str) -> bool:
+def _answers(port: int, path: str, body: str | None) -> bool:
     try:
         ask(port, path, body)
     except (urllib.error.URLError, OSError):
@@ -157,5 +163,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         if _started(pid) == stat[_STARTED]:  # no other process that got the number since
             os.kill(pid, signal.SIGKILL)
     process.wait()
-    if process.stderr:
-        process.stderr.close()
+
+
+def _text(errors: IO[bytes]) -> str:
+    size = os.fstat(errors.fileno()).st_size  # the position is the server's too
+    return os.pread(errors.fileno(), size, 0).decode(errors="replace")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from serve.benchmark.bare import Bare
+from serve.benchmark.figure import benchmark_figure
+from serve.benchmark.figures import png
 from serve.benchmark.load import Job, Load, measure
 from serve.benchmark.main import Result
 from serve.benchmark.processes import family
@@ -107,6 +109,17 @@ def test_ratios_compare_with_the_best_peer_and_the_bare_machine() -> None:
     assert "p99 is 2.0 × p50" in lines[3]
 
 
+def test_the_picture_shows_what_could_be_measured() -> None:
+    load = Load(100, 800.0, 2.0, 3.0, 4.0, 5.0)
+    good = Result("Kiln", "m", 1.0, {1: load, 64: load}, load, 900.0, 500.0, 180.0)
+    bad = Result("FastAPI", "m", 0.0, failure="it did not start")
+    figure = benchmark_figure([good, bad], {"m": Bare(0.5, 1.5, 1000.0)})
+    labels = [tick.get_text() for axes in figure.axes for tick in axes.get_yticklabels()]
+    assert "Kiln" in labels
+    assert "FastAPI" not in labels
+    assert png(benchmark_figure([bad], {})).startswith(b"\x89PNG")
+
+
 def program(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "serve.benchmark.main", *arguments],
@@ -129,6 +142,7 @@ def test_the_program_measures_the_service_and_writes_json(tmp_path: Path) -> Non
         assert set(load["statuses"]) == {"200"}
     assert result["memory_mb"] > 20
     assert result["batch_images_per_s"] > 0
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_model_that_is_not_there_is_said_in_a_line() -> None:
