@@ -33,6 +33,8 @@ def benchmark_figure(results: "Sequence[Result]", bare: Mapping[str, Bare]) -> F
         throughput, latency = above.subplots(1, 2)
         _throughput(throughput, measured, bare, colors)
         _latency(latency, measured, colors)
+        handles = throughput.get_legend_handles_labels()
+        above.legend(*handles, loc="outside lower center", ncols=len(measured) + 1)
         costs = below.subplots(1, 3, sharey=True)
         names = [colors[result.name] for result in measured]
         _bars(costs[0], "Memory, MB", [result.memory_mb for result in measured], names)
@@ -61,7 +63,6 @@ def _throughput(
     axes.set_xticks([*results[0].closed], [str(callers) for callers in results[0].closed])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
 
 
 def _latency(axes: Axes, results: "Sequence[Result]", colors: Mapping[str, str]) -> None:
@@ -82,6 +83,11 @@ def _latency(axes: Axes, results: "Sequence[Result]", colors: Mapping[str, str])
 
 def _bars(axes: Axes, title: str, values: Sequence[float], colors: Sequence[str]) -> None:
     bars = axes.barh(range(len(values)), values, 0.6, color=colors)
-    axes.bar_label(bars, [f" {value:,.3g}" for value in values], fontsize=8, color=INK)
+    axes.bar_label(
+        bars,
+        [f" {value:,.3g}" if value < 100 else f" {value:,.0f}" for value in values],
+        fontsize=8,
+        color=INK,
+    )
     axes.set(title=title, xlim=(0, 1.25 * max(values)))
     axes.grid(visible=False, axis="y")
