@@ -78,6 +78,13 @@ class Counts:
             mine = self.signals[name]
             self.signals[name] = [a + b for a, b in zip(mine, counts, strict=True)]
 
+    def remove(self, other: "Counts") -> None:
+        """Take away what was merged before."""
+        self.classes = [a - b for a, b in zip(self.classes, other.classes, strict=True)]
+        for name, counts in other.signals.items():
+            mine = self.signals[name]
+            self.signals[name] = [a - b for a, b in zip(mine, counts, strict=True)]
+
 
 @dataclass(frozen=True)
 class Statistic:
