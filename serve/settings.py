@@ -39,6 +39,7 @@ class Settings:
     log_level: str = "info"
     log_format: str = ""  # json or text; "": text to a terminal, else JSON
     access_log: str = "errors"  # requests with a line in the log: off, errors (5xx) or all
+    drift_rate: int | None = None  # images a second watched for drift; 0: none; None: by their size
     cpus: int = field(default_factory=available_cpus)
 
     @property
@@ -128,4 +129,5 @@ _PARSERS: dict[str, tuple[_Parse, str]] = {
     "log_level": _one_of("debug", "info", "warning", "error"),
     "log_format": _one_of("json", "text"),
     "access_log": _one_of("off", "errors", "all"),
+    "drift_rate": _number(0, 1_000_000),
 }

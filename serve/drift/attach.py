@@ -1,0 +1,29 @@
+"""Has a process watch its own traffic."""
+
+from typing import TYPE_CHECKING
+
+from serve.contract.artifact import ArtifactMetadata
+from serve.drift.monitor import DriftMonitor
+from serve.settings import Settings
+from serve.telemetry.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
+
+
+def watch_traffic(
+    telemetry: Telemetry, settings: Settings, metadata: ArtifactMetadata
+) -> DriftMonitor | None:
+    """Every request from now on, for the log and, where metrics are exported, for those."""
+    if settings.drift_rate == 0:
+        return None
+    monitor = DriftMonitor(metadata, rate=settings.drift_rate)
+
+    def register(meter: "Meter") -> None:
+        from serve.drift.instruments import register_instruments  # loads OpenTelemetry
+
+        register_instruments(meter, monitor)
+
+    telemetry.add_observer(monitor)
+    telemetry.instrument(register)
+    return monitor
