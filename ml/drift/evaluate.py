@@ -46,7 +46,14 @@ def main(arguments: Sequence[str], console: Console) -> int:
         kinds = [parse_corruption(name)[0] for name in options.corruptions]
         artifact = load_artifact(model_path(options.model), threads=options.threads)
         with Progress(console=console, transient=True) as progress:
-            clean, spoiled = _answers(artifact, kinds, options, progress)
+            clean, spoiled = answers(
+                artifact,
+                kinds,
+                options.severities,
+                images=options.images,
+                seed=options.seed,
+                progress=progress,
+            )
             task = progress.add_task("resampling windows", total=1.0)
             rates = measure_rates(
                 clean,
@@ -118,20 +125,27 @@ def write_rates(rates: Sequence[Rate], facts: dict[str, object], folder: Path) -
     return [folder / name for name in files]
 
 
-def _answers(
-    artifact: Artifact, kinds: Sequence[str], options: argparse.Namespace, progress: Progress
+def answers(
+    artifact: Artifact,
+    kinds: Sequence[str],
+    severities: Sequence[int],
+    *,
+    images: int,
+    seed: int,
+    progress: Progress,
 ) -> tuple[Observed, dict[str, Observed]]:
-    images = cifar10("test").images[: options.images]
-    conditions = [(kind, severity) for kind in kinds for severity in options.severities]
-    task = progress.add_task("answering", total=len(images) * (1 + len(conditions)))
+    """To the first test images as they are, and spoiled in each way: by `kind:severity`."""
+    pixels = cifar10("test").images[:images]
+    conditions = [(kind, severity) for kind in kinds for severity in severities]
+    task = progress.add_task("answering", total=len(pixels) * (1 + len(conditions)))
 
     def advance(count: int) -> None:
         progress.advance(task, count)
 
-    clean, spoiled = observe(artifact, images, "clean", advance), {}
+    clean, spoiled = observe(artifact, pixels, "clean", advance), {}
     for kind, severity in conditions:
         name = f"{kind}:{severity}"
-        worse = corrupt(images, kind, severity, seed=options.seed)
+        worse = corrupt(pixels, kind, severity, seed=seed)
         spoiled[name] = observe(artifact, worse, name, advance)
     return clean, spoiled
 

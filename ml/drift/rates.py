@@ -99,12 +99,12 @@ def measure_rates(
         progress(done)
         order = random.permutation(images)
         kept, tested = order[: images // 2], order[images // 2 :]
-        reference = _reference(clean, kept, classes)
+        reference = reference_from(clean, kept, classes)
         for name, seen in {"clean": clean, **spoiled}.items():
             wanted = spoiled_windows if name in spoiled else clean_windows
             if min(tally.windows for tally in tallies[name].values()) >= wanted:
                 continue
-            bins = _bins(reference, seen, tested)
+            bins = binned(reference, seen, tested)
             for size, tally in tallies[name].items():
                 for window in _windows(reference, bins, seen.predictions[tested], size, max(sizes)):
                     tally.add(*_judged(reference, window, limits))
@@ -129,14 +129,16 @@ def _done(tallies: Mapping[str, Mapping[int, Tally]], clean: int, spoiled: int) 
     return sum(shares) / len(shares)
 
 
-def _reference(clean: Observed, kept: NDArray[np.int64], classes: int) -> DriftReference:
+def reference_from(clean: Observed, kept: NDArray[np.int64], classes: int) -> DriftReference:
+    """What the artifact would hold if its reference images were those of the indices `kept`."""
     signals = {name: values[kept] for name, values in clean.signals.items()}
     return reference_of(signals, np.bincount(clean.predictions[kept], minlength=classes))
 
 
-def _bins(
+def binned(
     reference: DriftReference, seen: Observed, tested: NDArray[np.int64]
 ) -> dict[str, NDArray[np.int64]]:
+    """The bin of each signal's value for the images of the indices `tested`."""
     return {s.name: bins_of(s, seen.signals[s.name][tested]) for s in reference.signals}
 
 
