@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 def application() -> "Starlette":
     """What each process serves."""
     from serve.app import create_app
+    from serve.drift.attach import watch_traffic
     from serve.predictor import Predictor
     from serve.telemetry.telemetry import Telemetry
 
@@ -41,6 +42,7 @@ def application() -> "Starlette":
     log_to_stderr(settings)
     predictor = Predictor.load(model_path(settings), settings.session_threads)
     telemetry = Telemetry.start(settings, predictor.metadata)
+    watch_traffic(telemetry, settings, predictor.metadata)
     app = create_app(predictor, settings, observer=telemetry.observer, at_end=telemetry.close)
     gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
     return app

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,7 +120,7 @@ class DriftMonitor:
             with self._intake:
                 done = self._hand_over()
             done.result(timeout_s)
-        except (FutureTimeout, RuntimeError):  # the interpreter is about to end: no more threads
+        except (TimeoutError, RuntimeError):  # the interpreter is about to end: no more threads
             logger.debug("drift not counted to the end")
 
     def close(self) -> None:

@@ -1,7 +1,9 @@
 """The monitor in a running application, and its metrics as an exporter reads them."""
 
 import logging
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,17 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from starlette.testclient import TestClient
 
 from serve.app import create_app
+from serve.call import Call
 from serve.drift.attach import watch_traffic
 from serve.drift.instruments import register_instruments
 from serve.drift.monitor import DriftMonitor
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
 from tests.serve.serving import base64_of, bundled_predictor, image_file, pixels
+
+CATALOGUE: list[dict[str, Any]] = tomllib.loads(
+    Path("infra/observability/catalogue.toml").read_text(encoding="utf-8")
+)["metric"]
 
 Metrics = Mapping[str, list[tuple[Mapping[str, Any], float]]]
 
@@ -35,21 +42,23 @@ def send(client: TestClient, images: list[NDArray[np.uint8]]) -> None:
 
 def exported(monitor: DriftMonitor) -> Metrics:
     """Labels and value of every point, by metric."""
+    return {
+        metric.name: [(dict(point.attributes), point.value) for point in metric.data.data_points]
+        for metric in read(monitor)
+    }
+
+
+def read(monitor: DriftMonitor) -> list[Any]:
+    """Metrics, as an exporter gets them."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     register_instruments(provider.get_meter("test"), monitor)
-    data = reader.get_metrics_data()
-    assert data is not None
+    data: Any = reader.get_metrics_data()  # of gauges and sums alone
+    provider.shutdown()
     (metrics,) = (
         scope.metrics for resource in data.resource_metrics for scope in resource.scope_metrics
     )
-    provider.shutdown()
-    return {
-        metric.name: [
-            (dict(point.attributes or {}), point.value) for point in metric.data.data_points
-        ]  # type: ignore[union-attr]
-        for metric in metrics
-    }
+    return list(metrics)
 
 
 def test_foreign_images_raise_an_alarm_in_the_log_and_in_the_metrics(
@@ -106,14 +115,20 @@ def test_bins_add_up_so_that_a_fleet_can_be_compared(predictor: Any) -> None:
 
 def test_the_instruments_are_those_of_the_catalogue(predictor: Any) -> None:
     monitor = DriftMonitor(predictor.metadata)
-    names = set(exported(monitor))
+    call = Call(None)
+    call.images = np.stack([pixels(seed) for seed in range(60)])
+    call.probabilities = predictor(call.images)
+    monitor(call, "POST", "/predict/batch")
+    found = {
+        metric.name: (metric.unit, metric.description, set(metric.data.data_points[0].attributes))
+        for metric in read(monitor)
+    }
     monitor.close()
-    assert names == {
-        "kiln.drift.alarm",
-        "kiln.drift.window.images",
-        "kiln.drift.images",
-        "kiln.drift.reference.share",
-    }  # there are no scores before the first judgement
+    assert found == {
+        entry["name"]: (entry["unit"], entry["description"], set(entry["labels"]))
+        for entry in CATALOGUE
+        if entry["name"].startswith("kiln.drift.")
+    }
 
 
 def test_a_rate_of_zero_watches_nothing(predictor: Any) -> None:
