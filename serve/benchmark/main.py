@@ -3,6 +3,7 @@
     bazel run //serve:benchmark                             # the built-in model
     bazel run //serve:benchmark -- --peers                  # beside FastAPI, LitServe and BentoML
     bazel run //serve:benchmark -- --model runs/…/model.onnx --model runs/…/model.int8.onnx
+    bazel run //serve:benchmark -- --telemetry              # what telemetry costs
     bazel run //serve:benchmark -- --json benchmark.json                # and benchmark.png
 
 All runs on this machine, one server at a time; the load comes from a process beside it.
@@ -27,6 +28,7 @@ from serve.benchmark.figure import benchmark_figure
 from serve.benchmark.figures import png
 from serve.benchmark.files import from_user, write_whole
 from serve.benchmark.load import Job, Load
+from serve.benchmark.overhead import measure_overhead
 from serve.benchmark.peer_servers import PeersMissing, peers
 from serve.benchmark.processes import (
     Candidate,
@@ -78,6 +80,8 @@ def main() -> int:
     except (ArtifactError, PeersMissing) as exc:
         sys.stderr.write(f"kiln: error: {exc}\n")
         return 2
+    if options.telemetry:
+        return _compare_telemetry(candidates[0], models, options)
     bare = {str(path): measure_bare(path, _image(models[path]), settings.cpus) for path in paths}
     results = []
     for candidate, port, path in candidates:
@@ -87,6 +91,27 @@ def main() -> int:
     if options.json:
         _write(from_user(options.json), results, bare, settings.cpus)
     return 1 if any(result.failure for result in results) else 0
+
+
+def _compare_telemetry(
+    ours: tuple[Candidate, int, Path],
+    models: dict[Path, ArtifactMetadata],
+    options: argparse.Namespace,
+) -> int:
+    candidate, port, path = ours
+    body = json.dumps({"image": _image(models[path])})
+    try:
+        ports = (port, free_port(), free_port())
+        overhead = measure_overhead(candidate, ports, body, options.seconds)
+    except ServerFailed as exc:
+        sys.stderr.write(f"kiln: {exc}\n")
+        return 1
+    print(overhead)
+    if options.json:
+        path = from_user(options.json)
+        write_whole(path, json.dumps(asdict(overhead), indent=2).encode() + b"\n")
+        sys.stderr.write(f"kiln: wrote {path}\n")
+    return 0
 
 
 def free_port() -> int:
@@ -175,6 +200,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--peers", action="store_true", help="FastAPI, LitServe and BentoML too")
+    parser.add_argument(
+        "--telemetry", action="store_true", help="only: with against without, by turns"
+    )
     parser.add_argument("--seconds", type=float, default=5, help="of each load (default: 5)")
     parser.add_argument(
         "--workers", type=int, default=Settings().cpus, help="processes of a server"
