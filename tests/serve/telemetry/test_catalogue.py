@@ -25,8 +25,9 @@ def test_the_service_has_the_metrics_of_the_catalogue_in_every_particular() -> N
 
 
 def _instrument(entry: dict[str, Any]) -> Instrument:
-    facts = {name: entry[name] for name in asdict(ALL[0]) if name in entry}
-    return Instrument(**{n: tuple(v) if isinstance(v, list) else v for n, v in facts.items()})
+    values = {name: entry[name] for name in asdict(ALL[0]) if name in entry}
+    facts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Instrument(**facts)
 
 
 def test_names_are_unique() -> None:

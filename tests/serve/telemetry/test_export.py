@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import logging
-import os
 import re
 import socket
 import time
@@ -11,43 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
 
-from serve.app import create_app
-from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
 from tests.serve.server_process import running
-from tests.serve.serving import base64_of, bundled_predictor, image_file, pixels
+from tests.serve.telemetry.exporting import BODY, NEVER, service
 from tests.serve.telemetry.receiver import Receiver, attributes, points, receiving
 from tests.serve.telemetry.test_catalogue import CATALOGUE
 
 PATIENCE_S = 30.0
-NEVER = {  # but when flushed
-    "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
-    "OTEL_BSP_SCHEDULE_DELAY": "3600000",
-    "OTEL_BLRP_SCHEDULE_DELAY": "3600000",
-}
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-BODY = {"image": base64_of(image_file(pixels()))}
-
-
-@contextlib.contextmanager
-def service(url: str, **variables: str) -> Iterator[tuple[Telemetry, TestClient]]:
-    """The application in this process, exporting to `url` when it is told to."""
-    environment = NEVER | {"OTEL_EXPORTER_OTLP_ENDPOINT": url} | variables
-    settings = Settings(cpus=1, access_log="all")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        logger = logging.getLogger("serve.telemetry.access")
-        patch.setattr(logger, "level", logging.INFO)
-        predictor = bundled_predictor()
-        telemetry = Telemetry.start(settings, predictor.metadata, os.environ)
-        app = create_app(predictor, settings, observer=telemetry.observer)
-        try:
-            yield telemetry, TestClient(app, raise_server_exceptions=False)
-        finally:
-            telemetry.close(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,12 @@ def blocked_worker() -> Iterator[tuple[Worker, threading.Event]]:
 
 def test_whoever_waits_sees_the_work_done() -> None:
     done: list[int] = []
-    worker = Worker("test", lambda: done.append(1) is None, NEVER_S)
+
+    def work() -> bool:
+        done.append(1)
+        return True
+
+    worker = Worker("test", work, NEVER_S)
     assert worker.wait(worker.ask(), patience())
     assert done == [1]
     worker.stop()
@@ -68,7 +73,12 @@ def test_a_failure_is_no_success_and_does_not_end_the_thread() -> None:
 
 def test_the_interval_alone_makes_it_work() -> None:
     done = threading.Event()
-    worker = Worker("test", lambda: done.set() is None, 0.01)
+
+    def work() -> bool:
+        done.set()
+        return True
+
+    worker = Worker("test", work, 0.01)
     assert done.wait(PATIENCE_S)
     worker.stop()
 
