@@ -1,0 +1,241 @@
+"""Judges a release: every comparison, in words, and the decision.
+
+How often a release without harm is rolled back is bounded for all tests and looks together
+(`Policy.false_alarm_rate`), so judge whenever there is news. See measures.py for the tests.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from infra.release.verdict import betting, measures
+from infra.release.verdict.answers import answers, side_by_side
+from infra.release.verdict.betting import Floats
+from infra.release.verdict.evidence import Evidence
+from infra.release.verdict.measures import LOSS, SHARE, Measure
+from infra.release.verdict.policy import DEFAULT_POLICY, Policy
+from infra.release.verdict.tallies import Tallies, if_stable, tally
+from infra.release.verdict.verdict import Check, Figure, State, Verdict, decide
+from serve.contract.drift import Statistic
+
+_MOST_ODDS = 1e12  # beyond, a number says no more
+_GROWTH = np.geomspace(1, 1e4, 400)  # how far ahead more of the same evidence is looked for
+
+
+def judge(evidence: Evidence, policy: Policy = DEFAULT_POLICY) -> Verdict:
+    """The verdict on all windows so far."""
+    tallies = tally(evidence)
+    looks = max(1, len(evidence.windows))
+    classes = side_by_side(tallies, "classes")
+    confidence = side_by_side(tallies, "confidence")
+    found = answers(classes.at((-1,)), confidence.at((-1,)), policy, looks)
+    checks = (
+        _errors(tallies, policy),
+        _latency(tallies, policy),
+        _accuracy(tallies, policy),
+        _disagreement(tallies, policy),
+        _answers("class mix", "PSI", found.class_mix, found.images, policy.harmful_class_mix_psi),
+        _answers("confidence", "KS", found.confidence, found.images, policy.harmful_confidence_ks),
+    )
+    return decide(checks, policy.required)
+
+
+def _errors(tallies: Tallies, policy: Policy) -> Check:
+    measure = measures.errors(tallies, policy)
+    stable, canary = tallies.stable, tallies.canary
+    failed = f"{_of(canary.errors, canary.requests)} canary requests failed"
+    failed += f", {_of(stable.errors, stable.requests)} of stable"
+    limit = float(measures.error_limit(tallies, policy)[-1])
+    counts = measures.happened(canary.errors, canary.requests)[-1]
+    most = float(betting.bound(counts, SHARE, 2 * policy.odds_of_safety, "above"))
+    words = {
+        "harmful": f"{failed}: {float(measure.size[-1]):.2%} more than stable at the same times, "
+        f"which {_chance(measure)}",
+        "safe": f"{failed}: the canary fails at most {most:.2%}, and {limit:.2%} is allowed",
+        "unsure": f"{failed}: no harm shown, but the canary may fail up to {most:.2%} "
+        f"({limit:.2%} is allowed)",
+    }
+    needed = _needed(
+        lambda counts: betting.log_odds(counts, SHARE, limit, "below"),
+        counts,
+        (1.0, 0.0),
+        2 * policy.odds_of_safety,
+        "canary requests",
+    )
+    return _check("errors", measure, words, needed, policy, 2 * policy.odds_of_safety)
+
+
+def _latency(tallies: Tallies, policy: Policy) -> Check:
+    measure = measures.latency(tallies, policy)
+    canary, expected = if_stable(tallies, "latency")
+    times = [
+        f"p{100 * q:.0f} {_time(canary[-1], tallies.edges, q)}"
+        f" (stable {_time(expected[-1], tallies.edges, q)})"
+        for q in measures.QUANTILES
+    ]
+    text = ", ".join(times) if expected[-1].sum() else "no latencies of both versions"
+    limits = [int(measures.latency_limit(tallies, policy, q)[-1]) for q in measures.QUANTILES]
+    if max(limits) == len(tallies.edges):
+        allowed = f"stable's lies beyond the last bucket, {1000 * tallies.edges[-1]:g} ms"
+        allowed = allowed if expected[-1].sum() else "nothing to compare with"
+        needed = "latencies of both versions, inside the buckets"
+    else:
+        p50, p99 = (f"{1000 * tallies.edges[limit]:g} ms" for limit in limits)
+        allowed = f"p50 may be up to {p50}, p99 up to {p99}"
+        needed = _needed_latency(tallies, policy)
+    words = {
+        "harmful": f"{text}: {float(measure.size[-1]):.1f} times stable's at the same times, and "
+        f"a difference that {_chance(measure)}",
+        "safe": f"{text}: {allowed}, and that is kept",
+        "unsure": f"{text}: no harm shown, but too little to be sure; {allowed}",
+    }
+    return _check("latency", measure, words, needed, policy)
+
+
+def _needed_latency(tallies: Tallies, policy: Policy) -> str:
+    """What the quantile that needs more asks for: nearly always the tail."""
+    quantiles = measures.QUANTILES
+    counts = [measures.latency_counts(tallies, policy, q)[-1] for q in quantiles]
+    odds = [
+        float(betting.log_odds(seen, SHARE, 1 - q, "below"))
+        for seen, q in zip(counts, quantiles, strict=True)
+    ]
+    worst = int(np.argmin(odds))
+    return _needed(
+        lambda counts: betting.log_odds(counts, SHARE, 1 - quantiles[worst], "below"),
+        counts[worst],
+        (1.0, 0.0),
+        policy.odds_of_safety,
+        "canary requests",
+    )
+
+
+def _accuracy(tallies: Tallies, policy: Policy) -> Check:
+    measure = measures.accuracy(tallies, policy)
+    counts = measures.lost(tallies)[-1]
+    low = float(betting.bound(counts, LOSS, policy.odds_of_safety, "below"))
+    high = float(betting.bound(counts, LOSS, policy.odds_of_safety, "above"))
+    text = (
+        "no golden image yet"
+        if not counts.sum()
+        else (
+            f"of {counts.sum():,.0f} golden images the canary loses {counts[2]:,.0f} that stable "
+            f"gets right, and gains {counts[0]:,.0f}: {_points(float(measure.size[-1]))}"
+        )
+    )
+    allowed = f"a loss of {100 * policy.harmful_accuracy_loss:g} points"
+    range_ = f"between {_points(low)} and {_points(high)}"
+    words = {
+        "harmful": f"{text} ({range_}), which {_chance(measure)}",
+        "safe": f"{text}; {allowed} is ruled out",
+        "unsure": f"{text}; the truth lies {range_}, so {allowed} is not ruled out",
+    }
+    needed = _needed(
+        lambda counts: betting.log_odds(counts, LOSS, policy.harmful_accuracy_loss, "below"),
+        counts,
+        (0.0, 1.0, 0.0),
+        policy.odds_of_safety,
+        "golden images",
+    )
+    return _check("accuracy", measure, words, needed, policy)
+
+
+def _disagreement(tallies: Tallies, policy: Policy) -> Check:
+    measure = measures.disagreement(tallies, policy)
+    counts, limit = measures.apart(tallies)[-1], policy.harmful_disagreement
+    seen = f"{_share(counts[1], counts.sum())} golden images are answered differently"
+    words = {
+        "harmful": f"{seen}: more than {limit:.0%} is proven, which {_chance(measure)}",
+        "safe": f"{seen}: {limit:.0%} or more is ruled out",
+        "unsure": f"{seen}: whether that is below {limit:.0%} is not certain yet",
+    }
+    needed = _needed(
+        lambda counts: betting.log_odds(counts, SHARE, limit, "below"),
+        counts,
+        (1.0, 0.0),
+        policy.odds_of_safety,
+        "golden images",
+    )
+    return _check("disagreement", measure, words, needed, policy)
+
+
+def _answers(name: str, kind: str, found: Statistic | None, images: float, limit: float) -> Check:
+    if found is None:
+        words = f"{images:,.0f} answers of both versions are too few to compare"
+        return Check(name, "unsure", words, needed="more answers of both versions")
+    state: State = "harmful" if found.drifted else "safe" if found.value <= limit else "unsure"
+    seen = f"{kind} {found.value:.3f} between the versions' answers at the same times"
+    words = {
+        "harmful": f"{seen}: above {found.threshold:.3f}, which chance does not explain",
+        "safe": f"{seen}: within {limit:g}",
+        "unsure": f"{seen}: above {limit:g}, but up to {found.threshold:.3f} it may be chance",
+    }[state]
+    figure = Figure(kind, found.value, found.threshold)
+    return Check(name, state, words, (figure,), "more answers of both versions")
+
+
+def _check(
+    name: str,
+    measure: Measure,
+    words: dict[str, str],
+    needed: str,
+    policy: Policy,
+    odds_of_safety: float | None = None,
+) -> Check:
+    harmful, safe = bool(measure.harmful[-1]), bool(measure.safe[-1])
+    state: State = "harmful" if harmful else "safe" if safe else "unsure"
+    figures = (
+        Figure("odds of harm", _odds(measure.odds_of_harm), policy.odds_of_harm(name)),
+        Figure(
+            "odds of safety", _odds(measure.odds_of_safety), odds_of_safety or policy.odds_of_safety
+        ),
+        Figure("difference", float(measure.size[-1]), _tolerated(name, policy)),
+    )
+    return Check(name, state, words[state], figures, needed if state == "unsure" else "")
+
+
+def _tolerated(name: str, policy: Policy) -> float:
+    return {
+        "errors": policy.tolerated_error_excess,
+        "latency": policy.tolerated_latency_ratio,
+        "accuracy": policy.tolerated_accuracy_loss,
+        "disagreement": policy.harmful_disagreement,
+    }[name]
+
+
+def _needed(
+    log_odds: Callable[[Any], Floats], counts: Floats, best: Any, odds: float, unit: str
+) -> str:
+    """How much more is needed if it goes on as so far; from nothing, as well as can be."""
+    seen = counts if counts.sum() else np.array(best)
+    enough = log_odds(_GROWTH[:, None] * seen) >= np.log(odds)
+    if not enough.any():
+        return f"more {unit} than can be foretold: it looks neither safe nor harmful"
+    more = seen.sum() * _GROWTH[np.argmax(enough)] - counts.sum()
+    return f"about {max(1, float(f'{more:.2g}')):,.0f} more {unit}, if they go like those so far"
+
+
+def _odds(log_odds: Floats) -> float:
+    return float(min(np.exp(min(float(log_odds[-1]), 700)), _MOST_ODDS))
+
+
+def _chance(measure: Measure) -> str:
+    odds = _odds(measure.odds_of_harm)
+    return f"chance does in less than one release of {min(odds, 1e6):,.0f}"
+
+
+def _of(count: Floats, of: Floats) -> str:
+    return _share(float(count.sum()), float(of.sum()))
+
+
+def _share(count: float, of: float) -> str:
+    return f"{count:,.0f} of {of:,.0f} ({count / max(of, 1):.2%})"
+
+
+def _points(loss: float) -> str:
+    return f"{100 * abs(loss):.2f} points {'lost' if loss >= 0 else 'gained'}"
+
+
+def _time(counts: Floats, edges: Floats, q: float) -> str:
+    return f"{1000 * float(measures.quantile(counts, edges, q)):.3g} ms"

@@ -1,0 +1,168 @@
+"""Measures the verdict engine on simulated releases: false roll backs, power, delay.
+
+Every release has 12 windows, in which the canary gets 5, 10, 25 and 50 % of the traffic, three
+windows each, and is judged after each of them. Golden images are what the bundled model really
+answers on the CIFAR-10 test images. Writes a table, JSON and a plot.
+
+  bazel run //infra/release/verdict:simulate    # 10,000 harmless releases of each kind
+  bazel run //infra/release/verdict:simulate -- --releases 500 --harmful 100    # a quick look
+  bazel run //infra/release/verdict:simulate -- --policy policy.toml            # with your limits
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from infra.release.verdict.policy import DEFAULT_POLICY, Policy, PolicyError, parse_policy
+from infra.release.verdict.simulation.figure import draw_rates
+from infra.release.verdict.simulation.model import Golden, answer, made_up
+from infra.release.verdict.simulation.rates import Outcome, simulate
+from infra.release.verdict.simulation.releases import Size
+from infra.release.verdict.simulation.scenarios import SCENARIOS
+from ml.data.cifar10 import DatasetError, locate
+from ml.files import write_whole
+
+MODEL = Path(__file__).parents[4] / "ml" / "reference" / "model.onnx"
+
+
+def main(arguments: Sequence[str], console: Console) -> int:
+    """Answer, draw, judge, print, write; returns the exit code."""
+    options = _options().parse_args(arguments)
+    size = Size(options.requests, options.golden)
+    try:
+        policy = _policy(options.policy)
+        with Progress(console=console, transient=True) as progress:
+            golden = _golden(options, progress)
+            outcomes = []
+            for scenario in SCENARIOS:
+                count = options.releases if scenario.harmless else options.harmful
+                task = progress.add_task(scenario.name, total=count)
+                outcomes.append(
+                    simulate(
+                        scenario,
+                        golden,
+                        count,
+                        policy,
+                        size,
+                        options.seed,
+                        lambda done, task=task: progress.advance(task, done),
+                    )
+                )
+        _show(outcomes, policy, console)
+        facts = {"policy": asdict(policy), "size": asdict(size), "seed": options.seed}
+        facts["golden"] = {
+            "images": len(golden.labels),
+            "accuracy": float((golden.labels == golden.predictions).mean()),
+        }
+        for path in _write(outcomes, facts, policy, _user_path(options.out)):
+            console.print(str(path), highlight=False, soft_wrap=True)
+    except (DatasetError, OSError, PolicyError, ValueError) as exc:
+        console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    worst = max(outcome.interval[0] for outcome in outcomes if outcome.harmless)
+    if worst > policy.false_alarm_rate:
+        console.print("More false roll backs than the policy allows", style="red")
+        return 1
+    return 0
+
+
+def _golden(options: argparse.Namespace, progress: Progress) -> Golden:
+    if options.made_up:
+        return made_up(options.images, options.seed)
+    task = progress.add_task("answering the golden images", total=options.images)
+    records = locate() / "test.bin"
+    return answer(
+        MODEL, records, options.images, options.threads, lambda n: progress.advance(task, n)
+    )
+
+
+def _policy(name: str | None) -> Policy:
+    return parse_policy(_user_path(name).read_text("utf-8")) if name else DEFAULT_POLICY
+
+
+def _show(outcomes: Sequence[Outcome], policy: Policy, console: Console) -> None:
+    table = Table(title="Simulated releases, 12 looks each", title_justify="left")
+    table.add_column("release")
+    for name in (
+        "releases",
+        "rolled back, 95 % interval",
+        "promoted",
+        "canary requests",
+        "golden images",
+    ):
+        table.add_column(name, justify="right")
+    table.add_column("by")
+    for place, one in enumerate(outcomes):
+        low, high = one.interval
+        fired = [f"{k} {v / one.rolled_back:.0%}" for k, v in one.by_check.items() if v]
+        table.add_row(
+            one.scenario,
+            f"{one.releases:,}",
+            f"{one.rate:.2%} ({low:.2%} to {high:.2%})",
+            f"{one.promoted / one.releases:.1%}",
+            f"{one.canary_requests:,.0f}" if one.rolled_back else "",
+            f"{one.golden_images:,.0f}" if one.rolled_back else "",
+            ", ".join(fired),
+            end_section=one.harmless and not outcomes[min(place + 1, len(outcomes) - 1)].harmless,
+        )
+    console.print(table)
+    console.print(
+        f"Stated: harmless releases are rolled back in at most {policy.false_alarm_rate:.2%}. "
+        "Requests and images: median until the roll back, in whole windows.",
+        highlight=False,
+    )
+
+
+def _write(
+    outcomes: Sequence[Outcome], facts: dict[str, object], policy: Policy, folder: Path
+) -> list[Path]:
+    document = facts | {
+        "outcomes": [asdict(one) | {"interval": one.interval} for one in outcomes],
+    }
+    text = json.dumps(document, indent=1).replace("Infinity", "null")
+    figure = draw_rates(outcomes, policy)
+    files = {"verdict.json": text + "\n", "verdict.png": figure}
+    for name, data in files.items():
+        write_whole(folder / name, data)
+    return [folder / name for name in files]
+
+
+def _user_path(text: str) -> Path:
+    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(text).expanduser()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
+    return int(text)
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="simulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    count = {"type": _count, "metavar": "N"}
+    parser.add_argument("--releases", default=10_000, help="of each harmless kind", **count)
+    parser.add_argument("--harmful", default=1000, help="releases of each harmful kind", **count)
+    parser.add_argument("--requests", default=4000, help="in a window, both versions", **count)
+    parser.add_argument("--golden", default=800, help="golden images in a window", **count)
+    parser.add_argument("--images", default=10_000, help="golden images in all", **count)
+    parser.add_argument("--made-up", action="store_true", help="golden answers of no real model")
+    parser.add_argument("--threads", default=1, help="of the model", **count)
+    parser.add_argument("--policy", metavar="FILE", help="TOML file (default: built-in limits)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="verdict-simulation", help="folder (%(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    terminal = Console()
+    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=160)))

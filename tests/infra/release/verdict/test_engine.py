@@ -1,0 +1,185 @@
+"""infra/release/verdict: what is decided on which evidence."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from infra.release.verdict.engine import judge
+from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
+from infra.release.verdict.policy import CHECKS, DEFAULT_POLICY, Policy
+from infra.release.verdict.verdict import Check
+from tests.infra.release.verdict.made import SAME_ANSWERS, arm, evidence, good, releases
+
+ORDER = {"roll back": 0, "hold": 1, "promote": 2}
+
+
+def check(release: Evidence, name: str, policy: Policy = DEFAULT_POLICY) -> Check:
+    return next(check for check in judge(release, policy).checks if check.name == name)
+
+
+def with_canary(release: Evidence, change: Callable[[Window], Window]) -> Evidence:
+    last = change(release.windows[-1])
+    return replace(release, windows=(*release.windows[:-1], last))
+
+
+@pytest.mark.parametrize("windows", [0, 1])
+def test_no_evidence_is_no_reason_to_do_anything(windows: int) -> None:
+    verdict = judge(evidence(*[Window(Arm(), Arm())] * windows))
+    assert verdict.decision == "hold"
+    assert [check.state for check in verdict.checks] == ["unsure"] * len(CHECKS)
+    assert len(verdict.reasons) == len(CHECKS)
+
+
+def test_a_canary_like_stable_is_promoted_once_that_is_certain() -> None:
+    assert judge(good(windows=1)).decision == "hold"
+    verdict = judge(good(windows=6))
+    assert verdict.decision == "promote", verdict.reasons
+    assert {check.state for check in verdict.checks} == {"safe"}
+
+
+@pytest.mark.parametrize(
+    ("name", "canary", "golden"),
+    [
+        ("errors", arm(1000, 30), SAME_ANSWERS),
+        ("errors", arm(50, 50), SAME_ANSWERS),
+        ("latency", arm(1000, 1, slow=40), SAME_ANSWERS),
+        ("accuracy", arm(1000, 1), Replay(910, 20, 0, 70, 0)),
+        ("disagreement", arm(1000, 1), Replay(300, 300, 300, 50, 50)),
+        ("class mix", replace(arm(1000), classes=(999, 1)), SAME_ANSWERS),
+        ("confidence", replace(arm(1000), confidence=(900, 100)), SAME_ANSWERS),
+    ],
+)
+def test_each_harm_is_found_by_the_check_that_is_named_after_it(
+    name: str, canary: Arm, golden: Replay
+) -> None:
+    release = evidence(*good(2).windows, Window(arm(4000, 4), canary, golden))
+    verdict = judge(release)
+    assert verdict.decision == "roll back"
+    assert [reason.split(":")[0] for reason in verdict.reasons] == [name]
+
+
+def test_an_outage_of_both_is_not_held_against_the_canary() -> None:
+    calm = Window(arm(9500, 9), arm(500, 0), SAME_ANSWERS)
+    outage = Window(arm(5000, 500, slow=900), arm(5000, 510, slow=900), SAME_ANSWERS)
+    checks = {check.name: check for check in judge(evidence(calm, outage)).checks}
+    assert checks["errors"].state != "harmful"
+    assert checks["latency"].state != "harmful"
+    # Without windows the canary would have failed in 9 % of its requests and stable in 4 %.
+    once = Window(arm(14_500, 509, slow=900), arm(5500, 510, slow=900), SAME_ANSWERS)
+    assert judge(evidence(once)).decision == "roll back"
+
+
+def test_a_difference_too_small_to_matter_is_no_harm_however_certain() -> None:
+    release = evidence(Window(arm(10_000_000, 1000), arm(10_000_000, 2000), SAME_ANSWERS))
+    found = check(release, "errors")
+    assert found.state == "safe"
+    assert found.figures[0].value > found.figures[0].limit
+
+
+def test_what_is_not_required_may_roll_back_but_need_not_be_known() -> None:
+    policy = Policy(required=("errors", "latency"))
+    bare = [replace(window, golden=Replay()) for window in good(6).windows]
+    assert judge(evidence(*bare)).decision == "hold"
+    assert judge(evidence(*bare), policy).decision == "promote"
+    worse = replace(bare[0], golden=Replay(only_stable_right=50))
+    assert judge(evidence(worse, *bare[1:]), policy).decision == "roll back"
+
+
+def test_latencies_beyond_the_last_bucket_are_never_called_safe() -> None:
+    slow = replace(arm(4000), latency=(0, 0, 0, 0, 0, 4000))
+    found = check(evidence(*[Window(slow, slow)] * 5), "latency")
+    assert found.state == "unsure"
+    assert "beyond the last bucket, 100 ms" in found.words
+
+
+def test_what_is_said_to_be_needed_is_enough() -> None:
+    release = good(1)
+    for name, unit in (("errors", "canary requests"), ("accuracy", "golden images")):
+        needed = check(release, name).needed
+        assert unit in needed
+        more = int(needed.split()[1].replace(",", ""))
+        window = release.windows[0]
+        seen = window.canary.requests if name == "errors" else window.golden.images
+        times = 1 + 1.1 * more / seen  # said with two digits
+        before, after = int(times * 0.8) or 1, int(times + 1)
+        assert check(evidence(*[window] * after), name).state == "safe"
+        assert check(evidence(*[window] * before), name).state == "unsure"
+
+
+@given(release=releases())
+@settings(max_examples=20, deadline=None)
+def test_one_verdict_follows_from_the_checks(release: Evidence) -> None:
+    verdict = judge(release)
+    states = {check.state for check in verdict.checks}
+    expected = "roll back" if "harmful" in states else "hold" if "unsure" in states else "promote"
+    assert verdict.decision == expected
+    assert verdict.reasons
+
+
+@given(
+    release=releases(), kind=st.sampled_from(["fail", "slow", "lose", "all"]), part=st.floats(0, 1)
+)
+@settings(max_examples=30, deadline=None)
+def test_more_harm_never_makes_a_verdict_kinder(release: Evidence, kind: str, part: float) -> None:
+    assume(release.windows)
+
+    def worse(window: Window) -> Window:
+        canary, golden = window.canary, window.golden
+        if kind in ("fail", "all"):
+            failed = int(part * sum(canary.latency[:1]))
+            latency = (canary.latency[0] - failed, *canary.latency[1:])
+            canary = replace(canary, errors=canary.errors + failed, latency=latency)
+        if kind == "slow":
+            moved = int(part * canary.latency[1])
+            latency = list(canary.latency)
+            latency[1], latency[-1] = latency[1] - moved, latency[-1] + moved
+            canary = replace(canary, latency=tuple(latency))
+        if kind in ("lose", "all"):
+            moved = int(part * golden.both_right)
+            golden = replace(
+                golden,
+                both_right=golden.both_right - moved,
+                only_stable_right=golden.only_stable_right + moved,
+            )
+        return Window(window.stable, canary, golden)
+
+    names = {"fail": ["errors"], "slow": ["latency"], "lose": ["accuracy", "disagreement"]}
+    before, after = judge(release), judge(with_canary(release, worse))
+    for old, new in zip(before.checks, after.checks, strict=True):
+        if old.name in names.get(kind, ["errors", "accuracy"]):
+            order = ["harmful", "unsure", "safe"]
+            assert order.index(new.state) <= order.index(old.state), (old, new)
+    if kind != "all":  # failed answers leave the latencies, and may leave the fast ones alone
+        assert kind == "fail" or ORDER[after.decision] <= ORDER[before.decision]
+
+
+@given(release=releases())
+@settings(max_examples=15, deadline=None)
+def test_names_of_classes_do_not_matter(release: Evidence) -> None:
+    def renamed(one: Arm) -> Arm:
+        return replace(one, classes=one.classes[::-1])
+
+    turned = [Window(renamed(w.stable), renamed(w.canary), w.golden) for w in release.windows]
+    one = check(release, "class mix").state
+    assert check(evidence(*turned), "class mix").state == one
+
+
+@given(release=releases())
+@settings(max_examples=15, deadline=None)
+def test_of_two_versions_at_most_one_is_harmful_to_errors_and_accuracy(release: Evidence) -> None:
+    def swapped(window: Window) -> Window:
+        golden = replace(
+            window.golden,
+            only_stable_right=window.golden.only_canary_right,
+            only_canary_right=window.golden.only_stable_right,
+        )
+        return Window(window.canary, window.stable, golden)
+
+    other = evidence(*map(swapped, release.windows))
+    for name in ("errors", "accuracy"):
+        assert "harmful" not in (check(release, name).state, check(other, name).state) or (
+            check(release, name).state != check(other, name).state
+        )

@@ -1,0 +1,131 @@
+"""infra/release/verdict/simulation: the stated rates hold, and the simulation judges as the judge does."""
+
+import json
+from collections import Counter
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from infra.release.verdict.engine import judge
+from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
+from infra.release.verdict.policy import CHECKS, Policy
+from infra.release.verdict.simulation.model import answer, made_up
+from infra.release.verdict.simulation.rates import judge_all, simulate
+from infra.release.verdict.simulation.releases import Size, draw
+from infra.release.verdict.simulation.scenarios import PARTS, SCENARIOS, Scenario, p99_ratio
+from infra.release.verdict.simulation.simulate import MODEL, main
+from infra.release.verdict.tallies import ArmTallies, Tallies
+
+GOLDEN = made_up(2000, seed=1)
+LOOSE = Policy(false_alarm_rate=0.2)
+SMALL = Size(requests=600, golden=150)
+
+
+def named(name: str) -> Scenario:
+    return next(scenario for scenario in SCENARIOS if scenario.name.startswith(name))
+
+
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.harmless], ids=lambda s: s.name)
+def test_harmless_releases_are_rolled_back_as_seldom_as_stated(scenario: Scenario) -> None:
+    found = simulate(scenario, GOLDEN, 300, LOOSE, SMALL, seed=2)
+    assert found.rolled_back <= 78  # 60 expected at most, more than 78 once in 200
+
+
+@pytest.mark.parametrize(
+    "name", ["5 % of accuracy lost, same", "5 % of accuracy lost, re", "everything", "crash", "mis"]
+)
+def test_harm_is_found_and_never_promoted(name: str) -> None:
+    found = simulate(named(name), GOLDEN, 40, Policy(), Size(2000, 150), seed=3)
+    assert found.rolled_back >= 38
+    assert found.promoted == 0
+    assert sum(found.by_window) == found.rolled_back
+
+
+def test_the_p99_is_doubled_where_it_is_said_to_be() -> None:
+    assert p99_ratio(named("p99 doubled")) == pytest.approx(2, abs=0.01)
+    assert p99_ratio(named("everything")) == pytest.approx(2, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["retrained", "p99 doubled", "2 % of accuracy lost, re", "crash"])
+def test_releases_side_by_side_are_judged_as_each_alone(name: str) -> None:
+    tallies = draw(named(name), GOLDEN, 2, SMALL, np.random.default_rng(4))
+    judged = judge_all(tallies, LOOSE)
+    for release in range(2):
+        for look in (1, 5, len(PARTS)):
+            verdict = judge(one(tallies, release, look), LOOSE)
+            states = [check.state for check in verdict.checks]
+            place = (slice(None), release, look - 1)
+            assert [s == "harmful" for s in states] == judged.harmful[place].tolist()
+            assert [s == "safe" for s in states] == judged.safe[place].tolist()
+
+
+def one(tallies: Tallies, release: int, look: int) -> Evidence:
+    """A simulated release as the judge is given it."""
+
+    def arm(arm: ArmTallies, window: int) -> Arm:
+        rows = [
+            getattr(arm, name)[release, window] for name in ("latency", "classes", "confidence")
+        ]
+        lists = [tuple(int(count) for count in row) for row in rows]
+        return Arm(int(arm.requests[0, window]), int(arm.errors[release, window]), *lists)
+
+    windows = [
+        Window(
+            arm(tallies.stable, window),
+            arm(tallies.canary, window),
+            Replay(*(int(count) for count in tallies.golden[release, window])),
+        )
+        for window in range(look)
+    ]
+    return Evidence("12", "13", tuple(tallies.edges.tolist()), tuple(windows))
+
+
+def test_accuracy_is_lost_as_said() -> None:
+    golden = made_up(4000, seed=5)
+    counts = draw(
+        named("2 % of accuracy lost, re"), golden, 100, Size(100, 400), np.random.default_rng(6)
+    ).golden.sum((0, 1)) / (100 * 4000)
+    assert counts[1] - counts[2] == pytest.approx(0.02, abs=0.002)
+    assert counts[2] == pytest.approx(0.03, abs=0.002)
+
+
+def test_a_golden_set_that_is_used_up_gives_no_more_evidence() -> None:
+    replay = draw(SCENARIOS[0], GOLDEN, 3, Size(100, 600), np.random.default_rng(7)).golden
+    assert replay.sum((1, 2)).tolist() == [2000] * 3
+
+
+def test_a_real_model_answers_real_records(tmp_path: Path) -> None:
+    records, seen = tmp_path / "test.bin", []
+    random = np.random.default_rng(8)
+    records.write_bytes(random.integers(0, 10, (3, 3073), np.uint8).tobytes())
+    golden = answer(MODEL, records, 2, 1, seen.append)
+    assert golden.labels.tolist() == [int(b) for b in records.read_bytes()[: 2 * 3073 : 3073]]
+    assert len(golden.predictions) == sum(seen) == 2
+    assert (golden.confidence <= 1).all()
+    records.write_bytes(b"short")
+    with pytest.raises(ValueError, match="5 bytes are not records"):
+        answer(MODEL, records, 2, 1, seen.append)
+
+
+def test_the_program_writes_what_it_shows(tmp_path: Path) -> None:
+    console = Console(file=StringIO(), width=160)
+    counts = ["--releases", "4", "--harmful", "3", "--images", "500", "--requests", "300"]
+    code = main([*counts, "--made-up", "--golden", "40", "--out", str(tmp_path / "o")], console)
+    assert code == 0
+    document = json.loads((tmp_path / "o" / "verdict.json").read_text())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert [one["scenario"] for one in document["outcomes"]] == [s.name for s in SCENARIOS]
+    assert Counter(one["releases"] for one in document["outcomes"]) == {4: 3, 3: len(SCENARIOS) - 3}
+    assert set(document["outcomes"][0]["by_check"]) == set(CHECKS)
+    assert "retrained, equally good" in shown
+    assert (tmp_path / "o" / "verdict.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_wrong_policy_ends_the_program_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text("false_alarm_rate = 7\n")
+    console = Console(file=StringIO(), width=160)
+    assert main(["--policy", str(tmp_path / "p.toml"), "--made-up"], console) == 2
+    assert "false_alarm_rate: expected a share" in console.file.getvalue()  # type: ignore[attr-defined]
