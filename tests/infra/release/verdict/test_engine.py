@@ -48,7 +48,7 @@ def test_a_canary_like_stable_is_promoted_once_that_is_certain() -> None:
         ("latency", arm(1000, 1, slow=40), SAME_ANSWERS),
         ("accuracy", arm(1000, 1), Replay(910, 20, 0, 70, 0)),
         ("disagreement", arm(1000, 1), Replay(300, 300, 300, 50, 50)),
-        ("class mix", replace(arm(1000), classes=(999, 1)), SAME_ANSWERS),
+        ("class mix", replace(arm(1000), classes=(3000, 0)), SAME_ANSWERS),
         ("confidence", replace(arm(1000), confidence=(900, 100)), SAME_ANSWERS),
     ],
 )
@@ -96,7 +96,7 @@ def test_latencies_beyond_the_last_bucket_are_never_called_safe() -> None:
 
 
 def test_what_is_said_to_be_needed_is_enough() -> None:
-    release = good(1)
+    release = evidence(Window(arm(4000, 4), arm(1000, 1), Replay(93, both_wrong_alike=7)))
     for name, unit in (("errors", "canary requests"), ("accuracy", "golden images")):
         needed = check(release, name).needed
         assert unit in needed
@@ -110,7 +110,7 @@ def test_what_is_said_to_be_needed_is_enough() -> None:
 
 
 @given(release=releases())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_one_verdict_follows_from_the_checks(release: Evidence) -> None:
     verdict = judge(release)
     states = {check.state for check in verdict.checks}
@@ -122,7 +122,7 @@ def test_one_verdict_follows_from_the_checks(release: Evidence) -> None:
 @given(
     release=releases(), kind=st.sampled_from(["fail", "slow", "lose", "all"]), part=st.floats(0, 1)
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_more_harm_never_makes_a_verdict_kinder(release: Evidence, kind: str, part: float) -> None:
     assume(release.windows)
 
@@ -157,7 +157,7 @@ def test_more_harm_never_makes_a_verdict_kinder(release: Evidence, kind: str, pa
 
 
 @given(release=releases())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_names_of_classes_do_not_matter(release: Evidence) -> None:
     def renamed(one: Arm) -> Arm:
         return replace(one, classes=one.classes[::-1])
@@ -168,7 +168,7 @@ def test_names_of_classes_do_not_matter(release: Evidence) -> None:
 
 
 @given(release=releases())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_of_two_versions_at_most_one_is_harmful_to_errors_and_accuracy(release: Evidence) -> None:
     def swapped(window: Window) -> Window:
         golden = replace(

@@ -1,4 +1,4 @@
-"""infra/release/verdict/simulation: the stated rates hold, and the simulation judges as the judge does."""
+"""infra/release/verdict/simulation: stated rates hold, and it judges as the judge does."""
 
 import json
 from collections import Counter
