@@ -125,7 +125,8 @@ def _outcome(
 ) -> Outcome:
     windows = len(PARTS)
     required = [CHECKS.index(name) for name in policy.required]
-    back, fine = _first(harmful.any(0)), _first(safe[required].all(0))
+    back = _first(np.any(harmful, axis=0))
+    fine = _first(np.all(safe[required], axis=0))
     gone = back < windows
     at = np.minimum(back, windows - 1)
     reasons = harmful[:, np.arange(len(at)), at] & gone
@@ -146,4 +147,5 @@ def _outcome(
 
 def _first(truths: Truths) -> NDArray[np.int64]:
     """(R,) First window of each release in which it holds; the number of windows if in none."""
-    return np.where(truths.any(1), truths.argmax(1), truths.shape[1])
+    first: NDArray[np.int64] = np.where(truths.any(1), truths.argmax(1), truths.shape[1])
+    return first

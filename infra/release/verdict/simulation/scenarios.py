@@ -43,6 +43,7 @@ SCENARIOS = (
     *(Scenario(f"{k} % of accuracy lost, retrained", lost=k / 100, churn=0.03) for k in (1, 2, 5)),
     Scenario("p99 doubled", tail_share=0.05, tail_factor=_TAIL),
     Scenario("everything twice as slow", slower=2.0),
+    Scenario("0.6 % errors instead of 0.1 %", error_rate=0.006),
     Scenario("1 % errors instead of 0.1 %", error_rate=0.01),
     Scenario("5 % errors", error_rate=0.05),
     Scenario("crash: every request fails", error_rate=1.0),

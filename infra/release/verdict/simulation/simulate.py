@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
                         policy,
                         size,
                         options.seed,
-                        lambda done, task=task: progress.advance(task, done),
+                        partial(progress.advance, task),
                     )
                 )
         _show(outcomes, policy, console)
@@ -128,11 +129,9 @@ def _write(
         "outcomes": [asdict(one) | {"interval": one.interval} for one in outcomes],
     }
     text = json.dumps(document, indent=1).replace("Infinity", "null")
-    figure = draw_rates(outcomes, policy)
-    files = {"verdict.json": text + "\n", "verdict.png": figure}
-    for name, data in files.items():
-        write_whole(folder / name, data)
-    return [folder / name for name in files]
+    write_whole(folder / "verdict.json", text + "\n")
+    write_whole(folder / "verdict.png", draw_rates(outcomes, policy))
+    return [folder / "verdict.json", folder / "verdict.png"]
 
 
 def _user_path(text: str) -> Path:
@@ -149,14 +148,18 @@ def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    count = {"type": _count, "metavar": "N"}
-    parser.add_argument("--releases", default=10_000, help="of each harmless kind", **count)
-    parser.add_argument("--harmful", default=1000, help="releases of each harmful kind", **count)
-    parser.add_argument("--requests", default=4000, help="in a window, both versions", **count)
-    parser.add_argument("--golden", default=800, help="golden images in a window", **count)
-    parser.add_argument("--images", default=10_000, help="golden images in all", **count)
+    for name, default, said in (
+        ("--releases", 10_000, "of each harmless kind"),
+        ("--harmful", 1000, "releases of each harmful kind"),
+        ("--requests", 4000, "in a window, both versions"),
+        ("--golden", 800, "golden images in a window"),
+        ("--images", 10_000, "golden images in all"),
+        ("--threads", 1, "of the model"),
+    ):
+        parser.add_argument(
+            name, type=_count, default=default, metavar="N", help=f"{said} (%(default)s)"
+        )
     parser.add_argument("--made-up", action="store_true", help="golden answers of no real model")
-    parser.add_argument("--threads", default=1, help="of the model", **count)
     parser.add_argument("--policy", metavar="FILE", help="TOML file (default: built-in limits)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="verdict-simulation", help="folder (%(default)s)")

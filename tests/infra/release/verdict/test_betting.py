@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.release.verdict import two_arms
-from infra.release.verdict.betting import bound, log_mean_exp, log_odds
+from infra.release.verdict.betting import Side, bound, log_mean_exp, log_odds
 
 SHARE, LOSS = (0.0, 1.0), (-1.0, 0.0, 1.0)
 
@@ -25,10 +25,10 @@ def test_nothing_seen_is_no_evidence() -> None:
 
 @pytest.mark.parametrize("mean", [0.001, 0.3, 0.9])
 @pytest.mark.parametrize("side", ["above", "below"])
-def test_a_fair_bet_is_fair(mean: float, side: str) -> None:
+def test_a_fair_bet_is_fair(mean: float, side: Side) -> None:
     n = 12
     expected = sum(
-        comb(n, k) * mean**k * (1 - mean) ** (n - k) * exp(log_odds([n - k, k], SHARE, mean, side))  # type: ignore[arg-type]
+        comb(n, k) * mean**k * (1 - mean) ** (n - k) * exp(log_odds([n - k, k], SHARE, mean, side))
         for k in range(n + 1)
     )
     assert expected == pytest.approx(1)
@@ -101,11 +101,11 @@ def test_odds_fall_as_the_doubted_mean_comes_nearer(k: int, rest: int, a: float,
 
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_bounds_hold_what_was_seen_and_narrow_with_more(k: int, rest: int) -> None:
-    low, high = (float(bound([rest, k], SHARE, 100, side)) for side in ("below", "above"))  # type: ignore[arg-type]
+    low, high = (float(bound([rest, k], SHARE, 100, side)) for side in ("below", "above"))
     if k + rest:
         assert low <= Fraction(k, k + rest) + 1e-6
         assert high >= Fraction(k, k + rest) - 1e-6
-    wide = [float(bound([10 * rest, 10 * k], SHARE, 100, side)) for side in ("below", "above")]  # type: ignore[arg-type]
+    wide = [float(bound([10 * rest, 10 * k], SHARE, 100, side)) for side in ("below", "above")]
     assert wide[1] - wide[0] <= high - low + 1e-6
 
 

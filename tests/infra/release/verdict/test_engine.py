@@ -134,9 +134,9 @@ def test_more_harm_never_makes_a_verdict_kinder(release: Evidence, kind: str, pa
             canary = replace(canary, errors=canary.errors + failed, latency=latency)
         if kind == "slow":
             moved = int(part * canary.latency[1])
-            latency = list(canary.latency)
-            latency[1], latency[-1] = latency[1] - moved, latency[-1] + moved
-            canary = replace(canary, latency=tuple(latency))
+            first, usual, *between, last = canary.latency
+            latency = (first, usual - moved, *between, last + moved)
+            canary = replace(canary, latency=latency)
         if kind in ("lose", "all"):
             moved = int(part * golden.both_right)
             golden = replace(

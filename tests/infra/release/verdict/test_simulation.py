@@ -98,7 +98,8 @@ def test_a_golden_set_that_is_used_up_gives_no_more_evidence() -> None:
 
 
 def test_a_real_model_answers_real_records(tmp_path: Path) -> None:
-    records, seen = tmp_path / "test.bin", []
+    records = tmp_path / "test.bin"
+    seen: list[int] = []
     random = np.random.default_rng(8)
     records.write_bytes(random.integers(0, 10, (3, 3073), np.uint8).tobytes())
     golden = answer(MODEL, records, 2, 1, seen.append)
