@@ -16,6 +16,7 @@ from serve.benchmark.figure import benchmark_figure
 from serve.benchmark.figures import png
 from serve.benchmark.load import Job, Load, measure
 from serve.benchmark.main import Result
+from serve.benchmark.overhead import Overhead, Side
 from serve.benchmark.processes import family
 from serve.benchmark.report import ratios
 from tests.serve.serving import MODEL
@@ -151,3 +152,11 @@ def test_a_model_that_is_not_there_is_said_in_a_line() -> None:
     assert done.stderr == (
         "kiln: error: cannot read the model /no/such/model.onnx: No such file or directory\n"
     )
+
+
+def test_the_cost_of_telemetry_is_the_median_of_the_turns() -> None:
+    off = Side([100.0, 200.0, 400.0], [400.0, 500.0, 800.0])
+    on = Side([98.0, 100.0, 396.0], [408.0, 1000.0, 816.0])  # the second turn was disturbed
+    overhead = Overhead(off, on)
+    assert (overhead.throughput, overhead.cpu) == (0.98, 1.02)
+    assert "0.980 times the throughput without, 1.020 times" in str(overhead)
