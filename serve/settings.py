@@ -40,6 +40,7 @@ class Settings:
     log_format: str = ""  # json or text; "": text to a terminal, else JSON
     access_log: str = "errors"  # requests with a line in the log: off, errors (5xx) or all
     drift_rate: int | None = None  # images a second watched for drift; 0: none; None: by their size
+    flush_ms: int = 500  # that a call on AWS Lambda waits at most for its telemetry to be sent
     cpus: int = field(default_factory=available_cpus)
 
     @property
@@ -130,4 +131,5 @@ _PARSERS: dict[str, tuple[_Parse, str]] = {
     "log_format": _one_of("json", "text"),
     "access_log": _one_of("off", "errors", "all"),
     "drift_rate": _number(0, 1_000_000),
+    "flush_ms": _number(1, 60_000),
 }

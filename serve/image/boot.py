@@ -17,6 +17,10 @@ def main(arguments: list[str]) -> None:
 
         sys.exit(run_server())
 
+    from serve.aws_lambda.ending import at_sigterm, block_sigterm
+
+    block_sigterm()
+    at_sigterm(_close_telemetry)
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
         from serve.image import snapshot
 
@@ -24,6 +28,12 @@ def main(arguments: list[str]) -> None:
     from awslambdaric.__main__ import main as run_lambda
 
     run_lambda(["awslambdaric", *(arguments or [HANDLER])])
+
+
+def _close_telemetry() -> None:
+    """Of our own handler, if it came to life."""
+    if outlet := getattr(sys.modules.get("serve.handler"), "outlet", None):
+        outlet.close()
 
 
 if __name__ == "__main__":

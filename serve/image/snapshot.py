@@ -1,7 +1,7 @@
 """Lambda SnapStart: what a snapshot holds warm, and what every copy of it must not share.
 
-Request ids come from the kernel, which AWS reseeds. Whoever holds connections registers hooks of
-their own with `snapshot_restore_py`.
+Request ids come from the kernel, which AWS reseeds. The service has no credentials of AWS, and its
+clocks only measure differences within one request.
 """
 
 import random
@@ -28,16 +28,23 @@ def warm() -> None:
     Raises:
         RuntimeError: it did not succeed; Lambda then takes no snapshot and says why.
     """
-    from serve.handler import handler
+    from serve.handler import adapter  # without the flush: this is nobody's request
 
-    answer = handler(_event(), SimpleNamespace(aws_request_id="snapshot"))
+    answer = adapter(_event(), SimpleNamespace(aws_request_id="snapshot"))
     if answer["statusCode"] != 200:
         raise RuntimeError(f"the model does not answer: {answer['body']}")
 
 
 def renew() -> None:
-    """Copies of one snapshot would all draw the same random numbers."""
+    """Copies of one snapshot would draw the same numbers and be one instance to a collector.
+
+    What the warm-up was measured at is forgotten with the original's connections.
+    """
+    from serve.handler import handler, outlet
+
     random.seed()
+    outlet.renew()
+    handler.reset()
 
 
 def _event() -> dict[str, Any]:

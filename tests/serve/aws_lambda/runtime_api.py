@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,6 +52,8 @@ class RuntimeApi:
         self.restore_errors: list[FunctionError] = []
         self.waits = threading.Event()  # the function asked for an event: initialised
         self.snapshot_ready = threading.Event()
+        # Called when an answer has arrived and before anybody learns of it, the function included.
+        self.on_answer: Callable[[], None] = lambda: None
         self._restored = threading.Event()
         self._calls: queue.Queue[_Call] = queue.Queue()
         self._open: dict[str, _Call] = {}
@@ -106,6 +108,7 @@ class RuntimeApi:
         if call is None:
             return False
         call.answer, call.error = answer, error
+        self.on_answer()
         call.answered.set()
         return True
 
