@@ -30,7 +30,7 @@ def warm() -> None:
     """
     from serve.handler import adapter  # without the flush: this is nobody's request
 
-    answer = adapter(_event(), SimpleNamespace(aws_request_id="snapshot"))
+    answer = adapter(one_pixel_event(), SimpleNamespace(aws_request_id="snapshot"))
     if answer["statusCode"] != 200:
         raise RuntimeError(f"the model does not answer: {answer['body']}")
 
@@ -47,7 +47,8 @@ def renew() -> None:
     handler.reset()
 
 
-def _event() -> dict[str, Any]:
+def one_pixel_event() -> dict[str, Any]:
+    """A prediction as a function URL would ask for it."""
     http = {"method": "POST", "path": "/predict", "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}
     return {
         "version": "2.0",

@@ -47,6 +47,7 @@ def local_function(folder: Path, environment: Mapping[str, str]) -> Iterator[Loc
             "AWS_LAMBDA_FUNCTION_NAME": "kiln",
             "AWS_REGION": "eu-central-1",
             "KILN_MODEL": str(MODEL.absolute()),
+            "KILN_DEADLINE_MS": "60000",  # the machine may be busy
             "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
             "PATH": os.defpath,
             "HOME": str(folder),
