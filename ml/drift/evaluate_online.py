@@ -104,6 +104,8 @@ def print_online(
     for name, found in by_name.items():
         table.add_row(name, *(cell for detection in found for cell in _cells(detection)))
     console.print(table)
+    if early := sum(detection.early for detection in detections):
+        console.print(f"{early} streams left out: in alarm before they were spoiled", style="red")
 
 
 def write_online(

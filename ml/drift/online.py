@@ -47,13 +47,14 @@ class Detection:
     condition: str
     window: int
     streams: int
+    early: int  # streams that were in alarm before they were spoiled: false alarms
     delays: tuple[int, ...]  # images from the first spoiled one to the alarm, where it was raised
     reliefs: tuple[int, ...]  # images from the last spoiled one until it was cleared
 
     @property
     def rate(self) -> float:
-        """Share of streams whose alarm was raised within three windows."""
-        return len(self.delays) / self.streams
+        """Share of streams, but for the early ones, whose alarm was raised within three windows."""
+        return len(self.delays) / max(1, self.streams - self.early)
 
     @property
     def delay(self) -> float | None:
@@ -141,7 +142,10 @@ def _silence(watch: DriftWatch, draw: _Draw, windows: int) -> Silence:
 def _detection(watch: DriftWatch, draw: _Draw, name: str, clean_first: int) -> Detection:
     """The first spoiled image comes after `clean_first` of a part, as it would in a stream."""
     size = watch.window // PARTS
-    _until(watch, lambda: draw("clean", size), PARTS, "never")
+    for _ in range(PARTS):
+        watch.slide(draw("clean", size))
+    if watch.raised:
+        return Detection(name, watch.window, 1, 1, (), ())
     first = draw("clean", clean_first)
     first.merge(draw(name, size - clean_first))
     parts = iter([first])
@@ -153,7 +157,7 @@ def _detection(watch: DriftWatch, draw: _Draw, name: str, clean_first: int) -> D
     )
     delays = () if spoiled is None else (spoiled * size - clean_first,)
     reliefs = () if cleared is None else (cleared * size,)
-    return Detection(name, watch.window, 1, delays, reliefs)
+    return Detection(name, watch.window, 1, 0, delays, reliefs)
 
 
 def _until(watch: DriftWatch, part: Callable[[], Counts], most: int, alarm: str) -> int | None:
@@ -185,6 +189,7 @@ def _all_detections(found: Sequence[Detection]) -> Detection:
         found[0].condition,
         found[0].window,
         sum(one.streams for one in found),
+        sum(one.early for one in found),
         tuple(delay for one in found for delay in one.delays),
         tuple(relief for one in found for relief in one.reliefs),
     )

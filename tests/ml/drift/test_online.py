@@ -53,12 +53,27 @@ def test_spoiled_streams_are_noticed_and_forgotten(found: Found) -> None:
     assert len(by_name) == 4
     for window in LIMITS.windows:
         spoiled, unspoiled = by_name["blur:5", window], by_name["blur:1", window]
+        assert spoiled.early == 0
         assert spoiled.rate == 1
         assert spoiled.delay is not None
         assert 0 < spoiled.delay <= window
         assert spoiled.relief is not None
         assert window < spoiled.relief <= 3 * window
         assert (unspoiled.rate, unspoiled.delay, unspoiled.relief) == (0, None, None)
+
+
+def test_a_stream_in_alarm_before_it_is_spoiled_is_no_detection(clean: Observed) -> None:
+    jumpy = WatchLimits(windows=(100,), false_alarms=0.05, psi=0, ks=0)
+    measured = measure_online(
+        clean, {"blur:5": clean}, classes=10, limits=jumpy, clean_windows=2, streams=8, splits=2
+    )
+    ((silence,), (detection,)) = measured
+    assert silence.alarms > 0
+    assert detection.early > 0
+    assert detection.early + len(detection.delays) <= detection.streams == 8
+    shown = StringIO()
+    print_online(*measured, jumpy, Console(file=shown, width=140))
+    assert f"{detection.early} streams left out: in alarm before" in shown.getvalue()
 
 
 def test_the_results_are_shown_and_written(found: Found, tmp_path: Path) -> None:
