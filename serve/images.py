@@ -38,6 +38,7 @@ Pixels = NDArray[np.uint8]
 _READERS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 
 _QUICK_BYTES, _QUICK_PIXELS = 8 * 1024, 256 * 256
+_BAND_PIXELS = 2**18
 _WHITE = (255, 255, 255, 255)
 _REDUCING_GAP = 3.0  # Pillow: "the result is almost indistinguishable from fair resampling"
 
@@ -131,12 +132,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16 bits a pixel; convert() would clip them at 255
-        eight = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        eight = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(eight).convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """In bands: whole copies of a large image would take several times its memory."""
+    flat = Image.new("RGB", image.size)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(image.height, top + rows)
+        band = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        white = Image.new("RGBA", band.size, _WHITE)
+        flat.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+    return flat
 
 
 def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:

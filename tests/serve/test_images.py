@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from serve import small_png
 from serve.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from serve.image_file import image_size, image_type, trailing_bytes
-from serve.images import Codec, is_quick
+from serve.images import Codec, _to_rgb, is_quick
 from tests.serve.serving import image_file, pixels
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -221,3 +221,17 @@ def test_the_short_way_takes_no_file_that_is_damaged(data: st.DataObject) -> Non
     position = data.draw(st.integers(0, len(file) - 1))
     file[position] ^= data.draw(st.integers(1, 255))
     assert small_png.decode(bytes(file), (32, 32)) is None
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_large_transparent_images_are_laid_on_white_as_small_ones_are(mode: str) -> None:
+    chance = np.random.default_rng(0)
+    image = Image.fromarray(chance.integers(0, 256, (700, 900, 4)).astype(np.uint8), "RGBA")
+    if mode == "P":
+        image = image.convert("RGB").quantize(256)
+        image.info["transparency"] = bytes(range(256))
+    else:
+        image = image.convert(mode)
+    white = Image.new("RGBA", image.size, "white")
+    expected = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    assert np.array_equal(np.asarray(_to_rgb(image)), np.asarray(expected))
