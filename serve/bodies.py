@@ -96,6 +96,7 @@ def one_image(scope: Scope, body: bytes) -> tuple[Upload, Options]:
     match _media_type(scope, body):
         case "json":
             request = _decoded(_PREDICT, body)
+            _query(scope)  # says nothing of JSON bodies, but what is wrong is refused
             return from_base64("image", request.image), Options(
                 request.top_k, request.probabilities
             )
@@ -120,6 +121,7 @@ def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
     match _media_type(scope, body):
         case "json":
             request = _decoded(_BATCH, body)
+            _query(scope)
             uploads = [from_base64(f"images[{i}]", image) for i, image in enumerate(request.images)]
             return uploads, Options(request.top_k, request.probabilities)
         case "image":
@@ -193,10 +195,11 @@ def _query(scope: Scope) -> Options:
 
 
 def _form_options(scope: Scope, form: list[Part]) -> Options:
+    query = _query(scope)
     texts = {
         part.name: part.data.decode("latin-1") for part in form if part.name in Options._fields
     }
-    return _options(texts) if texts else _query(scope)
+    return _options(texts) if texts else query
 
 
 def _options(texts: dict[str, str]) -> Options:

@@ -1,5 +1,6 @@
 """Bodies of multipart/form-data, which are in memory already."""
 
+import logging
 from typing import NamedTuple
 
 from python_multipart.exceptions import FormParserError
@@ -7,6 +8,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serve.errors import MalformedForm
 from serve.settings import MAX_IMAGES
+
+# It warns of every odd byte in a form; the caller is told, and the log is not theirs to fill.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 _MAX_PARTS = MAX_IMAGES + 10
 

@@ -87,6 +87,7 @@ def soak(
         KILN_PORT=str(plan.port),
         KILN_WORKERS=str(options.workers),
         KILN_API_KEYS=digest,
+        KILN_LOG_LEVEL="warning",
         KILN_BODY_TIMEOUT_MS=str(_BODY_TIMEOUT_MS),
     )
     server = Candidate("the service", [sys.executable, "-m", "serve.server"], variables)

@@ -17,7 +17,8 @@ class AccessLog:
         self._errors_only = errors_only
 
     def __call__(self, call: Call, method: str, path: str) -> None:
-        failed = call.status >= 500 or not call.status
+        # A caller who leaves within a request is no failure: many can, and would fill the log.
+        failed = call.status >= 500 or (not call.status and call.error != "client-left")
         if self._errors_only and not failed:
             return
         facts: dict[str, object] = {

@@ -178,3 +178,33 @@ def test_an_image_of_too_many_pixels_is_stopped_before_it_is_decoded(service: Te
     problem = problem_of(response)
     assert (problem["status"], problem["field"]) == (413, "image")
     assert "60000 x 60000 pixels" in problem["detail"]
+
+
+@pytest.mark.parametrize("query", ["top_k=0", "top_k=x", "probabilities=1"])
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/predict", {"json": {"image": base64_of(PNG)}}),
+        ("/predict/batch", {"json": {"images": [base64_of(PNG)]}}),
+        ("/predict", {"files": {"image": ("a.png", PNG)}, "data": {"top_k": "1"}}),
+    ],
+    ids=["JSON", "batch", "form"],
+)
+def test_options_in_the_query_that_make_no_sense_are_refused_whatever_the_body_is(
+    service: TestClient, path: str, sent: Any, query: str
+) -> None:
+    response = service.post(f"{path}?{query}", **sent)
+    assert response.status_code == 422
+    assert problem_of(response)["field"] == query.partition("=")[0]
+
+
+def test_a_form_with_odd_bytes_is_refused_without_a_word_in_the_log(
+    service: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = service.post(
+        "/predict",
+        content=b"--x\r\nname\xc3: y\r\n\r\n--x--\r\n",
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
+    assert response.status_code == 400
+    assert [one for one in caplog.records if one.name.startswith("python_multipart")] == []

@@ -102,3 +102,13 @@ def test_requests_have_a_line_each_or_only_failures(
         log(call, "GET", "/x" * 500)
     assert [one.levelno for one in caplog.records] == levels
     assert all(len(vars(one)["path"]) == 256 for one in caplog.records)
+
+
+def test_callers_who_leave_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    call = Call(None)
+    call.error = "client-left"
+    with caplog.at_level(logging.INFO):
+        AccessLog(errors_only=True)(call, "POST", "/predict")
+        assert caplog.records == []
+        AccessLog(errors_only=False)(call, "POST", "/predict")
+        assert [record.levelname for record in caplog.records] == ["INFO"]
