@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from serve.aws_lambda.embedded_metrics import EmbeddedMetrics
 from serve.call import Observer
 from serve.contract.artifact import ArtifactMetadata
+from serve.drift.attach import watch_traffic
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
 
@@ -34,6 +35,7 @@ class Outlet:
             SettingsError: names every variable that is wrong.
         """
         telemetry = Telemetry.start(settings, metadata, environ)
+        watch_traffic(telemetry, settings, metadata)
         if telemetry.is_on or _is_off(environ):
             return cls(telemetry, None)
         service = environ.get("OTEL_SERVICE_NAME", "").strip() or "kiln"

@@ -1,5 +1,6 @@
 """What a monitor knows, as OpenTelemetry instruments that are read when metrics are exported."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -7,45 +8,71 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from serve.contract.drift import CLASSES
 from serve.drift.monitor import DriftMonitor, DriftState
 
-_Read = Callable[[DriftState], Iterator[Observation]]
+# On Lambda every call exports, and some 450 series each time would cost more than the answer.
+_PAUSE_S = 15.0
+
+_Read = Callable[[], Iterable[Observation]]
 
 
-def register_instruments(meter: Meter, monitor: DriftMonitor) -> None:
+def register_instruments(
+    meter: Meter, monitor: DriftMonitor, clock: Callable[[], float] = time.monotonic
+) -> None:
     """The drift metrics of the catalogue.
 
     Alarms and scores are of one process: over a fleet, take the maximum. The bins are counters and
-    add up, so the whole fleet's traffic can be compared with the shares of the reference.
+    add up, so the whole fleet's traffic can be compared with the shares of the reference. Exports
+    within 15 s of one that had them go without.
     """
 
-    def callback(read: _Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        return lambda _: list(read(monitor.state()))
+    def of_state(
+        read: Callable[[DriftState], Iterable[Observation]],
+    ) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
+        return [_paced(lambda: read(monitor.state()), clock)]
 
     def bins(state: DriftState) -> Iterator[Observation]:
         return _by_bin(state.totals.classes, state.totals.signals, monitor.metadata.classes)
 
-    def shares(_: CallbackOptions) -> Iterable[Observation]:
+    def shares() -> Iterator[Observation]:
         reference = monitor.metadata.drift_reference
         signals = {signal.name: signal.shares for signal in reference.signals}
-        return list(_by_bin(reference.class_priors, signals, monitor.metadata.classes))
+        return _by_bin(reference.class_priors, signals, monitor.metadata.classes)
 
     meter.create_observable_gauge(
-        "kiln.drift.alarm", [callback(_alarms)], "1", "1 while a window's alarm is raised"
+        "kiln.drift.alarm", of_state(_alarms), "1", "1 while a window's alarm is raised"
     )
     meter.create_observable_gauge(
-        "kiln.drift.score", [callback(_scores)], "1", "Distance from the reference"
+        "kiln.drift.score", of_state(_scores), "1", "Distance from the reference"
     )
     meter.create_observable_gauge(
-        "kiln.drift.threshold", [callback(_thresholds)], "1", "Score above which an alarm is raised"
+        "kiln.drift.threshold", of_state(_thresholds), "1", "Score above which an alarm is raised"
     )
     meter.create_observable_gauge(
-        "kiln.drift.window.images", [callback(_images)], "{image}", "Images in a window"
+        "kiln.drift.window.images", of_state(_images), "{image}", "Images in a window"
     )
     meter.create_observable_counter(
-        "kiln.drift.images", [callback(bins)], "{image}", "Measured images in a bin of a signal"
+        "kiln.drift.images", of_state(bins), "{image}", "Measured images in a bin of a signal"
     )
     meter.create_observable_gauge(
-        "kiln.drift.reference.share", [shares], "1", "Share of the reference's images in a bin"
+        "kiln.drift.reference.share",
+        [_paced(shares, clock)],
+        "1",
+        "Share of the reference's images in a bin",
     )
+
+
+def _paced(
+    read: _Read, clock: Callable[[], float]
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    due = clock()
+
+    def callback(_: CallbackOptions) -> Iterable[Observation]:
+        nonlocal due
+        if clock() < due:
+            return []
+        due = clock() + _PAUSE_S
+        return list(read())
+
+    return callback
 
 
 def _alarms(state: DriftState) -> Iterator[Observation]:

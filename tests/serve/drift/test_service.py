@@ -1,6 +1,7 @@
 """The monitor in a running application, and its metrics as an exporter reads them."""
 
 import logging
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from starlette.testclient import TestClient
 
 from serve.app import create_app
+from serve.aws_lambda.outlet import Outlet
 from serve.call import Call
 from serve.drift.attach import watch_traffic
 from serve.drift.instruments import register_instruments
@@ -129,6 +131,34 @@ def test_the_instruments_are_those_of_the_catalogue(predictor: Any) -> None:
         for entry in CATALOGUE
         if entry["name"].startswith("kiln.drift.")
     }
+
+
+def test_exports_that_follow_each_other_closely_go_without(predictor: Any) -> None:
+    now = [100.0]
+    monitor, reader = DriftMonitor(predictor.metadata), InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    register_instruments(provider.get_meter("test"), monitor, clock=lambda: now[0])
+    found = []
+    for wait in (0, 1, 13, 1):
+        now[0] += wait
+        found.append(reader.get_metrics_data() is not None)
+    provider.shutdown()
+    monitor.close()
+    assert found == [True, False, False, True]
+
+
+def test_on_lambda_the_log_tells_of_drift_without_a_collector(
+    predictor: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(cpus=1, deadline_ms=60_000)
+    outlet = Outlet.open(settings, predictor.metadata, environ={})
+    with TestClient(create_app(predictor, settings, observer=outlet.observer)) as client:
+        send(client, [pixels(seed) for seed in range(90)])
+        for _ in range(100):  # the monitor's thread is about to say it
+            if "drift raised" in caplog.messages:
+                break
+            time.sleep(0.1)
+    assert "drift raised" in caplog.messages
 
 
 def test_a_rate_of_zero_watches_nothing(predictor: Any) -> None:
