@@ -55,23 +55,17 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
     limit = settings.max_body_bytes
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise _too_large(f"{int(declared)}", limit)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise ClientLeft
-    if len(body) <= limit and not message.get("more_body"):
-        return body
     try:
         async with asyncio.timeout(settings.body_timeout_ms / 1e3):
-            return await _rest_of_body(body, receive, limit)
+            return await _whole_body(receive, limit)
     except TimeoutError:
         raise BodyTimeout(
             f"expected the whole body within {settings.body_timeout_ms / 1e3:g} s"
         ) from None
 
 
-async def _rest_of_body(first: bytes, receive: Receive, limit: int) -> bytes:
-    body = bytearray(first)
+async def _whole_body(receive: Receive, limit: int) -> bytes:
+    body = bytearray()
     while True:
         if len(body) > limit:
             raise _too_large("more", limit)

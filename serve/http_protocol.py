@@ -1,7 +1,8 @@
 """uvicorn's HTTP protocol, with a limit on how long the head of a request may take.
 
 uvicorn ends connections that are idle between requests; one that sends its headers a byte at a
-time, or none at all, would stay for ever. Bodies are timed by serve/bodies.py.
+time, or none at all, would stay for ever, and so would one that goes on with a body which was
+refused. Bodies are timed by serve/bodies.py.
 """
 
 import asyncio
@@ -9,12 +10,11 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_TIMEOUT_S = 10.0
-
 
 class ImpatientProtocol(HttpToolsProtocol):
     """Closes connections whose first byte or whose headers do not come."""
 
+    head_timeout_s = 10.0
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -33,9 +33,14 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._head_is_here()
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        if self.cycle is not None and self.cycle.more_body:  # answered before the body was here
+            self._expect_head()
+        super().on_response_complete()
+
     def _expect_head(self) -> None:
         self._head_is_here()
-        self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._give_up)
+        self._timer = self.loop.call_later(self.head_timeout_s, self._give_up)
 
     def _head_is_here(self) -> None:
         if self._timer is not None:

@@ -44,6 +44,7 @@ def application() -> "Starlette":
     telemetry = Telemetry.start(settings, predictor.metadata)
     watch_traffic(telemetry, settings, predictor.metadata)
     app = create_app(predictor, settings, observer=telemetry.observer, at_end=telemetry.close)
+    ImpatientProtocol.head_timeout_s = settings.head_timeout_ms / 1e3
     gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
     return app
 

@@ -31,6 +31,7 @@ class Settings:
     max_queue: int = 512  # images that wait in one process
     deadline_ms: int = 2_000  # of an image, from its request to the start of its run
     max_body_bytes: int = 6 * 1024 * 1024  # what a synchronous call of AWS Lambda carries
+    head_timeout_ms: int = 10_000  # for a request's headers to arrive, or to begin
     body_timeout_ms: int = 10_000  # for a body to arrive
     max_pixels: int = 25_000_000  # of one image, before anything is decoded
     api_keys: tuple[str, ...] = ()  # SHA-256 of each, in hexadecimal digits; none: open to all
@@ -119,6 +120,7 @@ _PARSERS: dict[str, tuple[_Parse, str]] = {
     "max_queue": _number(MAX_IMAGES, 1_000_000),
     "deadline_ms": _number(1, 900_000),
     "max_body_bytes": _number(1024, 2**30),
+    "head_timeout_ms": _number(100, 900_000),
     "body_timeout_ms": _number(100, 900_000),
     "max_pixels": _number(1024, 2**31),
     "api_keys": (_list_of("[0-9a-f]{64}"), "SHA-256 digests, separated by commas"),

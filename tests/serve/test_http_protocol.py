@@ -13,14 +13,14 @@ from serve import http_protocol
 def test_a_head_that_does_not_end_ends_the_connection(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(http_protocol.ImpatientProtocol, "head_timeout_s", 0.05)
     assert asyncio.run(_answer_to(sent)) == b""
 
 
 def test_a_whole_request_is_answered_and_its_connection_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 30)
+    monkeypatch.setattr(http_protocol.ImpatientProtocol, "head_timeout_s", 30)
     whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert asyncio.run(_answer_to(whole + last)).count(b"200 OK") == 2
