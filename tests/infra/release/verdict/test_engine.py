@@ -1,5 +1,8 @@
 """infra/release/verdict: what is decided on which evidence."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -183,3 +186,16 @@ def test_of_two_versions_at_most_one_is_harmful_to_errors_and_accuracy(release: 
         assert "harmful" not in (check(release, name).state, check(other, name).state) or (
             check(release, name).state != check(other, name).state
         )
+
+
+def test_the_engine_needs_numpy_and_the_contract_alone() -> None:
+    script = "import sys; import infra.release.verdict.engine; print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    modules = subprocess.run(
+        [sys.executable, "-S", "-c", script], env=environment, stdout=subprocess.PIPE, check=True
+    ).stdout.split()
+    names = {name.decode() for name in modules}
+    packages = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+    assert packages - {"__main__"} == {"infra", "numpy", "serve"}
+    of_serve = {name for name in names if name.startswith("serve.")}
+    assert all(name.startswith("serve.contract") for name in of_serve)
