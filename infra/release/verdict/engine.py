@@ -211,7 +211,7 @@ def _needed(
     seen = counts if counts.sum() else np.array(best)
     enough = log_odds(_GROWTH[:, None] * seen) >= np.log(odds)
     if not enough.any():
-        return f"more {unit} than can be foretold: it looks neither safe nor harmful"
+        return f"more {unit} than can be foretold: so far it does not look safe"
     more = seen.sum() * _GROWTH[np.argmax(enough)] - counts.sum()
     return f"about {max(1, float(f'{more:.2g}')):,.0f} more {unit}, if they go like those so far"
 
