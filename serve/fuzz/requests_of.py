@@ -76,11 +76,11 @@ def _as_file(operation: Operation, file: File, top_k: str, probabilities: str) -
 
 
 def _as_form(operation: Operation, file: File, top_k: str, probabilities: str) -> Case[Any]:
-    body = {"image": file.data, "top_k": top_k, "probabilities": probabilities}
+    body: Any = {"image": file.data, "top_k": top_k, "probabilities": probabilities}
     return operation.Case(body=body, media_type="multipart/form-data")
 
 
-_Build = Callable[[Operation, File, str, str], Case]
+_Build = Callable[[Operation, File, str, str], Case[Any]]
 _WAYS: dict[str, _Build] = {"JSON": _as_json, "file": _as_file, "form": _as_form}
 
 

@@ -7,12 +7,18 @@ import os
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
 from tests.serve.image import built
 from tests.serve.image.container import Root, running
 from tests.serve.image.http_service import serving
+from tests.serve.telemetry.collector import free_port, wait_until
 from tools.debian.program import require_program
 
 root = built.root
@@ -67,6 +73,40 @@ def test_only_the_gpu_profile_asks_for_a_gpu() -> None:
     assert "deploy" not in services("train")["train"]
     resources = services("train-gpu")["train-gpu"]["deploy"]["resources"]
     assert resources["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+
+
+def test_the_store_of_metrics_takes_and_tells_what_the_service_exports(tmp_path: Path) -> None:
+    (service,) = services("observability").values()
+    address = f"127.0.0.1:{free_port()}"
+    replaced = [word.replace("/storage", str(tmp_path / "store")) for word in service["command"]]
+    newest = [f"-httpListenAddr={address}", "-search.latencyOffset=0s"]
+    program = str(require_program("victoria-metrics"))
+    with subprocess.Popen([program, *replaced, *newest], stderr=subprocess.DEVNULL) as store:
+        try:
+            wait_until(lambda: ask(f"http://{address}/health") == b"OK", "the store to be ready")
+            exported(f"http://{address}/opentelemetry/v1/metrics")
+            ask(f"http://{address}/internal/force_flush")
+            query = f"http://{address}/api/v1/query?query=kiln_tries_total"
+            (found,) = json.loads(ask(query))["data"]["result"]
+            assert found["value"][1] == "3"
+        finally:
+            store.terminate()
+
+
+def ask(url: str) -> bytes:
+    try:
+        with urlopen(url, timeout=60) as answer:
+            content: bytes = answer.read()
+    except URLError:
+        return b""
+    return content
+
+
+def exported(endpoint: str) -> None:
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(endpoint))
+    provider = MeterProvider([reader])
+    provider.get_meter("test").create_counter("kiln.tries").add(3)
+    provider.shutdown()
 
 
 @built.needs_image
