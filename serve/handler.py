@@ -1,5 +1,7 @@
 """AWS Lambda's entry: the model is loaded on import, so that a call finds it warm."""
 
+import gc
+
 from mangum import Mangum
 
 from serve.app import create_app
@@ -15,3 +17,6 @@ outlet = Outlet.open(settings, predictor.metadata)
 app = create_app(predictor, settings, observer=outlet.observer)
 adapter = Mangum(app, lifespan="off")  # it would run start-up again for every event
 handler = Flushing(adapter, outlet.flush, settings.flush_ms / 1e3)
+
+gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
+gc.enable()  # serve/image/boot.py starts without it

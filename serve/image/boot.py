@@ -3,6 +3,7 @@
 Runs by its path under ``python3 -I``: no variable and no working folder chooses what is imported.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ def main(arguments: list[str]) -> None:
         from serve.image import snapshot
 
         snapshot.register()
+    if not arguments:
+        gc.disable()  # imports leave no garbage to look for; our handler enables it again
     from awslambdaric.__main__ import main as run_lambda
 
     run_lambda(["awslambdaric", *(arguments or [HANDLER])])
