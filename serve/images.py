@@ -14,6 +14,7 @@ An image that is RGB and of the model's size already keeps every pixel as it is.
 """
 
 import io
+import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ from serve.errors import ImageTooLarge, ServiceError, UnreadableImage, Unsupport
 from serve.image_file import image_size, image_type, trailing_bytes
 
 Image.MAX_IMAGE_PIXELS = None  # ours is checked instead: it is lower, and it answers 413
+
+# What Pillow finds odd in a caller's image is told to the caller or to nobody, never to the log.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Pixels = NDArray[np.uint8]
 

@@ -109,15 +109,20 @@ IMAGES: dict[str, tuple[bytes, set[int]]] = {
     "BMP, a width below zero": (bmp(-100_000, 100_000), {413, 422}),
     "WebP, a canvas of 16,384": (webp(16_384, 16_384), {413}),
     "JPEG, sides of 65,535": (jpeg(65_535, 65_535), {413}),
+    "PNG, a film without frames": (png(8, 8, chunk(b"acTL", bytes(8))), {200, 422}),
     "JPEG, two thousand scans": (many_scans(), {200, 422}),
 }
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with running(KILN_MAX_PIXELS=str(MAX_PIXELS)) as up:
+    quiet = {"KILN_LOG_LEVEL": "warning", "KILN_DRIFT_RATE": "0"}
+    with running(KILN_MAX_PIXELS=str(MAX_PIXELS), **quiet) as up:
         assert send(up, image_file(pixels(0, 300, 300)), "image/png")[0] == 200  # threads are there
         yield up
+        up.process.terminate()
+        _, said = up.process.communicate(timeout=PATIENCE_S)
+        assert said == "", "no image writes to the log"
 
 
 def send(server: Server, body: bytes, content_type: str, **headers: str) -> tuple[int, object]:

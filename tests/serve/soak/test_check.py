@@ -79,7 +79,7 @@ def test_growth_finds_a_leak_below_noise_and_outliers(
 
 def samples(leak_mb: float) -> list[Sample]:
     return [
-        Sample(n, 2000 * n, 150 + leak_mb * n / 40, {7: 90.0, 8: 90.0}, {7: 20, 8: 20})
+        Sample(n, 2000 * n, 150, {7: 90.0, 8: 90.0 + leak_mb * n / 40}, {7: 20, 8: 20})
         for n in range(40)
     ]
 
