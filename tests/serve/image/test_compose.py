@@ -85,10 +85,7 @@ def test_the_store_of_metrics_takes_and_tells_what_the_service_exports(tmp_path:
         try:
             wait_until(lambda: ask(f"http://{address}/health") == b"OK", "the store to be ready")
             exported(f"http://{address}/opentelemetry/v1/metrics")
-            ask(f"http://{address}/internal/force_flush")
-            query = f"http://{address}/api/v1/query?query=kiln_tries_total"
-            (found,) = json.loads(ask(query))["data"]["result"]
-            assert found["value"][1] == "3"
+            wait_until(lambda: value(address, "kiln_tries_total") == "3", "the count to arrive")
         finally:
             store.terminate()
 
@@ -100,6 +97,13 @@ def ask(url: str) -> bytes:
     except URLError:
         return b""
     return content
+
+
+def value(address: str, metric: str) -> str | None:
+    """What an instant query answers; a sample may be seen a moment after it was taken."""
+    ask(f"http://{address}/internal/force_flush")
+    found = json.loads(ask(f"http://{address}/api/v1/query?query={metric}&nocache=1"))
+    return next((one["value"][1] for one in found["data"]["result"]), None)
 
 
 def exported(endpoint: str) -> None:
