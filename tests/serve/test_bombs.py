@@ -116,8 +116,9 @@ IMAGES: dict[str, tuple[bytes, set[int]]] = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    quiet = {"KILN_LOG_LEVEL": "warning", "KILN_DRIFT_RATE": "0"}
-    with running(KILN_MAX_PIXELS=str(MAX_PIXELS), **quiet) as up:
+    with running(
+        KILN_MAX_PIXELS=str(MAX_PIXELS), KILN_LOG_LEVEL="warning", KILN_DRIFT_RATE="0"
+    ) as up:
         assert send(up, image_file(pixels(0, 300, 300)), "image/png")[0] == 200  # threads are there
         yield up
         up.process.terminate()
