@@ -1,4 +1,4 @@
-"""Writes requirements_lock.txt from requirements.in: `bazel run //tools:lock`.
+"""Writes each requirements_lock.txt from the requirements.in beside it: `bazel run //tools:lock`.
 
 Also runs without Bazel (`python3 tools/lock.py`, with uv on PATH), for the day when the lock itself
 keeps Bazel from building.
@@ -19,6 +19,7 @@ from pathlib import Path
 
 REQUIREMENTS = "requirements.in"
 LOCK = "requirements_lock.txt"
+FOLDERS = (".", "tools/checks")  # each has both files
 # The platform is spelled out so that the lock does not depend on who compiles it. Extras are kept
 # because torch asks for parts of cuda-toolkit by extras, and installers of single wheels read them.
 COMPILE = (
@@ -48,28 +49,29 @@ def main(argv: Sequence[str]) -> int:
     try:
         if options.check:
             return _check(workspace)
-        compile_lock(workspace, _find_uv(), _upgrades(options))
+        for folder in FOLDERS:
+            compile_lock(workspace / folder, _find_uv(), _upgrades(options))
+            print(f"lock: wrote {workspace / folder / LOCK}")
     except (LockFailed, FileNotFoundError) as exc:
         print(f"lock: {exc}", file=sys.stderr)
         return 1
-    print(f"lock: wrote {workspace / LOCK}")
     return 0
 
 
-def compile_lock(workspace: Path, uv: Path, upgrades: Sequence[str] = ()) -> None:
+def compile_lock(folder: Path, uv: Path, upgrades: Sequence[str] = ()) -> None:
     """Replaces the lock, whole or not at all. Pins that still fit stay unless upgraded.
 
     Raises:
         LockFailed: uv found no solution, or could not run.
     """
-    lock, aside = workspace / LOCK, workspace / f"{LOCK}.new"
+    lock, aside = folder / LOCK, folder / f"{LOCK}.new"
     try:
         if lock.exists():
             shutil.copyfile(lock, aside)  # uv keeps the versions that its output file names
         command = [str(uv), *COMPILE.split(), *upgrades, REQUIREMENTS, "--output-file", aside.name]
-        if subprocess.run(command, cwd=workspace, check=False).returncode != 0:
+        if subprocess.run(command, cwd=folder, check=False).returncode != 0:
             raise LockFailed(f"uv could not resolve {REQUIREMENTS}; {LOCK} is as it was")
-        header = _header((workspace / REQUIREMENTS).read_text(encoding="utf-8"))
+        header = _header((folder / REQUIREMENTS).read_text(encoding="utf-8"))
         aside.write_text(header + aside.read_text(encoding="utf-8"), encoding="utf-8")
         os.replace(aside, lock)
     finally:
@@ -156,11 +158,13 @@ def _find_uv() -> Path:
 
 
 def _check(workspace: Path) -> int:
-    texts = [(workspace / name).read_text(encoding="utf-8") for name in (REQUIREMENTS, LOCK)]
-    found = disagreements(*texts)
+    found = []
+    for folder in FOLDERS:
+        texts = [(workspace / folder / n).read_text(encoding="utf-8") for n in (REQUIREMENTS, LOCK)]
+        found += [f"{folder}/: {sentence}" for sentence in disagreements(*texts)]
     for sentence in found:
         print(f"lock: {sentence}")
-    print("lock: run bazel run //tools:lock" if found else f"lock: {LOCK} is up to date")
+    print("lock: run bazel run //tools:lock" if found else "lock: the locks are up to date")
     return 1 if found else 0
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
-from tools.lock import LOCK, REQUIREMENTS, LockFailed, compile_lock, digest, disagreements, main
+from tools.lock import (
+    FOLDERS,
+    LOCK,
+    REQUIREMENTS,
+    LockFailed,
+    compile_lock,
+    digest,
+    disagreements,
+    main,
+)
 
 ROOT = Path(__file__).absolute().parents[2]
 HASH = f"--hash=sha256:{'0' * 64}"
@@ -31,8 +41,9 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_lock_of_this_repository_agrees_with_its_requirements() -> None:
-    requirements, lock = ((ROOT / name).read_text() for name in (REQUIREMENTS, LOCK))
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_locks_of_this_repository_agree_with_their_requirements(folder: str) -> None:
+    requirements, lock = ((ROOT / folder / name).read_text() for name in (REQUIREMENTS, LOCK))
     assert disagreements(requirements, lock) == [], "run: bazel run //tools:lock"
 
 
@@ -94,5 +105,9 @@ def test_check_says_what_to_run(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(workspace))
+    for folder in FOLDERS[1:]:
+        (workspace / folder).mkdir(parents=True)
+        for name in (REQUIREMENTS, LOCK):
+            shutil.copy(workspace / name, workspace / folder / name)
     assert main(["--check"]) == 1
     assert "run bazel run //tools:lock" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from tools.offline.pypi_hub.distribution import Distribution, HubError
 
 def distribution(name: str, *requires: str, programs: tuple[str, ...] = ()) -> Distribution:
     sources = (f"{name}/__init__.py",)
-    return Distribution(name, sources, (f"{name}/x.so",), (), programs, frozenset(requires))
+    return Distribution(name, sources, (f"{name}/x.so",), (), programs, (), frozenset(requires))
 
 
 def targets(build_file: str) -> dict[str, dict[str, list[str]]]:

@@ -47,6 +47,17 @@ def test_an_extra_that_names_another_extra_brings_its_requirements(tmp_path: Pat
     assert required(requirements, pin("a", "one"), evaluator(tmp_path)) == {"b"}
 
 
+def test_headers_of_torch_stay_on_the_disk_and_in_no_target(tmp_path: Path) -> None:
+    for name in ("torch", "other"):
+        install(tmp_path, name, {f"{name}/__init__.py": "", f"{name}/include/{name}.h": ""})
+
+    found = read_distributions(tmp_path, [pin("torch"), pin("other")], evaluator(tmp_path))
+
+    assert found["torch"].headers == ("torch/include/torch.h",)
+    assert found["other"].headers == ()
+    assert not any(path.endswith(".h") for each in found.values() for path in each.files)
+
+
 def test_files_are_sorted_into_sources_data_programs_and_metadata(tmp_path: Path) -> None:
     files = {"a/__init__.py": "", "a/py.typed": "", "bin/a-native": "", "bin/a-script": ""}
     files["a-1.0.dist-info/entry_points.txt"] = "[console_scripts]\na-script = a:main\n"

@@ -22,11 +22,11 @@ from tools.offline.pypi_hub.lockfile import read_lock
 
 ROOT = Path(__file__).absolute().parents[3]
 TABLE = read_table(Path(__file__).absolute().with_name("upstream.json"))
-PACKAGES = [pin.name for pin in read_lock(ROOT / "requirements_lock.txt")]
-OFFLINE_TARGETS = {**TABLE["hub"], "targets": ["data", "dist_info", "pkg"]}
+LOCKS = {"pypi": "requirements_lock.txt", "kiln_checks": "tools/checks/requirements_lock.txt"}
+LOCKED = {hub: [pin.name for pin in read_lock(ROOT / path)] for hub, path in LOCKS.items()}
 
-UPSTREAM = Upstream(TABLE, PACKAGES)
-OFFLINE = Offline(ROOT / "tools" / "offline", PACKAGES, OFFLINE_TARGETS)
+UPSTREAM = Upstream(TABLE, LOCKED)
+OFFLINE = Offline(ROOT / "tools" / "offline", LOCKED, ["data", "dist_info", "pkg"])
 WORLDS = pytest.mark.parametrize("world", [UPSTREAM, OFFLINE], ids=["upstream", "offline"])
 
 PY_TEST = 'load("@rules_python//python:py_test.bzl", "py_test")\n'
@@ -75,6 +75,7 @@ def test_every_module_that_we_name_is_overridden_offline() -> None:
         ('load("@rules_python//python:py_wheel.bzl", "py_wheel")\n', "py_wheel.bzl"),
         ('load("@rules_rust//rust:defs.bzl", "rust_binary")\n', "@rules_rust"),
         ('x(deps = ["@pypi//no_such_package"])\n', "@pypi//no_such_package"),
+        ('x(deps = ["@kiln_checks//torch"])\n', "@kiln_checks//torch"),
         ('x(deps = ["@pypi//torch:wheel"])\n', "@pypi//torch:wheel"),
         ('x(args = ["$(rootpath @pypi//torch:wheel)"])\n', "@pypi//torch:wheel"),
         ('x(deps = ["@rules_python//python/no:such"])\n', "@rules_python//python/no:such"),

@@ -249,28 +249,31 @@ def _names_a_file(call: ast.Call) -> list[ast.expr]:
 # ---- What the two worlds offer -------------------------------------------------------------------
 
 
-class Hub:
-    """@pypi in either world: a package for each name in the lock, with these targets."""
+class Hubs:
+    """@pypi and its like in either world: a package for each name in the lock, and its targets."""
 
-    def __init__(self, repository: str, packages: Iterable[str], targets: Iterable[str]) -> None:
-        self.repository, self.packages = repository, frozenset(packages)
-        self.targets = frozenset(targets)
+    def __init__(self, locked: Mapping[str, Iterable[str]], targets: Iterable[str]) -> None:
+        self._locked = {repository: frozenset(packages) for repository, packages in locked.items()}
+        self._targets = frozenset(targets)
+
+    def __contains__(self, repository: str) -> bool:
+        return repository in self._locked
 
     def offers(self, use: Use) -> bool:
         package, _, target = use.target.removeprefix("//").partition(":")
-        return package in self.packages and target in {package, *self.targets}
+        return package in self._locked[use.module] and target in {package, *self._targets}
 
 
 class Upstream:
     """As the checked-in table says."""
 
-    def __init__(self, table: Mapping[str, Any], packages: Iterable[str]) -> None:
+    def __init__(self, table: Mapping[str, Any], locked: Mapping[str, Iterable[str]]) -> None:
         self.modules, self.common = table["modules"], table["common"]
-        self.hub = Hub(table["hub"]["repository"], packages, table["hub"]["targets"])
+        self.hubs = Hubs(locked, table["hub"]["targets"])
 
     def offers(self, use: Use) -> bool:
-        if use.module == self.hub.repository:
-            return self.hub.offers(use)
+        if use.module in self.hubs:
+            return self.hubs.offers(use)
         module = self.modules.get(use.module, {})
         if use.target:
             return use.target in {_full(label) for label in module.get("targets", [])}
@@ -295,14 +298,16 @@ class Refused(Exception):
 class Offline:
     """As the adaptors' files do when they are run."""
 
-    def __init__(self, adaptors: Path, packages: Iterable[str], hub: Mapping[str, Any]) -> None:
+    def __init__(
+        self, adaptors: Path, locked: Mapping[str, Iterable[str]], targets: Iterable[str]
+    ) -> None:
         self.adaptors = adaptors
-        self.hub = Hub(hub["repository"], packages, hub["targets"])
+        self.hubs = Hubs(locked, targets)
         self._scopes: dict[Path, dict[str, Any]] = {}
 
     def offers(self, use: Use) -> bool:
-        if use.module == self.hub.repository:
-            return self.hub.offers(use)
+        if use.module in self.hubs:
+            return self.hubs.offers(use)
         path = self.adaptors / use.module / use.file.removeprefix("//").replace(":", "/")
         if use.target or not path.is_file():
             return False

@@ -12,6 +12,8 @@ from tools.offline.pypi_hub.lockfile import Pin, normalise
 
 # Distributions whose `include` folder is read at run time: Triton compiles its launcher with it.
 _NEEDS_ITS_HEADERS = frozenset({"triton"})
+# ... or by those who follow the symbolic link of a source: torch.compile builds kernels with it.
+_HAS_HEADERS_ON_DISK = frozenset({"torch"})
 
 
 class HubError(Exception):
@@ -20,13 +22,17 @@ class HubError(Exception):
 
 @dataclass(frozen=True)
 class Distribution:
-    """Files are relative to the installation; programs are the non-Python files of its ``bin``."""
+    """Files are relative to the installation; programs are the non-Python files of its ``bin``.
+
+    Headers stay on the disk beside the sources and belong to no target.
+    """
 
     name: str
     sources: tuple[str, ...]
     data: tuple[str, ...]
     metadata: tuple[str, ...]
     programs: tuple[str, ...]
+    headers: tuple[str, ...]
     requires: frozenset[str]
 
     @property
@@ -90,7 +96,8 @@ def _read(
             f"{pin.name} requires {', '.join(unpinned)}, which the lock lacks;"
             " run: bazel run //tools:lock"
         )
-    files = sorted(path for path in map(str, found.files or ()) if is_kept(pin.name, path))
+    everything = sorted(map(str, found.files or ()))
+    files = [path for path in everything if is_kept(pin.name, path)]
     modules = [path for path in files if not path.startswith("bin/")]
     scripts = {entry.name for entry in found.entry_points if entry.group.endswith("_scripts")}
     return Distribution(
@@ -101,6 +108,7 @@ def _read(
         programs=tuple(
             f for f in files if f.startswith("bin/") and f.removeprefix("bin/") not in scripts
         ),
+        headers=tuple(path for path in everything if is_header_on_disk(pin.name, path)),
         requires=requires,
     )
 
@@ -132,3 +140,7 @@ def is_kept(distribution: str, path: str) -> bool:
     ):
         return False
     return "include" not in parts[:-1] or distribution in _NEEDS_ITS_HEADERS
+
+
+def is_header_on_disk(distribution: str, path: str) -> bool:
+    return distribution in _HAS_HEADERS_ON_DISK and "include" in PurePosixPath(path).parts[:-1]

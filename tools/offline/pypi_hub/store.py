@@ -54,9 +54,8 @@ def _make(lock_file: Path, cycles: Mapping[str, Sequence[str]], aside: Path, cac
     sources = [source for found in distributions.values() for source in found.sources]
     say("compiling them")
     bytecode = _compile(packages, sources)
-    _keep_only(
-        packages, {f for d in distributions.values() for f in d.files} | set(bytecode.values())
-    )
+    kept = {f for d in distributions.values() for f in (*d.files, *d.headers)}
+    _keep_only(packages, kept | set(bytecode.values()))
     if (packages / "bin").is_dir():
         (packages / "bin").rename(aside / "bin")
     for name, content in render(distributions, cycles, bytecode).items():

@@ -31,20 +31,28 @@ _pypi = repository_rule(
 )
 
 def _pip_impl(mctx):
-    tags = [tag for module in mctx.modules for tag in module.tags.parse]
-    if len(tags) != 1:
-        fail("pip.parse: the offline world makes one hub, got {}".format(len(tags)))
-    if tags[0].hub_name == "pypi":
-        fail("pip.parse: hub_name `pypi` is reserved for the hub that holds all others")
-    _pypi(
-        name = "pypi",
-        cycles = tags[0].experimental_requirement_cycles,
-        requirements_lock = tags[0].requirements_lock,
-    )
+    hubs = [tag for module in mctx.modules for tag in module.tags.parse]
+    named = [tag.default_hub for module in mctx.modules for tag in module.tags.default]
+    default = named[0] if named else hubs[0].hub_name
+    if len(hubs) > 1 and not named:
+        fail("pip.parse: of several hubs, pip.default(default_hub = ...) says which @pypi leads to")
+    if default not in [hub.hub_name for hub in hubs]:
+        fail("pip.default: no hub is called {}".format(default))
+    for hub in hubs:
+        if hub.hub_name == "pypi":
+            fail("pip.parse: hub_name `pypi` is reserved for the hub that holds all others")
+        _pypi(
+            name = "pypi" if hub.hub_name == default else hub.hub_name,
+            cycles = hub.experimental_requirement_cycles,
+            requirements_lock = hub.requirements_lock,
+        )
 
 pip = module_extension(
     implementation = _pip_impl,
     tag_classes = {
+        "default": tag_class(attrs = {
+            "default_hub": attr.string(),
+        }),
         "parse": tag_class(attrs = {
             "experimental_requirement_cycles": attr.string_list_dict(),
             "hub_name": attr.string(mandatory = True),

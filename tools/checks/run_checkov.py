@@ -1,0 +1,8 @@
+"""Checkov as a program: its package declares no entry point, only a script of these lines."""
+
+import sys
+
+from checkov.main import Checkov
+
+if __name__ == "__main__":
+    sys.exit(Checkov().run())
