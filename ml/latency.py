@@ -125,7 +125,8 @@ def _load_torch(job: Job) -> Answer:
     import torch
 
     torch.set_num_threads(job.threads)
-    graph = torch.load(job.path, weights_only=False).eval()  # written by our parent process
+    # Written by our parent process.
+    graph = torch.load(job.path, weights_only=False).eval()  # nosec B614 # see above
     graph = graph.to(memory_format=torch.channels_last)
     run = torch.compile(graph) if job.runtime == "compile" else graph
 

@@ -1,6 +1,6 @@
 """A trained network and its data, from a configuration and a file of weights."""
 
-import pickle
+import pickle  # nosec B403 # for the name of an error
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

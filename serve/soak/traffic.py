@@ -6,7 +6,7 @@ One more caller stalls: it sends bodies that never come.
 
 import asyncio
 import json
-import pickle
+import pickle  # nosec B403 # only from our parent process
 import random
 import sys
 import time
@@ -185,4 +185,5 @@ async def _run(plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_run(pickle.load(sys.stdin.buffer)))  # from serve/soak/main.py
+    plan = pickle.load(sys.stdin.buffer)  # nosec B301 # from serve/soak/main.py
+    uvloop.run(_run(plan))

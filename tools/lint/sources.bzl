@@ -1,15 +1,19 @@
-"""`sources()`: one call in every BUILD file hands the folder to the linters."""
+"""`sources()`: one call in every BUILD file hands the folder to the linters and scanners."""
 
 _KINDS = {
+    "all_files": ["*"],
     "bazel_sources": ["BUILD.bazel", "MODULE.bazel", "*.bzl"],
     "python_sources": ["*.py"],
 }
 
+# What plain Python and editors leave beside the sources.
+_LEFT_OVERS = ["**/__pycache__/**", "**/.*_cache/**", "**/.hypothesis/**", "**/.terraform/**"]
+
 def sources(exclude = []):
-    """Collects this folder's Python and Bazel files, and those of every package below it.
+    """Collects this folder's files, the Python and Bazel ones apart, and those of every package below it.
 
     A package that forgets the call breaks the build of the linters by name: each package asks the
-    packages below it for these two targets. So no file escapes ruff, mypy and buildifier.
+    packages below it for these targets. So no file escapes ruff, mypy and buildifier.
 
     Args:
       exclude: folders that are no part of the project: modules of their own, output.
@@ -27,17 +31,28 @@ def sources(exclude = []):
         exclude = excluded,
         allow_empty = True,
     )
+    hidden = {"all_files": _hidden_files()}
     for name, patterns in _KINDS.items():
         files = native.glob(
             [prefix + pattern for prefix in within for pattern in patterns],
-            exclude = excluded,
+            exclude = excluded + _LEFT_OVERS,
             allow_empty = True,
         )
         native.filegroup(
             name = name,
-            srcs = files + ["//%s:%s" % (_join(native.package_name(), folder), name) for folder in below],
+            srcs = files + hidden.get(name, []) + ["//%s:%s" % (_join(native.package_name(), folder), name) for folder in below],
             visibility = ["//visibility:public"],
         )
+
+def _hidden_files():
+    """Of the root, but for what git ignores and git's own."""
+    if native.package_name():
+        return []
+    return native.glob(
+        [".*", ".ci/**", ".devcontainer/**", ".dvc/*", ".dvc/plots/**", ".github/**"],
+        exclude = [".bazelrc.user", ".git", ".env"],
+        allow_empty = True,
+    )
 
 def _join(package, folder):
     return package + "/" + folder if package else folder

@@ -129,7 +129,8 @@ class FakeSource:
 
 
 def _pinned(name: str, content: bytes) -> PinnedFile:
-    return PinnedFile(name, hashlib.md5(content).hexdigest(), len(content))
+    md5 = hashlib.md5(content, usedforsecurity=False)
+    return PinnedFile(name, md5.hexdigest(), len(content))
 
 
 def _split(content: bytes, size: int) -> list[bytes]:

@@ -73,8 +73,8 @@ def test_hashes_are_those_of_sha256sum_sorted_by_name(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "b").write_text("")
     (tmp_path / "a").write_text("x")
-    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    x = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # sha256
+    x = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # sha256
     assert hashes(["b", "gone", "a"]) == f"{x}  a\n{empty}  b\n"
 
 

@@ -333,7 +333,7 @@ class Offline:
             )
 
         scope["load"] = load
-        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)
+        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)  # nosec B102 # ours
         return scope
 
 

@@ -41,7 +41,7 @@ _UNUSED = (
     "usr/share/zoneinfo/right/",
 )
 _TEXTS = {
-    "etc/passwd": "root:x:0:0:root:/root:/sbin/nologin\n"
+    "etc/passwd": "root:x:0:0:root:/root:/sbin/nologin\n"  # pragma: allowlist secret: no password
     "nobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\n"
     "nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n",
     "etc/group": "root:x:0:\nnobody:x:65534:\ntty:x:5:\nstaff:x:50:\nnonroot:x:65532:\n",

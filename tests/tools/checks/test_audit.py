@@ -1,0 +1,118 @@
+"""The audit against an advisory service on loopback, through the real pip-audit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+AUDIT = str(Path(os.environ["AUDIT"]).absolute())
+LOCK = f"good==1.0 \\\n    --hash=sha256:{'0' * 64}\nbad==2.0 \\\n    --hash=sha256:{'1' * 64}\n"
+
+
+class Advisories(BaseHTTPRequestHandler):
+    """Speaks OSV's protocol; knows one advisory."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        known = asked["package"]["name"] == "bad"
+        advisory = {
+            "id": "PYSEC-1",
+            "summary": "it is bad",
+            "affected": [
+                {
+                    "package": {"name": "bad", "ecosystem": "PyPI"},
+                    "ranges": [{"type": "ECOSYSTEM", "events": [{"fixed": "2.1"}]}],
+                }
+            ],
+        }
+        body = json.dumps({"vulns": [advisory]} if known else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Advisories)
+    threading.Thread(target=server.serve_forever).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1/query"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    (tmp_path / "lock.txt").write_text(LOCK)
+    accept(tmp_path, "")
+    return tmp_path
+
+
+def accept(workspace: Path, text: str) -> None:
+    place = workspace / "tools/checks/accepted.toml"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+
+
+def audit(workspace: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "BUILD_WORKSPACE_DIRECTORY": str(workspace),
+        "HOME": str(workspace),
+        "NO_PROXY": "*",
+    }
+    command = [AUDIT, "--service=osv", "--osv-url", url, "--lock=lock.txt", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_a_vulnerable_package_fails_the_audit_and_names_the_fix(
+    workspace: Path, service: str
+) -> None:
+    done = audit(workspace, service)
+    assert done.returncode == 1, done.stderr
+    assert "bad 2.0: PYSEC-1, fixed in 2.1" in done.stdout
+    assert "good" not in done.stdout
+
+
+def test_an_accepted_advisory_passes_and_is_told_with_its_reason(
+    workspace: Path, service: str
+) -> None:
+    accept(workspace, '["PYSEC-1"]\nreason = "never called"\nuntil = 9999-01-01\n')
+    done = audit(workspace, service)
+    assert done.returncode == 0, done.stderr
+    assert "(accepted: never called)" in done.stdout
+
+
+def test_acceptance_ends_on_its_last_day(workspace: Path, service: str) -> None:
+    accept(workspace, '["PYSEC-1"]\nreason = "never called"\nuntil = 2020-01-01\n')
+    assert audit(workspace, service).returncode == 1
+
+
+def test_acceptance_without_a_reason_is_bad_input(workspace: Path, service: str) -> None:
+    accept(workspace, '["PYSEC-1"]\nuntil = 9999-01-01\n')
+    done = audit(workspace, service)
+    assert done.returncode == 2
+    assert "PYSEC-1 needs reason" in done.stderr
+
+
+def test_a_service_out_of_reach_is_no_clean_bill(workspace: Path) -> None:
+    done = audit(workspace, "http://127.0.0.1:1/v1/query")
+    assert done.returncode == 3
+    assert "could not be asked" in done.stderr
+
+
+def test_the_answer_comes_as_json_too(workspace: Path, service: str) -> None:
+    done = audit(workspace, service, "--json")
+    [one] = json.loads(done.stdout)
+    assert one["asked"] == 2
+    assert [found["advisory"] for found in one["vulnerabilities"]] == ["PYSEC-1"]

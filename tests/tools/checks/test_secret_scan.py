@@ -1,0 +1,92 @@
+"""What the secret scan finds, what it lets pass, and that nothing of the secret is printed.
+
+The secrets are made up here, letter by letter, so that this file itself holds none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCAN = str(Path(os.environ["SECRETS"]).absolute())
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+KEY_ID = "AKIA" + "QYLPMN5HHHFPZAM2"
+RANDOM = "".join(random.Random(4).sample(LETTERS, 40))
+PLANTED = {
+    "an AWS key": f'key = "{KEY_ID}"\n',
+    "a password by its name": f'database_password = "{RANDOM[:12]}"\n',
+    "a random string": f'x = "{RANDOM}+/"\n',
+    "a GitHub token": f"git clone https://{'gh' + 'p_' + RANDOM[:36]}@github.com/a/b\n",
+    "a private key": "-----BEGIN RSA " + "PRIVATE KEY-----\n" + RANDOM,
+    "a password in an address": f'url = "https://me:{RANDOM[:10]}@db.kiln.dev/x"\n',
+    "a Slack webhook": "https://hooks.slack.com/"
+    + f"services/T0{'A' * 8}/B0{'B' * 8}/{RANDOM[:24]}\n",
+    "a key of this service": f"kiln_{(RANDOM * 2)[:43]}\n",
+}
+HARMLESS = {
+    "a digest": f'sha256 = "{"0123456789abcdef" * 4}"\n',
+    "a list of digests": 'MD5 = (\n    "5dd7e06a14cb22eb9f671a540d1b7c25",\n)\n',
+    "a test's password": 'password = "test"\n',
+    "a reference": 'password = os.environ["PASSWORD"]\n',
+    "an excuse with a reason": f'key = "{KEY_ID}"  # pragma: allowlist secret: made up here\n',
+}
+
+
+def scan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program, in the folder."""
+    environment = {k: v for k, v in os.environ.items() if k != "BUILD_WORKSPACE_DIRECTORY"}
+    return subprocess.run(
+        [SCAN, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("text", PLANTED.values(), ids=PLANTED.keys())
+def test_a_planted_secret_is_found_and_not_repeated(tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.py").write_text(text)
+
+    done = scan(tmp_path, "settings.py")
+
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("settings.py:")
+    assert RANDOM[:10] not in done.stdout + done.stderr
+    assert KEY_ID not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("text", HARMLESS.values(), ids=HARMLESS.keys())
+def test_what_is_no_secret_passes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.py").write_text(text)
+    done = scan(tmp_path, "settings.py")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_an_excuse_without_a_reason_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(f'key = "{KEY_ID}"  # pragma: allowlist ' + "secret\n")
+    done = scan(tmp_path, "a.py", "--json")
+    assert json.loads(done.stdout) == [
+        {"file": "a.py", "line": 1, "what": "excused without a reason"}
+    ]
+
+
+def test_a_secret_that_a_later_commit_removed_is_found_in_the_history(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    for text in (PLANTED["an AWS key"], "nothing\n"):
+        (tmp_path / "settings.py").write_text(text)
+        git(tmp_path, "add", ".")
+        git(tmp_path, "commit", "-qm", "a")
+
+    assert scan(tmp_path).returncode == 0
+    history = scan(tmp_path, "--history")
+
+    assert history.returncode == 1
+    assert "settings.py (blob " in history.stdout
+
+
+def git(folder: Path, *arguments: str) -> None:
+    """Commits as a stranger, whatever the machine's settings are."""
+    me = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *me, *arguments], cwd=folder, check=True, capture_output=True)

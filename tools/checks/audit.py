@@ -1,0 +1,175 @@
+"""Asks an advisory service about every package of the locks: `bazel run //tools:audit`.
+
+The packages are sent by name and version, nothing else. What is known and accepted stands in
+tools/checks/accepted.toml with a reason and a last day. Not a test, because the answer changes
+from day to day and comes from the network; the workflow `security` runs it every day.
+
+Exit codes: 0 nothing known, 1 vulnerable packages, 2 bad input, 3 the service did not answer about
+every package, which says nothing about them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+LOCKS = ("requirements_lock.txt", "tools/checks/requirements_lock.txt")
+ACCEPTED = "tools/checks/accepted.toml"
+VULNERABLE, BAD_INPUT, NOT_ASKED = 1, 2, 3  # exit codes
+
+
+class AuditError(Exception):
+    """No answer; the message says why."""
+
+
+@dataclass(frozen=True)
+class Vulnerability:
+    """One advisory about one pinned package; `accepted` is the reason why it may stay, if any."""
+
+    lock: str
+    package: str
+    version: str
+    advisory: str
+    fixed_in: tuple[str, ...]
+    accepted: str | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the service said of one lock."""
+
+    lock: str
+    asked: int
+    unanswered: tuple[str, ...]
+    vulnerabilities: tuple[Vulnerability, ...]
+
+
+def read_accepted(text: str, today: date) -> dict[str, str]:
+    """Advisory → reason, of those whose last day is not over.
+
+    Raises:
+        AuditError: an entry is not of the form that the file's head shows.
+    """
+    try:
+        entries = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise AuditError(f"{ACCEPTED} is no TOML: {exc}") from exc
+    reasons = {}
+    for advisory, entry in entries.items():
+        match entry:
+            case {"reason": str(reason), "until": date() as until} if reason.strip():
+                if today <= until:
+                    reasons[advisory] = reason
+            case _:
+                raise AuditError(
+                    f'{ACCEPTED}: {advisory} needs reason = "…" and until = 2027-01-31'
+                )
+    return reasons
+
+
+def audit(lock: Path, name: str, service: Sequence[str], accepted: Mapping[str, str]) -> Audit:
+    """Raises:
+    AuditError: pip-audit gave no report, which it does when the service is out of reach.
+    """
+    command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), "--disable-pip"]
+    command += ["--require-hashes", "--format=json", "--progress-spinner=off", *service]
+    done = subprocess.run(command, capture_output=True, text=True, env=_with_packages())
+    try:
+        report = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        lines = done.stderr.strip().splitlines()
+        raise AuditError(f"{name}: {lines[-1] if lines else 'pip-audit said nothing'}") from None
+    return Audit(
+        name,
+        asked=len(report),
+        unanswered=tuple(entry["name"] for entry in report if "skip_reason" in entry),
+        vulnerabilities=tuple(_vulnerabilities(name, report, accepted)),
+    )
+
+
+def _with_packages() -> dict[str, str]:
+    """pip-audit is a program; it finds its packages where this one does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def _vulnerabilities(
+    lock: str, report: Sequence[Mapping[str, Any]], accepted: Mapping[str, str]
+) -> Iterator[Vulnerability]:
+    for package in report:
+        for found in package.get("vulns", ()):
+            names = [found["id"], *found.get("aliases", ())]
+            reason = next((accepted[name] for name in names if name in accepted), None)
+            fixed = tuple(found.get("fix_versions", ()))
+            yield Vulnerability(
+                lock, package["name"], package["version"], found["id"], fixed, reason
+            )
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _options().parse_args(arguments)
+    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+    service = ["--vulnerability-service", options.service]
+    service += ["--osv-url", options.osv_url] if options.osv_url else []
+    try:
+        text = (workspace / ACCEPTED).read_text(encoding="utf-8")
+        accepted = read_accepted(text, datetime.now(UTC).date())
+    except (OSError, AuditError) as error:
+        print(f"audit: {error}", file=sys.stderr)
+        return BAD_INPUT
+    try:
+        audits = [
+            audit(workspace / lock, lock, service, accepted) for lock in options.lock or LOCKS
+        ]
+    except AuditError as error:
+        print(f"audit: {options.service} could not be asked: {error}", file=sys.stderr)
+        return NOT_ASKED
+    if options.json:
+        print(json.dumps([asdict(one) for one in audits], indent=2))
+    else:
+        _tell(audits, options.service)
+    return exit_code(audits)
+
+
+def exit_code(audits: Sequence[Audit]) -> int:
+    """A vulnerability that is known weighs more than a package that is not."""
+    if any(found.accepted is None for one in audits for found in one.vulnerabilities):
+        return VULNERABLE
+    return NOT_ASKED if any(one.unanswered for one in audits) else 0
+
+
+def _tell(audits: Sequence[Audit], service: str) -> None:
+    for one in audits:
+        for found in one.vulnerabilities:
+            fixed = f", fixed in {', '.join(found.fixed_in)}" if found.fixed_in else ", no fix yet"
+            note = f" (accepted: {found.accepted})" if found.accepted else ""
+            print(f"{one.lock}: {found.package} {found.version}: {found.advisory}{fixed}{note}")
+        known, silent = len(one.vulnerabilities) or "no", len(one.unanswered)
+        print(f"audit: {one.lock}: {known} vulnerabilities in {one.asked - silent} packages")
+        if silent:
+            print(f"audit: {one.lock}: no answer about {silent} packages: is {service} in reach?")
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bazel run //tools:audit --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--lock", action="append", help="default: all locks of the workspace")
+    parser.add_argument("--service", choices=["pypi", "osv"], default="pypi")
+    parser.add_argument("--osv-url", help="another server that speaks OSV's protocol")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,165 @@
+"""Looks for secrets in every file that git tracks or would track: `bazel run //tools:secrets`.
+
+detect-secrets looks for keys by their form, for passwords by their names, and for strings that look
+random; tools/image/secret_search.py for what else must not be in the image. What only looks like a
+secret is excused where it stands, with a reason of two words or more:
+
+    KEY = "0123…"  # pragma: allowlist secret: made up for a server of the test's own
+
+Exit codes: 0 nothing found, 1 a secret or an excuse without a reason, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+from detect_secrets.core.scan import scan_file
+from detect_secrets.settings import get_settings, transient_settings
+
+from tools.image.secret_search import secret_in
+
+LARGEST = 8_000_000  # bytes; no text of ours comes near, and models are no text
+# A digest looks random and is meant to be read: excused where the code says that it is one.
+_DIGEST = re.compile(
+    r"sha-?(?:1|256|384|512)|md5|digest|revision|commit|hash|integrity|trace|version", re.IGNORECASE
+)
+_ONLY_A_STRING = re.compile(r"""\s*["'][^"']*["'][,)]*\s*""")
+# What tests and examples write in a secret's place.
+_WORD = r"(?i)^(?:test(?:ing)?|secret|password|example|changeit|fake|none|dummy)$"
+_EXCUSE = re.compile(r"pragma: ?allowlist (?:nextline )?secret(?P<reason>.*)")
+_NO_EXCUSE = {"tools/checks/secret_scan.py"}  # names the excuse in order to find it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where and what; never the secret itself, since logs are read by many."""
+
+    file: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.what}"
+
+
+def search(files: Iterable[str]) -> Iterator[Finding]:
+    """What looks like a secret, and what is excused without a reason."""
+    with _settings():
+        for file in files:
+            content = Path(file).read_bytes()
+            if b"\0" not in content[:8192] and len(content) <= LARGEST:
+                lines = content.decode(errors="replace").splitlines()
+                found = {*_by_form(file, lines), *_ours(file, lines)}
+                yield from sorted(found, key=lambda finding: (finding.line, finding.what))
+
+
+def _by_form(file: str, lines: Sequence[str]) -> Iterator[Finding]:
+    for secret in scan_file(file):
+        if "Entropy" not in secret.type or not _DIGEST.search(_naming(lines, secret.line_number)):
+            yield Finding(file, secret.line_number, secret.type)
+
+
+def _naming(lines: Sequence[str], number: int) -> str:
+    """The line itself, or the one that opens the list of strings in which it stands."""
+    while number > 1 and _ONLY_A_STRING.fullmatch(lines[number - 1]):
+        number -= 1
+    return lines[number - 1]
+
+
+def _ours(file: str, lines: Sequence[str]) -> Iterator[Finding]:
+    for number, line in enumerate(lines, 1):
+        excuse = _EXCUSE.search(line)
+        if excuse is None and (reason := secret_in(line.encode())):
+            yield Finding(file, number, reason)
+        if excuse and len(re.findall(r"\w{2,}", excuse["reason"])) < 2 and file not in _NO_EXCUSE:
+            yield Finding(file, number, "excused without a reason")
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    plugins = get_mapping_from_secret_type_to_class().values()
+    filters: list[dict[str, object]] = [{"path": path} for path in get_settings().filters]
+    filters.append(
+        {"path": "detect_secrets.filters.regex.should_exclude_secret", "pattern": [_WORD]}
+    )
+    chosen = {
+        "plugins_used": [{"name": plugin.__name__} for plugin in plugins],
+        "filters_used": filters,
+    }
+    with transient_settings(chosen):
+        yield
+
+
+def tracked() -> list[str]:
+    """Files that git tracks, or would track if they were added."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split("\0")
+    return [name for name in found if Path(name).is_file()]
+
+
+def search_history() -> Iterator[Finding]:
+    """The same in every version of every file of every commit that any branch or tag reaches."""
+    listing = ["git", "rev-list", "--objects", "--all", "--filter=object:type=blob"]
+    found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+    blobs = [line.partition(" ") for line in found.splitlines() if " " in line]
+    with tempfile.TemporaryDirectory() as folder:
+        for blob, _, name in blobs:
+            copy = Path(folder, Path(name).name)  # what is looked for depends on the suffix
+            with copy.open("wb") as output:
+                subprocess.run(["git", "cat-file", "blob", blob], check=True, stdout=output)
+            for finding in search([str(copy)]):
+                yield replace(finding, file=f"{name} (blob {blob[:12]})")
+            copy.unlink()
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _options().parse_args(arguments)
+    try:
+        if workspace := os.environ.get("BUILD_WORKSPACE_DIRECTORY"):
+            os.chdir(workspace)
+        files = options.files or ([] if options.history else tracked())
+        findings = list(search_history() if options.history else search(files))
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"secrets: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        return bool(findings)
+    for finding in findings:
+        print(finding)
+    where = "the history" if options.history else f"{len(files)} files"
+    print(f"secrets: {len(findings) or 'nothing'} found in {where}", file=sys.stderr)
+    if findings:
+        print(
+            "A real one: revoke it first, then remove it. Anything else: excuse it on its line:\n"
+            "  # pragma: allowlist secret: the reason",
+            file=sys.stderr,
+        )
+    return bool(findings)
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bazel run //tools:secrets --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="*", help="default: all of the workspace")
+    parser.add_argument("--history", action="store_true", help="every version in git instead")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
