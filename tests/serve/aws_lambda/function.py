@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.serve.aws_lambda.runtime_api import RuntimeApi, runtime_api
-from tests.serve.image.container import Container, Root, running
+from infra.twin.cloud.runtime_api import RuntimeApi, runtime_api
+from infra.twin.image.container import Container, Root, running
 
 
 @dataclass

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.twin.cloud.runtime_api import RuntimeApi, runtime_api
 from serve.image import boot
 from tests.serve.aws_lambda.events import http_api, status_and_json
-from tests.serve.aws_lambda.runtime_api import RuntimeApi, runtime_api
 from tests.serve.serving import MODEL
 
 

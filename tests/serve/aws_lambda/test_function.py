@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from infra.twin.cloud.runtime_api import FunctionError, TimedOut
+from infra.twin.image.container import Root
 from tests.serve.aws_lambda.events import (
     Door,
     function_url,
@@ -19,9 +21,7 @@ from tests.serve.aws_lambda.events import (
     status_and_json,
 )
 from tests.serve.aws_lambda.function import Function, function
-from tests.serve.aws_lambda.runtime_api import FunctionError, TimedOut
 from tests.serve.image import built
-from tests.serve.image.container import Root
 from tests.serve.serving import base64_of, image_file, pixels
 
 pytestmark = built.needs_image

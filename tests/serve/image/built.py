@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.image.container import Root, unpack
+from infra.twin.image.container import Root, unpack
+from tools.debian.program import require_program
 
 NEEDS_BAZEL = "IMAGE" not in os.environ
 LAYOUT = Path(os.environ.get("IMAGE", "")).absolute()
@@ -19,4 +20,5 @@ needs_image = pytest.mark.skipif(NEEDS_BAZEL, reason="set IMAGE to a layout, or 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
     """The root file system of the image."""
+    require_program("bwrap")
     return unpack(LAYOUT, tmp_path_factory.mktemp("image") / "root")

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from tests.serve.image.container import Container, Root, running
+from infra.twin.image.container import Container, Root, running
 
 _START_S = 120.0  # on a busy machine
 

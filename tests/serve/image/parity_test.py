@@ -11,9 +11,9 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from infra.twin.image.container import Root
 from serve.contract.artifact import INPUT, PROBABILITIES, read_artifact
 from tests.serve.image import built
-from tests.serve.image.container import Root
 from tests.serve.image.parity import COUNTS, Send, ask, doors
 
 pytestmark = built.needs_image

@@ -21,6 +21,9 @@ Json = dict[str, Any]
 _VERSION = "/2018-06-01/runtime"
 MAX_ANSWER_BYTES = 6 * 1024 * 1024 + 512 * 1024  # of a synchronous call, with some room for JSON
 
+FUNCTION_ARN = "arn:aws:lambda:eu-central-1:123456789012:function:kiln"
+TRACE = "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=1"
+
 
 class TimedOut(Exception):
     """The function did not answer before its deadline: Lambda would end its process."""
@@ -35,17 +38,29 @@ class FunctionError(Exception):
 
 
 @dataclass
-class _Call:
+class Call:
+    """One event on its way to the function and back; `answered` is set when it has come back."""
+
     event: bytes
-    deadline_s: float
+    deadline_s: float  # seconds since 1970
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    function_arn: str = FUNCTION_ARN  # with the qualifier that the caller named
+    trace_id: str = TRACE
     answered: threading.Event = field(default_factory=threading.Event)
     answer: bytes = b""
     error: FunctionError | None = None
 
+    def head(self) -> dict[str, str]:
+        return {
+            "Lambda-Runtime-Aws-Request-Id": self.request_id,
+            "Lambda-Runtime-Deadline-Ms": str(int(self.deadline_s * 1000)),
+            "Lambda-Runtime-Invoked-Function-Arn": self.function_arn,
+            "Lambda-Runtime-Trace-Id": self.trace_id,
+        }
+
 
 class RuntimeApi:
-    """One function's side of the service; tests talk to it through these methods."""
+    """One function's side of the service, for the process that it belongs to."""
 
     def __init__(self) -> None:
         self.init_errors: list[FunctionError] = []
@@ -54,9 +69,11 @@ class RuntimeApi:
         self.snapshot_ready = threading.Event()
         # Called when an answer has arrived and before anybody learns of it, the function included.
         self.on_answer: Callable[[], None] = lambda: None
+        # Called when the function asked for an event the first time, or could not start.
+        self.on_started: Callable[[], None] = lambda: None
         self._restored = threading.Event()
-        self._calls: queue.Queue[_Call] = queue.Queue()
-        self._open: dict[str, _Call] = {}
+        self._calls: queue.Queue[Call | None] = queue.Queue()
+        self._open: dict[str, Call] = {}
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.api = self
 
@@ -65,17 +82,25 @@ class RuntimeApi:
         """What AWS_LAMBDA_RUNTIME_API says."""
         return f"127.0.0.1:{self._server.server_port}"
 
+    def hand(self, call: Call) -> None:
+        """Queues an event for the function; `call.answered` tells when it is done."""
+        self._calls.put(call)
+
+    def abandon(self, call: Call) -> None:
+        """An answer to it is refused from now on."""
+        self._open.pop(call.request_id, None)
+
     def invoke(self, event: Json, timeout_s: float = 60.0) -> Any:
-        """The function's answer.
+        """The function's answer to one event.
 
         Raises:
             FunctionError: it reported an error.
             TimedOut: it did not answer in time.
         """
-        call = _Call(json.dumps(event).encode(), time.time() + timeout_s)
-        self._calls.put(call)
+        call = Call(json.dumps(event).encode(), time.time() + timeout_s)
+        self.hand(call)
         if not call.answered.wait(timeout_s):
-            self._open.pop(call.request_id, None)
+            self.abandon(call)
             raise TimedOut(f"no answer within {timeout_s} s")
         if call.error:
             raise call.error
@@ -87,16 +112,16 @@ class RuntimeApi:
 
     # ---- What the handler calls ----
 
-    def next_call(self) -> _Call | None:
-        self.waits.set()
-        while not self._server.closing:
-            try:
-                call = self._calls.get(timeout=0.1)
-            except queue.Empty:
-                continue
+    def next_call(self) -> Call | None:
+        if not self.waits.is_set():
+            self.waits.set()
+            self.on_started()
+        call = self._calls.get()
+        if call is None:
+            self._calls.put(None)  # for whoever else waits
+        else:
             self._open[call.request_id] = call
-            return call
-        return None
+        return call
 
     def wait_for_restore(self) -> None:
         self.snapshot_ready.set()
@@ -112,9 +137,19 @@ class RuntimeApi:
         call.answered.set()
         return True
 
+    def fail_to_start(self, error: FunctionError) -> None:
+        self.init_errors.append(error)
+        self.on_started()
+
+    def close(self) -> None:
+        """Lets go whoever waits for an event."""
+        self._server.closing = True
+        self._calls.put(None)
+
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    block_on_close = False
     api: RuntimeApi
     closing = False
 
@@ -124,6 +159,9 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body in one packet, at once: in two, each answer would wait for an acknowledgement.
+    wbufsize = -1
+    disable_nagle_algorithm = True
     server: _Server
 
     def log_message(self, *arguments: object) -> None:
@@ -133,7 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == f"{_VERSION}/invocation/next":
             call = self.server.api.next_call()
             if call:
-                self._send(200, call.event, _headers(call))
+                self._send(200, call.event, call.head())
+            else:
+                self.close_connection = True
         elif self.path == f"{_VERSION}/restore/next":
             self.server.api.wait_for_restore()
             self._send(200, b"")
@@ -149,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ["invocation", request_id, "error"]:
                 self._accept(api.finish(request_id, b"", FunctionError(json.loads(body), kind)))
             case ["init", "error"]:
-                api.init_errors.append(FunctionError(json.loads(body), kind))
+                api.fail_to_start(FunctionError(json.loads(body), kind))
                 self._accept(True)
             case ["restore", "error"]:
                 api.restore_errors.append(FunctionError(json.loads(body), kind))
@@ -160,7 +200,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, request_id: str, body: bytes) -> None:
         if len(body) > MAX_ANSWER_BYTES:
             message = f"Exceeded maximum allowed payload size ({MAX_ANSWER_BYTES} bytes)."
-            error = FunctionError({"errorMessage": message}, "Function.ResponseSizeTooLarge")
+            error = FunctionError(
+                {"errorMessage": message, "errorType": "Function.ResponseSizeTooLarge"},
+                "Function.ResponseSizeTooLarge",
+            )
             self.server.api.finish(request_id, b"", error)
             self._refuse(413, "RequestEntityTooLarge", message)
         else:
@@ -185,19 +228,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _headers(call: _Call) -> dict[str, str]:
-    return {
-        "Lambda-Runtime-Aws-Request-Id": call.request_id,
-        "Lambda-Runtime-Deadline-Ms": str(int(call.deadline_s * 1000)),
-        "Lambda-Runtime-Invoked-Function-Arn": FUNCTION_ARN,
-        "Lambda-Runtime-Trace-Id": TRACE,
-    }
-
-
-TRACE = "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=1"
-FUNCTION_ARN = "arn:aws:lambda:eu-central-1:123456789012:function:kiln"
-
-
 @contextmanager
 def runtime_api() -> Iterator[RuntimeApi]:
     """A server that listens for as long as the block runs."""
@@ -208,7 +238,7 @@ def runtime_api() -> Iterator[RuntimeApi]:
     try:
         yield api
     finally:
-        server.closing = True
+        api.close()
         server.shutdown()
         thread.join()
         server.server_close()

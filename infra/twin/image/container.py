@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tools.debian.program import require_program
+from tools.debian.program import find_program
 from tools.image.layout import blob_path, read_image
 
 _WHITEOUT = ".wh."
@@ -126,19 +126,29 @@ def _only_child(pid: int) -> int:
 
 
 def bubblewrap(
-    root: Root, environment: Mapping[str, str], instead: Mapping[str, Path], info: int
+    root: Root,
+    environment: Mapping[str, str],
+    instead: Mapping[str, Path] | None = None,
+    info: int | None = None,
 ) -> list[str]:
+    """The command that runs the image's entrypoint; it tells about the process by `info`.
+
+    Raises:
+        ProgramMissing: this machine has no bubblewrap.
+    """
     user, _, group = root.user.partition(":")
     variables = {"PATH": "/usr/bin", **root.environment, **environment}
     options = [
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
         *("--die-with-parent", "--uid", user, "--gid", group or user),
         *("--ro-bind", str(root.folder), "/", "--proc", "/proc", "--dev", "/dev"),
-        *("--tmpfs", "/tmp", "--chdir", root.working_folder, "--info-fd", str(info)),
+        *("--tmpfs", "/tmp", "--chdir", root.working_folder),
     ]
-    for place, file in instead.items():
+    if info is not None:
+        options += ["--info-fd", str(info)]
+    for place, file in (instead or {}).items():
         options += ["--ro-bind", str(file.absolute()), place]
     options.append("--clearenv")
     for name, value in variables.items():
         options += ["--setenv", name, value]
-    return [str(require_program("bwrap")), *options, "--", *root.entrypoint]
+    return [str(find_program("bwrap")), *options, "--", *root.entrypoint]

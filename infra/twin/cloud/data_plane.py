@@ -1,0 +1,191 @@
+"""Lambda's data plane: invokes versions in their environments, and reports as Lambda does."""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from infra.twin.cloud.fleet import Environment, Fleet, Throttled
+from infra.twin.cloud.logs import LogWriter
+from infra.twin.cloud.metrics import MetricWriter
+from infra.twin.cloud.runtime_api import Call, FunctionError
+from infra.twin.cloud.sandbox import Line
+from infra.twin.cloud.targets import Target, find_target
+
+MAX_EVENT_BYTES = 6 * 1024 * 1024
+MAX_ASYNCHRONOUS_BYTES = 1024 * 1024
+RETRY_AFTER_S = (60.0, 120.0)  # of an asynchronous call that failed
+_TAIL_BYTES = 4096
+_ASYNCHRONOUS_AT_A_TIME = 8
+
+
+class TooLarge(Exception):
+    """The event has more bytes than Lambda takes."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a synchronous call comes back with."""
+
+    request_id: str
+    version: str
+    payload: bytes
+    failed: bool  # the payload describes an error of the function
+    log_tail: bytes
+    duration_ms: float
+
+
+class DataPlane:
+    """All functions of all regions."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        logs: LogWriter,
+        metrics: MetricWriter,
+        seed: int | None = None,
+        retry_after_s: Sequence[float] = RETRY_AFTER_S,
+    ) -> None:
+        """`seed` fixes which calls an alias sends to which version."""
+        self._fleet, self._logs, self._metrics = fleet, logs, metrics
+        self._chance = random.Random(seed)
+        self._retry_after_s = retry_after_s
+        self._closing = threading.Event()
+        self._asynchronous = ThreadPoolExecutor(_ASYNCHRONOUS_AT_A_TIME, "asynchronous")
+
+    def invoke(
+        self,
+        region: str,
+        name: str,
+        qualifier: str | None,
+        event: bytes,
+        trace_id: str | None = None,
+    ) -> Outcome:
+        """One call, answered.
+
+        Raises:
+            UnknownFunction, Throttled, TooLarge: nothing was started.
+        """
+        if len(event) > MAX_EVENT_BYTES:
+            raise TooLarge(f"Request must be smaller than {MAX_EVENT_BYTES} bytes")
+        target = find_target(region, name, qualifier, self._chance)
+        return self._invoke(target, event, trace_id or new_trace_id())
+
+    def invoke_later(self, region: str, name: str, qualifier: str | None, event: bytes) -> str:
+        """Queues an asynchronous call; its request id.
+
+        Raises:
+            UnknownFunction, TooLarge: it is not queued.
+        """
+        if len(event) > MAX_ASYNCHRONOUS_BYTES:
+            raise TooLarge(f"Request must be smaller than {MAX_ASYNCHRONOUS_BYTES} bytes")
+        target = find_target(region, name, qualifier, self._chance)
+        request_id = Call(b"", 0).request_id
+        self._asynchronous.submit(self._run_with_retries, target, event, request_id)
+        return request_id
+
+    def close(self) -> None:
+        """Waits for calls under way, and drops those in the queue."""
+        self._closing.set()
+        self._asynchronous.shutdown(cancel_futures=True)
+
+    def _run_with_retries(self, target: Target, event: bytes, request_id: str) -> None:
+        for attempt in range(target.retries + 1):
+            try:
+                if not self._invoke(target, event, new_trace_id(), request_id).failed:
+                    return
+            except Throttled:
+                pass
+            pause_s = self._retry_after_s[min(attempt, len(self._retry_after_s) - 1)]
+            if attempt < target.retries and self._closing.wait(pause_s):
+                return
+
+    def _invoke(
+        self, target: Target, event: bytes, trace_id: str, request_id: str | None = None
+    ) -> Outcome:
+        try:
+            environment = self._fleet.acquire(target)
+        except Throttled:
+            self._metrics.throttled(target)
+            raise
+        call = Call(event, 0.0, function_arn=target.arn, trace_id=trace_id)
+        call.request_id = request_id or call.request_id
+        error: FunctionError | None = None
+        init_ms: float | None = None
+        payload = b""
+        begun = time.monotonic()
+        try:
+            sandbox = environment.sandbox
+            if sandbox.init_s is None:
+                sandbox.wait_until_started()
+                init_ms = (sandbox.init_s or 0.0) * 1e3
+                begun = time.monotonic()
+            call.deadline_s = time.time() + target.timeout_s
+            payload = sandbox.run(call, target.timeout_s)
+        except FunctionError as raised:
+            error = raised
+        duration_ms = (time.monotonic() - begun) * 1e3
+        concurrent = self._fleet.busy(target.name)
+        lines = self._report(environment, target, call, duration_ms, init_ms, error)
+        usable = environment.sandbox.alive and environment.sandbox.init_s is not None
+        self._fleet.release(environment, target, usable)
+        self._metrics.invoked(target, duration_ms, error is not None, concurrent)
+        if error:
+            payload = json.dumps(_described(error, call.request_id)).encode()
+        tail = "".join(f"{line.text}\n" for line in lines).encode()[-_TAIL_BYTES:]
+        return Outcome(
+            call.request_id, target.version, payload, error is not None, tail, duration_ms
+        )
+
+    def _report(
+        self,
+        environment: Environment,
+        target: Target,
+        call: Call,
+        duration_ms: float,
+        init_ms: float | None,
+        error: FunctionError | None,
+    ) -> list[Line]:
+        """Writes the log of one call; returns it."""
+        written = environment.sandbox.take_lines()
+        now = int(time.time() * 1000)
+        start = written[0].time_ms if written else now
+        lines = [Line(start, f"START RequestId: {call.request_id} Version: {target.version}")]
+        lines += written
+        if error and error.kind.startswith(("Sandbox.", "Runtime.Exit")):
+            text = _described(error, call.request_id)["errorMessage"]
+            lines.append(Line(now, str(text).replace("Error: ", "", 1)))
+        lines.append(Line(now, f"END RequestId: {call.request_id}"))
+        billed = -(-(duration_ms + (init_ms or 0)) // 1)
+        report = [
+            f"REPORT RequestId: {call.request_id}",
+            f"Duration: {duration_ms:.2f} ms",
+            f"Billed Duration: {billed:.0f} ms",
+            f"Memory Size: {target.memory_mb} MB",
+            f"Max Memory Used: {environment.sandbox.memory_mb()} MB",
+        ]
+        if init_ms is not None:
+            report.append(f"Init Duration: {init_ms:.2f} ms")
+        lines.append(Line(now, "\t".join(report) + "\t"))
+        self._logs.write(target.region, environment.log_group, environment.log_stream, lines)
+        self._metrics.read_embedded(target.region, written)
+        return lines
+
+
+def new_trace_id() -> str:
+    root = f"1-{int(time.time()):08x}-{secrets.token_hex(12)}"
+    return f"Root={root};Parent={secrets.token_hex(8)};Sampled=0"
+
+
+def _described(error: FunctionError, request_id: str) -> dict[str, object]:
+    """The payload of a call that failed."""
+    if error.report.get("errorType"):
+        return error.report
+    message = f"RequestId: {request_id} Error: {error.report['errorMessage']}"
+    return {"errorType": error.kind, "errorMessage": message}

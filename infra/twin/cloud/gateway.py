@@ -1,0 +1,201 @@
+"""API Gateway in front of a function: HTTP in, events to an alias, HTTP out.
+
+It asks moto which API there is and which function and alias it calls, so that what Terraform made
+decides. CORS, throttling and authorizers of an HTTP API are not done here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from moto.apigatewayv2.models import apigatewayv2_backends
+from moto.awslambda.models import lambda_backends
+
+from infra.twin.cloud.data_plane import DataPlane, TooLarge, new_trace_id
+from infra.twin.cloud.fleet import Throttled
+from infra.twin.cloud.http_events import NoResponse, Request, Response, event_of, response_of
+from infra.twin.cloud.metrics import MetricWriter, Series
+from infra.twin.cloud.targets import ACCOUNT, UnknownFunction
+
+logger = logging.getLogger(__name__)
+
+_FUNCTION = re.compile(r"arn:aws[\w-]*:lambda:[\w-]+:\d{12}:function:[\w-]+(?::[\w$-]+)?")
+_LOOK_AGAIN_S = 1.0
+MAX_BODY_BYTES = 10 * 1024 * 1024
+
+
+class NoApi(LookupError):
+    """There is nothing to call yet."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """An API and the function that it calls, by name or ARN with the alias."""
+
+    api_id: str
+    function: str
+
+
+class Gateway:
+    """Answers HTTP requests by invoking the function of the region's API."""
+
+    def __init__(
+        self, data_plane: DataPlane, metrics: MetricWriter, region: str, alias: str = "live"
+    ) -> None:
+        self._data_plane, self._metrics = data_plane, metrics
+        self._region, self._alias = region, alias
+        self._known: tuple[float, Route] | None = None
+
+    def answer(self, request: Request) -> Response:
+        begun = time.monotonic()
+        request_id = secrets.token_urlsafe(11)
+        try:
+            route = self._route()
+        except NoApi as error:
+            return _problem(404, str(error), request_id)
+        response = self._call(route, request, request_id)
+        self._count(route, response.status, (time.monotonic() - begun) * 1e3)
+        return response
+
+    def _call(self, route: Route, request: Request, request_id: str) -> Response:
+        domain = f"{route.api_id}.execute-api.{self._region}.amazonaws.com"
+        trace_id = next(
+            (value for name, value in request.headers if name.lower() == "x-amzn-trace-id"),
+            new_trace_id(),
+        )
+        event = event_of(request, route.api_id, domain, request_id, ACCOUNT)
+        event["headers"] |= {"x-amzn-trace-id": trace_id, "x-forwarded-for": request.source_ip}
+        try:
+            outcome = self._data_plane.invoke(
+                self._region, route.function, None, json.dumps(event).encode(), trace_id
+            )
+            if outcome.failed:
+                return _problem(500, "Internal Server Error", request_id)
+            response = response_of(outcome.payload)
+        except (UnknownFunction, NoResponse):
+            return _problem(500, "Internal Server Error", request_id)
+        except Throttled:
+            return _problem(503, "Service Unavailable", request_id)
+        except TooLarge:
+            return _problem(413, "Request Too Long", request_id)
+        headers = {**response.headers, "apigw-requestid": request_id}
+        return Response(response.status, headers, response.body, response.cookies)
+
+    def _route(self) -> Route:
+        """As it was a second ago at most."""
+        now = time.monotonic()
+        if self._known and now - self._known[0] < _LOOK_AGAIN_S:
+            return self._known[1]
+        route = self._find_route()
+        self._known = now, route
+        return route
+
+    def _find_route(self) -> Route:
+        for api in list(apigatewayv2_backends[ACCOUNT][self._region].apis.values()):
+            for integration in list(api.integrations.values()):
+                if match := _FUNCTION.search(integration.integration_uri or ""):
+                    return Route(api.api_id, match[0])
+        backend = lambda_backends[ACCOUNT][self._region]
+        for function in list(backend.list_functions()):
+            name = function.function_name
+            if any(alias.name == self._alias for alias in backend.list_aliases(name)):
+                return Route("none", f"{name}:{self._alias}")
+        raise NoApi(f"no HTTP API calls a function, and no function has the alias {self._alias}")
+
+    def _count(self, route: Route, status: int, latency_ms: float) -> None:
+        values = [
+            ("Count", "Count", 1.0),
+            ("4xx", "Count", float(400 <= status < 500)),
+            ("5xx", "Count", float(status >= 500)),
+            ("Latency", "Milliseconds", latency_ms),
+        ]
+        api = ("ApiId", route.api_id)
+        self._metrics.add(
+            (Series(self._region, "AWS/ApiGateway", name, unit, dimensions), value)
+            for name, unit, value in values
+            for dimensions in ((api,), (api, ("Stage", "$default")))
+        )
+
+
+def _problem(status: int, message: str, request_id: str) -> Response:
+    headers = {"content-type": "application/json", "apigw-requestid": request_id}
+    return Response(status, headers, json.dumps({"message": message}).encode())
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def log_message(self, *arguments: object) -> None:
+        """Silent."""
+
+    def _serve(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > MAX_BODY_BYTES:
+            self.close_connection = True
+            self._send(_problem(413, "Request Too Long", "-"))
+            return
+        request = Request(
+            self.command,
+            self.path,
+            self.headers.items(),
+            self.rfile.read(length),
+            str(self.client_address[0]),
+            self.request_version,
+        )
+        try:
+            self._send(self.server.gateway.answer(request))
+        except Exception:
+            logger.exception("the gateway failed")
+            self._send(_problem(500, "Internal Server Error", "-"))
+
+    do_DELETE = do_GET = do_HEAD = do_OPTIONS = do_PATCH = do_POST = do_PUT = _serve
+
+    def _send(self, response: Response) -> None:
+        self.send_response_only(response.status)
+        for name, value in response.headers.items():
+            if name not in ("content-length", "connection", "transfer-encoding"):
+                self.send_header(name, value)
+        for cookie in response.cookies:
+            self.send_header("set-cookie", cookie)
+        self.send_header("content-length", str(len(response.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+    gateway: Gateway
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller left."""
+
+
+@contextmanager
+def listening(gateway: Gateway) -> Iterator[str]:
+    """Its URL, for as long as the block runs."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.gateway = gateway
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

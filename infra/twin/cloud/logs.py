@@ -1,0 +1,46 @@
+"""CloudWatch Logs: what functions write arrives in moto's store, some moments later as on AWS."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from moto.logs.models import logs_backends
+
+from infra.twin.cloud.sandbox import Line
+from infra.twin.cloud.targets import ACCOUNT
+
+_Place = tuple[str, str, str]  # region, group, stream
+
+
+class LogWriter:
+    """Collects lines until they are flushed."""
+
+    def __init__(self, store: threading.RLock) -> None:
+        """`store` is held while moto's store changes."""
+        self._store = store
+        self._lock = threading.Lock()
+        self._lines: dict[_Place, list[Line]] = {}
+
+    def write(self, region: str, group: str, stream: str, lines: Sequence[Line]) -> None:
+        with self._lock:
+            self._lines.setdefault((region, group, stream), []).extend(lines)
+
+    def flush(self) -> None:
+        with self._lock:
+            waiting, self._lines = self._lines, {}
+        if not waiting:
+            return
+        with self._store:
+            for (region, group, stream), lines in waiting.items():
+                self._put(region, group, stream, lines)
+
+    def _put(self, region: str, group: str, stream: str, lines: Sequence[Line]) -> None:
+        backend = logs_backends[ACCOUNT][region]
+        backend.ensure_log_group(group)
+        if stream not in backend.groups[group].streams:
+            backend.create_log_stream(group, stream)
+        events = sorted(lines, key=lambda line: line.time_ms)
+        backend.put_log_events(
+            group, stream, [{"timestamp": line.time_ms, "message": line.text} for line in events]
+        )

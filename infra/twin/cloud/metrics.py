@@ -1,0 +1,124 @@
+"""CloudWatch metrics: Lambda's own, and those that functions write into their logs.
+
+A second's values of one series become one datum with their statistics, as agents send them: each
+request leaves some twenty values, and moto looks through every datum at each question.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from moto.cloudwatch.models import MetricAggregatedDatum, cloudwatch_backends
+
+from infra.twin.cloud.sandbox import Line
+from infra.twin.cloud.targets import ACCOUNT, Target
+
+Dimensions = tuple[tuple[str, str], ...]
+
+
+class Series(NamedTuple):
+    """What a value belongs to."""
+
+    region: str
+    namespace: str
+    name: str
+    unit: str
+    dimensions: Dimensions
+
+
+class SampledDatum(MetricAggregatedDatum):
+    """Statistics of some values, with the values: of statistics alone there are no percentiles."""
+
+    def __init__(self, series: Series, second: int, values: Sequence[float]) -> None:
+        super().__init__(
+            namespace=series.namespace,
+            name=series.name,
+            min_stat=min(values),
+            max_stat=max(values),
+            sample_count=len(values),
+            sum_stat=sum(values),
+            dimensions=[{"Name": name, "Value": value} for name, value in series.dimensions],
+            timestamp=datetime.fromtimestamp(second, UTC).replace(tzinfo=None),
+            unit=series.unit,
+        )
+        self.values = values
+
+
+class MetricWriter:
+    """Collects values until they are flushed."""
+
+    def __init__(self, store: threading.RLock) -> None:
+        """`store` is held while moto's store changes."""
+        self._store = store
+        self._lock = threading.Lock()
+        self._values: dict[tuple[Series, int], list[float]] = {}
+
+    def invoked(self, target: Target, duration_ms: float, failed: bool, concurrent: int) -> None:
+        """One call that a function's process got."""
+        values = [
+            ("Invocations", "Count", 1.0),
+            ("Errors", "Count", float(failed)),
+            ("Duration", "Milliseconds", duration_ms),
+            ("ConcurrentExecutions", "Count", float(concurrent)),
+        ]
+        self._add_for_function(target, values)
+
+    def throttled(self, target: Target) -> None:
+        self._add_for_function(target, [("Throttles", "Count", 1.0)])
+
+    def read_embedded(self, region: str, lines: Iterable[Line]) -> None:
+        """Takes the metrics out of lines of the embedded metric format."""
+        for line in lines:
+            if line.text.startswith("{") and '"_aws"' in line.text:
+                self.add(embedded_values(region, line.text))
+
+    def add(self, values: Iterable[tuple[Series, float]], timestamp_s: float | None = None) -> None:
+        second = int(time.time() if timestamp_s is None else timestamp_s)
+        with self._lock:
+            for series, value in values:
+                self._values.setdefault((series, second), []).append(value)
+
+    def flush(self) -> None:
+        with self._lock:
+            waiting, self._values = self._values, {}
+        with self._store:
+            for (series, second), values in waiting.items():
+                backend = cloudwatch_backends[ACCOUNT][series.region]
+                backend.metric_data.append(SampledDatum(series, second, values))
+
+    def _add_for_function(self, target: Target, values: list[tuple[str, str, float]]) -> None:
+        function = ("FunctionName", target.name)
+        resource = ("Resource", target.resource)
+        groups: list[Dimensions] = [(function,), (function, resource)]
+        if target.qualifier and target.qualifier != target.version:
+            groups.append((function, resource, ("ExecutedVersion", target.version)))
+        self.add(
+            (Series(target.region, "AWS/Lambda", name, unit, dimensions), value)
+            for name, unit, value in values
+            for dimensions in groups
+        )
+
+
+def embedded_values(region: str, text: str) -> Iterator[tuple[Series, float]]:
+    """The values in a line; what CloudWatch would not take is passed over, as there."""
+    try:
+        document: dict[str, Any] = json.loads(text)
+        directives = document["_aws"]["CloudWatchMetrics"]
+        for directive in directives:
+            for names in directive["Dimensions"]:
+                dimensions = tuple((name, str(document[name])) for name in names)
+                for metric in directive["Metrics"]:
+                    unit = metric.get("Unit", "None")
+                    series = Series(
+                        region, directive["Namespace"], metric["Name"], unit, dimensions
+                    )
+                    found = document[metric["Name"]]
+                    for value in found if isinstance(found, list) else [found]:
+                        yield series, float(value)
+    except (ValueError, KeyError, TypeError):
+        return

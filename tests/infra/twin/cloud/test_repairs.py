@@ -1,0 +1,40 @@
+"""What moto answers since it was put right; each test fails on moto alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from infra.twin.cloud.cloud import Cloud
+from infra.twin.cloud.repairs import percentile
+from tests.infra.twin.cloud.functions import Functions, client, create, publish
+
+
+def test_an_update_leaves_the_image_of_published_versions_alone(
+    cloud: Cloud, functions: Functions
+) -> None:
+    first = functions.push(cloud, "serve(lambda event, head: 1)")
+    second = functions.push(cloud, "serve(lambda event, head: 2)")
+    create(cloud, first)
+    two = publish(cloud, second)
+    api = client(cloud, "lambda")
+    for version, image in (("1", first), (two, second)):
+        code = api.get_function(FunctionName="kiln", Qualifier=version)["Code"]
+        assert (code["ImageUri"], code["ResolvedImageUri"]) == (image, image)
+        configuration = api.get_function_configuration(FunctionName="kiln", Qualifier=version)
+        assert configuration["CodeSha256"] == image.rpartition(":")[2]
+
+
+def test_a_function_cannot_have_an_image_that_is_not_in_the_registry(
+    cloud: Cloud, functions: Functions
+) -> None:
+    image = functions.push(cloud, "serve(lambda event, head: 1)")
+    with pytest.raises(Exception, match="ImageNotFound"):
+        create(cloud, image[:-4] + "0000")
+
+
+def test_percentiles_are_the_nearest_rank() -> None:
+    values = [float(value) for value in range(100, 0, -1)]
+    assert [percentile(values, percent) for percent in (0, 50, 99, 99.9, 100)] == [
+        1, 50, 99, 100, 100,
+    ]  # fmt: skip
+    assert percentile([], 50) is None
