@@ -1,8 +1,5 @@
 """What is compared: all that a trained network can be served as, or model files as they are."""
 
-import os
-import shutil
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +12,7 @@ from torch import nn
 
 from ml.artifact import ArtifactError, load_artifact
 from ml.benchmark_rounds import Contender
+from ml.compiler import uncompilable
 from ml.export import ServingGraph, to_onnx
 from ml.quantise import quantised
 from ml.roofline import flops_per_image
@@ -77,16 +75,3 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         if len({*names}) == len(paths):
             return names
     raise ArtifactError("the same model is named twice")
-
-
-def uncompilable() -> str:
-    """Why torch.compile cannot work here, or an empty text."""
-    compiler = os.environ.get("CXX") or "g++"
-    if not (shutil.which(compiler) or shutil.which("clang++")):
-        return "skipped: torch.compile needs a C++ compiler (install g++, or set CXX)"
-    torch_headers = Path(torch.__file__).parent / "include"
-    python_header = Path(sysconfig.get_path("include"), "Python.h")
-    for needed in (torch_headers, python_header):
-        if not needed.exists():
-            return f"skipped: torch.compile needs {needed.name}, which this installation leaves out"
-    return ""

@@ -124,15 +124,19 @@ def _load_onnx(job: Job) -> Answer:
 def _load_torch(job: Job) -> Answer:
     import torch
 
+    from ml.compiler import compiler_environment
+
     torch.set_num_threads(job.threads)
     # Written by our parent process.
     graph = torch.load(job.path, weights_only=False).eval()  # nosec B614 # see above
     graph = graph.to(memory_format=torch.channels_last)
-    run = torch.compile(graph) if job.runtime == "compile" else graph
+    if job.runtime == "compile":
+        os.environ |= compiler_environment()
+        graph.compile()
 
     def answer(images: NDArray[np.uint8]) -> Any:
         with torch.inference_mode():
-            return run(torch.from_numpy(images))
+            return graph(torch.from_numpy(images))
 
     return answer
 

@@ -131,7 +131,7 @@ def is_kept(distribution: str, path: str) -> bool:
     every test of torch.
     """
     parts = PurePosixPath(path).parts
-    if parts[0] in ("..", "share") or " " in path:  # manual pages; templates for Windows
+    if parts[0] in ("..", "share"):  # manual pages
         return False
     if (
         path.endswith((".a", ".cmake"))

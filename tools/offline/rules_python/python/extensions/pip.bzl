@@ -3,6 +3,8 @@
 load("//python/private:host.bzl", "ENVIRON", "run_python")
 
 def _pypi_impl(rctx):
+    for module in rctx.attr._modules:
+        rctx.path(module)  # so that a change of it, too, asks for a new fetch
     run_python(rctx, rctx.attr._program, [
         "--lock",
         rctx.path(rctx.attr.requirements_lock),
@@ -17,7 +19,6 @@ _pypi = repository_rule(
     attrs = {
         "cycles": attr.string_list_dict(),
         "requirements_lock": attr.label(mandatory = True),
-        # Named so that a change of one asks for a new fetch.
         "_modules": attr.label_list(default = [
             "@@//tools/offline/pypi_hub:build_files.py",
             "@@//tools/offline/pypi_hub:distribution.py",
