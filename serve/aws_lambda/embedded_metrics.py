@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from serve.call import Call
 from serve.contract.artifact import ArtifactMetadata
+from serve.drift import metrics as drift_metrics
+from serve.drift.monitor import DriftMonitor
 from serve.errors import Overloaded
 from serve.telemetry import instruments as inst
 from serve.telemetry import process
@@ -44,11 +46,14 @@ class EmbeddedMetrics:
         root_path: str = "",
         service: str = "kiln",
         write: Callable[[str], object] = lambda line: sys.stdout.write(line),
+        drift: DriftMonitor | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._classes, self._service = metadata.classes, service
         recorder = Recorder(metadata.classes)  # has the names of the series, and records nothing
         self._identify = RequestObserver(recorder, Sampler(), None, root_path).identify
         self._write = write
+        self._drift, self._clock, self._drift_due = drift, clock, clock()
         self._facts = {"kiln.model.name": metadata.name, "kiln.model.version": metadata.version}
         self._calls: list[tuple[Call, Request, float]] = []
         self._cpu_s = process.cpu_s()
@@ -65,7 +70,7 @@ class EmbeddedMetrics:
             facts = self._facts | {"trace_id": call.request_id}
             points = [*self._request(call, request, duration_s)]
             if call is calls[0][0]:
-                points += self._process()
+                points += [*self._process(), *self._windows()]
             for line in documents(points, {_SERVICE: self._service}, facts, time.time()):
                 self._write(json.dumps(line, separators=(",", ":")) + "\n")
         return True
@@ -102,6 +107,16 @@ class EmbeddedMetrics:
             yield Point(inst.COLD_STARTS, [1])
             yield Point(inst.COLD_START_DURATION, [round(self._start_s, 3)])
             self._start_s = None
+
+    def _windows(self) -> Iterable[Point]:
+        """Of drift; seldom, since a window changes little with one call."""
+        if self._drift is None or self._clock() < self._drift_due:
+            return
+        self._drift_due = self._clock() + drift_metrics.PAUSE_S
+        for state in self._drift.state().windows:
+            labels = {"window": str(state.window)}
+            yield Point(drift_metrics.ALARM, [int(state.raised)], labels)
+            yield Point(drift_metrics.WINDOW_IMAGES, [state.images], labels)
 
 
 def documents(

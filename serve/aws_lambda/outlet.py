@@ -35,11 +35,11 @@ class Outlet:
             SettingsError: names every variable that is wrong.
         """
         telemetry = Telemetry.start(settings, metadata, environ)
-        watch_traffic(telemetry, settings, metadata)
+        drift = watch_traffic(telemetry, settings, metadata)
         if telemetry.is_on or _is_off(environ):
             return cls(telemetry, None)
         service = environ.get("OTEL_SERVICE_NAME", "").strip() or "kiln"
-        return cls(telemetry, EmbeddedMetrics(metadata, settings.root_path, service))
+        return cls(telemetry, EmbeddedMetrics(metadata, settings.root_path, service, drift=drift))
 
     def flush(self, deadline_s: float) -> bool:
         """Everything that was seen so far; False if the collector did not take it in time."""

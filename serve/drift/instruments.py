@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from serve.contract.drift import CLASSES
+from serve.drift.metrics import ALARM, PAUSE_S, WINDOW_IMAGES
 from serve.drift.monitor import DriftMonitor, DriftState
-
-# On Lambda every call exports, and some 450 series each time would cost more than the answer.
-_PAUSE_S = 15.0
 
 _Read = Callable[[], Iterable[Observation]]
 
@@ -37,17 +35,13 @@ def register_instruments(
         signals = {signal.name: signal.shares for signal in reference.signals}
         return _by_bin(reference.class_priors, signals, monitor.metadata.classes)
 
-    meter.create_observable_gauge(
-        "kiln.drift.alarm", of_state(_alarms), "1", "1 while a window's alarm is raised"
-    )
+    for what, of_window in ((ALARM, _alarms), (WINDOW_IMAGES, _images)):
+        meter.create_observable_gauge(what.name, of_state(of_window), what.unit, what.description)
     meter.create_observable_gauge(
         "kiln.drift.score", of_state(_scores), "1", "Distance from the reference"
     )
     meter.create_observable_gauge(
         "kiln.drift.threshold", of_state(_thresholds), "1", "Score above which an alarm is raised"
-    )
-    meter.create_observable_gauge(
-        "kiln.drift.window.images", of_state(_images), "{image}", "Images in a window"
     )
     meter.create_observable_counter(
         "kiln.drift.images", of_state(bins), "{image}", "Measured images in a bin of a signal"
@@ -63,13 +57,15 @@ def register_instruments(
 def _paced(
     read: _Read, clock: Callable[[], float]
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    due = clock()
+    due = (
+        clock()
+    )  # on Lambda every call exports, and 450 series each time cost more than the answer
 
     def callback(_: CallbackOptions) -> Iterable[Observation]:
         nonlocal due
         if clock() < due:
             return []
-        due = clock() + _PAUSE_S
+        due = clock() + PAUSE_S
         return list(read())
 
     return callback

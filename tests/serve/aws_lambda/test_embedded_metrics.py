@@ -8,16 +8,20 @@ from collections import Counter
 from pathlib import Path
 
 import jsonschema  # type: ignore[import-untyped]
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.aws_lambda.embedded_metrics import Point, documents
+from serve.aws_lambda.embedded_metrics import EmbeddedMetrics, Point, documents
+from serve.call import Call
+from serve.drift import metrics as drift_metrics
+from serve.drift.monitor import DriftMonitor
 from serve.telemetry import instruments
 from serve.telemetry.instruments import Instrument
 from tests.serve.aws_lambda.embedded_metric_format import MAX_LINE_BYTES, Sample, samples
 from tests.serve.aws_lambda.local_function import local_function
-from tests.serve.serving import base64_of, image_file, pixels
+from tests.serve.serving import base64_of, bundled_predictor, image_file, pixels
 
 IMAGE = base64_of(image_file(pixels()))
 UNITS = {"s": "Seconds", "By": "Bytes", "1": "None"}
@@ -91,12 +95,15 @@ def test_without_a_collector_the_log_of_the_function_has_the_metrics(tmp_path: P
     assert set(mix) == {answer["label"]}
     assert len(of(found, "kiln.confidence")) == 103
     assert [sample.value for sample in of(found, "kiln.cold_starts")] == [1]
+    windows = {sample.dimensions: sample.value for sample in of(found, "kiln.drift.alarm")}
+    assert {dict(dimensions)["window"] for dimensions in windows} == {"300", "3000"}
     (error,) = of(found, "kiln.errors")
     assert dict(error.dimensions)["error.type"] == "malformed-json"
 
 
 def assert_as_catalogued(found: list[Sample]) -> None:
-    known = {instrument.name: instrument for instrument in instruments.ALL}
+    all_of_them = (*instruments.ALL, drift_metrics.ALARM, drift_metrics.WINDOW_IMAGES)
+    known = {instrument.name: instrument for instrument in all_of_them}
     for sample in found:
         instrument = known[sample.name]
         assert sample.unit == UNITS.get(instrument.unit, "Count")
@@ -105,6 +112,30 @@ def assert_as_catalogued(found: list[Sample]) -> None:
 
 def of(found: list[Sample], name: str) -> list[Sample]:
     return [sample for sample in found if sample.name == name]
+
+
+def test_drift_is_told_with_the_next_call_and_then_every_quarter_of_a_minute() -> None:
+    predictor = bundled_predictor()
+    monitor = DriftMonitor(predictor.metadata, rate=1_000)
+    lines: list[str] = []
+    now = [0.0]
+    metrics = EmbeddedMetrics(
+        predictor.metadata, write=lines.append, drift=monitor, clock=lambda: now[0]
+    )
+    alarms = []
+    for wait in (0, 10, 5):
+        now[0] += wait
+        call = Call(None)
+        call.images = np.stack([pixels(seed) for seed in range(90)])  # noise: nothing photographed
+        call.probabilities = predictor(call.images)
+        monitor(call, "POST", "/predict/batch")
+        metrics(call, "POST", "/predict/batch")
+        metrics.flush()
+        found = [sample for line in lines for sample in samples(json.loads(line))]
+        alarms.append(sorted(sample.value for sample in of(found, "kiln.drift.alarm")))
+        lines.clear()
+    monitor.close()
+    assert alarms == [[0, 1], [], [0, 1]]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""Writes everything that follows from the catalogue; a test fails where it was forgotten.
+
+bazel run //infra/observability:generate
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from infra.observability import cloudwatch, cloudwatch_dashboard
+from infra.observability.catalogue import Catalogue, load
+
+_ALARMS = "infra/terraform/modules/alarms"
+
+# Each path below the workspace, and who writes its content.
+_FILES: Mapping[str, Callable[[Catalogue], str]] = {
+    f"{_ALARMS}/alarms.tf.json": lambda found: _json(cloudwatch.alarms_file(found)),
+    f"{_ALARMS}/burn.tf.json": lambda found: _json(cloudwatch.burn_file(found)),
+    f"{_ALARMS}/dashboard.tf.json": lambda _: _json(cloudwatch.dashboard_file()),
+    f"{_ALARMS}/dashboard.json.tftpl": lambda found: _json(cloudwatch_dashboard.body(found)),
+}
+
+
+def files(catalogue: Catalogue) -> dict[str, str]:
+    """Path below the workspace to content."""
+    return {path: content(catalogue) for path, content in _FILES.items()}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command's entry."""
+    parser = argparse.ArgumentParser(
+        prog="bazel run //infra/observability:generate --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(arguments)
+    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+    for name, content in files(load()).items():
+        path = workspace / name
+        is_new = not path.is_file() or path.read_text(encoding="utf-8") != content
+        if is_new:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+        print(f"{'wrote' if is_new else '     '} {name}")
+    return 0
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
