@@ -7,20 +7,15 @@ other registries `docker login` or `crane auth login` has been there before.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-_ECR = re.compile(
-    r"(?P<account>\d{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)"
-    r"\.(?:amazonaws\.com(?:\.cn)?|on\.aws|on\.amazonwebservices\.com\.cn)"
-)
+from tools.image.registry_login import LoginError, registry_login
+
 _EXAMPLES = """examples:
   bazel run //serve:push_image -- --repository 123456789012.dkr.ecr.eu-central-1.amazonaws.com/kiln
   bazel run //serve:push_image -- --repository localhost:5000/kiln --tag try --insecure
@@ -40,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check(repository)
         with registry_login(repository.partition("/")[0]) as variables:
             push(options, repository, variables)
-    except PushError as error:
+    except (PushError, LoginError) as error:
         print(f"kiln: error: {error}", file=sys.stderr)
         return 2
     reference = f"{repository}@{options.digest.read_text().strip()}"
@@ -80,48 +75,6 @@ def check(repository: str) -> None:
         raise PushError(
             f"expected a repository as registry.example.org/kiln, without a tag, got {repository!r}"
         )
-
-
-@contextmanager
-def registry_login(host: str) -> Iterator[dict[str, str]]:
-    """Variables with which `crane` may push to the host.
-
-    Raises:
-        PushError: ECR gives no token.
-    """
-    match = _ECR.fullmatch(host)
-    if not match:
-        yield {}
-        return
-    with docker_login(host, ecr_token(match["account"], match["region"])) as variables:
-        yield variables
-
-
-@contextmanager
-def docker_login(host: str, token: str) -> Iterator[dict[str, str]]:
-    """Docker's configuration with one password in it, for as long as the block runs."""
-    with tempfile.TemporaryDirectory(prefix="kiln-") as folder:  # readable by this user alone
-        config = {"auths": {host: {"auth": token}}}
-        Path(folder, "config.json").write_text(json.dumps(config))
-        yield {"DOCKER_CONFIG": folder}
-
-
-def ecr_token(account: str, region: str) -> str:
-    """The registry's user and password, in base64, good for twelve hours."""
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        answer = boto3.client("ecr", region_name=region).get_authorization_token(
-            registryIds=[account]
-        )
-    except (BotoCoreError, ClientError) as error:
-        raise PushError(
-            f"Amazon ECR of account {account} in {region} gives no token: {error}\n"
-            "Check with `aws sts get-caller-identity`; set AWS_PROFILE or `aws sso login`. "
-            "The identity needs ecr:GetAuthorizationToken and the right to push to the repository."
-        ) from error
-    return str(answer["authorizationData"][0]["authorizationToken"])
 
 
 def push(options: argparse.Namespace, repository: str, variables: dict[str, str]) -> None:

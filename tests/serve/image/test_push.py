@@ -15,6 +15,7 @@ from moto import mock_aws
 from serve.image import push
 from tests.serve.image import built
 from tests.tools.image.registry import Registry, registry
+from tools.image import registry_login
 
 pytestmark = built.needs_image
 
@@ -86,10 +87,10 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_token_of_ecr_opens_a_registry_that_asks_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token = push.ecr_token("123456789012", "eu-central-1")
+    token = registry_login.ecr_token("123456789012", "eu-central-1")
     with (
         registry(tmp_path, _passwords(tmp_path)) as server,
-        push.docker_login(server.address, token) as variables,
+        registry_login.docker_login(server.address, token) as variables,
     ):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -99,7 +100,7 @@ def test_the_token_of_ecr_opens_a_registry_that_asks_for_it(
 @pytest.mark.usefixtures("aws")
 def test_ecr_is_recognised_and_asked_in_its_own_region() -> None:
     boto3.client("ecr", "eu-west-3").create_repository(repositoryName="kiln")
-    with push.registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com") as variables:
+    with registry_login.registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com") as variables:
         config = Path(variables["DOCKER_CONFIG"], "config.json")
         assert '"123456789012.dkr.ecr.eu-west-3.amazonaws.com": {"auth": ' in config.read_text()
         assert config.parent.stat().st_mode & 0o077 == 0
@@ -119,15 +120,15 @@ def test_without_an_identity_the_user_is_told_what_to_do(
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with (
-        pytest.raises(push.PushError, match="AWS_PROFILE"),
-        push.registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com"),
+        pytest.raises(registry_login.LoginError, match="AWS_PROFILE"),
+        registry_login.registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com"),
     ):
         pass
 
 
 @pytest.mark.parametrize("host", ["ghcr.io", "localhost:5000", "1234.dkr.ecr.x.example.com"])
 def test_other_registries_are_the_users_own_affair(host: str) -> None:
-    with push.registry_login(host) as variables:
+    with registry_login.registry_login(host) as variables:
         assert variables == {}
 
 

@@ -1,0 +1,124 @@
+"""What an image was made from, as an SLSA provenance predicate in in-toto's form.
+
+https://slsa.dev/spec/v1.0/provenance: the fields are theirs; what they leave to the build system is
+documented by `BUILD_TYPE` here. The image itself is the statement's subject, which cosign fills in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:kiln:bazel-image:1"
+TARGET = "//serve:image"
+DIRTY = "-dirty"  # behind a commit: files of the workspace differed from it
+
+
+class ProvenanceError(ValueError):
+    """Not a predicate of ours; the message says which part is missing or of another kind."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The artifact inside the image, as its own metadata describe it; digests in hexadecimal."""
+
+    version: str
+    name: str
+    quantisation: str
+    sha256: str
+    git_revision: str
+    config_digest: str
+    dataset_digest: str
+    lock_digest: str
+    device: str
+    precision: str
+    test_images: int
+    test_accuracy: float
+    test_macro_f1: float
+    test_loss: float
+    test_calibration_error: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One build of the image.
+
+    Attributes:
+        repository: where the sources are, as git names it; empty if it has no remote.
+        commit: 40 hexadecimal digits, with `DIRTY` behind them if the workspace differed.
+        lock, sbom: SHA-256 of requirements_lock.txt and of the CycloneDX bill of materials.
+        builder: URI of who built it, a workflow or ``urn:kiln:builder:local``.
+        run: URI of that very run, empty outside of continuous integration.
+        finished: UTC, ISO 8601.
+    """
+
+    repository: str
+    commit: str
+    lock: str
+    sbom: str
+    model: Model
+    builder: str
+    run: str
+    finished: str
+
+    def to_predicate(self) -> dict[str, Any]:
+        """JSON-ready."""
+        model = asdict(self.model)
+        digest = model.pop("sha256")
+        dependencies = [
+            {"name": "source", "uri": self.repository, "digest": {"gitCommit": self.commit}},
+            {"name": "requirements_lock.txt", "digest": {"sha256": self.lock}},
+            {"name": "dataset", "digest": {"sha256": self.model.dataset_digest}},
+            {"name": "config", "digest": {"sha256": self.model.config_digest}},
+            {"name": "model.onnx", "digest": {"sha256": digest}, "annotations": model},
+        ]
+        metadata = {"invocationId": self.run, "finishedOn": self.finished}
+        return {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {"target": TARGET},
+                "internalParameters": {},
+                "resolvedDependencies": dependencies,
+            },
+            "runDetails": {
+                "builder": {"id": self.builder},
+                "metadata": metadata,
+                "byproducts": [{"name": "sbom.cdx.json", "digest": {"sha256": self.sbom}}],
+            },
+        }
+
+    @classmethod
+    def from_predicate(cls, predicate: Mapping[str, Any]) -> Provenance:
+        """Inverse of `to_predicate`.
+
+        Raises:
+            ProvenanceError: it is none of ours.
+        """
+        try:
+            definition, run = predicate["buildDefinition"], predicate["runDetails"]
+            if definition["buildType"] != BUILD_TYPE:
+                raise ProvenanceError(f"built as {definition['buildType']}, expected {BUILD_TYPE}")
+            dependencies = {entry["name"]: entry for entry in definition["resolvedDependencies"]}
+            [sbom] = run["byproducts"]
+            source, model = dependencies["source"], dependencies["model.onnx"]
+            return cls(
+                repository=source.get("uri", ""),
+                commit=source["digest"]["gitCommit"],
+                lock=dependencies["requirements_lock.txt"]["digest"]["sha256"],
+                sbom=sbom["digest"]["sha256"],
+                model=_model(model),
+                builder=run["builder"]["id"],
+                run=run["metadata"].get("invocationId", ""),
+                finished=run["metadata"]["finishedOn"],
+            )
+        except KeyError as exc:
+            raise ProvenanceError(f"{exc} is missing") from exc
+        except (TypeError, AttributeError) as exc:
+            raise ProvenanceError(f"not of the expected form: {exc}") from exc
+
+
+def _model(entry: Mapping[str, Any]) -> Model:
+    values = {**entry["annotations"], "sha256": entry["digest"]["sha256"]}
+    return Model(**{field.name: values[field.name] for field in fields(Model)})

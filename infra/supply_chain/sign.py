@@ -1,0 +1,155 @@
+"""Signs the image that was pushed, and states what it was made from.
+
+  bazel run //serve:push_image -- --repository REPO --reference-file /tmp/reference
+  bazel run //serve:sign_image -- $(cat /tmp/reference) --key cosign.key
+  bazel run //serve:sign_image -- REPO@sha256:… --key awskms:///alias/kiln-signing
+  bazel run //serve:sign_image -- --new-key keys/     writes cosign.key and cosign.pub there
+
+The statement links the image's digest with the commit, the lock, the model inside, and with that
+model's dataset, configuration and scores. Only the image that this workspace builds is signed: of
+another nothing is known here. A private key file is opened by COSIGN_PASSWORD.
+
+Exit codes: 0 signed, 1 not signed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infra.supply_chain.cosign import CosignError, generate_keys
+from infra.supply_chain.provenance import DIRTY, Model, Provenance
+from infra.supply_chain.signature import bill_digest, sign
+from serve.contract.artifact import read_artifact
+from tools.image.registry_login import LoginError
+
+NOT_SIGNED, BAD_INPUT = 1, 2  # exit codes
+LOCAL_BUILDER = "urn:kiln:builder:local"
+
+
+def describe(model: bytes, lock: bytes, sbom: bytes, workspace: Path) -> Provenance:
+    """The provenance of an image that was built here and now.
+
+    Raises:
+        ArtifactError: the model is damaged.
+        ValueError: the bill of materials is no JSON.
+    """
+    builder, run = builder_and_run(os.environ)
+    return Provenance(
+        repository=_remote(workspace),
+        commit=_commit(workspace),
+        lock=hashlib.sha256(lock).hexdigest(),
+        sbom=bill_digest(json.loads(sbom)),
+        model=_model(model),
+        builder=builder,
+        run=run,
+        finished=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",  # as cosign writes it
+    )
+
+
+def _model(data: bytes) -> Model:
+    metadata = read_artifact(data)
+    scores = metadata.test_metrics
+    return Model(
+        version=metadata.version,
+        name=metadata.name,
+        quantisation=metadata.quantisation,
+        sha256=hashlib.sha256(data).hexdigest(),
+        git_revision=metadata.git_revision,
+        config_digest=metadata.config_digest,
+        dataset_digest=metadata.dataset_digest,
+        lock_digest=metadata.lock_digest,
+        device=metadata.device,
+        precision=metadata.precision,
+        test_images=scores.images,
+        test_accuracy=scores.accuracy,
+        test_macro_f1=scores.macro_f1,
+        test_loss=scores.loss,
+        test_calibration_error=scores.calibration_error,
+    )
+
+
+def builder_and_run(environment: Mapping[str, str]) -> tuple[str, str]:
+    """URIs of the workflow and its run on GitHub Actions, elsewhere `LOCAL_BUILDER` and nothing."""
+    try:
+        server, workflow = environment["GITHUB_SERVER_URL"], environment["GITHUB_WORKFLOW_REF"]
+        run = "{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}".format_map(environment)
+    except KeyError:
+        return LOCAL_BUILDER, ""
+    return f"{server}/{workflow}", f"{server}/{run}"
+
+
+def _commit(workspace: Path) -> str:
+    commit = _git(workspace, "rev-parse", "HEAD")
+    return commit + (DIRTY if commit and _git(workspace, "status", "--porcelain") else "")
+
+
+def _remote(workspace: Path) -> str:
+    """Without a user and password in it."""
+    address = _git(workspace, "remote", "get-url", "origin")
+    scheme, separator, rest = address.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if separator else address
+
+
+def _git(workspace: Path, *command: str) -> str:
+    done = subprocess.run(["git", *command], cwd=workspace, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = _options()
+    options = parser.parse_args(arguments)
+    here = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
+    try:
+        if options.new_key:
+            private, public = generate_keys(here / options.new_key)
+            print(f"wrote {private} (keep it secret, set COSIGN_PASSWORD) and {public}")
+            return 0
+        if not options.reference or not options.key:
+            parser.error("REFERENCE and --key are needed")
+        return _sign(options, here)
+    except (CosignError, LoginError) as error:
+        print(f"sign: {options.reference or 'no key'}: {error}", file=sys.stderr)
+        return NOT_SIGNED
+    except (ValueError, OSError) as error:
+        print(f"sign: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _sign(options: argparse.Namespace, here: Path) -> int:
+    built = options.digest.read_text(encoding="utf-8").strip()
+    if not options.reference.endswith(f"@{built}"):
+        raise ValueError(f"this workspace builds {built}; push that, and sign what was pushed")
+    model, lock, sbom = (f.read_bytes() for f in (options.model, options.lock, options.sbom))
+    made = describe(model, lock, sbom, Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")))
+    key = options.key if "://" in options.key else str(here / options.key)
+    sign(options.reference, key, made, json.loads(sbom), insecure=options.insecure)
+    print(f"signed {options.reference}")
+    print(f"  commit {made.commit or 'unknown'}, model {made.model.version[:12]}")
+    return 0
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bazel run //serve:sign_image --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for hidden in ("--digest", "--model", "--lock", "--sbom"):  # by the BUILD file
+        parser.add_argument(hidden, type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("reference", nargs="?", help="registry/path@sha256:…, as the push told it")
+    parser.add_argument("--key", help="private key: a file, or awskms:///alias/NAME")
+    parser.add_argument("--new-key", metavar="FOLDER", help="make a pair of keys instead")
+    parser.add_argument("--insecure", action="store_true", help="a registry without TLS")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

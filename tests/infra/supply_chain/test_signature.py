@@ -1,0 +1,188 @@
+"""Signing and checking with the real cosign, against a real registry."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.supply_chain.cosign import Cosign, CosignError, generate_keys
+from infra.supply_chain.signature import Expectation, NotTrusted, bill_digest, sign, verify
+from tests.infra.supply_chain.made import BILL, MODEL, made
+from tests.tools.image.registry import registry
+from tools.debian.program import require_program
+
+pytestmark = pytest.mark.usefixtures("_cosign")
+GOOD = made(bill_digest(BILL))
+
+
+@pytest.fixture(scope="session")
+def _cosign() -> None:
+    require_program("cosign")
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with registry(tmp_path_factory.mktemp("registry")) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return generate_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def image(address: str, tmp_path: Path) -> str:
+    """An image that nothing was said about yet."""
+    return push(address, tmp_path, tmp_path.name)
+
+
+def push(address: str, folder: Path, content: str) -> str:
+    (folder / "file").write_text(content)
+    with tarfile.open(folder / "layer.tar", "w") as layer:
+        layer.add(folder / "file", "file")
+    tag = f"{address}/kiln:{content.lower().replace('_', '-')[:40]}"
+    options = ["--insecure", "--oci-empty-base", "--new_layer", str(folder / "layer.tar")]
+    command = [str(require_program("crane")), "append", *options, "--new_tag", tag]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_what_was_signed_is_trusted_and_tells_where_it_comes_from(
+    image: str, keys: tuple[Path, Path]
+) -> None:
+    sign(image, str(keys[0]), GOOD, BILL, insecure=True)
+    assert verify(image, keys[1], insecure=True) == GOOD
+
+
+def test_an_unsigned_image_is_refused(image: str, keys: tuple[Path, Path]) -> None:
+    with pytest.raises(
+        NotTrusted, match=r"has no signature of the holder of .*no signatures found"
+    ):
+        verify(image, keys[1], insecure=True)
+
+
+def test_the_signature_of_another_key_is_refused(
+    image: str, keys: tuple[Path, Path], tmp_path: Path
+) -> None:
+    stranger, _ = generate_keys(tmp_path, "stranger")
+    sign(image, str(stranger), GOOD, BILL, insecure=True)
+    with pytest.raises(NotTrusted, match="has no signature of the holder of"):
+        verify(image, keys[1], insecure=True)
+
+
+def test_another_image_under_the_signed_name_is_refused(
+    image: str, keys: tuple[Path, Path], address: str, tmp_path: Path
+) -> None:
+    sign(image, str(keys[0]), GOOD, BILL, insecure=True)
+    tampered = push(address, tmp_path, f"{tmp_path.name}-tampered")
+    assert tampered.rpartition("@")[0] == image.rpartition("@")[0]
+    with pytest.raises(NotTrusted, match="no signatures found"):
+        verify(tampered, keys[1], insecure=True)
+
+
+def test_signatures_copied_to_another_image_are_refused(
+    image: str, keys: tuple[Path, Path], address: str, tmp_path: Path
+) -> None:
+    """Whoever may write to the registry can move them, which must not help."""
+    sign(image, str(keys[0]), GOOD, BILL, insecure=True)
+    tampered = push(address, tmp_path, f"{tmp_path.name}-tampered")
+    crane = [str(require_program("crane")), "copy", "--insecure"]
+    name = image.partition("@")[0]
+    source, target = (f"{name}:sha256-{i.rpartition(':')[2]}" for i in (image, tampered))
+    subprocess.run([*crane, source, target], check=True, capture_output=True)
+    with pytest.raises(NotTrusted, match="has no signature of the holder of"):
+        verify(tampered, keys[1], insecure=True)
+
+
+def test_a_signature_without_provenance_is_refused(image: str, keys: tuple[Path, Path]) -> None:
+    Cosign(image, insecure=True).sign(str(keys[0]))
+    with pytest.raises(NotTrusted, match="has no signed provenance"):
+        verify(image, keys[1], insecure=True)
+
+
+def test_provenance_without_a_bill_of_materials_is_refused(
+    image: str, keys: tuple[Path, Path]
+) -> None:
+    cosign = Cosign(image, insecure=True)
+    cosign.attest(str(keys[0]), "slsaprovenance1", GOOD.to_predicate())
+    cosign.sign(str(keys[0]))
+    with pytest.raises(NotTrusted, match="has no signed bill of materials"):
+        verify(image, keys[1], insecure=True)
+
+
+def test_another_bill_than_the_stated_one_is_refused(image: str, keys: tuple[Path, Path]) -> None:
+    cosign, other = Cosign(image, insecure=True), BILL | {"version": 2}
+    cosign.attest(str(keys[0]), "slsaprovenance1", GOOD.to_predicate())
+    cosign.attest(str(keys[0]), "cyclonedx", other)
+    cosign.sign(str(keys[0]))
+    with pytest.raises(NotTrusted, match="not the one that the provenance names"):
+        verify(image, keys[1], insecure=True)
+
+
+@pytest.mark.parametrize(
+    ("expected", "reason"),
+    [
+        (Expectation(commit="9" * 40), "built from 1+, expected 9+"),
+        (Expectation(model_version="0" * 64), "holds model a+, expected 0+"),
+        (Expectation(builder="https://ci.invalid/"), "built by urn:kiln:builder:local"),
+    ],
+)
+def test_what_was_built_from_something_else_is_refused(
+    image: str, keys: tuple[Path, Path], expected: Expectation, reason: str
+) -> None:
+    sign(image, str(keys[0]), GOOD, BILL, insecure=True)
+    verify(image, keys[1], Expectation("urn:kiln:", "1" * 40, MODEL.version), insecure=True)
+    with pytest.raises(NotTrusted, match=reason):
+        verify(image, keys[1], expected, insecure=True)
+
+
+def test_uncommitted_changes_are_trusted_only_on_request(
+    image: str, keys: tuple[Path, Path]
+) -> None:
+    dirty = made(bill_digest(BILL), commit="1" * 40 + "-dirty")
+    sign(image, str(keys[0]), dirty, BILL, insecure=True)
+    with pytest.raises(NotTrusted, match="uncommitted changes"):
+        verify(image, keys[1], insecure=True)
+    assert verify(image, keys[1], Expectation(dirty=True), insecure=True) == dirty
+
+
+def test_a_second_statement_about_the_same_bytes_counts_too(
+    image: str, keys: tuple[Path, Path]
+) -> None:
+    later = made(bill_digest(BILL), commit="8" * 40)
+    for one in (GOOD, later):
+        sign(image, str(keys[0]), one, BILL, insecure=True)
+    for one in (GOOD, later):
+        assert verify(image, keys[1], Expectation(commit=one.commit), insecure=True) == one
+
+
+def test_a_tag_is_no_reference(address: str, keys: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="expected registry/path@sha256"):
+        verify(f"{address}/kiln:latest", keys[1], insecure=True)
+
+
+def test_a_missing_key_file_says_so(image: str, tmp_path: Path) -> None:
+    with pytest.raises(NotTrusted, match="no public key at"):
+        verify(image, tmp_path / "none.pub", insecure=True)
+
+
+def test_a_registry_out_of_reach_is_not_trust(keys: tuple[Path, Path]) -> None:
+    with pytest.raises(NotTrusted, match="connection refused"):
+        verify(f"127.0.0.1:1/kiln@sha256:{'0' * 64}", keys[1], insecure=True)
+
+
+def test_a_wrong_password_signs_nothing(
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSIGN_PASSWORD", "right")
+    private, public = generate_keys(tmp_path)
+    monkeypatch.setenv("COSIGN_PASSWORD", "wrong")
+    with pytest.raises(CosignError, match="decrypt"):
+        sign(image, str(private), GOOD, BILL, insecure=True)
+    with pytest.raises(NotTrusted):
+        verify(image, public, insecure=True)
