@@ -1,0 +1,60 @@
+"""The Lambda function between SNS and Slack: an alarm in, a message to a webhook out.
+
+It runs on Lambda's own Python, so it uses the standard library and the boto3 that is there.
+"""
+
+import json
+import os
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+_COLOURS = {"ALARM": "#d13212", "OK": "#1d8102", "INSUFFICIENT_DATA": "#687078"}
+_TIMEOUT_S = 10
+
+
+def handler(event: Mapping[str, Any], context: object) -> None:
+    """Posts each record; an error makes SNS try again, for up to six hours."""
+    webhook = read_webhook(os.environ["WEBHOOK_PARAMETER"])
+    for record in event["Records"]:
+        notification = record["Sns"]
+        post(webhook, message(notification.get("Subject") or "Kiln", notification["Message"]))
+
+
+def read_webhook(parameter: str) -> str:
+    """Read at each call: whoever replaces it need not deploy, and alarms are few."""
+    import boto3
+
+    answer = boto3.client("ssm").get_parameter(Name=parameter, WithDecryption=True)
+    return str(answer["Parameter"]["Value"])
+
+
+def message(subject: str, text: str) -> dict[str, Any]:
+    """Slack's form of an alarm of CloudWatch; any other text, as of a budget, as it is."""
+    try:
+        alarm = json.loads(text)
+        name, state, reason = alarm["AlarmName"], alarm["NewStateValue"], alarm["NewStateReason"]
+    except (ValueError, KeyError, TypeError):
+        return {"text": f"{subject}\n{text}"}
+    lines = [alarm.get("AlarmDescription") or "", reason]
+    return {
+        "text": f"{state}: {name}",
+        "attachments": [
+            {
+                "color": _COLOURS.get(state, _COLOURS["INSUFFICIENT_DATA"]),
+                "text": "\n".join(filter(None, lines)),
+                "footer": f"{alarm.get('Region', '')} {alarm.get('StateChangeTime', '')}".strip(),
+            }
+        ],
+    }
+
+
+def post(webhook: str, body: Mapping[str, Any]) -> None:
+    """Raises:
+    urllib.error.URLError: Slack did not take it. The webhook is not in the message.
+    """
+    request = urllib.request.Request(
+        webhook, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S):
+        pass

@@ -1,0 +1,54 @@
+# What the function may do. Its own code calls no AWS service: these are Lambda's calls on its behalf.
+
+data "aws_iam_policy_document" "function_trust" {
+  statement {
+    actions = ["sts:AssumeRole"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["lambda.amazonaws.com"]
+    }
+  }
+}
+
+data "aws_iam_policy_document" "function" {
+  #checkov:skip=CKV_AWS_111:X-Ray has no resources that a policy could name
+  #checkov:skip=CKV_AWS_356:X-Ray has no resources that a policy could name
+  statement {
+    sid       = "WriteItsLog"
+    actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+    resources = ["${aws_cloudwatch_log_group.function.arn}:log-stream:*"]
+  }
+
+  dynamic "statement" {
+    for_each = aws_sqs_queue.failures
+
+    content {
+      sid       = "KeepFailedEvents"
+      actions   = ["sqs:SendMessage"]
+      resources = [statement.value.arn]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.tracing ? [1] : []
+
+    content {
+      sid       = "Trace"
+      actions   = ["xray:PutTelemetryRecords", "xray:PutTraceSegments"]
+      resources = ["*"] # X-Ray has no resources that a policy could name
+    }
+  }
+}
+
+resource "aws_iam_role" "function" {
+  name               = "${local.name}-function"
+  description        = "Kiln's function in ${var.environment}"
+  assume_role_policy = data.aws_iam_policy_document.function_trust.json
+}
+
+resource "aws_iam_role_policy" "function" {
+  name   = "function"
+  role   = aws_iam_role.function.id
+  policy = data.aws_iam_policy_document.function.json
+}

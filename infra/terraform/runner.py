@@ -1,0 +1,182 @@
+"""Terraform for one root and environment, from a program.
+
+    root = Root.open("service", "dev", state=LocalState(folder), work=work, variables={...})
+    root.init()
+    plan = root.plan()
+    if plan.changed:
+        root.apply(plan)
+    outputs = parse_service_outputs(root.outputs())
+
+A process that is killed leaves Terraform itself at work until it is done; the next run then waits
+for the state's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from infra.terraform.changes import Change, Plan, parse_change
+from infra.terraform.errors import TerraformError
+from infra.terraform.installation import Installation, find_installation
+from infra.terraform.show import following
+from infra.terraform.sources import ENVIRONMENTS, ROOTS, alone, copy_root, variable_files
+from infra.terraform.state import State
+from infra.terraform.stream import CHANGED, Event, OnEvent, Process
+
+_VARIABLES = "given.tfvars.json"
+_LOCK_TIMEOUT = "60s"  # longer than the rest of a run whose caller was killed
+
+
+@dataclass(frozen=True)
+class Root:
+    """A root in an environment, in a folder of its own, with its state elsewhere."""
+
+    name: str
+    environment: str
+    state: State
+    variables: Mapping[str, object]  # beside and before those of envs/
+    work: Path
+    process: Process
+    console: Console
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        environment: str,
+        *,
+        state: State,
+        work: Path,
+        variables: Mapping[str, object] | None = None,
+        console: Console | None = None,
+        environ: Mapping[str, str] = os.environ,
+        installation: Installation | None = None,
+    ) -> Root:
+        """Copies the sources to `work`/environment/name; nothing is asked of AWS yet.
+
+        Raises:
+            TerraformError: no such root or environment, or Terraform is not installed.
+        """
+        if name not in ROOTS:
+            raise TerraformError(f"no root {name!r}: there are {', '.join(ROOTS)}")
+        if environment not in ENVIRONMENTS:
+            raise TerraformError(
+                f"no environment {environment!r}: there are {', '.join(ENVIRONMENTS)}"
+            )
+        installed = installation or find_installation(environ)
+        place = work.absolute() / environment / name
+        with alone(place):
+            folder = copy_root(name, place, environ)
+        return cls(
+            name,
+            environment,
+            state,
+            dict(variables or {}),
+            place,
+            Process(installed, folder),
+            console or Console(stderr=True),
+        )
+
+    @property
+    def title(self) -> str:
+        """For messages: ``service of dev``."""
+        return f"{self.name} of {self.environment}"
+
+    def init(self) -> None:
+        """Backend, modules and provider; what is there already is kept.
+
+        Raises:
+            TerraformFailed: no backend, or no provider.
+        """
+        mirror = self.process.installation.mirror
+        options = self.state.options(self.name, self.environment, self.process.folder)
+        if mirror:
+            options.append(f"-plugin-dir={mirror}")
+        with self._running("preparing") as follow:
+            self.process.stream("init", "-json", "-reconfigure", *options, on_event=follow)
+
+    def plan(self, *, destroy: bool = False) -> Plan:
+        """What `apply` would do: compares sources, state and AWS.
+
+        Raises:
+            TerraformFailed: a variable is wrong, AWS refuses to be read, or the state is locked.
+        """
+        found: list[Change | None] = []
+        file = self.process.folder / ("destroy.tfplan" if destroy else "apply.tfplan")
+        options = [f"-out={file}", f"-lock-timeout={_LOCK_TIMEOUT}", *self._variable_options()]
+        options += ["-destroy"] if destroy else []
+        with self._running("planning") as follow:
+
+            def on_event(event: Event) -> None:
+                if event.get("type") == "planned_change":
+                    found.append(parse_change(event))
+                follow(event)
+
+            code = self.process.stream(
+                "plan",
+                "-json",
+                "-detailed-exitcode",
+                *options,
+                on_event=on_event,
+                expected=(0, CHANGED),
+            )
+        return Plan(file, code == CHANGED, tuple(filter(None, found)), destroy)
+
+    def apply(self, plan: Plan) -> None:
+        """Does what the plan says.
+
+        Raises:
+            TerraformFailed: AWS refused something, the plan is stale, or the state is locked.
+                What was done before is in the state; a new plan goes on from there.
+        """
+        options = (f"-lock-timeout={_LOCK_TIMEOUT}", str(plan.file))
+        with self._running("destroying" if plan.destroys else "applying") as follow:
+            self.process.stream("apply", "-json", *options, on_event=follow)
+        plan.file.unlink(missing_ok=True)  # it holds values of variables, and is of no more use
+
+    def destroy(self) -> Plan:
+        """Deletes everything that the state knows; returns what that was."""
+        plan = self.plan(destroy=True)
+        if plan.changed:
+            self.apply(plan)
+        return plan
+
+    def outputs(self) -> dict[str, Any]:
+        """Values of the outputs; none before the first apply."""
+        with alone(self.work):
+            answer: dict[str, dict[str, Any]] = json.loads(self.process.text("output", "-json"))
+        return {name: output["value"] for name, output in answer.items()}
+
+    def show(self, plan: Plan) -> dict[str, Any]:
+        """The whole plan with every attribute, as `terraform show -json` has it."""
+        with alone(self.work):
+            shown: dict[str, Any] = json.loads(self.process.text("show", "-json", str(plan.file)))
+        return shown
+
+    def validate(self) -> None:
+        """Needs `init`, and neither AWS nor variables.
+
+        Raises:
+            TerraformFailed: the sources are wrong; the message says where.
+        """
+        with alone(self.work):
+            self.process.text("validate", "-no-color")
+
+    def _variable_options(self) -> list[str]:
+        given = self.process.folder / _VARIABLES
+        given.write_text(json.dumps(dict(self.variables), indent=2) + "\n")
+        files = [*variable_files(self.name, self.environment), given]
+        return [f"-var-file={file}" for file in files]
+
+    @contextmanager
+    def _running(self, what: str) -> Iterator[OnEvent]:
+        with alone(self.work), following(self.console, f"{what} {self.title}") as follow:
+            yield follow

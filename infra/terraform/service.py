@@ -1,0 +1,38 @@
+"""What the root `service` tells whoever releases into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from infra.terraform.errors import TerraformError
+
+
+@dataclass(frozen=True)
+class ServiceOutputs:
+    """Outputs of infra/terraform/roots/service, by their names."""
+
+    function_name: str
+    alias_name: str
+    api_url: str  # without a slash at the end; empty where there is no API
+    function_url: str  # likewise
+    ledger_bucket: str
+    ledger_prefix: str  # without slashes around it
+    ecr_repository: str  # name, without the registry's host
+    sns_topic_arn: str
+    alarm_names: tuple[str, ...]
+    region: str
+
+
+def parse_service_outputs(outputs: Mapping[str, Any]) -> ServiceOutputs:
+    """Raises:
+    TerraformError: the root was not applied, or by an older version of this code.
+    """
+    names = [field.name for field in fields(ServiceOutputs)]
+    if missing := [name for name in names if name not in outputs]:
+        raise TerraformError(
+            f"the root `service` has no output {', '.join(missing)}: apply it first"
+        )
+    values = {name: outputs[name] for name in names}
+    return ServiceOutputs(**values | {"alarm_names": tuple(sorted(outputs["alarm_names"]))})
