@@ -1,8 +1,10 @@
 """Load on one HTTP server, from a process of its own: a `Job` in JSON in, a `Load` in JSON out.
 
 Closed loop: so many callers, each of which asks again as soon as it is answered. Open loop:
-requests come at random at a given rate whether or not earlier ones are answered, and wait from the
-moment they were due, so that a server which stalls is charged for all that it kept waiting.
+requests come at random at a given rate, from callers at random, whether or not earlier ones are
+answered, and wait from the moment they were due, so that a server which stalls is charged for all
+that it kept waiting. (Callers in the order in which they connected would be no load that exists: a
+server accepts neighbours in one go, so dozens in a row would meet the same process.)
 """
 
 import asyncio
@@ -56,7 +58,7 @@ class _Run:
         self.request = head.encode() + body
         self._latencies: list[float] = []
         self._statuses: dict[str, int] = {}
-        self._idle: deque[Connection] = deque()
+        self._idle: list[Connection] = []
         self._due: deque[float] = deque()
         self._since: dict[Connection, float] = {}
         self._start = self._end = 0.0
@@ -74,7 +76,7 @@ class _Run:
         self._end = self._start + self.job.seconds
         if self.job.rate:
             self._idle.extend(callers)
-            await self._arrivals()
+            await loop.run_in_executor(None, self._arrivals, loop)
         else:
             for caller in callers:
                 self._ask(caller, time.perf_counter())
@@ -106,16 +108,21 @@ class _Run:
         if time.perf_counter() < self._end:
             self._statuses["lost"] = self._statuses.get("lost", 0) + 1
 
-    async def _arrivals(self) -> None:
+    def _arrivals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread, whose sleep is exact: the loop's timers count whole milliseconds."""
         chance = random.Random(0)
         due = time.perf_counter()
-        while due < self._end:
-            due += chance.expovariate(self.job.rate)
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            if self._idle:
-                self._ask(self._idle.popleft(), due)
-            else:
-                self._due.append(due)
+        while (due := due + chance.expovariate(self.job.rate)) < self._end:
+            time.sleep(max(0.0, due - time.perf_counter()))
+            loop.call_soon_threadsafe(self._arrive, due, chance.random())
+
+    def _arrive(self, due: float, chance: float) -> None:
+        if self._idle:
+            index = int(chance * len(self._idle))
+            self._idle[index], self._idle[-1] = self._idle[-1], self._idle[index]
+            self._ask(self._idle.pop(), due)
+        else:
+            self._due.append(due)
 
     def _summary(self) -> Load:
         latencies = np.array(self._latencies or [float("nan")]) * 1e3
@@ -141,4 +148,5 @@ def measure(job: Job) -> Load:
 
 
 if __name__ == "__main__":
+    sys.setswitchinterval(1e-4)  # between the two threads
     json.dump(asdict(measure(Job(**json.loads(sys.stdin.read())))), sys.stdout)
