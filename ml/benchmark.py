@@ -24,6 +24,7 @@ from ml.benchmark_rounds import Benchmark, measure_rounds
 from ml.benchmark_table import print_table
 from ml.files import write_whole
 from ml.inputs import BUNDLED, user_path
+from ml.options import terminal
 from ml.plots import to_png, to_svg
 from ml.trained import TrainedError, calibration_images, load_network
 
@@ -123,5 +124,4 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=150)))
+    sys.exit(main(sys.argv[1:], terminal(150)))

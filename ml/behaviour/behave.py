@@ -29,6 +29,7 @@ from ml.behaviour.data_checks import class_counts, find_duplicates
 from ml.behaviour.report import DataFacts, print_checks, print_data, write_findings
 from ml.data.cifar10 import CLASSES, DatasetError
 from ml.inputs import Labelled, cifar10, model_path, user_path
+from ml.options import count, terminal
 
 FAILED, BAD_INPUT = 3, 2
 _BATCH = 200
@@ -111,7 +112,7 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
     parser.add_argument(
-        "--images", type=_count, default=2000, help="test images that are changed (%(default)s)"
+        "--images", type=count, default=2000, help="test images that are changed (%(default)s)"
     )
     parser.add_argument("--no-data", action="store_true", help="leave the dataset's checks out")
     parser.add_argument("--out", default="behaviour-report", help="for results (%(default)s)")
@@ -129,12 +130,5 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return number
-
-
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=130)))
+    sys.exit(main(sys.argv[1:], terminal(130)))

@@ -30,6 +30,7 @@ from ml.commands.source import Source, SourceError, open_source, user_path
 from ml.data.cifar10 import DatasetError
 from ml.evaluation import Evaluation
 from ml.export import PARITY_TOLERANCE, ExportReport, ParityError, export_artifact
+from ml.options import terminal
 from ml.quantise import (
     ACCURACY_TOLERANCE,
     AccuracyError,
@@ -163,5 +164,4 @@ def _options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=120)))
+    sys.exit(main(sys.argv[1:], terminal()))

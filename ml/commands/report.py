@@ -19,6 +19,7 @@ from ml.build.card_page import to_html, to_markdown
 from ml.commands.finished import UNUSABLE, Finished, FinishedError, card_facts, open_finished
 from ml.commands.source import user_path
 from ml.files import write_whole
+from ml.options import terminal
 from ml.run_report import draw_run
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
@@ -72,5 +73,4 @@ def _options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=120)))
+    sys.exit(main(sys.argv[1:], terminal()))

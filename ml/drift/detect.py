@@ -24,6 +24,7 @@ from ml.drift.log import read_log
 from ml.drift.observed import InputError, Observed, counted, observe
 from ml.drift.report import Comparison, print_comparison, write_comparison
 from ml.inputs import cifar10, model_path, user_path
+from ml.options import count, share, terminal
 from serve.contract.drift import DEFAULT_LIMITS, Limits, compare
 
 EXIT_CODES = {"no drift": 0, "drift": 3, "too little evidence": 4}
@@ -120,12 +121,12 @@ def _options() -> argparse.ArgumentParser:
     what.add_argument("--cifar10-test", action="store_true", help="the pinned test images")
     names = ", ".join([*CORRUPTIONS, *ALIASES])
     parser.add_argument("--corruption", metavar="KIND:1-5", help=f"spoil the images first: {names}")
-    parser.add_argument("--limit", type=_count, help="use at most so many images, drawn at random")
+    parser.add_argument("--limit", type=count, help="use at most so many images, drawn at random")
     parser.add_argument("--out", default="drift-report", help="folder for results (%(default)s)")
     defaults = DEFAULT_LIMITS
     parser.add_argument(
         "--false-alarm-rate",
-        type=_share,
+        type=share,
         default=defaults.false_alarm_rate,
         help="of a window without drift, all statistics together (%(default)s)",
     )
@@ -136,25 +137,12 @@ def _options() -> argparse.ArgumentParser:
         "--ks", type=float, default=defaults.ks, help="least KS that matters (%(default)s)"
     )
     parser.add_argument(
-        "--fewest", type=_count, default=defaults.fewest_images, help="images needed (%(default)s)"
+        "--fewest", type=count, default=defaults.fewest_images, help="images needed (%(default)s)"
     )
     parser.add_argument("--threads", type=int, default=0, help="of the model (0: one a core)")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return number
-
-
-def _share(text: str) -> float:
-    if not 0 < (share := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
-    return share
-
-
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=120)))
+    sys.exit(main(sys.argv[1:], terminal()))

@@ -34,6 +34,7 @@ from ml.drift.rates import Rate, measure_rates
 from ml.drift.rates_figure import rates_figure
 from ml.files import write_whole
 from ml.inputs import cifar10, model_path, user_path
+from ml.options import count, share, terminal
 from ml.plots import to_png, to_svg
 from serve.contract.drift import DEFAULT_LIMITS, Limits
 
@@ -161,11 +162,11 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[100, 300, 1000], help="images in a window"
+        "--sizes", type=count, nargs="+", default=[100, 300, 1000], help="images in a window"
     )
-    parser.add_argument("--clean-windows", type=int, default=10_000)
+    parser.add_argument("--clean-windows", type=count, default=10_000, help="(%(default)s)")
     parser.add_argument(
-        "--windows", type=int, default=1000, help="for each corruption and severity"
+        "--windows", type=count, default=1000, help="for each corruption and severity (%(default)s)"
     )
     parser.add_argument(
         "--corruptions",
@@ -177,8 +178,15 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--severities", type=int, nargs="+", default=list(SEVERITIES), choices=SEVERITIES
     )
-    parser.add_argument("--images", type=int, default=10_000, help="test images used (%(default)s)")
-    parser.add_argument("--false-alarm-rate", type=float, default=DEFAULT_LIMITS.false_alarm_rate)
+    parser.add_argument(
+        "--images", type=count, default=10_000, help="test images used (%(default)s)"
+    )
+    parser.add_argument(
+        "--false-alarm-rate",
+        type=share,
+        default=DEFAULT_LIMITS.false_alarm_rate,
+        help="of a window without drift (%(default)s)",
+    )
     parser.add_argument("--out", default="drift-rates", help="folder for results (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="of the model (0: one a core)")
     parser.add_argument("--seed", type=int, default=0)
@@ -186,5 +194,4 @@ def _options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=120)))
+    sys.exit(main(sys.argv[1:], terminal()))

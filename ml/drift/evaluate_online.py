@@ -27,6 +27,7 @@ from ml.drift.online import Detection, Silence, measure_online
 from ml.drift.online_figure import online_figure
 from ml.files import write_whole
 from ml.inputs import model_path, user_path
+from ml.options import count, share, terminal
 from ml.plots import to_png, to_svg
 from serve.contract.drift_watch import WatchLimits
 
@@ -160,13 +161,13 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--false-alarms",
-        type=_share,
+        type=share,
         default=defaults.false_alarms,
         help="of a clean image, at most (%(default)s)",
     )
-    parser.add_argument("--clean-windows", type=_count, default=10_000, help="(%(default)s)")
+    parser.add_argument("--clean-windows", type=count, default=10_000, help="(%(default)s)")
     parser.add_argument(
-        "--streams", type=_count, default=100, help="for each corruption and severity (%(default)s)"
+        "--streams", type=count, default=100, help="for each corruption and severity (%(default)s)"
     )
     parser.add_argument(
         "--corruptions",
@@ -177,7 +178,7 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--severities", type=int, nargs="+", default=[1, 3, 5], choices=SEVERITIES)
     parser.add_argument(
-        "--images", type=_count, default=10_000, help="test images used (%(default)s)"
+        "--images", type=count, default=10_000, help="test images used (%(default)s)"
     )
     parser.add_argument("--out", default="drift-online", help="folder for results (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="of the model (0: one a core)")
@@ -185,18 +186,5 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return number
-
-
-def _share(text: str) -> float:
-    if not 0 < (share := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
-    return share
-
-
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=120)))
+    sys.exit(main(sys.argv[1:], terminal()))

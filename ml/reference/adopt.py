@@ -39,6 +39,7 @@ from ml.commands.finished import (
 from ml.commands.source import user_path
 from ml.export import PARITY_TOLERANCE
 from ml.files import write_whole
+from ml.options import terminal
 from ml.quantise import ACCURACY_TOLERANCE, AccuracyError
 from serve.contract.artifact import ArtifactMetadata
 
@@ -194,5 +195,4 @@ def _options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=120)))
+    sys.exit(main(sys.argv[1:], terminal()))

@@ -10,6 +10,7 @@ import optuna
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from ml.options import terminal
 from ml.sweep.compose import CONFIGS, configuration
 from ml.sweep.errors import SweepError
 from ml.sweep.plan import Plan, make_plan
@@ -138,5 +139,4 @@ def _help() -> str:
 if __name__ == "__main__":
     # Even if a shell started us in the background, where it has Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=140)))
+    sys.exit(main(sys.argv[1:], terminal(140)))
