@@ -12,13 +12,18 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import yaml  # type: ignore[import-untyped]
+
 from infra.observability import cloudwatch, cloudwatch_dashboard
 from infra.observability.catalogue import Catalogue, load
+from infra.observability.rules import rule_file
 
+_NOTE = "# From catalogue.toml: bazel run //infra/observability:generate\n"
 _ALARMS = "infra/terraform/modules/alarms"
 
 # Each path below the workspace, and who writes its content.
 _FILES: Mapping[str, Callable[[Catalogue], str]] = {
+    "infra/observability/prometheus/kiln.rules.yml": lambda found: _yaml(rule_file(found)),
     f"{_ALARMS}/alarms.tf.json": lambda found: _json(cloudwatch.alarms_file(found)),
     f"{_ALARMS}/burn.tf.json": lambda found: _json(cloudwatch.burn_file(found)),
     f"{_ALARMS}/dashboard.tf.json": lambda _: _json(cloudwatch.dashboard_file()),
@@ -52,6 +57,18 @@ def main(arguments: Sequence[str]) -> int:
 
 def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _yaml(value: object) -> str:
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+    return _NOTE + text
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
+    """Writes equal values out in full, each where it belongs."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 if __name__ == "__main__":

@@ -1,0 +1,233 @@
+"""Prometheus' rules: what is recorded, the objectives with their budgets, and the alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from infra.observability.catalogue import Catalogue, Objective
+from infra.observability.promql import added, alert_expression, quantile
+
+RUNBOOK = "docs/runbook.md"
+BASE = "5m"  # window of what is recorded; longer ones are sums over it
+_REQUESTS = "http_server_request_duration_seconds"
+_BY_VERSION = "kiln_model_version"
+
+# Long and short window, times the even pace: The Site Reliability Workbook, chapter 5, table 5-8.
+FAST: tuple[tuple[float, str, str], ...] = ((14.4, "1h", "5m"), (6, "6h", "30m"))
+SLOW: tuple[tuple[float, str, str], ...] = ((3, "1d", "2h"), (1, "3d", "6h"))
+PERIOD = "30d"
+WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", PERIOD)
+_PROBES = 'http_route!~"/health|/ready"'  # what is asked by machines makes no share look better
+DOWN = 0.05  # share of 5xx from which on the service counts as down
+
+_Rule = dict[str, Any]
+
+
+def rule_file(catalogue: Catalogue) -> dict[str, Any]:
+    """`kiln.rules.yml`."""
+    return {
+        "groups": [
+            {"name": "kiln-recorded", "rules": _recorded()},
+            {"name": "kiln-availability", "rules": _availability()},
+            {"name": "kiln-objectives", "rules": _objectives(catalogue)},
+            {"name": "kiln-alerts", "rules": _alerts(catalogue)},
+            {"name": "kiln-burn-rates", "rules": _burn_rates(catalogue)},
+        ]
+    }
+
+
+def burn_alerts(objective: Objective) -> list[tuple[str, str, Sequence[tuple[float, str, str]]]]:
+    """(name, severity, steps) of an objective's two alerts."""
+    return [
+        (f"{objective.alert}FastBurn", "page", FAST),
+        (f"{objective.alert}SlowBurn", "warning", SLOW),
+    ]
+
+
+# ---- Recorded -----------------------------------------------------------------------------------
+
+
+def _recorded() -> list[_Rule]:
+    def growth(name: str, series: str, by: str) -> _Rule:
+        return _record(f"kiln:{name}:increase5m", f"sum by ({by}) {added(series, BASE)}")
+
+    routes = f"http_route, {_BY_VERSION}"
+    buckets = "kiln:latency_bucket:increase5m"
+    return [
+        growth(
+            "requests", f"{_REQUESTS}_count", f"{routes}, http_response_status_code, error_type"
+        ),
+        growth("latency_bucket", f"{_REQUESTS}_bucket", f"le, {routes}"),
+        growth("latency_sum", f"{_REQUESTS}_sum", routes),
+        growth("errors", "kiln_errors_total", f"error_type, {_BY_VERSION}"),
+        growth("shed", "kiln_requests_shed_total", _BY_VERSION),
+        growth("stage_bucket", "kiln_stage_duration_seconds_bucket", "le, stage"),
+        growth("batch_bucket", "kiln_batch_size_bucket", "le"),
+        growth("predictions", "kiln_predictions_total", f"class, {_BY_VERSION}"),
+        growth("confidence_bucket", "kiln_confidence_bucket", f"le, {_BY_VERSION}"),
+        growth("cpu_seconds", "process_cpu_time_seconds_total", f"cpu_mode, {_BY_VERSION}"),
+        growth("drift_images", "kiln_drift_images_total", "signal, bin"),
+        *(
+            _record(
+                f"kiln:latency:p{percent}_5m",
+                quantile(percent / 100, f"sum by (le, {routes}) ({buckets})"),
+            )
+            for percent in (50, 95, 99)
+        ),
+        _record("kiln:drift_psi:5m", _psi()),
+    ]
+
+
+def _psi() -> str:
+    """Of the whole fleet's traffic, by signal; half an image stands in for an empty bin."""
+    seen = "kiln:drift_images:increase5m"
+    of_signal = f"on (signal) group_left () sum by (signal) ({seen})"
+    share = f"(({seen} + 0.5) / {of_signal})"
+    reference = (
+        "clamp_min(max by (signal, bin) (last_over_time(kiln_drift_reference_share_ratio[10m])), "
+        "0.0005)"
+    )
+    return (
+        f"sum by (signal) (({share} - {reference}) * ln({share} / {reference})) "
+        f"and on (signal) sum by (signal) ({seen}) >= 50"
+    )
+
+
+# ---- Objectives ---------------------------------------------------------------------------------
+
+
+def _availability() -> list[_Rule]:
+    total, failed = _requests()
+    share = f"({failed} / {total})"
+    return [
+        _record(
+            "kiln:processes:count",
+            "count(count by (service_instance_id) (last_over_time(process_uptime_seconds[3m])))"
+            " or vector(0)",
+        ),
+        # NaN, no requests, is not above anything.
+        _record(
+            "kiln:up:bool",
+            f"(kiln:processes:count > bool 0) * (1 - (({share} > bool {DOWN}) or vector(0)))",
+        ),
+        _record(
+            "kiln:up:last_seconds",
+            "max(timestamp(kiln:up:bool == 1)) or max(last_over_time(kiln:up:last_seconds[1h]))",
+        ),
+        _record("kiln:outage:seconds", "time() - kiln:up:last_seconds"),
+    ]
+
+
+def _objectives(catalogue: Catalogue) -> list[_Rule]:
+    return [rule for objective in catalogue.objectives for rule in _objective(objective)]
+
+
+def _objective(objective: Objective) -> list[_Rule]:
+    total, bad = _counted(objective)
+    labels = {"slo": objective.name}
+    named = f'{{slo="{objective.name}"}}'
+    rules = [
+        _record("kiln:slo_total:increase5m", f"{total} or vector(0)", labels),
+        _record("kiln:slo_bad:increase5m", f"{bad} or vector(0)", labels),
+    ]
+    for window in WINDOWS:
+        sums = [_sum(f"kiln:slo_{part}:increase5m{named}", window) for part in ("bad", "total")]
+        # No traffic, no failure.
+        ratio = f"{sums[0]} / ({sums[1]} > 0) or {sums[0]} * 0"
+        rules.append(_record(f"kiln:slo_bad:ratio_{window}", ratio, labels))
+    remaining = f"1 - kiln:slo_bad:ratio_{PERIOD}{named} / {objective.budget:g}"
+    rules.append(_record("kiln:error_budget:remaining", remaining, labels))
+    return rules
+
+
+def _counted(objective: Objective) -> tuple[str, str]:
+    if objective.threshold_s is not None:
+        buckets = 'kiln:latency_bucket:increase5m{http_route="/predict",le="%s"}'
+        everything = f"sum({buckets % '+Inf'})"
+        return everything, f"({everything} - sum({buckets % f'{objective.threshold_s:g}'}))"
+    if objective.name == "availability":
+        # From the moment on that the service was up for the first time.
+        once_up = "kiln:up:last_seconds"
+        return f"count({once_up})", f"((1 - kiln:up:bool) and on () {once_up})"
+    return _requests()
+
+
+def _requests() -> tuple[str, str]:
+    """All, and those that failed."""
+    counted = f"kiln:requests:increase5m{{{_PROBES}"
+    return f"sum({counted}}})", f'sum({counted},http_response_status_code=~"5.."}})'
+
+
+def _sum(series: str, window: str) -> str:
+    return series if window == BASE else f"sum_over_time({series}[{window}])"
+
+
+# ---- Alerts -------------------------------------------------------------------------------------
+
+
+def _alerts(catalogue: Catalogue) -> list[_Rule]:
+    rules = [
+        _alert(
+            alert.name,
+            alert_expression(catalogue, metric, alert),
+            {"severity": alert.severity, "owner": metric.owner},
+            alert.means,
+            alert.look,
+        )
+        for metric, alert in catalogue.alerts
+        if metric.owner != "aws"
+    ]
+    recovery = catalogue.recovery
+    labels = {"severity": recovery.severity, "owner": "service"}
+    over = f"kiln:outage:seconds > {recovery.limit_s}"
+    return [*rules, _alert(recovery.name, over, labels, recovery.means, recovery.look)]
+
+
+def _burn_rates(catalogue: Catalogue) -> list[_Rule]:
+    return [
+        _alert(
+            name,
+            " or ".join(_burns(objective, *step) for step in steps),
+            {"severity": severity, "owner": "service", "slo": objective.name},
+            f"{objective.promise}; at this pace the error budget of 30 days is gone in "
+            f"{_left(steps)}.",
+            objective.look,
+        )
+        for objective in catalogue.objectives
+        for name, severity, steps in burn_alerts(objective)
+    ]
+
+
+def _burns(objective: Objective, factor: float, long: str, short: str) -> str:
+    limit = f"{factor * objective.budget:.9g}"
+    parts = (
+        f'kiln:slo_bad:ratio_{window}{{slo="{objective.name}"}} > {limit}'
+        for window in (long, short)
+    )
+    return f"({' and '.join(parts)})"
+
+
+def _left(steps: Sequence[tuple[float, str, str]]) -> str:
+    slowest = min(factor for factor, *_ in steps)
+    return f"{30 / slowest:g} days or less"
+
+
+def _record(name: str, expression: str, labels: dict[str, str] | None = None) -> _Rule:
+    return {"record": name, "expr": expression, **({"labels": labels} if labels else {})}
+
+
+def _alert(
+    name: str, expression: str, labels: dict[str, str], means: str, look: Sequence[str]
+) -> _Rule:
+    return {
+        "alert": name,
+        "expr": expression,
+        "labels": labels,
+        "annotations": {
+            "summary": means,
+            "description": "Look at " + "; ".join(look) + ".",
+            "value": "{{ $value | humanize }}",
+            "runbook_url": f"{RUNBOOK}#{name.lower()}",
+        },
+    }

@@ -1,0 +1,114 @@
+"""Alertmanager's configuration: who learns of what, from the environment.
+
+    KILN_SLACK_WEBHOOK_FILE      file with the URL of a Slack webhook, or of what takes its format
+    KILN_SLACK_CHANNEL           channel, where the webhook leaves a choice
+    KILN_SMTP_SMARTHOST          host:port of the mail server
+    KILN_SMTP_FROM               sender
+    KILN_SMTP_TO                 receivers, separated by commas
+    KILN_SMTP_USERNAME           for servers that ask for it
+    KILN_SMTP_PASSWORD_FILE      file with the password
+    KILN_SMTP_REQUIRE_TLS        false for a server on this machine; true if left out
+
+Secrets are in files whose paths Alertmanager is told, so that no configuration holds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_TITLE = "{{ .CommonLabels.severity | toUpper }} {{ .CommonLabels.alertname }}"
+_TITLE_OF_STATUS = f'{{{{ if eq .Status "resolved" }}}}ENDED {{{{ end }}}}{_TITLE}'
+_TEXT = (
+    "{{ range .Alerts }}{{ .Annotations.summary }} (now {{ .Annotations.value }})\n"
+    "{{ .Annotations.description }}\nRunbook: {{ .Annotations.runbook_url }}\n{{ end }}"
+)
+
+
+class RoutingError(ValueError):
+    """A variable is missing or wrong; the message names it."""
+
+
+def alertmanager_config(environ: Mapping[str, str]) -> dict[str, Any]:
+    """`alertmanager.yml`: pages to everybody at once, warnings gathered and rarely repeated.
+
+    Raises:
+        RoutingError: half of a receiver is configured.
+    """
+    receiver = {"name": "people", **_slack(environ), **_email(environ)}
+    return {
+        "route": {
+            "receiver": "people",
+            "group_by": ["alertname", "slo"],
+            "group_wait": environ.get("KILN_ALERT_GROUP_WAIT") or "30s",
+            "group_interval": environ.get("KILN_ALERT_GROUP_INTERVAL") or "5m",
+            "repeat_interval": "12h",
+            "routes": [
+                {
+                    "matchers": ['severity="page"'],
+                    "receiver": "people",
+                    "group_wait": environ.get("KILN_ALERT_GROUP_WAIT") or "10s",
+                    "repeat_interval": "1h",
+                }
+            ],
+        },
+        "inhibit_rules": [
+            # A budget that burns fast burns slowly, too.
+            {
+                "source_matchers": ['severity="page"', 'slo!=""'],
+                "target_matchers": ['severity="warning"'],
+                "equal": ["slo"],
+            },
+            # Who knows that the service is down need not hear that its answers are few or slow.
+            {
+                "source_matchers": ['alertname="RecoveryTooSlow"'],
+                "target_matchers": ['severity="warning"', 'owner="service"'],
+            },
+        ],
+        "receivers": [receiver],
+    }
+
+
+def _slack(environ: Mapping[str, str]) -> dict[str, Any]:
+    if not (path := environ.get("KILN_SLACK_WEBHOOK_FILE")):
+        return {}
+    channel = environ.get("KILN_SLACK_CHANNEL")
+    return {
+        "slack_configs": [
+            {
+                "api_url_file": path,
+                **({"channel": channel} if channel else {}),
+                "send_resolved": True,
+                "title": _TITLE_OF_STATUS,
+                "title_link": "{{ (index .Alerts 0).GeneratorURL }}",
+                "text": _TEXT,
+                "color": '{{ if eq .Status "resolved" }}good{{ else if eq '
+                '.CommonLabels.severity "page" }}danger{{ else }}warning{{ end }}',
+            }
+        ]
+    }
+
+
+def _email(environ: Mapping[str, str]) -> dict[str, Any]:
+    names = {name: environ.get(f"KILN_SMTP_{name}", "") for name in ("SMARTHOST", "FROM", "TO")}
+    if not any(names.values()):
+        return {}
+    if missing := [f"KILN_SMTP_{name}" for name, value in names.items() if not value]:
+        raise RoutingError(f"mail needs {', '.join(missing)} too: see --help")
+    user, secret = environ.get("KILN_SMTP_USERNAME"), environ.get("KILN_SMTP_PASSWORD_FILE")
+    return {
+        "email_configs": [
+            {
+                "to": names["TO"],
+                "from": names["FROM"],
+                "smarthost": names["SMARTHOST"],
+                "require_tls": environ.get("KILN_SMTP_REQUIRE_TLS", "true").lower() != "false",
+                **({"auth_username": user} if user else {}),
+                **({"auth_password_file": secret} if secret else {}),
+                "send_resolved": True,
+                "headers": {"Subject": f"[kiln] {_TITLE_OF_STATUS}"},
+                "html": "",
+                "text": _TEXT,
+            }
+        ]
+    }

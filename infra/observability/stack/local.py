@@ -1,0 +1,203 @@
+"""The stack from packages, as processes of this machine.
+
+service --OTLP--> rotel --OTLP--> vmagent --remote write--> Prometheus --alerts--> Alertmanager
+
+Debian builds Prometheus without its OTLP endpoint, so vmagent translates. Names are those of
+OpenTelemetry's rules for Prometheus.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.observability.stack.alertmanager import alertmanager_config
+from infra.observability.stack.programs import Program, Running, StackError, free_port, running
+from infra.observability.stack.prometheus import prometheus_config
+from tools.debian.program import ProgramMissing, find_program
+
+RULES = Path(__file__).parents[1] / "prometheus" / "kiln.rules.yml"
+_TEMPLATES = Path("/usr/share/prometheus/alertmanager")
+_BATCH = "200ms"  # that the collector waits for more
+_SMALL = "tmpfs|overlay|squashfs|ramfs|proc|sysfs|devtmpfs|cgroup.*|nsfs|fuse.*"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the parts listen on the loopback device; the ones that nobody types are chosen."""
+
+    otlp: int = 4318
+    prometheus: int = 9090
+    alertmanager: int = 9093
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What runs, and where."""
+
+    otlp: str
+    prometheus: str
+    alertmanager: str
+    folder: Path
+    programs: list[Running]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which the service exports to this stack."""
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.otlp}
+
+
+@contextmanager
+def local_stack(
+    folder: Path,
+    environ: Mapping[str, str],
+    ports: Ports = Ports(),
+    interval_s: int = 15,
+    retention: str = "15d",
+) -> Iterator[Stack]:
+    """Runs for as long as the block does. Data and logs stay in the folder.
+
+    Args:
+        environ: where alerts go, see `alertmanager`.
+        interval_s: between two evaluations of the rules.
+
+    Raises:
+        StackError: a part is missing or did not start.
+        RoutingError: `environ` has half a receiver.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    at = {
+        "otlp": free_port(ports.otlp),
+        "prometheus": free_port(ports.prometheus),
+        "alertmanager": free_port(ports.alertmanager),
+        **{name: free_port() for name in ("grpc", "vmagent", "node")},
+    }
+    where = {name: f"127.0.0.1:{port}" for name, port in at.items()}
+    try:
+        programs = _programs(folder, where, environ, interval_s, retention)
+    except ProgramMissing as exc:
+        raise StackError(str(exc)) from exc
+    with running(programs, folder / "logs") as found:
+        urls = {name: f"http://{where[name]}" for name in ("otlp", "prometheus", "alertmanager")}
+        yield Stack(**urls, folder=folder, programs=found)
+
+
+def _programs(
+    folder: Path,
+    where: Mapping[str, str],
+    environ: Mapping[str, str],
+    interval_s: int,
+    retention: str,
+) -> list[Program]:
+    scraped = {
+        "machine": where["node"],
+        "prometheus": where["prometheus"],
+        "vmagent": where["vmagent"],
+    }
+    config = prometheus_config(where["alertmanager"], scraped, str(RULES.resolve()), interval_s)
+    # JSON is YAML.
+    routing = _write(folder / "alertmanager.yml", json.dumps(alertmanager_config(environ)))
+    rules = _write(folder / "prometheus.yml", json.dumps(config, indent=2))
+    return [
+        _alertmanager(where["alertmanager"], routing, folder),
+        _prometheus(where["prometheus"], rules, folder, retention),
+        _node(where["node"]),
+        _vmagent(where["vmagent"], where["prometheus"], folder),
+        _collector(where["otlp"], where["grpc"], where["vmagent"]),
+    ]
+
+
+def _alertmanager(address: str, config: Path, folder: Path) -> Program:
+    command = [
+        *with_templates(find_program("prometheus-alertmanager")),
+        f"--config.file={config}",
+        f"--storage.path={folder / 'alertmanager'}",
+        f"--web.listen-address={address}",
+        "--cluster.listen-address=",  # alone
+    ]
+    return Program("alertmanager", command, f"http://{address}/-/ready")
+
+
+def with_templates(program: Path) -> list[str]:
+    """The start of a command of Debian's Alertmanager or amtool, which is not installed.
+
+    Debian has it read its templates from below /usr/share alone, so it gets a view of the file
+    system in which they are there.
+    """
+    if _TEMPLATES.is_dir():
+        return [str(program)]
+    unpacked = program.resolve().parents[2] / _TEMPLATES.relative_to("/")
+    view = ["--dev-bind", "/", "/", "--tmpfs", "/usr/share"]
+    view += ["--ro-bind", str(unpacked), str(_TEMPLATES)]
+    return [str(find_program("bwrap")), *view, "--", str(program.resolve())]
+
+
+def _prometheus(address: str, config: Path, folder: Path, retention: str) -> Program:
+    command = [
+        str(find_program("prometheus")),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'prometheus'}",
+        f"--storage.tsdb.retention.time={retention}",
+        f"--web.listen-address={address}",
+        "--web.enable-remote-write-receiver",
+    ]
+    return Program("prometheus", command, f"http://{address}/-/ready")
+
+
+def _node(address: str) -> Program:
+    command = [
+        str(find_program("prometheus-node-exporter")),
+        f"--web.listen-address={address}",
+        "--collector.disable-defaults",
+        *(f"--collector.{name}" for name in ("cpu", "meminfo", "filesystem", "loadavg")),
+        f"--collector.filesystem.fs-types-exclude=^({_SMALL})$",
+    ]
+    return Program("machine", command, f"http://{address}/")
+
+
+def _vmagent(address: str, prometheus: str, folder: Path) -> Program:
+    command = [
+        str(find_program("vmagent")),
+        f"-httpListenAddr={address}",
+        f"-remoteWrite.url=http://{prometheus}/api/v1/write",
+        f"-remoteWrite.tmpDataPath={folder / 'vmagent'}",
+        "-remoteWrite.forcePromProto",
+        "-opentelemetry.usePrometheusNaming",
+    ]
+    return Program("vmagent", command, f"http://{address}/health")
+
+
+def _collector(http: str, grpc: str, vmagent: str) -> Program:
+    command = [
+        str(rotel()),
+        "start",
+        f"--otlp-http-endpoint={http}",
+        f"--otlp-grpc-endpoint={grpc}",
+        f"--batch-timeout={_BATCH}",
+        "--exporters=metrics:otlp,nowhere:blackhole",
+        "--exporters-metrics=metrics",
+        "--exporters-traces=nowhere",  # there is no Tempo in any package, and no Loki
+        "--exporters-logs=nowhere",
+    ]
+    environment = {
+        "ROTEL_EXPORTER_METRICS_ENDPOINT": f"http://{vmagent}/opentelemetry",
+        "ROTEL_EXPORTER_METRICS_PROTOCOL": "http",
+    }
+    return Program("collector", command, http, environment)
+
+
+def rotel() -> Path:
+    """The collector's program, which the wheel `rotel` carries inside its package."""
+    spec = importlib.util.find_spec("rotel")
+    if spec is None or spec.origin is None:
+        raise StackError("the package rotel is missing: start this by Bazel, or pip install rotel")
+    return Path(spec.origin).with_name("rotel-agent")
+
+
+def _write(path: Path, content: str) -> Path:
+    path.write_text(content, encoding="utf-8")
+    return path

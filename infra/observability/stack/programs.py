@@ -1,0 +1,138 @@
+"""Programs of a local stack: started in order, each awaited until it answers, ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
+
+_PATIENCE_S = 60.0  # a machine may be busy
+_ENDING_S = 10.0
+_direct = build_opener(ProxyHandler({}))  # no proxy is meant for the loopback device
+
+
+class StackError(Exception):
+    """The stack cannot run; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is run, and the address that answers once it is ready: a URL, or host:port."""
+
+    name: str
+    command: Sequence[str]
+    health: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Running:
+    """A program with its process and its log."""
+
+    program: Program
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def require_alive(self) -> None:
+        """Raises StackError, with the end of the log, where it has ended."""
+        if (code := self.process.poll()) is not None:
+            last = self.log.read_text(errors="replace").splitlines()[-8:]
+            raise StackError(
+                f"{self.program.name} ended with code {code}; the end of {self.log}:\n  "
+                + "\n  ".join(last)
+            )
+
+
+@contextmanager
+def running(programs: Sequence[Program], folder: Path) -> Iterator[list[Running]]:
+    """All of them, ready, for as long as the block lasts; logs are in the folder.
+
+    Raises:
+        StackError: one did not start.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as ends:
+        started: list[Running] = []
+        for program in programs:
+            one = ends.enter_context(_process(program, folder))
+            started.append(one)
+            _await(one)
+        yield started
+
+
+@contextmanager
+def _process(program: Program, folder: Path) -> Iterator[Running]:
+    log = folder / f"{program.name}.log"
+    # No variable of a proxy, and none of OpenTelemetry, is meant for these.
+    environment = {"PATH": os.defpath, "HOME": str(folder), **program.environment}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            program.command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            cwd=folder,
+            start_new_session=True,  # Ctrl-C is for us, who end them in order
+        )
+        try:
+            yield Running(program, process, log)
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With what it started itself."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_ENDING_S)
+
+
+def _await(one: Running) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while not answers(one.program.health):
+        one.require_alive()
+        if time.monotonic() > end:
+            raise StackError(
+                f"{one.program.name} does not answer at {one.program.health} after "
+                f"{_PATIENCE_S:g} s; its log: {one.log}"
+            )
+        time.sleep(0.05)
+
+
+def answers(address: str) -> bool:
+    """Whether a URL gives 2xx, or somebody listens at host:port."""
+    if "://" in address:
+        try:
+            with _direct.open(address, timeout=2.0):
+                return True
+        except (OSError, HTTPException):
+            return False
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.settimeout(2.0)
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def free_port(wanted: int = 0, host: str = "127.0.0.1") -> int:
+    """The wanted port if nobody has it, else any."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            found: int = probe.getsockname()[1]
+            return found
+    raise StackError(f"no port is free at {host}")

@@ -1,0 +1,235 @@
+"""For every alert: series that make it fire, and series just short of that, in promtool's notation.
+
+One value a minute, or in five minutes where a day passes. `0+2x90` is 0, 2, 4 and so on; `_x6 3x9`
+is nothing for six minutes, then 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+_COUNT = "http_server_request_duration_seconds_count"
+_BUCKET = "http_server_request_duration_seconds_bucket"
+_UP = 'process_uptime_seconds{service_instance_id="a"}'
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is seen, and whether the alert fires at that time."""
+
+    alert: str
+    what: str
+    series: dict[str, str]
+    fires: bool
+    at: str = "20m"
+
+    @property
+    def interval(self) -> str:
+        """Between two values, and between two evaluations of the rules."""
+        return "5m" if self.at.endswith("h") else "1m"
+
+
+def _requests(good: str, bad: str) -> dict[str, str]:
+    return {
+        f'{_COUNT}{{http_route="/predict",http_response_status_code="200"}}': good,
+        f'{_COUNT}{{http_route="/predict",http_response_status_code="500"}}': bad,
+    }
+
+
+def _answers(within: str, slow: str, bound: str) -> dict[str, str]:
+    return {
+        f'{_BUCKET}{{http_route="/predict",le="{bound}"}}': within,
+        f'{_BUCKET}{{http_route="/predict",le="5"}}': slow,
+        f'{_BUCKET}{{http_route="/predict",le="+Inf"}}': slow,
+    }
+
+
+def _golden(value: str) -> dict[str, str]:
+    return {'kiln_golden_accuracy_ratio{faas_version="7"}': value}
+
+
+def _cpu(idle: str, busy: str) -> dict[str, str]:
+    return {
+        'node_cpu_seconds_total{cpu="0",mode="idle"}': idle,
+        'node_cpu_seconds_total{cpu="0",mode="user"}': busy,
+    }
+
+
+def _disk(left: str) -> dict[str, str]:
+    mount = '{device="/dev/sda",fstype="ext4",mountpoint="/"}'
+    return {
+        f"node_filesystem_avail_bytes{mount}": left,
+        f"node_filesystem_size_bytes{mount}": "100x30",
+    }
+
+
+def _memory(left: str) -> dict[str, str]:
+    return {"node_memory_MemAvailable_bytes": left, "node_memory_MemTotal_bytes": "100x30"}
+
+
+def _of(
+    alert: str, fires: tuple[str, dict[str, str]], quiet: tuple[str, dict[str, str]]
+) -> list[Case]:
+    return [Case(alert, *fires, True), Case(alert, *quiet, False)]
+
+
+_INTERNAL = 'kiln_errors_total{error_type="internal-error"}'
+_OVERLOADED = 'kiln_errors_total{error_type="overloaded"}'
+
+CASES: list[Case] = [
+    *_of(
+        "ErrorShare",
+        ("2 % of the answers", _requests("0+98x30", "0+2x30")),
+        ("0.5 %", _requests("0+199x30", "0+1x30")),
+    ),
+    # A process's first 500 is a new series: `increase` would not see it.
+    Case("ErrorShare", "the first 500s of all", _requests("0+98x30", "_x17 20x12"), True),
+    Case("ErrorShare", "500s long ago", _requests("0+98x30", "0+20x5 100x25"), False),
+    *_of(
+        "SlowAnswers",
+        ("3 % slower than a second", _answers("0+97x30", "0+100x30", "1")),
+        ("0.5 %", _answers("0+199x30", "0+200x30", "1")),
+    ),
+    *_of(
+        "InternalErrors",
+        ("a single one", {_INTERNAL: "_x18 1x9"}),
+        ("others", {_OVERLOADED: "_x18 1x9"}),
+    ),
+    Case("InternalErrors", "one, ten minutes ago", {_INTERNAL: "_x9 1x20"}, False),
+    *_of(
+        "Overload",
+        ("2 a second", {"kiln_requests_shed_total": "0+120x30"}),
+        ("1 in two seconds", {"kiln_requests_shed_total": "0+30x30"}),
+    ),
+    *_of(
+        "QueueFills",
+        ("401", {"kiln_queue_depth": "5x17 401 5x9"}),
+        ("400", {"kiln_queue_depth": "400x30"}),
+    ),
+    *_of(
+        "SlowStart",
+        ("6 s", {"kiln_cold_start_duration_seconds": "6x30"}),
+        ("5 s", {"kiln_cold_start_duration_seconds": "5x30"}),
+    ),
+    *_of(
+        "TelemetryLost",
+        ("an export lost", {'kiln_telemetry_dropped_total{signal="metrics"}': "0x15 1x15"}),
+        ("lost long ago", {'kiln_telemetry_dropped_total{signal="metrics"}': "3x30"}),
+    ),
+    *_of(
+        "MemoryGrows",
+        ("401 MB", {"process_memory_usage_bytes": "100000000x10 401000000x20"}),
+        ("400 MB", {"process_memory_usage_bytes": "400000000x30"}),
+    ),
+    *_of(
+        "FilesLeak",
+        ("801 files", {"process_unix_file_descriptor_count": "801x30"}),
+        ("800", {"process_unix_file_descriptor_count": "800x30"}),
+    ),
+    *_of(
+        "Drift",
+        (
+            "one process of two",
+            {
+                f'kiln_drift_alarm_ratio{{window="300",service_instance_id="{i}"}}': f"{i}x30"
+                for i in (0, 1)
+            },
+        ),
+        ("none", {'kiln_drift_alarm_ratio{window="300"}': "0x30"}),
+    ),
+    *_of(
+        "ReleaseRolledBack",
+        ("rolled back", {"kiln_release_verdict_ratio": "0x15 -1x15"}),
+        ("held, then promoted", {"kiln_release_verdict_ratio": "0x15 1x15"}),
+    ),
+    *_of("GoldenAccuracyLow", ("89 %", _golden("0.89x30")), ("90 %", _golden("0.9x30"))),
+    *_of(
+        "MachineBusy",
+        ("5 % idle", _cpu("0+3x30", "0+57x30")),
+        ("20 % idle", _cpu("0+12x30", "0+48x30")),
+    ),
+    *_of("MachineMemoryLow", ("9 % left", _memory("50x15 9x15")), ("10 %", _memory("10x30"))),
+    *_of("MachineDiskLow", ("9 % left", _disk("50x15 9x15")), ("10 %", _disk("10x30"))),
+    *_of(
+        "StackPartDown",
+        ("one of two", {'up{job="vmagent"}': "0x30", 'up{job="machine"}': "1x30"}),
+        ("none", {'up{job="vmagent"}': "1x30"}),
+    ),
+    # An outage from the 30th minute on is noticed after the three that a process may be silent.
+    Case("RecoveryTooSlow", "down for six minutes", {_UP: "0+60x30"}, True, "39m"),
+    Case("RecoveryTooSlow", "down for four minutes", {_UP: "0+60x30"}, False, "36m"),
+    Case("RecoveryTooSlow", "never up", {}, False, "60m"),
+    Case("AvailabilityFastBurn", "down", {_UP: "0+60x30"}, True, "35m"),
+    Case("AvailabilityFastBurn", "up again", {_UP: "0+60x30 _x5 0+60x60"}, False, "80m"),
+    Case(
+        "AvailabilityFastBurn",
+        "every 10th answer a 500",
+        {_UP: "0+60x90", **_requests("0+90x90", "0+10x90")},
+        True,
+        "80m",
+    ),
+    Case(
+        "AvailabilityFastBurn",
+        "every 50th answer a 500",
+        {_UP: "0+60x90", **_requests("0+98x90", "0+2x90")},
+        False,
+        "80m",
+    ),
+    Case(
+        "AvailabilitySlowBurn",
+        "down for ten minutes of a day, lately",
+        {_UP: "0+300x286"},
+        True,
+        "24h",
+    ),
+    Case("AvailabilitySlowBurn", "up all day", {_UP: "0+300x300"}, False, "24h"),
+    Case("ErrorsFastBurn", "2 % for an hour", _requests("0+98x90", "0+2x90"), True, "70m"),
+    Case("ErrorsFastBurn", "0.5 %", _requests("0+199x90", "0+1x90"), False, "70m"),
+    Case(
+        "ErrorsFastBurn",
+        "20 %, but it has stopped",
+        _requests("0+80x60 4800+100x50", "0+20x60 1200x50"),
+        False,
+        "100m",
+    ),
+    Case("ErrorsFastBurn", "0.8 % for six hours", _requests("0+992x400", "0+8x400"), True, "390m"),
+    Case("ErrorsSlowBurn", "0.4 % for a day", _requests("0+249x300", "0+1x300"), True, "24h"),
+    Case("ErrorsSlowBurn", "0.05 %", _requests("0+1999x300", "0+1x300"), False, "24h"),
+    Case("LatencyFastBurn", "20 % slow", _answers("0+80x90", "0+100x90", "0.25"), True, "70m"),
+    Case("LatencyFastBurn", "5 % slow", _answers("0+95x90", "0+100x90", "0.25"), False, "70m"),
+    Case(
+        "LatencySlowBurn",
+        "4 % slow for a day",
+        _answers("0+96x300", "0+100x300", "0.25"),
+        True,
+        "24h",
+    ),
+    Case("LatencySlowBurn", "0.5 % slow", _answers("0+199x300", "0+200x300", "0.25"), False, "24h"),
+]
+
+
+def promtool_test(rules: str, interval: str = "1m") -> dict[str, Any]:
+    """A file for `promtool test rules`, of the cases with that interval."""
+    return {
+        "rule_files": [rules],
+        "evaluation_interval": interval,
+        "tests": [_test(case) for case in CASES if case.interval == interval],
+    }
+
+
+def _test(case: Case) -> dict[str, Any]:
+    name = f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}'
+    samples = [{"labels": f'{{alertname="{case.alert}"}}', "value": 1}] if case.fires else []
+    return {
+        "name": f"{case.alert}: {case.what}",
+        "interval": case.interval,
+        "input_series": [{"series": k, "values": v} for k, v in case.series.items()],
+        "promql_expr_test": [
+            {
+                "expr": f"max by (alertname) ({name})",
+                "eval_time": case.at,
+                "exp_samples": samples,
+            }
+        ],
+    }

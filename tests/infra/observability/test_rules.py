@@ -1,0 +1,116 @@
+"""Prometheus' own tool accepts the rules, and each alert fires when it should and not before."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from infra.observability.catalogue import load
+from infra.observability.promql import added
+from infra.observability.rules import FAST, SLOW, rule_file
+from tests.infra.observability.rule_cases import CASES, promtool_test
+from tools.debian.program import require_program
+
+RULES = Path("infra/observability/prometheus/kiln.rules.yml").absolute()
+CATALOGUE = load()
+ALERTS = {
+    rule["alert"]
+    for group in rule_file(CATALOGUE)["groups"]
+    for rule in group["rules"]
+    if "alert" in rule
+}
+
+
+def promtool(*arguments: str) -> str:
+    program = str(require_program("promtool"))
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_promtool_accepts_the_rules() -> None:
+    assert "SUCCESS" in promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
+
+
+@pytest.mark.parametrize("interval", ["1m", "5m"])
+def test_every_alert_fires_and_keeps_quiet(tmp_path: Path, interval: str) -> None:
+    file = tmp_path / "cases.yml"
+    file.write_text(json.dumps(promtool_test(str(RULES), interval)))  # JSON is YAML
+    assert "SUCCESS" in promtool("test", "rules", str(file))
+
+
+@pytest.mark.parametrize("fires", [True, False])
+def test_no_alert_is_without_a_case(fires: bool) -> None:
+    assert {case.interval for case in CASES} == {"1m", "5m"}
+    assert {case.alert for case in CASES if case.fires is fires} == ALERTS
+
+
+def test_a_wrong_expectation_is_noticed(tmp_path: Path) -> None:
+    wrong = promtool_test(str(RULES))
+    wrong["tests"] = wrong["tests"][:1]
+    wrong["tests"][0]["promql_expr_test"][0]["exp_samples"] = []
+    file = tmp_path / "wrong.yml"
+    file.write_text(json.dumps(wrong))
+    with pytest.raises(AssertionError, match="FAILED"):
+        promtool("test", "rules", str(file))
+
+
+def test_every_alert_of_the_catalogue_is_a_rule_with_a_summary_and_a_runbook() -> None:
+    expected = {alert.name for metric, alert in CATALOGUE.alerts if metric.owner != "aws"}
+    expected |= {
+        f"{one.alert}{pace}Burn" for one in CATALOGUE.objectives for pace in ("Fast", "Slow")
+    }
+    assert expected | {CATALOGUE.recovery.name} == ALERTS
+    for group in rule_file(CATALOGUE)["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                assert rule["labels"]["severity"] in {"page", "warning"}
+                assert rule["annotations"]["summary"]
+                assert (
+                    rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+                )
+
+
+def test_burn_rates_are_those_of_the_workbook() -> None:
+    """Each rate times its long window is the share of a month's budget in table 5-8."""
+    hours = {"1h": 1, "6h": 6, "1d": 24, "3d": 72}
+    spent = [round(factor * hours[long] / (30 * 24), 3) for factor, long, _ in (*FAST, *SLOW)]
+    assert spent == [0.02, 0.05, 0.1, 0.1]
+
+
+def test_what_was_added_is_exact_for_series_old_new_silent_and_gone(tmp_path: Path) -> None:
+    values = {
+        "old": "0+10x20",  # 50 in the last 5 minutes
+        "new": "_x13 7 9",  # all of its 9
+        "silent": "100 _x12 103",  # nothing for a while, then 3 more
+        "gone": "0+1x5",  # ended before
+    }
+    expected = {"old": 50, "new": 9, "silent": 3}
+    test = {
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {"series": f'c{{kind="{kind}"}}', "values": value}
+                    for kind, value in values.items()
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": added("c", "5m"),
+                        "eval_time": "15m",
+                        "exp_samples": [
+                            {"labels": f'{{kind="{kind}"}}', "value": value}
+                            for kind, value in expected.items()
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "added.yml"
+    file.write_text(json.dumps(test))
+    promtool("test", "rules", str(file))
