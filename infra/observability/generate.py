@@ -16,14 +16,21 @@ import yaml  # type: ignore[import-untyped]
 
 from infra.observability import cloudwatch, cloudwatch_dashboard
 from infra.observability.catalogue import Catalogue, load
+from infra.observability.dashboards.everything import dashboards
+from infra.observability.dashboards.panels import grafana
 from infra.observability.rules import rule_file
+from infra.observability.runbook import runbook
+from infra.observability.stack.prometheus import prometheus_config
 
 _NOTE = "# From catalogue.toml: bazel run //infra/observability:generate\n"
+_OURS = "infra/observability"
 _ALARMS = "infra/terraform/modules/alarms"
 
 # Each path below the workspace, and who writes its content.
 _FILES: Mapping[str, Callable[[Catalogue], str]] = {
-    "infra/observability/prometheus/kiln.rules.yml": lambda found: _yaml(rule_file(found)),
+    "docs/runbook.md": runbook,
+    f"{_OURS}/prometheus/kiln.rules.yml": lambda found: _yaml(rule_file(found)),
+    f"{_OURS}/compose/prometheus.yml": lambda _: _yaml(_in_containers()),
     f"{_ALARMS}/alarms.tf.json": lambda found: _json(cloudwatch.alarms_file(found)),
     f"{_ALARMS}/burn.tf.json": lambda found: _json(cloudwatch.burn_file(found)),
     f"{_ALARMS}/dashboard.tf.json": lambda _: _json(cloudwatch.dashboard_file()),
@@ -33,7 +40,11 @@ _FILES: Mapping[str, Callable[[Catalogue], str]] = {
 
 def files(catalogue: Catalogue) -> dict[str, str]:
     """Path below the workspace to content."""
-    return {path: content(catalogue) for path, content in _FILES.items()}
+    found = {path: content(catalogue) for path, content in _FILES.items()}
+    return found | {
+        f"{_OURS}/grafana/dashboards/{one.uid}.json": _json(grafana(one))
+        for one in dashboards(catalogue)
+    }
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,6 +64,20 @@ def main(arguments: Sequence[str]) -> int:
             path.write_text(content, encoding="utf-8")
         print(f"{'wrote' if is_new else '     '} {name}")
     return 0
+
+
+def _in_containers() -> dict[str, object]:
+    scraped = {
+        "collector": "collector:8888",
+        "grafana": "grafana:3000",
+        "loki": "loki:3100",
+        "machine": "machine:9100",
+        "prometheus": "localhost:9090",
+        "tempo": "tempo:3200",
+        "vmagent": "vmagent:8429",
+    }
+    rules = "/etc/prometheus/kiln.rules.yml"
+    return prometheus_config("alertmanager:9093", scraped, rules)
 
 
 def _json(value: object) -> str:
