@@ -113,7 +113,7 @@ def cost(catalogue: Catalogue) -> Dashboard:
                         "Dollars an hour",
                         "currencyUSD",
                         (f"{bill} * 12", "on Lambda"),
-                        description="Without cold starts, and one request at a time in each environment",
+                        description="Without cold starts; an environment answers one at a time",
                     ),
                     panel(
                         "Dollars for a million requests",
