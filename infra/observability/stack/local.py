@@ -103,7 +103,7 @@ def _programs(
     routing = _write(folder / "alertmanager.yml", json.dumps(alertmanager_config(environ)))
     rules = _write(folder / "prometheus.yml", json.dumps(config, indent=2))
     return [
-        _alertmanager(where["alertmanager"], routing, folder),
+        alertmanager_program(where["alertmanager"], routing, folder),
         _prometheus(where["prometheus"], rules, folder, retention),
         _node(where["node"]),
         _vmagent(where["vmagent"], where["prometheus"], folder),
@@ -111,7 +111,8 @@ def _programs(
     ]
 
 
-def _alertmanager(address: str, config: Path, folder: Path) -> Program:
+def alertmanager_program(address: str, config: Path, folder: Path) -> Program:
+    """Alertmanager alone."""
     command = [
         *with_templates(find_program("prometheus-alertmanager")),
         f"--config.file={config}",

@@ -27,6 +27,7 @@ from infra.observability.catalogue import load
 from infra.observability.dashboards.everything import dashboards
 from infra.observability.rules import rule_file
 from infra.observability.stack.local import Ports, Stack, local_stack
+from tests.infra.observability.receivers import Mailbox, Slack, receivers, wait_until
 from tests.infra.observability.rule_cases import CASES
 from tests.serve.server_process import Server, running
 from tests.serve.serving import base64_of, image_file, pixels
@@ -38,19 +39,30 @@ PROGRAMS = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter",
 # An exception at the top: no caller can make the service raise one.
 ONLY_IN_FAILURE = {"InternalErrors"}
 
+Environ = dict[str, str]
+
 _direct = build_opener(ProxyHandler({}))
 _image = base64_of(image_file(pixels()))
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Slack, Mailbox, Environ]]:
+    """Those who are told, and the variables with their addresses."""
+    with receivers(tmp_path_factory.mktemp("people")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, people: tuple[Slack, Mailbox, Environ]
+) -> Iterator[Stack]:
     """With a service that answers, one that is overloaded, and a release manager's metrics."""
     for program in PROGRAMS:
         require_program(program)
     with ExitStack() as ends:
         # Not at the usual ports, and rules every second.
         folder = tmp_path_factory.mktemp("stack")
-        stack = ends.enter_context(local_stack(folder, {}, Ports(0, 0, 0), interval_s=1))
+        stack = ends.enter_context(local_stack(folder, people[2], Ports(0, 0, 0), interval_s=1))
         variables = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "NO_PROXY": "*", **stack.environment}
         server = ends.enter_context(running(1, **variables))
         hurried = ends.enter_context(running(1, KILN_DEADLINE_MS="1", **variables))
@@ -192,6 +204,14 @@ def test_the_overloaded_service_is_seen(stack: Stack) -> None:
     assert float(found["value"][1]) > 0
     (share,) = _ask(stack, 'kiln:slo_bad:ratio_5m{slo="errors"}')
     assert float(share["value"][1]) > 0
+
+
+def test_people_are_told_of_it(stack: Stack, people: tuple[Slack, Mailbox, Environ]) -> None:
+    slack, mailbox, _ = people
+    wait_until(lambda: "PAGE ErrorShare" in slack.titles(), "Slack's message")
+    subject = "[kiln] PAGE ErrorShare"
+    wait_until(lambda: subject in [mail["Subject"] for _, mail in mailbox.mails], "the mail")
+    assert slack.refused == []
 
 
 def test_the_rules_are_evaluated_without_an_error(stack: Stack) -> None:

@@ -1,0 +1,78 @@
+"""`//infra:observability` as a process: it starts, says where, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from infra.observability import command
+from infra.observability.stack.programs import answers
+from tools.debian.program import require_program
+
+PORTS = [f"--{name}-port=0" for name in ("otlp", "prometheus", "alertmanager")]
+
+
+def test_the_local_stack_runs_until_ctrl_c_and_then_nothing_listens(tmp_path: Path) -> None:
+    for program in ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter", "vmagent"):
+        require_program(program)
+    arguments = ["--engine=local", f"--data={tmp_path}", *PORTS]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "infra.observability.command", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C ends all" in line:
+            break
+    said = "".join(lines)
+    assert "not in containers (asked for)" in said
+    assert "Grafana, Tempo and Loki" in said
+    addresses = set(re.findall(r"http://(127\.0\.0\.1:\d+)", said))
+    assert len(addresses) == 3
+    assert all(answers(address) for address in addresses)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    assert "ended; data is kept" in rest
+    assert process.returncode == 0
+    assert not any(answers(address) for address in addresses)
+    assert (tmp_path / "prometheus").is_dir()
+
+
+def run(*arguments: str, **environ: str) -> tuple[int, str]:
+    console = Console(record=True, width=200, file=io.StringIO())
+    code = command.main(arguments, console, environ, lambda: "no Docker engine answers")
+    return code, console.export_text()
+
+
+def test_containers_that_cannot_be_are_refused_with_the_reason() -> None:
+    code, said = run("--engine=docker")
+    assert code == command.FAILED
+    assert "no Docker engine answers" in said
+
+
+def test_half_a_receiver_is_bad_input(tmp_path: Path) -> None:
+    code, said = run(f"--data={tmp_path}", *PORTS, KILN_SMTP_TO="a@example.org")
+    assert code == command.BAD_INPUT
+    assert "KILN_SMTP_SMARTHOST" in said
+
+
+def test_help_says_what_runs_where(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("--help")
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "KILN_SLACK_WEBHOOK_FILE" in said
+    assert "--prometheus-port" in said
