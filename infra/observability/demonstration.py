@@ -32,7 +32,7 @@ from infra.observability.stack.programs import Program, StackError, free_port, r
 _ROOT = Path(__file__).absolute().parents[2]
 _RECORD = 3073  # bytes: a label and 32x32x3, planar
 _CANARY = ((0.30, 0.05), (0.38, 0.25), (0.46, 0.5), (0.54, 1.0))  # share of the time, of traffic
-_BURST, _DRIFT = (0.62, 0.68), 0.72  # shares of the time
+_BURST, _DRIFT = (0.62, 0.64), 0.72  # shares of the time
 
 _direct = build_opener(ProxyHandler({}))
 
@@ -139,12 +139,15 @@ def _traffic(urls: Sequence[str], progress: _Progress) -> Iterator[None]:
         time.sleep(0.02 * (1.3 + math.sin(part * 12)))
 
     def burst() -> None:
+        """More at once than a process lets in, now and then."""
         if _BURST[0] < progress() < _BURST[1]:
-            _post(f"{urls[1]}/predict/batch", {"images": [_png(images[0])] * 100})
-        else:
+            batch = [_png(images[chance.randrange(len(images))]) for _ in range(100)]
+            _post(f"{urls[1]}/predict/batch", {"images": batch})
             time.sleep(0.5)
+        else:
+            time.sleep(0.2)
 
-    with _repeated([ask, *[burst] * 8]):
+    with _repeated([ask, *[burst] * 4]):
         yield
 
 

@@ -27,12 +27,10 @@ def draw(panels: Sequence[Drawn], start_s: float, output: Path) -> None:
     """One picture of all panels, over minutes since the start."""
     mpl.use("Agg")
     rows = math.ceil(len(panels) / _ACROSS)
-    figure = Figure(figsize=(15, 2.75 * rows), dpi=110, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(15, 2.9 * rows), dpi=110, layout="constrained", facecolor="white")
     for index, (panel, found) in enumerate(panels):
         axes = figure.add_subplot(rows, _ACROSS, index + 1)
         _draw_panel(axes, panel, found, start_s)
-        if index >= len(panels) - _ACROSS:
-            axes.set_xlabel("minutes", fontsize=8, color=_INK)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
 
@@ -41,6 +39,7 @@ def _draw_panel(
     axes: Axes, panel: Panel, found: Sequence[tuple[str, Series]], start_s: float
 ) -> None:
     axes.set_title(panel.title, loc="left", fontsize=10, color=_INK, fontweight="bold")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda minutes, _: f"{minutes:g} min"))
     named = [(_legend(legend, series.labels), series) for legend, series in found]
     named.sort(key=lambda one: -max(map(abs, one[1].values), default=0))
     colours = mpl.colormaps["tab10"]
@@ -48,15 +47,24 @@ def _draw_panel(
         _stack(axes, named, start_s)
     for number, (name, series) in enumerate(() if panel.stacked else named):
         minutes = [(at - start_s) / 60 for at in series.times]
-        label = name if number < _MOST else None
+        label = name if name and number < _MOST else None
         axes.plot(minutes, series.values, linewidth=1.4, color=colours(number % 10), label=label)
     _limit(axes, panel)
     _style(axes, panel)
     if not named:
         axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", color=_ALARM)
-    elif len(named) > 1 or named[0][0]:
-        columns = 1 if len(named) <= 3 else 2
-        axes.legend(fontsize=6.5, frameon=False, ncols=columns, loc="upper left", labelcolor=_INK)
+    elif any(axes.get_legend_handles_labels()[1]):
+        axes.legend(
+            fontsize=7,
+            frameon=False,
+            ncols=min(len(named), 5),
+            loc="upper left",
+            bbox_to_anchor=(0, -0.09),
+            borderaxespad=0.0,
+            handlelength=1.2,
+            columnspacing=1.2,
+            labelcolor=_INK,
+        )
 
 
 def _stack(axes: Axes, named: Sequence[tuple[str, Series]], start_s: float) -> None:
@@ -94,9 +102,17 @@ def _style(axes: Axes, panel: Panel) -> None:
         spine.set_visible(side == "bottom")
         spine.set_color(_PALE)
     axes.margins(x=0)
+    _scale(axes, panel)
+
+
+def _scale(axes: Axes, panel: Panel) -> None:
+    """From zero where that says more; and a difference of nothing does not fill the axis."""
     low, high = axes.get_ylim()
-    if low > 0 and low < 0.6 * high:
+    if panel.unit == "bytes" or 0 < low < 0.6 * high:
         axes.set_ylim(0, high)
+    elif panel.unit == "percentunit" and high - low < 0.02:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - 0.01, middle + 0.01)
 
 
 def _legend(template: str, labels: Mapping[str, str]) -> str:

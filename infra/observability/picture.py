@@ -7,13 +7,14 @@ The same queries as the dashboards', over a range of time; matplotlib draws them
 With --demonstrate a stack and the service run for so many minutes under a day's worth of
 events: traffic that rises and falls, a canary that is promoted, an overload, images that drift.
 
-Exit codes: 0 drawn, 1 a part did not run, 2 no answer from Prometheus.
+Exit codes: 0 drawn, 1 a part did not run, 2 no answer from Prometheus, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -29,7 +30,7 @@ from infra.observability.drawing import draw
 from infra.observability.prometheus_client import PrometheusClient, PrometheusError
 from infra.observability.stack.programs import StackError
 
-FAILED, BAD_INPUT = 1, 2  # exit codes
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 # What the README shows: (dashboard, title).
 OVERVIEW = (
     ("kiln-service", "By route and status"),
@@ -46,7 +47,7 @@ OVERVIEW = (
     ("kiln-release", "Golden images answered rightly"),
     ("kiln-service", "Processors used"),
     ("kiln-service", "Memory"),
-    ("kiln-service", "Processors busy"),
+    ("kiln-drift", "Worst score by signal, in thresholds"),
 )
 
 
@@ -62,6 +63,8 @@ def chosen(names: Sequence[str]) -> list[tuple[Dashboard, Panel]]:
 def main(arguments: Sequence[str], console: Console) -> int:
     """The command's entry."""
     options = _options().parse_args(arguments)
+    # Ends as by Ctrl-C, so that nothing is left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     output = Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), options.output)
     try:
         if options.demonstrate:
@@ -73,6 +76,9 @@ def main(arguments: Sequence[str], console: Console) -> int:
     except PrometheusError as exc:
         console.print(f"[red]{exc}[/]", highlight=False, soft_wrap=True)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        console.print("interrupted: nothing was drawn", highlight=False)
+        return INTERRUPTED
     except StackError as exc:
         console.print(f"[red]{exc}[/]", highlight=False, soft_wrap=True)
         return FAILED

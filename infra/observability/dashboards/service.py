@@ -92,7 +92,7 @@ def _objectives(catalogue: Catalogue) -> list[Panel]:
         panel(
             "Error budget left, over time",
             "percentunit",
-            ("kiln:error_budget:remaining", "{{slo}}"),
+            ("clamp_min(kiln:error_budget:remaining, -1)", "{{slo}}"),
             warn_below=0,
         ),
         panel(
