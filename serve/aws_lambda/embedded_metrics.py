@@ -38,13 +38,17 @@ class Point(NamedTuple):
 
 
 class EmbeddedMetrics:
-    """An `Observer` that writes what it saw when it is flushed; nothing of it waits for anybody."""
+    """An `Observer` that writes what it saw when it is flushed; nothing of it waits for anybody.
+
+    `version` is the function's: by it a release compares what its versions did.
+    """
 
     def __init__(
         self,
         metadata: ArtifactMetadata,
         root_path: str = "",
         service: str = "kiln",
+        version: str = "",
         write: Callable[[str], object] = lambda line: sys.stdout.write(line),
         drift: DriftMonitor | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -55,6 +59,8 @@ class EmbeddedMetrics:
         self._write = write
         self._drift, self._clock, self._drift_due = drift, clock, clock()
         self._facts = {"kiln.model.name": metadata.name, "kiln.model.version": metadata.version}
+        if version:
+            self._facts["faas.version"] = version
         self._calls: list[tuple[Call, Request, float]] = []
         self._cpu_s = process.cpu_s()
         self._start_s: float | None = process.uptime_s()

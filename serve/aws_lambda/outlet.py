@@ -39,7 +39,11 @@ class Outlet:
         if telemetry.is_on or _is_off(environ):
             return cls(telemetry, None)
         service = environ.get("OTEL_SERVICE_NAME", "").strip() or "kiln"
-        return cls(telemetry, EmbeddedMetrics(metadata, settings.root_path, service, drift=drift))
+        version = environ.get("AWS_LAMBDA_FUNCTION_VERSION", "")
+        return cls(
+            telemetry,
+            EmbeddedMetrics(metadata, settings.root_path, service, version=version, drift=drift),
+        )
 
     def flush(self, deadline_s: float) -> bool:
         """Everything that was seen so far; False if the collector did not take it in time."""

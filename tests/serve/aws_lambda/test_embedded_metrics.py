@@ -74,7 +74,8 @@ def lines_of(log: Path) -> list[dict[str, object]]:
 
 def test_without_a_collector_the_log_of_the_function_has_the_metrics(tmp_path: Path) -> None:
     batch = json.dumps({"images": [IMAGE] * 100}).encode()
-    with local_function(tmp_path, {"OTEL_SERVICE_NAME": "shop"}) as function:
+    variables = {"OTEL_SERVICE_NAME": "shop", "AWS_LAMBDA_FUNCTION_VERSION": "12"}
+    with local_function(tmp_path, variables) as function:
         function.freeze_after_each_answer()
         for _ in range(3):
             status, answer = function.ask("POST", "/predict", json.dumps({"image": IMAGE}).encode())
@@ -82,8 +83,10 @@ def test_without_a_collector_the_log_of_the_function_has_the_metrics(tmp_path: P
         assert function.ask("POST", "/predict/batch", batch)[0] == 200
         assert function.ask("POST", "/predict", b"{")[0] == 400
         # Frozen: what is not in the log by now never will be.
-        found = [sample for line in lines_of(function.log) for sample in samples(line)]
+        lines = lines_of(function.log)
+    found = [sample for line in lines for sample in samples(line)]
 
+    assert all(line["faas.version"] == "12" for line in lines)
     assert {sample.namespace for sample in found} == {"Kiln"}
     assert all(("service.name", "shop") in sample.dimensions for sample in found)
     assert_as_catalogued(found)
