@@ -21,8 +21,9 @@ Environ = Mapping[str, Any]
 Application = Callable[[Any, Any], Iterable[bytes]]
 _INVOCATION = re.compile(r"/2015-03-31/functions/(?P<name>[^/]+)/invocations/?")
 _SCOPE = re.compile(r"Credential=[^/]+/\d+/(?P<region>[^/]+)/(?P<service>[^/]+)/")
-# Services whose store the data plane writes into: moto reads it without a lock.
-_SHARED = ("logs", "monitoring")
+# Services whose store the data plane writes into, which moto reads without a lock; and S3, which
+# looks whether an object is there and writes it in one step, where moto takes two.
+_SHARED = ("logs", "monitoring", "s3")
 
 
 class _Refusal(Exception):
