@@ -2,6 +2,7 @@
 
 import tomllib
 from dataclasses import dataclass, fields
+from typing import Any
 
 CHECKS = ("errors", "latency", "accuracy", "disagreement", "class mix", "confidence")
 
@@ -90,19 +91,24 @@ def parse_policy(text: str) -> Policy:
         PolicyError: no TOML, an unknown key, or a value that makes no sense.
     """
     try:
-        document = tomllib.loads(text)
+        return policy_of(tomllib.loads(text))
     except tomllib.TOMLDecodeError as exc:
         raise PolicyError(f"no TOML: {exc}") from exc
+
+
+def policy_of(document: dict[str, Any]) -> Policy:
+    """The same from a table that was read already."""
     kinds = {field.name: type(getattr(DEFAULT_POLICY, field.name)) for field in fields(Policy)}
+    values = dict(document)
     for name, value in document.items():
         if name not in kinds:
             raise PolicyError(f"unknown key {name!r}; there are {', '.join(kinds)}")
         if kinds[name] is tuple:
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise PolicyError(f"{name}: expected a list of texts, got {value!r}")
-            document[name] = tuple(value)
+            values[name] = tuple(value)
         elif kinds[name] is float and isinstance(value, int) and not isinstance(value, bool):
-            document[name] = float(value)
+            values[name] = float(value)
         elif type(value) is not kinds[name]:
             raise PolicyError(f"{name}: expected a number, got {value!r}")
-    return Policy(**document)
+    return Policy(**values)

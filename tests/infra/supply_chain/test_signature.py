@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from infra.supply_chain.cosign import Cosign, CosignError, generate_keys
 from infra.supply_chain.signature import Expectation, NotTrusted, bill_digest, sign, verify
 from tests.infra.supply_chain.made import BILL, MODEL, made
+from tests.infra.supply_chain.pushing import push
 from tests.tools.image.registry import registry
 from tools.debian.program import require_program
 
@@ -39,17 +39,6 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def image(address: str, tmp_path: Path) -> str:
     """An image that nothing was said about yet."""
     return push(address, tmp_path, tmp_path.name)
-
-
-def push(address: str, folder: Path, content: str) -> str:
-    (folder / "file").write_text(content)
-    with tarfile.open(folder / "layer.tar", "w") as layer:
-        layer.add(folder / "file", "file")
-    tag = f"{address}/kiln:{content.lower().replace('_', '-')[:40]}"
-    options = ["--insecure", "--oci-empty-base", "--new_layer", str(folder / "layer.tar")]
-    command = [str(require_program("crane")), "append", *options, "--new_tag", tag]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def test_what_was_signed_is_trusted_and_tells_where_it_comes_from(

@@ -1,0 +1,107 @@
+"""A rollback that a person asked for: to any published version, by one call."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from infra.release.clock import Clock, iso
+from infra.release.errors import ReleaseError
+from infra.release.function import Alias, CallFailed, LambdaFunction
+from infra.release.journal import Journal
+from infra.release.ledger import Decision
+from infra.release.notices import Notices
+from infra.release.outcome import Outcome
+from infra.release.progress import live_before
+from infra.release.shifting import verify
+from infra.release.timeline import Timeline
+
+
+def choose_version(function: LambdaFunction, journal: Journal, to: str | None) -> str:
+    """Where a rollback goes: as asked, else to stable of the release that runs, else to the
+    version that was live before.
+
+    Raises:
+        ReleaseError: there is no such version.
+    """
+    published = function.versions()
+    newest = journal.records[-1].decision if journal.records else None
+    if to is None and newest and newest.kind == "roll back":  # it was decided, and not finished
+        to = newest.from_version
+    if to is None and (now := journal.unfinished) is not None:
+        to = now.stable
+    to = to or live_before(journal.records, function.alias().version)
+    if to is None:
+        raise ReleaseError(
+            "the ledger knows no version before this one: name one with --to; there are "
+            f"{', '.join(published) or 'none'}"
+        )
+    if to not in published:
+        raise ReleaseError(
+            f"version {to} of {function.name} does not exist: there are {', '.join(published)}"
+        )
+    return to
+
+
+def roll_back_to(
+    env: str,
+    who: str,
+    version: str,
+    why: str,
+    function: LambdaFunction,
+    journal: Journal,
+    notices: Notices,
+    timeline: Timeline,
+    clock: Clock,
+    within_s: float,
+) -> Outcome:
+    """Moves the alias, verifies it, and ends the release that may be running.
+
+    Raises:
+        NotVerified: callers are not answered by that version in time.
+    """
+    decision = _decision(who, version, why, function, journal, clock)
+    journal.append(decision)
+    start = clock.now()
+    function.point(version, {})
+    timeline.event(f"traffic: {Alias(version)}", "cyan")
+    model = verify(function, version, _model(function, version), within_s, clock)
+    took = clock.now() - start
+    ended = replace(decision, kind="rolled back", when=iso(clock.now()), model_version=model)
+    notices.measure(0, 0.0, "roll back")
+    notices.tell(env, ended)
+    journal.append(ended)
+    return Outcome("rolled back", f"version {version} answers, after {took:.1f} s", asdict(ended))
+
+
+def _decision(
+    who: str,
+    version: str,
+    why: str,
+    function: LambdaFunction,
+    journal: Journal,
+    clock: Clock,
+) -> Decision:
+    """As for a release: `from` is the version that it goes back to, `to` the one that it leaves."""
+    now, alias = journal.unfinished, function.alias()
+    left = now.candidate if now and now.candidate else alias.version
+    return Decision(
+        kind="roll back",
+        release=now.release if now else journal.new_release(),
+        who=who,
+        when=iso(clock.now()),
+        from_digest=function.digest(version),
+        to_digest=function.digest(left),
+        from_version=version,
+        to_version=left,
+        weights={version: 1.0},
+        verdict="by hand",
+        why=why,
+        evidence={"alias_before": alias.weights},
+    )
+
+
+def _model(function: LambdaFunction, version: str) -> str | None:
+    try:
+        return str(function.model_info(version).get("version"))
+    except CallFailed:
+        return None  # what calls of the alias answer is looked at next

@@ -1,0 +1,182 @@
+"""What the commands have in common: options, answers for people and for scripts, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from infra.release.errors import INTERRUPTED, ReleaseError
+from infra.release.infrastructure import Infrastructure, TerraformService
+from infra.terraform.errors import TerraformError
+from infra.terraform.state import parse_state
+
+ENVIRONMENTS = ("dev", "staging", "prod")
+EXIT_CODES = """\
+exit codes: 0 done (promoted, nothing to do), 1 refused (a check, the smoke test, somebody else is
+at it), 2 input or AWS cannot be used, 10 stopped for a person to decide (plan: there are changes),
+20 rolled back, 30 the alias was moved and does not answer as it should, 130 interrupted
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found or done."""
+
+    data: dict[str, Any]
+    show: Callable[[Console], None] = field(default=lambda console: None)
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """Where a command writes: results to `out`, what happens meanwhile to `log`."""
+
+    out: Console
+    log: Console
+    is_json: bool
+    agreed: bool  # --yes
+
+    def confirm(self, question: str) -> None:
+        """Passes if the user agrees.
+
+        Raises:
+            ReleaseError: they do not, or nobody is there to ask.
+        """
+        if self.agreed:
+            return
+        if not sys.stdin.isatty():
+            raise ReleaseError(f"{question} Nobody is at the terminal: say so with --yes")
+        if self.log.input(f"[bold]{escape(question)}[/] [y/N] ").strip().lower() not in (
+            "y",
+            "yes",
+        ):
+            raise ReleaseError("not confirmed: nothing was changed")
+
+
+Open = Callable[[argparse.Namespace, Terminal], Infrastructure]
+Handler = Callable[[argparse.Namespace, Terminal, Open], Answer]
+
+
+def parser(name: str, description: str, *examples: str) -> argparse.ArgumentParser:
+    """With the options that every command has."""
+    lines = "\n".join(f"  bazel run //infra:{name} -- {example}" for example in examples)
+    found = argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=f"examples:\n{lines}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument(
+        "--env",
+        choices=ENVIRONMENTS,
+        default=os.environ.get("KILN_ENV"),
+        help="environment (default: KILN_ENV)",
+    )
+    found.add_argument("--yes", action="store_true", help="do not ask")
+    found.add_argument("--json", action="store_true", help="one JSON document as the result")
+    found.add_argument(
+        "--config", metavar="FILE", help="TOML (default: infra/release/config/<env>.toml)"
+    )
+    found.add_argument(
+        "--state",
+        metavar="WHERE",
+        default=os.environ.get("KILN_TERRAFORM_STATE"),
+        help="Terraform's: s3://bucket/prefix, or a folder (default: KILN_TERRAFORM_STATE, else "
+        ".kiln/terraform of the workspace)",
+    )
+    found.add_argument(
+        "--var",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="variable of Terraform's root `service`, beside envs/*.tfvars; JSON or text",
+    )
+    return found
+
+
+def run(
+    options: argparse.Namespace, handler: Handler, open_: Open | None, out: Console, errors: Console
+) -> int:
+    """Runs a command; returns its exit code."""
+    log = errors if options.json else out
+    terminal = Terminal(out, log, options.json, options.yes)
+    try:
+        if options.env is None:
+            raise ReleaseError(f"which environment? --env {', '.join(ENVIRONMENTS)}, or KILN_ENV")
+        answer = handler(options, terminal, open_ or open_terraform)
+    except (ReleaseError, TerraformError) as exc:
+        if options.json:
+            data = {"error": str(exc), "exit_code": exc.exit_code}
+            out.file.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+        else:
+            errors.print(f"[red]{escape(str(exc))}[/]", highlight=False, soft_wrap=True)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        errors.print(
+            "Interrupted: what the ledger says holds. Repeat the command to go on, or "
+            "`bazel run //infra:rollback`; `//infra:status` shows where the traffic goes"
+        )
+        return INTERRUPTED
+    if options.json:
+        out.file.write(json.dumps(answer.data, indent=2, ensure_ascii=False) + "\n")
+    else:
+        answer.show(out)
+    return answer.exit_code
+
+
+def open_terraform(options: argparse.Namespace, terminal: Terminal) -> Infrastructure:
+    """The environment as Terraform has it."""
+    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd())
+    folder = workspace / ".kiln" / "terraform"
+    state = parse_state(options.state or str(folder / "state"))
+    return TerraformService(
+        options.env, state, folder / "work", _variables(options.var), terminal.log
+    )
+
+
+def typed_path(text: str) -> Path:
+    """Relative to where the command was typed."""
+    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(text).expanduser()
+
+
+def entry(main: Callable[[Sequence[str], Console, Console], int]) -> NoReturn:
+    """Runs a command as a process."""
+    interrupt_by_sigterm()
+    # Wide where nobody looks.
+    found = [Console(), Console(stderr=True)]
+    wide = [Console(width=140), Console(stderr=True, width=140)]
+    out, errors = (a if a.is_terminal else b for a, b in zip(found, wide, strict=True))
+    sys.exit(main(sys.argv[1:], out, errors))
+
+
+def _variables(given: Sequence[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for text in given:
+        name, is_there, value = text.partition("=")
+        if not is_there:
+            raise ReleaseError(f"--var {text}: expected NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def interrupt_by_sigterm() -> None:
+    """As by Ctrl-C: a CI system that cancels leaves no lease behind."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

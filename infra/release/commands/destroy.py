@@ -1,0 +1,73 @@
+"""Deletes an environment's service: function, API, alarms.
+
+Images, the models' registry and the release ledger belong to Terraform's root `registry` and stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+
+from infra.release.clock import iso
+from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
+from infra.release.commands.session import Session, aws_of, required, settings_of
+from infra.release.errors import Refused
+from infra.release.ledger import Decision
+from infra.terraform.show import show_plan
+
+
+def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return run(_options().parse_args(arguments), destroy, open_, out, errors)
+
+
+def destroy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
+    """Plans, asks, destroys."""
+    settings, infrastructure = settings_of(options), open_(options, terminal)
+    outputs = required(infrastructure.outputs(), options.env)
+    session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
+    if (now := session.journal().unfinished) is not None:
+        raise Refused(
+            f"release {now.release} has not ended: deploy its image again, or roll back first"
+        )
+    plan = infrastructure.plan_destruction()
+    data = {"env": options.env, "destroyed": [asdict(change) for change in plan.changes]}
+    show_plan(plan, f"service of {options.env}, to be destroyed", terminal.log)
+    if options.dry_run:
+        return Answer({**data, "dry_run": True}, lambda c: c.print("Dry run: nothing was changed."))
+    terminal.confirm(f"Destroy the service of {options.env}? Callers get no answer any more.")
+    with session.lease.held(session.who, "destroy"):
+        _record(session)
+        infrastructure.destroy()
+    return Answer(data, lambda console: console.print("[bold]DESTROYED[/]"))
+
+
+def _record(session: Session) -> None:
+    """The ledger outlives the service: later versions are others with the same numbers."""
+    journal, alias = session.journal(), session.function.alias()
+    digest = session.function.digest(alias.version)
+    journal.append(
+        Decision(
+            kind="destroyed",
+            release=journal.new_release(),
+            who=session.who,
+            when=iso(session.clock.now()),
+            from_digest=digest,
+            to_digest=None,
+            from_version=alias.version,
+            to_version=None,
+        )
+    )
+
+
+def _options() -> argparse.ArgumentParser:
+    found = parser("destroy", __doc__ or "", "--env dev --dry-run", "--env dev --yes")
+    found.add_argument("--dry-run", action="store_true", help="say what would be deleted")
+    return found
+
+
+if __name__ == "__main__":
+    entry(main)

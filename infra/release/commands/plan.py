@@ -1,0 +1,47 @@
+"""Shows what Terraform would change for an image, and changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+
+from rich.console import Console
+
+from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
+from infra.release.commands.session import aws_of, image_of, settings_of
+from infra.release.errors import HELD
+from infra.terraform.show import show_plan
+
+
+def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return run(_options().parse_args(arguments), plan, open_, out, errors)
+
+
+def plan(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
+    """Plans."""
+    infrastructure = open_(options, terminal)
+    outputs = infrastructure.outputs()
+    image = image_of(options.image, aws_of(settings_of(options), outputs), outputs)
+    found = infrastructure.plan(image.uri)
+    data = {
+        "changed": found.changed,
+        "counts": found.counts,
+        "changes": [asdict(change) for change in found.changes],
+    }
+    show = partial(show_plan, found, f"service of {options.env}")
+    return Answer(data, show, HELD if found.changed else 0)
+
+
+def _options() -> argparse.ArgumentParser:
+    found = parser("plan", __doc__ or "", "--env prod --image sha256:9c1f…")
+    found.add_argument(
+        "--image", required=True, metavar="URI", help="REPOSITORY@sha256:…, or the digest alone"
+    )
+    return found
+
+
+if __name__ == "__main__":
+    entry(main)

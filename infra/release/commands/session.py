@@ -1,0 +1,100 @@
+"""One environment with everything that its commands use."""
+
+from __future__ import annotations
+
+import argparse
+from functools import cached_property
+from pathlib import Path
+
+from infra.release.aws import Aws, explained
+from infra.release.clock import WallClock
+from infra.release.collector import Collector
+from infra.release.commands.command import Terminal, typed_path
+from infra.release.errors import ReleaseError
+from infra.release.function import LambdaFunction
+from infra.release.golden import GoldenSet, read_golden_set
+from infra.release.journal import Journal
+from infra.release.lease import Lease, this_user
+from infra.release.ledger import Ledger
+from infra.release.notices import Notices
+from infra.release.objects import Objects
+from infra.release.preflight import Image, parse_image
+from infra.release.settings import Settings, read_settings
+from infra.terraform.service import ServiceOutputs
+
+_GOLDEN_SET = Path(__file__).parents[1] / "golden_set.zip"
+
+
+class Session:
+    """What Terraform's outputs lead to."""
+
+    def __init__(
+        self, env: str, settings: Settings, aws: Aws, outputs: ServiceOutputs, terminal: Terminal
+    ) -> None:
+        self.env, self.settings, self.aws, self.outputs = env, settings, aws, outputs
+        self.who, self.clock, self._terminal = this_user(), WallClock(), terminal
+        self.function = LambdaFunction(aws, outputs.function_name, outputs.alias_name)
+
+    @cached_property
+    def objects(self) -> Objects:
+        return Objects(self.aws.s3, self.outputs.ledger_bucket, self.outputs.ledger_prefix)
+
+    @cached_property
+    def lease(self) -> Lease:
+        return Lease(self.objects, self.settings.lease_s)
+
+    @cached_property
+    def collector(self) -> Collector:
+        return Collector(self.aws, self.function.name, self.function.alias_name)
+
+    @cached_property
+    def notices(self) -> Notices:
+        def warn(text: str) -> None:
+            self._terminal.log.print(text, style="yellow", markup=False, soft_wrap=True)
+
+        return Notices(self.aws, self.function.name, self.outputs.sns_topic_arn, warn)
+
+    def journal(self) -> Journal:
+        """The ledger as it is now."""
+        return Journal(Ledger(self.objects), self.who, self.clock)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The environment's, or of the file that the user names."""
+    return read_settings(options.env, typed_path(options.config) if options.config else None)
+
+
+def aws_of(settings: Settings, outputs: ServiceOutputs | None) -> Aws:
+    """In the region of the environment, once that is known."""
+    return Aws(outputs.region if outputs else None, settings.invoke_timeout_s)
+
+
+def golden_of(name: str | None) -> GoldenSet | None:
+    """The bundled golden set, another file, or none."""
+    if name == "none":
+        return None
+    return read_golden_set(typed_path(name) if name else _GOLDEN_SET)
+
+
+def image_of(text: str, aws: Aws, outputs: ServiceOutputs | None) -> Image:
+    """An image from its URI, or from its digest in the environment's repository."""
+    if not text.startswith("sha256:"):
+        return parse_image(text)
+    if outputs is None:
+        raise ReleaseError(
+            "nothing is deployed yet, so the repository is not known: expected "
+            "REPOSITORY@sha256:…, as `bazel run //serve:push_image` prints it"
+        )
+    with explained("ECR"):
+        found = aws.ecr.describe_repositories(repositoryNames=[outputs.ecr_repository])
+    return parse_image(text, found["repositories"][0]["repositoryUri"])
+
+
+def required(outputs: ServiceOutputs | None, env: str) -> ServiceOutputs:
+    """ReleaseError if the environment was never applied."""
+    if outputs is None:
+        raise ReleaseError(
+            f"{env} was never deployed, or its Terraform state is elsewhere (--state): "
+            f"`bazel run //infra:deploy -- --env {env} --image …`"
+        )
+    return outputs

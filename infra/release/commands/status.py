@@ -1,0 +1,133 @@
+"""Shows where the traffic goes, what runs, which alarms are raised, and who decided what."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from infra.release.clock import iso
+from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
+from infra.release.commands.session import Session, aws_of, required, settings_of
+from infra.release.ledger import Record
+from infra.release.preflight import alarm_states
+
+_COLOURS = {
+    "promoted": "green",
+    "promote": "green",
+    "roll back": "red",
+    "rolled back": "red",
+    "failed": "red",
+    "stop": "yellow",
+}
+
+
+def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    return run(_options().parse_args(arguments), status, open_, out, errors)
+
+
+def status(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
+    """Reads the ledger, the alias, the lease and the alarms."""
+    settings = settings_of(options)
+    outputs = required(open_(options, terminal).outputs(), options.env)
+    session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
+    journal, alias = session.journal(), session.function.alias()
+    states = alarm_states(session.aws, list(outputs.alarm_names))
+    holder, unfinished = session.lease.holder(), journal.unfinished
+    models = _models(journal.records)
+    data: dict[str, Any] = {
+        "env": options.env,
+        "function": session.function.name,
+        "url": outputs.api_url or outputs.function_url,
+        "alias": alias.weights,
+        "versions": {
+            version: {"image": session.function.digest(version), "model": models.get(version)}
+            for version in alias.weights
+        },
+        "alarms": sorted(name for name, state in states.items() if state == "ALARM"),
+        "running": {"who": holder.who, "what": holder.what, "since": iso(holder.since)}
+        if holder
+        else None,
+        "unfinished": {"release": unfinished.release, "image": unfinished.digest}
+        if unfinished
+        else None,
+        "records": [record.as_dict() for record in journal.records[-options.last :]],
+    }
+    return Answer(data, partial(_show, data, journal.records[-options.last :]))
+
+
+def _models(records: Sequence[Record]) -> dict[str, str]:
+    """Model version of each version of the function, as releases found it."""
+    found: dict[str, str] = {}
+    for decision in (record.decision for record in records):
+        if decision.kind == "begin" and decision.from_version:
+            if model := decision.evidence.get("stable_model"):
+                found[decision.from_version] = model
+        elif decision.kind == "test" and decision.to_version and decision.model_version:
+            found[decision.to_version] = decision.model_version
+    return found
+
+
+def _show(data: dict[str, Any], records: Sequence[Record], console: Console) -> None:
+    def line(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    line(f"[bold]{data['env']}[/]  {escape(data['function'])}  {escape(data['url'])}")
+    for version, share in data["alias"].items():
+        facts = data["versions"][version]
+        line(
+            f"  {100 * share:5.4g} %  version {version}  model {(facts['model'] or 'unknown')[:12]}"
+            f"  {facts['image'][:19]}…"
+        )
+    if data["running"]:
+        running = data["running"]
+        line(f"[yellow]running[/]  {escape(running['who'])}: {escape(running['what'])}")
+    elif data["unfinished"]:
+        image = data["unfinished"]["image"]
+        line(
+            f"[yellow]unfinished[/]  release {data['unfinished']['release']}: deploy {image[:19]}… "
+            "again to go on, or roll back"
+        )
+    raised = ", ".join(data["alarms"])
+    line(f"alarms   [red]{escape(raised)}[/]" if raised else "alarms   [green]none[/]")
+    console.print(_table(records))
+
+
+def _table(records: Sequence[Record]) -> Table:
+    table = Table(title="Ledger", title_justify="left")
+    for name in ("no.", "when (UTC)", "who", "decision", "from → to", "traffic", "verdict"):
+        table.add_column(name, no_wrap=name in ("when (UTC)", "decision"))
+    table.add_column("why", ratio=1)
+    before = ""
+    for record in records:
+        one = record.decision
+        colour = _COLOURS.get(one.kind, "default")
+        weights = ", ".join(f"{100 * share:.4g} % to {v}" for v, share in one.weights.items())
+        table.add_row(
+            str(record.number),
+            one.when[:19].replace("T", " "),
+            escape(one.who),
+            f"[{colour}]{one.kind}[/]",
+            f"{one.from_version or '–'} → {one.to_version or '?'}",
+            weights,
+            one.verdict,
+            escape("as before" if one.why and one.why == before else one.why),
+        )
+        before = one.why
+    return table
+
+
+def _options() -> argparse.ArgumentParser:
+    found = parser("status", __doc__ or "", "--env prod", "--env prod --last 50 --json")
+    found.add_argument("--last", type=int, default=12, metavar="N", help="records (%(default)s)")
+    return found
+
+
+if __name__ == "__main__":
+    entry(main)

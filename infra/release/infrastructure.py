@@ -1,0 +1,80 @@
+"""What Terraform made for an environment, and having it put an image there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from infra.terraform.changes import Plan
+from infra.terraform.runner import Root
+from infra.terraform.service import ServiceOutputs, parse_service_outputs
+from infra.terraform.state import State
+
+# Of the right form, for what asks for an image and reads none: outputs, and destruction.
+_NO_IMAGE = f"none.invalid/none@sha256:{'0' * 64}"
+
+
+class Infrastructure(Protocol):
+    """One environment's service. Every method raises TerraformError if it does not come about."""
+
+    def outputs(self) -> ServiceOutputs | None:
+        """None if it was never applied."""
+
+    def plan(self, image_uri: str) -> Plan:
+        """What `apply` would change."""
+
+    def apply(self, image_uri: str) -> ServiceOutputs: ...
+
+    def plan_destruction(self) -> Plan: ...
+
+    def destroy(self) -> None: ...
+
+
+class TerraformService:
+    """The root `service`."""
+
+    def __init__(
+        self,
+        env: str,
+        state: State,
+        work: Path,
+        variables: Mapping[str, object],
+        console: Console,
+    ) -> None:
+        self._env, self._state, self._work = env, state, work
+        self._variables, self._console = dict(variables), console
+
+    def outputs(self) -> ServiceOutputs | None:
+        found = self._root(_NO_IMAGE).outputs()
+        return parse_service_outputs(found) if found else None
+
+    def plan(self, image_uri: str) -> Plan:
+        return self._root(image_uri).plan()
+
+    def apply(self, image_uri: str) -> ServiceOutputs:
+        root = self._root(image_uri)
+        plan = root.plan()
+        if plan.changed:
+            root.apply(plan)
+        return parse_service_outputs(root.outputs())
+
+    def plan_destruction(self) -> Plan:
+        return self._root(_NO_IMAGE).plan(destroy=True)
+
+    def destroy(self) -> None:
+        self._root(_NO_IMAGE).destroy()
+
+    def _root(self, image_uri: str) -> Root:
+        root = Root.open(
+            "service",
+            self._env,
+            state=self._state,
+            work=self._work,
+            variables={**self._variables, "image_uri": image_uri},
+            console=self._console,
+        )
+        root.init()
+        return root

@@ -1,0 +1,166 @@
+"""A release's way into the ledger: decisions are written, and what holds is known after them."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from infra.release.clock import Clock, iso
+from infra.release.errors import LeaseLost
+from infra.release.ledger import Decision, Kind, Ledger, Record
+from infra.release.progress import Progress, newest
+
+
+class Journal:
+    """The ledger as one run sees it, with what its decisions have in common filled in."""
+
+    def __init__(self, ledger: Ledger, who: str, clock: Clock) -> None:
+        """Reads the ledger."""
+        self._ledger, self._who, self._clock = ledger, who, clock
+        self._read()
+
+    @property
+    def progress(self) -> Progress:
+        """Of the newest release; there must be one."""
+        assert self._progress is not None
+        return self._progress
+
+    @property
+    def unfinished(self) -> Progress | None:
+        """The release that was begun and has not ended."""
+        return self._progress if self._progress and not self._progress.ended else None
+
+    @property
+    def life(self) -> list[Record]:
+        """Records since the service was last destroyed: its versions' numbers mean something."""
+        kinds = [record.decision.kind for record in self.records]
+        ends = [place for place, kind in enumerate(kinds, start=1) if kind == "destroyed"]
+        return self.records[ends[-1] if ends else 0 :]
+
+    def go_on(self) -> bool:
+        """Continues the release that has not ended: a run that still thinks it is its own can write
+        nothing behind this record. False if that run has just ended it."""
+        while self.unfinished:
+            try:
+                self.write("go on", self.records[-1].decision.weights)
+                return True
+            except LeaseLost:  # the other run was faster by one record
+                self._read()
+        return False
+
+    @staticmethod
+    def new_release() -> str:
+        """An id."""
+        return uuid.uuid4().hex[:12]
+
+    def begin(
+        self,
+        digest: str,
+        stable: tuple[str, str] | None,
+        weights: Mapping[str, float],
+        evidence: Mapping[str, Any],
+        why: str,
+    ) -> None:
+        """A release begins; `stable` is version and image."""
+        version, image = stable or (None, None)
+        self.append(
+            Decision(
+                kind="begin",
+                release=self.new_release(),
+                who=self._who,
+                when=iso(self._clock.now()),
+                from_digest=image,
+                to_digest=digest,
+                from_version=version,
+                to_version=None,
+                weights=weights,
+                why=why,
+                evidence=finite(evidence),
+            )
+        )
+
+    def write(
+        self,
+        kind: Kind,
+        weights: Mapping[str, float],
+        *,
+        to_version: str | None = None,
+        model: str | None = None,
+        step: int | None = None,
+        verdict: str = "",
+        why: str = "",
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Decision:
+        """Decides something about the release that runs."""
+        decision = self.decision(
+            kind,
+            weights,
+            to_version=to_version,
+            model=model,
+            step=step,
+            verdict=verdict,
+            why=why,
+            evidence=evidence,
+        )
+        self.append(decision)
+        return decision
+
+    def decision(
+        self,
+        kind: Kind,
+        weights: Mapping[str, float],
+        *,
+        to_version: str | None = None,
+        model: str | None = None,
+        step: int | None = None,
+        verdict: str = "",
+        why: str = "",
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Decision:
+        """The same, for `append` to write."""
+        now = self.progress
+        return Decision(
+            kind=kind,
+            release=now.release,
+            who=self._who,
+            when=iso(self._clock.now()),
+            from_digest=now.stable_digest,
+            to_digest=now.digest,
+            from_version=now.stable,
+            to_version=to_version or now.candidate,
+            model_version=model or now.model,
+            weights=weights,
+            step=step,
+            verdict=verdict,
+            why=why,
+            evidence=finite(evidence or {}),
+        )
+
+    def _read(self) -> None:
+        self.records: list[Record] = self._ledger.records()
+        self._progress = newest(self.records)
+
+    def append(self, decision: Decision) -> None:
+        """Commits it."""
+        record = self._ledger.append(decision)
+        self.records.append(record)
+        if decision.kind == "begin":
+            self._progress = Progress.of(decision)
+        elif self._progress and decision.release == self._progress.release:
+            self._progress = self._progress.after(decision)
+
+
+def finite(value: Any) -> Any:
+    """JSON-ready, with numbers beyond JSON as text."""
+    if isinstance(value, Mapping):
+        return {str(name): finite(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if hasattr(value, "__dataclass_fields__"):
+        return finite(asdict(value))
+    return value

@@ -1,0 +1,57 @@
+"""What Terraform would have made of the root `service`, for tests of what comes after it.
+
+tests/infra/release/test_terraform.py does it with Terraform.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from infra.terraform.changes import Plan
+from infra.terraform.service import ServiceOutputs
+
+BUCKET = "ledgers"
+
+
+class BareInfrastructure:
+    """A function; applying an image updates its code, as Terraform does if the image is another."""
+
+    def __init__(self, name: str) -> None:
+        """Region, endpoint and credentials are the environment's."""
+        self._name, self._lambda = name, boto3.client("lambda")
+        self._region = str(self._lambda.meta.region_name)
+        self.topic = f"arn:aws:sns:{self._region}:123456789012:{name}"
+
+    def outputs(self) -> ServiceOutputs | None:
+        return ServiceOutputs(
+            function_name=self._name,
+            alias_name="live",
+            api_url="",
+            function_url="",
+            ledger_bucket=BUCKET,
+            ledger_prefix=self._name,
+            ecr_repository="kiln",
+            sns_topic_arn=self.topic,
+            alarm_names=(f"{self._name}-errors",),
+            region=self._region,
+        )
+
+    def plan(self, image_uri: str) -> Plan:
+        found: Any = self._lambda.get_function(FunctionName=self._name)["Code"]["ImageUri"]
+        return Plan(Path("none"), found != image_uri, ())
+
+    def apply(self, image_uri: str) -> ServiceOutputs:
+        if self.plan(image_uri).changed:
+            self._lambda.update_function_code(FunctionName=self._name, ImageUri=image_uri)
+        outputs = self.outputs()
+        assert outputs
+        return outputs
+
+    def plan_destruction(self) -> Plan:
+        return Plan(Path("none"), True, (), destroys=True)
+
+    def destroy(self) -> None:
+        self._lambda.delete_function(FunctionName=self._name)

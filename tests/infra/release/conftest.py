@@ -1,0 +1,41 @@
+"""A cloud on loopback and a function for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from infra.twin.cloud.cloud import Cloud
+from tests.infra.release.bare import BUCKET
+from tests.infra.release.world import World
+from tests.infra.twin.cloud.functions import Functions, client
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with _world(tmp_path, monkeypatch, keep_idle_s=60) as found:
+        yield found
+
+
+@pytest.fixture
+def short_lived_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """For many functions: those that are done with make room."""
+    with _world(tmp_path, monkeypatch, keep_idle_s=1) as found:
+        yield found
+
+
+@contextmanager
+def _world(folder: Path, monkeypatch: pytest.MonkeyPatch, keep_idle_s: float) -> Iterator[World]:
+    functions = Functions(folder)
+    with Cloud(folder, functions.launch, keep_idle_s=keep_idle_s) as cloud:
+        location = {"LocationConstraint": cloud.region}
+        client(cloud, "s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration=location)
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        for name, value in cloud.environment.items():
+            monkeypatch.setenv(name, value)
+        yield World(cloud, functions, folder)

@@ -1,0 +1,158 @@
+"""The ledger is append-only and shows when it was changed; the lease has one holder."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from infra.release.errors import LeaseLost, Refused, ReleaseError
+from infra.release.lease import Lease
+from infra.release.ledger import Ledger
+from infra.release.objects import Objects
+from infra.release.progress import live_before
+from tests.infra.release.bare import BUCKET
+from tests.infra.release.made import decision
+from tests.infra.release.world import World, wait_until
+from tests.infra.twin.cloud.functions import client
+
+Changed = Callable[[dict[str, object]], None]
+
+
+@pytest.fixture
+def objects(world: World) -> Objects:
+    return Objects(client(world.cloud, "s3"), BUCKET, "test")
+
+
+def test_records_come_back_as_they_were_written(objects: Objects) -> None:
+    ledger = Ledger(objects)
+    written = [ledger.append(decision(why=f"no. {n}", weights={"1": 0.9})) for n in range(12)]
+    assert Ledger(objects).records() == written
+
+
+def test_of_two_writers_behind_the_same_record_one_is_refused(objects: Objects) -> None:
+    first, second = Ledger(objects), Ledger(objects)
+    first.append(decision())
+    second.records()
+    first.append(decision("test"))
+    with pytest.raises(LeaseLost, match="written by somebody else"):
+        second.append(decision("shift"))
+    assert [record.decision.kind for record in second.records()] == ["begin", "test"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda values: values.update(why="I was never here"), "chain is broken"),
+        (lambda values: values.update(schema=9), "another release of Kiln"),
+        (lambda values: values.update(kind="surprise"), "unknown kind 'surprise'"),
+        (lambda values: values.pop("who"), "missing 1 required positional argument: 'who'"),
+    ],
+    ids=["text", "schema", "kind", "missing"],
+)
+def test_a_changed_record_shows(objects: Objects, world: World, change: Changed, says: str) -> None:
+    ledger = Ledger(objects)
+    for _ in range(3):
+        ledger.append(decision())
+    s3, key = client(world.cloud, "s3"), "test/records/00000002.json"
+    values = json.loads(s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    change(values)
+    s3.put_object(Bucket=BUCKET, Key=key, Body=json.dumps(values))
+    with pytest.raises(ReleaseError, match=says):
+        Ledger(objects).records()
+
+
+def test_a_missing_record_shows(objects: Objects, world: World) -> None:
+    ledger = Ledger(objects)
+    for _ in range(3):
+        ledger.append(decision())
+    client(world.cloud, "s3").delete_object(Bucket=BUCKET, Key="test/records/00000002.json")
+    with pytest.raises(ReleaseError, match=r"00000002\.json: the chain is broken"):
+        Ledger(objects).records()
+
+
+def test_rollbacks_go_back_further_each_time(objects: Objects) -> None:
+    ledger = Ledger(objects)
+    records = [
+        ledger.append(decision("promoted", from_version=old, to_version=new))
+        for old, new in (("1", "2"), ("2", "3"), ("3", "4"))
+    ]
+    assert live_before(records, "4") == "3"
+    records.append(ledger.append(decision("rolled back", from_version="3", to_version="4")))
+    assert live_before(records, "3") == "2"
+    # Killed before the end was written: the alias is at 2 already, and further back is 1.
+    assert live_before(records, "2") == "1"
+    assert live_before([], "1") is None
+
+
+def test_one_holds_the_lease_and_others_are_told_who(objects: Objects) -> None:
+    lease, other = Lease(objects, 30), Lease(objects, 30)
+    with lease.held("ann", "deploy 1"):
+        with pytest.raises(Refused, match="ann is running `deploy 1` since"), other.held("bob", ""):
+            pass
+        holder = other.holder()
+        assert holder
+        assert holder.who == "ann"
+        lease.check()
+    assert other.holder() is None
+    with other.held("bob", "deploy 2") as before:
+        assert before is None
+
+
+def test_who_is_taken_over_is_told(objects: Objects) -> None:
+    lease, other = Lease(objects, 30), Lease(objects, 30)
+    with lease.held("ann", "deploy 1"):
+        with other.held("bob", "rollback", take_over=True) as before:
+            assert before
+            assert before.who == "ann"
+            with pytest.raises(LeaseLost, match=r"bob took over \(rollback\)"):
+                lease.check()
+        with pytest.raises(LeaseLost):  # also once bob is done
+            lease.check()
+
+
+def test_a_lease_that_is_not_renewed_ends(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.release.lease._this_process", lambda: "")
+    crashed = Lease(objects, 30, now=lambda: 1000.0)
+    crashed._acquire("ann", "deploy 1", False)  # and is never seen again
+    with (
+        pytest.raises(Refused, match="another 1 s"),
+        Lease(objects, 30, lambda: 1029.0).held("bob", ""),
+    ):
+        pass
+    with Lease(objects, 30, now=lambda: 1030.0).held("bob", "deploy 2") as before:
+        assert before
+        assert before.who == "ann"
+
+
+def test_a_lease_is_renewed_while_it_is_held(objects: Objects) -> None:
+    ticks = itertools.count()
+    with Lease(objects, 1.5, now=lambda: float(next(ticks))).held("ann", "deploy 1"):
+        other = Lease(objects, 1.5, now=lambda: 0.0)
+        first = other.holder()
+        assert first
+        wait_until(lambda: (other.holder() or first).until > first.until)
+
+
+def test_of_many_who_want_the_lease_one_gets_it(objects: Objects) -> None:
+    got, done = [], threading.Barrier(8)
+
+    def want(who: str) -> None:
+        try:
+            with Lease(objects, 30).held(who, "deploy"):
+                got.append(who)
+                done.wait(20)
+        except Refused:
+            done.wait(20)
+
+    threads = [threading.Thread(target=want, args=(str(n),)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1

@@ -1,0 +1,58 @@
+"""Others learn of a release: a collector its metrics, people how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.release import open_telemetry
+from infra.release.aws import Aws
+from infra.release.notices import Notices, message
+from tests.infra.release.made import decision
+from tests.infra.release.world import World
+from tests.serve.telemetry.collector import Chain, collector, wait_until
+
+
+@pytest.fixture
+def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chain]:
+    open_telemetry._provider.cache_clear()
+    with collector(tmp_path) as found:
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        yield found
+    open_telemetry._provider.cache_clear()
+
+
+def test_a_collector_gets_what_cloudwatch_gets(world: World, chain: Chain) -> None:
+    warnings: list[str] = []
+    notices = Notices(Aws(), "kiln", "", warnings.append)
+    notices.measure(2, 0.25, "hold", {"1": 0.93, "2": 0.92})
+    assert world.metric("kiln.release.step") == 2
+    assert world.metric("kiln.golden.accuracy", {"faas.version": "2"}) == 0.92
+    wait_until(lambda: chain.value("kiln_release_canary_weight") == 0.25)
+    wait_until(lambda: chain.value('kiln_golden_accuracy{faas_version="1"}') == 0.93)
+    notices.measure(2, 0.25, "roll back")
+    wait_until(lambda: chain.value("kiln_release_verdict") == -1)
+    assert warnings == []
+
+
+def test_what_cannot_be_told_is_said_and_stops_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    topic = "arn:aws:sns:eu-central-1:123456789012:missing"
+    Notices(Aws(), "kiln", topic, warnings.append).tell("dev", decision("promoted"))
+    assert "not told to others" in warnings[0]
+
+
+@given(st.text(max_size=300), st.sampled_from(["promoted", "rolled back", "failed", "stop"]))
+def test_subjects_are_what_sns_takes(text: str, kind: str) -> None:
+    subject, body = message("prod", "kiln-prod", replace(decision(kind), why=text, who=text))
+    assert len(subject) <= 100
+    assert subject.isascii()
+    assert "bazel run //infra:status -- --env prod" in body

@@ -1,0 +1,49 @@
+"""What is refused before anything is changed, where that needs more than AWS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.release.errors import ReleaseError
+from infra.release.preflight import Image, check_signature, parse_image
+from infra.release.settings import Preflight
+from infra.supply_chain.cosign import generate_keys
+from infra.supply_chain.signature import bill_digest, sign
+from tests.infra.supply_chain.made import BILL, MODEL, made
+from tests.infra.supply_chain.pushing import push
+from tests.tools.image.registry import registry
+from tools.debian.program import require_program
+
+
+def test_a_signed_image_says_which_model_it_must_serve(tmp_path: Path) -> None:
+    require_program("cosign")
+    private, public = generate_keys(tmp_path)
+    with registry(tmp_path / "registry") as server:
+        uri = push(server.address, tmp_path, "content")
+        image = Image(uri, "kiln", uri.rpartition("@")[2])
+        settings = Preflight(signing_key=str(public))
+        unsigned, model = check_signature(settings, image)
+        assert (unsigned.passed, unsigned.blocks, model) == (False, True, None)
+        sign(uri, str(private), made(bill_digest(BILL)), BILL, insecure=True)
+        signed, model = check_signature(settings, image)
+        assert signed.passed, signed.detail
+        assert model == MODEL.version
+        foreign, _ = check_signature(Preflight(signing_key=str(public), builder="https://x"), image)
+        assert not foreign.passed
+        assert "only https://x" in foreign.detail
+
+
+DIGEST = f"sha256:{'0' * 64}"
+
+
+def test_an_image_is_named_by_digest_alone_or_with_its_repository() -> None:
+    assert parse_image(f"host/team/kiln:v1@{DIGEST}").repository == "team/kiln"
+    assert parse_image(DIGEST, "host/kiln") == Image(f"host/kiln@{DIGEST}", "kiln", DIGEST)
+
+
+@pytest.mark.parametrize("text", ["kiln", "host/kiln:v1", "host/kiln@sha256:12", DIGEST])
+def test_a_tag_is_no_name_of_an_image(text: str) -> None:
+    with pytest.raises(ReleaseError, match="names no image by digest"):
+        parse_image(text)
