@@ -155,10 +155,11 @@ class Root:
             answer: dict[str, dict[str, Any]] = json.loads(self.process.text("output", "-json"))
         return {name: output["value"] for name, output in answer.items()}
 
-    def show(self, plan: Plan) -> dict[str, Any]:
-        """The whole plan with every attribute, as `terraform show -json` has it."""
+    def show(self, plan: Plan | None = None) -> dict[str, Any]:
+        """A plan, or the state, with every attribute, as `terraform show -json` has it."""
+        files = [str(plan.file)] if plan else []
         with alone(self.work):
-            shown: dict[str, Any] = json.loads(self.process.text("show", "-json", str(plan.file)))
+            shown: dict[str, Any] = json.loads(self.process.text("show", "-json", *files))
         return shown
 
     def validate(self) -> None:

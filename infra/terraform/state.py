@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -55,7 +56,7 @@ class S3State:
 
 
 def parse_state(text: str) -> State:
-    """``s3://bucket/prefix``, or a folder.
+    """``s3://bucket/prefix``, or a folder, relative to where the command was typed.
 
     Raises:
         TerraformError: neither.
@@ -65,4 +66,4 @@ def parse_state(text: str) -> State:
         return S3State(parts.netloc, parts.path.strip("/") or S3State.prefix)
     if parts.scheme or not text:
         raise TerraformError(f"expected s3://bucket/prefix or a folder for the state, got {text!r}")
-    return LocalState(Path(text).expanduser())
+    return LocalState(Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(text).expanduser())

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from subprocess import Popen
@@ -21,8 +21,10 @@ from rich.console import Console
 from infra.terraform.errors import TerraformMissing
 from infra.terraform.installation import INSTALL, Installation, find_installation
 from infra.terraform.runner import Root
+from infra.terraform.sources import ROOTS
 from infra.terraform.state import LocalState, State
 from infra.twin.cloud.cloud import Cloud
+from tests.infra.terraform.recording import Recorder, recording
 
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"
@@ -45,6 +47,8 @@ class Aws:
     cloud: Cloud
     folder: Path
     installation: Installation
+    recorder: Recorder
+    names: tuple[str, ...] = ROOTS
 
     def client(self, service: str) -> Any:
         return boto3.client(service, **self._options())
@@ -56,7 +60,8 @@ class Aws:
         variables: Mapping[str, object] | None = None,
         state: State | None = None,
     ) -> Root:
-        """Prepared to plan."""
+        """Prepared to plan; the root's name is its access key, so that its calls are known."""
+        variables_of_process = {**self.installation.environment, "AWS_ACCESS_KEY_ID": name}
         root = Root.open(
             name,
             environment,
@@ -64,7 +69,7 @@ class Aws:
             work=self.folder / "work",
             variables=variables,
             console=Console(file=StringIO(), width=140),
-            installation=self.installation,
+            installation=replace(self.installation, environment=variables_of_process),
         )
         root.init()
         return root
@@ -98,11 +103,12 @@ class Aws:
 @contextmanager
 def running_aws(folder: Path) -> Iterator[Aws]:
     """An empty account."""
-    with Cloud(folder, _no_launch, region=REGION) as cloud, patch.dict(os.environ):
+    cloud = Cloud(folder, _no_launch, region=REGION)
+    with recording() as recorder, cloud, patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             del os.environ[name]
         os.environ.update(cloud.environment | {"NO_PROXY": "127.0.0.1"})
-        yield Aws(cloud, folder, require_terraform())
+        yield Aws(cloud, folder, require_terraform(), recorder)
 
 
 def _no_launch(digest: str, environment: Mapping[str, str]) -> Popen[bytes]:

@@ -50,7 +50,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
   bucket = aws_s3_bucket.this.id
 
   rule {
-    id     = "unfinished-uploads"
+    id     = "tidy"
     status = "Enabled"
 
     filter {}
@@ -58,23 +58,12 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
     abort_incomplete_multipart_upload {
       days_after_initiation = 7
     }
-  }
 
-  dynamic "rule" {
-    for_each = var.noncurrent_days > 0 ? [var.noncurrent_days] : []
+    dynamic "noncurrent_version_expiration" {
+      for_each = var.noncurrent_days > 0 ? [var.noncurrent_days] : []
 
-    content {
-      id     = "replaced-versions"
-      status = "Enabled"
-
-      filter {}
-
-      noncurrent_version_expiration {
-        noncurrent_days = rule.value
-      }
-
-      expiration {
-        expired_object_delete_marker = true
+      content {
+        noncurrent_days = noncurrent_version_expiration.value
       }
     }
   }
@@ -111,6 +100,8 @@ data "aws_iam_policy_document" "tls_only" {
 }
 
 resource "aws_s3_bucket_policy" "tls_only" {
+  count = var.tls_only ? 1 : 0
+
   bucket = aws_s3_bucket.this.id
   policy = data.aws_iam_policy_document.tls_only.json
 

@@ -30,3 +30,9 @@ variable "force_destroy" {
   type        = bool
   default     = false
 }
+
+variable "tls_only" {
+  description = "Whether the bucket refuses requests without TLS. Always in AWS; a server on loopback speaks HTTP."
+  type        = bool
+  default     = true
+}

@@ -44,14 +44,11 @@ resource "aws_lambda_function" "this" {
     variables = { WEBHOOK_PARAMETER = var.webhook_parameter }
   }
 
-  logging_config {
-    log_format = "Text"
-    log_group  = aws_cloudwatch_log_group.this.name
-  }
-
   tracing_config {
     mode = "PassThrough"
   }
+
+  depends_on = [aws_cloudwatch_log_group.this] # else Lambda makes it, and keeps logs for ever
 }
 
 resource "aws_lambda_permission" "sns" {

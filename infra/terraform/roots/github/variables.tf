@@ -34,3 +34,41 @@ variable "tags" {
   type        = map(string)
   default     = {}
 }
+
+variable "repository" {
+  description = "GitHub repository whose workflows may sign in, as owner/name."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$", var.repository))
+    error_message = "repository is owner/name, with no * and no URL."
+  }
+}
+
+variable "branch" {
+  description = "The one branch whose workflows may push images and models."
+  type        = string
+  default     = "main"
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9._/-]+$", var.branch))
+    error_message = "branch is the whole name of one branch; a pattern would let others in."
+  }
+}
+
+variable "environments" {
+  description = "Environments of GitHub that may release; protect them by reviewers there."
+  type        = set(string)
+  default     = ["dev", "staging", "prod"]
+
+  validation {
+    condition     = length(setsubtract(var.environments, ["dev", "staging", "prod"])) == 0
+    error_message = "environments are of dev, staging and prod."
+  }
+}
+
+variable "create_provider" {
+  description = "Whether to make the account's OIDC provider for GitHub; false where another project has made it."
+  type        = bool
+  default     = true
+}

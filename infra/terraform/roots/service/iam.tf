@@ -12,8 +12,8 @@ data "aws_iam_policy_document" "function_trust" {
 }
 
 data "aws_iam_policy_document" "function" {
-  #checkov:skip=CKV_AWS_111:X-Ray has no resources that a policy could name
-  #checkov:skip=CKV_AWS_356:X-Ray has no resources that a policy could name
+  #checkov:skip=CKV_AWS_111:X-Ray and interfaces yet to be made are no resources that a policy could name
+  #checkov:skip=CKV_AWS_356:X-Ray and interfaces yet to be made are no resources that a policy could name
   statement {
     sid       = "WriteItsLog"
     actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
@@ -27,6 +27,16 @@ data "aws_iam_policy_document" "function" {
       sid       = "KeepFailedEvents"
       actions   = ["sqs:SendMessage"]
       resources = [statement.value.arn]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.vpc == null ? [] : [1]
+
+    content {
+      sid       = "NetworkInterfaces"
+      actions   = ["ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces"]
+      resources = ["*"] # interfaces that are yet to be made, and EC2 lists all or none
     }
   }
 

@@ -8,7 +8,7 @@ resource "aws_cloudwatch_log_group" "function" {
 
 resource "aws_lambda_function" "this" {
   #checkov:skip=CKV_AWS_116:failed asynchronous calls go to the queue of async.tf, by the newer way that also says why they failed
-  #checkov:skip=CKV_AWS_117:it reaches nothing inside a VPC; in one it would need endpoints to reach anything at all
+  #checkov:skip=CKV_AWS_117:it reaches nothing inside a VPC unless `vpc` puts it beside a collector
   #checkov:skip=CKV_AWS_173:its variables are settings, no secrets; kms_key_arn sets a customer-managed key
   #checkov:skip=CKV_AWS_272:signatures of Lambda are for zip files; the image is pinned by its digest and signed with cosign
   function_name                  = local.name
@@ -31,6 +31,15 @@ resource "aws_lambda_function" "this" {
     mode = var.tracing ? "Active" : "PassThrough"
   }
 
+  dynamic "vpc_config" {
+    for_each = var.vpc == null ? [] : [var.vpc]
+
+    content {
+      subnet_ids         = vpc_config.value.subnet_ids
+      security_group_ids = vpc_config.value.security_group_ids
+    }
+  }
+
   dynamic "snap_start" {
     for_each = var.snap_start ? ["PublishedVersions"] : []
 
@@ -43,7 +52,8 @@ resource "aws_lambda_function" "this" {
     ignore_changes = [image_config] # the image says what it runs; moto answers with an empty one that nobody asked for
   }
 
-  depends_on = [aws_cloudwatch_log_group.function] # else Lambda makes it, and keeps logs for ever
+  # The log group: else Lambda makes it, and keeps logs for ever. The policy: Lambda tries it on a network interface.
+  depends_on = [aws_cloudwatch_log_group.function, aws_iam_role_policy.function]
 }
 
 resource "aws_lambda_alias" "live" {

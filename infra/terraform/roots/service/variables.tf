@@ -114,6 +114,17 @@ variable "function_environment" {
   }
 }
 
+variable "vpc" {
+  description = "Subnets and security groups that the function is put into, to reach an OTLP collector there. null: no VPC, which starts faster."
+  type        = object({ subnet_ids = list(string), security_group_ids = list(string) })
+  default     = null
+
+  validation {
+    condition     = var.vpc == null ? true : length(var.vpc.subnet_ids) > 0 && length(var.vpc.security_group_ids) > 0
+    error_message = "vpc has at least one subnet and one security group."
+  }
+}
+
 variable "kms_key_arn" {
   description = "Customer-managed key of KMS for logs, variables, queue and topic; null: AWS's own keys. Its policy must let logs, sns, sqs and cloudwatch use it."
   type        = string

@@ -34,3 +34,27 @@ variable "tags" {
   type        = map(string)
   default     = {}
 }
+
+variable "kms_key_arn" {
+  description = "Customer-managed key of KMS for the state; null: S3's own keys."
+  type        = string
+  default     = null
+}
+
+variable "noncurrent_days" {
+  description = "Days that replaced versions of the state are kept."
+  type        = number
+  default     = 90
+}
+
+variable "access_log_bucket" {
+  description = "Bucket that takes S3's server access logs; null: none are written."
+  type        = string
+  default     = null
+}
+
+variable "tls_only" {
+  description = "Whether buckets refuse requests without TLS. Always in AWS; a server on loopback speaks HTTP."
+  type        = bool
+  default     = true
+}

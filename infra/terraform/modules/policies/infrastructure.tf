@@ -1,0 +1,219 @@
+# What Terraform itself calls to plan, apply and destroy the root `service` of the environment. Whoever may write the policies of
+# the function's role may give it anything: protect the environment by reviewers, or bound the role by an organisation's policy.
+
+locals {
+  parts = {
+    functions = [local.function, "${local.function}:*", "${local.function}-slack"]
+    roles     = [for role in ["function", "slack"] : "arn:${var.partition}:iam::${var.account_id}:role/${local.name}-${role}"]
+    invoke    = "arn:${var.partition}:iam::${var.account_id}:policy/${local.name}-invoke"
+    logs = flatten([
+      for group in ["/aws/lambda/${local.name}", "/aws/lambda/${local.name}-slack", "/aws/vendedlogs/http-api/${local.name}"] :
+      ["arn:${var.partition}:logs:${local.here}:log-group:${group}", "arn:${var.partition}:logs:${local.here}:log-group:${group}:*"]
+    ])
+    failures  = "arn:${var.partition}:sqs:${local.here}:${local.name}-failures"
+    dashboard = "arn:${var.partition}:cloudwatch::${var.account_id}:dashboard/${local.name}"
+    budget    = "arn:${var.partition}:budgets::${var.account_id}:budget/${local.name}"
+    api       = "arn:${var.partition}:apigateway:${var.region}:"
+    state     = "arn:${var.partition}:s3:::${module.names.state_bucket}"
+  }
+}
+
+data "aws_iam_policy_document" "terraform" {
+  #checkov:skip=CKV_AWS_356:the statements that name no resource say why
+  #checkov:skip=CKV_AWS_111:the statements that name no resource say why
+  statement {
+    sid = "Function"
+    actions = [
+      "lambda:AddPermission",
+      "lambda:CreateAlias",
+      "lambda:CreateFunction",
+      "lambda:CreateFunctionUrlConfig",
+      "lambda:DeleteAlias",
+      "lambda:DeleteFunction",
+      "lambda:DeleteFunctionConcurrency",
+      "lambda:DeleteFunctionEventInvokeConfig",
+      "lambda:DeleteFunctionUrlConfig",
+      "lambda:GetAlias",
+      "lambda:GetFunction",
+      "lambda:GetFunctionCodeSigningConfig",
+      "lambda:GetFunctionConfiguration",
+      "lambda:GetFunctionEventInvokeConfig",
+      "lambda:GetFunctionUrlConfig",
+      "lambda:GetPolicy",
+      "lambda:ListVersionsByFunction",
+      "lambda:PublishVersion",
+      "lambda:PutFunctionConcurrency",
+      "lambda:PutFunctionEventInvokeConfig",
+      "lambda:RemovePermission",
+      "lambda:TagResource",
+      "lambda:UntagResource",
+      "lambda:UpdateAlias",
+      "lambda:UpdateFunctionCode",
+      "lambda:UpdateFunctionConfiguration",
+      "lambda:UpdateFunctionUrlConfig",
+    ]
+    resources = local.parts.functions # the function with its versions and aliases, and the one that tells Slack
+  }
+
+  statement {
+    sid       = "ImageOfTheFunction"
+    actions   = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+    resources = [local.repository]
+  }
+
+  statement {
+    sid = "Roles"
+    actions = [
+      "iam:CreateRole",
+      "iam:DeleteRole",
+      "iam:DeleteRolePolicy",
+      "iam:GetRole",
+      "iam:GetRolePolicy",
+      "iam:ListAttachedRolePolicies",
+      "iam:ListInstanceProfilesForRole",
+      "iam:ListRolePolicies",
+      "iam:PutRolePolicy",
+      "iam:TagRole",
+      "iam:UpdateAssumeRolePolicy",
+      "iam:UpdateRole",
+    ]
+    resources = local.parts.roles
+  }
+
+  statement {
+    sid       = "RolesOfFunctionsAlone"
+    actions   = ["iam:PassRole"]
+    resources = local.parts.roles
+
+    condition {
+      test     = "StringEquals"
+      variable = "iam:PassedToService"
+      values   = ["lambda.amazonaws.com"]
+    }
+  }
+
+  statement {
+    sid = "PolicyOfCallers"
+    actions = [
+      "iam:CreatePolicy",
+      "iam:CreatePolicyVersion",
+      "iam:DeletePolicy",
+      "iam:DeletePolicyVersion",
+      "iam:GetPolicy",
+      "iam:GetPolicyVersion",
+      "iam:ListPolicyVersions",
+      "iam:TagPolicy",
+    ]
+    resources = [local.parts.invoke]
+  }
+
+  statement {
+    sid     = "Api"
+    actions = ["apigateway:DELETE", "apigateway:GET", "apigateway:PATCH", "apigateway:POST", "apigateway:PUT"]
+    resources = [ # API Gateway makes up the names of its APIs, so none can be named beforehand; REST APIs are not among these
+      "${local.parts.api}:/apis", "${local.parts.api}:/apis/*", "${local.parts.api}:/tags/*",
+      "${local.parts.api}:/domainnames", "${local.parts.api}:/domainnames/*",
+    ]
+  }
+
+  statement {
+    sid = "Logs"
+    actions = [
+      "logs:CreateLogGroup",
+      "logs:DeleteLogGroup",
+      "logs:DeleteRetentionPolicy",
+      "logs:ListTagsForResource",
+      "logs:PutRetentionPolicy",
+      "logs:TagResource",
+      "logs:UntagResource",
+    ]
+    resources = local.parts.logs # each group, and its streams
+  }
+
+  statement {
+    sid = "LogsOfTheApi"
+    actions = [
+      "logs:CreateLogDelivery",
+      "logs:DeleteLogDelivery",
+      "logs:DescribeLogGroups",
+      "logs:DescribeResourcePolicies",
+      "logs:GetLogDelivery",
+      "logs:ListLogDeliveries",
+      "logs:PutResourcePolicy",
+      "logs:UpdateLogDelivery",
+    ]
+    resources = ["*"] # deliveries are no resources that a policy could name, and a list is of all groups
+  }
+
+  statement {
+    sid = "Topic"
+    actions = [
+      "sns:CreateTopic",
+      "sns:DeleteTopic",
+      "sns:GetSubscriptionAttributes",
+      "sns:GetTopicAttributes",
+      "sns:ListSubscriptionsByTopic",
+      "sns:ListTagsForResource",
+      "sns:SetSubscriptionAttributes",
+      "sns:SetTopicAttributes",
+      "sns:Subscribe",
+      "sns:TagResource",
+      "sns:Unsubscribe",
+      "sns:UntagResource",
+    ]
+    resources = [local.topic, "${local.topic}:*"] # the topic and its subscriptions
+  }
+
+  statement {
+    sid = "Queue"
+    actions = [
+      "sqs:CreateQueue",
+      "sqs:DeleteQueue",
+      "sqs:GetQueueAttributes",
+      "sqs:GetQueueUrl",
+      "sqs:ListQueueTags",
+      "sqs:SetQueueAttributes",
+      "sqs:TagQueue",
+      "sqs:UntagQueue",
+    ]
+    resources = [local.parts.failures]
+  }
+
+  statement {
+    sid = "Alarms"
+    actions = [
+      "cloudwatch:DeleteAlarms",
+      "cloudwatch:DescribeAlarms",
+      "cloudwatch:ListTagsForResource",
+      "cloudwatch:PutCompositeAlarm",
+      "cloudwatch:PutMetricAlarm",
+      "cloudwatch:TagResource",
+      "cloudwatch:UntagResource",
+    ]
+    resources = [local.alarms] # those whose names begin with the environment's
+  }
+
+  statement {
+    sid       = "Dashboard"
+    actions   = ["cloudwatch:DeleteDashboards", "cloudwatch:GetDashboard", "cloudwatch:PutDashboard"]
+    resources = [local.parts.dashboard]
+  }
+
+  statement {
+    sid       = "Budget"
+    actions   = ["budgets:ListTagsForResource", "budgets:ModifyBudget", "budgets:TagResource", "budgets:ViewBudget"]
+    resources = [local.parts.budget]
+  }
+
+  statement {
+    sid       = "State"
+    actions   = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
+    resources = ["${local.parts.state}/terraform/${var.environment}/*"] # the state and its lock
+  }
+
+  statement {
+    sid       = "ListTheState"
+    actions   = ["s3:ListBucket"]
+    resources = [local.parts.state]
+  }
+}

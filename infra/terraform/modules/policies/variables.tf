@@ -1,0 +1,24 @@
+variable "project" {
+  description = "First part of every name."
+  type        = string
+}
+
+variable "environment" {
+  description = "Whose service may be released and changed: dev, staging or prod."
+  type        = string
+}
+
+variable "account_id" {
+  description = "AWS account, 12 digits."
+  type        = string
+}
+
+variable "region" {
+  description = "AWS region, as eu-central-1."
+  type        = string
+}
+
+variable "partition" {
+  description = "AWS partition: aws, aws-cn or aws-us-gov."
+  type        = string
+}

@@ -1,0 +1,48 @@
+mock_provider "aws" {
+  mock_data "aws_iam_policy_document" {
+    defaults = { json = "{\"Version\":\"2012-10-17\",\"Statement\":[]}" }
+  }
+
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+}
+
+variables {
+  environment = "account"
+  region      = "eu-central-1"
+  repository  = "owner/name"
+}
+
+run "an_account_that_has_the_provider_keeps_it" {
+  variables {
+    create_provider = false
+    environments    = ["prod"]
+  }
+
+  assert {
+    condition     = length(aws_iam_openid_connect_provider.github) == 0
+    error_message = "a second provider of the same name is refused by AWS"
+  }
+
+  assert {
+    condition     = toset(keys(output.role_arns)) == toset(["publish", "release-prod"])
+    error_message = "there is a role too many, or one is missing"
+  }
+}
+
+run "patterns_are_refused" {
+  command = plan
+
+  variables {
+    repository   = "owner/*"
+    branch       = "release*"
+    environments = ["test"]
+  }
+
+  expect_failures = [var.repository, var.branch, var.environments]
+}

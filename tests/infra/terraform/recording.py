@@ -1,0 +1,102 @@
+"""Which actions of AWS a program really calls, in the words of IAM.
+
+Recorded where the calls arrive, in moto's server: so those of Terraform's provider are seen as well
+as those of boto3. Callers are told apart by their access keys, of which moto takes any.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from moto.core.authorization import ActionAuthenticatorMixin
+
+_CREDENTIAL = re.compile(r"Credential=([^/]+)/")
+
+# Services whose name in moto is not their prefix in IAM.
+_PREFIXES = {"amp": "aps", "awslambda": "lambda"}
+
+# Operations that IAM calls otherwise; the same name where none is given.
+_NAMES = {
+    ("awslambda", "Invoke"): "lambda:InvokeFunction",
+    ("s3", "GetBucketCORS"): "s3:GetBucketCORS",
+    ("s3", "HeadBucket"): "s3:ListBucket",
+    ("s3", "HeadObject"): "s3:GetObject",
+    ("s3", "ListObjectsV2"): "s3:ListBucket",
+}
+
+# IAM knows API Gateway's operations by their HTTP method alone.
+_METHODS = {"Create": "POST", "Delete": "DELETE", "Get": "GET", "Update": "PATCH", "Tag": "POST"}
+
+# What AWS asks for besides, which no call of its own shows: tags that come with a creation, a role
+# that is passed on, an image that Lambda fetches in the caller's name.
+_IMPLIED = {
+    ("apigatewayv2", "CreateStage"): {
+        "logs:CreateLogDelivery",
+        "logs:DeleteLogDelivery",
+        "logs:DescribeResourcePolicies",
+        "logs:GetLogDelivery",
+        "logs:ListLogDeliveries",
+        "logs:PutResourcePolicy",
+        "logs:UpdateLogDelivery",
+    },
+    ("awslambda", "CreateFunction"): {
+        "ecr:BatchGetImage",
+        "ecr:GetDownloadUrlForLayer",
+        "iam:PassRole",
+        "lambda:TagResource",
+    },
+    ("cloudwatch", "PutMetricAlarm"): {"cloudwatch:TagResource"},
+    ("iam", "CreatePolicy"): {"iam:TagPolicy"},
+    ("iam", "CreateRole"): {"iam:TagRole"},
+    ("logs", "CreateLogGroup"): {"logs:TagResource"},
+    ("sns", "CreateTopic"): {"sns:TagResource"},
+    ("sqs", "CreateQueue"): {"sqs:TagQueue"},
+}
+
+
+class Recorder:
+    """Calls, by who made them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: dict[str, set[tuple[str, str]]] = {}
+
+    def note(self, caller: str, service: str, operation: str) -> None:
+        with self._lock:
+            self._calls.setdefault(caller, set()).add((service, operation))
+
+    def actions(self, caller: str) -> set[str]:
+        """The IAM actions that a caller needed."""
+        with self._lock:
+            calls = set(self._calls.get(caller, ()))
+        return {action for call in calls for action in iam_actions(*call)}
+
+
+@contextmanager
+def recording() -> Iterator[Recorder]:
+    """Everything that moto's server in this process is asked."""
+    recorder = Recorder()
+
+    def note(self: Any, iam_request: type, resource: str = "*") -> None:
+        found = _CREDENTIAL.search(self.headers.get("Authorization", ""))
+        operation = str(self._get_action())
+        recorder.note(found.group(1) if found else "", str(self.service_name), operation)
+
+    with patch.object(ActionAuthenticatorMixin, "_authenticate_and_authorize_action", note):
+        yield recorder
+
+
+def iam_actions(service: str, operation: str) -> set[str]:
+    """What a policy must allow for one call."""
+    prefix = _PREFIXES.get(service, service)
+    name = _NAMES.get((service, operation), f"{prefix}:{operation}")
+    if service == "apigatewayv2":
+        verb = re.match(r"[A-Z][a-z]+", operation)
+        assert verb
+        name = f"apigateway:{_METHODS[verb.group()]}"
+    return {name} | _IMPLIED.get((service, operation), set())
