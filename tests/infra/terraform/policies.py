@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-# What these have as `policy` is AWS's own from before ours was attached, by a resource that is here too.
+# Their `policy` is AWS's own, from before ours was attached by a resource of its own.
 _ATTACHED = ("aws_sns_topic", "aws_sqs_queue")
 
 

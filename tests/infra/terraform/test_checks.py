@@ -57,24 +57,38 @@ def test_files_have_the_form_of_terraform_fmt(tmp_path: Path) -> None:
         assert not done.returncode, f"terraform fmt {path}\n{done.stdout.decode()}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCES)))
-def test_variables_and_outputs_say_what_they_are(path: Path) -> None:
-    blocks = re.findall(r'^(?:variable|output) "(\w+)" \{\n(.*?)^\}', path.read_text(), re.M | re.S)
-    for name, body in blocks:
-        assert re.search(r"^  description\s*= \".{10,}", body, re.M), f"{name} has no description"
+def test_variables_and_outputs_say_what_they_are() -> None:
+    blocks = [
+        (path, name, body)
+        for path in FILES
+        for name, body in re.findall(
+            r'^(?:variable|output) "(\w+)" \{\n(.*?)^\}', path.read_text(), re.M | re.S
+        )
+    ]
+    assert len(blocks) > 80
+    for path, name, body in blocks:
+        assert re.search(r"^  description\s*= \".{10,}", body, re.M), f"{path}: {name}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCES)))
-def test_each_resource_wildcard_is_explained_where_it_stands(path: Path) -> None:
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        if re.match(r"\s*resources\s*=.*\*", line):
-            assert "#" in line, f"line {number}: say why no resource can be named: {line.strip()}"
+def test_each_resource_wildcard_is_explained_where_it_stands() -> None:
+    bare = [
+        f"{path.relative_to(SOURCES)}:{number}: {line.strip()}"
+        for path in FILES
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if re.match(r"\s*resources\s*=.*\*", line) and "#" not in line
+    ]
+    assert bare == [], "say in the line what the * stands for, or why no resource can be named"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCES)))
-def test_each_skip_of_the_scanner_has_a_reason(path: Path) -> None:
-    for check, reason in re.findall(r"checkov:skip=(\w+):?(.*)", path.read_text()):
-        assert len(reason) > 10, f"{check} is skipped without a reason"
+def test_each_skip_of_the_scanner_has_a_reason() -> None:
+    skips = [
+        (path, check, reason)
+        for path in FILES
+        for check, reason in re.findall(r"checkov:skip=(\w+):?(.*)", path.read_text())
+    ]
+    assert skips
+    for path, check, reason in skips:
+        assert len(reason) > 10, f"{path}: {check} is skipped without a reason"
 
 
 def test_the_scanner_finds_nothing(tmp_path: Path) -> None:

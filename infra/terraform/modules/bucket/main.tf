@@ -83,8 +83,8 @@ data "aws_iam_policy_document" "tls_only" {
   statement {
     sid       = "OnlyByTLS"
     effect    = "Deny"
-    actions   = ["s3:*"] # a Deny: it takes away, whatever the action
-    resources = [aws_s3_bucket.this.arn, "${aws_s3_bucket.this.arn}/*"]
+    actions   = ["s3:*"]                                                # a Deny: it takes away, whatever the action
+    resources = [aws_s3_bucket.this.arn, "${aws_s3_bucket.this.arn}/*"] # the bucket and all its objects
 
     principals {
       type        = "*"

@@ -51,7 +51,7 @@ data "aws_iam_policy_document" "registry" {
   statement {
     sid       = "Objects"
     actions   = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
-    resources = ["${local.models}/registry/*"]
+    resources = ["${local.models}/registry/*"] # all objects of the registry
   }
 
   statement {
@@ -66,7 +66,7 @@ data "aws_iam_policy_document" "dvc" {
   statement {
     sid       = "Objects"
     actions   = ["s3:GetObject", "s3:PutObject"]
-    resources = ["${local.dvc}/dvc/*"]
+    resources = ["${local.dvc}/dvc/*"] # all objects of the remote
   }
 
   statement {
@@ -140,13 +140,13 @@ data "aws_iam_policy_document" "release" {
   statement {
     sid       = "KeepTheLedger"
     actions   = ["s3:GetObject", "s3:PutObject"]
-    resources = ["${local.ledger}/${var.environment}/*"]
+    resources = ["${local.ledger}/${var.environment}/*"] # the environment's records
   }
 
   statement {
     sid       = "ReadTheRegistry"
     actions   = ["s3:GetObject"]
-    resources = ["${local.models}/registry/*"]
+    resources = ["${local.models}/registry/*"] # all objects of the registry
   }
 
   statement {

@@ -19,7 +19,7 @@ data "aws_iam_policy_document" "this" {
   statement {
     sid       = "WriteItsLog"
     actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
-    resources = ["${aws_cloudwatch_log_group.this.arn}:log-stream:*"]
+    resources = ["${aws_cloudwatch_log_group.this.arn}:log-stream:*"] # its streams, which Lambda names
   }
 }
 

@@ -17,7 +17,7 @@ data "aws_iam_policy_document" "function" {
   statement {
     sid       = "WriteItsLog"
     actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
-    resources = ["${aws_cloudwatch_log_group.function.arn}:log-stream:*"]
+    resources = ["${aws_cloudwatch_log_group.function.arn}:log-stream:*"] # its streams, which Lambda names
   }
 
   dynamic "statement" {
