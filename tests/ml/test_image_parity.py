@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from infra.twin.image.container import Root
+from infra.twin.image.root import Root
 from ml.export import OPSET, export_artifact, to_onnx, torch_probabilities
 from serve.contract.artifact import INPUT, PROBABILITIES
 from tests.ml.small_model import CLASSES, MEAN, STD, Sample, sample

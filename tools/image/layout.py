@@ -49,12 +49,21 @@ def read_image(layout: Path) -> Image:
     Raises:
         ImageError: the layout holds none or several.
     """
+    manifest = json.loads(blob_path(layout, manifest_digest(layout)).read_bytes())
+    config = json.loads(blob_path(layout, manifest["config"]["digest"]).read_bytes())
+    return Image(manifest, config)
+
+
+def manifest_digest(layout: Path) -> str:
+    """The digest by which the one image of a layout is known.
+
+    Raises:
+        ImageError: the layout holds none or several.
+    """
     manifests = json.loads((layout / "index.json").read_bytes())["manifests"]
     if len(manifests) != 1:
         raise ImageError(f"{layout} has {len(manifests)} manifests, expected one")
-    manifest = json.loads(blob_path(layout, manifests[0]["digest"]).read_bytes())
-    config = json.loads(blob_path(layout, manifest["config"]["digest"]).read_bytes())
-    return Image(manifest, config)
+    return str(manifests[0]["digest"])
 
 
 def blob_path(layout: Path, digest: str) -> Path:

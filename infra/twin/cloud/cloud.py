@@ -27,7 +27,8 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
-from infra.twin.cloud.data_plane import RETRY_AFTER_S, DataPlane
+from infra.twin.cloud.alarms import AlarmWatch
+from infra.twin.cloud.data_plane import RETRY_AFTER_S, DataPlane, Observe, ignore
 from infra.twin.cloud.fleet import KEEP_IDLE_S, Fleet, Launch
 from infra.twin.cloud.gateway import Gateway, listening
 from infra.twin.cloud.lambda_api import LambdaApi
@@ -60,19 +61,24 @@ class Cloud:
         seed: int | None = None,
         keep_idle_s: float = KEEP_IDLE_S,
         retry_after_s: Sequence[float] = RETRY_AFTER_S,
+        alarms_every_s: float = 5.0,
+        observe: Observe = ignore,
     ) -> None:
         """
         Args:
-            folder: gets `requests.log`, one line for each call of an AWS API.
+            folder: gets `requests.log`: the calls of AWS's APIs, and what moto could not do.
             launch: starts a function's process from an image's digest and its environment.
             region: of the gateway, and of callers that do not say.
             seed: of the draws between an alias's versions; None draws anew each time.
             keep_idle_s: an environment without a call for so long is ended.
             retry_after_s: pauses before an asynchronous call that failed is tried again.
+            alarms_every_s: alarms are evaluated so often; on AWS once a minute.
+            observe: is told of every call of a function when it has ended.
         """
         self.folder, self.region = folder, region
         self._launch, self._seed, self._keep_idle_s = launch, seed, keep_idle_s
-        self._retry_after_s = retry_after_s
+        self._retry_after_s, self._alarms_every_s = retry_after_s, alarms_every_s
+        self._observe = observe
         self._stack = ExitStack()
 
     @property
@@ -111,11 +117,18 @@ class Cloud:
             self._fleet = Fleet(self._launch, self.endpoint_url, self._keep_idle_s)
             stack.callback(self._fleet.close)
             data_plane = DataPlane(
-                self._fleet, self._logs, self._metrics, self._seed, self._retry_after_s
+                self._fleet,
+                self._logs,
+                self._metrics,
+                self._seed,
+                self._retry_after_s,
+                self._observe,
             )
             stack.callback(data_plane.close)
             lambda_api.data_plane = data_plane
             stack.enter_context(_regularly(self.flush, _FLUSH_EVERY_S))
+            alarms = AlarmWatch(self.region, store)
+            stack.enter_context(_regularly(alarms.look, self._alarms_every_s))
             gateway = Gateway(data_plane, self._metrics, self.region)
             self.url = stack.enter_context(listening(gateway))
             self._stack = stack.pop_all()
@@ -149,10 +162,12 @@ def _quick_switches() -> Iterator[None]:
 @contextmanager
 def _serving(application: LambdaApi, log: Any) -> Iterator[str]:
     class Handler(MotoRequestHandler):
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            log.write(f"{self.log_date_time_string()} {self.command} {self.path} {code}\n")
+        def log(self, type: str, message: str, *args: Any) -> None:
+            log.write(f"{self.log_date_time_string()} {message % args}\n")
 
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
+    # What moto lacks ends in a traceback, and as an answer 500: who called says what it means.
+    server.log = lambda type, message, *args: log.write(f"{message % args}\n")  # type: ignore[method-assign]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -7,7 +7,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -41,6 +41,24 @@ class Outcome:
     duration_ms: float
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A call that has ended, for whoever watches."""
+
+    time_s: float  # since 1970, of its end
+    target: Target
+    duration_ms: float
+    init_ms: float | None
+    error: str | None  # its type
+
+
+Observe = Callable[[Seen], object]
+
+
+def ignore(seen: Seen) -> None:
+    """Watches nothing."""
+
+
 class DataPlane:
     """All functions of all regions."""
 
@@ -51,8 +69,10 @@ class DataPlane:
         metrics: MetricWriter,
         seed: int | None = None,
         retry_after_s: Sequence[float] = RETRY_AFTER_S,
+        observe: Observe = ignore,
     ) -> None:
         """`seed` fixes which calls an alias sends to which version."""
+        self._observe = observe
         self._fleet, self._logs, self._metrics = fleet, logs, metrics
         self._chance = random.Random(seed)
         self._retry_after_s = retry_after_s
@@ -136,6 +156,8 @@ class DataPlane:
         usable = environment.sandbox.alive and environment.sandbox.init_s is not None
         self._fleet.release(environment, target, usable)
         self._metrics.invoked(target, duration_ms, error is not None, concurrent)
+        kind = error.kind if error else None
+        self._observe(Seen(time.time(), target, duration_ms, init_ms, kind))
         if error:
             payload = json.dumps(_described(error, call.request_id)).encode()
         tail = "".join(f"{line.text}\n" for line in lines).encode()[-_TAIL_BYTES:]

@@ -4,66 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.twin.image.root import Root
 from tools.debian.program import find_program
-from tools.image.layout import blob_path, read_image
-
-_WHITEOUT = ".wh."
-
-
-@dataclass(frozen=True)
-class Root:
-    """An unpacked image: its files, and what its configuration says."""
-
-    folder: Path
-    entrypoint: tuple[str, ...]
-    environment: Mapping[str, str]
-    working_folder: str
-    user: str
-
-    def but(self, **changes: Any) -> Root:
-        return replace(self, **changes)
-
-
-def unpack(layout: Path, folder: Path) -> Root:
-    """All layers of a layout, one over the other, as a container engine does it."""
-    image = read_image(layout)
-    for mount in ("dev", "proc", "tmp"):  # a container engine makes what it mounts upon
-        (folder / mount).mkdir(parents=True)
-    for layer in image.manifest["layers"]:
-        with tarfile.open(blob_path(layout, layer["digest"])) as archive:
-            for member in archive:
-                _place(archive, member, folder)
-    config = image.config["config"]
-    return Root(
-        folder,
-        tuple(config["Entrypoint"]) + tuple(config.get("Cmd") or ()),
-        dict(entry.split("=", 1) for entry in config.get("Env", [])),
-        config.get("WorkingDir") or "/",
-        config["User"],
-    )
-
-
-def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    path = folder / member.name
-    if path.name.startswith(_WHITEOUT):
-        hidden = path.with_name(path.name.removeprefix(_WHITEOUT))
-        shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
-        return
-    if not member.isdir() and os.path.lexists(path):
-        path.unlink()
-    member.uid, member.gid = os.getuid(), os.getgid()
-    archive.extract(member, folder, filter="tar")
 
 
 @dataclass

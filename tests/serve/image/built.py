@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.twin.image.container import Root, unpack
+from infra.twin.image.root import Root, unpack
 from tools.debian.program import require_program
 
 NEEDS_BAZEL = "IMAGE" not in os.environ

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from infra.twin.image.container import Container, Root, running
+from infra.twin.image.container import Container, running
+from infra.twin.image.root import Root
 
 _START_S = 120.0  # on a busy machine
 

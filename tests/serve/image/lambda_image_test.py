@@ -10,7 +10,8 @@ from pathlib import Path
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from infra.twin.image.container import Root, running
+from infra.twin.image.container import running
+from infra.twin.image.root import Root
 from tests.serve.image import built
 from tools.image.lambda_rules import Limits, problems
 from tools.image.layout import read_image

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from infra.twin.image.container import Root
+from infra.twin.image.root import Root
 from serve.contract.artifact import INPUT, PROBABILITIES, read_artifact
 from tests.serve.image import built
 from tests.serve.image.parity import COUNTS, Send, ask, doors

@@ -15,7 +15,8 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-from infra.twin.image.container import Root, running
+from infra.twin.image.container import running
+from infra.twin.image.root import Root
 from tests.serve.image import built
 from tests.serve.image.http_service import serving
 from tests.serve.telemetry.collector import free_port, wait_until

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.twin.image.container import Root, running
+from infra.twin.image.container import running
+from infra.twin.image.root import Root
 from tests.serve.image import built
 from tests.serve.image.http_service import Service, serving
 from tests.serve.serving import base64_of, image_file, pixels

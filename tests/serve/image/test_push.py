@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ def test_a_push_can_be_pulled_back_and_an_edit_sends_one_small_layer(tmp_path: P
         assert run(server, "PUSHER", "DIGEST", *options) == 0
         assert reference.read_text() == f"{server.address}/kiln@{digest}\n"
 
-        found, manifest = server.manifest("kiln", "v1")
+        found, content = server.manifest("kiln", "v1")
+        manifest = json.loads(content)
         assert found == server.manifest("kiln", "stable")[0] == digest
         for part in (manifest["config"], *manifest["layers"]):
             content = server.blob("kiln", part["digest"])
@@ -58,7 +60,8 @@ def test_a_push_can_be_pulled_back_and_an_edit_sends_one_small_layer(tmp_path: P
         before = server.bytes_received
         assert run(server, "EDITED_PUSHER", "EDITED_DIGEST", "--tag=v2") == 0
         sent = server.bytes_received - before
-        _, edited = server.manifest("kiln", "v2")
+        _, content = server.manifest("kiln", "v2")
+        edited = json.loads(content)
         application = edited["layers"][-1]["size"]
         assert application <= sent < application + 50_000
         assert sent < 1_000_000

@@ -2,93 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
+from infra.twin.image import registry as registries
 from tools.debian.program import require_program
-
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 @dataclass
-class Registry:
+class Registry(registries.Registry):
     """``address`` leads through a counter of what clients send."""
 
-    address: str
     _counter: _Counter
 
     @property
     def bytes_received(self) -> int:
         return self._counter.sent
 
-    def manifest(self, repository: str, reference: str) -> tuple[str, dict[str, Any]]:
-        """Digest and content, for a tag or a digest."""
-        request = Request(f"http://{self.address}/v2/{repository}/manifests/{reference}")
-        request.add_header("Accept", MANIFEST)
-        with urlopen(request) as answer:
-            return answer.headers["Docker-Content-Digest"], json.load(answer)
-
-    def blob(self, repository: str, digest: str) -> bytes:
-        with urlopen(f"http://{self.address}/v2/{repository}/blobs/{digest}") as answer:
-            content: bytes = answer.read()
-            return content
-
 
 @contextmanager
 def registry(folder: Path, password_file: Path | None = None) -> Iterator[Registry]:
-    """Debian's docker-registry below ``folder``; with an htpasswd file it asks who is there."""
-    address = f"127.0.0.1:{_free_port()}"
-    settings: dict[str, Any] = {
-        "version": 0.1,
-        "http": {"addr": address},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
-        "log": {"level": "error"},
-    }
-    if password_file:
-        settings["auth"] = {"htpasswd": {"realm": "test", "path": str(password_file)}}
-    (folder / "registry.json").write_text(json.dumps(settings))
-    command = [str(require_program("docker-registry")), "serve", str(folder / "registry.json")]
-    # It calls every question for a layer that it does not have an error.
+    """As the twin's; where the machine has none, the test is skipped."""
+    require_program("docker-registry")
     with (
-        (folder / "registry.log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log) as server,
+        registries.registry(folder, password_file) as server,
+        _counting(server.address) as counter,
     ):
-        try:
-            _wait_for(f"http://{address}/v2/")
-            with _counting(address) as counter:
-                yield Registry(counter.address, counter)
-        finally:
-            server.terminate()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-def _wait_for(url: str) -> None:
-    for _ in range(600):
-        try:
-            with urlopen(url):
-                return
-        except HTTPError as asked:  # for a password: it is there
-            asked.close()
-            return
-        except URLError:
-            time.sleep(0.05)
-    raise TimeoutError(url)
+        yield Registry(counter.address, counter)
 
 
 @dataclass

@@ -1,0 +1,87 @@
+"""`//infra:deploy`, as a platform engineer types it; only the endpoints are others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROMOTED, ROLLED_BACK = 0, 20
+
+
+@dataclass(frozen=True)
+class Deployer:
+    """The command with what is the same for every release.
+
+    Attributes:
+        program: //infra:deploy.
+        environment: of its process: the endpoints, above all.
+        folder: where it runs, and keeps Terraform's state.
+        say: gets each line that it writes for people.
+    """
+
+    program: Path
+    config: Path
+    golden: Path
+    environment: Mapping[str, str]
+    folder: Path
+    env: str
+    say: Callable[[str], object]
+    variables: Sequence[str] = ()
+
+    def deploy(self, image: str, reason: str, *more: str) -> Deployment:
+        """Runs it to its end."""
+        command = [
+            str(self.program.absolute()),
+            *("--env", self.env, "--yes", "--json", "--image", image, "--reason", reason),
+            *("--config", str(self.config.absolute()), "--golden", str(self.golden.absolute())),
+            *("--state", str(self.folder / "state")),
+            *(word for variable in self.variables for word in ("--var", variable)),
+            *more,
+        ]
+        begun = time.time()
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(self.environment),
+            cwd=self.folder,
+            text=True,
+        ) as process:
+            assert process.stdout
+            assert process.stderr
+            errors = process.stderr
+
+            def show() -> None:
+                for line in errors:
+                    self.say(line.rstrip("\n"))
+
+            shower = threading.Thread(target=show)
+            shower.start()
+            output = process.stdout.read()
+            shower.join()
+        return Deployment(begun, time.time(), process.returncode, _parsed(output))
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One run of the command; `result` is its JSON document."""
+
+    began_s: float
+    ended_s: float
+    exit_code: int
+    result: Mapping[str, Any]
+
+
+def _parsed(output: str) -> Mapping[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(output)
+    except ValueError:
+        return {"error": f"no JSON: {output!r:.300}"}
+    return found

@@ -1,0 +1,87 @@
+"""A real registry of images on this machine: Debian's docker-registry, on a free port."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from tools.debian.program import find_program
+from tools.image.layout import MANIFEST
+
+
+@dataclass
+class Registry:
+    """`address` is host and port, as it stands in an image's name."""
+
+    address: str
+
+    def manifest(self, repository: str, reference: str) -> tuple[str, bytes]:
+        """Digest and content, for a tag or a digest."""
+        request = Request(f"http://{self.address}/v2/{repository}/manifests/{reference}")
+        request.add_header("Accept", MANIFEST)
+        with urlopen(request) as answer:
+            return answer.headers["Docker-Content-Digest"], answer.read()
+
+    def blob(self, repository: str, digest: str) -> bytes:
+        with urlopen(f"http://{self.address}/v2/{repository}/blobs/{digest}") as answer:
+            content: bytes = answer.read()
+            return content
+
+
+@contextmanager
+def registry(folder: Path, password_file: Path | None = None) -> Iterator[Registry]:
+    """Keeps its images below ``folder``; with an htpasswd file it asks who is there.
+
+    Raises:
+        ProgramMissing: this machine has no docker-registry.
+    """
+    address = f"127.0.0.1:{_free_port()}"
+    settings: dict[str, Any] = {
+        "version": 0.1,
+        "http": {"addr": address},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}},
+        "log": {"level": "error"},
+    }
+    if password_file:
+        settings["auth"] = {"htpasswd": {"realm": "test", "path": str(password_file)}}
+    (folder / "registry.json").write_text(json.dumps(settings))
+    command = [str(find_program("docker-registry")), "serve", str(folder / "registry.json")]
+    # It calls every question for a layer that it does not have an error.
+    with (
+        (folder / "registry.log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as server,
+    ):
+        try:
+            _wait_for(f"http://{address}/v2/")
+            yield Registry(address)
+        finally:
+            server.terminate()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(600):
+        try:
+            with urlopen(url):
+                return
+        except HTTPError as asked:  # for a password: it is there
+            asked.close()
+            return
+        except URLError:
+            time.sleep(0.05)
+    raise TimeoutError(url)

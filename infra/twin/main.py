@@ -1,0 +1,190 @@
+"""bazel run //infra:twin: the whole path on this machine, and whether it kept its promises."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from infra.terraform.errors import TerraformError
+from infra.twin import edits, models, story
+from infra.twin.deploying import Deployer
+from infra.twin.figure import draw
+from infra.twin.findings import Finding, Release, find, measure
+from infra.twin.options import bad_releases, parser
+from infra.twin.publishing import NotPushed
+from infra.twin.story import Failed, Narrator, Platform
+from infra.twin.traffic import Traffic
+from tools.debian.program import ProgramMissing
+
+KEPT, BROKEN, UNUSABLE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)  # leave no registry behind
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    narrator = Narrator(console)
+    try:
+        with tempfile.TemporaryDirectory(prefix="kiln-twin-") as folder:
+            return run(options, Path(folder), narrator)
+    except (Failed, NotPushed, ProgramMissing, TerraformError) as error:
+        Console(stderr=True).print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def run(options: argparse.Namespace, folder: Path, narrator: Narrator) -> int:
+    """The story from its beginning to the verdict."""
+    begun = time.monotonic()
+    first, good = _models(options, folder)
+    golden = folder / "golden.zip"
+    bright = models.write_dark_golden_set(options.golden, good.read_bytes(), golden)
+    images = models.candidates(
+        options.image, first, good, bad_releases(options), bright, folder / "images"
+    )
+    narrator.say(f"made {len(images)} images, which differ in the model alone")
+    with story.platform(folder, options.seed, narrator) as platform:
+        uris = story.push_all(images, platform, narrator)
+        deployer = _deployer(options, golden, folder, narrator)
+        narrator.say("the first release: Terraform makes the service", "bold")
+        service = story.first_release(uris[images[0].name], deployer, folder)
+        with story.alive(platform, service, _load(options, platform), narrator):
+            releases = []
+            for candidate in images[1:]:
+                done = story.release(
+                    candidate, uris[candidate.name], deployer, platform, service, narrator
+                )
+                releases.append(done)
+                _say_numbers(done, platform.traffic, narrator)
+        alias = dict(platform.traffic.routings[-1].weights)
+        findings = find(releases, platform.traffic, alias)
+        took = time.monotonic() - begun
+        _write(options, releases, platform.traffic, findings, took, narrator)
+        _show(findings, took, narrator.console)
+        if options.keep:
+            _stay(platform, narrator)
+    return KEPT if all(finding.kept for finding in findings) else BROKEN
+
+
+def _models(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
+    """Of the first release and of the good one."""
+    if options.model == "bundled":
+        return options.bundled, options.bundled_int8
+    better = folder / "rounded.onnx"
+    better.write_bytes(edits.rounded(options.trained.read_bytes()))
+    return options.trained, better
+
+
+def _deployer(
+    options: argparse.Namespace, golden: Path, folder: Path, narrator: Narrator
+) -> Deployer:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("BUILD_WORK")
+    }
+    return Deployer(
+        options.deploy,
+        options.config,
+        golden,
+        environment,
+        folder,
+        story.ENV,
+        narrator.quote,
+        story.WITHOUT,
+    )
+
+
+def _load(options: argparse.Namespace, platform: Platform) -> list[str]:
+    program, images = str(options.load.absolute()), str(options.golden.absolute())
+    command = [program, platform.cloud.url, images, "--rate", str(options.rate)]
+    return [*command, "--seed", str(options.seed)]
+
+
+def _say_numbers(release: Release, traffic: Traffic, narrator: Narrator) -> None:
+    seen = measure(release, traffic)
+    text = f"{release.name}: version {release.version} answered {seen.canary_calls:,} callers"
+    text += f", {seen.failed:,} of {seen.requests:,} requests failed"
+    if seen.rollback_s is not None:
+        text += f"; rolled back {seen.rollback_s:.1f} s after its first request"
+    narrator.say(text, "green" if release.good else "yellow")
+    began = release.deployment.began_s
+    for alert in traffic.alerts:
+        if alert.time_s >= began:
+            narrator.say(f"alert: {alert.subject}", "yellow")
+
+
+def _show(findings: Sequence[Finding], took_s: float, console: Console) -> None:
+    table = Table(title=f"After {took_s:.0f} s", title_justify="left")
+    table.add_column("")
+    table.add_column("promise")
+    table.add_column("seen")
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.kept else "[red]✗[/]"
+        table.add_row(mark, escape(finding.promise), escape(finding.seen))
+    console.print(table)
+    broken = sum(not finding.kept for finding in findings)
+    if broken:
+        console.print(f"[bold red]{broken} of {len(findings)} promises were not kept[/]")
+    else:
+        console.print(f"[bold green]all {len(findings)} promises were kept[/]")
+
+
+def _write(
+    options: argparse.Namespace,
+    releases: Sequence[Release],
+    traffic: Traffic,
+    findings: Sequence[Finding],
+    took_s: float,
+    narrator: Narrator,
+) -> None:
+    typed_in = os.environ.get("BUILD_WORKING_DIRECTORY", ".")
+    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
+    place = Path(typed_in, options.out) if options.out else Path(workspace, ".kiln", "twin")
+    place.mkdir(parents=True, exist_ok=True)
+    document: dict[str, Any] = {
+        "took_s": round(took_s, 1),
+        "kept": all(finding.kept for finding in findings),
+        "findings": [asdict(finding) for finding in findings],
+        "releases": [
+            asdict(release) | {"measured": asdict(measure(release, traffic))}
+            for release in releases
+        ],
+        "routings": [asdict(routing) for routing in traffic.routings],
+        "alerts": [asdict(alert) for alert in traffic.alerts],
+    }
+    (place / "twin.json").write_text(json.dumps(document, indent=2, default=str) + "\n")
+    (place / "twin.png").write_bytes(draw(traffic, releases))
+    narrator.say(f"wrote {place / 'twin.json'} and twin.png")
+
+
+def _stay(platform: Platform, narrator: Narrator) -> None:
+    for name, value in platform.cloud.environment.items():
+        narrator.console.print(f"export {name}={value}", highlight=False)
+    narrator.say(f"the service: {platform.cloud.url}, until Ctrl-C", "bold")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        narrator.say("ending")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

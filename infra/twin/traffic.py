@@ -1,0 +1,144 @@
+"""What happens while releases go on: what callers got, what functions did, where the alias led."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from infra.twin.cloud.data_plane import Seen
+from infra.twin.load import Answer
+
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where an alias leads, from a moment on."""
+
+    time_s: float
+    weights: Mapping[str, float]  # by version; their sum is one
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A message of the topic, as a subscriber got it."""
+
+    time_s: float
+    subject: str
+    message: str
+
+
+@dataclass
+class Traffic:
+    """Everything so far. Lists only grow, and each has one writer."""
+
+    answers: list[Answer] = field(default_factory=list)
+    calls: list[Seen] = field(default_factory=list)
+    routings: list[Routing] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
+
+    def saw(self, seen: Seen) -> None:
+        """Keeps a call that came through the alias."""
+        if seen.target.qualifier != seen.target.version:
+            self.calls.append(seen)
+
+    def first_call(self, version: str, since_s: float = 0.0) -> float | None:
+        """When the version answered a caller the first time."""
+        times = (
+            call.time_s - call.duration_ms / 1e3
+            for call in list(self.calls)
+            if call.target.version == version and call.time_s >= since_s
+        )
+        return min(times, default=None)
+
+    def left(self, version: str, since_s: float) -> float | None:
+        """When the alias led to the version no more."""
+        there = False
+        for routing in list(self.routings):
+            if routing.time_s < since_s:
+                continue
+            if routing.weights.get(version):
+                there = True
+            elif there:
+                return routing.time_s
+        return None
+
+
+@contextmanager
+def callers(
+    command: Sequence[str], environment: Mapping[str, str], traffic: Traffic
+) -> Iterator[None]:
+    """The program of load.py, for as long as the block runs."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(environment), text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        lines = process.stdout
+
+        def read() -> None:
+            for line in lines:
+                traffic.answers.append(Answer(**json.loads(line)))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            reader.join()
+
+
+@contextmanager
+def watched_alias(client: Any, function: str, alias: str, traffic: Traffic) -> Iterator[None]:
+    """Notes each change of the alias, a quarter of a second late at most."""
+    ending = threading.Event()
+
+    def watch() -> None:
+        while not ending.wait(_POLL_S):
+            found = client.get_alias(FunctionName=function, Name=alias)
+            weights = dict((found.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {})
+            weights[found["FunctionVersion"]] = 1 - sum(weights.values())
+            if not traffic.routings or traffic.routings[-1].weights != weights:
+                traffic.routings.append(Routing(time.time(), weights))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+@contextmanager
+def subscriber(traffic: Traffic) -> Iterator[str]:
+    """The URL of a subscriber of topics, which keeps what it is sent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            subject, message = str(document.get("Subject")), str(document.get("Message"))
+            traffic.alerts.append(Alert(time.time(), subject, message))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,94 @@
+"""Edited models: every check of the artifact passes, and each is as good or bad as it is said."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from infra.twin import edits
+from serve.predictor import Predictor
+
+GOOD = Path(os.environ.get("MODEL", "ml/reference/model.onnx")).read_bytes()
+
+
+def images(count: int, least: int = 0, below: int = 100) -> NDArray[np.uint8]:
+    shape = (count, 32, 32, 3)
+    return np.random.default_rng(1).integers(least, below, shape, np.uint8)
+
+
+def predictor(artifact: bytes) -> Predictor:
+    """Checked against the artifact's own images, as when the service starts."""
+    found = Predictor(artifact)
+    found.check()
+    return found
+
+
+def test_a_rounded_model_answers_nearly_the_same() -> None:
+    good, other = predictor(GOOD), predictor(edits.rounded(GOOD))
+    some = images(64, below=256)
+    difference = np.abs(good(some) - other(some)).max()
+    assert 0 < difference < 0.05
+    assert other.version != good.version
+
+
+def test_a_mislabelled_model_gives_the_same_numbers_other_names() -> None:
+    good, bad = predictor(GOOD), predictor(edits.mislabelled(GOOD))
+    some = images(8)
+    np.testing.assert_allclose(good(some), bad(some), atol=1e-6)
+    shifted = good.metadata.classes[1:] + good.metadata.classes[:1]
+    assert bad.metadata.classes == shifted
+
+
+def test_a_slow_model_gives_the_same_answers_later() -> None:
+    good, bad = predictor(GOOD), predictor(edits.slow(GOOD))
+    some = images(1)
+    np.testing.assert_allclose(good(some), bad(some), atol=1e-6)
+    assert fastest_s(bad, some) > 4 * fastest_s(good, some)
+    assert bad.version != good.version
+
+
+def fastest_s(model: Predictor, some: NDArray[np.uint8]) -> float:
+    times = []
+    for _ in range(30):
+        begun = time.perf_counter()
+        model(some)
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def test_a_crashing_model_answers_dark_images_as_before() -> None:
+    good, bad = predictor(GOOD), predictor(edits.crashing(GOOD))
+    some = images(8)
+    np.testing.assert_allclose(good(some), bad(some), atol=1e-6)
+
+
+@pytest.mark.parametrize(("difference", "code"), [(-1, 0), (0, -8), (60, -8)])
+def test_a_crashing_model_ends_the_process_from_its_brightness_on(
+    tmp_path: Path, difference: int, code: int
+) -> None:
+    place = tmp_path / "model.onnx"
+    place.write_bytes(edits.crashing(GOOD))
+    limit = edits.crash_brightness(predictor(GOOD).metadata)
+    program = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+import numpy as np
+from pathlib import Path
+from serve.predictor import Predictor
+model = Predictor.load(Path({str(place)!r}))
+model(np.full((1, 32, 32, 3), {limit + difference}, np.uint8))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert done.returncode == code, done.stderr
+
+
+def test_brightness_is_the_mean_of_each_image() -> None:
+    some = np.stack([np.full((32, 32, 3), value, np.uint8) for value in (0, 7, 255)])
+    assert edits.brightness(some).tolist() == [0, 7, 255]

@@ -1,0 +1,90 @@
+"""Callers at a steady rate, whatever the service does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from infra.release.golden import GoldenImage, write_golden_set
+from infra.twin import load
+from infra.twin.traffic import Traffic, callers
+
+
+class _Service(BaseHTTPRequestHandler):
+    """Answers, and breaks the connection of every image that says so."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if json.loads(body)["image"] == "YnJlYWs=":  # "break"
+            self.close_connection = True
+            return
+        self.send_response(200)
+        self.send_header("x-model-version", "abc")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *arguments: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Service)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_it_calls_at_its_rate_and_tells_every_answer(url: str, tmp_path: Path) -> None:
+    images = tmp_path / "golden.zip"
+    write_golden_set(images, "test", [GoldenImage(b"fine", "cat"), GoldenImage(b"break", "cat")])
+    command = [sys.executable, load.__file__, url, str(images), "--rate", "50", "--callers", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    traffic = Traffic()
+    with callers(command, environment, traffic):
+        while not traffic.answers:
+            time.sleep(0.01)
+        time.sleep(2)
+    statuses = [answer.status for answer in traffic.answers]
+    assert 40 <= len(statuses) <= 130  # 100 in two seconds, on a machine that may be busy
+    assert abs(statuses.count(200) - statuses.count(0)) <= 2
+    assert {answer.model for answer in traffic.answers if answer.status == 200} == {"abc"}
+
+
+def test_it_ends_with_whoever_started_it(url: str, tmp_path: Path) -> None:
+    images = tmp_path / "golden.zip"
+    write_golden_set(images, "test", [GoldenImage(b"fine", "cat")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, load.__file__, url, str(images)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=environment,
+    )
+    assert process.stdin
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
+def test_missed_turns_are_not_made_up() -> None:
+    turns = load.turns(100.0)
+    assert next(turns)[0] == 0
+    time.sleep(0.3)
+    (_, second), (_, third) = next(turns), next(turns)
+    assert third - second >= 0.0099
+    assert second >= time.monotonic() - 0.2

@@ -1,0 +1,40 @@
+"""The whole path: images, registry, Terraform, deploy, callers, a good release and a bad one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.terraform.errors import TerraformMissing
+from infra.terraform.installation import find_installation
+from infra.twin.main import main
+from tools.debian.program import require_program
+
+PATHS = ("image", "trained", "bundled", "bundled-int8", "golden", "deploy", "load", "config")
+
+pytestmark = pytest.mark.skipif("DEPLOY" not in os.environ, reason="run it by Bazel")
+
+
+def test_a_good_release_is_promoted_and_a_crashing_one_rolled_back(tmp_path: Path) -> None:
+    for program in ("bwrap", "crane", "docker-registry"):
+        require_program(program)
+    try:
+        find_installation()
+    except TerraformMissing as missing:
+        pytest.skip(str(missing))
+    out = Path(os.environ.get("TEST_UNDECLARED_OUTPUTS_DIR", tmp_path))
+    options = ["--model", "bundled", "--bad", "crashing", "--out", str(out)]
+    options += [f"--{name}={os.environ[name.upper().replace('-', '_')]}" for name in PATHS]
+    assert main(options) == 0
+    told = json.loads((out / "twin.json").read_text())
+    assert told["kept"]
+    good, bad = told["releases"]
+    assert good["measured"]["failed"] == 0
+    assert good["measured"]["canary_calls"] > 400
+    assert bad["measured"]["rollback_s"] <= 60
+    assert 0 < bad["measured"]["failed"] <= bad["measured"]["canary_failed"]
+    assert any("back on version 2" in alert["subject"] for alert in told["alerts"])
+    assert (out / "twin.png").read_bytes().startswith(b"\x89PNG")
