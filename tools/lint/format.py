@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _format_python() -> int:
-    ruff, files = str(wheel_program("ruff")), _tracked("*.py")
+    ruff, files = str(wheel_program("ruff")), tracked("*.py")
     check = subprocess.run([ruff, "check", "--fix", "--no-cache", *files], check=False)
     layout = subprocess.run([ruff, "format", "--no-cache", *files], check=False)
     return max(check.returncode, layout.returncode)
@@ -29,12 +29,12 @@ def _format_bazel(buildifier: Path) -> int:
     if reason := why_missing(buildifier):
         print(f"BUILD files left as they are: {reason}", file=sys.stderr)
         return 0
-    files = _tracked("*.bazel", "*.bzl")
+    files = tracked("*.bazel", "*.bzl")
     repair = ["-mode=fix", "-lint=fix", CHECKS]
     return subprocess.run([str(buildifier), *repair, *files], check=False).returncode
 
 
-def _tracked(*patterns: str) -> list[str]:
+def tracked(*patterns: str) -> list[str]:
     """Files that git tracks, or would track if they were added."""
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
     found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()

@@ -38,7 +38,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     me = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     for command in (
         ["init", "-q"],
-        ["remote", "add", "origin", "https://me:token@git.invalid/kiln.git"],
+        ["remote", "add", "origin", "https://me:secret@git.invalid/kiln.git"],
         ["add", "."],
         [*me, "commit", "-qm", "first"],
     ):

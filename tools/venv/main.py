@@ -1,0 +1,90 @@
+"""A plain virtual environment from the lock, for editors and notebooks: `bazel run //tools:venv`.
+
+The same packages as in builds, by the same hashes, and the repository itself importable (`import ml`).
+Bazel does not use it. Run it again after the lock changed; what is there already takes seconds.
+
+  bazel run //tools:venv                   .venv in the workspace, where editors look
+  bazel run //tools:venv -- --path /tmp/v
+  bazel run //tools:venv -- --notebook     also a kernel for Jupyter, the newest one, not from the lock
+
+Exit codes: 0 made, 1 not made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.provision.cache import cache_root
+from tools.wheel_program import wheel_program
+
+LOCK = "requirements_lock.txt"
+PYTHON = "3.11"
+
+
+class VenvError(Exception):
+    """The environment was not made; the message says why."""
+
+
+def make(environment: Path, workspace: Path, uv: Path, notebook: bool = False) -> Path:
+    """The interpreter of an environment that holds exactly the lock's packages and our code.
+
+    Raises:
+        VenvError: no Python 3.11, no room, or a package that does not come or has another hash.
+    """
+    python = environment / "bin" / "python"
+    settings = {
+        **os.environ,
+        "UV_CACHE_DIR": str(cache_root() / "uv"),
+        "UV_PYTHON_DOWNLOADS": "never",
+    }
+    settings.pop("PYTHONPATH", None)  # Bazel's, which leads to the packages of this program
+    commands = [["pip", "sync", "--quiet", "--require-hashes", "--python", str(python), LOCK]]
+    if not python.exists():
+        chosen = os.environ.get("KILN_PYTHON") or PYTHON
+        commands.insert(0, ["venv", "--quiet", "--python", chosen, str(environment)])
+    if notebook:
+        commands.append(["pip", "install", "--quiet", "--python", str(python), "ipykernel"])
+    for command in commands:
+        done = subprocess.run([str(uv), *command], cwd=workspace, env=settings)
+        if done.returncode:
+            raise VenvError(
+                f"uv {command[0]} {command[1]} did not succeed; its lines above say why"
+            )
+    [packages] = environment.glob("lib/python*/site-packages")
+    (packages / "kiln.pth").write_text(f"{workspace}\n", encoding="utf-8")
+    return python
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _options().parse_args(arguments)
+    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")).resolve()
+    here = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
+    environment = (here / options.path if options.path else workspace / ".venv").resolve()
+    try:
+        python = make(environment, workspace, wheel_program("uv"), options.notebook)
+    except (VenvError, FileNotFoundError) as error:
+        print(f"venv: {error}", file=sys.stderr)
+        return 1
+    print(f"venv: {python}")
+    print(f"  . {environment}/bin/activate     in a shell; editors find .venv by themselves")
+    return 0
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bazel run //tools:venv --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--path", help="the environment's folder (default: .venv in the workspace)")
+    parser.add_argument("--notebook", action="store_true", help="add a kernel for Jupyter")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
