@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import shutil
 import sysconfig
@@ -10,7 +11,7 @@ from pathlib import Path
 
 
 def wheel_program(name: str) -> Path:
-    """The program `name` of the importable package `name`, or else the one on PATH.
+    """The program `name` of the package `name`, or else the one on PATH.
 
     Raises:
         FileNotFoundError: neither exists.
@@ -25,10 +26,20 @@ def wheel_program(name: str) -> Path:
 
 
 def _beside_package(package: str) -> Iterator[Path]:
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
+    site_packages = _site_packages(package)
+    if site_packages is None:
         return
-    site_packages = Path(spec.origin).parent.parent
     yield site_packages.parent / "bin" / package  # a wheel repository of Bazel
     yield site_packages / "bin" / package  # pip install --target
     yield Path(sysconfig.get_path("scripts")) / package  # an ordinary environment
+
+
+def _site_packages(package: str) -> Path | None:
+    """Where the wheel was unpacked; some hold a program and no package to import."""
+    spec = importlib.util.find_spec(package)
+    if spec and spec.origin:
+        return Path(spec.origin).parent.parent
+    try:
+        return Path(str(importlib.metadata.distribution(package).locate_file("")))
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,11 +1,11 @@
 """A plain virtual environment from the lock, for editors and notebooks: `bazel run //tools:venv`.
 
-The same packages as in builds, by the same hashes, and the repository itself importable (`import ml`).
+The same packages as in builds, by the same hashes, and the repository's own modules (`import ml`).
 Bazel does not use it. Run it again after the lock changed; what is there already takes seconds.
 
   bazel run //tools:venv                   .venv in the workspace, where editors look
   bazel run //tools:venv -- --path /tmp/v
-  bazel run //tools:venv -- --notebook     also a kernel for Jupyter, the newest one, not from the lock
+  bazel run //tools:venv -- --notebook     also a kernel for Jupyter: the newest, not from the lock
 
 Exit codes: 0 made, 1 not made.
 """

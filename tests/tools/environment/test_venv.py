@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.venv.main import VenvError, main, make
+from tools.environment.main import VenvError, main, make
 from tools.wheel_program import wheel_program
 
 
@@ -32,7 +32,7 @@ def wheel(folder: Path, name: str) -> str:
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With a module of its own and a lock of one package, and no index in reach."""
     for name, value in {
-        "UV_NO_INDEX": "1",
+        "UV_OFFLINE": "1",
         "UV_FIND_LINKS": str(tmp_path / "wheels"),
         "KILN_CACHE": str(tmp_path / "cache"),
         "KILN_PYTHON": sys._base_executable,  # type: ignore[attr-defined]

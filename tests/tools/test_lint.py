@@ -1,0 +1,81 @@
+"""The one table of all checks, over a small clone with linters that say what the test wants."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools.lint import lint
+
+SAYS = "#!/bin/sh\necho {name} looked at $#\nexit {code}\n"
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One good Python file, and a program for each of our own checks."""
+    workspace = tmp_path / "clone"
+    workspace.mkdir()
+    subprocess.run(["git", "init", "-q"], cwd=workspace, check=True)
+    (workspace / "good.py").write_text("x = 1\n")
+    for name in lint.PROGRAMS:
+        program(tmp_path, name, 0)
+    monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(workspace))
+    monkeypatch.chdir(workspace)
+    return workspace
+
+
+def program(folder: Path, name: str, code: int) -> None:
+    (folder / name).write_text(SAYS.format(name=name, code=code))
+    (folder / name).chmod(0o755)
+
+
+def run(clone: Path, *arguments: str) -> int:
+    programs = [f"--{name}={clone.parent / name}" for name in lint.PROGRAMS]
+    return lint.main([*programs, "--fast", *arguments])
+
+
+def test_a_clean_clone_is_told_line_by_line(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(clone) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in told] == [
+        ["ok", name] for name in ("ruff", "layout", "buildifier", "bandit", "secrets", "workflows")
+    ]
+
+
+def test_a_fault_that_ruff_finds_fails_and_is_shown(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clone / "bad.py").write_text("import os\n")
+    assert run(clone) == 1
+    assert "F401" in capsys.readouterr().out
+
+
+def test_one_failing_check_fails_all_and_the_others_still_run(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program(clone.parent, "bandit", 1)
+    assert run(clone) == 1
+    told = capsys.readouterr().out
+    assert "!!  bandit" in told
+    assert "bandit looked at 1" in told
+    assert "ok  workflows" in told
+
+
+def test_a_program_that_could_not_be_had_is_told_and_does_not_fail(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clone.parent / "buildifier").write_text("npm is not on PATH\n")
+    (clone.parent / "buildifier").chmod(0o644)
+    assert run(clone) == 0
+    assert "--  buildifier  npm is not on PATH" in capsys.readouterr().out
+
+
+def test_one_check_alone(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(clone, "--only=secrets") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert run(clone, "--only=spelling") == 2
+    assert "no check spelling" in capsys.readouterr().err

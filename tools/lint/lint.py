@@ -1,0 +1,131 @@
+"""All checks that need no test to run, in one table: `bazel run //tools:lint`.
+
+Ruff (faults and layout), buildifier, unsafe Python (bandit), secrets and workflows over the files
+that git tracks or would track; then types, which Bazel checks folder by folder and remembers.
+
+  bazel run //tools:lint
+  bazel run //tools:lint -- --fast          all but the types: seconds
+  bazel run //tools:lint -- --only ruff     by name, repeatedly
+  bazel run //tools:format                  repairs what can be repaired
+
+Exit codes: 0 all clean, 1 something found, 2 no such check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.lint.buildifier import CHECKS, why_missing
+from tools.lint.format import tracked
+from tools.wheel_program import wheel_program
+
+PROGRAMS = ("buildifier", "bandit", "secrets", "workflows", "actionlint")
+# Found by name, so that a new folder's types are checked too.
+TYPES = 'filter("(^|:|/)types$", tests(//...))'
+
+
+@dataclass(frozen=True)
+class Check:
+    """One linter with its whole command; `skipped` says why it cannot run."""
+
+    name: str
+    command: Sequence[str]
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a check that ran."""
+
+    check: Check
+    clean: bool
+    output: str
+    seconds: float
+
+
+def checks(programs: argparse.Namespace) -> list[Check]:
+    """The quick ones, over the files of the working folder."""
+    python, bazel = tracked("*.py"), tracked("*.bazel", "*.bzl")
+    ruff, quiet = str(wheel_program("ruff")), ("--quiet", "--no-cache")
+    diff = (str(programs.buildifier), "-mode=diff", "-lint=warn", CHECKS)
+    return [
+        Check("ruff", (ruff, "check", *quiet, *python)),
+        Check("layout", (ruff, "format", "--diff", *quiet, *python)),
+        Check("buildifier", (*diff, *bazel), why_missing(programs.buildifier)),
+        Check("bandit", (str(programs.bandit), *python)),
+        Check("secrets", (str(programs.secrets), *tracked("*"))),
+        Check("workflows", (str(programs.workflows), f"--actionlint={programs.actionlint}")),
+    ]
+
+
+def types(workspace: Path) -> Check:
+    """mypy by Bazel: only folders that changed are looked at again."""
+    script = f"'{workspace}/tools/bazel' query '{TYPES}' --noshow_progress --ui_event_filters=-info"
+    run = f"'{workspace}/tools/bazel' test --noshow_progress --test_output=errors"
+    return Check("types", ("sh", "-c", f"{run} $({script})"))
+
+
+def run(check: Check) -> Outcome:
+    """Its own exit code decides."""
+    start = time.monotonic()
+    environment = {k: v for k, v in os.environ.items() if k != "BUILD_WORKSPACE_DIRECTORY"}
+    done = subprocess.run(
+        check.command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return Outcome(check, done.returncode == 0, done.stdout, time.monotonic() - start)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _options().parse_args(arguments)
+    for name in PROGRAMS:
+        setattr(options, name, getattr(options, name).absolute())
+    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")).resolve()
+    os.chdir(workspace)
+    chosen = [*checks(options), *([] if options.fast else [types(workspace)])]
+    if unknown := set(options.only) - {check.name for check in chosen}:
+        names = ", ".join(check.name for check in chosen)
+        print(f"lint: no check {', '.join(sorted(unknown))}; there are {names}", file=sys.stderr)
+        return 2
+    failed = False
+    for check in chosen:
+        if options.only and check.name not in options.only:
+            continue
+        if check.skipped:
+            print(f"--  {check.name:<11} {check.skipped}", flush=True)
+            continue
+        outcome = run(check)
+        failed |= not outcome.clean
+        mark = "ok" if outcome.clean else "!!"
+        print(f"{mark}  {check.name:<11} {outcome.seconds:5.1f} s", flush=True)
+        if not outcome.clean:
+            print(outcome.output.rstrip(), flush=True)
+    return int(failed)
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bazel run //tools:lint --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name in PROGRAMS:  # by the BUILD file
+        parser.add_argument(f"--{name}", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--fast", action="store_true", help="without the types")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="that check")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
