@@ -15,15 +15,15 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tools.checks.accepted import ACCEPTED, AcceptedError, read_accepted
+
 LOCKS = ("requirements_lock.txt", "tools/checks/requirements_lock.txt")
-ACCEPTED = "tools/checks/accepted.toml"
 VULNERABLE, BAD_INPUT, NOT_ASKED = 1, 2, 3  # exit codes
 
 
@@ -51,29 +51,6 @@ class Audit:
     asked: int
     unanswered: tuple[str, ...]
     vulnerabilities: tuple[Vulnerability, ...]
-
-
-def read_accepted(text: str, today: date) -> dict[str, str]:
-    """Advisory → reason, of those whose last day is not over.
-
-    Raises:
-        AuditError: an entry is not of the form that the file's head shows.
-    """
-    try:
-        entries = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise AuditError(f"{ACCEPTED} is no TOML: {exc}") from exc
-    reasons = {}
-    for advisory, entry in entries.items():
-        match entry:
-            case {"reason": str(reason), "until": date() as until} if reason.strip():
-                if today <= until:
-                    reasons[advisory] = reason
-            case _:
-                raise AuditError(
-                    f'{ACCEPTED}: {advisory} needs reason = "…" and until = 2027-01-31'
-                )
-    return reasons
 
 
 def audit(lock: Path, name: str, service: Sequence[str], accepted: Mapping[str, str]) -> Audit:
@@ -122,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         text = (workspace / ACCEPTED).read_text(encoding="utf-8")
         accepted = read_accepted(text, datetime.now(UTC).date())
-    except (OSError, AuditError) as error:
+    except (OSError, AcceptedError) as error:
         print(f"audit: {error}", file=sys.stderr)
         return BAD_INPUT
     try:

@@ -1,0 +1,146 @@
+"""What a pull request changes, as a comment in Markdown: `bazel run //tools:model_card_comment`.
+
+  bazel run //tools:model_card_figures -- --output head.json
+  bazel run //tools:model_card_figures -- --at origin/main --output base.json
+  bazel run //tools:model_card_comment -- --base base.json --head head.json --output comment.md
+
+Exit codes: 0 written, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.cost.model import Service, per_thousand, read_prices
+from tools.model_card.changes import Change, accuracy, layers, recalls
+
+MEMORY_MIB, COLD_SHARE = 1024, 0.01  # of the default deployment
+BAD_INPUT = 2  # exit code
+
+Figures = Mapping[str, Any]
+
+
+def to_markdown(base: Figures, head: Figures) -> str:
+    """The comment."""
+    return (
+        "\n".join([*_summary(base, head), "", *_classes(base, head), "", *_foot(base, head)]) + "\n"
+    )
+
+
+def _summary(base: Figures, head: Figures) -> Iterator[str]:
+    yield "### Model card of this change"
+    yield ""
+    if base["model_version"] == head["model_version"]:
+        yield f"The model is the same: `{head['model_version'][:12]}`."
+    else:
+        yield f"Another model: `{base['model_version'][:12]}` → `{head['model_version'][:12]}`."
+    yield ""
+    yield "| | base | this change | difference |"
+    yield "|---|---:|---:|---:|"
+    right = accuracy(base["test"], head["test"])
+    yield f"| accuracy | {right.base:.2%} | {right.head:.2%} | {_points(right)} |"
+    for name, key, unit in (
+        ("model.onnx", "onnx_bytes", "MB"),
+        ("model.int8.onnx", "int8_bytes", "MB"),
+        ("p50, a lone caller", "p50_ms", "ms"),
+        ("p99, a lone caller", "p99_ms", "ms"),
+        ("cold start", "cold_start_ms", "ms"),
+    ):
+        yield _row(name, base.get(key), head.get(key), unit)
+    yield _image(base, head)
+    costs = [_cost(figures) for figures in (base, head)]
+    yield f"| 1,000 requests | ${costs[0]:.5f} | ${costs[1]:.5f} | {_relative(*costs)} |"
+
+
+def _row(name: str, base: float | None, head: float | None, unit: str) -> str:
+    scale = 1e6 if unit == "MB" else 1
+    told = ["—" if value is None else f"{value / scale:.2f} {unit}" for value in (base, head)]
+    difference = "—" if base is None or head is None else _relative(base, head)
+    return f"| {name} | {told[0]} | {told[1]} | {difference} |"
+
+
+def _relative(base: float, head: float) -> str:
+    if base == head:
+        return "same"
+    return f"{head / base - 1:+.1%}" if base else "—"
+
+
+def _points(change: Change) -> str:
+    if change.base == change.head:
+        return "same"
+    ends = f"{100 * change.low:+.2f} … {100 * change.high:+.2f}"
+    mark = "**" if change.is_real else ""
+    return f"{mark}{100 * (change.head - change.base):+.2f} points{mark} ({ends})"
+
+
+def _image(base: Figures, head: Figures) -> str:
+    before, now = layers([], base["layers"]), layers(base["layers"], head["layers"])
+    new = f"{now.new_bytes / 1e6:.2f} MB in {len(now.changed)} of {now.count} layers"
+    difference = f"{new}: {', '.join(now.changed)}" if now.changed else "same"
+    sizes = [f"{one.total_bytes / 1e6:.1f} MB" for one in (before, now)]
+    return f"| image | {sizes[0]} | {sizes[1]} | {difference} |"
+
+
+def _cost(figures: Figures) -> float:
+    service = Service(figures["p50_ms"], MEMORY_MIB, figures["cold_start_ms"], COLD_SHARE)
+    return per_thousand(service, read_prices()).total
+
+
+def _classes(base: Figures, head: Figures) -> Iterator[str]:
+    changes = recalls(base["test"], head["test"])
+    moved = sum(change.base != change.head for change in changes.values())
+    yield f"<details><summary>Recall by class: {moved} of {len(changes)} changed</summary>"
+    yield ""
+    yield "| class | base | this change | difference (95 %) |"
+    yield "|---|---:|---:|---:|"
+    for name, change in sorted(changes.items(), key=lambda item: item[1].head - item[1].base):
+        yield f"| {name} | {change.base:.1%} | {change.head:.1%} | {_points(change)} |"
+    yield ""
+    yield "</details>"
+
+
+def _foot(base: Figures, head: Figures) -> Iterator[str]:
+    yield (
+        f"<sub>`{base['revision']}` → `{head['revision']}`. Differences in bold are beyond the 95 %"
+        " interval of chance, which takes the two test runs as independent: cautious, since both"
+        " models answered the same images. Times are of one shared machine. Cost: Lambda of"
+        f" {MEMORY_MIB} MiB behind API Gateway, {COLD_SHARE:.0%} cold starts, list prices, see"
+        " docs/cost.md.</sub>"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _options().parse_args(arguments)
+    here = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
+    try:
+        base, head = (json.loads((here / f).read_text()) for f in (options.base, options.head))
+        text = to_markdown(base, head)
+        if options.output:
+            (here / options.output).write_text(text, encoding="utf-8")
+    except (OSError, KeyError, ValueError) as error:
+        print(f"comment: {type(error).__name__}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    print(text, end="")
+    return 0
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bazel run //tools:model_card_comment --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--base", required=True, metavar="FILE", help="figures of where it started")
+    parser.add_argument("--head", required=True, metavar="FILE", help="figures of the change")
+    parser.add_argument("--output", metavar="FILE", help="the comment; it is printed as well")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
