@@ -1,0 +1,143 @@
+"""Every step of every workflow, run in a scratch clone whose Bazel notes what it is asked for.
+
+What the steps ask Bazel for must exist, with options that the programs take. The tests of those
+programs are elsewhere; `.ci/run` runs all of them and cannot run within one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from infra.supply_chain import sign, verify
+from serve.image import push
+from tests.tools.workflows.steps import Scratch, Step, read_steps
+from tools import slack
+from tools.affected import main as affected
+from tools.lint import lint
+from tools.model_card import comment, figures
+
+STEPS = list(read_steps(Path(".github/workflows")))
+HERE = [step for step in STEPS if step.script != ".ci/run"]
+BUILD_FILES = [path for path in os.environ["BAZEL_SOURCES"].split() if path.endswith("BUILD.bazel")]
+# The release manager's commands, which are being written.
+AWAITED = {"//infra:deploy", "//infra:rollback"}
+# By target: the program's parser, and how many options its BUILD file gives it.
+PARSERS: dict[str, tuple[Callable[[], argparse.ArgumentParser], list[str]]] = {
+    "//serve:push_image": (push._parser, ["--pusher=a", "--digest=a", "--repository-file=a"]),
+    "//serve:sign_image": (sign._options, ["--digest=a", "--model=a", "--lock=a", "--sbom=a"]),
+    "//serve:verify_image": (verify._options, []),
+    "//tools:affected": (affected._options, []),
+    "//tools:lint": (lint._options, [f"--{name}=a" for name in lint.PROGRAMS]),
+    "//tools:model_card_comment": (comment._options, []),
+    "//tools:model_card_figures": (figures._options, []),
+    "//tools:slack": (slack._options, []),
+}
+
+
+def targets() -> set[str]:
+    """Labels of all rules, as their BUILD files name them."""
+    found = set()
+    for path in BUILD_FILES:
+        package = str(Path(path).parent).removeprefix(".")
+        for name in re.findall(r'^    name = "([^"]+)"', Path(path).read_text(), re.MULTILINE):
+            found |= {
+                f"//{package}:{name}",
+                f"//{package}" if name == Path(path).parent.name else "",
+            }
+    return found
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Scratch:
+    clone = Scratch(tmp_path / "clone")
+    clone.take(Path(".ci").resolve())
+    return clone
+
+
+def test_the_workflows_have_steps() -> None:
+    assert {step.workflow for step in STEPS} == {
+        "ci",
+        "drift",
+        "model-card",
+        "release",
+        "rollback",
+        "security",
+    }
+
+
+@pytest.mark.parametrize("step", HERE, ids=str)
+def test_a_step_runs_and_every_argument_has_a_value(scratch: Scratch, step: Step) -> None:
+    (scratch.folder / "temp/table").write_text("table\n")
+    done = scratch.run(step)
+    assert done.returncode == 0, done.stderr
+    assert all(argument and "${{" not in argument for call in scratch.calls for argument in call)
+    assert not (scratch.folder / "injected").exists()
+
+
+@pytest.mark.parametrize("step", HERE, ids=str)
+def test_what_a_step_asks_bazel_for_exists_and_takes_its_options(
+    scratch: Scratch, step: Step
+) -> None:
+    (scratch.folder / "temp/table").write_text("table\n")
+    scratch.run(step)
+    known = targets() | AWAITED
+    for _, *words in (call for call in scratch.calls if call[0] == "bazel"):
+        [command, *_] = (word for word in words if not word.startswith("-"))
+        assert command in ("run", "test", "build", "coverage")
+        own = words[: words.index("--")] if "--" in words else words
+        for label in (word for word in own if word.startswith("//")):
+            assert label in known or label.endswith((":all", "/...")), label
+            if label in PARSERS:
+                make, given = PARSERS[label]
+                make().parse_args([*given, *words[len(own) + 1 :]])
+
+
+def step_of(workflow: str, name: str) -> Step:
+    [step] = [step for step in STEPS if (step.workflow, step.name) == (workflow, name)]
+    return step
+
+
+def test_a_release_hands_the_pushed_reference_on(scratch: Scratch) -> None:
+    assert scratch.run(step_of("release", "Build and push")).returncode == 0
+    output = (scratch.folder / "temp/output").read_text()
+    assert output == f"reference=registry.invalid/kiln@sha256:{'0' * 64}\n"
+
+
+@pytest.mark.parametrize(("status", "passes"), [(0, True), (3, True), (4, True), (2, False)])
+def test_drift_is_an_outcome_and_unusable_input_a_failure(
+    scratch: Scratch, status: int, passes: bool
+) -> None:
+    scratch.status = status
+    done = scratch.run(step_of("drift", "Compare"))
+    assert (done.returncode == 0) is passes
+    assert (scratch.folder / "temp/output").read_text() == f"status={status}\n"
+
+
+def test_a_rollback_without_a_version_goes_to_the_one_before(scratch: Scratch) -> None:
+    step = step_of("rollback", "Roll back")
+    earlier = Step(
+        step.workflow, step.job, step.name, step.script, {**step.environment, "VERSION": ""}
+    )
+    for one, to in ((step, ["--to", "12"]), (earlier, [])):
+        scratch.run(one)
+        words = scratch.calls[-1]
+        assert words[words.index("--env") :][:2] == ["--env", "prod"]
+        assert (words[words.index("--to") :][:2] if "--to" in words else []) == to
+        assert words[words.index("--reason") + 1].startswith('it\'s "slow"; $(touch injected)')
+
+
+def test_flags_of_continuous_integration_name_a_remote_cache_only_where_there_is_one(
+    scratch: Scratch,
+) -> None:
+    for address, told in (("", False), ("grpcs://cache.invalid", True)):
+        flags = Step("", "", "", ".ci/flags", {"KILN_REMOTE_CACHE": address})
+        assert scratch.run(flags).returncode == 0
+        written = (scratch.folder / ".bazelrc.user").read_text()
+        assert f"--disk_cache={scratch.folder}/.cache/kiln-disk" in written
+        assert ("remote_cache" in written) is told
