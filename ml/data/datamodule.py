@@ -181,7 +181,7 @@ class CIFAR10(lightning.LightningDataModule):
 
     def test_images(self) -> Images:
         """What the finished model is judged by, once."""
-        return self._images(*self._read("test.bin"))
+        return self._images(*self.read("test"))
 
     def train_dataloader(self) -> AugmentedImages:
         return AugmentedImages(
@@ -203,7 +203,7 @@ class CIFAR10(lightning.LightningDataModule):
 
     def _train_and_validation(self) -> tuple[Images, Images]:
         if self._split is None:
-            pixels, labels = self._read("train.bin")
+            pixels, labels = self.read("train")
             train, validation = stratified_split(labels, self.validation_size, self.seed)
             if self.train_size is not None:
                 _, chosen = stratified_split(labels[train], self.train_size, self.seed)
@@ -219,8 +219,10 @@ class CIFAR10(lightning.LightningDataModule):
             )
         return self._split
 
-    def _read(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        records = read_records(self.folder / name)
+    def read(self, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Pixels (N, C, H, W) and labels (N,) of `train` or `test`: what another dataset overrides,
+        see docs/guides/new-dataset.md."""
+        records = read_records(self.folder / f"{part}.bin")
         return records.images, records.labels
 
     def _images(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Images:

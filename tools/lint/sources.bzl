@@ -49,7 +49,7 @@ def _hidden_files():
     if native.package_name():
         return []
     return native.glob(
-        [".*", ".ci/**", ".devcontainer/**", ".dvc/*", ".dvc/plots/**", ".github/**"],
+        [".*", ".ci/**", ".devcontainer/**", ".dvc/*", ".dvc/plots/**", ".github/**", ".vscode/**"],
         exclude = [".bazelrc.user", ".git", ".env"],
         allow_empty = True,
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from infra.supply_chain import sign, verify
 from serve.image import push
@@ -96,6 +97,18 @@ def test_what_a_step_asks_bazel_for_exists_and_takes_its_options(
             if label in PARSERS:
                 make, given = PARSERS[label]
                 make().parse_args([*given, *words[len(own) + 1 :]])
+
+
+def test_the_hooks_of_pre_commit_are_commands_that_exist() -> None:
+    [local] = yaml.safe_load(Path(".pre-commit-config.yaml").read_text())["repos"]
+    for hook in local["hooks"]:
+        words = hook["entry"].split()
+        [label] = (word for word in words if word.startswith("//"))
+        assert words[:2] == ["./tools/bazel", "run"]
+        assert label in targets()
+        if label in PARSERS:
+            make, given = PARSERS[label]
+            make().parse_args([*given, *words[words.index("--") + 1 :]])
 
 
 def step_of(workflow: str, name: str) -> Step:

@@ -1,0 +1,150 @@
+"""The guides, followed word by word: a second dataset, a second network, a second endpoint."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from serve.contract.artifact import read_artifact
+from tests.docs.pages import Page, as_shell, lines_of_code, read_page, write_files
+
+GUIDES = Path("docs/guides").resolve()
+PATIENCE_S = 120
+
+
+def shell(command: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "BUILD_WORKSPACE_DIRECTORY": str(folder),
+        "BUILD_WORKING_DIRECTORY": str(folder),
+        "OMP_NUM_THREADS": "1",
+        **variables,
+    }
+    return subprocess.Popen(
+        ["bash", "-c", as_shell(command)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def type_in(command: str, folder: Path) -> None:
+    process = shell(command, folder)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, f"{command}\n{output}"
+
+
+@contextmanager
+def serving(command: str, folder: Path) -> Iterator[str]:
+    """The address of what the command starts, once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = shell(command, folder, KILN_PORT=str(port), KILN_WORKERS="1")
+    try:
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                ask(f"{address}/health")
+                break
+            except (URLError, OSError):
+                assert process.poll() is None, process.communicate()[0]
+                assert time.monotonic() < deadline, "it does not answer"
+                time.sleep(0.1)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=PATIENCE_S)
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> Any:
+    data = json.dumps(body).encode() if body else None
+    request = Request(url, data, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def png(pixels: NDArray[np.uint8]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def split(page: Page, word: str) -> tuple[list[str], str]:
+    """The commands before the one that has the word, and that one."""
+    number = next(n for n, command in enumerate(page.commands) if word in command)
+    return page.commands[:number], page.commands[number]
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A reader's folder with the dataset guide's files in it."""
+    write_files(read_page(GUIDES / "new-dataset.md"), tmp_path)
+    return tmp_path
+
+
+def test_a_new_dataset_goes_all_the_way_to_the_service(mine: Path) -> None:
+    page = read_page(GUIDES / "new-dataset.md")
+    before, serve = split(page, "//serve:api")
+    for command in before:
+        type_in(command, mine)
+    [run] = (mine / "runs").glob("*_shapes")
+    model = read_artifact((run / "model.onnx").read_bytes())
+    assert model.classes == ("disc", "square", "cross")
+    assert model.input_size == (24, 24)
+    assert model.test_metrics.accuracy > 0.95  # measured: 1.0
+    test = np.load(mine / "mine/test.npz")
+    with serving(serve, mine) as address:
+        assert ask(f"{address}/model/info")["version"] == model.version
+        told = [ask(f"{address}/predict", {"image": png(image)}) for image in test["images"][:20]]
+    right = [answer["index"] == label for answer, label in zip(told, test["labels"], strict=False)]
+    assert sum(right) >= 19
+
+
+def test_a_new_dataset_takes_sixty_lines_at_most() -> None:
+    assert lines_of_code(read_page(GUIDES / "new-dataset.md")) <= 60
+
+
+def test_a_new_network_learns_and_is_exported(mine: Path) -> None:
+    draw, _ = split(read_page(GUIDES / "new-dataset.md"), "//ml:train")
+    page = read_page(GUIDES / "new-network.md")
+    write_files(page, mine)
+    for command in [*draw, *page.commands]:
+        type_in(command, mine)
+    [run] = (mine / "runs").glob("*_plain")
+    model = read_artifact((run / "model.onnx").read_bytes())
+    assert model.test_metrics.accuracy > 0.8
+    assert "plain.Plain" in (run / "config.yaml").read_text()
+
+
+def test_a_new_endpoint_answers_beside_the_others(tmp_path: Path) -> None:
+    page = read_page(GUIDES / "new-endpoint.md")
+    write_files(page, tmp_path)
+    (tmp_path / "ml").symlink_to(Path("ml").resolve())
+    _, serve = split(page, "mine/service.py")
+    with serving(serve, tmp_path) as address:
+        classes = ask(f"{address}/model/info")["classes"]
+        assert ask(f"{address}/classes") == sorted(classes, key=len, reverse=True)
+        with urlopen(f"{address}/classes") as answer:
+            assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
