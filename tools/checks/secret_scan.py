@@ -35,8 +35,13 @@ _DIGEST = re.compile(
     r"sha-?(?:1|256|384|512)|md5|digest|revision|commit|hash|integrity|trace|version", re.IGNORECASE
 )
 _ONLY_A_STRING = re.compile(r"""\s*["'][^"']*["'][,)]*\s*""")
-# What tests and examples write in a secret's place.
-_WORD = r"(?i)^(?:test(?:ing)?|secret|password|example|changeit|fake|none|dummy)$"
+_NO_SECRETS = [
+    # What tests and examples write in a secret's place.
+    r"(?i)^(?:test(?:ing)?|secret|password|example|changeit|fake|none|dummy|made-up)$",
+    r"^\S+(?: \S+){4,}$",  # a sentence
+    r"^(?:local|var|data|module)\.[\w.\[\]]+$",  # Terraform's references
+    r"^arn:",
+]
 _EXCUSE = re.compile(r"pragma: ?allowlist (?:nextline )?secret(?P<reason>.*)")
 _NO_EXCUSE = {"tools/checks/secret_scan.py"}  # names the excuse in order to find it
 
@@ -91,7 +96,7 @@ def _settings() -> Iterator[None]:
     plugins = get_mapping_from_secret_type_to_class().values()
     filters: list[dict[str, object]] = [{"path": path} for path in get_settings().filters]
     filters.append(
-        {"path": "detect_secrets.filters.regex.should_exclude_secret", "pattern": [_WORD]}
+        {"path": "detect_secrets.filters.regex.should_exclude_secret", "pattern": _NO_SECRETS}
     )
     chosen = {
         "plugins_used": [{"name": plugin.__name__} for plugin in plugins],

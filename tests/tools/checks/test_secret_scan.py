@@ -32,6 +32,8 @@ HARMLESS = {
     "a digest": f'sha256 = "{"0123456789abcdef" * 4}"\n',
     "a list of digests": 'MD5 = (\n    "5dd7e06a14cb22eb9f671a540d1b7c25",\n)\n',
     "a test's password": 'password = "test"\n',
+    "a sentence": 'password = "the credentials have expired: sign in again"\n',
+    "a reference of Terraform's": "db_password = local.password_arn\n",
     "a reference": 'password = os.environ["PASSWORD"]\n',
     "an excuse with a reason": f'key = "{KEY_ID}"  # pragma: allowlist secret: made up here\n',
 }
