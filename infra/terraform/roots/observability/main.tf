@@ -30,7 +30,7 @@ locals {
         GF_AUTH_SIGV4_AUTH_ENABLED = "true" # AMP takes signed requests alone
         GF_USERS_ALLOW_SIGN_UP     = "false"
       }
-      secrets = { GF_SECURITY_ADMIN_PASSWORD = local.password_arn }
+      secrets = { GF_SECURITY_ADMIN_PASSWORD = local.password_arn } # pragma: allowlist secret: where it is kept
       health  = ["CMD-SHELL", "wget -q --spider http://localhost:3000/api/health"]
       writes  = true # its SQLite file; dashboards come from the repository, so losing it loses nothing
     }
