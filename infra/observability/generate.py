@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from infra.observability import cloudwatch, cloudwatch_dashboard
 from infra.observability.catalogue import Catalogue, load
