@@ -1,7 +1,8 @@
 """Which actions of AWS a program really calls, in the words of IAM.
 
-Recorded where the calls arrive, in moto's server: so those of Terraform's provider are seen as well
-as those of boto3. Callers are told apart by their access keys, of which moto takes any.
+Recorded where the calls arrive, in moto's server, so that those of Terraform's provider are seen;
+and where boto3 makes them, for invocations do not reach moto. Callers are told apart by their
+access keys, of which moto takes any.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import boto3
+from botocore import handlers
 from moto.core.authorization import ActionAuthenticatorMixin
 
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/")
 
 # Services whose name in moto is not their prefix in IAM.
 _PREFIXES = {"amp": "aps", "awslambda": "lambda"}
+_BOTO3 = {"lambda": "awslambda"}  # and the other way round, so that a call is noted once
 
 # Operations that IAM calls otherwise; the same name where none is given.
 _NAMES = {
@@ -79,7 +83,7 @@ class Recorder:
 
 @contextmanager
 def recording() -> Iterator[Recorder]:
-    """Everything that moto's server in this process is asked."""
+    """Everything that moto's server in this process is asked, and boto3 in this process asks."""
     recorder = Recorder()
 
     def note(self: Any, iam_request: type, resource: str = "*") -> None:
@@ -87,7 +91,17 @@ def recording() -> Iterator[Recorder]:
         operation = str(self._get_action())
         recorder.note(found.group(1) if found else "", str(self.service_name), operation)
 
-    with patch.object(ActionAuthenticatorMixin, "_authenticate_and_authorize_action", note):
+    def note_boto3(model: Any, request_signer: Any, **_: Any) -> None:
+        service = model.service_model.service_name
+        key = request_signer._credentials.access_key
+        recorder.note(key, _BOTO3.get(service, service), model.name)
+
+    hooks = [*handlers.BUILTIN_HANDLERS, ("before-call", note_boto3)]
+    with (
+        patch.object(ActionAuthenticatorMixin, "_authenticate_and_authorize_action", note),
+        patch.object(handlers, "BUILTIN_HANDLERS", hooks),  # of every session from now on
+        patch.object(boto3, "DEFAULT_SESSION", None),
+    ):
         yield recorder
 
 

@@ -78,7 +78,7 @@ data "aws_iam_policy_document" "dvc" {
 
 # bazel run //infra:deploy, :rollback, :status, without what Terraform does in it: infrastructure.tf has that.
 data "aws_iam_policy_document" "release" {
-  #checkov:skip=CKV_AWS_356:CloudWatch's metrics are no resources that a policy could name
+  #checkov:skip=CKV_AWS_356:CloudWatch's metrics and a login to ECR are no resources that a policy could name
   #checkov:skip=CKV_AWS_111:CloudWatch's metrics are no resources that a policy could name; the namespace is limited
   statement {
     sid = "MoveTheAlias"
@@ -95,9 +95,21 @@ data "aws_iam_policy_document" "release" {
   }
 
   statement {
-    sid       = "CheckTheImage"
-    actions   = ["ecr:DescribeImageScanFindings", "ecr:DescribeImages", "ecr:DescribeRepositories"]
+    sid = "CheckTheImage" # its findings and, with cosign, its signature
+    actions = [
+      "ecr:BatchGetImage",
+      "ecr:DescribeImageScanFindings",
+      "ecr:DescribeImages",
+      "ecr:DescribeRepositories",
+      "ecr:GetDownloadUrlForLayer",
+    ]
     resources = [local.repository]
+  }
+
+  statement {
+    sid       = "LogIn"
+    actions   = ["ecr:GetAuthorizationToken"]
+    resources = ["*"] # a login is for the whole registry: ECR lets no resource be named
   }
 
   statement {
