@@ -150,18 +150,21 @@ data "aws_iam_policy_document" "terraform" {
     actions = [
       "sns:CreateTopic",
       "sns:DeleteTopic",
-      "sns:GetSubscriptionAttributes",
       "sns:GetTopicAttributes",
       "sns:ListSubscriptionsByTopic",
       "sns:ListTagsForResource",
-      "sns:SetSubscriptionAttributes",
       "sns:SetTopicAttributes",
       "sns:Subscribe",
       "sns:TagResource",
-      "sns:Unsubscribe",
       "sns:UntagResource",
     ]
-    resources = [local.topic, "${local.topic}:*"] # the topic and its subscriptions
+    resources = [local.topic]
+  }
+
+  statement {
+    sid       = "Subscriptions"
+    actions   = ["sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes", "sns:Unsubscribe"]
+    resources = ["*"] # SNS lets no subscription be named in these
   }
 
   statement {
