@@ -5,7 +5,7 @@
 
 The same queries as the dashboards', over a range of time; matplotlib draws them, not Grafana.
 With --demonstrate a stack and the service run for so many minutes under a day's worth of
-events: traffic that rises and falls, a canary that is promoted, an overload, images that drift.
+events: traffic that rises and falls, a canary that is promoted, a burst of batches, then drift.
 
 Exit codes: 0 drawn, 1 a part did not run, 2 no answer from Prometheus, 130 interrupted.
 """
