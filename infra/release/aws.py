@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from infra.release.errors import ReleaseError
 
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _ADVICE = {
     "AccessDenied": "the identity lacks a permission: see infra/terraform's deploy role",
     "AccessDeniedException": "the identity lacks a permission: see infra/terraform's deploy role",
@@ -53,7 +55,10 @@ class Aws:
 
     @cached_property
     def s3(self) -> Any:
-        return self._client("s3", read_timeout=5, s3={"addressing_style": "path"})
+        own_endpoint = any(os.environ.get(name) for name in _ENDPOINTS)
+        # Such a store rarely has a host name for every bucket.
+        options: dict[str, Any] = {"s3": {"addressing_style": "path"}} if own_endpoint else {}
+        return self._client("s3", read_timeout=5, **options)
 
     @cached_property
     def ecr(self) -> Any:
