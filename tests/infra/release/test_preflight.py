@@ -17,10 +17,12 @@ from tests.tools.image.registry import registry
 from tools.debian.program import require_program
 
 
-def test_a_signed_image_says_which_model_it_must_serve(tmp_path: Path) -> None:
+def test_a_signed_image_says_which_model_it_must_serve(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     require_program("cosign")
     private, public = generate_keys(tmp_path)
-    with registry(tmp_path / "registry") as server:
+    with registry(tmp_path_factory.mktemp("registry")) as server:
         uri = push(server.address, tmp_path, "content")
         image = Image(uri, "kiln", uri.rpartition("@")[2])
         settings = Preflight(signing_key=str(public))
