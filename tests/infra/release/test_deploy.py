@@ -133,7 +133,7 @@ def test_a_version_that_fails_its_smoke_test_gets_no_traffic(world: World) -> No
 
 
 def test_without_enough_evidence_it_rolls_back_in_time(world: World) -> None:
-    world.set("most_hold_s = 20", "most_hold_s = 1")
+    world.set("most_hold_s = 60", "most_hold_s = 1")
     world.create(world.push(GOOD))
     result = world.deploy(world.push(OTHER))  # and no traffic at all
     assert result.code == 20
@@ -142,14 +142,14 @@ def test_without_enough_evidence_it_rolls_back_in_time(world: World) -> None:
 
 
 def test_it_stops_for_a_person_if_the_config_says_so_and_goes_on_later(world: World) -> None:
-    world.set("most_hold_s = 20", "most_hold_s = 1")
+    world.set("most_hold_s = 60", "most_hold_s = 1")
     world.set('on_hold = "roll back"', 'on_hold = "stop"')
     world.create(world.push(GOOD))
     image = world.push(OTHER)
     result = world.deploy(image)
     assert result.code == 10
     assert world.alias() == {"1": 0.5, "2": 0.5}
-    world.set("most_hold_s = 1", "most_hold_s = 20")
+    world.set("most_hold_s = 1", "most_hold_s = 60")
     with world.traffic():
         assert world.deploy(image).code == 0
     assert world.alias() == {"2": 1.0}

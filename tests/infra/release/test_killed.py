@@ -19,7 +19,7 @@ from tests.infra.release.world import World
 # Two looks prove it, and three images condemn it: short ways through all steps.
 SETTINGS = """
 strategy = "canary"
-most_hold_s = 10
+most_hold_s = 60
 watch_s = 0
 poll_s = 0.05
 settle_s = 0

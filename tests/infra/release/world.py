@@ -87,12 +87,12 @@ serve(handler)
 SETTINGS = """
 strategy = "canary"
 on_hold = "roll back"
-most_hold_s = 20
+most_hold_s = 60
 watch_s = 0.3
 poll_s = 0.1
 settle_s = 0.7
 lease_s = 20
-rollback_s = 10
+rollback_s = 30
 
 [canary]
 weights = [0.2, 0.5]
