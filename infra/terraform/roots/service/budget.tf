@@ -10,7 +10,7 @@ resource "aws_budgets_budget" "this" {
   # Counts only after the tag was made a cost allocation tag in the billing console.
   cost_filter {
     name   = "TagKeyValue"
-    values = ["user:Project$${var.project}"]
+    values = [format("user:Project$%s", var.project)]
   }
 
   notification {

@@ -79,6 +79,7 @@ run "by_default_the_alias_is_open_to_callers_with_credentials_alone" {
 
 run "everything_that_can_be_switched_on" {
   variables {
+    cors_origins       = ["https://example.org"]
     snap_start         = true
     monthly_budget_usd = 100
     domain = {
@@ -108,12 +109,12 @@ run "everything_that_can_be_switched_on" {
   }
 
   assert {
-    condition     = aws_budgets_budget.this[0].limit_amount == "100.00"
-    error_message = "the budget is another"
+    condition     = aws_budgets_budget.this[0].limit_amount == "100.00" && one(aws_budgets_budget.this[0].cost_filter).values == tolist(["user:Project$kiln"])
+    error_message = "the budget is another, or counts something else"
   }
 
   assert {
-    condition     = aws_apigatewayv2_route.protected["$default"].authorization_type == "JWT" && aws_apigatewayv2_route.open["GET /health"].authorization_type == "NONE"
+    condition     = aws_apigatewayv2_route.protected["$default"].authorization_type == "JWT" && aws_apigatewayv2_route.open["GET /health"].authorization_type == "NONE" && aws_apigatewayv2_route.open["OPTIONS /{proxy+}"].authorization_type == "NONE"
     error_message = "the wrong routes ask for a token"
   }
 
