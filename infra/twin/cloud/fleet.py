@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -18,6 +19,7 @@ from infra.twin.cloud.targets import Target
 ACCOUNT_LIMIT = 32  # environments at a time; AWS gives an account 1,000 and more
 KEEP_IDLE_S = 120.0
 _REAP_EVERY_S = 1.0
+_STARTS_AT_A_TIME = 8
 
 
 class Launch(Protocol):
@@ -58,6 +60,9 @@ class Fleet:
         self._lock = threading.Lock()
         self._idle: dict[str, list[Environment]] = {}
         self._busy: Counter[str] = Counter()  # by function
+        # Linux tells a process of its parent's death when the thread ends that started it, and
+        # bubblewrap then ends the function (--die-with-parent): these threads stay.
+        self._starters = ThreadPoolExecutor(_STARTS_AT_A_TIME, "starter")
         self._closing = threading.Event()
         self._reaper = threading.Thread(target=self._reap, daemon=True)
         self._reaper.start()
@@ -115,6 +120,7 @@ class Fleet:
         threads = [self._close_later(environment) for environment in left]
         for thread in threads:
             thread.join()
+        self._starters.shutdown()
 
     def _start(self, target: Target) -> Environment:
         now = datetime.now(UTC)
@@ -136,8 +142,10 @@ class Fleet:
             "TZ": ":UTC",
             **target.environment,
         }
-        sandbox = Sandbox(lambda more: self._launch(target.digest, more), variables)
-        return Environment(sandbox, target, stream)
+        start = self._starters.submit(
+            Sandbox, lambda more: self._launch(target.digest, more), variables
+        )
+        return Environment(start.result(), target, stream)
 
     def _close_later(self, environment: Environment) -> threading.Thread:
         thread = threading.Thread(target=environment.sandbox.close, daemon=True)

@@ -24,6 +24,14 @@ serve(handler)
 """
 
 
+_DIES_WITH_ITS_PARENT = """
+import ctypes, signal
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+serve(lambda event, head: {"pid": os.getpid()})
+"""
+
+
 def pids(cloud: Cloud, event: Any, count: int) -> set[int]:
     with ThreadPoolExecutor(count) as pool:
         calls = [pool.submit(invoke, cloud, event=event) for _ in range(count)]
@@ -74,6 +82,15 @@ def test_a_warm_environment_is_used_again_and_one_call_has_it_at_a_time(
     assert len({invoke(cloud)[1]["pid"] for _ in range(3)}) == 1
     assert len(pids(cloud, {"s": 0.5}, 3)) == 3
     assert len(functions.started) == 3
+
+
+def test_a_process_outlives_the_thread_that_asked_for_it(
+    cloud: Cloud, functions: Functions
+) -> None:
+    # Linux counts the end of the thread that started a process as its parent's death.
+    create(cloud, functions.push(cloud, _DIES_WITH_ITS_PARENT))
+    assert len({invoke(cloud)[1]["pid"] for _ in range(5)}) == 1
+    assert functions.started[0].poll() is None
 
 
 def test_an_idle_environment_is_ended(tmp_path: Path, functions: Functions) -> None:
