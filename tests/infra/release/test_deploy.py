@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
+from rich.console import Console
 
+from infra.release.commands import deploy, rollback, status
 from tests.infra.release.world import Result, World, alarm, raised, wait_until
 from tests.infra.twin.cloud.functions import client
 
@@ -324,6 +328,38 @@ def test_a_model_that_the_registry_has_not_promoted_is_refused(world: World) -> 
     assert (other.code, "is not champion" in other.data["error"]) == (1, True)
     put("ledger/00000002.json", {"aliases": {"champion": GOOD}})
     assert world.deploy(image).code == 0
+
+
+def test_people_read_what_happened_and_scripts_get_one_document(world: World) -> None:
+    world.create(world.push(GOOD))
+    image = world.push(OTHER)
+    quick = ("--strategy", "all-at-once")
+    for words, main, arguments in (
+        (("growing parts", "Dry run"), deploy.main, ("--image", image, "--dry-run")),
+        (
+            ("✓ identity", "smoke test", "PROMOTED"),
+            deploy.main,
+            (*quick, "--image", image, "--yes"),
+        ),
+        (("100 %  version 2", "promoted"), status.main, ()),
+        (("ROLLED BACK  version 1 answers",), rollback.main, ("--yes",)),
+    ):
+        out = Console(file=io.StringIO(), width=140)
+        standard = ["--env", "dev", "--config", str(world.config)]
+        if main is deploy.main:
+            standard += ["--golden", "none"]
+        code = main([*standard, *arguments], out, out, world.open)
+        printed: Any = out.file
+        assert code == 0, printed.getvalue()
+        assert all(word in printed.getvalue() for word in words), printed.getvalue()
+
+
+def test_without_a_person_there_a_deploy_needs_yes(world: World) -> None:
+    image = world.push(GOOD)
+    world.create(image)
+    result = world.run(deploy.main, "--image", image, "--golden", "none")
+    assert (result.code, "say so with --yes" in result.data["error"]) == (2, True)
+    assert world.ledger() == []
 
 
 def test_status_says_where_the_traffic_goes_and_why(world: World) -> None:

@@ -1,0 +1,79 @@
+"""Golden images: one file, each image once a release, and what both versions make of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.release.aws import Aws
+from infra.release.errors import ReleaseError
+from infra.release.function import LambdaFunction
+from infra.release.golden import GoldenImage, GoldenSet, read_golden_set, write_golden_set
+from infra.release.replay import replay
+from tests.infra.release.world import World
+from tests.infra.twin.cloud.functions import client, publish
+
+GOOD, OTHER = "a" * 64, "b" * 64
+IMAGES = [GoldenImage(f"cat:{number}".encode(), "cat") for number in range(40)]
+
+images = st.builds(GoldenImage, st.binary(max_size=20), st.text(max_size=5))
+
+
+@given(st.lists(images, max_size=20), st.text(max_size=10))
+def test_a_golden_set_comes_back_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, written: list[GoldenImage], name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("golden")
+    for file in ("one.zip", "two.zip"):
+        write_golden_set(folder / file, name, written)
+    assert read_golden_set(folder / "one.zip") == GoldenSet(name, tuple(written))
+    assert (folder / "one.zip").read_bytes() == (folder / "two.zip").read_bytes()
+
+
+def test_what_is_no_golden_set_is_named(tmp_path: Path) -> None:
+    (tmp_path / "golden.zip").write_bytes(b"PK")
+    with pytest.raises(ReleaseError, match=r"golden\.zip is no golden set"):
+        read_golden_set(tmp_path / "golden.zip")
+
+
+@given(st.text(max_size=12), st.text(max_size=12))
+def test_every_release_asks_all_images_in_an_order_of_its_own(one: str, other: str) -> None:
+    golden = GoldenSet("made up", tuple(IMAGES))
+    order = golden.order(one)
+    assert sorted(order, key=IMAGES.index) == IMAGES
+    assert order == golden.order(one)
+    assert (order == golden.order(other)) == (one == other)
+
+
+def test_both_versions_are_compared_image_by_image(world: World) -> None:
+    world.create(world.push(GOOD))
+    candidate = publish(world.cloud, world.push(OTHER, wrong=0.5), world.name)
+    function = LambdaFunction(Aws(), world.name, "live")
+    found = replay(function, "1", candidate, IMAGES, 4, 30.0)
+    assert found.used == found.replay.images == 40
+    assert found.replay.both_right + found.replay.only_stable_right == 40
+    assert 5 < found.replay.only_stable_right < 35
+    reverse = replay(function, candidate, "1", IMAGES, 4, 30.0)
+    assert reverse.replay.only_canary_right > 0 == reverse.replay.only_stable_right
+
+
+def test_images_that_no_time_was_left_for_come_with_the_next_look(world: World) -> None:
+    world.create(world.push(GOOD))
+    function = LambdaFunction(Aws(), world.name, "live")
+    ticks = iter([0.0, *(1.0 for _ in range(7)), *(99.0 for _ in range(99))])
+    found = replay(function, "1", "1", IMAGES, 1, 10.0, clock=lambda: next(ticks))
+    assert found.used == found.replay.images == 7
+
+
+def test_calls_that_find_no_room_say_nothing_about_a_version(world: World) -> None:
+    world.create(world.push(GOOD, delay_s=0.05))
+    client(world.cloud, "lambda").put_function_concurrency(
+        FunctionName=world.name, ReservedConcurrentExecutions=1
+    )
+    function = LambdaFunction(Aws(), world.name, "live")
+    found = replay(function, "1", "1", IMAGES[:20], 6, 30.0)
+    assert found.used == 20
+    assert 0 < found.replay.both_right == found.replay.images < 20
