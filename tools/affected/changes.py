@@ -123,8 +123,13 @@ def affected(changes: Changes, query: Query, kind: str = RULES) -> list[str]:
     if changes.everything:
         return _rules("//...", kind, query)
     seeds = [*_quoted(changes.labels), *(f"//{package}:*" for package in changes.packages)]
-    for package in _packages_loading(changes.bzl, query):
-        _add(seeds, f"//{package}:*")
+    for file in changes.bzl:
+        packages = _packages_loading(file, query)
+        if not packages:  # then MODULE.bazel does, or what it loads
+            changes.everything.append(file)
+            return _rules("//...", kind, query)
+        for package in packages:
+            _add(seeds, f"//{package}:*")
     return _rules(f"rdeps(//..., set({' '.join(seeds)}))", kind, query) if seeds else []
 
 
@@ -137,9 +142,7 @@ def _quoted(labels: Iterable[str]) -> Iterator[str]:
     return (f'"{label}"' for label in labels)
 
 
-def _packages_loading(bzl: Sequence[str], query: Query) -> list[str]:
-    if not bzl:
-        return []
-    files = query(f"rbuildfiles({', '.join(bzl)})")
+def _packages_loading(bzl: str, query: Query) -> list[str]:
+    files = query(f"rbuildfiles({bzl})")
     labels = [label for label in files if label.startswith("//") and label.endswith(f":{BUILD}")]
     return sorted({label[2:].rpartition(":")[0] for label in labels})

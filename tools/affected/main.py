@@ -2,7 +2,8 @@
 
 Compared are the commit where the branch left --base, and the files on disk (or --head). A changed
 source file reaches what depends on it; a changed BUILD or .bzl file, or one that went, all targets
-of the packages concerned; the lock, MODULE.bazel, .bazelrc and the like reach everything.
+of the packages concerned; the lock, MODULE.bazel, what it loads, .bazelrc and the like everything.
+Not seen are programs that repository rules run (ml/data/fetch.py): what they deliver is pinned.
 
   bazel run //tools:affected                                   a summary, against origin/main
   bazel run //tools:affected -- --base HEAD~1 --json

@@ -55,13 +55,14 @@ def write(clone: Path, name: str, text: str = "changed\n") -> None:
 class Graph:
     """Answers like Bazel for a graph of two packages, and remembers what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, loaded: bool = True) -> None:
         self.asked: list[str] = []
+        self.loaded = loaded
 
     def __call__(self, expression: str) -> Sequence[str]:
         self.asked.append(expression)
         if expression.startswith("rbuildfiles"):
-            return ["//serve:BUILD.bazel", "@elsewhere//:BUILD.bazel"]
+            return ["//serve:BUILD.bazel", "@elsewhere//:BUILD.bazel"] if self.loaded else []
         return ["//serve:b", "//serve:a", "//serve:a"]
 
 
@@ -131,6 +132,15 @@ def test_a_build_file_reaches_all_of_its_package(clone: Path) -> None:
 def test_a_starlark_file_reaches_the_packages_that_load_it(clone: Path) -> None:
     write(clone, "tools/rule.bzl", "# changed\n")
     assert seeds(ask(clone)[1]) == {"//serve:*"}
+
+
+def test_a_starlark_file_of_a_module_extension_reaches_everything(clone: Path) -> None:
+    write(clone, "tools/rule.bzl", "# changed\n")
+    changes = classify(changed_files("main", None, str(clone)), lambda n: (clone / n).exists())
+    graph = Graph(loaded=False)
+    affected(changes, graph)
+    assert changes.everything == ["tools/rule.bzl"]
+    assert 'kind("rule", //...)' in graph.asked[-1]
 
 
 @pytest.mark.parametrize(
