@@ -50,7 +50,7 @@ exit codes: 0 done or nothing to do, 1 Terraform or AWS refused, 2 bad input, 10
 def main(arguments: Sequence[str], out: Console, errors: Console) -> int:
     """Runs one command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    log = errors if options.json else out
+    log = errors if options.json or options.command == "output" else out
     try:
         code, data = _run(options, log)
     except TerraformError as exc:

@@ -44,11 +44,11 @@ def show_plan(plan: Plan, title: str, console: Console) -> None:
         console.print(f"{escape(title)}: [green]no changes[/], everything is as written")
         return
     table = Table(title=escape(title), title_justify="left")
-    for name in ("", "action", "resource", "why"):
+    for name in ("", "action", "resource"):
         table.add_column(name, overflow="fold")
-    for change in plan.changes:
-        row = (_MARKS[change.action], change.action, escape(change.address), escape(change.reason))
-        table.add_row(*row)
+    for change in sorted(plan.changes, key=lambda change: change.address):
+        why = f" [dim]{escape(change.reason)}[/]" if change.reason else ""
+        table.add_row(_MARKS[change.action], change.action, escape(change.address) + why)
     if plan.changes:
         console.print(table)
     counts = ", ".join(f"{number} to {action}" for action, number in plan.counts.items())

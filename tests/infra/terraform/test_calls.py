@@ -143,5 +143,14 @@ def test_a_release_calls_what_it_may_and_nothing_else(
     assert may - called == set(NOT_SEEN), "the policy allows what no release calls"
 
 
+def test_the_policies_of_a_role_fit_into_it(policies: dict[str, str]) -> None:
+    """AWS takes 10,240 characters for all of a role's own policies, blanks apart."""
+    sizes: dict[str, int] = {}
+    for name, document in policies.items():
+        role = name.partition("/")[0]
+        sizes[role] = sizes.get(role, 0) + len("".join(document.split()))
+    assert max(sizes.values()) <= 10_240, sizes
+
+
 def _no_launch(digest: str, environment: Mapping[str, str]) -> Popen[bytes]:
     raise AssertionError("nobody calls a function here")

@@ -61,6 +61,14 @@ def test_bad_input_is_told_apart_from_a_refusal(
     assert words in errors
 
 
+def test_outputs_alone_are_in_the_answer(tmp_path: Path) -> None:
+    program = tmp_path / "terraform"
+    program.write_text('#!/bin/sh\n[ "$1" = init ] || echo \'{"a": {"value": [1]}}\'\n')
+    program.chmod(0o755)
+    code, out, _ = run("output", "registry")
+    assert (code, json.loads(out)) == (0, {"a": [1]})
+
+
 def test_variables_are_json_or_text(tmp_path: Path) -> None:
     fake_terraform(tmp_path, [], 0)
     run("plan", "github", "--var", "repository=owner/name", "--var", 'environments=["dev"]')
