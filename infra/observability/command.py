@@ -37,6 +37,7 @@ from infra.observability.stack.local import Ports, Stack, local_stack
 from infra.observability.stack.programs import StackError
 
 FAILED, BAD_INPUT = 1, 2  # exit codes
+_BUDGETS = "kiln:error_budget:remaining"
 _SERVE = "./tools/bazel run //serve:api"
 
 
@@ -77,8 +78,9 @@ def _run_local(
     with local_stack(_folder(options), environ, ports, retention=options.retention) as stack:
         _show(_links(stack), stack.otlp, console)
         console.print(
-            "Not here: Grafana, Tempo and Loki, which are in no package registry; traces and logs "
-            "go nowhere.\nDashboards as a picture: ./tools/bazel run //infra/observability:picture "
+            "Not here: Grafana, Tempo and Loki, which are in no package registry, and the pages of "
+            "Prometheus, which Debian leaves out. Traces and logs go nowhere.\n"
+            "Dashboards as a picture: ./tools/bazel run //infra/observability:picture "
             f"-- --prometheus {stack.prometheus}",
             highlight=False,
             soft_wrap=True,
@@ -93,9 +95,10 @@ def _run_local(
 def _links(stack: Stack) -> list[tuple[str, str, str]]:
     return [
         ("collector", "OTLP over HTTP", stack.otlp),
-        ("Prometheus", "queries", f"{stack.prometheus}/query"),
-        ("", "alerts", f"{stack.prometheus}/alerts"),
-        ("", "rules as JSON", f"{stack.prometheus}/api/v1/rules"),
+        # Debian builds both without their pages.
+        ("Prometheus", "error budgets", f"{stack.prometheus}/api/v1/query?query={_BUDGETS}"),
+        ("", "alerts", f"{stack.prometheus}/api/v1/alerts"),
+        ("", "rules", f"{stack.prometheus}/api/v1/rules"),
         ("Alertmanager", "what was sent", f"{stack.alertmanager}/api/v2/alerts"),
     ]
 

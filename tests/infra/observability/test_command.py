@@ -43,6 +43,9 @@ def test_the_local_stack_runs_until_ctrl_c_and_then_nothing_listens(tmp_path: Pa
     addresses = set(re.findall(r"http://(127\.0\.0\.1:\d+)", said))
     assert len(addresses) == 3
     assert all(answers(address) for address in addresses)
+    links = re.findall(r"http://\S+/api/\S+", said)
+    assert len(links) == 4
+    assert all(answers(link) for link in links), links
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=60)
     assert "ended; data is kept" in rest
