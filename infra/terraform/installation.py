@@ -14,6 +14,10 @@ from infra.terraform.errors import TerraformError, TerraformMissing
 PROGRAM_VARIABLE = "KILN_TERRAFORM"
 PLUGINS_VARIABLE = "KILN_TERRAFORM_PLUGINS"
 INSTALL = "https://developer.hashicorp.com/terraform/install (1.11 or newer)"
+NO_MIRROR = (
+    "No mirror of providers was found here. Where the registry is out of reach, fill one "
+    f"with `terraform providers mirror FOLDER` elsewhere, and name it in {PLUGINS_VARIABLE}"
+)
 
 _CLI_CONFIG = "TF_CLI_CONFIG_FILE"
 _PROVIDER = "registry.terraform.io/hashicorp/aws"

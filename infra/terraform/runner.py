@@ -24,8 +24,8 @@ from typing import Any
 from rich.console import Console
 
 from infra.terraform.changes import Change, Plan, parse_change
-from infra.terraform.errors import TerraformError
-from infra.terraform.installation import Installation, find_installation
+from infra.terraform.errors import TerraformError, TerraformFailed
+from infra.terraform.installation import NO_MIRROR, Installation, find_installation
 from infra.terraform.show import following
 from infra.terraform.sources import ENVIRONMENTS, ROOTS, alone, copy_root, variable_files
 from infra.terraform.state import State
@@ -100,8 +100,13 @@ class Root:
         options = self.state.options(self.name, self.environment, self.process.folder)
         if mirror:
             options.append(f"-plugin-dir={mirror}")
-        with self._running("preparing") as follow:
-            self.process.stream("init", "-json", "-reconfigure", *options, on_event=follow)
+        try:
+            with self._running("preparing") as follow:
+                self.process.stream("init", "-json", "-reconfigure", *options, on_event=follow)
+        except TerraformFailed as exc:
+            if mirror or "provider packages" not in str(exc):
+                raise
+            raise TerraformFailed(f"{exc}\n{NO_MIRROR}") from exc
 
     def plan(self, *, destroy: bool = False) -> Plan:
         """What `apply` would do: compares sources, state and AWS.

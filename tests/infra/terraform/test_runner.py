@@ -119,6 +119,12 @@ def test_words_that_are_no_json_are_told_too(tmp_path: Path) -> None:
         root(tmp_path, ["panic: the provider died"], code=11).plan()
 
 
+def test_without_registry_and_mirror_it_says_what_to_do(tmp_path: Path) -> None:
+    lines = [error("Failed to query available provider packages", detail="no such host")]
+    with pytest.raises(TerraformFailed, match="KILN_TERRAFORM_PLUGINS"):
+        root(tmp_path, lines, code=1).init()
+
+
 def test_a_locked_state_says_how_to_free_it(tmp_path: Path) -> None:
     lines = [error("Error acquiring the state lock", detail="Lock Info:\n  ID: 1234")]
     with pytest.raises(StateLocked, match="force-unlock") as e:
