@@ -51,6 +51,7 @@ class Measured:
     statuses: Mapping[int, int]  # of those that failed; 0 where the connection broke
     canary_calls: int
     canary_failed: int
+    canary_errors: Mapping[str, int]  # by type, as Lambda names them
     first_canary_s: float | None
     rollback_s: float | None  # from the first canary request until the alias led back
     alert_s: float | None  # likewise, until a subscriber was told
@@ -74,6 +75,7 @@ def measure(release: Release, traffic: Traffic) -> Measured:
         dict(Counter(answer.status for answer in answers if failed(answer))),
         len(calls),
         sum(call.error is not None for call in calls),
+        dict(Counter(call.error for call in calls if call.error)),
         first,
         None if release.good or first is None or left is None else left - first,
         None if first is None or not alerts else max(alerts) - first,
@@ -114,7 +116,8 @@ def _of(release: Release, seen: Measured) -> Iterator[Finding]:
 def _failures(release: Release, seen: Measured) -> Finding:
     counted = f"{seen.failed:,} of {seen.requests:,} requests"
     if seen.failed:
-        listed = (f"{count} × {status or 'broken'}" for status, count in seen.statuses.items())
+        listed = [f"{count} × {status or 'broken'}" for status, count in seen.statuses.items()]
+        listed += [f"{count} × {kind}" for kind, count in seen.canary_errors.items()]
         counted += f" ({', '.join(listed)})"
     if not release.fails:
         return Finding(f"{release.name}: no request fails", seen.failed == 0, counted)

@@ -143,7 +143,7 @@ class DataPlane:
         try:
             sandbox = environment.sandbox
             if sandbox.init_s is None:
-                sandbox.wait_until_started()
+                sandbox.wait_until_started(target.timeout_s)
                 init_ms = (sandbox.init_s or 0.0) * 1e3
                 begun = time.monotonic()
             call.deadline_s = time.time() + target.timeout_s

@@ -59,8 +59,13 @@ class Sandbox:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def wait_until_started(self, limit_s: float = INIT_LIMIT_S) -> None:
-        """Raises FunctionError if it reports an error, ends, or takes too long."""
+    def wait_until_started(self, timeout_s: float) -> None:
+        """Raises FunctionError if it reports an error, ends, or takes too long.
+
+        Lambda begins anew after 10 s and gives that start the time of a call, `timeout_s`; here
+        the one start has both.
+        """
+        limit_s = INIT_LIMIT_S + timeout_s
         self._news.wait(limit_s)
         if self.api.waits.is_set():
             self.init_s = time.monotonic() - self._started

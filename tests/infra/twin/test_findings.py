@@ -60,6 +60,7 @@ def test_it_measures_from_the_first_canary_request(traffic: Traffic) -> None:
     numbers = measure(release(), traffic)
     assert (numbers.requests, numbers.failed, numbers.statuses) == (72, 2, {500: 2})
     assert (numbers.canary_calls, numbers.canary_failed) == (12, 2)
+    assert numbers.canary_errors == {"Runtime.ExitError": 2}
     assert numbers.rollback_s == pytest.approx(12)
     assert numbers.alert_s == pytest.approx(13)
 
