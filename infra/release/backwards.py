@@ -59,8 +59,7 @@ def roll_back_to(
     Raises:
         NotVerified: callers are not answered by that version in time.
     """
-    decision = _decision(who, version, why, function, journal, clock)
-    journal.append(decision)
+    decision = journal.insist(lambda: _decision(who, version, why, function, journal, clock))
     start = clock.now()
     function.point(version, {})
     timeline.event(f"traffic: {Alias(version)}", "cyan")

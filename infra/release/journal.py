@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,8 @@ from infra.release.clock import Clock, iso
 from infra.release.errors import LeaseLost
 from infra.release.ledger import Decision, Kind, Ledger, Record
 from infra.release.progress import Progress, newest
+
+_TRIES = 5  # a run that lost the lease writes one record more at most
 
 
 class Journal:
@@ -50,6 +53,20 @@ class Journal:
             except LeaseLost:  # the other run was faster by one record
                 self._read()
         return False
+
+    def insist(self, decide: Callable[[], Decision]) -> Decision:
+        """Commits what `decide` says, even if a run that just lost the lease writes meanwhile.
+
+        Raises:
+            LeaseLost: somebody else goes on writing.
+        """
+        for _ in range(_TRIES):
+            with suppress(LeaseLost):
+                self.append(decision := decide())
+                return decision
+            self._read()
+        self.append(decision := decide())
+        return decision
 
     @staticmethod
     def new_release() -> str:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
+from infra.release.clock import WallClock
 from infra.release.errors import LeaseLost, Refused, ReleaseError
+from infra.release.journal import Journal
 from infra.release.lease import Lease
 from infra.release.ledger import Ledger
 from infra.release.objects import Objects
@@ -86,6 +88,19 @@ def test_rollbacks_go_back_further_each_time(objects: Objects) -> None:
     # Killed before the end was written: the alias is at 2 already, and further back is 1.
     assert live_before(records, "2") == "1"
     assert live_before([], "1") is None
+
+
+def test_who_took_the_lease_is_heard_though_the_other_writes_once_more(objects: Objects) -> None:
+    Ledger(objects).append(decision(evidence={"strategy": "canary"}))
+    late = Ledger(objects)
+    late.records()
+    journal = Journal(Ledger(objects), "ann", WallClock())
+    late.append(decision("publish"))
+
+    said = journal.insist(lambda: decision("roll back", why=f"after {len(journal.records)}"))
+
+    assert said.why == "after 2"
+    assert [r.decision.kind for r in Ledger(objects).records()][-2:] == ["publish", "roll back"]
 
 
 def test_one_holds_the_lease_and_others_are_told_who(objects: Objects) -> None:
