@@ -2,7 +2,7 @@
 
 uvicorn ends connections that are idle between requests; one that sends its headers a byte at a
 time, or none at all, would stay for ever, and so would one that goes on with a body which was
-refused. Bodies are timed by serve/bodies.py.
+refused. Bodies are timed by serve/bodies.py. Connections are counted for serve/accepting.py.
 """
 
 import asyncio
@@ -10,18 +10,25 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serve.accepting import Tally
+
 
 class ImpatientProtocol(HttpToolsProtocol):
     """Closes connections whose first byte or whose headers do not come."""
 
     head_timeout_s = 10.0
+    tally: Tally | None = None
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_head()
+        if self.tally is not None:
+            self.tally.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.tally is not None:
+            self.tally.closed()
         self._head_is_here()
         super().connection_lost(exc)
 

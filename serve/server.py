@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from serve.accepting import own_tally, share_tally
 from serve.contract.artifact import ArtifactError
 from serve.http_protocol import ImpatientProtocol
 from serve.model_path import model_path, read_model
@@ -45,6 +46,7 @@ def application() -> "Starlette":
     watch_traffic(telemetry, settings, predictor.metadata)
     app = create_app(predictor, settings, observer=telemetry.observer, at_end=telemetry.close)
     ImpatientProtocol.head_timeout_s = settings.head_timeout_ms / 1e3
+    ImpatientProtocol.tally = own_tally()
     gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
     return app
 
@@ -70,13 +72,15 @@ def main() -> int:
     logger.info("serving, API at /docs", extra=facts)
     # A lone process hands the signal on when it is done, and would seem to have been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if settings.processes > 1:
+        share_tally(settings.processes)
     uvicorn.run(
         "serve.server:application",
         factory=True,
         host=settings.host,
         port=settings.port,
         workers=settings.processes,
-        loop="uvloop",
+        loop="serve.accepting:EvenLoop",
         http=ImpatientProtocol,
         ws="none",
         access_log=False,
