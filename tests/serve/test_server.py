@@ -81,7 +81,7 @@ def test_a_process_that_dies_is_replaced_and_the_others_go_on() -> None:
 
 
 def test_processes_have_equal_shares_of_the_callers_who_stay() -> None:
-    with running(workers=2) as server, ExitStack() as callers:
+    with running(workers=2, KILN_HEAD_TIMEOUT_MS="600000") as server, ExitStack() as callers:
         until(lambda: tally(server) == [0, 0])
         for number in range(1, 41):
             call_and_wait(server, callers, number)
@@ -92,7 +92,7 @@ def test_processes_have_equal_shares_of_the_callers_who_stay() -> None:
 
 
 def test_the_share_of_a_process_that_died_goes_to_its_successor() -> None:
-    with running(workers=2) as server, ExitStack() as callers:
+    with running(workers=2, KILN_HEAD_TIMEOUT_MS="600000") as server, ExitStack() as callers:
         until(lambda: tally(server) == [0, 0])
         for number in range(1, 9):
             call_and_wait(server, callers, number)
