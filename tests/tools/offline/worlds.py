@@ -15,10 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from tools.provision.bazel import MODULES
+
 _LABEL = re.compile(
     r"@@?(?P<repo>[A-Za-z][\w.~+-]*)//(?P<package>[\w./+-]*)(:(?P<target>[\w./+-]+))?"
 )
 _BUILT_IN = frozenset({"bazel_tools"})  # part of Bazel itself, the same in both worlds
+# Debian packages them with its Bazel; that they have what we use, only a build with them shows.
+PROVISIONED = frozenset(MODULES)
 
 
 @dataclass(frozen=True, order=True)
@@ -308,6 +312,8 @@ class Offline:
     def offers(self, use: Use) -> bool:
         if use.module in self.hubs:
             return self.hubs.offers(use)
+        if use.module in PROVISIONED:
+            return True
         path = self.adaptors / use.module / use.file.removeprefix("//").replace(":", "/")
         if use.target or not path.is_file():
             return False
