@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+
 import pytest
 
 from infra.twin.cloud.cloud import Cloud
 from infra.twin.cloud.repairs import percentile
 from tests.infra.twin.cloud.functions import Functions, client, create, publish
+
+
+def asked(cloud: Cloud, where: Sequence[dict[str, str]], stat: str) -> float | None:
+    """A statistic of the metric `size` with these dimensions."""
+    metric = {"Namespace": "Kiln", "MetricName": "size", "Dimensions": list(where)}
+    now = datetime.now(UTC)
+    (found,) = client(cloud, "cloudwatch").get_metric_data(
+        StartTime=now - timedelta(minutes=5),
+        EndTime=now + timedelta(minutes=1),
+        MetricDataQueries=[
+            {"Id": "a", "MetricStat": {"Metric": metric, "Period": 600, "Stat": stat}}
+        ],
+    )["MetricDataResults"]
+    return found["Values"][0] if found["Values"] else None
 
 
 def test_an_update_leaves_the_image_of_published_versions_alone(
@@ -30,6 +48,22 @@ def test_a_function_cannot_have_an_image_that_is_not_in_the_registry(
     image = functions.push(cloud, "serve(lambda event, head: 1)")
     with pytest.raises(Exception, match="ImageNotFound"):
         create(cloud, image[:-4] + "0000")
+
+
+def test_cloudwatch_answers_percentiles_of_values_that_were_sent_one_by_one(cloud: Cloud) -> None:
+    api, where = client(cloud, "cloudwatch"), [{"Name": "service", "Value": "kiln"}]
+    for value in range(10, 0, -1):
+        datum = {"MetricName": "size", "Value": float(value), "Dimensions": where}
+        api.put_metric_data(Namespace="Kiln", MetricData=[datum])
+    assert [asked(cloud, where, stat) for stat in ("p50", "p99.9", "Sum")] == [5, 10, 55]
+
+
+def test_a_metric_is_found_in_whichever_order_its_dimensions_are_named(cloud: Cloud) -> None:
+    pairs = (("route", "/a"), ("service", "z"), ("version", "2"))
+    where = [{"Name": name, "Value": value} for name, value in pairs]
+    datum = {"MetricName": "size", "Value": 3.0, "Dimensions": where}
+    client(cloud, "cloudwatch").put_metric_data(Namespace="Kiln", MetricData=[datum])
+    assert [asked(cloud, order, "Sum") for order in permutations(where)] == [3.0] * 6
 
 
 def test_percentiles_are_the_nearest_rank() -> None:
