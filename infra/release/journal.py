@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from infra.release.clock import Clock, iso
 from infra.release.errors import LeaseLost
 from infra.release.ledger import Decision, Kind, Ledger, Record
 from infra.release.progress import Progress, newest
 
-_TRIES = 5  # a run that lost the lease writes one record more at most
+_MORE_TRIES = 5  # a run that lost the lease writes one record more at most
+
+_Said = TypeVar("_Said", Decision, Decision | None)
 
 
 class Journal:
@@ -46,13 +47,13 @@ class Journal:
     def go_on(self) -> bool:
         """Continues the release that has not ended: a run that still thinks it is its own can write
         nothing behind this record. False if that run has just ended it."""
-        while self.unfinished:
-            try:
-                self.write("go on", self.records[-1].decision.weights)
-                return True
-            except LeaseLost:  # the other run was faster by one record
-                self._read()
-        return False
+
+        def decide() -> Decision | None:
+            if self.unfinished is None:
+                return None
+            return self.decision("go on", self.records[-1].decision.weights)
+
+        return self._commit(decide, math.inf) is not None
 
     def insist(self, decide: Callable[[], Decision]) -> Decision:
         """Commits what `decide` says, even if a run that just lost the lease writes meanwhile.
@@ -60,13 +61,7 @@ class Journal:
         Raises:
             LeaseLost: somebody else goes on writing.
         """
-        for _ in range(_TRIES):
-            with suppress(LeaseLost):
-                self.append(decision := decide())
-                return decision
-            self._read()
-        self.append(decision := decide())
-        return decision
+        return self._commit(decide, _MORE_TRIES)
 
     @staticmethod
     def new_release() -> str:
@@ -155,6 +150,19 @@ class Journal:
             why=why,
             evidence=finite(evidence or {}),
         )
+
+    def _commit(self, decide: Callable[[], _Said], more_tries: float) -> _Said:
+        """What `decide` says of the ledger as it is by then, unless that is nothing."""
+        while (decision := decide()) is not None:
+            try:
+                self.append(decision)
+                break
+            except LeaseLost:  # the other run was faster by one record
+                if more_tries < 1:
+                    raise
+                more_tries -= 1
+                self._read()
+        return decision
 
     def _read(self) -> None:
         self.records: list[Record] = self._ledger.records()
