@@ -24,9 +24,9 @@ from ml.benchmark_rounds import Benchmark, measure_rounds
 from ml.benchmark_table import print_table
 from ml.files import write_whole
 from ml.inputs import BUNDLED, user_path
-from ml.options import terminal
 from ml.plots import to_png, to_svg
 from ml.trained import TrainedError, calibration_images, load_network
+from tools.terminal import terminal
 
 BATCHES = (1, 8, 32, 128)
 _BUNDLED = (BUNDLED, BUNDLED.with_name("model.int8.onnx"))

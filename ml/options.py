@@ -1,8 +1,6 @@
-"""What the programs' options and terminals have in common."""
+"""What the programs' options have in common."""
 
 from argparse import ArgumentTypeError
-
-from rich.console import Console
 
 
 def count(text: str) -> int:
@@ -17,9 +15,3 @@ def share(text: str) -> float:
     if not 0 < (number := float(text)) < 1:
         raise ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
     return number
-
-
-def terminal(width: int = 120) -> Console:
-    """As wide as it is; into a file or a pipe `width` columns, so that tables are not folded."""
-    console = Console()
-    return console if console.is_terminal else Console(width=width)

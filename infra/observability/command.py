@@ -35,6 +35,7 @@ from infra.observability.stack.alertmanager import RoutingError
 from infra.observability.stack.containers import ContainerPorts, Containers, missing_engine
 from infra.observability.stack.local import Ports, Stack, local_stack
 from infra.observability.stack.programs import StackError
+from tools.terminal import terminal
 
 FAILED, BAD_INPUT = 1, 2  # exit codes
 _BUDGETS = "kiln:error_budget:remaining"
@@ -175,5 +176,4 @@ def _options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=120)))
+    sys.exit(main(sys.argv[1:], terminal()))

@@ -29,6 +29,7 @@ from infra.observability.dashboards.panels import Dashboard, Panel
 from infra.observability.drawing import draw
 from infra.observability.prometheus_client import PrometheusClient, PrometheusError
 from infra.observability.stack.programs import StackError
+from tools.terminal import terminal
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 # What the README shows: (dashboard, title).
@@ -136,5 +137,4 @@ def _options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=120)))
+    sys.exit(main(sys.argv[1:], terminal()))

@@ -20,6 +20,7 @@ from infra.terraform.runner import Root
 from infra.terraform.show import show_plan
 from infra.terraform.sources import ENVIRONMENTS, ROOTS
 from infra.terraform.state import LocalState, State, parse_state
+from tools.terminal import terminal
 
 CHANGES = 10  # exit code of `plan`: there is something to apply
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
@@ -160,10 +161,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=140)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], _console(stderr=False), _console(stderr=True)))
+    sys.exit(main(sys.argv[1:], terminal(140), terminal(140, stderr=True)))

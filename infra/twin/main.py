@@ -29,6 +29,7 @@ from infra.twin.publishing import NotPushed
 from infra.twin.story import Failed, Narrator, Platform
 from infra.twin.traffic import Traffic
 from tools.debian.program import ProgramMissing
+from tools.terminal import terminal
 
 KEPT, BROKEN, UNUSABLE = 0, 1, 2
 
@@ -36,13 +37,12 @@ KEPT, BROKEN, UNUSABLE = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)  # leave no registry behind
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    narrator = Narrator(console)
+    narrator = Narrator(terminal(140))
     try:
         with tempfile.TemporaryDirectory(prefix="kiln-twin-") as folder:
             return run(options, Path(folder), narrator)
     except (Failed, NotPushed, ProgramMissing, TerraformError) as error:
-        Console(stderr=True).print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
+        terminal(140, stderr=True).print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return UNUSABLE
     except KeyboardInterrupt:
         return 130

@@ -29,7 +29,8 @@ from ml.behaviour.data_checks import class_counts, find_duplicates
 from ml.behaviour.report import DataFacts, print_checks, print_data, write_findings
 from ml.data.cifar10 import CLASSES, DatasetError
 from ml.inputs import Labelled, cifar10, model_path, user_path
-from ml.options import count, terminal
+from ml.options import count
+from tools.terminal import terminal
 
 FAILED, BAD_INPUT = 3, 2
 _BATCH = 200

@@ -30,7 +30,6 @@ from ml.commands.source import Source, SourceError, open_source, user_path
 from ml.data.cifar10 import DatasetError
 from ml.evaluation import Evaluation
 from ml.export import PARITY_TOLERANCE, ExportReport, ParityError, export_artifact
-from ml.options import terminal
 from ml.quantise import (
     ACCURACY_TOLERANCE,
     AccuracyError,
@@ -38,6 +37,7 @@ from ml.quantise import (
     quantise_artifact,
 )
 from serve.contract.artifact import ArtifactMetadata
+from tools.terminal import terminal
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
 

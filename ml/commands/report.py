@@ -19,8 +19,8 @@ from ml.build.card_page import to_html, to_markdown
 from ml.commands.finished import UNUSABLE, Finished, FinishedError, card_facts, open_finished
 from ml.commands.source import user_path
 from ml.files import write_whole
-from ml.options import terminal
 from ml.run_report import draw_run
+from tools.terminal import terminal
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
 

@@ -24,8 +24,9 @@ from ml.drift.log import read_log
 from ml.drift.observed import InputError, Observed, counted, observe
 from ml.drift.report import Comparison, print_comparison, write_comparison
 from ml.inputs import cifar10, model_path, user_path
-from ml.options import count, share, terminal
+from ml.options import count, share
 from serve.contract.drift import DEFAULT_LIMITS, Limits, compare
+from tools.terminal import terminal
 
 EXIT_CODES = {"no drift": 0, "drift": 3, "too little evidence": 4}
 BAD_INPUT = 2

@@ -27,9 +27,10 @@ from ml.drift.online import Detection, Silence, measure_online
 from ml.drift.online_figure import online_figure
 from ml.files import write_whole
 from ml.inputs import model_path, user_path
-from ml.options import count, share, terminal
+from ml.options import count, share
 from ml.plots import to_png, to_svg
 from serve.contract.drift_watch import WatchLimits
+from tools.terminal import terminal
 
 
 def main(arguments: Sequence[str], console: Console) -> int:

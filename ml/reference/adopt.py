@@ -39,9 +39,9 @@ from ml.commands.finished import (
 from ml.commands.source import user_path
 from ml.export import PARITY_TOLERANCE
 from ml.files import write_whole
-from ml.options import terminal
 from ml.quantise import ACCURACY_TOLERANCE, AccuracyError
 from serve.contract.artifact import ArtifactMetadata
+from tools.terminal import terminal
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
 MIN_ACCURACY = 0.94

@@ -18,6 +18,7 @@ from ml.registry.answer import Answer, Progress
 from ml.registry.errors import RegistryError
 from ml.registry.model_registry import Registry
 from ml.registry.options import parser
+from tools.terminal import terminal
 
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
 
@@ -79,10 +80,5 @@ def _location(options: argparse.Namespace) -> str:
     return str(options.registry or os.environ.get("KILN_REGISTRY") or default)
 
 
-def _console(file: int) -> Console:
-    console = Console(stderr=file == 2)
-    return console if console.is_terminal else Console(stderr=file == 2, width=140)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], _console(1), _console(2)))
+    sys.exit(main(sys.argv[1:], terminal(140), terminal(140, stderr=True)))

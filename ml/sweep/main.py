@@ -10,11 +10,11 @@ import optuna
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from ml.options import terminal
 from ml.sweep.compose import CONFIGS, configuration
 from ml.sweep.errors import SweepError
 from ml.sweep.plan import Plan, make_plan
 from ml.sweep.search import Search, SweepFailed
+from tools.terminal import terminal
 
 BAD_INPUT = 2  # exit code: nothing was trained
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C

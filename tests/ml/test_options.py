@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from ml.options import count, share, terminal
+from ml.options import count, share
 
 
 @pytest.mark.parametrize("text", ["0", "-3"])
@@ -19,8 +19,3 @@ def test_a_share_is_between_nothing_and_everything(text: str) -> None:
     with pytest.raises(ArgumentTypeError, match=f"between 0 and 1, got {text}"):
         share(text)
     assert share("0.25") == 0.25
-
-
-def test_a_pipe_is_as_wide_as_the_program_says(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal(200).print("x" * 150)
-    assert capsys.readouterr().out == "x" * 150 + "\n"

@@ -20,6 +20,7 @@ from infra.release.errors import INTERRUPTED, ReleaseError
 from infra.release.infrastructure import Infrastructure, TerraformService
 from infra.terraform.errors import TerraformError
 from infra.terraform.state import parse_state
+from tools.terminal import terminal
 
 ENVIRONMENTS = ("dev", "staging", "prod")
 EXIT_CODES = """\
@@ -153,11 +154,7 @@ def typed_path(text: str) -> Path:
 def entry(main: Callable[[Sequence[str], Console, Console], int]) -> NoReturn:
     """Runs a command as a process."""
     interrupt_by_sigterm()
-    # Wide where nobody looks.
-    found = [Console(), Console(stderr=True)]
-    wide = [Console(width=140), Console(stderr=True, width=140)]
-    out, errors = (a if a.is_terminal else b for a, b in zip(found, wide, strict=True))
-    sys.exit(main(sys.argv[1:], out, errors))
+    sys.exit(main(sys.argv[1:], terminal(140), terminal(140, stderr=True)))
 
 
 def _variables(given: Sequence[str]) -> dict[str, object]:

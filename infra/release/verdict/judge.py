@@ -25,6 +25,7 @@ from infra.release.verdict.engine import judge
 from infra.release.verdict.evidence import EvidenceError, parse_evidence
 from infra.release.verdict.policy import DEFAULT_POLICY, PolicyError, parse_policy
 from infra.release.verdict.show import show
+from tools.terminal import terminal
 
 EXIT_CODES = {"promote": 0, "hold": 10, "roll back": 20}
 BAD_INPUT = 2
@@ -84,5 +85,4 @@ def _options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=140)))
+    sys.exit(main(sys.argv[1:], terminal(140)))

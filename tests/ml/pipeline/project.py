@@ -150,7 +150,13 @@ def make_project(folder: Path, dataset: Path, *, real: Sequence[str] = ("prepare
         _copy(ROOT / name, path / name)
     for name in ("configs", ".dvc/plots"):
         shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("BUILD.bazel"))
-    for name in ("ml/network.py", "ml/evaluation.py", "ml/sweep.py", "serve/contract/values.py"):
+    for name in (
+        "ml/network.py",
+        "ml/evaluation.py",
+        "ml/sweep.py",
+        "serve/contract/values.py",
+        "tools/terminal.py",
+    ):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text("1\n")
     (path / "requirements_lock.txt").write_text("torch==1\n")

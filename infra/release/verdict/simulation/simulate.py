@@ -30,6 +30,7 @@ from infra.release.verdict.simulation.releases import Size
 from infra.release.verdict.simulation.scenarios import SCENARIOS
 from ml.data.cifar10 import DatasetError, locate
 from ml.files import write_whole
+from tools.terminal import terminal
 
 MODEL = Path(__file__).parents[4] / "ml" / "reference" / "model.onnx"
 
@@ -167,5 +168,4 @@ def _options() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    terminal = Console()
-    sys.exit(main(sys.argv[1:], terminal if terminal.is_terminal else Console(width=160)))
+    sys.exit(main(sys.argv[1:], terminal(160)))
