@@ -23,7 +23,6 @@ def choose_version(function: LambdaFunction, journal: Journal, to: str | None) -
     Raises:
         ReleaseError: there is no such version.
     """
-    published = function.versions()
     newest = journal.records[-1].decision if journal.records else None
     if to is None and newest and newest.kind == "roll back":  # it was decided, and not finished
         to = newest.from_version
@@ -33,12 +32,9 @@ def choose_version(function: LambdaFunction, journal: Journal, to: str | None) -
     if to is None:
         raise ReleaseError(
             "the ledger knows no version before this one: name one with --to; there are "
-            f"{', '.join(published) or 'none'}"
+            f"{', '.join(function.versions()) or 'none'}"
         )
-    if to not in published:
-        raise ReleaseError(
-            f"version {to} of {function.name} does not exist: there are {', '.join(published)}"
-        )
+    function.demand(to)
     return to
 
 

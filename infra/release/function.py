@@ -96,6 +96,18 @@ class LambdaFunction:
             found = [item["Version"] for page in pages for item in page["Versions"]]
         return sorted((version for version in found if version.isdecimal()), key=int)
 
+    def demand(self, version: str) -> None:
+        """Passes if it is published.
+
+        Raises:
+            ReleaseError: it is not.
+        """
+        if version not in (there := self.versions()):
+            raise ReleaseError(
+                f"version {version} of {self.name} does not exist: there are "
+                f"{', '.join(there) or 'none'}"
+            )
+
     def publish(self, digest: str) -> str:
         """The version of what Terraform deployed, which must be this image.
 

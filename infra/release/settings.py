@@ -125,6 +125,8 @@ def read_settings(env: str, file: Path | None = None) -> Settings:
             f"{path} cannot be read ({exc.strerror}): environments with a file are {there}; "
             "--config names another"
         ) from exc
+    except UnicodeDecodeError as exc:
+        raise ReleaseError(f"{path}: expected TOML in UTF-8 ({exc})") from exc
     try:
         return parse_settings(text)
     except ReleaseError as exc:
@@ -185,7 +187,8 @@ def _read(kind: Any, found: Any, place: str, parts: Mapping[str, Any] | None = N
     defaults = {f.name: getattr(kind(), f.name) for f in fields(kind) if f.name not in parts}
     for name, value in values.items():
         at = f"{place}.{name}" if place else name
-        _demand(name in defaults, at, f"one of {', '.join(defaults)}", "an unknown key")
+        known = (*defaults, *(_TABLES if kind is Settings else ()))
+        _demand(name in defaults, at, f"one of {', '.join(known)}", "an unknown key")
         values[name] = _value(at, value, defaults[name])
     for name, choices in _CHOICES.items():
         if name in values:
@@ -193,6 +196,7 @@ def _read(kind: Any, found: Any, place: str, parts: Mapping[str, Any] | None = N
     return kind(**values, **parts)
 
 
+_TABLES = (*STRATEGIES, "golden", "preflight", "verdict")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "strategy": STRATEGIES,
     "on_hold": get_args(OnHold),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -113,8 +114,11 @@ def run(
     log = errors if options.json else out
     terminal = Terminal(out, log, options.json, options.yes)
     try:
-        if options.env is None:
-            raise ReleaseError(f"which environment? --env {', '.join(ENVIRONMENTS)}, or KILN_ENV")
+        if options.env not in ENVIRONMENTS:  # argparse looks at no default
+            there = f", which is {options.env!r}" if options.env else ""
+            raise ReleaseError(
+                f"which environment? --env {', '.join(ENVIRONMENTS)}, or KILN_ENV{there}"
+            )
         answer = handler(options, terminal, open_ or open_terraform)
     except (ReleaseError, TerraformError) as exc:
         if options.json:
@@ -144,6 +148,27 @@ def open_terraform(options: argparse.Namespace, terminal: Terminal) -> Infrastru
     return TerraformService(
         options.env, state, folder / "work", _variables(options.var), terminal.log
     )
+
+
+def number_above_zero(text: str) -> float:
+    """Type of an option."""
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
+
+
+def share(text: str) -> float:
+    """Type of an option that is a part of something, or all of it."""
+    if not 0 <= (number := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text}")
+    return number
+
+
+def count(text: str) -> int:
+    """Type of an option."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
+    return number
 
 
 def typed_path(text: str) -> Path:

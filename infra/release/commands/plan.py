@@ -22,9 +22,9 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
 
 def plan(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
     """Plans."""
-    infrastructure = open_(options, terminal)
+    settings, infrastructure = settings_of(options), open_(options, terminal)
     outputs = infrastructure.outputs()
-    image = image_of(options.image, aws_of(settings_of(options), outputs), outputs)
+    image = image_of(options.image, aws_of(settings, outputs), outputs)
     found = infrastructure.plan(image.uri)
     data = {
         "changed": found.changed,

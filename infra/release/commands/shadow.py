@@ -19,7 +19,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run, typed_path
+from infra.release.commands.command import (
+    Answer,
+    Open,
+    Terminal,
+    entry,
+    number_above_zero,
+    parser,
+    run,
+    share,
+    typed_path,
+)
 from infra.release.commands.session import Session, aws_of, golden_of, required, settings_of
 from infra.release.errors import REFUSED, ReleaseError
 from infra.release.shadow import Disagreement, sampled, shadow
@@ -38,6 +48,7 @@ def compare(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Ans
     settings = settings_of(options)
     outputs = required(open_(options, terminal).outputs(), options.env)
     session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
+    session.function.demand(options.candidate)
     stable = session.function.alias().version
     images = sampled(_images(options), options.share)
     timeline = ConsoleTimeline(terminal.log)
@@ -66,7 +77,7 @@ def _images(options: argparse.Namespace) -> Iterable[bytes]:
         return _read(sys.stdin)
     path = typed_path(options.requests)
     try:
-        return _read(path.open(encoding="utf-8"))
+        return _read(path.open(encoding="utf-8", errors="replace"))  # `_read` names the line
     except OSError as exc:
         raise ReleaseError(f"{path} cannot be read ({exc.strerror})") from exc
 
@@ -111,13 +122,19 @@ def _options() -> argparse.ArgumentParser:
         "--requests", metavar="FILE", help="JSON lines, - for standard input (default: golden set)"
     )
     found.add_argument("--golden", metavar="FILE", help="golden set (default: the bundled one)")
-    found.add_argument("--share", type=float, default=1.0, help="of the requests (%(default)s)")
-    found.add_argument("--rate", type=float, default=10.0, help="requests a second (%(default)s)")
+    found.add_argument("--share", type=share, default=1.0, help="of the requests (%(default)s)")
     found.add_argument(
-        "--wait", type=float, default=60.0, metavar="S", help="for the log (%(default)s)"
+        "--rate", type=number_above_zero, default=10.0, help="requests a second (%(default)s)"
     )
     found.add_argument(
-        "--most", type=float, default=1.0, metavar="SHARE", help="of answers that may differ"
+        "--wait",
+        type=number_above_zero,
+        default=60.0,
+        metavar="S",
+        help="for the log (%(default)s)",
+    )
+    found.add_argument(
+        "--most", type=share, default=1.0, metavar="SHARE", help="of answers that may differ"
     )
     return found
 

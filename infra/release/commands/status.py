@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.release.clock import iso
-from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
+from infra.release.commands.command import Answer, Open, Terminal, count, entry, parser, run
 from infra.release.commands.session import Session, aws_of, required, settings_of
 from infra.release.ledger import Record
 from infra.release.preflight import alarm_states
@@ -125,7 +125,7 @@ def _table(records: Sequence[Record]) -> Table:
 
 def _options() -> argparse.ArgumentParser:
     found = parser("status", __doc__ or "", "--env prod", "--env prod --last 50 --json")
-    found.add_argument("--last", type=int, default=12, metavar="N", help="records (%(default)s)")
+    found.add_argument("--last", type=count, default=12, metavar="N", help="records (%(default)s)")
     return found
 
 

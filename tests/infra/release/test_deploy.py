@@ -362,6 +362,23 @@ def test_without_a_person_there_a_deploy_needs_yes(world: World) -> None:
     assert world.ledger() == []
 
 
+@pytest.mark.parametrize("last", ["0", "-3"])
+def test_status_shows_one_record_at_least(last: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        status.main(["--env", "dev", "--last", last], Console(), Console())
+    assert f"expected a whole number above 0, got {last}" in capsys.readouterr().err
+
+
+def test_an_environment_of_the_shell_that_is_none_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KILN_ENV", "moon")
+    errors = Console(file=io.StringIO(), width=140)
+    assert status.main([], errors, errors) == 2
+    printed: Any = errors.file
+    assert "--env dev, staging, prod, or KILN_ENV, which is 'moon'" in printed.getvalue()
+
+
 def test_status_says_where_the_traffic_goes_and_why(world: World) -> None:
     world.create(world.push(GOOD))
     world.deploy(world.push(OTHER), "--strategy", "all-at-once", "--reason", "faster")

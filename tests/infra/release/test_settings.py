@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from infra.release.errors import ReleaseError
@@ -50,6 +52,18 @@ def test_what_makes_no_sense_is_named(text: str, says: str) -> None:
     with pytest.raises(ReleaseError) as caught:
         parse_settings(text)
     assert says in str(caught.value)
+
+
+def test_a_table_with_an_unknown_name_is_told_the_tables() -> None:
+    with pytest.raises(ReleaseError, match=r"canari: expected one of strategy, .*, canary, "):
+        parse_settings("[canari]\nbake_s = 3")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ReleaseError, match=rf"{file}: expected TOML in UTF-8"):
+        read_settings("dev", file)
 
 
 def test_an_unknown_environment_is_told_which_there_are() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from infra.release.commands import shadow as command
 from infra.release.shadow import Answered, Pair, compare, sampled
@@ -46,9 +47,34 @@ def test_a_version_without_traffic_is_compared_by_the_log(world: World, tmp_path
 def test_a_line_that_is_no_request_is_named(world: World, tmp_path: Path) -> None:
     world.create(world.push(GOOD))
     path = tmp_path / "requests.jsonl"
-    path.write_text('{"image": "Y2F0OjE="}\n{"image": 3}\n')
-    result = world.run(command.main, "--candidate", "1", "--requests", str(path), "--wait", "1")
-    assert (result.code, "line 2: expected" in result.data["error"]) == (2, True)
+    for line in (b'{"image": 3}', b"\xff\xfe"):
+        path.write_bytes(b'{"image": "Y2F0OjE="}\n' + line)
+        result = world.run(command.main, "--candidate", "1", "--requests", str(path), "--wait", "1")
+        assert (result.code, "line 2: expected" in result.data["error"]) == (2, True)
+
+
+def test_a_version_that_is_not_there_is_named(world: World) -> None:
+    world.create(world.push(GOOD))
+    result = world.run(command.main, "--candidate", "9")
+    error = f"version 9 of {world.name} does not exist: there are 1"
+    assert (result.code, result.data["error"]) == (2, error)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--rate", "0", "a number above 0, got 0"),
+        ("--wait", "inf", "a number above 0, got inf"),
+        ("--share", "1.5", "a share from 0 to 1, got 1.5"),
+        ("--most", "nan", "a share from 0 to 1, got nan"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(
+    option: str, value: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--env", "dev", "--candidate", "1", option, value], Console(), Console())
+    assert f"argument {option}: expected {expected}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
