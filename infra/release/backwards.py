@@ -38,6 +38,12 @@ def choose_version(function: LambdaFunction, journal: Journal, to: str | None) -
     return to
 
 
+def is_there(alias: Alias, journal: Journal, version: str) -> bool:
+    """Whether a rollback has nothing to move and nothing to end."""
+    pending = journal.records and journal.records[-1].decision.kind == "roll back"
+    return alias.weights == {version: 1.0} and not (pending or journal.unfinished)
+
+
 def roll_back_to(
     env: str,
     who: str,

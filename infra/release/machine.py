@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from infra.release.admission import admit, place_of
 from infra.release.baking import Alarms, Baked, bake
 from infra.release.endings import Endings
-from infra.release.errors import Refused, RolledBackBefore
+from infra.release.errors import Refused
 from infra.release.function import CallFailed
-from infra.release.ledger import ENDS
 from infra.release.observer import Observer
 from infra.release.outcome import Outcome
-from infra.release.progress import Progress
 from infra.release.shifting import move, wanted_alias
 from infra.release.smoke import smoke_test
 from infra.release.strategy import Step, StrategyName
@@ -85,18 +84,14 @@ class Machine:
     # ---- Steps ----
 
     def _begin(self, wanted: Wanted) -> None:
-        now = self._journal.unfinished
-        if now and now.digest != wanted.digest:
-            raise Refused(
-                f"release {now.release} of {now.digest} has not ended ({_place(now)}): deploy "
-                "that digest again to go on with it, or end it by `bazel run //infra:rollback`"
-            )
-        if now and self._journal.go_on():
-            now = self._journal.progress
-            self._timeline.event(f"going on with release {now.release}: {_place(now)}", "bold")
-            return
-        if not wanted.again:
-            self._demand_no_rollback(wanted.digest)
+        admit(self._journal, wanted.digest, wanted.again)
+        if self._journal.unfinished:
+            if self._journal.go_on():
+                now = self._journal.progress
+                text = f"going on with release {now.release}: {place_of(now)}"
+                self._timeline.event(text, "bold")
+                return
+            admit(self._journal, wanted.digest, wanted.again)  # the other run has just ended it
         alias = self._function.alias()
         if alias.others:
             raise Refused(
@@ -120,20 +115,6 @@ class Machine:
             f"{alias.version} to {wanted.digest[:19]}…",
             "bold",
         )
-
-    def _demand_no_rollback(self, digest: str) -> None:
-        ends = [
-            record.decision
-            for record in self._journal.life
-            if record.decision.to_digest == digest and record.decision.kind in ENDS
-        ]
-        if ends and ends[-1].kind == "rolled back":
-            last = ends[-1]
-            raise RolledBackBefore(
-                f"this image was rolled back at {last.when[:19]} UTC by {last.who} (release "
-                f"{last.release}, {last.verdict}): {last.why or 'no reason given'}. --again "
-                "releases it nevertheless"
-            )
 
     def _publish(self) -> None:
         now = self._journal.progress
@@ -209,11 +190,3 @@ class Machine:
         move(self._function, alias, {str(now.stable), str(now.candidate)}, self._check)
         self._timeline.event(f"traffic: {alias}", "cyan")
         self._observer.notices.measure(place + 1, step.weight)
-
-
-def _place(now: Progress) -> str:
-    if now.ending:
-        return f"it was to {now.ending}"
-    if now.step >= 0:
-        return f"step {now.step + 1}"
-    return "it has no traffic yet"

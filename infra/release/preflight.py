@@ -71,7 +71,7 @@ def check_all(
     progress("who am I")
     found += [_identity(aws, settings.account), _region(aws, region)]
     progress("looking for the image")
-    found.append(exists := _image(aws, image))
+    found.append(exists := check_image(aws, image))
     if exists.passed:
         found.append(_scan(aws, settings, image))
     progress("asking the drift alarm")
@@ -105,7 +105,8 @@ def _region(aws: Aws, expected: str) -> Check:
     return Check("region", good, f"{aws.region}{wanted}")
 
 
-def _image(aws: Aws, image: Image) -> Check:
+def check_image(aws: Aws, image: Image) -> Check:
+    """Whether it is in ECR."""
     with explained("ECR"):
         try:
             aws.ecr.describe_images(

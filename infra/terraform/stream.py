@@ -88,7 +88,7 @@ def _failure(
     command: str, folder: Path, errors: Sequence[Event], other: Sequence[str]
 ) -> TerraformFailed:
     words = [_words(error) for error in errors] or [line for line in other if line.strip()]
-    text = "\n".join(words) or "no word of why"
+    text = "\n".join(dict.fromkeys(words)) or "no word of why"
     if "Error acquiring the state lock" in text:
         return StateLocked(
             f"the state is locked by somebody else's run:\n{text}\n"

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from infra.release.admission import admit
 from infra.release.baking import Alarms
 from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
 from infra.release.commands.session import Session, aws_of, golden_of, image_of, settings_of
@@ -56,6 +57,9 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answ
     _show_checks(checks, terminal.log)
     if failed := [check for check in checks if not check.passed and check.blocks]:
         raise Refused("; ".join(f"{check.name}: {check.detail}" for check in failed))
+    if outputs and (options.dry_run or not terminal.agreed):  # before anybody is asked
+        session = Session(options.env, settings, aws, outputs, terminal)
+        admit(session.journal(), image.digest, options.again)
     if options.dry_run:
         return _dry_run(infrastructure, image, settings, strategy, checks, terminal)
     terminal.confirm(f"Deploy {image.digest[:19]}… to {options.env} by {strategy}?")

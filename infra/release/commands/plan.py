@@ -11,7 +11,8 @@ from rich.console import Console
 
 from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
 from infra.release.commands.session import aws_of, image_of, settings_of
-from infra.release.errors import HELD
+from infra.release.errors import HELD, Refused
+from infra.release.preflight import check_image
 from infra.terraform.show import show_plan
 
 
@@ -24,7 +25,10 @@ def plan(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer
     """Plans."""
     settings, infrastructure = settings_of(options), open_(options, terminal)
     outputs = infrastructure.outputs()
-    image = image_of(options.image, aws_of(settings, outputs), outputs)
+    aws = aws_of(settings, outputs)
+    image = image_of(options.image, aws, outputs)
+    if not (check := check_image(aws, image)).passed:
+        raise Refused(f"{check.name}: {check.detail}")
     found = infrastructure.plan(image.uri)
     data = {
         "changed": found.changed,

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from infra.release.backwards import choose_version, roll_back_to
+from infra.release.backwards import choose_version, is_there, roll_back_to
 from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
 from infra.release.commands.session import Session, aws_of, required, settings_of
+from infra.release.shifting import verify
 from infra.release.timeline import ConsoleTimeline
 
 
@@ -28,15 +29,17 @@ def rollback(options: argparse.Namespace, terminal: Terminal, open_: Open) -> An
     settings = settings_of(options)
     outputs = required(open_(options, terminal).outputs(), options.env)
     session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
-    version = choose_version(session.function, session.journal(), options.to)
-    alias = session.function.alias()
+    journal = session.journal()
+    version = choose_version(session.function, journal, options.to)
+    alias, holder = session.function.alias(), session.lease.holder()
+    if holder is None and is_there(alias, journal, version):
+        return _unchanged(session, version)
     if options.dry_run:
-        text = f"would go from {alias} to version {version}; nothing was changed"
+        text = f"would move all traffic to version {version} (now {alias}); nothing was changed"
         data = {"dry_run": True, "alias": alias.weights, "to": version}
         return Answer(data, lambda console: console.print(text, highlight=False))
-    holder = session.lease.holder()
-    running = f" and stop {holder.who}'s `{holder.what}`" if holder else ""
-    terminal.confirm(f"Roll {options.env} back from {alias} to version {version}{running}?")
+    running = f", and stop {holder.who}'s `{holder.what}`" if holder else ""
+    terminal.confirm(f"Roll {options.env} back to version {version}{running}? Now {alias}.")
     timeline = ConsoleTimeline(terminal.log)
     what = f"rollback to {version}"
     with session.lease.held(session.who, what, take_over=True), timeline.shown():
@@ -58,6 +61,18 @@ def rollback(options: argparse.Namespace, terminal: Terminal, open_: Open) -> An
         console.print(f"[bold green]ROLLED BACK[/]  {escape(outcome.text)}", highlight=False)
 
     return Answer(data, show)  # asked for, so 0: a release that is rolled back exits with 20
+
+
+def _unchanged(session: Session, version: str) -> Answer:
+    """Nothing is to be moved, and whether callers are answered is looked at all the same."""
+    verify(session.function, version, None, session.settings.rollback_s, session.clock)
+    text = f"version {version} has all traffic already, and answers"
+    data = {"outcome": "unchanged", "text": text, "record": {}}
+
+    def show(console: Console) -> None:
+        console.print(f"[bold green]UNCHANGED[/]  {text}", highlight=False)
+
+    return Answer(data, show)
 
 
 def _options() -> argparse.ArgumentParser:

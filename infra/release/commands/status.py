@@ -14,7 +14,7 @@ from rich.table import Table
 from infra.release.clock import iso
 from infra.release.commands.command import Answer, Open, Terminal, count, entry, parser, run
 from infra.release.commands.session import Session, aws_of, required, settings_of
-from infra.release.ledger import Record
+from infra.release.ledger import Decision, Record
 from infra.release.preflight import alarm_states
 
 _COLOURS = {
@@ -114,13 +114,18 @@ def _table(records: Sequence[Record]) -> Table:
             one.when[:19].replace("T", " "),
             escape(one.who),
             f"[{colour}]{one.kind}[/]",
-            f"{one.from_version or '–'} → {one.to_version or '?'}",
+            f"{one.from_version or '–'} {_arrow(one)} {one.to_version or '?'}",
             weights,
             one.verdict,
             escape("as before" if one.why and one.why == before else one.why),
         )
         before = one.why
     return table
+
+
+def _arrow(one: Decision) -> str:
+    """Towards the version that got the traffic; a rollback's `from` is where it went."""
+    return "←" if one.kind in ("roll back", "rolled back") else "→"
 
 
 def _options() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from infra.release.commands import deploy, rollback, status
+from infra.release.commands import deploy, plan, rollback, status
 from tests.infra.release.world import Result, World, alarm, raised, wait_until
 from tests.infra.twin.cloud.functions import client
 
@@ -343,6 +343,7 @@ def test_people_read_what_happened_and_scripts_get_one_document(world: World) ->
         ),
         (("100 %  version 2", "promoted"), status.main, ()),
         (("ROLLED BACK  version 1 answers",), rollback.main, ("--yes",)),
+        (("1 ← 2", "rolled back"), status.main, ()),
     ):
         out = Console(file=io.StringIO(), width=140)
         standard = ["--env", "dev", "--config", str(world.config)]
@@ -377,6 +378,35 @@ def test_an_environment_of_the_shell_that_is_none_is_named(
     assert status.main([], errors, errors) == 2
     printed: Any = errors.file
     assert "--env dev, staging, prod, or KILN_ENV, which is 'moon'" in printed.getvalue()
+
+
+def test_a_dry_run_refuses_what_a_deploy_would_refuse(world: World) -> None:
+    world.create(world.push(GOOD))
+    image = world.push(OTHER)
+    world.deploy(image, "--strategy", "all-at-once")
+    world.rollback("--reason", "too slow")
+    before = world.ledger()
+    refused = world.deploy(image, "--dry-run")
+    assert (refused.code, "by hand): too slow. --again" in refused.data["error"]) == (20, True)
+    assert world.deploy(image, "--dry-run", "--again").code == 0
+    assert world.ledger() == before
+
+
+def test_a_plan_for_an_image_that_is_not_there_is_refused(world: World) -> None:
+    image = world.push(GOOD)
+    world.create(image)
+    assert world.run(plan.main, "--image", image).code == 0
+    refused = world.run(plan.main, "--image", f"sha256:{'0' * 64}")
+    assert (refused.code, "is not in ECR: push it" in refused.data["error"]) == (1, True)
+
+
+def test_a_rollback_to_where_the_traffic_is_changes_nothing(world: World) -> None:
+    world.create(world.push(GOOD))
+    world.deploy(world.push(OTHER), "--strategy", "all-at-once")
+    before, told = world.ledger(), world.messages()
+    result = world.rollback("--to", "2")
+    assert (result.code, result.data["outcome"]) == (0, "unchanged")
+    assert (world.ledger(), world.messages(), world.alias()) == (before, told, {"2": 1.0})
 
 
 def test_status_says_where_the_traffic_goes_and_why(world: World) -> None:
