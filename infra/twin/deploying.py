@@ -34,14 +34,29 @@ class Deployer:
     say: Callable[[str], object]
     variables: Sequence[str] = ()
 
+    @property
+    def state(self) -> Path:
+        """Terraform's."""
+        return self.folder / "state"
+
+    @property
+    def pace(self) -> list[str]:
+        return ["--config", str(self.config.resolve())]
+
+    @property
+    def golden_set(self) -> list[str]:
+        return ["--golden", str(self.golden.absolute())]
+
+    @property
+    def terraform(self) -> list[str]:
+        return [word for variable in self.variables for word in ("--var", variable)]
+
     def deploy(self, image: str, reason: str, *more: str) -> Deployment:
         """Runs it to its end."""
         command = [
             str(self.program.absolute()),
             *("--env", self.env, "--yes", "--json", "--image", image, "--reason", reason),
-            *("--config", str(self.config.absolute()), "--golden", str(self.golden.absolute())),
-            *("--state", str(self.folder / "state")),
-            *(word for variable in self.variables for word in ("--var", variable)),
+            *("--state", str(self.state), *self.pace, *self.golden_set, *self.terraform),
             *more,
         ]
         begun = time.time()

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ from infra.twin import edits, models, story
 from infra.twin.deploying import Deployer
 from infra.twin.figure import draw
 from infra.twin.findings import Finding, Release, find, measure
+from infra.twin.keeping import command_lines
 from infra.twin.options import bad_releases, parser
 from infra.twin.publishing import NotPushed
 from infra.twin.story import Failed, Narrator, Platform
@@ -31,7 +32,8 @@ from infra.twin.traffic import Traffic
 from tools.debian.program import ProgramMissing
 from tools.terminal import terminal
 
-KEPT, BROKEN, UNUSABLE = 0, 1, 2
+KEPT, BROKEN, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+_FORGET_EVERY_S = 60.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,20 +41,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # leave no registry behind
     narrator = Narrator(terminal(140))
     try:
+        place = _output(options)
         with tempfile.TemporaryDirectory(prefix="kiln-twin-") as folder:
-            return run(options, Path(folder), narrator)
+            return run(options, Path(folder), place, narrator)
     except (Failed, NotPushed, ProgramMissing, TerraformError) as error:
         terminal(140, stderr=True).print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return UNUSABLE
     except KeyboardInterrupt:
-        return 130
+        narrator.say("interrupted: nothing of it runs any more")
+        return INTERRUPTED
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def run(options: argparse.Namespace, folder: Path, narrator: Narrator) -> int:
+def _output(options: argparse.Namespace) -> Path:
+    """The folder for what was seen, tried before the minutes that it takes to see it."""
+    typed_in = os.environ.get("BUILD_WORKING_DIRECTORY", ".")
+    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
+    place = Path(typed_in, options.out) if options.out else Path(workspace, ".kiln", "twin")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            return place
+    except OSError as exc:
+        raise Failed(
+            f"{place} cannot be written ({exc.strerror}): --out names another folder"
+        ) from exc
+
+
+def run(options: argparse.Namespace, folder: Path, place: Path, narrator: Narrator) -> int:
     """The story from its beginning to the verdict."""
     begun = time.monotonic()
     first, good = _models(options, folder)
@@ -75,13 +94,12 @@ def run(options: argparse.Namespace, folder: Path, narrator: Narrator) -> int:
                 )
                 releases.append(done)
                 _say_numbers(done, platform.traffic, narrator)
-        alias = dict(platform.traffic.routings[-1].weights)
-        findings = find(releases, platform.traffic, alias)
-        took = time.monotonic() - begun
-        _write(options, releases, platform.traffic, findings, took, narrator)
-        _show(findings, took, narrator.console)
-        if options.keep:
-            _stay(platform, narrator)
+            seen, took = platform.traffic.so_far(), time.monotonic() - begun
+            findings = find(releases, seen, seen.routings[-1].weights)
+            _write(place, releases, seen, findings, took, narrator)
+            _show(findings, took, narrator.console)
+            if options.keep:
+                _stay(platform, deployer, uris, narrator)
     return KEPT if all(finding.kept for finding in findings) else BROKEN
 
 
@@ -148,17 +166,13 @@ def _show(findings: Sequence[Finding], took_s: float, console: Console) -> None:
 
 
 def _write(
-    options: argparse.Namespace,
+    place: Path,
     releases: Sequence[Release],
     traffic: Traffic,
     findings: Sequence[Finding],
     took_s: float,
     narrator: Narrator,
 ) -> None:
-    typed_in = os.environ.get("BUILD_WORKING_DIRECTORY", ".")
-    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
-    place = Path(typed_in, options.out) if options.out else Path(workspace, ".kiln", "twin")
-    place.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {
         "took_s": round(took_s, 1),
         "kept": all(finding.kept for finding in findings),
@@ -175,13 +189,21 @@ def _write(
     narrator.say(f"wrote {place / 'twin.json'} and twin.png")
 
 
-def _stay(platform: Platform, narrator: Narrator) -> None:
-    for name, value in platform.cloud.environment.items():
-        narrator.console.print(f"export {name}={value}", highlight=False)
-    narrator.say(f"the service: {platform.cloud.url}, until Ctrl-C", "bold")
+def _stay(
+    platform: Platform, deployer: Deployer, images: Mapping[str, str], narrator: Narrator
+) -> None:
+    """All of it, callers included, until Ctrl-C."""
+    cloud, traffic = platform.cloud, platform.traffic
+    narrator.say(
+        "all of it stays up until Ctrl-C. In another terminal, in this repository:", "bold"
+    )
+    for line in command_lines(deployer, images, cloud.environment, story.UNSET, cloud.url):
+        narrator.console.out(line, highlight=False)
     try:
         while True:
-            time.sleep(3600)
+            time.sleep(_FORGET_EVERY_S)
+            traffic.answers.clear()
+            traffic.calls.clear()
     except KeyboardInterrupt:
         narrator.say("ending")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 BAD = ("mislabelled", "slow", "crashing")
@@ -18,7 +19,8 @@ examples:
   bazel run //infra:twin -- --quick
   bazel run //infra:twin -- --bad slow --keep
 
-exit codes: 0 every promise was kept, 1 one was not, 2 the machine or the input cannot be used
+exit codes: 0 every promise was kept, 1 one was not, 2 the machine or the input cannot be used,
+130 interrupted before the end
 """
 
 
@@ -48,14 +50,24 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--quick", action="store_true", help="the good release and one bad one")
     found.add_argument(
-        "--keep", action="store_true", help="leave everything running until Ctrl-C, with its URLs"
+        "--keep",
+        action="store_true",
+        help="leave everything running until Ctrl-C, callers included, and say what to type",
     )
-    found.add_argument("--rate", type=float, default=80.0, help="requests a second (default: 80)")
+    found.add_argument(
+        "--rate", type=_above_zero, default=80.0, help="requests a second (default: 80)"
+    )
     found.add_argument("--seed", type=int, default=0, help="of the callers and the alias's draws")
     found.add_argument(
         "--out", metavar="FOLDER", help="for twin.json and twin.png (default: .kiln/twin)"
     )
     return found
+
+
+def _above_zero(text: str) -> float:
+    if not (0 < (number := float(text)) < math.inf):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
 
 
 def bad_releases(options: argparse.Namespace) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ ENV = "dev"
 REPOSITORY = "kiln"  # as Terraform's module `names` has it
 # What moto lacks: budgets with a topic, and composite alarms.
 WITHOUT = ("monthly_budget_usd=0", "burn_rate_alarms=false")
+# Of the user's, so that no command looks for another account.
+UNSET = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE")
 _WARM_S = 3.0  # of traffic before a release, and after it
 
 
@@ -141,7 +143,7 @@ def _is_versioned(s3: Any, bucket: str) -> bool:
 def _variables(values: Mapping[str, str]) -> Iterator[None]:
     """Of this process, which Terraform and the commands inherit; no profile of the user's."""
     before = dict(os.environ)
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE"):
+    for name in UNSET:
         os.environ.pop(name, None)
     os.environ.update(values)
     try:
@@ -208,8 +210,10 @@ def alive(
             platform.client("lambda"), service.function_name, service.alias_name, traffic
         )
         stack.enter_context(alias)
-        stack.enter_context(callers(load, os.environ, traffic))
+        program = stack.enter_context(callers(load, os.environ, traffic))
         while not traffic.answers:
+            if program.poll() is not None:
+                raise Failed(f"the callers ended with exit code {program.returncode}")
             time.sleep(0.1)
         time.sleep(_WARM_S)
         narrator.say(f"callers got {len(traffic.answers):,} answers in {_WARM_S:g} s")

@@ -58,6 +58,10 @@ class Traffic:
         )
         return min(times, default=None)
 
+    def so_far(self) -> Traffic:
+        """A copy that grows no more."""
+        return Traffic(list(self.answers), list(self.calls), list(self.routings), list(self.alerts))
+
     def left(self, version: str, since_s: float) -> float | None:
         """When the alias led to the version no more."""
         there = False
@@ -74,7 +78,7 @@ class Traffic:
 @contextmanager
 def callers(
     command: Sequence[str], environment: Mapping[str, str], traffic: Traffic
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[str]]:
     """The program of load.py, for as long as the block runs."""
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(environment), text=True
@@ -90,7 +94,7 @@ def callers(
         reader = threading.Thread(target=read)
         reader.start()
         try:
-            yield
+            yield process
         finally:
             process.stdin.close()
             reader.join()
