@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,7 @@ class Call:
         "parent",
         "probabilities",
         "queue_s",
+        "refused",
         "request_id",
         "sampled",
         "scheme",
@@ -53,6 +55,7 @@ class Call:
         self.decode_s = self.queue_s = self.infer_s = self.encode_s = 0.0
         self.waiting = 0  # images that had been let in before and had no answer yet
         self.batch = 0  # images in the run that answered
+        self.refused: Sequence[str] = ()  # kinds of the errors of single images of a batch
         self.images: NDArray[np.uint8] | None = None  # (n, H, W, 3) that were decoded
         self.probabilities: NDArray[np.float32] | None = None  # (n, K)
 

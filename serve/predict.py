@@ -105,6 +105,7 @@ class PredictBatch:
             decoded = await _decode_all(service, uploads)
             call.decode_s = time.perf_counter() - start
             pixels = [one for one in decoded if not isinstance(one, ServiceError)]
+            call.refused = [one.kind for one in decoded if isinstance(one, ServiceError)]
             if pixels:
                 await _answer(service, call, np.stack(pixels))
         call.encode_at = start = time.perf_counter()
@@ -151,7 +152,7 @@ def _batch(service: Service, call: Call, decoded: list[Decoded], options: Option
         else BatchItem(index, prediction=prediction(next(rows), service.classes, options))
         for index, one in enumerate(decoded)
     ]
-    failed = sum(isinstance(one, ServiceError) for one in decoded)
+    failed = len(call.refused)
     succeeded = len(decoded) - failed
     return BatchResponse(
         results, succeeded, failed, service.version, call.request_id, _timing(call)

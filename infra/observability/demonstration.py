@@ -134,7 +134,7 @@ def _traffic(urls: Sequence[str], progress: _Progress) -> Iterator[None]:
         body = {"image": _png(pixels)} if chance.random() > 0.02 else {"image": "?"}
         _post(f"{urls[is_canary]}/predict", body)
         if chance.random() < 0.05:
-            batch = [_png(images[chance.randrange(len(images))]) for _ in range(8)]
+            batch = [_png(images[chance.randrange(len(images))]) for _ in range(7)] + ["?"]
             _post(f"{urls[is_canary]}/predict/batch", {"images": batch})
         time.sleep(0.02 * (1.3 + math.sin(part * 12)))
 

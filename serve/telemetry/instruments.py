@@ -43,6 +43,13 @@ SHED = Instrument(
     "{request}",
     "Requests that were turned away because the queue was full or the wait too long",
 )
+REFUSED = Instrument(
+    "kiln.images.refused",
+    "counter",
+    "{image}",
+    "Images in batches that were answered by an error of their own, by its type",
+    (ERROR,),
+)
 STAGE_DURATION = Instrument(
     "kiln.stage.duration",
     "histogram",
@@ -122,7 +129,7 @@ UPTIME = Instrument("process.uptime", "gauge", "s", "Time since the start of the
 
 # In the order of the catalogue.
 ALL = (
-    *(REQUEST_DURATION, ERRORS, SHED, STAGE_DURATION, BATCH_SIZE, QUEUE_DEPTH, PREDICTIONS),
-    *(CONFIDENCE, MODEL_INFO, COLD_STARTS, COLD_START_DURATION, DROPPED),
+    *(REQUEST_DURATION, ERRORS, REFUSED, SHED, STAGE_DURATION, BATCH_SIZE, QUEUE_DEPTH),
+    *(PREDICTIONS, CONFIDENCE, MODEL_INFO, COLD_STARTS, COLD_START_DURATION, DROPPED),
     *(CPU_TIME, MEMORY, FILES, THREADS, UPTIME),
 )

@@ -94,6 +94,7 @@ class Recorder:
         self._stages = {stage: _Histogram(inst.STAGE_DURATION) for stage in inst.STAGES}
         self._batch, self._confidence = _Histogram(inst.BATCH_SIZE), _Histogram(inst.CONFIDENCE)
         self._errors: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
         self._predictions = np.zeros(len(classes), np.int64)
         self._deepest = 0
 
@@ -105,10 +106,17 @@ class Recorder:
         stages_s: tuple[float, float, float, float],
         batch: int,
         probabilities: NDArray[np.float32] | None,
+        refused: Sequence[str] = (),
     ) -> None:
-        """Remembers a request; with probabilities, (n, K), it was answered by the model."""
+        """Remembers a request; with probabilities, (n, K), it was answered by the model.
+
+        `refused` are the kinds of errors that stand in the answer for single images.
+        """
         pending = self._pending
         pending.append((request, duration_s, waiting, stages_s, batch, probabilities))
+        if refused:
+            with self._lock:
+                self._refused.update(refused)
         if len(pending) >= _BLOCK:
             self.count()
 
@@ -137,6 +145,8 @@ class Recorder:
         yield inst.REQUEST_DURATION, _points(durations)
         yield inst.ERRORS, (Point({inst.ERROR: kind}, count) for kind, count in errors.items())
         yield inst.SHED, [Point({}, errors.get(_SHED, 0))]
+        refused = self._refused.items()
+        yield inst.REFUSED, (Point({inst.ERROR: kind}, count) for kind, count in refused)
         yield inst.STAGE_DURATION, _points(({"stage": s}, d) for s, d in self._stages.items())
         yield inst.BATCH_SIZE, _points([({}, self._batch)])
         yield inst.QUEUE_DEPTH, [Point({}, self._deepest)]

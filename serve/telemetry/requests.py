@@ -38,7 +38,7 @@ class RequestObserver:
         request = self.identify(method, path, call.status, call.error)
         stages = (call.decode_s, call.queue_s, call.infer_s, call.encode_s)
         self._recorder.record(
-            request, duration_s, call.waiting, stages, call.batch, call.probabilities
+            request, duration_s, call.waiting, stages, call.batch, call.probabilities, call.refused
         )
         if self._trace is not None and self._is_sampled(call):
             end_ns = time.time_ns()

@@ -130,6 +130,15 @@ def _requests(catalogue: Catalogue) -> list[Panel]:
             ),
             description="Callers' mistakes, too: malformed-json, invalid-field and so on",
         ),
+        panel(
+            "Images refused in batches",
+            "short",
+            (
+                f"sum by (error_type) (kiln:refused:increase5m{{{_OURS}}}) {_PER_SECOND}",
+                "{{error_type}}",
+            ),
+            description="The rest of the batch was answered, and its request is no error",
+        ),
         panel("Stages, p99", "s", (stage, "{{stage}}")),
         panel(
             "Turned away",

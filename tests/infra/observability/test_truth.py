@@ -83,7 +83,7 @@ def stack(
 def _load(server: Server, images: int) -> Iterator[None]:
     """Predictions, batches and mistakes, one after the other, until the block ends."""
     done = threading.Event()
-    batch = json.dumps({"images": [_image] * images}).encode()
+    batch = json.dumps({"images": [_image] * (images - 1) + ["?"]}).encode()
     requests = [("/predict", json.dumps({"image": _image}).encode()), ("/predict/batch", batch)]
 
     def ask() -> None:

@@ -15,17 +15,18 @@ REQUESTS = "http_server_request_duration_seconds"
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """After two predictions, a batch of five and a request that was wrong, in two exports."""
+    """After two predictions, a batch with a bad image, and a wrong request, in two exports."""
     with (
         collector(tmp_path_factory.mktemp("chain")) as chain,
         service(chain.endpoint, NO_PROXY="*") as (telemetry, client),
     ):
+        batch = [BODY["image"]] * 5 + ["?"]
         traced = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
         assert client.post("/predict", json=BODY, headers=traced).status_code == 200
         assert client.post("/predict", json={"image": "?"}).status_code == 422
         assert telemetry.flush(PATIENCE_S)
         assert client.post("/predict", json=BODY).status_code == 200
-        assert client.post("/predict/batch", json={"images": [BODY["image"]] * 5}).is_success
+        assert client.post("/predict/batch", json={"images": batch}).is_success
         assert telemetry.flush(PATIENCE_S)
         wait_until(lambda: chain.value(f"sum({REQUESTS}_count)") == 4, "the second export")
         yield chain
@@ -39,6 +40,7 @@ def test_series_have_the_values_of_the_traffic(chain: Chain) -> None:
     assert chain.value("kiln_batch_size_sum") == 7
     assert chain.value("kiln_confidence_ratio_count or kiln_confidence_count") == 7
     assert chain.value("sum(kiln_errors_total)") == 1
+    assert chain.value('kiln_images_refused_total{error_type="invalid-field"}') == 1
     assert chain.value("kiln_requests_shed_total") == 0
     assert chain.value("sum(kiln_telemetry_dropped_total)") == 0
     assert chain.value("count(kiln_stage_duration_seconds_count == 3)") == 4

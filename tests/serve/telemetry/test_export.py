@@ -29,7 +29,8 @@ def received() -> Iterator[Receiver]:
         assert client.post("/predict", json=BODY).status_code == 200
         unsampled = {"traceparent": f"00-{'9' * 32}-{SPAN}-00"}
         assert client.post("/predict", json=BODY, headers=unsampled).status_code == 200
-        assert client.post("/predict/batch", json={"images": [BODY["image"]] * 20}).is_success
+        batch = [BODY["image"]] * 20 + ["?"]
+        assert client.post("/predict/batch", json={"images": batch}).is_success
         assert client.post("/predict", json={"image": "?"}).status_code == 422
         assert telemetry.flush(PATIENCE_S)
         yield receiver

@@ -86,6 +86,15 @@ def test_errors_and_shed_requests_are_counted_by_kind() -> None:
     assert found[inst.SHED] == [Point({}, 2)]
 
 
+def test_images_refused_in_batches_are_counted_by_kind() -> None:
+    recorder = Recorder(CLASSES)
+    for refused in (["not-an-image"] * 2, [], ["too-large", "not-an-image"]):
+        recorder.record(ANSWERED, 0.001, 0, (0.0, 0.0, 0.0, 0.0), 0, None, refused)
+    found = {p.labels[inst.ERROR]: p.value for p in collected(recorder)[inst.REFUSED]}
+    assert found == {"not-an-image": 3, "too-large": 1}
+    assert inst.ERRORS not in collected(recorder)  # the requests were answered
+
+
 def test_the_deepest_queue_is_told_once() -> None:
     recorder = Recorder(CLASSES)
     for waiting in (3, 41, 7):
