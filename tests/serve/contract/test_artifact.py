@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,12 @@ def test_a_wrong_value_is_named_with_what_was_expected(key: str, text: str) -> N
     props = sample_metadata().to_metadata_props() | {key: text}
     with pytest.raises(ArtifactError, match=f"{key} is .+, expected .+"):
         ArtifactMetadata.from_metadata_props(props)
+
+
+def test_what_was_checked_cannot_be_changed_afterwards() -> None:
+    metadata = sample_metadata()
+    with pytest.raises(FrozenInstanceError):
+        metadata.classes = ("a", "b", "c")  # type: ignore[misc]
 
 
 def test_every_wrong_key_is_reported_at_once() -> None:
