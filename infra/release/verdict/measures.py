@@ -73,7 +73,7 @@ def latency(tallies: Tallies, policy: Policy) -> Measure:
         quantile(seen, tallies.edges, q) / np.maximum(quantile(expected, tallies.edges, q), 1e-9)
         for q in QUANTILES
     ]
-    size = np.where(seen.sum(-1) > 0, np.maximum(*ratios), 0)
+    size = np.maximum(*ratios)
     safeties = [
         betting.log_odds(latency_counts(tallies, policy, q), SHARE, 1 - q, "below")
         for q in QUANTILES
@@ -159,7 +159,7 @@ def quantile(counts: Floats, edges: Floats, q: float) -> Floats:
     before = np.take_along_axis(reached, bucket[..., None], -1)[..., 0]
     inside = np.take_along_axis(counts, bucket[..., None], -1)[..., 0]
     part = (q * counts.sum(-1) - before) / np.maximum(inside, 1e-12)
-    value: Floats = ends[bucket] + np.clip(part, 0, 1) * (ends[bucket + 1] - ends[bucket])
+    value: Floats = ends[bucket] + part * (ends[bucket + 1] - ends[bucket])
     return value
 
 

@@ -1,13 +1,13 @@
 """infra/release/verdict: odds that are valid whenever one looks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from itertools import product
-from math import comb, exp, log
+from itertools import combinations, product
+from math import comb, exp, log, prod
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from infra.release.verdict import two_arms
@@ -21,6 +21,59 @@ def test_nothing_seen_is_no_evidence() -> None:
     assert two_arms.log_odds([0], [0], [0], [0]) == pytest.approx([0])
     assert bound([0, 0], SHARE, 100, "below") < 1e-6
     assert bound([0, 0, 0], LOSS, 100, "above") > 1 - 1e-6
+
+
+def stakes(counts: Sequence[int], values: Sequence[float], mean: float, side: Side) -> list[float]:
+    """What each of the bets has grown to: a part of all that can be bet without going broke."""
+    sign, worst = (1, mean - values[0]) if side == "above" else (-1, values[-1] - mean)
+    return [
+        prod(
+            (1 + part * sign * (v - mean) / worst) ** n for v, n in zip(values, counts, strict=True)
+        )
+        for part in (0.001, 0.005, 0.02, 0.06, 0.15, 0.35, 0.65, 0.95)
+    ]
+
+
+@given(
+    st.lists(st.integers(0, 20), min_size=3, max_size=3),
+    st.integers(-9, 9).map(lambda tenths: tenths / 10),
+    st.sampled_from(["above", "below"]),
+)
+def test_odds_are_the_mean_of_eight_stakes(counts: list[int], mean: float, side: Side) -> None:
+    expected = log(sum(stakes(counts, LOSS, mean, side)) / 8)
+    assert float(log_odds(counts, LOSS, mean, side)) == pytest.approx(expected, abs=1e-9)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 9)] * 4), min_size=1, max_size=3))
+@example([(1, 0, 0, 0)])
+@example([(0, 0, 0, 1), (0, 0, 0, 0)])
+def test_odds_of_two_arms_are_the_mean_of_all_likelihood_ratios(
+    windows: list[tuple[int, int, int, int]],
+) -> None:
+    shares = (1e-4, 5e-4, 0.002, 0.008, 0.025, 0.06, 0.12, 0.25, 0.4, 0.55, 0.7, 0.85, 0.97)
+    pairs, ratios = [*combinations(shares, 2)], []
+    for stable, canary in pairs:
+        ratio = 1.0
+        for y, y_not, x, x_not in windows:
+            n, m = y + y_not, x + x_not
+            both = (n * stable + m * canary) / (n + m) if n + m else 0.5
+            ratio *= (stable / both) ** y * ((1 - stable) / (1 - both)) ** y_not
+            ratio *= (canary / both) ** x * ((1 - canary) / (1 - both)) ** x_not
+        ratios.append(ratio)
+    y, y_not, x, x_not = np.array(windows).T
+    odds = two_arms.log_odds(y, y + y_not, x, x + x_not)
+    assert odds.shape == (len(windows),)
+    assert odds[-1] == pytest.approx(log(sum(ratios) / len(pairs)), abs=1e-9)
+
+
+@pytest.mark.parametrize("counts", [(90, 10), (0, 50), (50, 0)])
+def test_a_bound_is_the_mean_that_is_refuted_with_just_these_odds(counts: tuple[int, int]) -> None:
+    low, high = (float(bound(counts, SHARE, 20, side)) for side in ("below", "above"))
+    if low > 1e-6:
+        assert log_odds(counts, SHARE, low, "above") == pytest.approx(log(20), abs=1e-4)
+    if high < 1 - 1e-6:
+        assert log_odds(counts, SHARE, high, "below") == pytest.approx(log(20), abs=1e-4)
+    assert low <= counts[1] / sum(counts) <= high
 
 
 @pytest.mark.parametrize("mean", [0.001, 0.3, 0.9])

@@ -123,6 +123,10 @@ def test_wrong_evidence_is_named_and_judged_by_nobody(
     ("text", "message"),
     [
         ("false_alarm_rate = 2", "false_alarm_rate: expected a share"),
+        ("false_alarm_rate = 0", "false_alarm_rate: expected a share above 0"),
+        ("missed_harm_rate = 0.501", "missed_harm_rate: expected a share above 0, at most 0.5"),
+        ("tolerated_latency_ratio = 0.999", "tolerated_latency_ratio: expected 1 or more"),
+        ("harmful_disagreement = 1", "harmful_disagreement: expected a share between 0 and 1"),
         ("false_alarm_rate = 'low'", "expected a number, got 'low'"),
         ("false_alarms = 0.1", "unknown key 'false_alarms'"),
         ("harmful_latency_ratio = 1.1", "more than tolerated_latency_ratio"),
