@@ -133,6 +133,83 @@ def test_each_limit_fails_its_own_gate(
     assert [g.name for g in gates if not g.passed] == [gate]
 
 
+def test_a_limit_that_is_just_kept_is_kept(registry: Registry, maker: Maker) -> None:
+    point = {"points": [{"batch": 8, "p99_ms": 9.0}, {"batch": 1, "p99_ms": 3.5}]}
+    results = [{"name": "ONNX simplified", "threads": 1, "measurement": point}]
+    own = replace(examples(), digest="md5:" + "c" * 32 + "/test")
+    claimed = Scores(4000, 0.75, 0.9, 0.1, 0.01)
+    lineage = Lineage(benchmark={"results": results})
+    version = add(registry, maker.artifact(140, test_metrics=claimed), lineage)
+    measured = examine(registry, version, own).outcomes
+    assert measured
+    size = registry.versions.manifest(version).file.size
+    just = Limits(
+        max_bytes=size,
+        max_calibration_error=measured.calibration_error,
+        min_accuracy=measured.accuracy,
+        accuracy_drift=abs(measured.accuracy - 0.75),
+        p99_ms=3.5,
+    )
+    beyond = Limits(
+        max_bytes=size - 1,
+        max_calibration_error=measured.calibration_error - 1e-9,
+        min_accuracy=measured.accuracy + 1e-9,
+        accuracy_drift=abs(measured.accuracy - 0.75) - 1e-9,
+        p99_ms=3.499,
+    )
+    kept = judge(registry, version, None, just, own, use_benchmark=True)
+    assert [gate.name for gate in kept if not gate.passed] == []
+    broken = judge(registry, version, None, beyond, own, use_benchmark=True)
+    assert [gate.name for gate in broken if not gate.passed] == [
+        "size",
+        "calibration",
+        "scores hold",
+        "accuracy",
+        "latency",
+    ]
+
+
+def test_each_gate_says_what_it_saw(registry: Registry, maker: Maker) -> None:
+    champion, candidate = add(registry, maker.artifact(130)), add(registry, maker.artifact(128.5))
+    said: list[str] = []
+    limits = replace(LOOSE, min_accuracy=0.5)
+    gates = by_name(judge(registry, candidate, champion, limits, examples(), progress=said.append))
+    assert gates["size"].detail == "0.00271 MB, at most 16 MB"
+    assert gates["calibration"].detail == "error 0.0136 measured here, at most 0.0500"
+    assert gates["accuracy"].detail == "100.00%, at least 50.00%"
+    assert gates["against the champion"].detail == (
+        "100.00% against 99.20%: +0.80 points (McNemar, exact: p < 0.0001; of 4,000 images 32 "
+        "gained, 0 lost); with 95% confidence at worst +0.56, allowed -1.00"
+    )
+    assert said == [
+        f"running {candidate[:12]} over 4,000 test images",
+        "measuring latency",
+        f"running {champion[:12]} over 4,000 test images",
+    ]
+    ambitious = replace(LOOSE, must_be_better=True)
+    gate = judge(registry, candidate, champion, ambitious, None)[-1]
+    assert gate.detail.endswith("; must be better with p below 0.05")
+    assert "two proportions: p < 0.0001; on 4,000 and 4,000 images" in gate.detail
+    near = add(registry, maker.artifact(129.5))
+    gate = judge(registry, near, champion, LOOSE, None)[-1]
+    assert f"p = {gate.values['p_value']:.2g};" in gate.detail
+
+
+def test_an_int8_model_is_held_to_the_benchmark_of_its_kind(
+    registry: Registry, maker: Maker
+) -> None:
+    def result(name: str, p99_ms: float) -> dict[str, object]:
+        points = {"points": [{"batch": 1, "p99_ms": p99_ms}]}
+        return {"name": name, "threads": 1, "measurement": points}
+
+    lineage = Lineage(
+        benchmark={"results": [result("ONNX simplified", 3.5), result("ONNX INT8", 1.5)]}
+    )
+    version = add(registry, maker.artifact(quantisation="int8"), lineage)
+    gates = judge(registry, version, None, Limits(), None, use_benchmark=True)
+    assert by_name(gates)["latency"].values["p99_ms"] == 1.5
+
+
 def test_a_model_that_cannot_run_is_asked_nothing_else(registry: Registry, maker: Maker) -> None:
     broken = add(registry, artifact("no graph at all"))
     gates = judge(registry, broken, None, LOOSE, examples())
@@ -215,6 +292,34 @@ def test_a_folder_without_the_dataset_is_told_with_the_way_out(
     manifest, _ = registry.register(maker.artifact())
     with pytest.raises(RegistryError, match="--no-test-data"):
         find_examples(manifest, None)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"margin": 0.0, "min_accuracy": 0.0, "max_calibration_error": 0.0},
+        {"margin": 1.0, "alpha": 0.5, "min_accuracy": 1.0, "max_calibration_error": 1.0},
+        {"max_bytes": 1, "p99_ms": 1e-9, "alpha": 1e-9},
+    ],
+)
+def test_limits_may_be_as_strict_and_as_loose_as_can_be(right: dict[str, float]) -> None:
+    Limits(**right)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"margin": 1.001},
+        {"alpha": 0.501},
+        {"min_accuracy": 1.001},
+        {"max_calibration_error": 1.001},
+        {"max_bytes": 0},
+        {"p99_ms": 0.0},
+    ],
+)
+def test_limits_that_are_just_beyond_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(RegistryError, match=next(iter(wrong)).replace("_", "-")):
+        Limits(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"margin": -0.1}, {"alpha": 0.0}, {"p99_ms": float("nan")}])

@@ -204,6 +204,54 @@ def test_a_name_that_cannot_be_an_alias_is_refused(registry: Registry, alias: st
         registry.promote(add(registry, "a"), alias)
 
 
+@pytest.mark.parametrize("alias", ["x", "x" * 64, "live/prod", "v1.2_b-c", "bee2z"])
+def test_a_name_that_no_version_could_have_may_be_an_alias(registry: Registry, alias: str) -> None:
+    a = add(registry, "a")
+    assert registry.promote(a, alias) is not None
+    assert registry.resolve(alias) == a
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"7", b"null"])
+def test_a_registry_whose_format_is_unreadable_is_refused(folder: str, data: bytes) -> None:
+    open_store(folder).create("format.json", data)
+    with pytest.raises(StoreError, match=r"format.json in .* is unreadable"):
+        Registry.open(folder)
+
+
+def test_an_actor_is_named_by_the_environment_or_by_the_machine(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTOR", "octocat")
+    monkeypatch.setenv("KILN_ACTOR", "grace")
+    assert Registry.open(folder).who == "grace"
+    monkeypatch.delenv("KILN_ACTOR")
+    assert Registry.open(folder).who == "octocat"
+    monkeypatch.delenv("GITHUB_ACTOR")
+    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    monkeypatch.setattr("socket.gethostname", lambda: "engine")
+    assert Registry.open(folder).who == "ada@engine"
+
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    monkeypatch.setattr("os.getuid", lambda: 4711)
+    assert Registry.open(folder).who == "uid 4711@engine"
+
+
+def test_a_rollback_that_another_alias_did_is_not_this_ones(registry: Registry) -> None:
+    a, b = add(registry, "a"), add(registry, "b")
+    for alias in ("champion", "challenger"):
+        registry.promote(a, alias)
+        registry.promote(b, alias)
+    registry.rollback("challenger", expected=b)
+    assert registry.rollback("champion", expected=b) is not None
+    registry.promote(b)
+    registry.promote(a)
+    with pytest.raises(Conflict, match="champion is at"):  # promoted away, not rolled back
+        registry.rollback(expected=b)
+
+
 def test_a_changed_model_is_not_promoted(registry: Registry) -> None:
     manifest, _ = registry.register(artifact("a"))
     registry.store.delete(manifest.file.key)

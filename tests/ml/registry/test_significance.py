@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.registry.significance import (
+    Comparison,
     compare_paired,
     compare_proportions,
     mcnemar_exact,
@@ -69,6 +70,47 @@ def test_the_same_images_prove_more_than_different_ones() -> None:
     assert not paired.is_not_inferior(0.003)
     assert not paired.is_superior(0.05)
     assert "150 gained, 160 lost" in paired.detail
+
+
+def test_the_interval_of_a_paired_difference_is_agresti_and_mins() -> None:
+    # With half an image in each cell: n = 102, 8.5 gained, 3.5 lost, z = 1.644854.
+    found = compare_paired(*answers(100, 8, 3), alpha=0.05)
+    error = math.sqrt(12 - 25 / 102) / 102
+    assert found.lower == pytest.approx(5 / 102 - 1.644854 * error, abs=1e-6)
+    assert (found.method, found.difference) == ("McNemar, exact", 0.05)
+    assert found.p_value == mcnemar_exact(8, 3)
+    assert found.detail == "of 100 images 8 gained, 3 lost"
+
+
+def test_the_interval_of_two_proportions_is_agresti_and_caffos() -> None:
+    # With one right and one wrong image more on each side: 91/102 and 161/202, z = 1.281552.
+    found = compare_proportions(90, 100, 160, 200, alpha=0.1)
+    a, b = 91 / 102, 161 / 202
+    error = math.sqrt(a * (1 - a) / 102 + b * (1 - b) / 202)
+    assert found.lower == pytest.approx(a - b - 1.281552 * error, abs=1e-6)
+    assert found.difference == pytest.approx(0.1)
+    assert found.p_value == two_proportion_p(90, 100, 160, 200)
+    assert found.detail == "on 100 and 200 images, not image by image"
+
+
+@pytest.mark.parametrize(
+    ("lower", "margin", "passes"), [(-0.01, 0.01, True), (-0.0101, 0.01, False), (0.0, 0.0, True)]
+)
+def test_a_loss_of_just_the_margin_is_allowed(lower: float, margin: float, passes: bool) -> None:
+    assert Comparison("", 0.0, lower, 1.0, "").is_not_inferior(margin) is passes
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "superior"),
+    [(0.01, 0.049, True), (0.01, 0.05, False), (0.0, 0.01, False), (-0.01, 0.01, False)],
+)
+def test_better_is_better_by_more_than_chance(difference: float, p: float, superior: bool) -> None:
+    assert Comparison("", difference, 0.0, p, "").is_superior(0.05) is superior
+
+
+def test_no_answers_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="equally many"):
+        compare_paired(np.ones(0, bool), np.ones(0, bool), 0.05)
 
 
 def test_a_small_test_set_proves_little() -> None:
