@@ -202,11 +202,13 @@ class Registry:
 
     def _has_format(self) -> bool:
         try:
-            number = json.loads(self.store.read(FORMAT))["format"]
+            data = self.store.read(FORMAT)
         except KeyError:
             return False
-        except (ValueError, TypeError) as exc:
-            raise StoreError(f"{FORMAT} in {self.store.url} is unreadable: {exc}") from exc
+        try:
+            number = json.loads(data)["format"]
+        except (ValueError, TypeError, KeyError) as exc:
+            raise StoreError(f"{FORMAT} in {self.store.url} is unreadable: {exc!r}") from exc
         if number != _FORMAT_NUMBER:
             raise StoreError(
                 f"{self.store.url} has format {number}, expected {_FORMAT_NUMBER}: "

@@ -211,7 +211,7 @@ def test_a_name_that_no_version_could_have_may_be_an_alias(registry: Registry, a
     assert registry.resolve(alias) == a
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"7", b"null"])
+@pytest.mark.parametrize("data", [b"", b"[]", b"7", b"null", b"{}"])
 def test_a_registry_whose_format_is_unreadable_is_refused(folder: str, data: bytes) -> None:
     open_store(folder).create("format.json", data)
     with pytest.raises(StoreError, match=r"format.json in .* is unreadable"):
