@@ -9,11 +9,12 @@ from typing import Protocol
 from rich.console import Console
 
 from infra.terraform.changes import Plan
+from infra.terraform.outputs import read_outputs
 from infra.terraform.runner import Root
-from infra.terraform.service import ServiceOutputs, parse_service_outputs
+from infra.terraform.service import ServiceOutputs, are_complete, parse_service_outputs
 from infra.terraform.state import State
 
-# Of the right form, for what asks for an image and reads none: outputs, and destruction.
+# Of the right form, for destruction, which asks for an image and reads none.
 _NO_IMAGE = f"none.invalid/none@sha256:{'0' * 64}"
 
 
@@ -21,7 +22,7 @@ class Infrastructure(Protocol):
     """One environment's service. Every method raises TerraformError if it does not come about."""
 
     def outputs(self) -> ServiceOutputs | None:
-        """None if it was never applied."""
+        """None if it was never applied to the end."""
 
     def plan(self, image_uri: str) -> Plan:
         """What `apply` would change."""
@@ -48,8 +49,8 @@ class TerraformService:
         self._variables, self._console = dict(variables), console
 
     def outputs(self) -> ServiceOutputs | None:
-        found = self._root(_NO_IMAGE).outputs()
-        return parse_service_outputs(found) if found else None
+        found = read_outputs("service", self._env, self._state)
+        return parse_service_outputs(found) if are_complete(found) else None
 
     def plan(self, image_uri: str) -> Plan:
         return self._root(image_uri).plan()

@@ -25,14 +25,21 @@ class ServiceOutputs:
     region: str
 
 
+_NAMES = [field.name for field in fields(ServiceOutputs)]
+
+
+def are_complete(outputs: Mapping[str, Any]) -> bool:
+    """Whether an apply went to its end: Terraform keeps those that one which failed came to."""
+    return all(name in outputs for name in _NAMES)
+
+
 def parse_service_outputs(outputs: Mapping[str, Any]) -> ServiceOutputs:
     """Raises:
     TerraformError: the root was not applied, or by an older version of this code.
     """
-    names = [field.name for field in fields(ServiceOutputs)]
-    if missing := [name for name in names if name not in outputs]:
+    if missing := [name for name in _NAMES if name not in outputs]:
         raise TerraformError(
             f"the root `service` has no output {', '.join(missing)}: apply it first"
         )
-    values = {name: outputs[name] for name in names}
+    values = {name: outputs[name] for name in _NAMES}
     return ServiceOutputs(**values | {"alarm_names": tuple(sorted(outputs["alarm_names"]))})

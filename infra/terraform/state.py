@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
 from infra.terraform.errors import TerraformError
 
 # Merged over the roots' own `backend "s3"`: a folder needs no bucket, no account and no network.
 _OVERRIDE = "state_override.tf.json"
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 
 
 class State(Protocol):
@@ -20,6 +25,18 @@ class State(Protocol):
 
     def options(self, root: str, environment: str, folder: Path) -> list[str]:
         """Writes what the root in `folder` needs; returns the options of `terraform init`."""
+        ...
+
+    def place(self, root: str, environment: str) -> str:
+        """Where the state of a root is, for messages."""
+        ...
+
+    def read(self, root: str, environment: str) -> bytes | None:
+        """The state of a root; None if it was never applied.
+
+        Raises:
+            TerraformError: it cannot be read.
+        """
         ...
 
 
@@ -31,10 +48,21 @@ class LocalState:
 
     def options(self, root: str, environment: str, folder: Path) -> list[str]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = str(self.folder.absolute() / f"{environment}-{root}.tfstate")
+        path = self.place(root, environment)
         override = {"terraform": {"backend": {"local": {"path": path}}}}
         (folder / _OVERRIDE).write_text(json.dumps(override, indent=2) + "\n")
         return []
+
+    def place(self, root: str, environment: str) -> str:
+        return str(self.folder.absolute() / f"{environment}-{root}.tfstate")
+
+    def read(self, root: str, environment: str) -> bytes | None:
+        try:
+            return Path(self.place(root, environment)).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise TerraformError(f"{exc.filename} cannot be read ({exc.strerror})") from exc
 
 
 @dataclass(frozen=True)
@@ -49,10 +77,38 @@ class S3State:
         (folder / _OVERRIDE).unlink(missing_ok=True)
         settings = {
             "bucket": self.bucket,
-            "key": f"{self.prefix}/{environment}/{root}.tfstate",
+            "key": self._key(root, environment),
             "region": self.region,
         }
         return [f"-backend-config={name}={value}" for name, value in settings.items() if value]
+
+    def place(self, root: str, environment: str) -> str:
+        return f"s3://{self.bucket}/{self._key(root, environment)}"
+
+    def read(self, root: str, environment: str) -> bytes | None:
+        own_endpoint = any(os.environ.get(name) for name in _ENDPOINTS)
+        config = Config(
+            connect_timeout=5,
+            read_timeout=5,
+            retries={"mode": "standard", "total_max_attempts": 3},
+            # Such a store rarely has a host name for every bucket.
+            s3={"addressing_style": "path"} if own_endpoint else {},
+        )
+        place = self.place(root, environment)
+        try:
+            s3 = boto3.session.Session().client("s3", self.region or None, config=config)
+            answer = s3.get_object(Bucket=self.bucket, Key=self._key(root, environment))
+            found: bytes = answer["Body"].read()
+        except ClientError as exc:
+            if exc.response.get("Error", {}).get("Code") == "NoSuchKey":
+                return None
+            raise TerraformError(f"Terraform's state {place} cannot be read: {exc}") from exc
+        except BotoCoreError as exc:
+            raise TerraformError(f"Terraform's state {place} cannot be read: {exc}") from exc
+        return found
+
+    def _key(self, root: str, environment: str) -> str:
+        return f"{self.prefix}/{environment}/{root}.tfstate"
 
 
 def parse_state(text: str) -> State:

@@ -107,7 +107,10 @@ def watched_alias(client: Any, function: str, alias: str, traffic: Traffic) -> I
 
     def watch() -> None:
         while not ending.wait(_POLL_S):
-            found = client.get_alias(FunctionName=function, Name=alias)
+            try:
+                found = client.get_alias(FunctionName=function, Name=alias)
+            except client.exceptions.ResourceNotFoundException:
+                continue  # destroyed by hand, while the twin is kept
             weights = dict((found.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {})
             weights[found["FunctionVersion"]] = 1 - sum(weights.values())
             if not traffic.routings or traffic.routings[-1].weights != weights:

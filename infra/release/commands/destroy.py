@@ -27,22 +27,33 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
 def destroy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
     """Plans, asks, destroys."""
     settings, infrastructure = settings_of(options), open_(options, terminal)
-    outputs = required(infrastructure.outputs(), options.env)
-    session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
-    if (now := session.journal().unfinished) is not None:
-        raise Refused(
-            f"release {now.release} has not ended: deploy its image again, or roll back first"
-        )
+    outputs = infrastructure.outputs()
+    session = None  # where the first deploy failed half-way there is neither alias nor release
+    if outputs:
+        session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
+        _demand_no_release(session)
     plan = infrastructure.plan_destruction()
+    if not plan.changed:
+        required(outputs, options.env)
     data = {"env": options.env, "destroyed": [asdict(change) for change in plan.changes]}
     show_plan(plan, f"service of {options.env}, to be destroyed", terminal.log)
     if options.dry_run:
         return Answer({**data, "dry_run": True}, lambda c: c.print("Dry run: nothing was changed."))
     terminal.confirm(f"Destroy the service of {options.env}? Callers get no answer any more.")
-    with session.lease.held(session.who, "destroy"):
-        _record(session)
+    if session is None:
         infrastructure.destroy()
+    else:
+        with session.lease.held(session.who, "destroy"):
+            _record(session)
+            infrastructure.destroy()
     return Answer(data, lambda console: console.print("[bold]DESTROYED[/]"))
+
+
+def _demand_no_release(session: Session) -> None:
+    if (now := session.journal().unfinished) is not None:
+        raise Refused(
+            f"release {now.release} has not ended: deploy its image again, or roll back first"
+        )
 
 
 def _record(session: Session) -> None:

@@ -91,10 +91,10 @@ def image_of(text: str, aws: Aws, outputs: ServiceOutputs | None) -> Image:
 
 
 def required(outputs: ServiceOutputs | None, env: str) -> ServiceOutputs:
-    """ReleaseError if the environment was never applied."""
+    """ReleaseError if the environment was never applied to the end."""
     if outputs is None:
         raise ReleaseError(
-            f"{env} was never deployed, or its Terraform state is elsewhere (--state): "
-            f"`bazel run //infra:deploy -- --env {env} --image …`"
+            f"{env} was never deployed, or not to the end, or its Terraform state is elsewhere "
+            f"(--state): `bazel run //infra:deploy -- --env {env} --image …`"
         )
     return outputs

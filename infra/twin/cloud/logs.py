@@ -21,6 +21,7 @@ class LogWriter:
         self._store = store
         self._lock = threading.Lock()
         self._lines: dict[_Place, list[Line]] = {}
+        self._known: set[tuple[str, str]] = set()
 
     def write(self, region: str, group: str, stream: str, lines: Sequence[Line]) -> None:
         with self._lock:
@@ -37,6 +38,9 @@ class LogWriter:
 
     def _put(self, region: str, group: str, stream: str, lines: Sequence[Line]) -> None:
         backend = logs_backends[ACCOUNT][region]
+        if group not in backend.groups and (region, group) in self._known:
+            return  # deleted, and a function's role may make none
+        self._known.add((region, group))
         backend.ensure_log_group(group)
         if stream not in backend.groups[group].streams:
             backend.create_log_stream(group, stream)

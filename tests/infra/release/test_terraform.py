@@ -39,9 +39,10 @@ def test_from_nothing_to_nothing(world: World, tmp_path: Path) -> None:
         return code, json.loads(printed.getvalue())
 
     golden = ("--golden", str(world.golden), "--yes")
-    nothing = run(status.main)
-    assert nothing[0] == 2
-    assert "was never deployed" in nothing[1]["error"]
+    for main in (status.main, destroy.main):
+        nothing = run(main)
+        assert nothing[0] == 2
+        assert "was never deployed" in nothing[1]["error"]
     assert run(plan.main, "--image", first)[0] == 10
 
     code, made = run(deploy.main, "--image", first, *golden)

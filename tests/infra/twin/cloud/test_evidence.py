@@ -63,6 +63,21 @@ def test_the_log_of_a_call_is_as_lambda_writes_it(cloud: Cloud, functions: Funct
     assert "Init Duration" not in events[-1]["message"]
 
 
+def test_a_log_that_was_deleted_does_not_come_back_by_itself(
+    cloud: Cloud, functions: Functions
+) -> None:
+    create(cloud, functions.push(cloud, MEASURING))
+    logs, name = client(cloud, "logs"), "/aws/lambda/kiln"
+    for _ in range(2):
+        invoke(cloud, event={"size": 5})
+        cloud.flush()
+        logs.delete_log_group(logGroupName=name)
+        invoke(cloud, event={"size": 5})
+        cloud.flush()
+        assert logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"] == []
+        logs.create_log_group(logGroupName=name)
+
+
 def test_each_version_writes_streams_of_its_own(cloud: Cloud, functions: Functions) -> None:
     create(cloud, functions.push(cloud, MEASURING))
     two = publish(cloud, functions.push(cloud, MEASURING + "# another"))

@@ -1,0 +1,80 @@
+"""A first deploy whose Terraform failed half-way: what it made can be destroyed."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from infra.release.commands import destroy, status
+from infra.release.infrastructure import TerraformService
+from infra.terraform.changes import Change, Plan
+from infra.terraform.service import ServiceOutputs
+from infra.terraform.state import LocalState
+
+ARGUMENTS = ["--env", "dev", "--json", "--yes"]
+
+
+class _HalfMade:
+    """A queue, and nothing that a release could go to."""
+
+    def __init__(self, *things: str) -> None:
+        self.things = list(things)
+
+    def outputs(self) -> ServiceOutputs | None:
+        return None
+
+    def plan(self, image_uri: str) -> Plan:
+        raise NotImplementedError
+
+    def apply(self, image_uri: str) -> ServiceOutputs:
+        raise NotImplementedError
+
+    def plan_destruction(self) -> Plan:
+        changes = tuple(Change(thing, thing.split(".")[0], "delete") for thing in self.things)
+        return Plan(Path("none"), bool(changes), changes, destroys=True)
+
+    def destroy(self) -> None:
+        self.things.clear()
+
+
+def run(command: Any, infrastructure: _HalfMade, *arguments: str) -> tuple[int, dict[str, Any]]:
+    out, errors = (Console(file=io.StringIO(), width=140) for _ in range(2))
+    code = command.main(
+        [*ARGUMENTS, *arguments], out, errors, lambda options, terminal: infrastructure
+    )
+    printed: Any = out.file
+    return code, json.loads(printed.getvalue())
+
+
+@pytest.fixture
+def half_made() -> _HalfMade:
+    return _HalfMade("aws_sqs_queue.failures")
+
+
+def test_outputs_of_an_apply_that_failed_are_none(tmp_path: Path) -> None:
+    state = LocalState(tmp_path)
+    document = {"version": 4, "outputs": {"function_name": {"value": "kiln-dev"}}}
+    Path(state.place("service", "dev")).write_text(json.dumps(document))
+    service = TerraformService("dev", state, tmp_path / "work", {}, Console(file=io.StringIO()))
+    assert service.outputs() is None
+
+
+def test_what_was_made_can_be_destroyed(half_made: _HalfMade) -> None:
+    assert run(destroy, half_made, "--dry-run")[0] == 0
+    assert half_made.things == ["aws_sqs_queue.failures"]
+    code, said = run(destroy, half_made)
+    assert (code, [one["address"] for one in said["destroyed"]]) == (0, ["aws_sqs_queue.failures"])
+    assert half_made.things == []
+
+
+def test_nothing_to_destroy_and_nothing_to_look_at_say_so(half_made: _HalfMade) -> None:
+    half_made.things.clear()
+    for command in (destroy, status):
+        code, said = run(command, half_made)
+        assert code == 2
+        assert "dev was never deployed, or not to the end" in said["error"]

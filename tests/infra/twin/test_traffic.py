@@ -1,0 +1,52 @@
+"""Where an alias leads is noted, whatever becomes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from infra.twin.traffic import Traffic, watched_alias
+
+
+class _Lambda:
+    """A function that is gone for a while."""
+
+    class exceptions:
+        class ResourceNotFoundException(Exception):
+            pass
+
+    def __init__(self, versions: Iterator[str | None]) -> None:
+        self._versions = versions
+
+    def get_alias(self, **names: str) -> dict[str, Any]:
+        version = next(self._versions)
+        if version is None:
+            raise self.exceptions.ResourceNotFoundException
+        return {"FunctionVersion": version}
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_function_that_is_destroyed_and_made_anew_is_seen_again() -> None:
+    def versions() -> Iterator[str | None]:
+        yield from ("3", None, None)
+        while True:
+            yield "1"
+
+    traffic = Traffic()
+    with watched_alias(_Lambda(versions()), "kiln-dev", "live", traffic):
+        wait_until(lambda: len(traffic.routings) == 2)
+    assert [routing.weights for routing in traffic.routings] == [{"3": 1}, {"1": 1}]
+
+
+def test_a_copy_of_what_was_seen_grows_no_more() -> None:
+    traffic = Traffic()
+    copy = traffic.so_far()
+    traffic.answers.append(None)  # type: ignore[arg-type]
+    assert copy.answers == []
