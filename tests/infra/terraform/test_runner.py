@@ -117,6 +117,9 @@ def test_terraforms_errors_are_told_with_their_place(tmp_path: Path) -> None:
 def test_words_that_are_no_json_are_told_too(tmp_path: Path) -> None:
     with pytest.raises(TerraformFailed, match="panic: the provider died"):
         root(tmp_path, ["panic: the provider died"], code=11).plan()
+    with pytest.raises(TerraformFailed) as halted:
+        root(tmp_path, ["execution halted"] * 9, code=1).plan()
+    assert str(halted.value).count("execution halted") == 1
 
 
 def test_without_registry_and_mirror_it_says_what_to_do(tmp_path: Path) -> None:
