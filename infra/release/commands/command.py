@@ -29,6 +29,10 @@ exit codes: 0 done (promoted, nothing to do), 1 refused (a check, the smoke test
 at it), 2 input or AWS cannot be used, 10 stopped for a person to decide (plan: there are changes),
 20 rolled back, 30 the alias was moved and does not answer as it should, 130 interrupted
 """
+_INTERRUPTED = (
+    "interrupted: the traffic stays as the ledger says, and nothing watches over it. Repeat the "
+    "command to go on, or `bazel run //infra:rollback`; `//infra:status` shows where it goes"
+)
 
 
 @dataclass(frozen=True)
@@ -121,23 +125,23 @@ def run(
             )
         answer = handler(options, terminal, open_ or open_terraform)
     except (ReleaseError, TerraformError) as exc:
-        if options.json:
-            data = {"error": str(exc), "exit_code": exc.exit_code}
-            out.file.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-        else:
-            errors.print(f"[red]{escape(str(exc))}[/]", highlight=False, soft_wrap=True)
-        return exc.exit_code
+        return _failed(str(exc), exc.exit_code, options.json, out, errors)
     except KeyboardInterrupt:
-        errors.print(
-            "Interrupted: what the ledger says holds. Repeat the command to go on, or "
-            "`bazel run //infra:rollback`; `//infra:status` shows where the traffic goes"
-        )
-        return INTERRUPTED
+        return _failed(_INTERRUPTED, INTERRUPTED, options.json, out, errors)
     if options.json:
         out.file.write(json.dumps(answer.data, indent=2, ensure_ascii=False) + "\n")
     else:
         answer.show(out)
     return answer.exit_code
+
+
+def _failed(text: str, exit_code: int, is_json: bool, out: Console, errors: Console) -> int:
+    if is_json:
+        data = {"error": text, "exit_code": exit_code}
+        out.file.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    else:
+        errors.print(f"[red]{escape(text)}[/]", highlight=False, soft_wrap=True)
+    return exit_code
 
 
 def open_terraform(options: argparse.Namespace, terminal: Terminal) -> Infrastructure:

@@ -89,10 +89,10 @@ def _show(data: dict[str, Any], records: Sequence[Record], console: Console) -> 
         running = data["running"]
         line(f"[yellow]running[/]  {escape(running['who'])}: {escape(running['what'])}")
     elif data["unfinished"]:
-        image = data["unfinished"]["image"]
+        unfinished = data["unfinished"]
         line(
-            f"[yellow]unfinished[/]  release {data['unfinished']['release']}: deploy {image[:19]}… "
-            "again to go on, or roll back"
+            f"[yellow]unfinished[/]  release {unfinished['release']}: nothing watches over it. "
+            f"Deploy {unfinished['image']} again to go on, or roll back"
         )
     raised = ", ".join(data["alarms"])
     line(f"alarms   [red]{escape(raised)}[/]" if raised else "alarms   [green]none[/]")

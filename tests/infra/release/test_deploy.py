@@ -409,6 +409,31 @@ def test_a_rollback_to_where_the_traffic_is_changes_nothing(world: World) -> Non
     assert (world.ledger(), world.messages(), world.alias()) == (before, told, {"2": 1.0})
 
 
+def test_an_interrupted_command_answers_with_a_document_too(world: World) -> None:
+    def interrupted(options: Any, terminal: Any) -> Any:
+        raise KeyboardInterrupt
+
+    out, errors = (Console(file=io.StringIO(), width=140) for _ in range(2))
+    for json_too in (["--json"], []):
+        assert status.main(["--env", "dev", *json_too], out, errors, interrupted) == 130
+    printed: Any = out.file
+    said: Any = errors.file
+    assert json.loads(printed.getvalue())["exit_code"] == 130
+    assert "nothing watches over it. Repeat the command" in said.getvalue()
+
+
+def test_status_names_the_image_with_which_a_release_goes_on(world: World) -> None:
+    world.create(world.push(GOOD))
+    image = world.push(OTHER)
+    world.set('on_hold = "roll back"', 'on_hold = "stop"')
+    world.set("most_hold_s = 60", "most_hold_s = 0")
+    assert world.deploy(image).code == 10
+    out = Console(file=io.StringIO(), width=140)
+    assert status.main(["--env", "dev", "--config", str(world.config)], out, out, world.open) == 0
+    printed: Any = out.file
+    assert f"Deploy {image.rpartition('@')[2]} again to go on" in printed.getvalue()
+
+
 def test_status_says_where_the_traffic_goes_and_why(world: World) -> None:
     world.create(world.push(GOOD))
     world.deploy(world.push(OTHER), "--strategy", "all-at-once", "--reason", "faster")
