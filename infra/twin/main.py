@@ -33,7 +33,7 @@ from tools.debian.program import ProgramMissing
 from tools.terminal import terminal
 
 KEPT, BROKEN, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
-_FORGET_EVERY_S = 60.0
+_FORGET_EVERY_S, _REMEMBERED_S = 60.0, 1800.0  # of a twin that is kept
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -204,6 +204,7 @@ def _stay(
             time.sleep(_FORGET_EVERY_S)
             traffic.answers.clear()
             traffic.calls.clear()
+            cloud.forget(time.time() - _REMEMBERED_S)
     except KeyboardInterrupt:
         narrator.say("ending")
 

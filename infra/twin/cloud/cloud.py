@@ -98,6 +98,11 @@ class Cloud:
         self._logs.flush()
         self._metrics.flush()
 
+    def forget(self, before_s: float) -> None:
+        """Drops older logs and metrics of calls: for hours of them there is no room."""
+        self._logs.forget(before_s)
+        self._metrics.forget(before_s)
+
     def environments(self) -> Mapping[tuple[str, str], int]:
         """How many execution environments are warm and idle, by function and version."""
         return self._fleet.environments()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from moto.logs.models import logs_backends
+from moto.logs.models import LogEvent, logs_backends
 
 from infra.twin.cloud.sandbox import Line
 from infra.twin.cloud.targets import ACCOUNT
 
 _Place = tuple[str, str, str]  # region, group, stream
+
+
+def _since(moment_s: float, events: Iterable[LogEvent]) -> list[LogEvent]:
+    return [event for event in events if event.timestamp >= 1000 * moment_s]
 
 
 class LogWriter:
@@ -35,6 +40,16 @@ class LogWriter:
         with self._store:
             for (region, group, stream), lines in waiting.items():
                 self._put(region, group, stream, lines)
+
+    def forget(self, before_s: float) -> None:
+        """Drops older lines, which moto keeps twice: in their stream, and with all others."""
+        with self._store:
+            for region, name in self._known:
+                if group := logs_backends[ACCOUNT][region].groups.get(name):
+                    for stream in group.streams.values():
+                        stream.events = _since(before_s, stream.events)
+            kind: Any = LogEvent
+            kind.instances_tracked = _since(before_s, kind.instances_tracked)
 
     def _put(self, region: str, group: str, stream: str, lines: Sequence[Line]) -> None:
         backend = logs_backends[ACCOUNT][region]

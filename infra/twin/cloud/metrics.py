@@ -91,6 +91,17 @@ class MetricWriter:
                 backend = cloudwatch_backends[ACCOUNT][series.region]
                 backend.metric_data.append(SampledDatum(series, second, values))
 
+    def forget(self, before_s: float) -> None:
+        """Drops older values."""
+        limit = datetime.fromtimestamp(before_s, UTC).replace(tzinfo=None)
+        with self._store:
+            for backend in cloudwatch_backends[ACCOUNT].values():
+                backend.metric_data = [
+                    datum
+                    for datum in backend.metric_data
+                    if not (isinstance(datum, SampledDatum) and datum.timestamp < limit)
+                ]
+
     def _add_for_function(self, target: Target, values: list[tuple[str, str, float]]) -> None:
         function = ("FunctionName", target.name)
         resource = ("Resource", target.resource)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from moto.logs.models import LogEvent
 
 from infra.twin.cloud.cloud import Cloud
 from infra.twin.cloud.metrics import embedded_values
@@ -76,6 +78,24 @@ def test_a_log_that_was_deleted_does_not_come_back_by_itself(
         cloud.flush()
         assert logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"] == []
         logs.create_log_group(logGroupName=name)
+
+
+def test_what_is_older_than_a_moment_can_be_forgotten(cloud: Cloud, functions: Functions) -> None:
+    create(cloud, functions.push(cloud, MEASURING))
+    logs, group = client(cloud, "logs"), "/aws/lambda/kiln"
+    invoke(cloud, event={"size": 5})
+    cloud.flush()
+    cloud.forget(time.time() - 60)
+    assert logs.filter_log_events(logGroupName=group)["events"]
+    assert statistic(cloud, "Invocations", "Sum", FunctionName="kiln") == 1
+    cloud.forget(time.time() + 1)
+    assert logs.filter_log_events(logGroupName=group)["events"] == []
+    kind: Any = LogEvent
+    assert kind.instances_tracked == []
+    assert statistic(cloud, "Invocations", "Sum", FunctionName="kiln") is None
+    invoke(cloud, event={"size": 5})
+    cloud.flush()
+    assert logs.filter_log_events(logGroupName=group)["events"]
 
 
 def test_each_version_writes_streams_of_its_own(cloud: Cloud, functions: Functions) -> None:
