@@ -197,7 +197,7 @@ def test_help_shows_what_people_do_with_it(tmp_path: Path) -> None:
 
 def test_a_dvc_that_bazel_did_not_start_asks_bazel_for_the_program(fresh: Project) -> None:
     wrapper = fresh.path / "tools" / "bazel"
-    wrapper.parent.mkdir()
+    wrapper.parent.mkdir(exist_ok=True)
     wrapper.write_text('#!/bin/sh\necho "$@"\n')
     wrapper.chmod(0o755)
     done = subprocess.run(
