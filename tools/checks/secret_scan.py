@@ -6,6 +6,8 @@ secret is excused where it stands, with a reason of two words or more:
 
     KEY = "0123…"  # pragma: allowlist secret: made up for a server of the test's own
 
+Old versions of files cannot be changed: what is harmless there stands in tools/checks/history.toml.
+
 Exit codes: 0 nothing found, 1 a secret or an excuse without a reason, 2 bad input.
 """
 
@@ -18,6 +20,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +46,8 @@ _NO_SECRETS = [
     r"^arn:",
 ]
 _EXCUSE = re.compile(r"pragma: ?allowlist (?:nextline )?secret(?P<reason>.*)")
+_SHORT = 12  # digits by which a blob is named
+_KNOWN_HISTORY = Path("tools/checks/history.toml")
 _NO_EXCUSE = {"tools/checks/secret_scan.py"}  # names the excuse in order to find it
 
 
@@ -118,14 +123,31 @@ def search_history() -> Iterator[Finding]:
     listing = ["git", "rev-list", "--objects", "--all", "--filter=object:type=blob"]
     found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
     blobs = [line.partition(" ") for line in found.splitlines() if " " in line]
+    known = _known_blobs()
     with tempfile.TemporaryDirectory() as folder:
         for blob, _, name in blobs:
+            if blob[:_SHORT] in known:
+                continue
             copy = Path(folder, Path(name).name)  # what is looked for depends on the suffix
             with copy.open("wb") as output:
                 subprocess.run(["git", "cat-file", "blob", blob], check=True, stdout=output)
             for finding in search([str(copy)]):
-                yield replace(finding, file=f"{name} (blob {blob[:12]})")
+                yield replace(finding, file=f"{name} (blob {blob[:_SHORT]})")
             copy.unlink()
+
+
+def _known_blobs() -> set[str]:
+    """Blobs of the history with a reason why what they hold is no secret."""
+    if not _KNOWN_HISTORY.is_file():
+        return set()
+    reasons = tomllib.loads(_KNOWN_HISTORY.read_text(encoding="utf-8"))
+    for blob, reason in reasons.items():
+        if not re.fullmatch(rf"[0-9a-f]{{{_SHORT}}}", blob) or len(str(reason).split()) < 2:
+            raise ValueError(
+                f"{_KNOWN_HISTORY}: {blob} = {reason!r}: expected {_SHORT} hexadecimal digits of a "
+                "blob, and a reason of two words or more"
+            )
+    return set(reasons)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -135,7 +157,7 @@ def main(arguments: Sequence[str]) -> int:
             os.chdir(workspace)
         files = options.files or ([] if options.history else tracked())
         findings = list(search_history() if options.history else search(files))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f"secrets: {error}", file=sys.stderr)
         return 2
     if options.json:
@@ -146,10 +168,13 @@ def main(arguments: Sequence[str]) -> int:
     where = "the history" if options.history else f"{len(files)} files"
     print(f"secrets: {len(findings) or 'nothing'} found in {where}", file=sys.stderr)
     if findings:
+        remedy = (
+            f'name its blob in {_KNOWN_HISTORY}:\n  0123456789ab = "the reason"'
+            if options.history
+            else "excuse it on its line:\n  # pragma: allowlist secret: the reason"
+        )
         print(
-            "A real one: revoke it first, then remove it. Anything else: excuse it on its line:\n"
-            "  # pragma: allowlist secret: the reason",
-            file=sys.stderr,
+            f"A real one: revoke it first, then remove it. Anything else: {remedy}", file=sys.stderr
         )
     return bool(findings)
 

@@ -88,6 +88,25 @@ def test_a_secret_that_a_later_commit_removed_is_found_in_the_history(tmp_path: 
     assert "settings.py (blob " in history.stdout
 
 
+def test_a_version_that_is_known_to_be_harmless_is_passed_over(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    for text in (PLANTED["an AWS key"], "nothing\n"):
+        (tmp_path / "settings.py").write_text(text)
+        git(tmp_path, "add", ".")
+        git(tmp_path, "commit", "-qm", "a")
+    blob = scan(tmp_path, "--history").stdout.partition("(blob ")[2][:12]
+    known = tmp_path / "tools/checks/history.toml"
+    known.parent.mkdir(parents=True)
+
+    known.write_text(f'{blob} = "because"\n')
+    refused = scan(tmp_path, "--history")
+    assert refused.returncode == 2
+    assert "a reason of two words or more" in refused.stderr
+
+    known.write_text(f'{blob} = "made up for this test"\n')
+    assert scan(tmp_path, "--history").returncode == 0
+
+
 def git(folder: Path, *arguments: str) -> None:
     """Commits as a stranger, whatever the machine's settings are."""
     me = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
