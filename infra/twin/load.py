@@ -11,6 +11,7 @@ import http.client
 import itertools
 import json
 import random
+import signal
 import sys
 import threading
 import time
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--callers", type=int, default=6, help="at most so many wait at a time")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    # Ctrl-C reaches every program of the terminal, and whoever started this one ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     bodies = [
         json.dumps({"image": base64.b64encode(image.data).decode()}).encode()
         for image in read_golden_set(options.images).images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -79,6 +80,27 @@ def test_it_ends_with_whoever_started_it(url: str, tmp_path: Path) -> None:
     assert process.stdin
     process.stdin.close()
     assert process.wait(60) == 0
+
+
+def test_a_ctrl_c_is_left_to_whoever_started_it(url: str, tmp_path: Path) -> None:
+    images = tmp_path / "golden.zip"
+    write_golden_set(images, "test", [GoldenImage(b"fine", "cat")])
+    with subprocess.Popen(
+        [sys.executable, load.__file__, url, str(images)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.stdout.readline()
+        try:
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, errors) == (0, b"")
 
 
 def test_missed_turns_are_not_made_up() -> None:
