@@ -101,8 +101,8 @@ class AlarmWatch:
                 sns_backends[ACCOUNT][self._region].publish(
                     message=json.dumps(message), arn=action, subject=subject[:100]
                 )
-            except Exception:  # a topic that is gone, a subscriber that does not listen
-                logger.exception("alarm %s could not be told to %s", alarm.name, action)
+            except Exception as error:  # a topic that is gone, a subscriber that does not listen
+                logger.warning("alarm %s could not be told to %s: %s", alarm.name, action, error)
 
 
 def judge(alarm: Alarm, values: Values) -> tuple[str, str]:
