@@ -1,0 +1,111 @@
+"""Tests of one tree, run in a process of their own that is forked: packages are loaded once."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+NONE_CHOSEN, TIMED_OUT = 5, -1
+_OPTIONS = (
+    "-x -q --tb=short -p no:cacheprovider --import-mode=importlib"
+    # Hypothesis is among what is loaded already.
+    " -W ignore::pytest.PytestAssertRewriteWarning"
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A tree of files, and the tests in it that are to notice a mistake.
+
+    Attributes:
+        scratch: a folder for what the tests write.
+        chosen: as pytest's `-k`.
+    """
+
+    tree: Path
+    scratch: Path
+    chosen: str = ""
+
+    def run(self, tests: Sequence[str], timeout_s: float, log: Path | None = None) -> int:
+        """Pytest's exit code, or TIMED_OUT; any but 0 and NONE_CHOSEN: the tests noticed."""
+        child = os.fork()
+        if child == 0:
+            try:
+                self._test(tests, log)
+            finally:
+                os._exit(70)  # not reached unless pytest itself is broken
+        return _wait(child, timeout_s)
+
+    def load_packages(self, tests: Sequence[str], log: Path) -> int:
+        """Runs tests once, then loads the packages that they loaded; returns the exit code."""
+        code = self.run(tests, 3600, log)
+        names = self.scratch / "modules"
+        for name in names.read_text().split() if names.exists() else ():
+            with suppress(Exception), warnings.catch_warnings(action="ignore"):
+                importlib.import_module(name)
+        gc.freeze()  # pytest collects garbage at its end, and would go through all of this
+        return code
+
+    def _test(self, tests: Sequence[str], log: Path | None) -> None:
+        os.setsid()  # a process that hangs is ended with those that it started
+        out = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        sys.path[:] = [str(self.tree), *_without_trees(sys.path)]
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+        os.environ["HOME"] = str(self.scratch)
+        os.chdir(self.tree)
+        import pytest
+        from hypothesis import Phase, settings
+
+        # Any failure will do: the least example is not sought.
+        phases = (Phase.explicit, Phase.generate)
+        alike = settings(derandomize=True, database=None, deadline=None, phases=phases)
+        settings.register_profile("mutants", alike)
+        settings.load_profile("mutants")
+        chosen = ["-k", self.chosen] if self.chosen else []
+        code = pytest.main(
+            [*_OPTIONS.split(), f"--basetemp={self.scratch / 'pytest'}", *chosen, *tests]
+        )
+        if not (names := self.scratch / "modules").exists():
+            names.write_text("\n".join(_packages(self.tree)))
+        sys.stdout.flush()
+        os._exit(int(code))
+
+
+def _wait(child: int, timeout_s: float) -> int:
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return TIMED_OUT
+
+
+def _without_trees(paths: Iterable[str]) -> list[str]:
+    """Leaves out folders that hold this program: the tree's modules are to be found in the tree."""
+    return [path for path in paths if not Path(path, "tools", "mutants", "trial.py").exists()]
+
+
+def _packages(tree: Path) -> list[str]:
+    """What is loaded and is none of the tree's."""
+    ours = {path.name.removesuffix(".py") for path in tree.iterdir()}
+    return [
+        name
+        for name, module in sorted(sys.modules.items())
+        if name.partition(".")[0] not in ours | {"__main__", "conftest"}
+        and not str(getattr(module, "__file__", None) or "").startswith(str(tree))
+    ]
