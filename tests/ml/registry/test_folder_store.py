@@ -55,13 +55,14 @@ def test_no_handle_stays_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_objects_are_readable_as_the_user_allows(tmp_path: Path) -> None:
-    before = os.umask(0o027)
+@pytest.mark.parametrize(("mask", "mode"), [(0o027, 0o640), (0o000, 0o666)])
+def test_objects_are_readable_as_the_user_allows(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
     try:
         FolderStore(tmp_path).create("a", b"")
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
 
 
 def test_what_a_killed_writer_left_is_no_entry(tmp_path: Path) -> None:

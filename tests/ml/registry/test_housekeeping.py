@@ -67,7 +67,9 @@ def test_only_old_leftovers_go(registry: Registry, tmp_path: Path) -> None:
     keys = [stored.key for stored in inspect(registry).leftovers]
     assert keys == [aside, leftover]
     assert collect(registry) == []
-    yesterday = time.time() - 25 * 3600
+    os.utime(tmp_path / leftover, (0, time.time() - 24 * 3600 + 60))
+    assert collect(registry) == []
+    yesterday = time.time() - 24 * 3600 - 1
     for key in (leftover, aside, registry.versions.manifests()[0].file.key):
         os.utime(tmp_path / key, (yesterday, yesterday))
     assert len(collect(registry, dry_run=True)) == 2
