@@ -3,9 +3,12 @@
 The parent only starts and replaces them; it loads neither onnxruntime nor the application.
 """
 
+import ctypes
 import errno
 import gc
 import logging
+import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -26,8 +29,9 @@ if TYPE_CHECKING:
 
 _SHUTDOWN_S = 20  # for the answers that are under way
 # uvicorn replaces processes that say nothing for 5 s: on a machine too busy to start one in that
-# time it never got to serve.
+# time it never got to serve. One that dies while uvicorn waits for its word is replaced only then.
 _SILENT_S = 60
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,7 @@ def application() -> "Starlette":
     from serve.predictor import Predictor
     from serve.telemetry.telemetry import Telemetry
 
+    _end_with_the_parent()
     settings = Settings.from_environment()
     log_to_stderr(settings)
     predictor = Predictor.load(model_path(settings), settings.session_threads)
@@ -90,6 +95,15 @@ def main() -> int:
         timeout_worker_healthcheck=_SILENT_S,
     )
     return 0
+
+
+def _end_with_the_parent() -> None:
+    """Or processes whose parent was killed would serve on, and keep the port from its successor."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent.pid:  # it died before this was asked for
+            sys.exit(1)
 
 
 def _require_free(host: str, port: int) -> None:

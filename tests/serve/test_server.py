@@ -108,6 +108,13 @@ def test_the_share_of_a_process_that_died_goes_to_its_successor() -> None:
         )  # at most 4 + 8 where no process is late for its turn
 
 
+def test_processes_end_with_a_parent_that_is_killed() -> None:
+    with running(workers=2) as server:
+        until(lambda: tally(server) == [0, 0])
+        server.process.kill()
+        until(lambda: refuses_connections(server.port))
+
+
 def call_and_wait(server: Server, callers: ExitStack, number: int) -> None:
     """One more caller, who stays, until a process has this connection."""
     callers.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S))
