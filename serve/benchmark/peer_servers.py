@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serve.benchmark.processes import Candidate
+from tools.wheel_program import wheel_program
 
 _FOLDER = Path(__file__).with_name("peers")
 _REQUIREMENTS = _FOLDER / "requirements.txt"
@@ -59,9 +60,7 @@ def _installed() -> Path:
     if (folder / ".complete").exists():
         return folder
     sys.stderr.write("kiln: installing the peers' packages\n")
-    from uv import find_uv_bin
-
-    command = [find_uv_bin(), "pip", "install", "--quiet", "--python", sys.executable]
+    command = [str(wheel_program("uv")), "pip", "install", "--quiet", "--python", sys.executable]
     done = subprocess.run(
         [*command, "--target", str(folder), "--requirements", str(_REQUIREMENTS)],
         capture_output=True,
