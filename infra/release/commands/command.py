@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +28,10 @@ ENVIRONMENTS = ("dev", "staging", "prod")
 EXIT_CODES = """\
 exit codes: 0 done (promoted, nothing to do), 1 refused (a check, the smoke test, somebody else is
 at it), 2 input or AWS cannot be used, 10 stopped for a person to decide (plan: there are changes),
-20 rolled back, 30 the alias was moved and does not answer as it should, 130 interrupted
+20 rolled back, 30 the alias was moved and does not answer as it should, 70 a mistake of the
+command's own, 130 interrupted
 """
+_OWN_MISTAKE = 70  # EX_SOFTWARE of sysexits.h: no script takes it for "refused"
 _INTERRUPTED = (
     "interrupted: the traffic stays as the ledger says, and nothing watches over it. Repeat the "
     "command to go on, or `bazel run //infra:rollback`; `//infra:status` shows where it goes"
@@ -183,7 +186,11 @@ def typed_path(text: str) -> Path:
 def entry(main: Callable[[Sequence[str], Console, Console], int]) -> NoReturn:
     """Runs a command as a process."""
     interrupt_by_sigterm()
-    sys.exit(main(sys.argv[1:], terminal(140), terminal(140, stderr=True)))
+    try:
+        sys.exit(main(sys.argv[1:], terminal(140), terminal(140, stderr=True)))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(_OWN_MISTAKE)
 
 
 def _variables(given: Sequence[str]) -> dict[str, object]:
