@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,19 @@ def client(cloud: Cloud, service: str) -> Any:
         aws_secret_access_key="testing",
         config=Config(retries={"max_attempts": 0}, read_timeout=120),
     )
+
+
+def metric_value(cloud: Cloud, metric: Mapping[str, Any], stat: str) -> float | None:
+    """A statistic of the metric's last minutes; None if it has no values."""
+    now = datetime.now(UTC)
+    (found,) = client(cloud, "cloudwatch").get_metric_data(
+        StartTime=now - timedelta(minutes=5),
+        EndTime=now + timedelta(minutes=1),
+        MetricDataQueries=[
+            {"Id": "a", "MetricStat": {"Metric": metric, "Period": 600, "Stat": stat}}
+        ],
+    )["MetricDataResults"]
+    return found["Values"][0] if found["Values"] else None
 
 
 def create(cloud: Cloud, image: str, name: str = "kiln", **more: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +11,14 @@ from moto.logs.models import LogEvent
 
 from infra.twin.cloud.cloud import Cloud
 from infra.twin.cloud.metrics import embedded_values
-from tests.infra.twin.cloud.functions import Functions, client, create, invoke, publish
+from tests.infra.twin.cloud.functions import (
+    Functions,
+    client,
+    create,
+    invoke,
+    metric_value,
+    publish,
+)
 
 MEASURING = """
 def handler(event, head):
@@ -33,20 +39,12 @@ def statistic(
 ) -> float | None:
     """Over everything so far."""
     cloud.flush()
-    now = datetime.now(UTC)
     metric: dict[str, Any] = {
         "Namespace": namespace,
         "MetricName": name,
         "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
     }
-    (found,) = client(cloud, "cloudwatch").get_metric_data(
-        StartTime=now - timedelta(minutes=5),
-        EndTime=now + timedelta(minutes=1),
-        MetricDataQueries=[
-            {"Id": "a", "MetricStat": {"Metric": metric, "Period": 600, "Stat": stat}}
-        ],
-    )["MetricDataResults"]
-    return found["Values"][0] if found["Values"] else None
+    return metric_value(cloud, metric, stat)
 
 
 def test_the_log_of_a_call_is_as_lambda_writes_it(cloud: Cloud, functions: Functions) -> None:

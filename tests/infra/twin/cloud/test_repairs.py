@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
 import pytest
 
 from infra.twin.cloud.cloud import Cloud
 from infra.twin.cloud.repairs import percentile
-from tests.infra.twin.cloud.functions import Functions, client, create, publish
+from tests.infra.twin.cloud.functions import Functions, client, create, metric_value, publish
 
 
 def asked(cloud: Cloud, where: Sequence[dict[str, str]], stat: str) -> float | None:
     """A statistic of the metric `size` with these dimensions."""
     metric = {"Namespace": "Kiln", "MetricName": "size", "Dimensions": list(where)}
-    now = datetime.now(UTC)
-    (found,) = client(cloud, "cloudwatch").get_metric_data(
-        StartTime=now - timedelta(minutes=5),
-        EndTime=now + timedelta(minutes=1),
-        MetricDataQueries=[
-            {"Id": "a", "MetricStat": {"Metric": metric, "Period": 600, "Stat": stat}}
-        ],
-    )["MetricDataResults"]
-    return found["Values"][0] if found["Values"] else None
+    return metric_value(cloud, metric, stat)
 
 
 def test_an_update_leaves_the_image_of_published_versions_alone(
