@@ -13,8 +13,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from infra.release.errors import ReleaseError
+from infra.terraform.endpoint import addressing
 
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 _ADVICE = {
     "AccessDenied": "the identity lacks a permission: see infra/terraform's deploy role",
     "AccessDeniedException": "the identity lacks a permission: see infra/terraform's deploy role",
@@ -55,10 +55,7 @@ class Aws:
 
     @cached_property
     def s3(self) -> Any:
-        own_endpoint = any(os.environ.get(name) for name in _ENDPOINTS)
-        # Such a store rarely has a host name for every bucket.
-        options: dict[str, Any] = {"s3": {"addressing_style": "path"}} if own_endpoint else {}
-        return self._client("s3", read_timeout=5, **options)
+        return self._client("s3", read_timeout=5, s3=addressing(os.environ))
 
     @cached_property
     def ecr(self) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from infra.terraform.endpoint import own_s3_endpoint
 from infra.terraform.errors import TerraformError
 from infra.terraform.package import package
 
@@ -31,8 +32,7 @@ def copy_root(root: str, work: Path, environ: Mapping[str, str]) -> Path:
     shutil.rmtree(work / "modules", ignore_errors=True)
     _copy(SOURCES / "roots" / root, folder)
     _copy(SOURCES / "modules", work / "modules")
-    if any(environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")):
-        # Such an endpoint rarely has a host name for every bucket.
+    if own_s3_endpoint(environ):
         override = {"provider": {"aws": {"s3_use_path_style": True}}}
         (folder / _ENDPOINT_OVERRIDE).write_text(json.dumps(override, indent=2) + "\n")
     return folder

@@ -13,11 +13,11 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infra.terraform.endpoint import addressing
 from infra.terraform.errors import TerraformError
 
 # Merged over the roots' own `backend "s3"`: a folder needs no bucket, no account and no network.
 _OVERRIDE = "state_override.tf.json"
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 
 
 class State(Protocol):
@@ -86,13 +86,11 @@ class S3State:
         return f"s3://{self.bucket}/{self._key(root, environment)}"
 
     def read(self, root: str, environment: str) -> bytes | None:
-        own_endpoint = any(os.environ.get(name) for name in _ENDPOINTS)
         config = Config(
             connect_timeout=5,
             read_timeout=5,
             retries={"mode": "standard", "total_max_attempts": 3},
-            # Such a store rarely has a host name for every bucket.
-            s3={"addressing_style": "path"} if own_endpoint else {},
+            s3=addressing(os.environ),
         )
         place = self.place(root, environment)
         try:
