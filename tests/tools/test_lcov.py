@@ -83,9 +83,11 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("baseline", ["", "SF:ml/unimported.py\nLF:0\nLH:0\nend_of_record\n"])
 def test_files_that_no_test_imports_count_as_missed(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, capsys: pytest.CaptureFixture[str], baseline: str
 ) -> None:
+    workspace.joinpath("report").write_text(A + baseline)
     assert table.main(["--report=report"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[-1].split() == ["total", "4", "25.0", "%", "2", "50.0", "%"]

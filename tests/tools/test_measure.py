@@ -14,7 +14,7 @@ from tools.coverage import lcov
 ROOT = Path(__file__).absolute().parents[2]
 
 MEASURED = """\
-import subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
 from tools.coverage.measure import measured
 
@@ -24,6 +24,8 @@ with measured(root, scratch):
     import serve.sign
     serve.sign.sign(3)
     subprocess.run([sys.executable, str(root / "serve" / "child.py")], check=True)
+    own_path = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, str(root / "serve" / "heir.py")], env=own_path, check=True)
 """
 
 
@@ -36,6 +38,7 @@ def runfiles(tmp_path: Path) -> Path:
         "def sign(n):\n    if n > 0:\n        return 1\n    return -1\n"
     )
     (sources / "child.py").write_text("print('in a child')\n")
+    (sources / "heir.py").write_text("print('in a child with the path of its parent')\n")
     root = tmp_path / "runfiles" / "_main"
     (root / "serve").mkdir(parents=True)
     for source in sources.iterdir():
@@ -62,8 +65,11 @@ def measure(root: Path, tmp_path: Path, manifest: str) -> dict[str, lcov.FileCov
 
 
 def test_lines_branches_and_children_are_measured(runfiles: Path, tmp_path: Path) -> None:
-    files = measure(runfiles, tmp_path, "serve/sign.py\nserve/child.py\nexternal/x/y.py\n")
+    files = measure(
+        runfiles, tmp_path, "serve/sign.py\nserve/child.py\nserve/heir.py\nexternal/x/y.py\n"
+    )
     assert files["serve/child.py"].lines == {1: 1}
+    assert files["serve/heir.py"].lines == {1: 1}
     assert files["serve/sign.py"].lines == {1: 1, 2: 1, 3: 1, 4: 0}
     assert (len(files["serve/sign.py"].branches), files["serve/sign.py"].branches_hit) == (2, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,7 @@ def _follow_children(scratch: Path, settings: Path, site_packages: Path) -> None
     hook.write_text(_SITE_HOOK.format(site_packages=str(site_packages)), encoding="utf-8")
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(hook.parent), inherited]))
+    sys.path.insert(0, str(hook.parent))  # for children that are given this process's path
     os.environ["COVERAGE_PROCESS_START"] = str(settings)
 
 

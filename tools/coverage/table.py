@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"coverage: no {options.report}; run first: bazel coverage //...", file=sys.stderr)
         return 2
     measured = lcov.parse(options.report.read_text(encoding="utf-8"))
-    files = {path: measured.get(path) or never_imported(path) for path in _tracked_sources()}
+    files = {path: _known(measured, path) or never_imported(path) for path in _tracked_sources()}
     print(table(files))
     total = _total(files)
     if total.percent < options.fail_under:
@@ -68,6 +68,12 @@ def never_imported(path: str) -> lcov.FileCoverage:
 
     analysis = Coverage(data_file=None, config_file="pyproject.toml").analysis2(path)
     return lcov.FileCoverage(lines=dict.fromkeys(analysis[1], 0))
+
+
+def _known(measured: Mapping[str, lcov.FileCoverage], path: str) -> lcov.FileCoverage | None:
+    """None also for a file that Bazel only names: its baseline has sections without lines."""
+    coverage = measured.get(path)
+    return coverage if coverage and coverage.lines else None
 
 
 def _total(files: Mapping[str, lcov.FileCoverage]) -> Row:
