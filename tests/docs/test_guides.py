@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from PIL import Image
 
 from serve.contract.artifact import read_artifact
 from tests.docs.pages import Page, as_shell, lines_of_code, read_page, write_files
+from tests.helpers.waiting import free_port
 
 GUIDES = Path("docs/guides").resolve()
 PATIENCE_S = 120
@@ -58,9 +58,7 @@ def type_in(command: str, folder: Path) -> None:
 @contextmanager
 def serving(command: str, folder: Path) -> Iterator[str]:
     """The address of what the command starts, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = shell(command, folder, KILN_PORT=str(port), KILN_WORKERS="1")
     try:
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE_S

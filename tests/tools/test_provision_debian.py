@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.waiting import wait_until
 from tests.tools.apt_repository import (
     MISSING,
     SUITE,
@@ -310,13 +311,6 @@ def started(command: list[str], environment: dict[str, str]) -> Iterator[subproc
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened in 30 s"
-        time.sleep(0.02)
 
 
 def leftovers(folder: Path) -> list[Path]:

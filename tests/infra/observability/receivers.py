@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
 from email.message import EmailMessage, Message
@@ -18,7 +17,6 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from infra.observability.stack.programs import free_port
 
-_PATIENCE_S = 60.0
 _PATH = "/services/T000/B000/secret"
 
 
@@ -131,11 +129,3 @@ def receivers(folder: Path) -> Iterator[tuple[Slack, Mailbox, dict[str, str]]]:
         thread.join()
         slack.server_close()
         mail.stop()
-
-
-def wait_until(holds: Callable[[], object], what: str) -> None:
-    """Returns as soon as it holds, and fails when it does not."""
-    end = time.monotonic() + _PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, f"waited {_PATIENCE_S:g} s for {what}"
-        time.sleep(0.05)

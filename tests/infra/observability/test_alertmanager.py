@@ -18,7 +18,8 @@ from infra.observability.rules import rule_file
 from infra.observability.stack.alertmanager import RoutingError, alertmanager_config
 from infra.observability.stack.local import alertmanager_program, with_templates
 from infra.observability.stack.programs import free_port, running
-from tests.infra.observability.receivers import Mailbox, Slack, receivers, wait_until
+from tests.helpers.waiting import wait_until
+from tests.infra.observability.receivers import Mailbox, Slack, receivers
 from tools.debian.program import require_program
 
 ALERTS = {

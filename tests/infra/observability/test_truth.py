@@ -28,7 +28,8 @@ from infra.observability.catalogue import load
 from infra.observability.dashboards.everything import dashboards
 from infra.observability.rules import rule_file
 from infra.observability.stack.local import Ports, Stack, local_stack
-from tests.infra.observability.receivers import Mailbox, Slack, receivers, wait_until
+from tests.helpers.waiting import wait_until
+from tests.infra.observability.receivers import Mailbox, Slack, receivers
 from tests.infra.observability.rule_cases import CASES
 from tests.serve.server_process import Server, running
 from tests.serve.serving import base64_of, image_file, pixels

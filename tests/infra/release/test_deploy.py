@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from infra.release.commands import deploy, plan, rollback, status
-from tests.infra.release.world import Result, World, alarm, raised, wait_until
+from tests.helpers.waiting import wait_until
+from tests.infra.release.world import Result, World, alarm, raised
 from tests.infra.twin.cloud.functions import client
 
 GOOD, OTHER = "a" * 64, "b" * 64

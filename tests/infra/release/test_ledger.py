@@ -16,9 +16,10 @@ from infra.release.lease import Lease
 from infra.release.ledger import Ledger
 from infra.release.objects import Objects
 from infra.release.progress import live_before
+from tests.helpers.waiting import wait_until
 from tests.infra.release.bare import BUCKET
 from tests.infra.release.made import decision
-from tests.infra.release.world import World, wait_until
+from tests.infra.release.world import World
 from tests.infra.twin.cloud.functions import client
 
 Changed = Callable[[dict[str, object]], None]

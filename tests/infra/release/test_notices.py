@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from infra.release import open_telemetry
 from infra.release.aws import Aws
 from infra.release.notices import Notices, message
+from tests.helpers.waiting import wait_until
 from tests.infra.release.made import decision
 from tests.infra.release.world import World
-from tests.serve.telemetry.collector import Chain, collector, wait_until
+from tests.serve.telemetry.collector import Chain, collector
 
 
 @pytest.fixture

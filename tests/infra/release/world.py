@@ -11,7 +11,6 @@ import base64
 import io
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from infra.release.lease import Lease
 from infra.release.ledger import Ledger, Record
 from infra.release.objects import Objects
 from infra.twin.cloud.cloud import Cloud
+from tests.helpers.waiting import wait_until
 from tests.infra.release.bare import BUCKET, BareInfrastructure
 from tests.infra.twin.cloud.functions import Functions, client, create
 
@@ -310,11 +310,3 @@ def raised(world: World, name: str = "kiln-errors") -> None:
     """An alarm has gone off."""
     with alarm(world, lambda: True, name):
         pass
-
-
-def wait_until(holds: Callable[[], bool], within_s: float = 20.0) -> None:
-    """Fails if it does not come to hold."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.05)

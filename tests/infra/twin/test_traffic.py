@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from infra.twin.traffic import Traffic, watched_alias
+from tests.helpers.waiting import wait_until
 
 
 class _Lambda:
@@ -24,13 +24,6 @@ class _Lambda:
         if version is None:
             raise self.exceptions.ResourceNotFoundException
         return {"FunctionVersion": version}
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_function_that_is_destroyed_and_made_anew_is_seen_again() -> None:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.helpers.waiting import free_port
 
 # PostgreSQL refuses to run as root, whom a container may have us be, a sandbox as the only user.
 _AS_SOMEBODY = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
@@ -35,7 +36,7 @@ def running_postgres() -> Iterator[str]:
     programs = require_postgres()
     folder = Path(tempfile.mkdtemp(prefix="kiln-postgres-"))
     user = _AS_SOMEBODY if os.geteuid() == 0 else ()
-    port = _free_port()
+    port = free_port()
     try:
         subprocess.run(
             [*user, programs / "initdb", "-D", folder / "data", "-U", "kiln", "-A", "trust", "-N"],
@@ -55,13 +56,6 @@ def running_postgres() -> Iterator[str]:
             server.wait(timeout=60)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:

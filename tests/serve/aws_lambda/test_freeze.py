@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.waiting import wait_until
 from tests.serve.aws_lambda.local_function import LocalFunction, local_function
 from tests.serve.serving import base64_of, image_file, pixels
-from tests.serve.telemetry.collector import Chain, collector, wait_until
+from tests.serve.telemetry.collector import Chain, collector
 
 BODY = json.dumps({"image": base64_of(image_file(pixels()))}).encode()
 COUNT = "sum(http_server_request_duration_seconds_count)"

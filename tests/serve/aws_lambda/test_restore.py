@@ -7,10 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+from tests.helpers.waiting import wait_until
 from tests.serve.aws_lambda.embedded_metric_format import samples
 from tests.serve.aws_lambda.local_function import LocalFunction, local_function
 from tests.serve.serving import base64_of, image_file, pixels
-from tests.serve.telemetry.collector import collector, wait_until
+from tests.serve.telemetry.collector import collector
 
 SNAP_START = {"AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
 BODY = json.dumps({"image": base64_of(image_file(pixels()))}).encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from urllib.request import Request, urlopen
 
 from infra.twin.image.container import Container, running
 from infra.twin.image.root import Root
+from tests.helpers.waiting import free_port
 
 _START_S = 120.0  # on a busy machine
 
@@ -41,9 +41,7 @@ def serving(
     root: Root, environment: Mapping[str, str] | None = None, **options: Any
 ) -> Iterator[Service]:
     """The server of an image, ready, on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {"KILN_HOST": "127.0.0.1", "KILN_PORT": str(port), **(environment or {})}
     with running(root, variables, **options) as container:
         service = Service(container, f"http://127.0.0.1:{port}")

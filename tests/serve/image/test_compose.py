@@ -17,9 +17,9 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
 from infra.twin.image.container import running
 from infra.twin.image.root import Root
+from tests.helpers.waiting import free_port, wait_until
 from tests.serve.image import built
 from tests.serve.image.http_service import serving
-from tests.serve.telemetry.collector import free_port, wait_until
 from tools.debian.program import require_program
 
 root = built.root

@@ -17,8 +17,7 @@ import signal
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,9 +31,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from tests.helpers.waiting import PATIENCE_S, free_port, wait_until
 from tools.debian.program import require_program
 
-_PATIENCE_S = 60.0  # a machine may be busy
 _BATCH = "20ms"  # that the collector waits for more
 
 
@@ -136,23 +135,6 @@ def collector(folder: Path) -> Iterator[Chain]:
             yield Chain(f"http://{http}", f"http://{store}", process, received)
 
 
-def wait_until(
-    holds: Callable[[], object], what: str = "what was waited for", patience_s: float = _PATIENCE_S
-) -> None:
-    """Returns as soon as `holds` is true; fails when it is still false after `patience_s`."""
-    end = time.monotonic() + patience_s
-    while not holds():
-        assert time.monotonic() < end, f"waited {patience_s:g} s for {what}"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def rotel() -> Path:
     """The collector's program, which the wheel `rotel` carries inside its package."""
     spec = importlib.util.find_spec("rotel")
@@ -214,7 +196,7 @@ def _running(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[
 
 
 def _get(url: str) -> bytes:
-    with urlopen(url, timeout=_PATIENCE_S) as answer:
+    with urlopen(url, timeout=PATIENCE_S) as answer:
         content: bytes = answer.read()
         return content
 

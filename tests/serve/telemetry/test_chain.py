@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serve.telemetry.collector import Chain, collector, wait_until
+from tests.helpers.waiting import wait_until
+from tests.serve.telemetry.collector import Chain, collector
 from tests.serve.telemetry.exporting import BODY, service
 from tests.serve.telemetry.test_catalogue import CATALOGUE
 

@@ -16,7 +16,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from tests.serve.telemetry.collector import Chain, collector, wait_until
+from tests.helpers.waiting import wait_until
+from tests.serve.telemetry.collector import Chain, collector
 
 RESOURCE = Resource({"service.name": "a-service", "deployment.environment.name": "test"})
 

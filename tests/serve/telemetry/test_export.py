@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from serve.telemetry.telemetry import Telemetry
+from tests.helpers.waiting import free_port
 from tests.serve.server_process import running
 from tests.serve.telemetry.exporting import BODY, NEVER, service
 from tests.serve.telemetry.receiver import Receiver, attributes, points, receiving
@@ -149,7 +149,7 @@ def test_a_renewed_instance_counts_from_zero_and_keeps_instruments_of_others() -
 def test_a_bad_collector_costs_data_and_no_request(trouble: str) -> None:
     with contextlib.ExitStack() as stack:
         if trouble == "absent":
-            url = f"http://127.0.0.1:{_closed_port()}"
+            url = f"http://127.0.0.1:{free_port()}"
         else:
             url = stack.enter_context(receiving(0 if trouble == "silent" else 500)).url
         variables = {"OTEL_TRACES_SAMPLER": "always_on", "OTEL_BSP_MAX_QUEUE_SIZE": "10"}
@@ -181,9 +181,3 @@ def _dropped(telemetry: Telemetry) -> list[tuple[str, int]]:
     assert telemetry._providers is not None
     read = telemetry._providers._dropped(None)  # type: ignore[arg-type]
     return [(str((one.attributes or {})["signal"]), int(one.value)) for one in read]
-
-
-def _closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
