@@ -6,14 +6,19 @@ Each function replaces one of moto's; `tests/infra/twin/cloud` shows the behavio
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
+import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from moto.awslambda.models import LambdaFunction, LambdaStorage
+from moto.awslambda.exceptions import PreconditionFailedException
+from moto.awslambda.models import LambdaAlias, LambdaFunction, LambdaStorage
+from moto.awslambda.responses import LambdaResponse
 from moto.cloudwatch.models import Dimension, MetricDatum, Statistics
 
 from infra.twin.cloud.metrics import SampledDatum
@@ -22,11 +27,14 @@ from infra.twin.cloud.metrics import SampledDatum
 @contextmanager
 def repaired() -> Iterator[None]:
     """moto with these repairs, for as long as the block runs."""
-    publish, code, statistic = (
+    publish, code, statistic, move, answer_move = (
         LambdaStorage.publish_version,
         LambdaFunction.get_code,
         Statistics.get_statistics_for_type,
+        LambdaAlias.update,
+        LambdaResponse.update_alias,
     )
+    one_move = threading.Lock()
 
     def publish_version(self: Any, name_or_arn: str, description: str = "") -> Any:
         """moto's versions share one description of their code, which an update of one changes."""
@@ -50,6 +58,23 @@ def repaired() -> Iterator[None]:
             return percentile(list(_values(self.metric_data)), float(stat[1:]))
         return statistic(self, stat)
 
+    def update(self: Any, *changes: Any) -> None:
+        """moto's alias keeps its revision for good."""
+        move(self, *changes)
+        self.revision_id = str(uuid.uuid4())
+
+    def update_alias(self: Any) -> Any:
+        """moto moves an alias whatever revision the caller says it has."""
+        expected = json.loads(self.body).get("RevisionId")
+        function, name = self.path.split("/")[-3], self.path.split("/")[-1]
+        with one_move:
+            if expected and expected != self.backend.get_alias(name, function).revision_id:
+                raise PreconditionFailedException(
+                    "The RevisionId provided does not match the latest RevisionId. Call the "
+                    "GetFunction or the GetAlias API to retrieve the latest RevisionId"
+                )
+            return answer_move(self)
+
     def is_before(self: Dimension, other: Dimension) -> bool:
         """moto's order of dimensions is none, so that of two sets sorted equal ones may differ."""
         return (self.name or "", self.value or "") < (other.name or "", other.value or "")
@@ -60,6 +85,8 @@ def repaired() -> Iterator[None]:
             (LambdaFunction, "get_code", get_code),
             (Statistics, "get_statistics_for_type", get_statistics_for_type),
             (Dimension, "__lt__", is_before),
+            (LambdaAlias, "update", update),
+            (LambdaResponse, "update_alias", update_alias),
         ):
             stack.enter_context(patch.object(replaced, name, by))
         # An image must be in the registry before a function can have it.

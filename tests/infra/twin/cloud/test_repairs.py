@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import permutations
 
 import pytest
+from botocore.exceptions import ClientError
 
 from infra.twin.cloud.cloud import Cloud
 from infra.twin.cloud.repairs import percentile
@@ -39,6 +40,21 @@ def test_a_function_cannot_have_an_image_that_is_not_in_the_registry(
     image = functions.push(cloud, "serve(lambda event, head: 1)")
     with pytest.raises(Exception, match="ImageNotFound"):
         create(cloud, image[:-4] + "0000")
+
+
+def test_an_alias_is_moved_only_as_its_mover_has_read_it(
+    cloud: Cloud, functions: Functions
+) -> None:
+    create(cloud, functions.push(cloud, "serve(lambda event, head: 1)"))
+    api, alias = client(cloud, "lambda"), {"FunctionName": "kiln", "Name": "live"}
+    read = api.get_alias(**alias)["RevisionId"]
+    moved = api.update_alias(**alias, Description="moved", RevisionId=read)
+    assert moved["RevisionId"] != read
+    with pytest.raises(ClientError, match="PreconditionFailedException"):
+        api.update_alias(**alias, Description="again", RevisionId=read)
+    assert api.get_alias(**alias)["Description"] == "moved"
+    api.update_alias(**alias, Description="by force")
+    assert api.get_alias(**alias)["Description"] == "by force"
 
 
 def test_cloudwatch_answers_percentiles_of_values_that_were_sent_one_by_one(cloud: Cloud) -> None:
