@@ -25,7 +25,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from serve.benchmark.processes import python_environment
+from serve.benchmark.processes import interruptible, python_environment
 from serve.image import boot
 from serve.image.snapshot import one_pixel_event
 from serve.model_path import model_path, read_model
@@ -242,4 +242,4 @@ def _medians(some: Sequence[Start]) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

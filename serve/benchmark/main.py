@@ -35,6 +35,7 @@ from serve.benchmark.processes import (
     Running,
     ServerFailed,
     ask,
+    interruptible,
     load,
     python_environment,
     running,
@@ -214,4 +215,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

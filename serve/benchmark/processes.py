@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,16 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 class ServerFailed(Exception):
     """A server did not come up; the message holds its last words."""
+
+
+def interruptible(main: Callable[[], int]) -> int:
+    """Runs a program so that Ctrl-C and SIGTERM end what it started, too; its exit code, or 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return main()
+    except KeyboardInterrupt:
+        sys.stderr.write("kiln: interrupted\n")
+        return 130
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,14 @@ from rich.table import Table
 
 from serve.benchmark.files import from_user, write_whole
 from serve.benchmark.main import free_port
-from serve.benchmark.processes import Candidate, Running, ServerFailed, python_environment, running
+from serve.benchmark.processes import (
+    Candidate,
+    Running,
+    ServerFailed,
+    interruptible,
+    python_environment,
+    running,
+)
 from serve.contract.artifact import ArtifactError
 from serve.fuzz.fuzzing import Findings, fuzz
 from serve.model_path import model_path, read_model
@@ -111,4 +118,4 @@ def _at_least_1(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

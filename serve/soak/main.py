@@ -30,6 +30,7 @@ from serve.benchmark.processes import (
     Candidate,
     Running,
     ServerFailed,
+    interruptible,
     python_environment,
     running,
 )
@@ -221,4 +222,4 @@ def _share(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible(main))

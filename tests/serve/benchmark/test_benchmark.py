@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from serve.benchmark.main import Result
 from serve.benchmark.overhead import Overhead, Side
 from serve.benchmark.processes import family
 from serve.benchmark.report import ratios
+from tests.helpers.waiting import wait_until
 from tests.serve.serving import MODEL
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
@@ -144,6 +146,31 @@ def test_the_program_measures_the_service_and_writes_json(tmp_path: Path) -> Non
     assert result["memory_mb"] > 20
     assert result["batch_images_per_s"] > 0
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def measures(program: int) -> bool:
+    """Whether its load runs, and so its server."""
+    for pid in family(program):
+        with suppress(OSError):  # it has just ended
+            if b"serve.benchmark.load" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return True
+    return False
+
+
+def test_what_ends_the_program_ends_its_server(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "serve.benchmark.main", "--model", str(MODEL), "--seconds", "60"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until(lambda: measures(process.pid), "the server and its load")
+        others = set(family(process.pid)) - {process.pid}
+        process.terminate()
+        assert process.stderr
+        assert process.stderr.read().endswith("kiln: interrupted\n")
+    assert process.returncode == 130
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in others), "their end")
 
 
 def test_a_model_that_is_not_there_is_said_in_a_line() -> None:
