@@ -24,8 +24,8 @@ from ml.benchmark_rounds import Benchmark, measure_rounds
 from ml.benchmark_table import print_table
 from ml.files import write_whole
 from ml.inputs import BUNDLED, user_path
-from ml.plots import to_png, to_svg
 from ml.trained import TrainedError, calibration_images, load_network
+from tools.figures import to_png, to_svg
 from tools.terminal import terminal
 
 BATCHES = (1, 8, 32, 128)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 
 from ml.benchmark_rounds import Benchmark, Result
-from ml.plots import BLUE, GREEN, INK, MUTED, ORANGE, RED, STYLE, new_figure
+from tools.figures import BLUE, GREEN, INK, MUTED, ORANGE, RED, STYLE, new_figure
 
 _COLORS = (MUTED, INK, BLUE, GREEN, ORANGE, RED)
 

@@ -7,8 +7,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -16,42 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml.evaluation import CALIBRATION_BINS, Evaluation
-
-# Legible on white; the report gives the same colours other values in dark mode.
-INK, MUTED, LINE = "#1f2a37", "#6b7684", "#dfe4ea"
-BLUE, ORANGE, GREEN, RED = "#2b6cb0", "#d9730d", "#2f855a", "#c53030"
+from tools.figures import BLUE, INK, MUTED, ORANGE, STYLE, new_figure
 
 FEW_IMAGES = 30  # a bin of fewer says little of the accuracy at its confidence
 
 HEAT = LinearSegmentedColormap.from_list("kiln", ["#ffffff", "#cfe1f5", "#5b97d3", "#17457c"])
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": LINE,
-    "axes.grid": True,
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9,
-    "grid.color": LINE,
-    "grid.linewidth": 0.7,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "lines.linewidth": 1.8,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kiln",
-    "text.color": INK,
-    "xtick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.color": LINE,
-    "ytick.labelcolor": MUTED,
-}
 
 Rows = Sequence[Mapping[str, float]]
 Images = NDArray[np.uint8]
@@ -195,32 +162,11 @@ def mistakes(
     return figure
 
 
-def to_png(figure: Figure) -> bytes:
-    """PNG bytes, without date or version inside."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def to_svg(figure: Figure) -> str:
-    """An SVG document whose text is text, without a date inside."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
 def pixels_to_png(image: Images) -> bytes:
     """One (H, W, 3) image, pixel by pixel."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Sized in inches, laid out by itself."""
-    return Figure(figsize=(width, height), dpi=144, layout="constrained")
 
 
 def _curve(axes: Axes, rows: Rows, name: str, title: str) -> None:

@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from ml import plots
 from ml.evaluation import Evaluation, worst_mistakes
 from ml.files import write_whole
+from tools.figures import BLUE, INK, LINE, MUTED, ORANGE, to_png, to_svg
 
 MISTAKES = 32
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
 _VARIABLES = {
-    plots.INK: "var(--ink)",
-    plots.MUTED: "var(--muted)",
-    plots.LINE: "var(--line)",
-    plots.BLUE: "var(--blue)",
-    plots.ORANGE: "var(--orange)",
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--orange)",
 }
 
 
@@ -61,7 +62,7 @@ def write_plots(run: Run, folder: Path) -> list[Path]:
         figures["machine"] = plots.machine(run.system)
     written = []
     for name, figure in figures.items():
-        for suffix, data in ((".png", plots.to_png(figure)), (".svg", plots.to_svg(figure))):
+        for suffix, data in ((".png", to_png(figure)), (".svg", to_svg(figure))):
             written.append(folder / (name + suffix))
             write_whole(written[-1], data)
     return written
@@ -93,9 +94,9 @@ def render(run: Run) -> str:
     parts = {
         "title": html.escape(run.name),
         "cards": _cards(run),
-        "curves": inline_svg(plots.to_svg(plots.learning_curves(run.rows))),
+        "curves": inline_svg(to_svg(plots.learning_curves(run.rows))),
         "confusion": _confusion(run.evaluation),
-        "calibration": inline_svg(plots.to_svg(plots.reliability(run.evaluation))),
+        "calibration": inline_svg(to_svg(plots.reliability(run.evaluation))),
         "classes": _classes(run.evaluation),
         "mistakes": _mistakes(run),
         "machine": _machine(run.system),
@@ -206,7 +207,7 @@ def _data_uri(image: NDArray[np.uint8]) -> str:
 def _machine(rows: plots.Rows) -> str:
     if not rows:
         return ""
-    figure = inline_svg(plots.to_svg(plots.machine(rows)))
+    figure = inline_svg(to_svg(plots.machine(rows)))
     return f"<section><h2>Machine <small>while it trained</small></h2>{figure}</section>"
 
 

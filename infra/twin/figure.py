@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -10,27 +9,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from infra.twin.cloud.data_plane import Seen
 from infra.twin.findings import Release, failed, measure
 from infra.twin.traffic import Traffic
+from tools.figures import GREEN, MUTED, RED, STYLE, new_figure, to_png
 
-_STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "font.size": 9,
-    "grid.color": "#dfe4ea",
-    "legend.frameon": False,
-}
-_RED, _GREEN, _GREY = "#c53030", "#2f855a", "#718096"
 _BIN_S = 2.0
 
 
@@ -46,9 +31,8 @@ def draw(traffic: Traffic, releases: Sequence[Release]) -> bytes:
     versions = sorted(by_version, key=int)
     palette = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
     colours = dict(zip(versions, palette, strict=False))
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(13, 8.5), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(13, 8.5)
         top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.5, 0.8, 1.2])
         _draw_split(top, by_version, versions, colours, start, edges)
         _draw_failures(middle, traffic, start, edges)
@@ -58,9 +42,7 @@ def draw(traffic: Traffic, releases: Sequence[Release]) -> bytes:
                 _mark(axes, release, traffic, start, named=axes is top)
         bottom.set_xlabel("seconds since the first request")
         bottom.set_xlim(0, edges[-1])
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return to_png(figure)
 
 
 def _draw_split(
@@ -90,7 +72,7 @@ def _draw_split(
 def _draw_failures(axes: Axes, traffic: Traffic, start: float, edges: NDArray[np.float64]) -> None:
     times = [answer.time_s - start for answer in traffic.answers if failed(answer)]
     counts = np.histogram(times, edges)[0] / _BIN_S
-    axes.fill_between(edges[:-1], counts, step="post", color=_RED)
+    axes.fill_between(edges[:-1], counts, step="post", color=RED)
     axes.set_ylim(0, max(1.0, 1.15 * counts.max()))
     axes.set_title(f"Requests that failed: {len(times):,} of {len(traffic.answers):,}")
     axes.set_ylabel("a second")
@@ -125,15 +107,15 @@ def _mark(axes: Axes, release: Release, traffic: Traffic, start: float, named: b
     if seen.first_canary_s is None:
         return
     first = seen.first_canary_s - start
-    axes.axvline(first, color=_GREY, linestyle="--", linewidth=0.9)
+    axes.axvline(first, color=MUTED, linestyle="--", linewidth=0.9)
     last = release.deployment.ended_s - start
     if seen.rollback_s is not None:
         last = first + seen.rollback_s
-        axes.axvline(last, color=_RED, linestyle="--", linewidth=0.9)
+        axes.axvline(last, color=RED, linestyle="--", linewidth=0.9)
     if named:
         text = release.name
         if seen.rollback_s is not None:
             text += f"\nback after {seen.rollback_s:.0f} s"
-        colour = _GREEN if release.good else _RED
+        colour = GREEN if release.good else RED
         place = (first, 1.01)
         axes.text(*place, text, transform=axes.get_xaxis_transform(), color=colour, va="bottom")

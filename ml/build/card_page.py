@@ -6,9 +6,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ml import plots
 from ml.build.card import Block, Code, Facts, Listing, Section, Table, sections
 from ml.report import inline_svg
+from tools.figures import to_svg
 
 _TEMPLATE = Path(__file__).with_name("card_template.html")
 
@@ -53,7 +53,7 @@ def _to_html(block: Block) -> str:
             title = "<summary>Resolved configuration</summary>"
             return f"<details>{title}{pre}</details>" if folded else pre
         case Figure():
-            return f"<div class=figure>{inline_svg(plots.to_svg(block))}</div>"
+            return f"<div class=figure>{inline_svg(to_svg(block))}</div>"
         case str():
             return f"<p>{_prose(block)}</p>"
 

@@ -35,8 +35,8 @@ from ml.drift.rates_figure import rates_figure
 from ml.files import write_whole
 from ml.inputs import cifar10, model_path, user_path
 from ml.options import count, share
-from ml.plots import to_png, to_svg
 from serve.contract.drift import DEFAULT_LIMITS, Limits
+from tools.figures import to_png, to_svg
 from tools.terminal import terminal
 
 

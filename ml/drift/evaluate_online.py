@@ -28,8 +28,8 @@ from ml.drift.online_figure import online_figure
 from ml.files import write_whole
 from ml.inputs import model_path, user_path
 from ml.options import count, share
-from ml.plots import to_png, to_svg
 from serve.contract.drift_watch import WatchLimits
+from tools.figures import to_png, to_svg
 from tools.terminal import terminal
 
 

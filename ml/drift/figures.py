@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ml.plots import BLUE, INK, MUTED, RED, STYLE, new_figure
 from serve.contract.artifact import DriftReference
 from serve.contract.drift import CLASSES, Counts, DriftReport, Statistic
+from tools.figures import BLUE, INK, MUTED, RED, STYLE, new_figure
 
 _COLUMNS = 5
 _TITLES = {"psi": "PSI", "ks": "KS"}

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ml.drift.online import Detection, Silence
-from ml.plots import HEAT, INK, STYLE, new_figure
+from ml.plots import HEAT
+from tools.figures import INK, STYLE, new_figure
 
 
 def online_figure(silences: Sequence[Silence], detections: Sequence[Detection]) -> Figure:

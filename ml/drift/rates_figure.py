@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ml.drift.rates import Rate
-from ml.plots import HEAT, INK, STYLE, new_figure
+from ml.plots import HEAT
+from tools.figures import INK, STYLE, new_figure
 
 
 def rates_figure(rates: Sequence[Rate]) -> Figure:

@@ -14,9 +14,9 @@ from rich.text import Text
 from ml.drift.figures import distributions, statistics
 from ml.drift.observed import listed
 from ml.files import write_whole
-from ml.plots import to_png, to_svg
 from serve.contract.artifact import ArtifactMetadata
 from serve.contract.drift import Counts, DriftReport, Limits, Statistic
+from tools.figures import to_png, to_svg
 
 _TEMPLATE = Path(__file__).parent / "page.html"
 _KINDS = {"psi": "PSI", "ks": "KS"}

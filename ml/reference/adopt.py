@@ -41,6 +41,7 @@ from ml.export import PARITY_TOLERANCE
 from ml.files import write_whole
 from ml.quantise import ACCURACY_TOLERANCE, AccuracyError
 from serve.contract.artifact import ArtifactMetadata
+from tools.figures import to_svg
 from tools.terminal import terminal
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
@@ -87,9 +88,9 @@ def files(finished: Finished, small_path: Path, small: Small) -> dict[str, bytes
         "model.int8.onnx": small_path.read_bytes(),
         "config.yaml": run.config.read_text(encoding="utf-8"),
         "metrics.json": json.dumps(_metrics(finished, small), indent=2) + "\n",
-        "plots/calibration.svg": plots.to_svg(plots.reliability(finished.evaluation)),
-        "plots/confusion_matrix.svg": plots.to_svg(plots.confusion_matrix(finished.evaluation)),
-        "plots/learning_curves.svg": plots.to_svg(plots.learning_curves(rows)),
+        "plots/calibration.svg": to_svg(plots.reliability(finished.evaluation)),
+        "plots/confusion_matrix.svg": to_svg(plots.confusion_matrix(finished.evaluation)),
+        "plots/learning_curves.svg": to_svg(plots.learning_curves(rows)),
         _CARD: to_markdown(card) + _figures(),
     }
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from serve.benchmark.bare import Bare
-from serve.benchmark.figures import COLORS, INK, MUTED, STYLE, new_figure
+from tools.figures import COLORS, INK, MUTED, STYLE, new_figure
 
 if TYPE_CHECKING:
     from serve.benchmark.main import Result

@@ -25,7 +25,6 @@ from PIL import Image
 
 from serve.benchmark.bare import Bare, measure_bare
 from serve.benchmark.figure import benchmark_figure
-from serve.benchmark.figures import png
 from serve.benchmark.files import from_user, write_whole
 from serve.benchmark.load import Job, Load
 from serve.benchmark.overhead import measure_overhead
@@ -44,6 +43,7 @@ from serve.benchmark.report import show
 from serve.contract.artifact import ArtifactError, ArtifactMetadata
 from serve.model_path import model_path, read_model
 from serve.settings import Settings
+from tools.figures import to_png
 
 _CONCURRENCY = (1, 8, 64)
 _BATCH = 100
@@ -189,7 +189,7 @@ def _write(path: Path, results: list[Result], bare: dict[str, Bare], cpus: int) 
     }
     write_whole(path, json.dumps(document, indent=2).encode() + b"\n")
     picture = path.with_suffix(".png")
-    write_whole(picture, png(benchmark_figure(results, bare)))
+    write_whole(picture, to_png(benchmark_figure(results, bare)))
     sys.stderr.write(f"kiln: wrote {path} and {picture}\n")
 
 

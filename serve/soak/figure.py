@@ -7,9 +7,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from serve.benchmark.figures import COLORS, MUTED, STYLE, new_figure
 from serve.soak.resources import Sample
 from serve.soak.verdict import MEMORY_MB, WARM_AFTER
+from tools.figures import COLORS, MUTED, STYLE, new_figure
 
 
 def soak_figure(samples: Sequence[Sample]) -> Figure:

@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from serve.benchmark.figures import png
 from serve.benchmark.files import from_user, write_whole
 from serve.benchmark.main import free_port
 from serve.benchmark.processes import (
@@ -43,6 +42,7 @@ from serve.soak.figure import soak_figure
 from serve.soak.resources import Sample, look
 from serve.soak.traffic import Plan, Tally
 from serve.soak.verdict import Check, judge
+from tools.figures import to_png
 
 _ROUNDING = 2e-6  # answers have six decimals, and batches of other sizes round differently
 _WARM_UP = 500  # requests before files are counted
@@ -182,7 +182,7 @@ def _write(folder: Path, tally: Tally, samples: list[Sample], checks: list[Check
         "samples": [asdict(sample) for sample in samples],
     }
     write_whole(folder.with_suffix(".json"), json.dumps(document, indent=2).encode() + b"\n")
-    write_whole(folder.with_suffix(".png"), png(soak_figure(samples)))
+    write_whole(folder.with_suffix(".png"), to_png(soak_figure(samples)))
     sys.stderr.write(f"kiln: wrote {folder}.json and .png\n")
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ml import plots
 from ml.evaluation import Evaluation, evaluate
+from tools.figures import to_png, to_svg
 
 ROWS = [
     {"epoch": 1, "train/loss": 2.0, "train/accuracy": 0.3, "val/loss": 1.5, "val/accuracy": 0.5},
@@ -46,19 +47,19 @@ def figures() -> dict[str, Figure]:
 
 def texts(figure: Figure) -> list[str]:
     """Everything written in a figure."""
-    return [element.text or "" for element in ET.fromstring(plots.to_svg(figure)).iter()]
+    return [element.text or "" for element in ET.fromstring(to_svg(figure)).iter()]
 
 
 @pytest.mark.parametrize("name", figures())
 def test_drawing_twice_gives_the_same_bytes(name: str) -> None:
     once, again = figures()[name], figures()[name]
-    assert plots.to_svg(once) == plots.to_svg(again)
-    assert plots.to_png(once) == plots.to_png(again)
+    assert to_svg(once) == to_svg(again)
+    assert to_png(once) == to_png(again)
 
 
 @pytest.mark.parametrize("name", figures())
 def test_a_png_is_a_readable_picture(name: str) -> None:
-    with Image.open(io.BytesIO(plots.to_png(figures()[name]))) as image:
+    with Image.open(io.BytesIO(to_png(figures()[name]))) as image:
         assert min(image.size) > 200
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 10
 
@@ -79,7 +80,7 @@ def test_curves_hold_the_values_of_the_rows() -> None:
 
 @pytest.mark.parametrize("rows", [[], ROWS[:1], [{"epoch": 1, "train/loss": 2.0}, *ROWS[1:]]])
 def test_curves_of_short_or_patchy_runs_are_drawn(rows: list[dict[str, float]]) -> None:
-    assert plots.to_png(plots.learning_curves(rows)).startswith(b"\x89PNG")
+    assert to_png(plots.learning_curves(rows)).startswith(b"\x89PNG")
 
 
 def test_the_confusion_matrix_names_classes_and_shares() -> None:
@@ -113,7 +114,7 @@ def test_mistakes_are_titled_with_label_prediction_and_confidence() -> None:
 
 
 def test_no_mistakes_are_an_empty_grid() -> None:
-    assert plots.to_png(plots.mistakes(IMAGES[:0], LABELS[:0], PROBABILITIES[:0], ("a", "b")))
+    assert to_png(plots.mistakes(IMAGES[:0], LABELS[:0], PROBABILITIES[:0], ("a", "b")))
 
 
 def test_pixels_survive_the_png() -> None:

@@ -8,9 +8,9 @@ import pytest
 from ml.drift.observed import Observed
 from ml.drift.rates import measure_rates, wilson
 from ml.drift.rates_figure import rates_figure
-from ml.plots import to_png
 from serve.contract.drift import Limits
 from serve.contract.signals import SIGNALS
+from tools.figures import to_png
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import pytest
 
 from serve.benchmark.bare import Bare
 from serve.benchmark.figure import benchmark_figure
-from serve.benchmark.figures import png
 from serve.benchmark.load import Job, Load, measure
 from serve.benchmark.main import Result
 from serve.benchmark.overhead import Overhead, Side
@@ -22,6 +21,7 @@ from serve.benchmark.processes import family
 from serve.benchmark.report import ratios
 from tests.helpers.waiting import wait_until
 from tests.serve.serving import MODEL
+from tools.figures import to_png
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -120,7 +120,7 @@ def test_the_picture_shows_what_could_be_measured() -> None:
     labels = [tick.get_text() for axes in figure.axes for tick in axes.get_yticklabels()]
     assert "Kiln" in labels
     assert "FastAPI" not in labels
-    assert png(benchmark_figure([bad], {})).startswith(b"\x89PNG")
+    assert to_png(benchmark_figure([bad], {})).startswith(b"\x89PNG")
 
 
 def program(*arguments: str) -> "subprocess.CompletedProcess[str]":

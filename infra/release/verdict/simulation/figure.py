@@ -1,46 +1,28 @@
 """The simulation as a picture: false roll backs against the stated rate, and how harm is found."""
 
-import io
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from infra.release.verdict.policy import Policy
 from infra.release.verdict.simulation.rates import Outcome
-
-_STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "font.size": 9,
-    "grid.color": "#dfe4ea",
-    "legend.frameon": False,
-}
-_BLUE, _RED = "#2b6cb0", "#c53030"
+from tools.figures import BLUE, RED, STYLE, new_figure, to_png
 
 
 def draw_rates(outcomes: Sequence[Outcome], policy: Policy) -> bytes:
     """PNG: harmless releases on the left, rolled back ones by window on the right."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(13, 4.6), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(13, 4.6)
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.6])
         harmless = [one for one in outcomes if one.harmless]
         rates = np.array([one.rate for one in harmless])
         ends = np.array([one.interval for one in harmless])
         spread = np.abs(ends.T - rates) * 100
-        left.errorbar(100 * rates, range(len(rates)), xerr=spread, fmt="o", color=_BLUE, capsize=4)
-        left.axvline(100 * policy.false_alarm_rate, color=_RED, linestyle="--")
+        left.errorbar(100 * rates, range(len(rates)), xerr=spread, fmt="o", color=BLUE, capsize=4)
+        left.axvline(100 * policy.false_alarm_rate, color=RED, linestyle="--")
         left.annotate(
-            " stated bound", (100 * policy.false_alarm_rate, len(rates) - 0.55), color=_RED
+            " stated bound", (100 * policy.false_alarm_rate, len(rates) - 0.55), color=RED
         )
         left.set_yticks(range(len(rates)), [one.scenario for one in harmless])
         left.set_ylim(-0.5, len(rates) - 0.4)
@@ -57,6 +39,4 @@ def draw_rates(outcomes: Sequence[Outcome], policy: Policy) -> bytes:
         right.set_ylabel("rolled back so far, % of releases")
         right.set_title("Harmful releases")
         right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return to_png(figure)
