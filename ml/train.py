@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -85,6 +85,11 @@ def run_entry() -> None:
         sys.argv[1:] = hydra_arguments(sys.argv[1:])
         main()
     except ResumeError as exc:
+        _refuse(exc)
+    except HydraException as exc:
+        # Where Python is traced, by a debugger or by coverage.py, Hydra raises what it would print.
+        if _Job.has_begun:
+            raise
         _refuse(exc)
     except SystemExit as exc:
         # Hydra leaves with 1 for a configuration that does not compose, as for a crash of the job.

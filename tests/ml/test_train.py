@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,22 @@ def test_bad_input_is_explained_and_nothing_is_trained(
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
     assert workspace.runs == []
+
+
+def test_bad_input_is_explained_beside_a_debugger_as_well(workspace: Workspace) -> None:
+    train = "runpy.run_module('ml.train', run_name='__main__')"
+    traced = f"import runpy, sys; sys.settrace(lambda *_: None); {train}"
+    done = subprocess.run(
+        [sys.executable, "-c", traced, "trainer.max_epoch=3"],
+        cwd=workspace.path,
+        env=workspace.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == BAD_INPUT, done.stderr
+    assert "Key 'max_epoch' not in 'TrainerConfig'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_damaged_checkpoint_is_named_and_kept(workspace: Workspace) -> None:
