@@ -24,7 +24,7 @@ class ImageClassifier(lightning.LightningModule):
         make_optimizer: network -> optimizer.
         label_smoothing: share of each label that is spread over all classes, for training alone.
         warmup: share of all steps in which the learning rates rise to their values; then they fall
-        to zero.
+            to zero.
     """
 
     def __init__(
@@ -45,9 +45,11 @@ class ImageClassifier(lightning.LightningModule):
         self.val_scores = EpochScores(classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Normalised (N, C, H, W) -> logits (N, K)."""
         return self.network(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """The smoothed mean loss of images (N, C, H, W) and labels (N,)."""
         images, labels = batch
         logits = self(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -55,11 +57,13 @@ class ImageClassifier(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        """Counts images (N, C, H, W) and labels (N,); their loss is not smoothed."""
         images, labels = batch
         logits = self(images).float()
         self.val_scores.add(logits, labels, F.cross_entropy(logits, labels))
 
     def on_validation_epoch_end(self) -> None:
+        """Logs the epoch's scores, summed over all processes."""
         # Validation closes an epoch: what is logged here, every callback sees at the epoch's end.
         for part, scores in (("train", self.train_scores), ("val", self.val_scores)):
             sums = scores.take(self._sum_over_ranks)
@@ -69,6 +73,7 @@ class ImageClassifier(lightning.LightningModule):
         return self.trainer.strategy.reduce(value, reduce_op="sum")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer, and a schedule that moves with every step."""
         optimizer = self.make_optimizer(self.network)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(optimizer, lambda step: rise_and_fall(step, steps, self.warmup))
@@ -93,6 +98,7 @@ class EpochScores:
         self._loss: Any = 0.0
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Counts a batch: logits (N, K), labels (N,), and its mean loss."""
         pairs = labels * self.classes + logits.argmax(1)
         self._confusion = self._confusion + torch.bincount(pairs, minlength=self.classes**2)
         # A process whose share of a last batch is empty has no mean loss to weigh.

@@ -75,6 +75,7 @@ class WhiteningStem(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Normalised (N, C, H, W) -> (N, channels, H - patch + 1, W - patch + 1), none negative."""
         features: Tensor = self.activation(self.conv(images))
         return features
 
@@ -108,6 +109,7 @@ class ConvGroup(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H // 2, W // 2)."""
         features = self.activation(self.norm(self.pool(self.widen(features))))
         shortcut = features
         for index, block in enumerate(self.blocks):

@@ -84,8 +84,7 @@ def muon(
 
     Args:
         weight_decay: as a share of the learning rate's product: each step shrinks a bias or head
-        by ``weight_decay``
-            of itself, whatever its learning rate.
+            by ``weight_decay`` of itself, whatever its learning rate.
     """
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     filters, heads, biases = ([w for w in trained if w.ndim == n] for n in (4, 2, 1))

@@ -22,7 +22,7 @@ def publish(layout: Path, registry: Registry, ecr: Any, repository: str) -> str:
     """The image's name in ECR, by digest.
 
     Raises:
-        NotPushed
+        NotPushed: the registry did not take it.
         ProgramMissing: this machine has no crane.
     """
     digest = manifest_digest(layout)

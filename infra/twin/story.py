@@ -173,7 +173,7 @@ def first_release(uri: str, deployer: Deployer, folder: Path) -> ServiceOutputs:
     """Terraform makes the service, and the image is live.
 
     Raises:
-        Failed
+        Failed: the release ended in another way than by promotion.
     """
     done = deployer.deploy(uri, "the twin's first release", "--strategy", "all-at-once")
     if done.exit_code != PROMOTED:

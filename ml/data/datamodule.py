@@ -124,11 +124,10 @@ class CIFAR10(lightning.LightningDataModule):
         train_size: images to train on; None takes all that validation leaves.
         epochs: how many epochs the size schedule spans.
         sizes: edges in pixels of the training images, one for each stage of the schedule; small
-        ones first make
-            the early epochs cheap. Source: progressive resizing, Howard 2018 (fast.ai's DAWNBench
-            entry).
+            ones first make the early epochs cheap. Source: progressive resizing, Howard 2018
+            (fast.ai's DAWNBench entry).
         size_milestones: at which share of the epochs each further stage begins; one fewer than
-        sizes.
+            sizes.
         max_shift: pixels of random translation each way.
         cutout: edge of the random blank square in pixels, 0 for none.
         seed: of the split, the order and the augmentation.
@@ -184,6 +183,8 @@ class CIFAR10(lightning.LightningDataModule):
         return self._images(*self.read("test"))
 
     def train_dataloader(self) -> AugmentedImages:
+        """For Lightning: batches of normalised images (N, C, H, W) and labels (N,), of the
+        trainer's epoch."""
         return AugmentedImages(
             self.train_images(),
             batch_size=self.batch_size,
@@ -197,6 +198,7 @@ class CIFAR10(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> Images:
+        """For Lightning: the same without augmentation, in one order."""
         trainer = self.trainer
         assert trainer is not None
         return self.validation_images().share(trainer.global_rank, trainer.world_size)

@@ -80,7 +80,7 @@ class Fleet:
         """An idle environment of the version, or a new one that has only begun to start.
 
         Raises:
-            Throttled
+            Throttled: as many are busy as the function or the account may have.
         """
         with self._lock:
             reserved = target.concurrency

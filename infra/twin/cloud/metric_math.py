@@ -35,7 +35,7 @@ def evaluate(expression: str, series: Mapping[str, Values], periods: int) -> Val
     """The expression's value in each period; none where an operand has none, or by 0.
 
     Raises:
-        UnknownExpression
+        UnknownExpression: it does not parse, or uses what is not known here.
     """
     try:
         tree = ast.parse(expression, mode="eval").body

@@ -72,7 +72,7 @@ def find_target(region: str, name: str, qualifier: str | None, chance: random.Ra
     """The version that answers this call; an alias with weights draws it.
 
     Raises:
-        UnknownFunction
+        UnknownFunction: there is none of this name, version or alias.
     """
     backend: LambdaBackend = lambda_backends[ACCOUNT][region]
     name, qualifier = split_name(name, qualifier)

@@ -19,7 +19,7 @@ def with_model(layout: Path, model: Path, target: Path) -> str:
     """Writes the layout of the image with this model; the digest.
 
     Raises:
-        NoModel
+        NoModel: there is none to replace.
     """
     image = read_image(layout)
     layers = [blob_path(layout, layer["digest"]) for layer in image.manifest["layers"]]
