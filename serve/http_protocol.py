@@ -1,8 +1,12 @@
-"""uvicorn's HTTP protocol, with a limit on how long the head of a request may take.
+"""uvicorn's HTTP protocol, with limits on the head of a request: its time and its size.
 
 uvicorn ends connections that are idle between requests; one that sends its headers a byte at a
 time, or none at all, would stay for ever, and so would one that goes on with a body which was
 refused. Bodies are timed by serve/bodies.py. Connections are counted for serve/accepting.py.
+
+Nor does uvicorn limit how many bytes a head has, or what a body has beside its data (the parts of
+a chunk's line, the fields after the last chunk), and it takes such fields for headers of the
+request, though a proxy that removes headers looks for them in the head alone (CWE-444).
 """
 
 import asyncio
@@ -12,12 +16,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.accepting import Tally
 
+# Counted by what the system hands over at once, 256 KiB at most: a head may be longer by that.
+_MOST_BESIDE_DATA = 64 * 1024
+
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """Closes connections whose first byte or whose headers do not come."""
+    """Closes connections whose first byte or whose headers do not come, or come without end."""
 
     head_timeout_s = 10.0
     tally: Tally | None = None
+    _beside_data = 0  # bytes that came since the last of a head or of a body's data
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -32,13 +40,25 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._head_is_here()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        self._beside_data += len(data)
+        super().data_received(data)
+        if self._beside_data > _MOST_BESIDE_DATA:
+            self._give_up()
+
     def on_message_begin(self) -> None:
         self._expect_head()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._head_is_here()
+        self._beside_data = 0
         super().on_headers_complete()
+        self.headers = []  # what comes after a body goes there: the request has its own
+
+    def on_body(self, body: bytes) -> None:
+        self._beside_data = 0
+        super().on_body(body)
 
     def on_response_complete(self) -> None:
         if self.cycle is not None and self.cycle.more_body:  # answered before the body was here
