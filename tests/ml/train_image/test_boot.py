@@ -23,7 +23,9 @@ def test_the_layer_holds_the_program_and_its_configuration_alone() -> None:
     assert {"srv/kiln/ml/train.py", "srv/kiln/configs/train.yaml"} <= names
     assert "srv/kiln/ml/__pycache__/train.cpython-311.pyc" in names
     folders = {name.split("/")[2] for name in names if name.count("/") >= 2}
-    assert folders <= {"configs", "ml", "requirements_lock.txt", "serve"}
+    assert folders <= {"configs", "ml", "requirements_lock.txt", "serve", "tools"}
+    tools = {name for name in names if name.startswith("srv/kiln/tools/") and name.endswith(".py")}
+    assert tools == {"srv/kiln/tools/figures.py"}  # the report's
     assert not any(name.endswith((".onnx", ".bin")) for name in names)
 
 
