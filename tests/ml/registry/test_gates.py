@@ -1,10 +1,12 @@
 """ml/registry/gates.py: each gate passes, and each one fails."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ml.registry import gates as gates_module
 from ml.registry.errors import RegistryError
@@ -232,6 +234,39 @@ def test_latency_can_come_from_the_benchmark(registry: Registry, maker: Maker) -
     bare = add(registry, maker.artifact(127))
     gate = by_name(judge(registry, bare, None, Limits(), None, use_benchmark=True))["latency"]
     assert (gate.passed, "without a benchmark" in gate.detail) == (False, True)
+
+
+def test_latency_is_the_99th_percentile_of_one_image_at_a_time(
+    registry: Registry, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, _ = registry.register(maker.artifact())
+    taken: list[float] = []
+
+    class Session:
+        def run(self, outputs: None, feeds: dict[str, NDArray[np.uint8]]) -> None:
+            (images,) = feeds.values()
+            assert images.shape == (1, *manifest.input_size, 3)
+            taken.append(0.002 + 0.0001 * (len(taken) % 90))
+
+    monkeypatch.setattr(gates_module, "_ROUND_S", 1.0)
+    monkeypatch.setattr(gates_module, "_ROUNDS", 1)
+    monkeypatch.setattr(gates_module, "new_session", lambda model, threads: Session())
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: sum(taken))
+        p99_ms = gates_module.measure_p99(b"", manifest)
+    assert p99_ms == pytest.approx(float(np.percentile(taken, 99)) * 1e3, rel=1e-6)
+    assert sum(taken[:-1]) < 1.0 <= sum(taken)
+
+
+def test_answers_of_one_model_alone_are_compared_with_no_others(
+    registry: Registry, maker: Maker
+) -> None:
+    one, other = add(registry, maker.artifact(128.5)), add(registry, maker.artifact(129.5))
+    asked, unasked = examine(registry, one, examples()), examine(registry, other, None)
+    for pair in ((asked, unasked), (unasked, asked)):
+        comparison = gates_module._compare(*pair, alpha=0.05)
+        assert comparison
+        assert comparison.method == "two proportions"
 
 
 def test_outcomes_are_measured_once(registry: Registry, maker: Maker) -> None:
