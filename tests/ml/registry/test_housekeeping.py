@@ -52,6 +52,11 @@ def test_every_kind_of_damage_is_named(registry: Registry) -> None:
     assert "is missing" in inspect(registry).problems[0]
 
 
+def test_a_ledger_that_cannot_be_read_has_no_records(registry: Registry) -> None:
+    replace(registry, "ledger/00000001.json", b"damaged")
+    assert inspect(registry).records == 0
+
+
 def test_references_to_nothing_are_named(registry: Registry) -> None:
     version = registry.resolve("champion")
     registry.store.delete(f"versions/{version}.json")

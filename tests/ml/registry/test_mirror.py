@@ -66,6 +66,17 @@ def test_a_version_becomes_an_artifact_with_its_aliases(wandb: FakeWandb, tmp_pa
     assert wandb.options["dir"] == str(tmp_path / ".kiln")
 
 
+def test_its_files_stay_in_the_workspace_and_it_says_nothing_itself(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, _ = Registry.open(str(tmp_path / "registry")).register(artifact())
+    monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path / "not" / "yet"))
+    for _ in range(2):
+        assert mirror(manifest, artifact(), [], "kiln").startswith("mirrored")
+        assert Path(wandb.options["dir"]).is_dir()
+    assert (wandb.options["settings"].silent, wandb.options["settings"].console) == (True, "off")
+
+
 def test_a_key_means_online(wandb: FakeWandb, tmp_path: Path, monkeypatch: Any) -> None:
     manifest, _ = Registry.open(str(tmp_path / "registry")).register(artifact())
     monkeypatch.setenv("WANDB_API_KEY", "secret")
