@@ -3,18 +3,15 @@
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.waiting import PATIENCE_S, free_port, wait_until
 from tests.serve.serving import MODEL
-
-PATIENCE_S = 150  # more than the minute in which uvicorn notices some deaths
 
 
 class Server:
@@ -48,13 +45,11 @@ class Server:
 
 @contextmanager
 def running(workers: int = 1, **variables: str) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = program(KILN_PORT=str(port), KILN_WORKERS=str(workers), **variables)
     server = Server(port, process)
     try:
-        until(server.is_up)
+        wait_until(server.is_up)
         yield server
     finally:
         process.terminate()
@@ -72,10 +67,3 @@ def program(**variables: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.serve.server_process import PATIENCE_S, Server, running
+from tests.helpers.waiting import PATIENCE_S
+from tests.serve.server_process import Server, running
 from tests.serve.serving import image_file, pixels
 
 MAX_PIXELS = 4_000_000

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.serve.server_process import PATIENCE_S, Server, program, running, until
+from tests.helpers.waiting import PATIENCE_S, wait_until
+from tests.serve.server_process import Server, program, running
 from tests.serve.serving import base64_of, image_file, pixels
 
 BODY = json.dumps({"image": base64_of(image_file(pixels()))})
@@ -72,35 +73,35 @@ def test_more_callers_than_the_service_can_serve_in_time_are_turned_away() -> No
 
 def test_a_process_that_dies_is_replaced_and_the_others_go_on() -> None:
     with running(workers=2) as server:
-        until(lambda: len(server.workers()) == 2)
+        wait_until(lambda: len(server.workers()) == 2)
         first, second = server.workers()
         os.kill(first, signal.SIGKILL)
-        until(lambda: len(set(server.workers()) - {first}) == 2)
-        until(server.is_up)
+        wait_until(lambda: len(set(server.workers()) - {first}) == 2)
+        wait_until(server.is_up)
         assert second in server.workers()
 
 
 def test_processes_have_equal_shares_of_the_callers_who_stay() -> None:
     with running(workers=2, KILN_HEAD_TIMEOUT_MS="600000") as server, ExitStack() as callers:
-        until(lambda: tally(server) == [0, 0])
+        wait_until(lambda: tally(server) == [0, 0])
         for number in range(1, 41):
             call_and_wait(server, callers, number)
         assert min(connections(server).values()) >= 15  # 20 where no process is late for its turn
         assert sum(tally(server)) == 40
         callers.close()
-        until(lambda: tally(server) == [0, 0])
+        wait_until(lambda: tally(server) == [0, 0])
 
 
 def test_the_share_of_a_process_that_died_goes_to_its_successor() -> None:
     with running(workers=2, KILN_HEAD_TIMEOUT_MS="600000") as server, ExitStack() as callers:
-        until(lambda: tally(server) == [0, 0])
+        wait_until(lambda: tally(server) == [0, 0])
         for number in range(1, 9):
             call_and_wait(server, callers, number)
         first, second = server.workers()
         kept = connections(server)[second]
         os.kill(first, signal.SIGKILL)
         assert server.ask("GET", "/health")[0] == 200  # not left to the dead, who has fewer
-        until(lambda: 0 in tally(server))  # its successor has its place
+        wait_until(lambda: 0 in tally(server))  # its successor has its place
         for number in range(1, 21):
             call_and_wait(server, callers, kept + number)
         assert (
@@ -110,15 +111,15 @@ def test_the_share_of_a_process_that_died_goes_to_its_successor() -> None:
 
 def test_processes_end_with_a_parent_that_is_killed() -> None:
     with running(workers=2) as server:
-        until(lambda: tally(server) == [0, 0])
+        wait_until(lambda: tally(server) == [0, 0])
         server.process.kill()
-        until(lambda: refuses_connections(server.port))
+        wait_until(lambda: refuses_connections(server.port))
 
 
 def call_and_wait(server: Server, callers: ExitStack, number: int) -> None:
     """One more caller, who stays, until a process has this connection."""
     callers.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S))
-    until(lambda: sum(connections(server).values()) == number)
+    wait_until(lambda: sum(connections(server).values()) == number)
 
 
 def tally(server: Server) -> list[int]:
@@ -156,7 +157,7 @@ def test_sigterm_lets_requests_that_have_arrived_be_answered() -> None:
         caller.sendall(head.replace("image/png", "application/json").encode())
         assert caller.recv(64).startswith(b"HTTP/1.1 100")  # the request is being read
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: refuses_connections(server.port))
+        wait_until(lambda: refuses_connections(server.port))
         caller.sendall(BODY.encode())
         assert caller.recv(64).startswith(b"HTTP/1.1 200")
         assert server.process.wait(PATIENCE_S) == 0

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.server_process import PATIENCE_S, Server, running, until
+from tests.helpers.waiting import PATIENCE_S, wait_until
+from tests.serve.server_process import Server, running
 from tests.serve.serving import base64_of, image_file, pixels
 
 BODY = ('{"image": "' + base64_of(image_file(pixels())) + '"}').encode()
@@ -96,7 +97,7 @@ def test_hundreds_of_idle_connections_disturb_nobody_and_are_ended(server: Serve
     for number, caller in enumerate(idle):
         caller.sendall((b"", HEAD, HEAD + LENGTH, HEAD + LENGTH + BODY[:20])[number % 4])
     assert all(is_well(server) for _ in range(20))
-    until(lambda: open_files(server) <= before)
+    wait_until(lambda: open_files(server) <= before)
     for caller in idle:
         caller.close()
     assert is_well(server)
@@ -115,7 +116,7 @@ def test_callers_who_are_gone_leave_nothing_behind(server: Server, sent: bytes) 
     for _ in range(100):
         reset_after(server, sent)
     assert is_well(server)
-    until(lambda: open_files(server) <= files)
+    wait_until(lambda: open_files(server) <= files)
     assert resident_mb(server) - memory < 8
 
 

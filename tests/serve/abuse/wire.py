@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.waiting import wait_until
-from tests.serve.server_process import PATIENCE_S, Server, running
+from tests.helpers.waiting import PATIENCE_S, wait_until
+from tests.serve.server_process import Server, running
 from tests.serve.serving import base64_of, image_file, pixels
 
 IMAGE = base64_of(image_file(pixels()))
