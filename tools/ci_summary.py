@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import sys
 import xml.etree.ElementTree as ElementTree  # nosec B405 # our own tests write what is read
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 LOG_TAIL = 60  # lines of a failed test's log
+SLOWEST = 10  # targets of the table
 Event = dict[str, Any]
 
 
@@ -25,6 +26,7 @@ class Tally:
     failed: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     logs: dict[str, Path] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # of each shard that ran now
 
     @property
     def line(self) -> str:
@@ -42,8 +44,21 @@ def main(argv: Sequence[str]) -> int:
     for kind, names in (("SKIPPED", tally.skipped), ("FAILED", tally.failed)):
         for name in names:
             print(f"{kind} {name}")
+    print("\n".join(slowest(tally.seconds)))
     print(tally.line)
     return 1 if tally.failed or not tally.passed else 0
+
+
+def slowest(seconds: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    """A table of the targets that ran longest, the time of their shards added up."""
+    if seconds:
+        together = sum(map(sum, seconds.values()))
+        yield f"Slowest of the {len(seconds)} targets that ran, in {together:,.0f} s together:"
+    for label in sorted(seconds, key=lambda label: -sum(seconds[label]))[:SLOWEST]:
+        shards = f" in {len(seconds[label])} shards" if len(seconds[label]) > 1 else ""
+        yield f"{sum(seconds[label]):8.1f} s  {label}{shards}"
+    if seconds:
+        yield ""
 
 
 def read_events(path: Path) -> Iterator[Event]:
@@ -64,6 +79,8 @@ def count(events: Iterable[Event]) -> Tally:
             tally.failed.append(f"{identity['targetCompleted']['label']}: did not build")
     for (label, _, _), result in results.items():  # of several attempts, the last
         _add_result(tally, label, result)
+        if not result.get("cachedLocally"):
+            tally.seconds.setdefault(label, []).append(_seconds(result))
     return tally
 
 
@@ -78,6 +95,10 @@ def _add_result(tally: Tally, label: str, result: Event) -> None:
             tally.failed.append(f"{label}: {result['status']}")
         if (log := _local(outputs.get("test.log"))) is not None:
             tally.logs[label] = log
+
+
+def _seconds(result: Event) -> float:
+    return float(result.get("testAttemptDurationMillis", 0)) / 1000  # a string in the events
 
 
 def _add_case(tally: Tally, label: str, case: ElementTree.Element) -> None:

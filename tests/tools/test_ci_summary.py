@@ -14,7 +14,9 @@ PASS, FAIL = '<testcase name="a"/>', '<testcase name="b"><failure message="no"/>
 SKIP = '<testcase name="c"><skipped message="no npm: apt-get install npm"/></testcase>'
 
 
-def result(folder: Path, label: str, status: str, cases: str, **where: int) -> dict[str, Any]:
+def result(
+    folder: Path, label: str, status: str, cases: str, *, ms: int = 0, **where: int
+) -> dict[str, Any]:
     home = folder / f"{label.strip('/').replace('/', '_')}{sorted(where.values())}"
     home.mkdir()
     (home / "test.xml").write_text(cases if cases.startswith("<?") else f"<suite>{cases}</suite>")
@@ -22,7 +24,11 @@ def result(folder: Path, label: str, status: str, cases: str, **where: int) -> d
     outputs = [{"name": name, "uri": (home / name).as_uri()} for name in ("test.xml", "test.log")]
     return {
         "id": {"testResult": {"label": label, **where}},
-        "testResult": {"status": status, "testActionOutput": outputs},
+        "testResult": {
+            "status": status,
+            "testActionOutput": outputs,
+            "testAttemptDurationMillis": str(ms),
+        },
     }
 
 
@@ -90,6 +96,23 @@ def test_of_several_attempts_the_last_counts(
     first = result(tmp_path, "//a", "FAILED", FAIL, attempt=1)
     second = result(tmp_path, "//a", "PASSED", PASS, attempt=2)
     assert (summarise(tmp_path, first, second), last_line(capsys)) == (0, "1 passed, 0 failed")
+
+
+def test_the_ten_slowest_targets_stand_before_the_last_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = [result(tmp_path, f"//q{n}", "PASSED", PASS, ms=1000 + n) for n in range(11)]
+    shards = [result(tmp_path, "//s", "PASSED", PASS, ms=4000, shard=n) for n in (1, 2)]
+    cached = result(tmp_path, "//cached", "PASSED", PASS, ms=90_000)
+    cached["testResult"]["cachedLocally"] = True
+    slow = result(tmp_path, "//slow", "FAILED", FAIL, ms=65_432)
+    assert summarise(tmp_path, *quick, *shards, cached, slow) == 1
+    table = capsys.readouterr().out.partition("Slowest of the 13 targets")[2]
+    *rows, last = table.splitlines()[1:]
+    shown = [row.split() for row in rows if row]
+    assert [row[2] for row in shown] == ["//slow", "//s", *(f"//q{n}" for n in range(10, 2, -1))]
+    assert (shown[0][0], shown[1][0], shown[1][4]) == ("65.4", "8.0", "2")
+    assert last == "14 passed, 1 failed"
 
 
 def test_a_run_without_any_test_is_no_success(
