@@ -10,13 +10,43 @@ load("@rules_python//python:py_info.bzl", "PyInfo")
 # Where both the base image's interpreter and that of Debian look by themselves.
 SITE_PACKAGES = "usr/local/lib/python3.11/dist-packages"
 
-_INSTALLED = "/site-packages/"
 _BUNDLED_TESTS = ["tests/*", "*/tests/*"]
 
+def is_of_a_venv(short_path):
+    """Whether a file only arranges others for a py_binary.
+
+    From Bazel 8 on rules_python makes a virtual environment for every py_binary, `_NAME.venv` beside it: an interpreter
+    that is a link to nowhere outside of runfiles, links to what libraries bring, and a .pth file. Layers take the
+    libraries' own files from their own places, so that they are the same under every major version of Bazel.
+
+    Args:
+      short_path: of the file.
+
+    Returns:
+      Whether the file lies in such a folder.
+    """
+    for part in short_path.split("/")[:-1]:
+        if part.startswith("_") and part.endswith(".venv"):
+            return True
+    return False
+
+def wheel_place(short_path):
+    """Where pip would put a file of a wheel.
+
+    Args:
+      short_path: of the file.
+
+    Returns:
+      The place within site-packages; None for a file of anything but a wheel's repository, be it an interpreter's own
+      site-packages.
+    """
+    parts = short_path.split("/", 3)
+    if len(parts) == 4 and parts[0] == ".." and parts[2] == "site-packages":
+        return parts[3]
+    return None
+
 def _installed(file):
-    """The listing's line of a file that a wheel brings; None for other files."""
-    _, found, place = file.short_path.partition(_INSTALLED)
-    return "{}={}".format(place, file.path) if found else None
+    return "{}={}".format(wheel_place(file.short_path), file.path)
 
 def _own(file):
     return "{}={}".format(file.short_path, file.path)
@@ -42,15 +72,13 @@ def _write(ctx, args, inputs):
     )
     return [DefaultInfo(files = depset([output]))]
 
-def _is_external(file):
-    return file.short_path.startswith("../")
-
 def _closure(ctx):
-    return depset(transitive = [dep[DefaultInfo].default_runfiles.files for dep in ctx.attr.deps]).to_list()
+    runfiles = depset(transitive = [dep[DefaultInfo].default_runfiles.files for dep in ctx.attr.deps])
+    return [file for file in runfiles.to_list() if not is_of_a_venv(file.short_path)]
 
 def _packages_layer_impl(ctx):
     # Only these are inputs, so that an edit of our own code does not even ask for this layer again.
-    files = [file for file in _closure(ctx) if _is_external(file) and _INSTALLED in file.short_path]
+    files = [file for file in _closure(ctx) if wheel_place(file.short_path)]
     args = ctx.actions.args()
     args.add("--compile")
     args.add_all(_BUNDLED_TESTS, before_each = "--exclude")
@@ -58,7 +86,7 @@ def _packages_layer_impl(ctx):
     return _write(ctx, args, files)
 
 def _sources_layer_impl(ctx):
-    files = [file for file in _closure(ctx) if not _is_external(file)]
+    files = [file for file in _closure(ctx) if not file.short_path.startswith("../")]
     args = ctx.actions.args()
     args.add("--compile")
     args.add_all(files, map_each = _own)

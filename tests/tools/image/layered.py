@@ -1,0 +1,1 @@
+"""What the layers of test_venvs.py hold."""
