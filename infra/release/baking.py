@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Literal
 
 from infra.release.observer import Observer
 from infra.release.strategy import Step
+from infra.release.timeline import Timeline
 from infra.release.verdict.verdict import Verdict
 
 Next = Literal["advance", "roll back", "stop"]
@@ -24,15 +25,31 @@ class Baked:
 
 @dataclass(frozen=True)
 class Alarms:
-    """Alarms of the environment that were not raised when the release began."""
+    """Alarms of the environment: those that page somebody undo a release, the others warn."""
 
-    names: Sequence[str]
+    names: Collection[str]
+    pages: Collection[str]
     states: Callable[[list[str]], dict[str, str]]
+    _warned: set[str] = field(default_factory=set)
 
-    def raised(self, but: Sequence[str] = ()) -> list[str]:
+    def raised(self, but: Collection[str] = ()) -> list[str]:
         """Those that are raised now."""
         states = self.states([name for name in self.names if name not in but])
         return sorted(name for name, state in states.items() if state == "ALARM")
+
+    def objection(self, timeline: Timeline, but: Collection[str]) -> Baked | None:
+        """The way back if a paging alarm is raised; one that only warns is shown, once.
+
+        Args:
+            but: alarms that were raised when the release began.
+        """
+        raised = self.raised(but)
+        for name in raised:
+            if name not in self.pages and name not in self._warned:
+                self._warned.add(name)
+                timeline.event(f"raised, but only a warning: {name}", "yellow")
+        pages = [name for name in raised if name in self.pages]
+        return Baked("roll back", "alarm", f"alarm: {', '.join(pages)}") if pages else None
 
 
 def bake(step: Step, observer: Observer, alarms: Alarms, check: Callable[[], None]) -> Baked:
@@ -52,8 +69,8 @@ def bake(step: Step, observer: Observer, alarms: Alarms, check: Callable[[], Non
         )
         clock.sleep(max(0.0, min(settings.poll_s, next_look - clock.now())))
         check()
-        if raised := alarms.raised(but=journal.progress.raised_before):
-            return Baked("roll back", "alarm", f"alarm: {', '.join(raised)}")
+        if objection := alarms.objection(observer.timeline, journal.progress.raised_before):
+            return objection
         if clock.now() < next_look:
             continue
         verdict = observer.look(step)

@@ -42,7 +42,7 @@ class Endings:
         )
 
     def promote(self) -> Outcome:
-        """All traffic to the candidate, unless it answers wrongly or an alarm is raised then."""
+        """All traffic to the candidate, unless it answers wrongly or a paging alarm goes off."""
         now = self._journal.progress
         stable, candidate = str(now.stable), str(now.candidate)
         steps = self._settings.steps(now.strategy)
@@ -70,8 +70,8 @@ class Endings:
             return Baked("roll back", "not verified", str(exc))
         until = clock.now() + self._settings.watch_s
         while True:
-            if raised := self._alarms.raised(but=now.raised_before):
-                return Baked("roll back", "alarm", f"alarm: {', '.join(raised)}")
+            if objection := self._alarms.objection(self._timeline, now.raised_before):
+                return objection
             left = until - clock.now()
             if left <= 0:
                 return None

@@ -60,9 +60,9 @@ def parse_image(text: str, repository_url: str = "") -> Image:
 def check_all(
     aws: Aws,
     settings: Preflight,
-    env: str,
     image: Image,
     region: str,
+    drift_alarm: str | None,
     ignore_drift: bool,
     progress: Callable[[str], None],
 ) -> tuple[list[Check], str | None]:
@@ -75,7 +75,7 @@ def check_all(
     if exists.passed:
         found.append(_scan(aws, settings, image))
     progress("asking the drift alarm")
-    found.append(_drift(aws, env, ignore_drift))
+    found.append(_drift(aws, drift_alarm, ignore_drift))
     signed = registered = None
     if settings.signing_key:
         progress("checking the signature")
@@ -144,11 +144,11 @@ def _scan(aws: Aws, settings: Preflight, image: Image) -> Check:
     return Check("scan", not refused, f"findings: {listed or 'none'}")
 
 
-def _drift(aws: Aws, env: str, ignore: bool) -> Check:
-    name = f"kiln-{env}-drift"
-    state = alarm_states(aws, [name]).get(name)
+def _drift(aws: Aws, name: str | None, ignore: bool) -> Check:
+    state = alarm_states(aws, [name]).get(name) if name else None
     if state != "ALARM":
-        return Check("drift alarm", True, state or f"there is no alarm {name}", blocks=False)
+        there_is_none = f"there is no alarm {name}" if name else "there is none yet"
+        return Check("drift alarm", True, state or there_is_none, blocks=False)
     detail = (
         f"{name} is raised: live images are not what the model knows, so neither are the verdict's "
         "comparisons with the past; --ignore-drift releases nevertheless"

@@ -22,7 +22,13 @@ class ServiceOutputs:
     ecr_repository: str  # name, without the registry's host
     sns_topic_arn: str
     alarm_names: tuple[str, ...]
+    page_alarm_names: tuple[str, ...]  # those of them that undo a release
     region: str
+
+    @property
+    def drift_alarm(self) -> str | None:
+        """The one that compares live images with those that the model was tested on."""
+        return next((name for name in self.page_alarm_names if name.endswith("-drift")), None)
 
 
 _NAMES = [field.name for field in fields(ServiceOutputs)]
@@ -42,4 +48,5 @@ def parse_service_outputs(outputs: Mapping[str, Any]) -> ServiceOutputs:
             f"the root `service` has no output {', '.join(missing)}: apply it first"
         )
     values = {name: outputs[name] for name in _NAMES}
-    return ServiceOutputs(**values | {"alarm_names": tuple(sorted(outputs["alarm_names"]))})
+    alarms = {name: tuple(sorted(outputs[name])) for name in ("alarm_names", "page_alarm_names")}
+    return ServiceOutputs(**values | alarms)

@@ -48,9 +48,9 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answ
     checks, registered = check_all(
         aws,
         settings.preflight,
-        options.env,
         image,
         outputs.region if outputs else "",
+        outputs.drift_alarm if outputs else None,
         options.ignore_drift,
         lambda text: None,
     )
@@ -89,7 +89,11 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answ
         machine = Machine(
             options.env,
             observer,
-            Alarms(outputs.alarm_names, partial(alarm_states, session.aws)),
+            Alarms(
+                outputs.alarm_names,
+                outputs.page_alarm_names,
+                partial(alarm_states, session.aws),
+            ),
             session.lease.check,
             (lambda: None) if is_first else lambda: _apply(infrastructure, image),
         )
@@ -129,7 +133,9 @@ def _dry_run(
             needs = "proof that it is safe" if step.proof else "no proof of harm"
             share = f"{100 * step.weight:.4g} %"
             table.add_row(str(place), share, f"{step.bake_s:g} s", f"{step.look_s:g} s", needs)
-        table.add_row(str(len(steps) + 1), "100 %", f"{settings.watch_s:g} s", "", "no alarm")
+        table.add_row(
+            str(len(steps) + 1), "100 %", f"{settings.watch_s:g} s", "", "no paging alarm"
+        )
         console.print(table)
         console.print("Dry run: nothing was changed.")
 

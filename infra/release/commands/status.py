@@ -39,6 +39,7 @@ def status(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answ
     session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
     journal, alias = session.journal(), session.function.alias()
     states = alarm_states(session.aws, list(outputs.alarm_names))
+    raised = sorted(name for name, state in states.items() if state == "ALARM")
     holder, unfinished = session.lease.holder(), journal.unfinished
     models = _models(journal.records)
     data: dict[str, Any] = {
@@ -50,7 +51,8 @@ def status(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answ
             version: {"image": session.function.digest(version), "model": models.get(version)}
             for version in alias.weights
         },
-        "alarms": sorted(name for name, state in states.items() if state == "ALARM"),
+        "alarms": raised,
+        "paging_alarms": [name for name in raised if name in outputs.page_alarm_names],
         "running": {"who": holder.who, "what": holder.what, "since": iso(holder.since)}
         if holder
         else None,
@@ -94,8 +96,11 @@ def _show(data: dict[str, Any], records: Sequence[Record], console: Console) -> 
             f"[yellow]unfinished[/]  release {unfinished['release']}: nothing watches over it. "
             f"Deploy {unfinished['image']} again to go on, or roll back"
         )
-    raised = ", ".join(data["alarms"])
-    line(f"alarms   [red]{escape(raised)}[/]" if raised else "alarms   [green]none[/]")
+    raised = (
+        f"[{'red' if name in data['paging_alarms'] else 'yellow'}]{escape(name)}[/]"
+        for name in data["alarms"]
+    )
+    line(f"alarms   {', '.join(raised) or '[green]none[/]'}")
     console.print(_table(records))
 
 

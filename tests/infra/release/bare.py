@@ -35,7 +35,8 @@ class BareInfrastructure:
             ledger_prefix=self._name,
             ecr_repository="kiln",
             sns_topic_arn=self.topic,
-            alarm_names=(f"{self._name}-errors",),
+            alarm_names=tuple(f"{self._name}-{what}" for what in ("drift", "errors", "throttles")),
+            page_alarm_names=tuple(f"{self._name}-{what}" for what in ("drift", "errors")),
             region=self._region,
         )
 

@@ -128,6 +128,18 @@ def test_an_alarm_after_the_promotion_rolls_back_too(world: World) -> None:
     assert world.alias() == {"1": 1.0}
 
 
+def test_an_alarm_that_only_warns_is_shown_and_undoes_nothing(world: World) -> None:
+    world.create(world.push(GOOD))
+    image = world.push(OTHER)
+    with world.traffic(), alarm(world, lambda: "shift" in world.kinds(), "kiln-throttles"):
+        result = world.deploy(image)
+    assert result.code == 0, result.log
+    assert result.log.count("kiln-throttles") == 1
+    assert world.alias() == {"2": 1.0}
+    found = world.status()
+    assert (found["alarms"], found["paging_alarms"]) == (["kiln-throttles"], [])
+
+
 def test_a_version_that_fails_its_smoke_test_gets_no_traffic(world: World) -> None:
     world.create(world.push(GOOD))
     with world.traffic() as statuses:
@@ -287,7 +299,7 @@ def test_what_does_not_pass_the_preflight_is_refused(world: World) -> None:
     assert (missing.code, "is not in ECR" in missing.data["error"]) == (1, True)
     tag = world.deploy("kiln:latest")
     assert (tag.code, "by digest" in tag.data["error"]) == (2, True)
-    raised(world, "kiln-dev-drift")
+    raised(world, "kiln-drift")
     drifting = world.deploy(image)
     assert (drifting.code, "--ignore-drift" in drifting.data["error"]) == (1, True)
     assert world.deploy(image, "--ignore-drift").code == 0

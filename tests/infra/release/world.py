@@ -292,6 +292,7 @@ def alarm(world: World, when: Callable[[], bool], name: str = "kiln-errors") -> 
         EvaluationPeriods=1,
         Threshold=1,
         ComparisonOperator="GreaterThanThreshold",
+        TreatMissingData="ignore",  # or the next look would take the alarm back
     )
 
     def go_off() -> None:
