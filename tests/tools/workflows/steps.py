@@ -95,7 +95,7 @@ class Scratch:
 
     def __post_init__(self) -> None:
         (self.folder / "temp").mkdir(parents=True)
-        for name in ("tools/bazel", "bin/gh", "bin/aws", "bin/apt-get", "bin/sudo"):
+        for name in ("tools/bazel", "bin/gh", "bin/aws", "bin/apt-get", "bin/git", "bin/sudo"):
             path = self.folder / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(RECORDER)

@@ -66,6 +66,7 @@ def test_the_workflows_have_steps() -> None:
     assert {step.workflow for step in STEPS} == {
         "ci",
         "drift",
+        "lockfile",
         "model-card",
         "release",
         "rollback",
@@ -91,7 +92,7 @@ def test_what_a_step_asks_bazel_for_exists_and_takes_its_options(
     known = targets()
     for _, *words in (call for call in scratch.calls if call[0] == "bazel"):
         [command, *_] = (word for word in words if not word.startswith("-"))
-        assert command in ("run", "test", "build", "coverage")
+        assert command in ("run", "test", "build", "coverage", "mod")
         own = words[: words.index("--")] if "--" in words else words
         for label in (word for word in own if word.startswith("//")):
             assert label in known or label.endswith((":all", "/...")), label
