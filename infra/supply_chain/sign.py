@@ -18,15 +18,15 @@ import argparse
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.supply_chain.cosign import CosignError, generate_keys
-from infra.supply_chain.provenance import DIRTY, Model, Provenance
+from infra.supply_chain.provenance import Model, Provenance
 from infra.supply_chain.signature import bill_digest, sign
+from infra.supply_chain.source import commit_of, repository_of
 from serve.contract.artifact import read_artifact
 from tools.image.registry_login import LoginError
 
@@ -43,8 +43,8 @@ def describe(model: bytes, lock: bytes, sbom: bytes, workspace: Path) -> Provena
     """
     builder, run = builder_and_run(os.environ)
     return Provenance(
-        repository=_remote(workspace),
-        commit=_commit(workspace),
+        repository=repository_of(workspace),
+        commit=commit_of(workspace),
         lock=hashlib.sha256(lock).hexdigest(),
         sbom=bill_digest(json.loads(sbom)),
         model=_model(model),
@@ -84,23 +84,6 @@ def builder_and_run(environment: Mapping[str, str]) -> tuple[str, str]:
     except KeyError:
         return LOCAL_BUILDER, ""
     return f"{server}/{workflow}", f"{server}/{run}"
-
-
-def _commit(workspace: Path) -> str:
-    commit = _git(workspace, "rev-parse", "HEAD")
-    return commit + (DIRTY if commit and _git(workspace, "status", "--porcelain") else "")
-
-
-def _remote(workspace: Path) -> str:
-    """Without a user and password in it."""
-    address = _git(workspace, "remote", "get-url", "origin")
-    scheme, separator, rest = address.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if separator else address
-
-
-def _git(workspace: Path, *command: str) -> str:
-    done = subprocess.run(["git", *command], cwd=workspace, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def main(arguments: Sequence[str]) -> int:
