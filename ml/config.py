@@ -46,6 +46,7 @@ class DataConfig:
     size_milestones: list[float] = MISSING
     max_shift: int = MISSING
     cutout: int = MISSING
+    mirror: bool = MISSING
     seed: int = MISSING
     folder: str | None = None
 

@@ -74,6 +74,7 @@ class AugmentedImages:
         batch_size: int,
         max_shift: int,
         cutout: int,
+        mirror: bool,
         sizes: Sequence[int],
         seed: int,
         current_epoch: Callable[[], int],
@@ -84,6 +85,7 @@ class AugmentedImages:
         self.batch_size = batch_size
         self.max_shift = max_shift
         self.cutout = cutout
+        self.mirror = mirror
         self.sizes = sizes
         self.seed = seed
         self._current_epoch = current_epoch
@@ -101,7 +103,9 @@ class AugmentedImages:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, size = self._current_epoch(), self.size
         generator = Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        pixels = alternating_flip(self.images.pixels, epoch, self.seed)
+        pixels = self.images.pixels
+        if self.mirror:
+            pixels = alternating_flip(pixels, epoch, self.seed)
         pixels = random_shift(pixels, self.max_shift, generator)
         pixels = random_cutout(pixels, self.cutout, generator)
         order = torch.randperm(len(pixels), generator=generator).to(pixels.device)
@@ -130,6 +134,8 @@ class CIFAR10(lightning.LightningDataModule):
             sizes.
         max_shift: pixels of random translation each way.
         cutout: edge of the random blank square in pixels, 0 for none.
+        mirror: whether images are shown left to right too; false where that would change their
+            class, as it would an arrow's or a letter's.
         seed: of the split, the order and the augmentation.
         folder: where train.bin and test.bin are; None looks in the usual places.
     """
@@ -150,6 +156,7 @@ class CIFAR10(lightning.LightningDataModule):
         size_milestones: Sequence[float] = (),
         max_shift: int = 2,
         cutout: int = 0,
+        mirror: bool = True,
         train_size: int | None = None,
         folder: str | Path | None = None,
     ) -> None:
@@ -161,6 +168,7 @@ class CIFAR10(lightning.LightningDataModule):
         self.sizes = size_schedule(sizes, size_milestones, epochs)
         self.max_shift = max_shift
         self.cutout = cutout
+        self.mirror = mirror
         self.seed = seed
         self.device = torch.device("cpu")
         self._split: tuple[Images, Images] | None = None
@@ -190,6 +198,7 @@ class CIFAR10(lightning.LightningDataModule):
             batch_size=self.batch_size,
             max_shift=self.max_shift,
             cutout=self.cutout,
+            mirror=self.mirror,
             sizes=self.sizes,
             seed=self.seed,
             current_epoch=lambda: self.trainer.current_epoch,  # type: ignore[union-attr]

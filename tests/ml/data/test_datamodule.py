@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ml.data.datamodule import CIFAR10, size_schedule
@@ -39,8 +40,11 @@ def _epoch(data: CIFAR10, epoch: int) -> list[Tensor]:
     return [tensor for batch in data.train_dataloader() for tensor in batch]
 
 
-def test_an_epoch_is_the_same_however_one_gets_there(make: Callable[..., CIFAR10]) -> None:
-    straight, resumed = make(), make()
+@pytest.mark.parametrize("mirror", [True, False])
+def test_an_epoch_is_the_same_however_one_gets_there(
+    make: Callable[..., CIFAR10], mirror: bool
+) -> None:
+    straight, resumed = make(mirror=mirror), make(mirror=mirror)
     for epoch in range(3):
         unbroken = _epoch(straight, epoch)
     assert all(map(torch.equal, unbroken, _epoch(resumed, 2)))
@@ -71,6 +75,44 @@ def test_without_augmentation_an_epoch_holds_the_training_images_once(
     sums = sorted(images.abs().sum((1, 2, 3)).tolist())
     assert sums == pytest.approx(sorted(expected.abs().sum((1, 2, 3)).tolist()), rel=1e-5)
     assert torch.bincount(labels).tolist() == torch.bincount(train.labels).tolist()
+
+
+def _arrows(count: int = 400) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Class 0 is bright on the left of a random column, class 1 on its right: mirrored, each is the
+    other."""
+    chance, labels = np.random.default_rng(0), np.arange(count) % 2
+    pixels = np.full((count, 3, 32, 32), 60, dtype=np.uint8)
+    for image, label, column in zip(pixels, labels, chance.integers(10, 22, count), strict=True):
+        image[:, :, slice(None, column) if label == 0 else slice(column, None)] = 200
+    return pixels, labels
+
+
+@pytest.mark.parametrize(("mirror", "mistaken"), [(False, 0.0), (True, 0.5)])
+def test_arrows_keep_their_direction_only_where_nothing_is_mirrored(
+    make: Callable[..., CIFAR10],
+    monkeypatch: pytest.MonkeyPatch,
+    mirror: bool,
+    mistaken: float,
+) -> None:
+    monkeypatch.setattr(CIFAR10, "read", lambda self, part: _arrows())
+    data = make(mirror=mirror, validation_size=40, max_shift=2, cutout=4)
+    wrong = []
+    for epoch in range(4):
+        batches = _epoch(data, epoch)
+        for images, labels in zip(batches[::2], batches[1::2], strict=True):
+            seen = images[..., 0].mean((1, 2)) < images[..., -1].mean((1, 2))
+            wrong.append((seen != labels.bool()).float().mean().item())
+    assert np.mean(wrong) == pytest.approx(mistaken, abs=0.05)
+
+
+def test_without_mirroring_each_image_is_its_original_up_to_a_shift(
+    make: Callable[..., CIFAR10],
+) -> None:
+    data = make(mirror=False, max_shift=0, batch_size=150)
+    images, _ = _epoch(data, 1)
+    train = data.train_images()
+    originals = {row.numpy().tobytes() for row in train.normalise(train.pixels)}
+    assert {row.numpy().tobytes() for row in images} == originals
 
 
 def test_validation_is_carved_from_train_in_equal_classes_and_shares_no_image_with_it(
