@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with limits on the head of a request: its time and its size.
+"""uvicorn's HTTP protocol, with limits on the head of a request, and deaf to offers of others.
 
 uvicorn ends connections that are idle between requests; one that sends its headers a byte at a
 time, or none at all, would stay for ever, and so would one that goes on with a body which was
@@ -7,17 +7,45 @@ refused. Bodies are timed by serve/bodies.py. Connections are counted for serve/
 Nor does uvicorn limit how many bytes a head has, or what a body has beside its data (the parts of
 a chunk's line, the fields after the last chunk), and it takes such fields for headers of the
 request, though a proxy that removes headers looks for them in the head alone (CWE-444).
+
+A request may offer to go on in another protocol, as the first of every Java HttpClient does and
+those of `curl --http2` (`Upgrade: h2c`). A server may ignore that (RFC 9110, 7.8), but httptools
+stops behind such a head, and what comes next is the body for one reader and a request for another
+(uvicorn#2722, CWE-444). Here the head is read once more without the offer.
 """
 
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.accepting import Tally
 
 # Counted by what the system hands over at once, 256 KiB at most: a head may be longer by that.
 _MOST_BESIDE_DATA = 64 * 1024
+
+
+class _OfferBlindParser(httptools.HttpRequestParser):
+    """Goes on where httptools leaves the connection to the protocol that a request offers."""
+
+    def __init__(self, protocol: "ImpatientProtocol") -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+
+    def feed_data(self, data: Any) -> None:
+        rest = data
+        while True:
+            try:
+                super().feed_data(rest)
+            except httptools.HttpParserUpgrade as offer:
+                rest = memoryview(rest)[offer.args[0] :]
+            else:
+                return
+            head = self._protocol.head_without_offer()
+            _OfferBlindParser.__init__(self, self._protocol)  # it may have seen a last request
+            super().feed_data(head)
 
 
 class ImpatientProtocol(HttpToolsProtocol):
@@ -27,6 +55,10 @@ class ImpatientProtocol(HttpToolsProtocol):
     tally: Tally | None = None
     _beside_data = 0  # bytes that came since the last of a head or of a body's data
     _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.parser = _OfferBlindParser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -51,6 +83,10 @@ class ImpatientProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":  # never has a body, whatever its length
+                raise ValueError("there are no tunnels here")  # which is answered by a 400
+            return  # the same head comes again without the offer
         self._head_is_here()
         self._beside_data = 0
         super().on_headers_complete()
@@ -59,6 +95,17 @@ class ImpatientProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._beside_data = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def head_without_offer(self) -> bytes:
+        """The head that was read last, as it would be if it offered no other protocol."""
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_response_complete(self) -> None:
         if self.cycle is not None and self.cycle.more_body:  # answered before the body was here

@@ -1,12 +1,69 @@
-"""serve/http_protocol.py: callers who never finish the head of a request are sent away."""
+"""serve/http_protocol.py: heads that never end, and offers to go on in another protocol."""
 
 import asyncio
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from serve import http_protocol
+
+H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQC")
+OFFERS: dict[str, Sequence[bytes]] = {
+    "h2c": H2C,
+    "h2c in another order": H2C[::-1],
+    "h2c without its settings": H2C[:2],
+    "websocket": (
+        *(b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13"),
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ),
+    "TLS": (b"Upgrade: TLS/1.0", b"Connection: Upgrade"),
+    "several at once": (b"Upgrade: h2c, websocket, IRC/6.9", b"Connection: upgrade"),
+    "several fields": (b"Upgrade: h2c", b"X-A: b", b"Upgrade: websocket", b"Connection: upgrade"),
+    "nothing": (b"Connection: Upgrade", b"Upgrade:"),
+    "in other letters": (b"CONNECTION: uPGRADE", b"uPGRADE: H2C"),
+    "with spaces": (b"Connection:  \t keep-alive ,Upgrade \t", b"Upgrade:\th2c\t "),
+    "in another Connection": (b"Connection: keep-alive", b"Connection: upgrade", b"Upgrade: h2c"),
+    "by a proxy's name": (b"Proxy-Connection: Upgrade", b"Upgrade: h2c"),
+    "beside a nominated length": (b"Connection: content-length, upgrade, te", b"Upgrade: h2c"),
+    "beside what only looks like one": (b"Connection: upgrade", b"Upgrade: h2c", b"Upgrades: x"),
+}
+
+_NEXT = b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
+_CHUNKS = b"3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n"
+REQUESTS: dict[str, tuple[bytes, bytes]] = {  # line and fields, what follows the head
+    "POST with a length": (b"POST /?a=b HTTP/1.1\r\nContent-Length: 5", b"abcde" + _NEXT),
+    "POST in chunks": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked", _CHUNKS + _NEXT),
+    "POST of a request": (
+        b"POST / HTTP/1.1\r\nContent-Length: %d" % len(_NEXT),
+        _NEXT + _NEXT,
+    ),
+    "POST that waits": (
+        b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5",
+        b"abcde" + _NEXT,
+    ),
+    "POST without a body": (b"POST / HTTP/1.1\r\nContent-Length: 0", _NEXT),
+    "GET": (b"GET / HTTP/1.1\r\nX-Empty:", _NEXT),
+    "GET with a body": (b"GET / HTTP/1.1\r\nContent-Length: 5", b"abcde" + _NEXT),
+    "HEAD": (b"HEAD / HTTP/1.1\r\nHost: x", _NEXT),
+    "a connection's last": (
+        b"POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: 5",
+        b"abcde" + _NEXT,
+    ),
+    "HTTP/1.0": (b"POST / HTTP/1.0\r\nContent-Length: 5", b"abcde" + _NEXT),
+    "a target in bytes beyond ASCII": (b"GET /\xff HTTP/1.1\r\nHost: x", _NEXT),
+    "two ends": (
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5",
+        _CHUNKS + _NEXT,
+    ),
+    "a chunk of no size": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked", b"g\r\n" + _NEXT),
+}
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
@@ -24,6 +81,97 @@ def test_a_whole_request_is_answered_and_its_connection_kept(
     whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert asyncio.run(_answer_to(whole + last)).count(b"200 OK") == 2
+
+
+@pytest.mark.parametrize(
+    ("offer", "request_name"),
+    [*product(OFFERS, list(REQUESTS)[:2]), *product(["h2c", "websocket"], list(REQUESTS)[2:])],
+)
+def test_an_offer_of_another_protocol_changes_no_answer(offer: str, request_name: str) -> None:
+    head, rest = REQUESTS[request_name]
+    expected = asyncio.run(_said_to([head + b"\r\n\r\n" + rest]))
+    assert expected, "or nothing would be compared"
+    whole = b"\r\n".join([head, *OFFERS[offer], b"", rest])
+    packets = [
+        [whole],
+        [whole[i : i + 1] for i in range(len(whole))],
+        *([whole[:i], whole[i:]] for i in range(whole.index(rest) - 4, len(whole) - len(_NEXT))),
+    ]
+    for parts in packets:
+        assert asyncio.run(_said_to(parts)) == expected
+
+
+def test_offers_one_behind_another_are_all_ignored() -> None:
+    head, rest = REQUESTS["POST with a length"]
+    one = b"\r\n".join([head, *H2C, b"", rest])
+    said = asyncio.run(_said_to([one * 5]))
+    assert said.count(b"b'abcde'") == said.count(b"/next?") == 5
+
+
+def test_an_offer_behind_the_chunks_is_none() -> None:
+    offer = b"\r\n".join([b"0", *H2C, b"", b""])
+    sent = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + offer + _NEXT
+    assert asyncio.run(_said_to([sent])).count(b"200 OK") == 2
+
+
+@pytest.mark.parametrize("target", [b"/", b"/predict", b"*", b"http://x/", b"x:80", b"x"])
+@pytest.mark.parametrize("offer", ["h2c", None])
+def test_a_tunnel_is_refused_whatever_its_target(target: bytes, offer: str | None) -> None:
+    fields = [b"Host: x", b"Content-Length: %d" % len(_NEXT), *(OFFERS[offer] if offer else ())]
+    head = b"\r\n".join([b"CONNECT " + target + b" HTTP/1.1", *fields, b"", b""])
+    for parts in ([head + _NEXT + _NEXT], [head, _NEXT, _NEXT]):
+        said = asyncio.run(_said_to(parts))
+        assert said.startswith(b"HTTP/1.1 400 ")
+        assert said.count(b"HTTP/1.1 ") == 1
+
+
+async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive)
+    read = f"{request.method} {request.url.path}?{request.url.query} {await request.body()!r}"
+    await PlainTextResponse(read)(scope, receive, send)
+
+
+_CONFIG = uvicorn.Config(_echo, lifespan="off", log_config=None, ws="none")
+
+
+class _Transport(asyncio.Transport):
+    """Keeps what was written to it."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.said, self.closing = b"", False
+
+    def write(self, data: Any) -> None:
+        if not self.closing:
+            self.said += data
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+async def _said_to(parts: Sequence[bytes]) -> bytes:
+    """What the protocol answers to data that come in these parts, before the caller leaves."""
+    protocol = http_protocol.ImpatientProtocol(_CONFIG, ServerState(), {})
+    transport = _Transport()
+    protocol.connection_made(transport)
+    for part in parts:
+        if not transport.closing:
+            protocol.data_received(part)
+        for _ in range(3):  # what is whole is answered, as it may be before the next part
+            await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    return transport.said
 
 
 async def _answer_to(sent: bytes) -> bytes:

@@ -45,6 +45,8 @@ HIDDEN = f"GET {HIDDEN_PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 _POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 _CHUNKED = _POST + b"Transfer-Encoding: chunked\r\n"
 _END = b"\r\n0\r\n\r\n"
+_SIZE = b"Content-Length: %d\r\n\r\n" % len(HIDDEN)
+_H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQC"
 
 
 def _with(*fields: bytes, body: bytes = b"abc") -> bytes:
@@ -108,13 +110,19 @@ AMBIGUOUS: dict[str, bytes] = {  # two readers may find two ends
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HIDDEN,
     "authority as target": b"GET evil.example:80 HTTP/1.1\r\nHost: x\r\n\r\n" + HIDDEN,
     "a tunnel": b"CONNECT evil.example:80 HTTP/1.1\r\nHost: x\r\n\r\n" + HIDDEN,
+    "a tunnel to a path": b"CONNECT /predict HTTP/1.1\r\nHost: x\r\n" + _SIZE + HIDDEN,
+    "a tunnel to a URL": b"CONNECT http://x/health HTTP/1.1\r\nHost: x\r\n" + _SIZE + HIDDEN,
+    "a tunnel to all": b"CONNECT * HTTP/1.1\r\nHost: x\r\n" + _SIZE + HIDDEN,
+    "length, then chunked, beside an upgrade": _with(
+        *(_H2C, b"Content-Length: 5", b"Transfer-Encoding: chunked"), body=b"0\r\n\r\n"
+    ),
+    "two lengths beside an upgrade": _with(_H2C, b"Content-Length: 3", b"Content-Length: 9"),
+    "a folded upgrade": _with(b"Connection: upgrade", b"Upgrade:\r\n h2c", b"Content-Length: 3"),
     "tab in the line": b"GET\t/health HTTP/1.1\r\nHost: x\r\n\r\n" + HIDDEN,
     "method in small letters": b"get /health HTTP/1.1\r\nHost: x\r\n\r\n" + HIDDEN,
     "space in the target": b"GET /health /x HTTP/1.1\r\nHost: x\r\n\r\n" + HIDDEN,
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 99 + HIDDEN,
 }
-
-_SIZE = b"Content-Length: %d\r\n\r\n" % len(HIDDEN)
 
 READ_ONE_WAY: dict[str, tuple[bytes, int]] = {  # what hides is data: one answer, of this status
     "in a body": (_POST + _SIZE + HIDDEN, 400),
@@ -142,10 +150,22 @@ READ_ONE_WAY: dict[str, tuple[bytes, int]] = {  # what hides is data: one answer
         _POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n" + _SIZE + HIDDEN,
         400,
     ),
-    "behind an upgrade": (
-        b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-        + HIDDEN,
+    "in a body beside an upgrade with settings": (_POST + _H2C + b"\r\n" + _SIZE + HIDDEN, 400),
+    "in a chunk beside an upgrade": (
+        _CHUNKED + _H2C + b"\r\n\r\n%x\r\n" % len(HIDDEN) + HIDDEN + _END,
+        400,
+    ),
+    "in a body beside a WebSocket": (
+        _POST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n" + _SIZE + HIDDEN,
+        400,
+    ),
+    "in a body of GET beside an upgrade": (
+        b"GET /health HTTP/1.1\r\nHost: x\r\n" + _H2C + b"\r\n" + _SIZE + HIDDEN,
         200,
+    ),
+    "in a body of HTTP/1.0 beside an upgrade": (
+        _POST.replace(b"/1.1", b"/1.0") + _H2C + b"\r\n" + _SIZE + HIDDEN,
+        400,
     ),
     "behind HTTP/0.9": (b"GET /health\r\n\r\n" + HIDDEN, 200),
     "behind a connection's last": (
@@ -167,6 +187,48 @@ READ_ONE_WAY: dict[str, tuple[bytes, int]] = {  # what hides is data: one answer
     "two hosts": (b"GET /health HTTP/1.1\r\nHost: x\r\nHost: evil.example\r\n\r\n", 200),
     "two spaces in the line": (b"GET  /health HTTP/1.1\r\nHost: x\r\n\r\n", 200),
     "empty lines before": (b"\r\n\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+}
+
+# --- offers of another protocol -----------------------------------------------------------------
+
+_SETTINGS = b"HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA"  # of Java 17
+
+
+def _first(*fields: bytes) -> bytes:
+    return b"\r\n".join([b"POST /predict HTTP/1.1", *fields, b"", b""])
+
+
+CLIENTS: dict[str, list[bytes]] = {  # what they send first, in packets as they were seen to
+    "Java's HttpClient": [
+        _first(
+            *(b"Connection: Upgrade, HTTP2-Settings", b"Content-Length: %d" % len(GOOD)),
+            *(b"Host: 127.0.0.1:8000", _SETTINGS, b"Upgrade: h2c"),
+            *(b"User-Agent: Java-http-client/17.0.15", b"Content-Type: application/json"),
+        ),
+        GOOD,
+    ],
+    "Java's HttpClient, from a stream": [
+        _first(
+            *(b"Connection: Upgrade, HTTP2-Settings", b"Host: 127.0.0.1:8000", _SETTINGS),
+            *(b"Transfer-encoding: chunked", b"Upgrade: h2c"),
+            *(b"User-Agent: Java-http-client/17.0.15", b"Content-Type: application/json"),
+        ),
+        b"%x\r\n" % len(GOOD) + GOOD + b"\r\n",
+        b"0\r\n\r\n",
+    ],
+    "curl --http2": [
+        _first(
+            *(b"Host: 127.0.0.1:8000", b"User-Agent: curl/7.88.1"),
+            *(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c"),
+            *(b"HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA", b"Content-Type: application/json"),
+            *(b"Accept: application/json", b"Content-Length: %d" % len(GOOD)),
+        )
+        + GOOD
+    ],
+    "a browser's WebSocket": [
+        b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    ],
 }
 
 # --- headers ------------------------------------------------------------------------------------
@@ -428,6 +490,7 @@ AREAS: dict[str, int] = {
     "keys": len(WRONG_KEYS),
     "requests that can be read in two ways": len(AMBIGUOUS),
     "requests that hide another": len(READ_ONE_WAY),
+    "offers of another protocol": len(CLIENTS),
     "forged headers": len(FORGED),
     "methods": len(METHODS),
     "paths": len(PATHS),

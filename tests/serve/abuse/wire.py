@@ -99,14 +99,20 @@ class Target:
         """A connection to it."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
-    def answers(self, sent: bytes) -> tuple[list[Answer], bool]:
+    def answers(self, *sent: bytes) -> tuple[list[Answer], bool]:
         """What it says to these bytes, and whether it then ended the connection.
+
+        Each part is sent when the server, which has one process here, has read what came before.
 
         If it did not, a last request is sent on the same connection, which has to be answered as
         on any other: the two of them agree on where each request ended.
         """
         with self.connect() as caller:
-            said = _until_answered(caller, sent)
+            *parts, last = sent
+            for part in parts:
+                caller.sendall(part)
+                self.ask("GET", "/health")
+            said = _until_answered(caller, last)
             try:
                 caller.sendall(_LAST)
                 said += _rest(caller)
