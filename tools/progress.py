@@ -4,10 +4,13 @@ import threading
 import time
 from types import TracebackType
 
-from rich import progress as bars
 from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, Task
+from rich.progress import Progress as Bar
+from rich.text import Text
 
 EVERY_S = 20.0  # between the lines, whatever the work itself prints
+_REFRESHES = 2  # of the bar a second: what is measured meanwhile is hardly disturbed
 
 
 class Progress:
@@ -35,24 +38,21 @@ class Progress:
             console: where to (default: stderr).
             every_s: seconds between the lines (default: `EVERY_S`).
         """
-        self._what = what
-        self._detail = ""
-        self._total = total
-        self._before = self._completed = completed
         self._console = console or Console(stderr=True)
         self._every_s = EVERY_S if every_s is None else every_s
-        self._started = time.monotonic()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._bar: bars.Progress | None = None
+        self._bar: Bar | None = None
+        self.begin(what, total, completed=completed)
 
     def __enter__(self) -> "Progress":
         self._started = time.monotonic()
         if self._console.is_terminal:
-            self._bar = _bar(self._console, counted=self._total is not None)
-            self._bar.add_task(
-                self._what, total=self._total, completed=int(self._completed), detail=self._detail
+            columns = (_Line(self), BarColumn())
+            self._bar = Bar(
+                *columns, console=self._console, transient=True, refresh_per_second=_REFRESHES
             )
+            self._bar.add_task("", total=self._total, completed=int(self._completed))
             self._bar.start()
         else:
             self._thread = threading.Thread(target=self._speak, daemon=True)
@@ -71,6 +71,13 @@ class Progress:
             self._ended.set()
             self._thread.join()
 
+    def begin(self, what: str, total: float | None = None, *, completed: float = 0.0) -> None:
+        """The next piece of work, with the arguments of the first one."""
+        self._what, self._total, self._detail = what, total, ""
+        self._before = self._completed = completed
+        self._started = time.monotonic()
+        self._show()
+
     def update(
         self, completed: float | None = None, *, what: str | None = None, detail: str | None = None
     ) -> None:
@@ -84,13 +91,7 @@ class Progress:
         self._completed = self._completed if completed is None else completed
         self._what = self._what if what is None else what
         self._detail = self._detail if detail is None else detail
-        if self._bar:
-            self._bar.update(
-                self._bar.task_ids[0],
-                completed=self._completed,
-                description=self._what,
-                detail=self._detail,
-            )
+        self._show()
 
     def advance(self, steps: float = 1.0) -> None:
         """Notes that so much more is done."""
@@ -113,6 +114,11 @@ class Progress:
             ]
         return "  ".join(part for part in parts if part)
 
+    def _show(self) -> None:
+        if self._bar:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, total=self._total, completed=self._completed)
+
     def _speak(self) -> None:
         while not self._ended.wait(self._every_s):
             self._console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
@@ -126,14 +132,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _bar(console: Console, *, counted: bool) -> bars.Progress:
-    share = (bars.TaskProgressColumn("{task.percentage:>3.0f} %"),) if counted else ()
-    return bars.Progress(
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        *share,
-        bars.TextColumn("{task.fields[detail]}"),
-        bars.TimeRemainingColumn() if counted else bars.TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )
+class _Line(ProgressColumn):
+    """The same text beside the bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def render(self, task: Task) -> Text:
+        return Text(self._progress.line())
