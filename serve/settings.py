@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serve.cpus import available_cpus
+from tools.resources import available_cpus
 
 _PREFIX = "KILN_"
 MAX_IMAGES = 100  # in one /predict/batch

@@ -1,4 +1,4 @@
-"""serve/settings.py and serve/cpus.py: what a deployment decides, and what its container grants."""
+"""serve/settings.py: what a deployment decides."""
 
 import os
 from dataclasses import fields
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from serve.cpus import available_cpus
 from serve.settings import _PARSERS, Settings, SettingsError
 
 
@@ -67,47 +66,3 @@ def test_processes_share_the_processors(
 ) -> None:
     found = Settings(cpus=cpus, workers=workers, threads=threads)
     assert (found.processes, found.session_threads) == expected
-
-
-def everything(tmp_path: Path, membership: str, files: dict[str, str]) -> int:
-    for name, text in files.items():
-        path = tmp_path / "cgroup" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (tmp_path / "self").write_text(membership)
-    return available_cpus(tmp_path / "cgroup", tmp_path / "self")
-
-
-def old_quota(folder: str, quota: str) -> dict[str, str]:
-    """As version 1 of cgroups says it."""
-    return {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000"}
-
-
-@pytest.fixture
-def _eight_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
-
-
-@pytest.mark.usefixtures("_eight_processors")
-@pytest.mark.parametrize(
-    ("membership", "files", "expected"),
-    [
-        ("0::/\n", {}, 8),
-        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
-        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
-        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1),
-        ("0::/\n", {"cpu.max": "10000 100000\n"}, 1),
-        ("0::/pod/box\n", {"pod/cpu.max": "300000 100000", "pod/box/cpu.max": "max 100000"}, 3),
-        ("4:cpu,cpuacct:/box\n", old_quota("cpu/box", "400000"), 4),
-        ("4:cpu:/\n", old_quota("cpu", "-1"), 8),
-        ("0::/\n", {"cpu.max": "rubbish"}, 8),
-    ],
-)
-def test_a_containers_share_counts(
-    tmp_path: Path, membership: str, files: dict[str, str], expected: int
-) -> None:
-    assert everything(tmp_path, membership, files) == expected
-
-
-def test_this_machine_has_at_least_one() -> None:
-    assert 1 <= available_cpus() <= len(os.sched_getaffinity(0))
