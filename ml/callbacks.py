@@ -12,10 +12,10 @@ from typing import Any
 import lightning
 from lightning import LightningModule, Trainer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ml.files import write_whole
 from ml.run_folder import RunFolder
+from tools.progress import Progress
 
 
 class MetricsLog(lightning.Callback):
@@ -90,32 +90,30 @@ def metrics_log(trainer: Trainer) -> MetricsLog:
 
 
 class ProgressTable(lightning.Callback):
-    """A line for every epoch; on a terminal also a bar for the whole training with the time that
-    is left."""
+    """A line for every epoch; between them a live bar on a terminal, elsewhere a line every 20
+    seconds, with the speed and the time that is left."""
 
     _HEAD = "  epoch  size  train loss  train acc  val loss  val acc  macro F1  img/s   time"
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._progress: Progress | None = None
+        self._epoch_started = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         self.console.print(self._HEAD, style="bold", highlight=False)
-        if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f} %"),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-            )
-            total = int(trainer.estimated_stepping_batches)
-            self._task = self._bar.add_task("training", total=total, completed=trainer.global_step)
-            self._bar.start()
+        self._progress = Progress(
+            "training",
+            total=sum(_epoch_costs(trainer)),
+            completed=_cost_so_far(trainer, trainer.current_epoch, 0.0),
+            console=self.console,
+        )
+        self._progress.__enter__()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_started = time.perf_counter()
 
     def on_train_batch_end(
         self,
@@ -125,9 +123,16 @@ class ProgressTable(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if self._bar:
-            description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self._bar.update(self._task, completed=trainer.global_step, description=description)
+        if self._progress:
+            loader: Any = trainer.train_dataloader
+            done = batch_idx + 1
+            speed = done * loader.batch_size / (time.perf_counter() - self._epoch_started)
+            share = done / trainer.num_training_batches
+            self._progress.update(
+                _cost_so_far(trainer, trainer.current_epoch, share),
+                what=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+                detail=f"{speed:.0f} images/s",
+            )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -142,11 +147,23 @@ class ProgressTable(lightning.Callback):
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+        if self._progress:
+            self._progress.__exit__(None, None, None)
+            self._progress = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self.teardown(trainer, pl_module, "fit")
+
+
+def _epoch_costs(trainer: Trainer) -> list[float]:
+    """What each epoch costs beside the others: in proportion to the pixels of its images."""
+    sizes = getattr(trainer.train_dataloader, "sizes", None) or [1]
+    assert trainer.max_epochs is not None
+    return [float(sizes[min(epoch, len(sizes) - 1)]) ** 2 for epoch in range(trainer.max_epochs)]
+
+
+def _cost_so_far(trainer: Trainer, epoch: int, share: float) -> float:
+    costs = _epoch_costs(trainer)
+    return sum(costs[:epoch]) + (costs[epoch] * share if epoch < len(costs) else 0.0)
