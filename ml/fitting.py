@@ -1,9 +1,7 @@
 """Fits a network to the training images: from a configuration to the best weights, no test set in
 sight."""
 
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from rich.console import Console
 
 from ml.checkpoint_io import WholeCheckpointIO
 from ml.config import ConfigError, check_values, is_fast_dev_run
-from ml.hardware import describe_device, shared_threads
+from ml.hardware import describe_device, quiet_lightning, shared_threads
 from ml.launch import INTERRUPTED
 from ml.module import ImageClassifier
 from ml.ranks import LocalRanks, together
@@ -84,12 +82,7 @@ def _assemble_or_refuse(
     extra_callbacks: Sequence[lightning.Callback],
     ranks: LocalRanks,
 ) -> tuple[lightning.LightningDataModule, ImageClassifier, lightning.Trainer]:
-    # What Lightning has to say about itself is not about the training.
-    for library in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of PyTorch
-    # The metrics are summed over all processes before they are logged.
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    quiet_lightning()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     try:
         return assemble(cfg, run, extra_callbacks, ranks)

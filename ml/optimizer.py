@@ -1,11 +1,13 @@
 """Muon for convolution filters, SGD for the rest: one optimizer, so that any trainer can drive
 it."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from ml.hardware import multiplies_bfloat16
 
 
 class Muon(torch.optim.Optimizer):
@@ -20,9 +22,12 @@ class Muon(torch.optim.Optimizer):
     of the CIFAR-10 speed-run's Muon variant.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], dtype: torch.dtype = torch.float32
+    ) -> None:
         defaults = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "orthogonal": False}
         super().__init__(groups, defaults)
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -47,19 +52,19 @@ class Muon(torch.optim.Optimizer):
         direction = gradient.add(momentum, alpha=group["momentum"])
         if group["orthogonal"]:
             weight.mul_(len(weight) ** 0.5 / weight.norm())
-            direction = orthogonalise(direction.flatten(1)).view_as(weight)
+            direction = orthogonalise(direction.flatten(1), self.dtype).view_as(weight)
         weight.add_(direction, alpha=-group["lr"])
 
 
-def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
+def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32, steps: int = 3) -> Tensor:
     """(M, N) -> (M, N) float32 with singular values near one, the singular vectors kept.
 
     Source: the quintic Newton-Schulz iteration of Jordan et al. 2024 (coefficients tuned for
-    speed, not exactness: singular values end between about 0.7 and 1.2); bfloat16 is precise
-    enough and, on hardware that has it, fast.
+    speed, not exactness: singular values end between about 0.7 and 1.2). bfloat16 is precise
+    enough, but fast only where the device has it.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.to(torch.bfloat16)
+    x = matrix.to(dtype)
     x = x / (x.norm() + 1e-7)
     if matrix.size(0) > matrix.size(1):
         x = x.T
@@ -78,6 +83,7 @@ def muon(
     filter_momentum: float,
     momentum: float,
     weight_decay: float,
+    orthogonalise_in: Literal["auto", "bfloat16", "float32"] = "auto",
 ) -> Muon:
     """Muon over the trained parameters of a network: filters (4-D), biases and gains (1-D), heads
     (2-D).
@@ -85,6 +91,8 @@ def muon(
     Args:
         weight_decay: as a share of the learning rate's product: each step shrinks a bias or head
             by ``weight_decay`` of itself, whatever its learning rate.
+        orthogonalise_in: precision of the steps' matrix products; auto is bfloat16 where the
+            network's device multiplies it natively.
     """
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     filters, heads, biases = ([w for w in trained if w.ndim == n] for n in (4, 2, 1))
@@ -105,8 +113,16 @@ def muon(
                 "momentum": momentum,
                 "weight_decay": weight_decay / head_lr,
             },
-        ]
+        ],
+        dtype=_matrix_dtype(orthogonalise_in, filters),
     )
+
+
+def _matrix_dtype(name: str, weights: Sequence[Tensor]) -> torch.dtype:
+    if name == "auto":
+        device = weights[0].device.type if weights else "cpu"
+        name = "bfloat16" if multiplies_bfloat16(device) else "float32"
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
 
 
 def sgd(network: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:

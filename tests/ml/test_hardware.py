@@ -4,6 +4,7 @@ import lightning
 import pytest
 import torch
 
+from ml import hardware
 from ml.hardware import best_precision, describe_device, make_trainer
 
 _QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -23,6 +24,20 @@ def test_precision_follows_what_the_processor_multiplies_natively(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert best_precision("cpu") == expected
+
+
+@pytest.mark.parametrize("cpus", [1, 3])
+def test_threads_are_as_many_as_a_container_may_use(
+    monkeypatch: pytest.MonkeyPatch, cpus: int
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(hardware, "available_cpus", lambda: cpus)
+    try:
+        torch.set_num_threads(2)
+        make_trainer(accelerator="cpu", precision="32-true", max_epochs=1, **_QUIET)
+        assert torch.get_num_threads() == min(2, cpus)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_named_precision_is_kept() -> None:

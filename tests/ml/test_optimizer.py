@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ml.network import ResNet
 from ml.optimizer import Muon, muon, orthogonalise, sgd
@@ -29,6 +30,43 @@ def test_orthogonalise_brings_singular_values_near_one_and_keeps_the_vectors(
     assert torch.linalg.svdvals(result).sub(1).abs().max() < 0.4
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     assert torch.nn.functional.cosine_similarity(result.flatten(), (u @ v).flatten(), 0) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("named", "native", "expected"),
+    [
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+        ("bfloat16", False, torch.bfloat16),
+        ("float32", True, torch.float32),
+    ],
+)
+def test_steps_are_orthogonalised_in_bfloat16_only_where_it_is_native_or_asked_for(
+    monkeypatch: pytest.MonkeyPatch, named: Any, native: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr("ml.optimizer.multiplies_bfloat16", lambda device: native)
+    stepper = muon(ResNet(widths=(4, 8, 8)), **_RATES, orthogonalise_in=named)
+    assert _dtypes_of_products(stepper) == {expected}
+
+
+def _dtypes_of_products(stepper: Muon) -> set[torch.dtype]:
+    """What the matrix products of one step are computed in."""
+    seen = set[torch.dtype]()
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch.ops.aten.mm.default:
+                seen.add(args[0].dtype)
+            return func(*args, **(kwargs or {}))
+
+    for group in stepper.param_groups:
+        for weight in group["params"]:
+            weight.grad = torch.ones_like(weight)
+    with Watching():
+        stepper.step()
+    return seen
 
 
 def test_groups_without_orthogonal_steps_follow_pytorchs_sgd() -> None:
