@@ -1,11 +1,14 @@
 """The typed schema of the configuration: Hydra refuses unknown keys and wrong types before
 anything starts."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+
+LADDER = ("tiny", "small", "medium", "large", "reference")  # configs/preset, cheapest first
 
 
 class ConfigError(ValueError):
@@ -73,6 +76,7 @@ class MuonConfig:
     filter_momentum: float = MISSING
     momentum: float = MISSING
     weight_decay: float = MISSING
+    orthogonalise_in: str = MISSING
 
 
 @dataclass
@@ -183,6 +187,16 @@ class WandbConfig:
 
 
 @dataclass
+class PresetConfig:
+    """What was measured of a preset: how accurate it is on the test set, as a share, and the most
+    memory that its training took."""
+
+    name: str = MISSING
+    accuracy: float = MISSING
+    memory_gib: float = MISSING
+
+
+@dataclass
 class PathsConfig:
     """Where run folders are kept."""
 
@@ -201,6 +215,8 @@ class Config:
     conclude: bool = True
     resume: str | None = None
     rerun: str | None = None
+    budget: str | None = None
+    preset: PresetConfig | None = None
     data: Any = MISSING
     network: Any = MISSING
     optimizer: Any = MISSING
@@ -219,6 +235,7 @@ def register_schema() -> None:
     store.store(group="schema", name="muon", node=MuonConfig)
     store.store(group="schema", name="sgd", node=SGDConfig)
     store.store(group="schema", name="wandb", node=WandbConfig)
+    store.store(group="schema", name="preset", node=PresetConfig)
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -233,6 +250,10 @@ def check_values(cfg: DictConfig) -> None:
         "trainer.num_nodes": (lambda value: value >= 1, "at least 1"),
         "trainer.accelerator": (_ACCELERATORS.__contains__, f"of {', '.join(_ACCELERATORS)}"),
         "trainer.precision": (_PRECISIONS.__contains__, f"of {', '.join(_PRECISIONS)}"),
+        "optimizer.orthogonalise_in": (
+            _DTYPES.__contains__,
+            f"of {', '.join(_DTYPES)}",
+        ),
         "callbacks.checkpoint.mode": (_MODES.__contains__, "of max, min"),
         "callbacks.early_stopping.mode": (_MODES.__contains__, "of max, min"),
         "callbacks.early_stopping.patience": (lambda value: value >= 1, "at least 1"),
@@ -247,6 +268,23 @@ def check_values(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and not holds(value):
             raise ConfigError(f"{key}={value}: expected a value {expectation}")
+    if cfg.get("budget") is not None:
+        parse_duration(cfg.budget)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90s``, ``10m``, ``1.5h`` or ``1h30m``.
+
+    Raises:
+        ConfigError: it is none of these, or not above zero.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or not seconds > 0:
+        raise ConfigError(
+            f"budget={text}: expected a duration such as 90s, 10m or 1h30m, or null for none"
+        )
+    return seconds
 
 
 def is_fast_dev_run(cfg: DictConfig) -> bool:
@@ -256,5 +294,7 @@ def is_fast_dev_run(cfg: DictConfig) -> bool:
 
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+_UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_DTYPES = ("auto", "bfloat16", "float32")
 _MODES = ("max", "min")
 _WANDB_MODES = ("auto", "online", "offline")

@@ -1,10 +1,11 @@
 """Before a training: what its command line means, and the folder that it happens in."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -46,12 +47,30 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     return translated
 
 
+class Configurations(Protocol):
+    """What a command line may stand for on this machine; see `ml.preset.Presets`."""
+
+    def possible(self) -> list[DictConfig]:
+        """All that `choose` may return."""
+        ...
+
+    def choose(self, console: Console) -> DictConfig:
+        """The one to train by."""
+        ...
+
+
 @contextmanager
 def begun_run(
-    cfg: DictConfig, overrides: Sequence[str], console: Console
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    console: Console,
+    configurations: Callable[[], Configurations],
 ) -> Iterator[tuple[RunFolder, DictConfig]]:
     """The folder to train in, locked, and the configuration to train by; a folder in which nothing
     began is removed again.
+
+    Args:
+        configurations: called only where a new run needs them, since they import PyTorch.
 
     Raises:
         ResumeError: the named run cannot be continued or repeated, or was asked to change.
@@ -60,7 +79,7 @@ def begun_run(
         run = RunFolder(agree_on_folder(None))
         yield run, run.load_config()
         return
-    with _own_folder(cfg, overrides, console) as (run, cfg):
+    with _own_folder(cfg, overrides, console, configurations) as (run, cfg):
         if is_started_by_torchrun():
             agree_on_folder(run.path)
         yield run, cfg
@@ -68,19 +87,25 @@ def begun_run(
 
 @contextmanager
 def _own_folder(
-    cfg: DictConfig, overrides: Sequence[str], console: Console
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    console: Console,
+    configurations: Callable[[], Configurations],
 ) -> Iterator[tuple[RunFolder, DictConfig]]:
     if is_fast_dev_run(cfg):
         with tempfile.TemporaryDirectory(prefix="kiln-fast-dev-run-") as folder:
             yield open_run(Path(folder), cfg), cfg
         return
-    run, cfg = _choose_run(cfg, overrides, console)
+    run, cfg = _choose_run(cfg, overrides, console, configurations)
     with run.lock(), run.discarded_unless_begun():
         yield run, cfg
 
 
 def _choose_run(
-    cfg: DictConfig, overrides: Sequence[str], console: Console
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    console: Console,
+    configurations: Callable[[], Configurations],
 ) -> tuple[RunFolder, DictConfig]:
     runs = Path(cfg.paths.runs)
     if cfg.resume and cfg.rerun:
@@ -95,14 +120,14 @@ def _choose_run(
         mark_rerun(run, original)
         return run, cfg
     if cfg.resume == "auto":
-        found = find_unfinished(runs, cfg)
-        if found is None:
-            console.print("resume=auto: no unfinished run of this configuration, starting one")
-        return found or create_run(runs, cfg, datetime.now()), cfg
-    if cfg.resume:
+        if found := find_unfinished(runs, configurations().possible()):
+            return found, found.load_config()
+        console.print("resume=auto: no unfinished run of this configuration, starting one")
+    elif cfg.resume:
         run = open_unfinished(_below(runs, cfg.resume))
         _refuse_changes("resume", cfg.resume, overrides)
         return run, run.load_config()
+    cfg = configurations().choose(console)
     return create_run(runs, cfg, datetime.now()), cfg
 
 
@@ -113,7 +138,7 @@ def _below(runs: Path, path: str) -> Path:
 
 def _refuse_changes(key: str, value: str, overrides: Sequence[str]) -> None:
     """A run that is continued or repeated stays what it was."""
-    own = (f"{key}=", "paths.")
+    own = (f"{key}=", "paths.", "budget=")
     if changes := [text for text in overrides if not text.startswith(own)]:
         raise ResumeError(
             f"{key}={value} takes the configuration of that run as it is, these would change it: "

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,7 @@ _NOT_PART_OF_A_RUN = (
     "resume",
     "rerun",
     "paths",
+    "budget",
 )  # where and how it is started, not what it computes
 
 
@@ -163,13 +164,13 @@ def open_run(path: Path, cfg: DictConfig) -> RunFolder:
     return run
 
 
-def find_unfinished(runs: Path, cfg: DictConfig) -> RunFolder | None:
-    """The newest run below ``runs`` with this very configuration that neither finished nor is at
-    work."""
-    wanted = config_digest(cfg)
+def find_unfinished(runs: Path, configurations: Sequence[DictConfig]) -> RunFolder | None:
+    """The newest run below ``runs`` with one of these very configurations that neither finished nor
+    is at work."""
+    wanted = {config_digest(cfg) for cfg in configurations}
     for path in sorted(runs.glob("*/config.yaml"), reverse=True):
         run = RunFolder(path.parent)
-        if not run.is_finished and config_digest(run.load_config()) == wanted and not run.is_busy():
+        if not run.is_finished and config_digest(run.load_config()) in wanted and not run.is_busy():
             return run
     return None
 
@@ -200,5 +201,6 @@ def config_digest(cfg: DictConfig) -> str:
     """SHA-256 in hex of what is computed: equal for equal values, in whatever order they were
     written."""
     plain: Any = OmegaConf.to_container(run_config(cfg))
-    plain.pop("logger", None)  # who looks on changes nothing
+    for key in ("logger", "preset"):  # who looks on, and what to expect, changes nothing
+        plain.pop(key, None)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

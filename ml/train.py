@@ -23,6 +23,8 @@ from ml.torchrun import is_first
 if TYPE_CHECKING:
     import lightning
 
+    from ml.preset import Presets
+
 CONFIGS = Path(__file__).absolute().parents[1] / "configs"
 BAD_INPUT = 2  # exit code: nothing was trained
 
@@ -59,14 +61,31 @@ def main(cfg: DictConfig) -> float:
     console = Console(soft_wrap=True)
     try:
         check_values(cfg)
-        with begun_run(cfg, HydraConfig.get().overrides.task, console) as (run, cfg):
-            summary = _train_interruptibly(cfg, run, console)
+        overrides = HydraConfig.get().overrides.task
+        with begun_run(cfg, overrides, console, lambda: _configurations(cfg)) as (run, chosen):
+            summary = _train_interruptibly(chosen, run, console)
     except (ConfigError, ResumeError, DatasetError, InstantiationException) as exc:
         _refuse(exc)
     if is_first():
         print_summary(console, run, summary)
-    metric: float = summary[cfg.monitor]
+    metric: float = summary[chosen.monitor]
     return metric
+
+
+def _configurations(cfg: DictConfig) -> "Presets":
+    """All presets of the ladder, unless the command line names one or what they do not know."""
+    from ml.preset import Presets
+
+    hydra_cfg = HydraConfig.get()
+    overrides, choices = hydra_cfg.overrides.task, hydra_cfg.runtime.choices
+    named = any(choices.get(group) for group in ("preset", "experiment", "debug"))
+    known = (choices["data"], choices["network"]) == ("cifar10", "resnet")
+    if cfg.budget is None or named or not known:
+        return Presets(cfg)
+    search = [text for text in hydra_cfg.overrides.hydra if text.startswith("hydra.searchpath")]
+    return Presets(
+        cfg, overrides, lambda name: hydra.compose("train", [*overrides, *search, f"preset={name}"])
+    )
 
 
 def _refuse(exc: Exception) -> NoReturn:

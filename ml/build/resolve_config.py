@@ -15,18 +15,19 @@ from ml.run_folder import run_config
 
 REFUSALS = (ConfigError, HydraException, OmegaConfBaseException)
 CONFIGS = Path(__file__).absolute().parents[2] / "configs"
-DEFAULT = "default"  # the configuration without an experiment
+DEFAULT = "default"  # the configuration as it stands, without preset or experiment
 
 
 def resolved(preset: str, overrides: Sequence[str] = (), configs: Path = CONFIGS) -> DictConfig:
-    """The values of a preset, sorted by key, without what says where and how it is started.
+    """The values of a preset or an experiment, sorted by key; not where and how it is started.
 
     Raises:
         HydraException, OmegaConfBaseException: no such preset, key or type.
         ConfigError: a value that makes no sense.
     """
     register_schema()
-    chosen = [] if preset == DEFAULT else [f"experiment={preset}"]
+    group = "experiment" if (configs / "experiment" / f"{preset}.yaml").is_file() else "preset"
+    chosen = [] if preset == DEFAULT else [f"{group}={preset}"]
     with initialize_config_dir(str(configs), version_base="1.3"):
         cfg = compose("train", [*chosen, *overrides])
     check_values(cfg)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ml.data.cifar10_pin import FILE_NAMES, Pin, pin_folder
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+TRAIN_IMAGES = 50_000
 IMAGE_SHAPE = (3, 32, 32)
 RECORD_BYTES = 1 + 3 * 32 * 32
 

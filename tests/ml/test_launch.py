@@ -25,8 +25,26 @@ def _config(runs: Path, **changes: object) -> DictConfig:
     return OmegaConf.create(values | changes)
 
 
-def _begin(cfg: DictConfig, *overrides: str) -> tuple[RunFolder, DictConfig]:
-    with begun_run(cfg, overrides, Console(file=io.StringIO())) as (run, chosen):
+class _Several:
+    """A command line that may stand for several seeds; this machine chooses the last."""
+
+    def __init__(self, cfg: DictConfig, *seeds: int) -> None:
+        self._all = [cfg.copy() for _ in seeds or (cfg.seed,)]
+        for one, seed in zip(self._all, seeds, strict=False):
+            one.seed = seed
+
+    def possible(self) -> list[DictConfig]:
+        return self._all
+
+    def choose(self, console: Console) -> DictConfig:
+        return self._all[-1]
+
+
+def _begin(
+    cfg: DictConfig, *overrides: str, seeds: tuple[int, ...] = ()
+) -> tuple[RunFolder, DictConfig]:
+    console = Console(file=io.StringIO())
+    with begun_run(cfg, overrides, console, lambda: _Several(cfg, *seeds)) as (run, chosen):
         run.metrics.touch()  # so it has begun
     return run, chosen
 
@@ -79,3 +97,26 @@ def test_a_fast_development_run_leaves_no_folder(tmp_path: Path) -> None:
     run, _ = _begin(_config(tmp_path / "runs", trainer={"fast_dev_run": True}))
     assert not run.path.exists()
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_new_run_stands_on_what_was_chosen(tmp_path: Path) -> None:
+    run, cfg = _begin(_config(tmp_path / "runs"), seeds=(3, 4))
+    assert cfg.seed == 4
+    assert run.load_config().seed == 4
+
+
+def test_an_unfinished_run_is_found_whatever_this_machine_would_choose_today(
+    tmp_path: Path,
+) -> None:
+    cfg = _config(tmp_path / "runs", resume="auto")
+    before, _ = _begin(cfg, seeds=(4, 3))
+    run, found = _begin(cfg, seeds=(3, 4))
+    assert run.path == before.path
+    assert found.seed == 3
+
+
+def test_a_budget_changes_nothing_of_a_run_that_continues(tmp_path: Path) -> None:
+    before, _ = _begin(_config(tmp_path / "runs"))
+    cfg = _config(tmp_path / "runs", resume=f"runs/{before.path.name}")
+    run, _ = _begin(cfg, cfg.resume and f"resume={cfg.resume}", "budget=1h")
+    assert run.path == before.path

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ml.network import ResNet
 from ml.optimizer import Muon, muon, orthogonalise, sgd
 
-_RATES = {
+_RATES: dict[str, Any] = {
     "filter_lr": 0.24,
     "bias_lr": 0.05,
     "head_lr": 0.6,

@@ -59,20 +59,20 @@ def test_the_newest_unfinished_run_of_the_same_configuration_is_found(runs: Path
     create_run(runs, _config(seed=1), NOW.replace(year=2028))
     finished = create_run(runs, _config(), NOW.replace(year=2029))
     finished.summary.write_text("{}")
-    assert find_unfinished(runs, _config()) == newest
+    assert find_unfinished(runs, [_config()]) == newest
 
 
 def test_a_run_that_is_at_work_is_left_alone(runs: Path, stack: ExitStack) -> None:
     run = create_run(runs, _config(), NOW)
     stack.enter_context(run.lock())
-    assert find_unfinished(runs, _config()) is None
+    assert find_unfinished(runs, [_config()]) is None
     with pytest.raises(ResumeError, match="another process is training in") as busy, run.lock():
         pass
     assert busy.value.__cause__ is None  # which //ml:train would print in its place
 
 
 def test_no_run_is_found_where_there_is_none(runs: Path) -> None:
-    assert find_unfinished(runs, _config()) is None
+    assert find_unfinished(runs, [_config()]) is None
 
 
 def test_opening_explains_what_is_wrong(runs: Path, tmp_path: Path) -> None:

@@ -73,5 +73,5 @@ def test_bad_values_are_refused(overrides: list[str], complaint: str) -> None:
 
 
 def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(HydraException, match="Could not find 'experiment/smok'"):
+    with pytest.raises(HydraException, match="Could not find 'preset/smok'"):
         resolved("smok")
