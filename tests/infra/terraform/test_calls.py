@@ -63,7 +63,7 @@ def world(recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(scope="module")
 def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the root `github` gives to whom: role/policy to JSON."""
+    """What the root `github` gives to whom: role/policy to JSON; `publishing` is for people."""
     folder = tmp_path_factory.mktemp("github")
     with Cloud(folder, _no_launch, region=REGION) as cloud, pytest.MonkeyPatch.context() as patch:
         for name, value in cloud.environment.items():
@@ -82,7 +82,8 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         planned = root.show(root.plan())["planned_values"]
     found = dict(documents({"values": planned}))
     prefix = "aws_iam_role_policy.this["
-    return {
+    publishing = planned["outputs"]["publishing_policies"]["value"]
+    return {f"publishing/{name}": document for name, document in publishing.items()} | {
         address.removeprefix(prefix).partition("]")[0].strip('"'): document
         for address, document in found.items()
         if address.startswith(prefix)
@@ -101,7 +102,7 @@ def test_the_model_registry_calls_what_it_may_and_nothing_else(
     store.delete("a")
     with pytest.raises(KeyError):
         store.read("a")
-    assert recorder.actions("program") == allowed(policies["publish/registry"])
+    assert recorder.actions("program") == allowed(policies["publishing/registry"])
 
 
 def test_a_push_calls_what_it_may_and_nothing_else(
@@ -109,7 +110,7 @@ def test_a_push_calls_what_it_may_and_nothing_else(
 ) -> None:
     assert ecr_token(ACCOUNT, REGION)
     called = recorder.actions("program") | PUSHED_BY_CRANE
-    assert called == allowed(policies["publish/push_image"])
+    assert called == allowed(policies["build/push_image"])
 
 
 def test_a_release_calls_what_it_may_and_nothing_else(
@@ -138,7 +139,7 @@ def test_a_release_calls_what_it_may_and_nothing_else(
     assert compared.code in (0, 1), compared.log
 
     called = recorder.actions("program") - FREE - STAND_IN
-    may = allowed(policies["release-dev/release"])
+    may = allowed(policies["staging/release"])
     assert called - may == set(), "the policy lacks what a release calls"
     assert may - called == set(NOT_SEEN), "the policy allows what no release calls"
 

@@ -74,14 +74,14 @@ def test_terraform_may_call_what_it_calls(
 ) -> None:
     called = aws.recorder.actions("service")
     assert len(called) > 50, "the recorder saw next to nothing"
-    assert called - FREE - allowed(role(policies, "release-dev/terraform")) == set()
+    assert called - FREE - allowed(role(policies, "staging/terraform")) == set()
 
 
 def test_terraform_may_call_nothing_that_it_does_not(
     aws: Aws, history: History, policies: dict[str, str]
 ) -> None:
     called = aws.recorder.actions("service")
-    assert allowed(role(policies, "release-dev/terraform")) - called - set(NOT_SEEN) == set()
+    assert allowed(role(policies, "staging/terraform")) - called - set(NOT_SEEN) == set()
     assert set(NOT_SEEN) & called == set(), "seen after all: no reason is needed"
 
 
@@ -112,8 +112,8 @@ def test_a_branch_a_fork_and_a_pull_request_get_no_role(policies: dict[str, str]
         for statement in statements(text)
     }
     assert subjects == {
-        "repo:owner/name:ref:refs/heads/main",
-        "repo:owner/name:environment:dev",
+        "repo:owner/name:environment:build",
+        "repo:owner/name:environment:production",
+        "repo:owner/name:environment:production-read",
         "repo:owner/name:environment:staging",
-        "repo:owner/name:environment:prod",
     }

@@ -21,7 +21,7 @@ variables {
 run "an_account_that_has_the_provider_keeps_it" {
   variables {
     create_provider = false
-    environments    = ["prod"]
+    environments    = ["build", "production"]
   }
 
   assert {
@@ -30,7 +30,7 @@ run "an_account_that_has_the_provider_keeps_it" {
   }
 
   assert {
-    condition     = toset(keys(output.role_arns)) == toset(["publish", "release-prod"])
+    condition     = toset(keys(output.role_arns)) == toset(["build", "production"])
     error_message = "there is a role too many, or one is missing"
   }
 }
@@ -39,10 +39,21 @@ run "patterns_are_refused" {
   command = plan
 
   variables {
-    repository   = "owner/*"
-    branch       = "release*"
-    environments = ["test"]
+    repository      = "owner/*"
+    environments    = ["prod*"]
+    signing_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/*"
+    predictions     = "s3://bucket/*"
   }
 
-  expect_failures = [var.repository, var.branch, var.environments]
+  expect_failures = [var.repository, var.environments, var.signing_key_arn, var.predictions]
+}
+
+run "half_of_the_ids_is_refused" {
+  command = plan
+
+  variables {
+    repository = "owner@1/name"
+  }
+
+  expect_failures = [var.repository]
 }

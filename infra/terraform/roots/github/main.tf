@@ -12,30 +12,26 @@ locals {
     var.create_provider ? [] : ["arn:${data.aws_partition.this.partition}:iam::${local.account_id}:oidc-provider/${local.issuer}"],
   ))
 
-  # role => the one `sub` that a token must have
-  subjects = merge(
-    { publish = "repo:${var.repository}:ref:refs/heads/${var.branch}" },
-    { for environment in var.environments : "release-${environment}" => "repo:${var.repository}:environment:${environment}" },
-  )
-  # role => policies of the module
-  policies = merge(
-    {
-      publish = {
-        push_image = module.policies["publish"].push_image
-        registry   = module.policies["publish"].registry
-        dvc        = module.policies["publish"].dvc
-      }
-    },
-    {
-      for environment in var.environments : "release-${environment}" => {
-        release   = module.policies["release-${environment}"].release
-        terraform = module.policies["release-${environment}"].terraform
-      }
-    },
-  )
+  # environment of GitHub => the one `sub` that the tokens of its jobs have
+  subjects = { for environment in local.served : environment => "repo:${var.repository}:environment:${environment}" }
+  served   = var.environments == null ? toset(keys(local.environments)) : var.environments
+
+  # environment of GitHub => policy => document; those of what this account does not have are left out
+  documents = {
+    for environment, policies in module.policies : environment => merge(
+      { push_image = policies.push_image, release = policies.release, terraform = policies.terraform },
+      { for name, document in data.aws_iam_policy_document.key : name => document.json },
+      { for name, document in data.aws_iam_policy_document.predictions : name => document.json },
+    )
+  }
   attachments = merge([
-    for role, documents in local.policies : { for name, document in documents : "${role}/${name}" => { role = role, name = name, document = document } }
+    for environment in local.served : {
+      for policy in local.environments[environment].policies : "${environment}/${policy}" => {
+        role = environment, name = policy, document = local.documents[environment][policy]
+      } if !contains(local.absent, policy)
+    }
   ]...)
+  absent = concat(var.signing_key_arn == null ? ["sign", "verify"] : [], var.predictions == null ? ["predictions"] : [])
 }
 
 resource "aws_iam_openid_connect_provider" "github" {
@@ -47,13 +43,35 @@ resource "aws_iam_openid_connect_provider" "github" {
 
 module "policies" {
   source   = "../../modules/policies"
-  for_each = local.subjects
+  for_each = local.environments
 
   project     = var.project
-  environment = trimprefix(each.key, "release-")
+  environment = each.value.serves
   account_id  = local.account_id
   region      = var.region
   partition   = data.aws_partition.this.partition
+}
+
+# cosign with --key awskms:///… reads the public key, and where it signs it has the key sign.
+data "aws_iam_policy_document" "key" {
+  for_each = { for policy, actions in { sign = ["kms:Sign"], verify = [] } : policy => actions if var.signing_key_arn != null }
+
+  statement {
+    sid       = "Key"
+    actions   = concat(["kms:DescribeKey", "kms:GetPublicKey"], each.value)
+    resources = [var.signing_key_arn]
+  }
+}
+
+# The workflow `drift` reads one object.
+data "aws_iam_policy_document" "predictions" {
+  for_each = toset(var.predictions == null ? [] : ["predictions"])
+
+  statement {
+    sid       = "Read"
+    actions   = ["s3:GetObject"]
+    resources = ["arn:${data.aws_partition.this.partition}:s3:::${trimprefix(var.predictions, "s3://")}"]
+  }
 }
 
 data "aws_iam_policy_document" "trust" {
@@ -74,7 +92,7 @@ data "aws_iam_policy_document" "trust" {
     }
 
     condition {
-      test     = "StringEquals" # no pattern: a branch of another name, a fork or a pull request gets nothing
+      test     = "StringEquals" # no pattern: a branch, a fork or a pull request gets nothing
       variable = "${local.issuer}:sub"
       values   = [each.value]
     }

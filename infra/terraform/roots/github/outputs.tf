@@ -1,4 +1,9 @@
 output "role_arns" {
-  description = "Role for each kind of workflow: `role-to-assume` of aws-actions/configure-aws-credentials."
+  description = "Role of each environment of GitHub: its variable AWS_ROLE there."
   value       = { for name, role in aws_iam_role.this : name => role.arn }
+}
+
+output "publishing_policies" {
+  description = "Policies for people who push models and data, to attach to their own roles: no workflow does. JSON by name."
+  value       = { registry = module.policies["build"].registry, dvc = module.policies["build"].dvc }
 }

@@ -36,34 +36,45 @@ variable "tags" {
 }
 
 variable "repository" {
-  description = "GitHub repository whose workflows may sign in, as owner/name."
+  description = "GitHub repository whose workflows may sign in, as its tokens name it: owner@ID/name@ID where it was made, renamed or moved since July 2026 or has opted in to immutable subjects, else owner/name."
   type        = string
 
   validation {
-    condition     = can(regex("^[A-Za-z0-9-]+/[A-Za-z0-9._-]+$", var.repository))
-    error_message = "repository is owner/name, with no * and no URL."
-  }
-}
-
-variable "branch" {
-  description = "The one branch whose workflows may push images and models."
-  type        = string
-  default     = "main"
-
-  validation {
-    condition     = can(regex("^[A-Za-z0-9._/-]+$", var.branch))
-    error_message = "branch is the whole name of one branch; a pattern would let others in."
+    condition     = can(regex("^([A-Za-z0-9-]+/[A-Za-z0-9._-]+|[A-Za-z0-9-]+@[0-9]+/[A-Za-z0-9._-]+@[0-9]+)$", var.repository))
+    error_message = "repository is owner/name or owner@ID/name@ID, with no * and no URL."
   }
 }
 
 variable "environments" {
-  description = "Environments of GitHub that may release; protect them by reviewers there."
+  description = "Those of environments.tf.json that this account serves; null: all. Protect them on GitHub by reviewers and by the tags they may be used from."
   type        = set(string)
-  default     = ["dev", "staging", "prod"]
+  default     = null
 
   validation {
-    condition     = length(setsubtract(var.environments, ["dev", "staging", "prod"])) == 0
-    error_message = "environments are of dev, staging and prod."
+    condition     = var.environments == null || try(length(setsubtract(var.environments, keys(local.environments))) == 0, false)
+    error_message = "environments are of ${join(", ", keys(local.environments))}."
+  }
+}
+
+variable "signing_key_arn" {
+  description = "Key of KMS by which images are signed, the variable SIGNING_KEY of the workflows; null: no role may use a key."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = can(regex("^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$", coalesce(var.signing_key_arn, "arn:aws:kms:-:000000000000:key/-")))
+    error_message = "signing_key_arn is the ARN of a key, not of an alias."
+  }
+}
+
+variable "predictions" {
+  description = "The object that the workflow `drift` reads, as its variable PREDICTIONS: s3://bucket/key; null: none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = can(regex("^s3://[a-z0-9.-]+/[^*?]+$", coalesce(var.predictions, "s3://-/-")))
+    error_message = "predictions is s3://bucket/key, with no * and no ?."
   }
 }
 
