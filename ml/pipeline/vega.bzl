@@ -1,5 +1,7 @@
 """`@vega`: the libraries that draw the pages of `dvc plots`, in the versions that DVC asks for, from npm."""
 
+load("//tools:programs.bzl", "program_on_path")
+
 _PACKAGES = {
     "vega": ("5.20.2", "sha512-qmH7aD9GGPpssVdxL1xgcdxTbQzyRUeRR16Os385ymvQhiwCYQNA6+eXUPAZDTVLfk0RXu6Jzj6kUE5jQ80EVw=="),
     "vega-embed": ("6.18.2", "sha512-wcDyQPE4J5aiCDc3/suH5RQDvrKkjuLkhzUcbOLwEkNF8/+pp17tS0JghzEvAPNRg+5aG1/N2ydixq8Lk3dOlg=="),
@@ -9,7 +11,7 @@ _BUILD = """exports_files(["vega.js", "vega-embed.js", "vega-lite.js"])\n"""
 
 def _vega_impl(rctx):
     rctx.file("BUILD.bazel", _BUILD, executable = False)
-    npm = rctx.which("npm")
+    npm = program_on_path(rctx, "npm")
     for name, (version, integrity) in _PACKAGES.items():
         if not npm:
             rctx.file(name + ".js", "", executable = False)  # the page asks the network instead, as DVC's own does
@@ -26,14 +28,6 @@ def _vega_impl(rctx):
         )
         rctx.symlink("package/{0}/build/{0}.min.js".format(name), name + ".js")
         rctx.delete(archive)
-    if not npm:
-        _watch_for_npm(rctx)
-
-def _watch_for_npm(rctx):
-    """Fetches again once npm appears on PATH."""
-    for folder in rctx.getenv("PATH", "").split(":"):
-        if folder.startswith("/"):
-            rctx.watch(folder + "/npm")
 
 _repository = repository_rule(
     implementation = _vega_impl,

