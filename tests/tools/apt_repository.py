@@ -109,6 +109,29 @@ class AptRepository:
         by.sign(suite / "Release", suite / "InRelease")
 
 
+def apt_config(folder: Path, sources: str) -> Path:
+    """What APT_CONFIG names on a machine whose apt has these sources alone."""
+    (folder / "sources.list").write_text(sources)
+    (folder / "lists" / "partial").mkdir(parents=True)
+    path = folder / "apt.conf"
+    path.write_text(
+        f'Dir::Etc::sourcelist "{folder}/sources.list";\nDir::Etc::sourceparts "/dev/null";\n'
+        f'Dir::State::lists "{folder}/lists";\nAcquire::Retries "0";\n'
+    )
+    return path
+
+
+@contextmanager
+def ubuntu(folder: Path) -> Iterator[str]:
+    """The lines of a sources.list: a signed archive that has other suites than Debian's."""
+    with signer() as key:
+        archive = AptRepository(folder / "ubuntu", suite="noble")
+        archive.add("lantern-tools", {"usr/bin/lantern": "light\n"})
+        archive.publish(key)
+        with served(archive) as server:
+            yield f"deb [signed-by={key.keyring}] {server.url} noble main\n"
+
+
 def _release_line(path: Path, suite: Path) -> str:
     data = path.read_bytes()
     return f" {hashlib.sha256(data).hexdigest()} {len(data)} {path.relative_to(suite)}\n"

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.apt_repository import MISSING, WHY_SKIPPED, apt_config, ubuntu
 from tools.provision import wrapper
 
 ROOT = Path(wrapper.__file__).absolute().parents[2]
 VERSION = wrapper.version()
+PATH = os.environ["PATH"]
 FAKE_BAZEL = """#!/bin/sh
 if [ "$*" = --version ]; then echo "bazel {version}"; exit 0; fi
 echo "{name}"
@@ -44,7 +46,7 @@ class Workspace:
         self.program("sh")
 
     def program(self, name: str) -> None:
-        found = shutil.which(name)
+        found = shutil.which(name, path=PATH)
         assert found, name
         (self.bin / name).symlink_to(found)
 
@@ -359,6 +361,26 @@ def test_what_cannot_be_provisioned_is_an_error(
 ) -> None:
     assert wrapper.main(["info"]) == 1
     assert f"no Bazel {VERSION} on PATH, and none could be provisioned" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(bool(MISSING), reason=WHY_SKIPPED)
+def test_on_ubuntu_one_line_says_what_to_install(
+    here: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("apt-get", "apt-config", "dpkg-deb"):
+        here.program(name)
+    monkeypatch.setenv("PATH", PATH)
+    with ubuntu(here.home) as sources:
+        monkeypatch.setenv("APT_CONFIG", str(apt_config(here.home, sources)))
+        code = wrapper.main(["info"])
+        monkeypatch.setenv("PATH", PATH)  # main has set the caller's, without gpg
+
+    said = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
+    assert (code, len(said)) == (1, 1)
+    assert wrapper.INSTALL_ONLINE in said[0]
+    details = here.cache / "bazel/why-not.txt"
+    assert str(details) in said[0]
+    assert "does not have a Release file" in details.read_text()
 
 
 def test_a_probed_wrapper_answers_that_it_is_no_bazel(

@@ -198,6 +198,17 @@ def test_an_unknown_package_is_an_error_that_names_it_and_the_suite(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("packages", "code"), [("torch-light", 3), ("wick", 1)])
+def test_only_what_is_not_offered_is_told_apart(
+    run: Run, repository: AptRepository, tmp_path: Path, packages: str, code: int
+) -> None:
+    (repository.folder / "pool/wick_1.0_all.deb").write_text("other bytes")
+
+    done = run("unpack", "--if-offered", *wanted(packages, output=tmp_path / "root"))
+
+    assert done.returncode == code
+
+
 def test_an_existing_folder_is_left_alone(run: Run, tmp_path: Path) -> None:
     mine = tmp_path / "root" / "mine"
     mine.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Find a program that a target has as `data` from a Debian package, or else on PATH."""
+"""Find a program that a target has as `data`: of a Debian package, else of PATH."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ class ProgramMissing(Exception):
 
 
 def find_program(name: str, runfiles: Path = _RUNFILES) -> Path:
-    """The program ``name`` of a repository ``@debian_…``, else of PATH.
+    """The program ``name`` of a repository ``@debian_…``; without a repository, of PATH.
 
     Raises:
         ProgramMissing: neither exists.
     """
     for path in sorted(runfiles.glob(f"*debian_*/root/usr/bin/{name}")):
         return path
-    if on_path := shutil.which(name):
-        return Path(on_path)
     notes = sorted(runfiles.glob(f"*debian_*/missing/{name}"))
-    package = notes[0].read_text(encoding="utf-8").strip() if notes else name
+    on_path = None if notes else shutil.which(name)  # the repository has looked there
+    if on_path:
+        return Path(on_path)
+    text = notes[0].read_text(encoding="utf-8") if notes else name
+    package, _, why_not = text.strip().partition("\n")
     raise ProgramMissing(
-        f"{name} is not installed, and without apt it cannot be unpacked for this build:"
-        f" install it so that it is on PATH (Debian and Ubuntu: apt-get install {package})"
+        f"{name} is not installed, and it cannot be unpacked for this build"
+        f"{': ' + why_not if why_not else ''}. Install it so that it is on PATH"
+        f" (Debian: apt-get install {package})"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from shutil import which
 from urllib.parse import unquote
 
-from tools.provision.cache import ProvisionError, say, write_whole
+from tools.provision.cache import NotOfferedError, ProvisionError, say, write_whole
 
 KEYRINGS = tuple(
     Path(f"/usr/share/keyrings/debian-archive-keyring.{suffix}") for suffix in ("gpg", "pgp")
@@ -48,7 +48,7 @@ class Deb:
 def require_apt() -> None:
     missing = [name for name in NEEDED if which(name) is None]
     if missing:
-        raise ProvisionError(f"no {', '.join(missing)} here: this needs a Debian-based system")
+        raise NotOfferedError(f"no {', '.join(missing)} here: this needs a Debian-based system")
 
 
 def machine_mirrors(keyring: Path | None = None) -> list[Mirror]:
@@ -56,7 +56,7 @@ def machine_mirrors(keyring: Path | None = None) -> list[Mirror]:
     listing = _run(["apt-get", "indextargets", "--no-release-info", "--format", "$(SITE)"])
     sites = sorted(set(listing.split()), key=lambda site: (_is_special(site), site))
     if not sites:
-        raise ProvisionError("apt has no package source here: add a Debian mirror to its sources")
+        raise NotOfferedError("apt has no package source here: add a Debian mirror to its sources")
     signer = keyring or next((path for path in KEYRINGS if path.exists()), None)
     return [Mirror(site.rstrip("/"), signer) for site in sites]
 
@@ -88,7 +88,7 @@ class PrivateApt:
 
     def update(self) -> None:
         """Fetch the suite's index; apt refuses one that is unsigned or signed by a stranger."""
-        say(f"reading the package index of Debian {self.suite}")
+        say(f"reading the package index of Debian {self.suite} at {self.mirror.site}")
         self._apt(["apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any"])
 
     def closure(self, packages: Sequence[str]) -> list[Deb]:

@@ -12,10 +12,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tools.provision.apt import Deb, Mirror, PrivateApt
-from tools.provision.cache import ProvisionError, lock, write_whole
+from tools.provision.cache import NotOfferedError, ProvisionError, lock, write_whole
 from tools.provision.pool import Pool
 
 INDEX_IS_FRESH_S = 3600.0
+REFUSAL_IS_FRESH_S = 120.0  # many repositories of one build ask for the same suite
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,11 @@ class Archive:
         )
 
     def resolve(self, request: Request, refresh: bool = False) -> Resolution:
-        """Ask the first of the mirrors that carries the suite and all the packages."""
+        """Ask the first of the mirrors that carries the suite and all the packages.
+
+        Raises:
+            NotOfferedError: none does, or none that does is in reach.
+        """
         refusals = []
         for mirror in self._mirrors:
             try:
@@ -89,7 +94,7 @@ class Archive:
                 self._remember(request, resolution)
                 return resolution
         wanted = ", ".join(request.packages)
-        raise ProvisionError(
+        raise NotOfferedError(
             f"no mirror offers {wanted} of Debian {request.suite}:\n  " + "\n  ".join(refusals)
         )
 
@@ -98,8 +103,7 @@ class Archive:
         with lock(apt.home / "lock", f"reading the index of Debian {request.suite}"):
             apt.prepare()
             if refresh or _age_s(apt.home / "updated") > INDEX_IS_FRESH_S:
-                apt.update()
-                (apt.home / "updated").touch()
+                _update(apt, refresh)
             found = (apt.closure if request.closure else apt.only)(request.packages)
         return tuple(deb for deb in found if not _matches(deb.package, request.without))
 
@@ -147,6 +151,19 @@ def locked_debs(path: Path) -> tuple[Deb, ...]:
         return tuple(Deb(**fields) for fields in json.loads(path.read_text())["debs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProvisionError(f"{path} is no lock of packages: {error}") from error
+
+
+def _update(apt: PrivateApt, refresh: bool) -> None:
+    """Renew the index; a mirror that has just refused is not asked again at once."""
+    refused = apt.home / "refused"
+    if not refresh and _age_s(refused) < REFUSAL_IS_FRESH_S:
+        raise ProvisionError(refused.read_text())
+    try:
+        apt.update()
+    except ProvisionError as error:
+        write_whole(refused, str(error))
+        raise
+    (apt.home / "updated").touch()
 
 
 def _age_s(path: Path) -> float:

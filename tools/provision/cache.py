@@ -16,6 +16,10 @@ class ProvisionError(Exception):
     """Something a person has to put right; the message says what and how."""
 
 
+class NotOfferedError(ProvisionError):
+    """This machine's package sources do not offer what is wanted; another way may give it."""
+
+
 def cache_root() -> Path:
     """``$KILN_CACHE``, else ``kiln`` below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     chosen = os.environ.get("KILN_CACHE")

@@ -13,8 +13,18 @@ if __name__ == "__main__":
 
 from tools.provision.apt import Mirror, machine_mirrors, require_apt
 from tools.provision.archive import Archive, Request, lock_text, locked_debs
-from tools.provision.cache import ProvisionError, cache_root, lock, say, staged, write_whole
+from tools.provision.cache import (
+    NotOfferedError,
+    ProvisionError,
+    cache_root,
+    lock,
+    say,
+    staged,
+    write_whole,
+)
 from tools.provision.unpack import make_links_relative, unpack
+
+NOT_OFFERED = 3  # the exit code of --if-offered; 1 is any failure, 2 wrong usage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options, Archive(cache_root() / "debian", mirrors))
     except ProvisionError as error:
         say(f"error: {error}")
-        return 1
+        has_another_way = options.if_offered and isinstance(error, NotOfferedError)
+        return NOT_OFFERED if has_another_way else 1
     return 0
 
 
@@ -67,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     wanted.add_argument("--packages", type=_names, help="separated by commas: name or name=version")
     wanted.add_argument("--closure", action="store_true", help="also all that they depend on")
     wanted.add_argument("--without", type=_names, default=(), help="patterns to leave out of it")
+    wanted.add_argument(
+        "--if-offered",
+        action="store_true",
+        help=f"exit with {NOT_OFFERED} where apt's sources do not offer them",
+    )
     wanted.add_argument("--mirror", help="instead of the machine's own mirrors")
     wanted.add_argument("--keyring", type=Path, help="whose signature counts at --mirror")
 

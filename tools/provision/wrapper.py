@@ -163,9 +163,24 @@ def provision(prefix: str) -> None:
         bazel.provision(Path(prefix))
     except ProvisionError as error:
         raise WrapperError(
-            f"no Bazel {version()} on PATH, and none could be provisioned: {error}\n"
-            f"Where GitHub is in reach, {INSTALL_ONLINE}"
+            f"no Bazel {version()} on PATH, and none could be provisioned "
+            f"({in_one_line(error)}): {INSTALL_ONLINE}"
         ) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """Its first line; all that apt said for each mirror goes to a file."""
+    from pathlib import Path
+
+    from tools.provision.cache import write_whole
+
+    text = str(error).strip()
+    first, _, rest = text.partition("\n")
+    if not rest:
+        return first
+    details = Path(cache_root(), "bazel", "why-not.txt")
+    write_whole(details, text + "\n")
+    return f"{first.rstrip(':')}, see {details}"
 
 
 def host_python() -> str:

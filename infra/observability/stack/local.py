@@ -124,14 +124,14 @@ def alertmanager_program(address: str, config: Path, folder: Path) -> Program:
 
 
 def with_templates(program: Path) -> list[str]:
-    """The start of a command of Debian's Alertmanager or amtool, which is not installed.
+    """The start of a command of Alertmanager or amtool, Debian's and not installed or another.
 
     Debian has it read its templates from below /usr/share alone, so it gets a view of the file
     system in which they are there.
     """
-    if _TEMPLATES.is_dir():
-        return [str(program)]
     unpacked = program.resolve().parents[2] / _TEMPLATES.relative_to("/")
+    if _TEMPLATES.is_dir() or not unpacked.is_dir():  # others than Debian build them in
+        return [str(program)]
     view = ["--dev-bind", "/", "/", "--tmpfs", "/usr/share"]
     view += ["--ro-bind", str(unpacked), str(_TEMPLATES)]
     return [str(find_program("bwrap")), *view, "--", str(program.resolve())]
