@@ -1,6 +1,7 @@
 """`service_image`: the image around a layer of the application."""
 
 load("@rules_oci//oci:defs.bzl", "oci_image")
+load("//tools/image:layers.bzl", "LINUX_X86_64")
 
 # What inference and the formats that the service takes do not read: half of the packages' bytes.
 NOT_NEEDED = [
@@ -53,6 +54,7 @@ def service_image(name, application, **kwargs):
             "//serve/image:model",
             application,
         ],
+        target_compatible_with = LINUX_X86_64,
         user = "65532:65532",
         workdir = "/var/task",
         **kwargs

@@ -7,6 +7,13 @@
 
 load("@rules_python//python:py_info.bzl", "PyInfo")
 
+# What the base image is made for. Wheels are those of the machine that is built for, and another machine's would not
+# run there: targets that pack them, or bytes of the base, are compatible with nothing else, and `//...` passes them over.
+LINUX_X86_64 = [
+    "@platforms//cpu:x86_64",
+    "@platforms//os:linux",
+]
+
 # Where both the base image's interpreter and that of Debian look by themselves.
 SITE_PACKAGES = "usr/local/lib/python3.11/dist-packages"
 
