@@ -1,7 +1,7 @@
 """Bring CIFAR-10 to this machine once, whole and checked: command line and order of the sources.
 
-Standard library alone: the repository rule runs this file with the host's Python before any wheel
-is installed.
+Standard library alone: the repository rule runs this file with the toolchain's Python before any
+wheel is installed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if sys.version_info < (3, 11):  # noqa: UP036 - the host's Python may be any
-    sys.exit(f"fetch.py needs Python 3.11, this is {sys.version.split()[0]}: set KILN_PYTHON")
+if sys.version_info < (3, 11):  # noqa: UP036 - typed by hand, Python may be any
+    sys.exit(f"fetch.py needs Python 3.11 or later, this is {sys.version.split()[0]}")
 
 _ROOT = Path(os.path.abspath(__file__)).parents[2]
 if __package__ in (

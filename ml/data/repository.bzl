@@ -24,16 +24,6 @@ filegroup(
 )
 """
 
-def _python(rctx):
-    chosen = rctx.os.environ.get("KILN_PYTHON")
-    if chosen:
-        return chosen
-    python = rctx.which("python3.11") or rctx.which("python3")
-    if not python:
-        fail("@cifar10 is fetched by a Python of 3.11 or newer and there is none on PATH: " +
-             "install one, or set KILN_PYTHON to its path.")
-    return python
-
 def _cifar10_repository_impl(rctx):
     pin = rctx.path(rctx.attr._pin)
     program = rctx.path(rctx.attr._program)
@@ -42,7 +32,7 @@ def _cifar10_repository_impl(rctx):
 
     rctx.report_progress("Fetching CIFAR-10, once per machine")
     result = rctx.execute(
-        [_python(rctx), "-B", program, "--pin", pin, "--output", rctx.path(".")],
+        [rctx.path(rctx.attr._python), "-B", program, "--pin", pin, "--output", rctx.path(".")],
         quiet = False,  # people see what is downloaded
         timeout = 3600,
         working_directory = str(rctx.workspace_root),  # where a relative KILN_DVC_REMOTE starts
@@ -70,13 +60,13 @@ _cifar10_repository = repository_rule(
         ),
         "_pin": attr.label(default = "//ml/data:cifar10.dvc"),
         "_program": attr.label(default = "//ml/data:fetch.py"),
+        "_python": attr.label(default = "@python_3_11_host//:python"),
     },
     # PATH, too, reaches the program (npm, aws and dvc are looked up there), but a new PATH is no reason to fetch anew.
     environ = [
         "HOME",
         "KILN_CACHE",
         "KILN_DVC_REMOTE",
-        "KILN_PYTHON",
         "XDG_CACHE_HOME",
     ],
     doc = "The two files that //ml/data:cifar10.dvc pins.",

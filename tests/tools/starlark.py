@@ -20,10 +20,14 @@ class Failed(Exception):
 
 def load_bzl(path: str) -> dict[str, Any]:
     """The top level of a .bzl file of this repository, its loads resolved."""
-    recorder = _Anything()
-    scope: dict[str, Any] = dict.fromkeys(
-        ("attr", "module_extension", "repository_rule", "tag_class", "Label"), recorder
+    anything = _Anything()
+    scope: dict[str, Any] = dict.fromkeys(("attr", "module_extension", "tag_class"), anything)
+    scope["attr"] = SimpleNamespace(
+        **dict.fromkeys(("int", "string", "string_list", "string_list_dict"), anything),
+        label=lambda default=None, **_: default,
+        label_list=lambda default=(), **_: default,
     )
+    scope["repository_rule"] = lambda **definition: SimpleNamespace(**definition)
 
     def load(label: str, *names: str) -> None:
         loaded = load_bzl(label.removeprefix("//").replace(":", "/"))
@@ -93,16 +97,24 @@ class RepositoryContext:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(str(target))
 
+    @property
+    def workspace_root(self) -> Path:
+        return self.folder
+
     def report_progress(self, text: str) -> None:
         pass
 
     def execute(
-        self, command: list[object], timeout: int = 600, quiet: bool = True
+        self,
+        command: list[object],
+        timeout: int = 600,
+        quiet: bool = True,
+        working_directory: str = "",
     ) -> SimpleNamespace:
         done = subprocess.run(
             [str(word) for word in command],
             env=dict(self.environment),
-            cwd=self.folder,
+            cwd=working_directory or self.folder,
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -46,13 +46,10 @@ def _unpack(rctx):
     for name in ("apt-get", "dpkg-deb"):
         if not program_on_path(rctx, name):
             return "there is no {} here to unpack it with".format(name)
-    python = rctx.getenv("KILN_PYTHON") or rctx.which("python3.11") or rctx.which("python3")
-    if not python:
-        fail("no Python on PATH: install Python 3.11")
     rctx.report_progress("Unpacking Debian's " + rctx.attr.package)
     result = rctx.execute(
         [
-            python,
+            rctx.path(rctx.attr._python),
             "-B",
             rctx.path(rctx.attr._program),
             "unpack",
@@ -113,12 +110,12 @@ _debian_package = repository_rule(
         "programs": attr.string_list(mandatory = True),
         "suite": attr.string(mandatory = True),
         "_program": attr.label(default = "//tools/provision:debian.py"),
+        "_python": attr.label(default = "@python_3_11_host//:python"),
     },
     environ = [
         "APT_CONFIG",
         "HOME",
         "KILN_CACHE",
-        "KILN_PYTHON",
         "XDG_CACHE_HOME",
     ],
 )

@@ -43,7 +43,6 @@ def rctx(tmp_path: Path) -> RepositoryContext:
         "PATH": str(tmp_path / "bin"),
         "HOME": str(tmp_path),
         "KILN_CACHE": str(tmp_path / "cache"),
-        "KILN_PYTHON": sys.executable,
     }
     return RepositoryContext(tmp_path / "repository", environment, attributes)
 

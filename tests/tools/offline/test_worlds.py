@@ -81,6 +81,8 @@ def test_every_module_that_we_name_is_overridden_offline() -> None:
         ('x(deps = ["@pypi//torch:wheel"])\n', "@pypi//torch:wheel"),
         ('x(args = ["$(rootpath @pypi//torch:wheel)"])\n', "@pypi//torch:wheel"),
         ('x(deps = ["@rules_python//python/no:such"])\n', "@rules_python//python/no:such"),
+        ('x(python = "@python_3_12_host//:python")\n', "@python_3_12_host//:python"),
+        ('x(python = "@python_3_11_host//:pip")\n', "@python_3_11_host//:pip"),
     ],
 )
 def test_what_a_world_lacks_is_named(world: World, build_file: str, complaint: str) -> None:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from tools.provision.bazel import MODULES
@@ -20,6 +21,7 @@ from tools.provision.bazel import MODULES
 _LABEL = re.compile(
     r"@@?(?P<repo>[A-Za-z][\w.~+-]*)//(?P<package>[\w./+-]*)(:(?P<target>[\w./+-]+))?"
 )
+_EXPORTED = re.compile(r'exports_files\(\["(\w+)"\]')
 _BUILT_IN = frozenset({"bazel_tools"})  # part of Bazel itself, the same in both worlds
 # Debian packages them with its Bazel; that they have what we use, only a build with them shows.
 PROVISIONED = frozenset(MODULES)
@@ -274,10 +276,17 @@ class Upstream:
     def __init__(self, table: Mapping[str, Any], locked: Mapping[str, Iterable[str]]) -> None:
         self.modules, self.common = table["modules"], table["common"]
         self.hubs = Hubs(locked, table["hub"]["targets"])
+        self.repositories = {
+            name: labels
+            for module in self.modules.values()
+            for name, labels in module.get("repositories", {}).items()
+        }
 
     def offers(self, use: Use) -> bool:
         if use.module in self.hubs:
             return self.hubs.offers(use)
+        if use.module in self.repositories:
+            return use.target in self.repositories[use.module]
         module = self.modules.get(use.module, {})
         if use.target:
             return use.target in {_full(label) for label in module.get("targets", [])}
@@ -314,6 +323,8 @@ class Offline:
             return self.hubs.offers(use)
         if use.module in PROVISIONED:
             return True
+        if use.module in self._repositories():
+            return use.target in self._repositories()[use.module]
         path = self.adaptors / use.module / use.file.removeprefix("//").replace(":", "/")
         if use.target or not path.is_file():
             return False
@@ -324,6 +335,15 @@ class Offline:
         if symbol is None or not use.attribute:
             return symbol is not None
         return _takes(symbol, use.attribute)
+
+    def _repositories(self) -> dict[str, list[str]]:
+        """What the extension of interpreters makes, and the files that its BUILD file exports."""
+        module = self.adaptors / "rules_python"
+        path = module / "python/extensions/python.bzl"
+        scope = self._run(path, module)
+        scope["python"].implementation(SimpleNamespace(modules=[]))
+        files = _EXPORTED.findall(path.read_text(encoding="utf-8"))
+        return {name: [f"//:{file}" for file in files] for name in scope["_host"].made}
 
     def _run(self, path: Path, module: Path) -> dict[str, Any]:
         if path in self._scopes:
@@ -361,6 +381,8 @@ class Definition:
     """A rule, tag class or extension that an adaptor defines."""
 
     def __init__(self, **definition: Any) -> None:
+        self.implementation = definition.get("implementation")
+        self.made: list[str] = []
         self.attrs: Mapping[str, Any] = definition.get("attrs", {})
         self.tag_classes: Mapping[str, Definition] = definition.get("tag_classes", {})
         self.known = {*self.attrs, *_EVERY_RULE, *(_EVERY_TEST if definition.get("test") else ())}
@@ -368,6 +390,7 @@ class Definition:
     def __call__(self, **attributes: Any) -> None:
         if unknown := attributes.keys() - self.known:
             raise Refused(f"no attribute {', '.join(sorted(unknown))}")
+        self.made.append(attributes["name"])
 
 
 _EVERY_RULE = [

@@ -1,6 +1,18 @@
 """The extension that chooses the interpreter: here the host's, which is of the one supported version."""
 
+load("//python/private:host.bzl", "ENVIRON", "host_interpreter")
+
 _SUPPORTED = "3.11"
+
+def _host_impl(rctx):
+    rctx.symlink(host_interpreter(rctx), "python")
+    rctx.file("BUILD.bazel", """exports_files(["python"], visibility = ["//visibility:public"])\n""", executable = False)
+
+_host = repository_rule(
+    implementation = _host_impl,
+    doc = "The interpreter for other repository rules: `:python`.",
+    environ = ENVIRON,
+)
 
 def _python_impl(mctx):
     for module in mctx.modules:
@@ -10,6 +22,7 @@ def _python_impl(mctx):
                     _SUPPORTED,
                     toolchain.python_version,
                 ))
+    _host(name = "python_{}_host".format(_SUPPORTED.replace(".", "_")))
 
 python = module_extension(
     implementation = _python_impl,

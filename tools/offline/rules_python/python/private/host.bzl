@@ -3,6 +3,20 @@
 # Where the machine's cache is, and which Python runs: tools/bazel passes the latter.
 ENVIRON = ["HOME", "KILN_CACHE", "KILN_PYTHON", "XDG_CACHE_HOME"]
 
+def host_interpreter(rctx):
+    """The host's Python 3.11.
+
+    Args:
+        rctx: the repository context.
+
+    Returns:
+        its path.
+    """
+    python = rctx.getenv("KILN_PYTHON") or rctx.which("python3.11") or rctx.which("python3")
+    if not python:
+        fail("no Python 3.11 on PATH: install it so that python3.11 runs")
+    return python
+
 def run_python(rctx, program, arguments):
     """Run a program of this repository with the host's Python 3.11.
 
@@ -14,11 +28,8 @@ def run_python(rctx, program, arguments):
     Returns:
         what it printed to its standard output.
     """
-    python = rctx.getenv("KILN_PYTHON") or rctx.which("python3.11") or rctx.which("python3")
-    if not python:
-        fail("no Python 3.11 on PATH: install it so that python3.11 runs")
     result = rctx.execute(
-        [python, "-I", "-B", rctx.path(program)] + arguments,
+        [host_interpreter(rctx), "-I", "-B", rctx.path(program)] + arguments,
         quiet = False,
         timeout = 3600,
     )
