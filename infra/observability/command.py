@@ -26,6 +26,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +36,7 @@ from infra.observability.stack.alertmanager import RoutingError
 from infra.observability.stack.containers import ContainerPorts, Containers, missing_engine
 from infra.observability.stack.local import Ports, Stack, local_stack
 from infra.observability.stack.programs import StackError
+from tools.progress import Progress
 from tools.terminal import terminal
 
 FAILED, BAD_INPUT = 1, 2  # exit codes
@@ -53,7 +55,8 @@ def main(
     # Ends as by Ctrl-C, so that nothing is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        reason = "asked for" if options.engine == "local" else why_not_containers()
+        with Progress("looking for a container engine", console=console):
+            reason = "asked for" if options.engine == "local" else why_not_containers()
         if reason and options.engine == "docker":
             raise StackError(f"--engine docker: {reason}")
         if reason:
@@ -76,7 +79,10 @@ def _run_local(
 ) -> None:
     console.print(f"As processes from packages, not in containers ({reason}).", highlight=False)
     ports = Ports(options.otlp_port, options.prometheus_port, options.alertmanager_port)
-    with local_stack(_folder(options), environ, ports, retention=options.retention) as stack:
+    with ExitStack() as ends:
+        with Progress("starting the programs", console=console):
+            local = local_stack(_folder(options), environ, ports, retention=options.retention)
+            stack = ends.enter_context(local)
         _show(_links(stack), stack.otlp, console)
         console.print(
             "Not here: Grafana, Tempo and Loki, which are in no package registry, and the pages of "

@@ -1,4 +1,4 @@
-"""What happens, as it happens: a line for each event, and in a terminal one line that lives."""
+"""What happens, as it happens: a line for each event, and what is waited for meanwhile."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from infra.release.strategy import Step
 from infra.release.verdict.verdict import Verdict
+from tools.progress import Progress
 
 _COLOURS = {"promote": "green", "hold": "yellow", "roll back": "red"}
 
@@ -43,14 +44,20 @@ class ConsoleTimeline:
         self._console, self._start = console, time.monotonic()
         self._steps: Sequence[Step] = ()
         self._place, self._waiting, self._live = -1, "", Live(console=console, transient=True)
+        self._progress: Progress | None = None
 
     @contextmanager
-    def shown(self) -> Iterator[ConsoleTimeline]:
-        """With the living line, where there is a terminal for it."""
-        if not self._console.is_terminal:
-            yield self
+    def shown(self, what: str = "releasing") -> Iterator[ConsoleTimeline]:
+        """With a living line where there is a terminal for it, elsewhere one every 20 s.
+
+        Args:
+            what: is done, for the lines of a log.
+        """
+        if self._console.is_terminal:
+            with self._live:
+                yield self
             return
-        with self._live:
+        with Progress(what, console=self._console) as self._progress:
             yield self
 
     def event(self, text: str, style: str = "") -> None:
@@ -60,6 +67,8 @@ class ConsoleTimeline:
 
     def wait(self, text: str) -> None:
         self._waiting = text
+        if self._progress:
+            self._progress.update(detail=text)
         self._refresh()
 
     def plan(self, steps: Sequence[Step], place: int) -> None:

@@ -29,6 +29,7 @@ from infra.supply_chain.signature import bill_digest, sign
 from infra.supply_chain.source import commit_of, repository_of
 from serve.contract.artifact import read_artifact
 from tools.image.registry_login import LoginError
+from tools.progress import Progress
 
 NOT_SIGNED, BAD_INPUT = 1, 2  # exit codes
 LOCAL_BUILDER = "urn:kiln:builder:local"
@@ -113,7 +114,8 @@ def _sign(options: argparse.Namespace, here: Path) -> int:
     model, lock, sbom = (f.read_bytes() for f in (options.model, options.lock, options.sbom))
     made = describe(model, lock, sbom, Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")))
     key = options.key if "://" in options.key else str(here / options.key)
-    sign(options.reference, key, made, json.loads(sbom), insecure=options.insecure)
+    with Progress("signing"):
+        sign(options.reference, key, made, json.loads(sbom), insecure=options.insecure)
     print(f"signed {options.reference}")
     print(f"  commit {made.commit or 'unknown'}, model {made.model.version[:12]}")
     return 0

@@ -21,6 +21,7 @@ from pathlib import Path
 from infra.supply_chain.provenance import Provenance
 from infra.supply_chain.signature import Expectation, NotTrusted, verify
 from tools.image.registry_login import LoginError
+from tools.progress import Progress
 
 NOT_TRUSTED, BAD_INPUT = 1, 2  # exit codes
 
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     here = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
     key = options.key if "://" in options.key else here / options.key
     try:
-        made = verify(options.reference, key, expected, insecure=options.insecure)
+        with Progress("checking"):
+            made = verify(options.reference, key, expected, insecure=options.insecure)
     except (NotTrusted, LoginError) as error:
         if options.json:
             print(json.dumps({"trusted": False, "reason": str(error)}))

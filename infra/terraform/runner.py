@@ -30,6 +30,7 @@ from infra.terraform.show import following
 from infra.terraform.sources import ENVIRONMENTS, ROOTS, alone, copy_root, variable_files
 from infra.terraform.state import State
 from infra.terraform.stream import CHANGED, Event, OnEvent, Process
+from tools.progress import Progress
 
 _VARIABLES = "given.tfvars.json"
 _LOCK_TIMEOUT = "60s"  # longer than the rest of a run whose caller was killed
@@ -156,15 +157,13 @@ class Root:
 
     def outputs(self) -> dict[str, Any]:
         """Values of the outputs; none before the first apply."""
-        with alone(self.work):
-            answer: dict[str, dict[str, Any]] = json.loads(self.process.text("output", "-json"))
+        answer: dict[str, dict[str, Any]] = json.loads(self._text("reading", "output", "-json"))
         return {name: output["value"] for name, output in answer.items()}
 
     def show(self, plan: Plan | None = None) -> dict[str, Any]:
         """A plan, or the state, with every attribute, as `terraform show -json` has it."""
         files = [str(plan.file)] if plan else []
-        with alone(self.work):
-            shown: dict[str, Any] = json.loads(self.process.text("show", "-json", *files))
+        shown: dict[str, Any] = json.loads(self._text("reading", "show", "-json", *files))
         return shown
 
     def validate(self) -> None:
@@ -173,14 +172,17 @@ class Root:
         Raises:
             TerraformFailed: the sources are wrong; the message says where.
         """
-        with alone(self.work):
-            self.process.text("validate", "-no-color")
+        self._text("validating", "validate", "-no-color")
 
     def _variable_options(self) -> list[str]:
         given = self.process.folder / _VARIABLES
         given.write_text(json.dumps(dict(self.variables), indent=2) + "\n")
         files = [*variable_files(self.name, self.environment), given]
         return [f"-var-file={file}" for file in files]
+
+    def _text(self, what: str, *arguments: str) -> str:
+        with alone(self.work), Progress(f"{what} {self.title}", console=self.console):
+            return self.process.text(*arguments)
 
     @contextmanager
     def _running(self, what: str) -> Iterator[OnEvent]:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from infra.terraform.changes import Plan
 from infra.terraform.stream import Event, OnEvent
+from tools.progress import Progress
 
 _MARKS = {
     "create": "[green]+[/]",
@@ -29,13 +30,11 @@ _WORDS = {"create": "creating", "update": "changing", "delete": "deleting", "rea
 
 @contextmanager
 def following(console: Console, title: str) -> Iterator[OnEvent]:
-    """One line that changes in a terminal, and a line for each resource that is done."""
-    if console.is_terminal:
-        with console.status(escape(title)) as status:
-            yield _Follower(console, lambda text: status.update(escape(f"{title}: {text}")))
-    else:
+    """A line for each resource that is done, and what is at work now, however long that takes."""
+    if not console.is_terminal:
         console.print(f"{title} ...", highlight=False, markup=False, soft_wrap=True)
-        yield _Follower(console, lambda text: None)
+    with Progress(title, console=console) as progress:
+        yield _Follower(console, lambda text: progress.update(detail=text))
 
 
 def show_plan(plan: Plan, title: str, console: Console) -> None:

@@ -9,7 +9,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -42,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     narrator = Narrator(terminal(140))
     try:
         place = _output(options)
-        with tempfile.TemporaryDirectory(prefix="kiln-twin-") as folder:
-            return run(options, Path(folder), place, narrator)
+        with tempfile.TemporaryDirectory(prefix="kiln-twin-") as folder, ExitStack() as work:
+            work.enter_context(narrator.working())
+            return run(options, Path(folder), place, narrator, work.close)
     except (Failed, NotPushed, ProgramMissing, TerraformError) as error:
         terminal(140, stderr=True).print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return UNUSABLE
@@ -71,8 +73,14 @@ def _output(options: argparse.Namespace) -> Path:
         ) from exc
 
 
-def run(options: argparse.Namespace, folder: Path, place: Path, narrator: Narrator) -> int:
-    """The story from its beginning to the verdict."""
+def run(
+    options: argparse.Namespace,
+    folder: Path,
+    place: Path,
+    narrator: Narrator,
+    rest: Callable[[], None],
+) -> int:
+    """The story from its beginning to the verdict; `rest` is called when only callers go on."""
     begun = time.monotonic()
     first, good = _models(options, folder)
     golden = folder / "golden.zip"
@@ -99,6 +107,7 @@ def run(options: argparse.Namespace, folder: Path, place: Path, narrator: Narrat
             _write(place, releases, seen, findings, took, narrator)
             _show(findings, took, narrator.console)
             if options.keep:
+                rest()
                 _stay(platform, deployer, uris, narrator)
     return KEPT if all(finding.kept for finding in findings) else BROKEN
 

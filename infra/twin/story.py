@@ -27,6 +27,7 @@ from infra.twin.image.store import ImageStore
 from infra.twin.models import Candidate
 from infra.twin.publishing import publish
 from infra.twin.traffic import Traffic, callers, subscriber, watched_alias
+from tools.progress import Progress
 
 ENV = "dev"
 REPOSITORY = "kiln"  # as Terraform's module `names` has it
@@ -46,8 +47,16 @@ class Narrator:
 
     def __init__(self, console: Console) -> None:
         self.console, self._start = console, time.monotonic()
+        self._progress = Progress("at it", console=console)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Says every 20 s what was begun last, however silent that is."""
+        with self._progress:
+            yield
 
     def say(self, text: str, style: str = "") -> None:
+        self._progress.update(detail=text)
         elapsed = time.monotonic() - self._start
         text = f"[{style}]{escape(text)}[/]" if style else escape(text)
         self.console.print(f"[dim]{elapsed:6.1f} s[/]  {text}", highlight=False, soft_wrap=True)

@@ -29,6 +29,7 @@ from infra.release.settings import Settings
 from infra.release.strategy import MEANING, STRATEGIES, StrategyName
 from infra.release.timeline import ConsoleTimeline
 from infra.terraform.show import show_plan
+from tools.progress import Progress
 
 
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
@@ -45,15 +46,16 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answ
     outputs = infrastructure.outputs()
     aws = aws_of(settings, outputs)
     image = image_of(options.image, aws, outputs)
-    checks, registered = check_all(
-        aws,
-        settings.preflight,
-        image,
-        outputs.region if outputs else "",
-        outputs.drift_alarm if outputs else None,
-        options.ignore_drift,
-        lambda text: None,
-    )
+    with Progress("checking", console=terminal.log) as progress:
+        checks, registered = check_all(
+            aws,
+            settings.preflight,
+            image,
+            outputs.region if outputs else "",
+            outputs.drift_alarm if outputs else None,
+            options.ignore_drift,
+            lambda text: progress.update(detail=text),
+        )
     _show_checks(checks, terminal.log)
     if failed := [check for check in checks if not check.passed and check.blocks]:
         raise Refused("; ".join(f"{check.name}: {check.detail}" for check in failed))

@@ -17,6 +17,7 @@ from infra.release.commands.command import Answer, Open, Terminal, entry, parser
 from infra.release.commands.session import Session, aws_of, required, settings_of
 from infra.release.shifting import verify
 from infra.release.timeline import ConsoleTimeline
+from tools.progress import Progress
 
 
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
@@ -42,7 +43,7 @@ def rollback(options: argparse.Namespace, terminal: Terminal, open_: Open) -> An
     terminal.confirm(f"Roll {options.env} back to version {version}{running}? Now {alias}.")
     timeline = ConsoleTimeline(terminal.log)
     what = f"rollback to {version}"
-    with session.lease.held(session.who, what, take_over=True), timeline.shown():
+    with session.lease.held(session.who, what, take_over=True), timeline.shown("rolling back"):
         outcome = roll_back_to(
             options.env,
             session.who,
@@ -65,7 +66,8 @@ def rollback(options: argparse.Namespace, terminal: Terminal, open_: Open) -> An
 
 def _unchanged(session: Session, version: str) -> Answer:
     """Nothing is to be moved, and whether callers are answered is looked at all the same."""
-    verify(session.function, version, None, session.settings.rollback_s, session.clock)
+    with Progress(f"asking version {version}", console=session.terminal.log):
+        verify(session.function, version, None, session.settings.rollback_s, session.clock)
     text = f"version {version} has all traffic already, and answers"
     data = {"outcome": "unchanged", "text": text, "record": {}}
 

@@ -32,7 +32,7 @@ class Session:
         self, env: str, settings: Settings, aws: Aws, outputs: ServiceOutputs, terminal: Terminal
     ) -> None:
         self.env, self.settings, self.aws, self.outputs = env, settings, aws, outputs
-        self.who, self.clock, self._terminal = this_user(), WallClock(), terminal
+        self.who, self.clock, self.terminal = this_user(), WallClock(), terminal
         self.function = LambdaFunction(aws, outputs.function_name, outputs.alias_name)
 
     @cached_property
@@ -50,7 +50,7 @@ class Session:
     @cached_property
     def notices(self) -> Notices:
         def warn(text: str) -> None:
-            self._terminal.log.print(text, style="yellow", markup=False, soft_wrap=True)
+            self.terminal.log.print(text, style="yellow", markup=False, soft_wrap=True)
 
         return Notices(self.aws, self.function.name, self.outputs.sns_topic_arn, warn)
 

@@ -52,7 +52,7 @@ def compare(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Ans
     stable = session.function.alias().version
     images = sampled(_images(options), options.share)
     timeline = ConsoleTimeline(terminal.log)
-    with timeline.shown():
+    with timeline.shown("comparing"):
         found = shadow(
             session.function,
             stable,

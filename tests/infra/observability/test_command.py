@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from infra.observability import command
-from infra.observability.stack.programs import answers
+from infra.observability.stack.programs import StackError, answers
+from tests.helpers.waiting import wait_until
 from tools.debian.program import require_program
 
 PORTS = [f"--{name}-port=0" for name in ("otlp", "prometheus", "alertmanager")]
@@ -64,6 +65,32 @@ def test_containers_that_cannot_be_are_refused_with_the_reason() -> None:
     code, said = run("--engine=docker")
     assert code == command.FAILED
     assert "no Docker engine answers" in said
+
+
+def test_a_log_hears_of_an_engine_that_is_slow_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    file = io.StringIO()
+
+    def slow() -> str:
+        wait_until(lambda: "still looking for a container engine, " in file.getvalue())
+        return "it does not answer"
+
+    assert command.main(["--engine=docker"], Console(file=file), {}, slow) == command.FAILED
+
+
+def test_a_log_hears_of_programs_that_start_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    file = io.StringIO()
+
+    def slow(*_: object, **__: object) -> None:
+        wait_until(lambda: "still starting the programs, " in file.getvalue())
+        raise StackError("prometheus does not answer")
+
+    monkeypatch.setattr(command, "local_stack", slow)
+    arguments = ["--engine=local", f"--data={tmp_path}"]
+    assert command.main(arguments, Console(file=file), {}) == command.FAILED
 
 
 def test_half_a_receiver_is_bad_input(tmp_path: Path) -> None:

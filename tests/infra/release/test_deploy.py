@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -341,6 +342,19 @@ def test_a_model_that_the_registry_has_not_promoted_is_refused(world: World) -> 
     assert (other.code, "is not champion" in other.data["error"]) == (1, True)
     put("ledger/00000002.json", {"aliases": {"champion": GOOD}})
     assert world.deploy(image).code == 0
+
+
+def test_a_log_hears_every_so_often_what_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.02)
+    world.create(world.push(GOOD))
+    deployed = world.deploy(world.push(OTHER), "--strategy", "all-at-once")
+    assert "still checking, " in deployed.log
+    assert re.search(r"still releasing, \d+ s  asking version 2\n", deployed.log)
+    assert re.search(r"still releasing, \d+ s  watching the alarms for another", deployed.log)
+    assert "still asking version 2, " in world.rollback("--to", "2").log
+    assert "still rolling back, " in world.rollback().log
 
 
 def test_people_read_what_happened_and_scripts_get_one_document(world: World) -> None:

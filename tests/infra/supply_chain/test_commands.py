@@ -83,6 +83,18 @@ def test_an_edited_workspace_is_noted_and_refused_later(
     assert verify.main([pushed, "--key=cosign.pub", "--insecure", "--allow-dirty"]) == 0
 
 
+def test_a_log_hears_of_a_registry_that_is_slow(
+    pushed: str, clone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    assert sign.main([*HIDDEN, pushed, "--key=cosign.key", "--insecure"]) == 0
+    assert "still signing, " in capsys.readouterr().err
+    assert verify.main([pushed, "--key=cosign.pub", "--insecure", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "still checking, " in said.err
+    assert json.loads(said.out)["trusted"]
+
+
 def test_an_image_that_was_not_built_here_is_not_signed(
     pushed: str, clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

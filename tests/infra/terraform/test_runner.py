@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from infra.terraform.errors import StateLocked, TerraformError, TerraformFailed
 from infra.terraform.package import package
 from infra.terraform.runner import Root
 from infra.terraform.service import parse_service_outputs
-from infra.terraform.show import show_plan
+from infra.terraform.show import following, show_plan
 from infra.terraform.sources import ENVIRONMENTS, ROOTS, alone, copy_root, variable_files
 from infra.terraform.state import LocalState, S3State, parse_state
+from infra.terraform.stream import Process
+from tests.helpers.waiting import wait_until
 from tests.infra.terraform.fake import fake_terraform, planned
 
 ACTIONS = ["create", "update", "replace", "delete", "move", "import", "remove"]
@@ -141,6 +144,33 @@ def test_warnings_are_shown_and_no_error(tmp_path: Path) -> None:
     made = root(tmp_path, lines)
     made.plan()
     assert "Old argument: Use [the] other." in said(made)
+
+
+def test_a_log_hears_of_a_resource_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    file = StringIO()
+    hook = {"resource": {"addr": "aws_x.y", "resource": "aws_x.y"}, "action": "create"}
+    with following(Console(file=file, width=100), "applying [it]") as follow:
+        follow({"@level": "info", "type": "apply_start", "hook": hook})
+        wait_until(
+            lambda: re.search(r"still applying \[it\], \d+ s  creating aws_x.y\n", file.getvalue())
+        )
+
+
+@pytest.mark.parametrize("ask", [Root.outputs, Root.show, Root.validate])
+def test_a_log_hears_of_questions_that_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Root], object]
+) -> None:
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    made = root(tmp_path)
+
+    def slow(*_: object) -> str:
+        wait_until(lambda: "still" in said(made))
+        return "{}"
+
+    monkeypatch.setattr(Process, "text", slow)
+    ask(made)
+    assert "service of dev, 0 s" in said(made)
 
 
 def test_each_resource_that_is_done_has_a_line(tmp_path: Path) -> None:

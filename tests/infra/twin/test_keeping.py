@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import infra.twin.keeping
 from infra.release.commands import deploy, destroy, plan, rollback, shadow, status
@@ -15,6 +17,8 @@ from infra.release.strategy import STRATEGIES
 from infra.twin.deploying import Deployer
 from infra.twin.keeping import command_lines
 from infra.twin.main import UNUSABLE, main
+from infra.twin.story import Narrator
+from tests.helpers.waiting import wait_until
 
 CONFIG = Path(infra.twin.keeping.__file__).parent / "release.toml"
 COMMANDS = (deploy, destroy, plan, rollback, shadow, status)
@@ -78,6 +82,19 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(
     assert main([*(f"--{name}=none" for name in PATHS), "--out", str(out)]) == UNUSABLE
     expected = f"{out} cannot be written (Not a directory): --out names another folder"
     assert expected in capsys.readouterr().err
+
+
+def test_a_log_hears_every_so_often_what_was_begun_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    file = StringIO()
+    narrator = Narrator(Console(file=file, width=100))
+    narrator.say("before")
+    with narrator.working():
+        narrator.say("Terraform [makes] it", "bold")
+        wait_until(lambda: "s  Terraform [makes] it\n" in file.getvalue().partition("still")[2])
+    told = file.getvalue()
+    narrator.say("after")
+    assert file.getvalue().removeprefix(told).count("\n") == 1
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from infra.terraform.errors import TerraformMissing
 from infra.terraform.installation import find_installation
@@ -18,7 +22,25 @@ PATHS = ("image", "trained", "bundled", "bundled-int8", "golden", "deploy", "loa
 pytestmark = pytest.mark.skipif("DEPLOY" not in os.environ, reason="run it by Bazel")
 
 
-def test_a_good_release_is_promoted_and_a_crashing_one_rolled_back(tmp_path: Path) -> None:
+class Log(StringIO):
+    """Knows when it was written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = [time.monotonic()]
+
+    def write(self, text: str) -> int:
+        self.times.append(time.monotonic())
+        return super().write(text)
+
+    @property
+    def longest_silence_s(self) -> float:
+        return max(after - before for before, after in pairwise([*self.times, time.monotonic()]))
+
+
+def test_a_good_release_is_promoted_and_a_crashing_one_rolled_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for program in ("bwrap", "crane", "docker-registry"):
         require_program(program)
     try:
@@ -28,7 +50,10 @@ def test_a_good_release_is_promoted_and_a_crashing_one_rolled_back(tmp_path: Pat
     out = Path(os.environ.get("TEST_UNDECLARED_OUTPUTS_DIR", tmp_path))
     options = ["--model", "bundled", "--bad", "crashing", "--out", str(out)]
     options += [f"--{name}={os.environ[name.upper().replace('-', '_')]}" for name in PATHS]
-    assert main(options) == 0
+    log = Log()
+    monkeypatch.setattr("infra.twin.main.terminal", lambda *_, **__: Console(file=log, width=140))
+    assert main(options) == 0, log.getvalue()
+    assert log.longest_silence_s < 30  # a line every 20 s, on a machine that may be busy
     told = json.loads((out / "twin.json").read_text())
     assert told["kept"]
     good, bad = told["releases"]
