@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import faulthandler
 import importlib.util
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,10 @@ ROOT = Path(__file__).absolute().parent.parent  # links stay unresolved: this is
 
 
 class Protocol:
-    """What pytest itself must be told: this shard's part of the tests, and repeatable examples."""
+    """What pytest itself must be told: this shard's part of the tests, and repeatable examples.
+
+    Between files, what a process shares is as the first file found it.
+    """
 
     def __init__(self, shard: int, shards: int) -> None:
         self.shard, self.shards = shard, shards
@@ -42,14 +46,55 @@ class Protocol:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        others = [item for place, item in enumerate(items) if place % self.shards != self.shard]
+        mine = {item.nodeid for item in _dealt(items, self.shards)[self.shard]}
+        others = [item for item in items if item.nodeid not in mine]
         self.left_to_others = len(others)
         if others:
             config.hook.pytest_deselected(items=others)
-        items[:] = items[self.shard :: self.shards]
+        items[:] = [item for item in items if item.nodeid in mine]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
+        torn_down = yield
+        if nextitem is None or nextitem.path != item.path:
+            os.chdir(item.config.invocation_params.dir)
+            _set_back()
+        return torn_down
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         self.skipped_modules += report.skipped
+
+
+def _dealt(items: Sequence[pytest.Item], shards: int) -> list[list[pytest.Item]]:
+    """The tests of each shard.
+
+    Files stay whole, the largest dealt first, since what a file starts, trains or exports for all
+    of its tests would be made in every shard. Of fewer files than shards, tests are dealt.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    if len(files) < shards:
+        return [list(items[shard::shards]) for shard in range(shards)]
+    dealt: list[list[pytest.Item]] = [[] for _ in range(shards)]
+    for tests in sorted(files.values(), key=len, reverse=True):
+        min(dealt, key=len).extend(tests)
+    return dealt
+
+
+def _set_back() -> None:
+    """Undoes what programs do to their process when a test calls them in its own."""
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for handler in root.handlers[:]:
+        if not type(handler).__module__.startswith("_pytest."):
+            root.removeHandler(handler)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        torch.set_flush_denormal(False)
+        torch.use_deterministic_algorithms(False)
 
 
 def main(arguments: Sequence[str]) -> int:

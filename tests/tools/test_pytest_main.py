@@ -34,7 +34,7 @@ def command(source: Path, *options: str) -> list[str]:
 
 def environment(folder: Path, **bazel: str) -> dict[str, str]:
     mine = {name: value for name, value in os.environ.items() if not name.startswith("TEST")}
-    folder.joinpath("tmp").mkdir()
+    folder.joinpath("tmp").mkdir(exist_ok=True)
     return mine | {
         "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), *sys.path]),
         "TEST_TMPDIR": str(folder / "tmp"),
@@ -102,6 +102,42 @@ def test_shards_run_every_test_once_and_say_that_they_shard(run: Run, tmp_path: 
     assert outcome.code == 0, outcome.output
     assert outcome.cases == ["test_one", "test_four"]
     assert status.exists()
+
+
+def test_a_shard_runs_whole_files(run: Run, tmp_path: Path) -> None:
+    """Three files for two shards: the longest for one, the others for the other."""
+    for name in ("test_other.py", "test_third.py"):
+        (tmp_path / name).write_text(f"def {name.removesuffix('.py')}() -> None: pass\n")
+    more = [str(tmp_path / name) for name in ("test_other.py", "test_third.py")]
+    parts = []
+    for shard in ("0", "1"):
+        outcome = run(FOUR, *more, TEST_TOTAL_SHARDS="2", TEST_SHARD_INDEX=shard)
+        assert outcome.code == 0, outcome.output
+        parts.append(outcome.cases)
+    assert parts == [
+        ["test_one", "test_two", "test_three", "test_four"],
+        ["test_other", "test_third"],
+    ]
+
+
+def test_a_file_finds_the_process_as_the_first_one_did(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "test_next.py").write_text(
+        "import logging, os\n"
+        "def test_next() -> None:\n"
+        f"    assert os.getcwd() == {str(ROOT)!r}\n"
+        "    assert logging.getLogger().level == logging.WARNING\n"
+        "    assert not [h for h in logging.getLogger().handlers if h.name == 'left']\n"
+    )
+    source = (
+        "import logging, os\n"
+        "def test_leaves_traces() -> None:\n"
+        "    os.chdir('/')\n"
+        "    handler = logging.NullHandler()\n"
+        "    handler.name = 'left'\n"
+        "    logging.basicConfig(level='DEBUG', handlers=[handler], force=True)\n"
+    )
+    outcome = run(source, str(tmp_path / "test_next.py"))
+    assert outcome.code == 0, outcome.output
 
 
 def test_a_shard_that_is_left_without_tests_passes(run: Run) -> None:
