@@ -10,7 +10,7 @@ _ENV = {"OMP_NUM_THREADS": "1"}
 def pytest_test(name, srcs, deps = [], data = [], args = [], env = {}, **kwargs):
     """Runs pytest over `srcs` with JUnit XML, shards, filters and coverage as Bazel asks for them.
 
-    One test: `bazel test //tests/serve:test_app --test_filter=rejects` or `--test_arg=-krejects`.
+    One file or test: `bazel test //tests/serve --test_filter=test_app` or `--test_arg=-krejects`.
 
     Args:
       name: name of the test.

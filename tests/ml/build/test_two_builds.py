@@ -25,7 +25,7 @@ NAMES = {
 def _built(variable: str) -> dict[str, Path]:
     listed = os.environ.get(variable)
     if listed is None:
-        pytest.skip("the builds are made by Bazel: bazel test //tests/ml/build:test_two_builds")
+        pytest.skip("the builds are made by Bazel: bazel test //tests/ml/build")
     return {Path(path).name: Path(path) for path in listed.split()}
 
 

@@ -11,15 +11,19 @@ from tests.ml.registry.object_store import BUCKET, object_store
 
 
 @pytest.fixture(scope="session")
-def loopback_s3() -> Iterator[None]:
-    """Leads boto3 to an object store on this machine, for the rest of the process."""
-    with object_store() as variables, pytest.MonkeyPatch.context() as patch:
-        for name in os.environ:
-            if name.startswith("AWS_"):
-                patch.delenv(name)
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        yield
+def where_s3_is() -> Iterator[dict[str, str]]:
+    """An object store on this machine, by the variables that boto3 finds it by."""
+    with object_store() as variables:
+        yield variables
+
+
+@pytest.fixture
+def loopback_s3(where_s3_is: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leads boto3 to the object store."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in where_s3_is.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -15,7 +15,7 @@ from tests.tools.image.registry import registry
 
 if "IMAGE" not in os.environ:
     pytest.skip(
-        "built by Bazel: bazel test //tests/tools/offline:test_oci", allow_module_level=True
+        "built by Bazel: bazel test //tests/tools/offline", allow_module_level=True
     )
 
 IMAGE, PUSH = Path(os.environ["IMAGE"]).absolute(), Path(os.environ["PUSH"]).absolute()
