@@ -80,14 +80,18 @@ def experiment_text(name: str, overrides: Sequence[str]) -> str:
 
 def _header(plan: Plan, best: FrozenTrial, found: int) -> str:
     names = [name for name, _ in plan.objectives]
-    typed = " ".join(("bazel run //ml:sweep", *(_quoted(text) for text in plan.command)))
     return (
         "# @package _global_\n"
-        f"# bazel run //ml:train experiment={plan.experiment}\n"
+        f"# {train_command(plan)}\n"
         f"{_MARK}: the best of {found} finished trials of the study {plan.name}, "
         f"trial {best.number}: {shown_values(names, best)}.\n"
-        f"# {typed}\n"
+        f"# {plan.typed}\n"
     )
+
+
+def train_command(plan: Plan) -> str:
+    """What trains the experiment."""
+    return " ".join(("bazel run //ml:train", *plan.flags, f"experiment={plan.experiment}"))
 
 
 def _difference(plan: Plan, text: str, wanted: DictConfig) -> str:
@@ -119,7 +123,3 @@ def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
 def _is_group(key: str) -> bool:
     loader = hydra_loader()
     return "." not in key and bool(loader.get_group_options(key, ObjectType.CONFIG))
-
-
-def _quoted(text: str) -> str:
-    return f"'{text}'" if any(character in text for character in "()[]{} *$") else text

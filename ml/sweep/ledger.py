@@ -3,7 +3,7 @@ another."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
@@ -22,6 +22,7 @@ SURPLUS = "surplus"  # asked for at the same moment as the last one
 REUSED = "reused"  # number of the trial whose values these are
 ORIGIN = "origin"  # number of the lost trial that this one continues, in whose folder
 ATTEMPT = "attempt"  # how many workers were lost with it before
+RETRY = "retry"  # number of the failed trial that this one tries once more
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -47,7 +48,8 @@ class Tally:
     """How far a sweep is.
 
     Attributes:
-        used: trials that count towards the total: finished, pruned, failed, or lost too often.
+        used: trials that count towards the total: finished, pruned, failed and not tried again, or
+            lost too often.
         running: trials that a worker has taken.
         total: how many there shall be.
     """
@@ -87,12 +89,18 @@ class Rules:
         """A plan's total, and where its space ends."""
         return cls(plan.n_trials, plan.retries, space.size, plan.sampler == "grid")
 
-    def tally(self, trials: Iterable[FrozenTrial]) -> Tally:
-        """The state of a sweep with these trials."""
+    def tally(self, trials: Sequence[FrozenTrial], before: int | None = None) -> Tally:
+        """The state of a sweep with these trials; of those whose number is below ``before``, if
+        given."""
         used = running = 0
         tried = set()
+        retried = {trial.user_attrs.get(RETRY) for trial in trials}
         for trial in trials:
+            if before is not None and trial.number >= before:
+                continue
             match outcome(trial):
+                case "failed" if trial.number in retried:
+                    pass
                 case "finished" | "pruned" | "failed":
                     tried.add(tuple(sorted((k, str(v)) for k, v in trial.params.items())))
                     used += not (self.is_grid and REUSED in trial.user_attrs)
@@ -108,7 +116,7 @@ class Rules:
     def is_surplus(self, trials: Sequence[FrozenTrial], number: int) -> bool:
         """Whether a trial that has just begun is one too many: several workers may ask for the
         last one at the same moment, and the lower numbers have it."""
-        return not self.tally(t for t in trials if t.number < number).has_room
+        return not self.tally(trials, before=number).has_room
 
 
 def twin(trials: Iterable[FrozenTrial], number: int, digest: str) -> FrozenTrial | None:
@@ -122,6 +130,22 @@ def twin(trials: Iterable[FrozenTrial], number: int, digest: str) -> FrozenTrial
         if trial.state in _FINISHED:
             return trial
     return next((t for t in same if t.state == TrialState.RUNNING and t.number < number), None)
+
+
+def retry_failed(study: Study) -> int:
+    """Queues the values of the trials that failed in earlier calls, once each, unless somebody is
+    at work; returns how many.
+
+    What made them fail, a missing file or an error in the code, may have been mended since.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.RUNNING for trial in trials):
+        return 0
+    retried = {trial.user_attrs.get(RETRY) for trial in trials}
+    failed = [t for t in trials if outcome(t) == "failed" and t.number not in retried]
+    for trial in failed:
+        _queue(study, trial, {RETRY: trial.number})
+    return len(failed)
 
 
 def give_up_lost(study: Study, trial: FrozenTrial, retries: int, *, counts: bool = True) -> None:
@@ -140,17 +164,25 @@ def begin_again(study: Study, trial: FrozenTrial, retries: int, *, counts: bool 
     if attempt > retries or not trial.params:
         return
     kept = {key: trial.user_attrs[key] for key in (DIGEST,) if key in trial.user_attrs}
+    origin = trial.user_attrs.get(ORIGIN, trial.number)
+    reported = trial.intermediate_values
+    _queue(study, trial, {**kept, ORIGIN: origin, ATTEMPT: attempt}, reported)
+
+
+def _queue(
+    study: Study,
+    trial: FrozenTrial,
+    attributes: dict[str, Any],
+    reported: dict[int, float] | None = None,
+) -> None:
+    """A new trial with the values of another."""
     study.add_trial(
         create_trial(
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={
-                **kept,
-                ORIGIN: trial.user_attrs.get(ORIGIN, trial.number),
-                ATTEMPT: attempt,
-            },
+            user_attrs=attributes,
             system_attrs=trial.system_attrs,
-            intermediate_values=trial.intermediate_values,
+            intermediate_values=reported,
         )
     )

@@ -80,10 +80,9 @@ def _search(plan: Plan, console: Console) -> int:
     except KeyboardInterrupt:
         done = search.tally()
         search.conclude()
-        command = " ".join(["bazel run //ml:sweep", *plan.command])
         print(
             f"\nInterrupted after {done.used} of {done.total} trials, none of them is lost. "
-            f"Continue with the same command:\n  {command}",
+            f"Continue with the same command:\n  {plan.typed}",
             file=sys.stderr,
         )
         return INTERRUPTED

@@ -80,6 +80,17 @@ class Plan:
         return Space.parse(self.space, hydra_loader())
 
     @property
+    def typed(self) -> str:
+        """The command line of this sweep, for people to type again."""
+        return " ".join(("bazel run //ml:sweep", *self.flags, *map(_quoted, self.command)))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What leads ``//ml:train`` and ``//ml:sweep`` to the further configurations."""
+        folders = (text for folder in self.config_dirs for text in ("--config-dir", folder))
+        return ("--", *folders) if self.config_dirs else ()
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What must stay as it is when a sweep continues, or its trials could not be compared."""
         return {
@@ -91,6 +102,10 @@ class Plan:
     def compose_trial(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of one training; within `configuration`."""
         return compose_checked("train", [*self.overrides, *overrides, "conclude=false"])
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'" if any(character in text for character in "()[]{} *$") else text
 
 
 def make_plan(arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> Plan:

@@ -11,7 +11,7 @@ from ml.files import write_whole
 from ml.sweep import ledger, standings
 from ml.sweep.baseline import queue_baseline
 from ml.sweep.errors import SweepError
-from ml.sweep.experiment import check_experiment_is_ours, write_experiment
+from ml.sweep.experiment import check_experiment_is_ours, train_command, write_experiment
 from ml.sweep.leases import Leases, Undertaker
 from ml.sweep.plan import Plan
 from ml.sweep.progress import SweepProgress, print_standings
@@ -48,19 +48,21 @@ class Search:
         """Works until the total is reached.
 
         Raises:
-            SweepFailed: too many trials failed in a row, or workers die without training.
+            SweepFailed: too many trials failed in a row, none finished, or workers die without
+                training.
         """
         if self.plan.storage is None:
             self.undertaker.look_first()
         known = self.study.get_trials(deepcopy=False)
         if not known and self.plan.start_from_defaults:
             queue_baseline(self.plan, self.study, self.space)
-        self._introduce(known)
+        self._introduce(known, again=ledger.retry_failed(self.study))
         try:
             self._work(known)
         finally:
             self.workers.end()
             self.undertaker.close(self.workers.names)
+        self._check_success()
 
     def conclude(self) -> None:
         """Writes the page, the tables and the best trial, and says where they are."""
@@ -77,7 +79,7 @@ class Search:
                 self._say(f"[yellow]{exc}[/]")
                 return
             self._say(f"  experiment {path}")
-            self._say(f"Train it: bazel run //ml:train experiment={self.plan.experiment}")
+            self._say(f"Train it: {train_command(self.plan)}")
 
     def tally(self) -> ledger.Tally:
         """How far the study is, over all machines."""
@@ -112,11 +114,15 @@ class Search:
             self.workers.replace_one()
 
     def _check_failures(self, first: int) -> None:
-        """Stops when the newest trials all failed: a sweep of errors helps nobody."""
+        """Stops when the newest trials all failed: a sweep of errors helps nobody. Where others
+        have finished, those that failed before and fail again do not keep new ones from their
+        turn."""
+        found = bool(standings.ranked(self.study))
         ended = [
             trial
             for trial in self.study.get_trials(deepcopy=False)[first:]
             if ledger.outcome(trial) in ("finished", "pruned", "failed")
+            and not (found and ledger.RETRY in trial.user_attrs)
         ]
         newest = ended[-self.plan.max_failures :]
         failed = [trial for trial in newest if ledger.outcome(trial) == "failed"]
@@ -126,6 +132,19 @@ class Search:
                 f"{len(failed)} trials in a row failed, the last one of: {error}\n"
                 f"Logs: {Path(self.plan.folder) / 'workers'}"
             )
+
+    def _check_success(self) -> None:
+        """A sweep that found nothing is none."""
+        if standings.ranked(self.study):
+            return
+        trials = self.study.get_trials(deepcopy=False)
+        failed = [trial for trial in trials if ledger.outcome(trial) == "failed"]
+        why = f"; the first error: {failed[0].user_attrs[ledger.ERROR]}" if failed else ""
+        raise SweepFailed(
+            f"None of {self.tally().used} trials finished{why}\n"
+            f"Logs: {Path(self.plan.folder) / 'workers'}\n"
+            "The same command tries those that failed once more."
+        )
 
     def _drop_checkpoints(self) -> None:
         if self.plan.keep_checkpoints < 0:
@@ -142,11 +161,12 @@ class Search:
             [trial.user_attrs.get(ledger.ORIGIN, trial.number) for trial in best],
         )
 
-    def _introduce(self, known: Sequence[optuna.trial.FrozenTrial]) -> None:
-        plan, tally = self.plan, self.rules.tally(known)
+    def _introduce(self, known: Sequence[optuna.trial.FrozenTrial], again: int) -> None:
+        plan, tally = self.plan, self.tally()
         size = "" if self.space.size is None else f" of {self.space.size:,} points"
         objectives = ", ".join(f"{direction} {name}" for name, direction in plan.objectives)
         state = f"continuing after {tally.used} trials" if known else "new"
+        state += f", {again} that failed are tried again" if again else ""
         self._say(
             f"Sweep {plan.name} ({state}): {plan.n_trials} trials, {objectives}\n"
             f"{plan.sampler}, pruner {plan.pruner}, workers: {plan.workers}; "
@@ -155,7 +175,7 @@ class Search:
         )
         if tally.is_done:
             self._say("All trials are done already: sweep.n_trials=… asks for more.")
-        write_whole(Path(plan.folder) / "command.txt", " ".join(plan.command) + "\n")
+        write_whole(Path(plan.folder) / "command.txt", plan.typed + "\n")
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
+from ml.data.cifar10 import DatasetError
 from ml.sweep import ledger
 from ml.sweep.compose import configuration
 from ml.sweep.digest import data_digest, trial_digest
@@ -120,11 +121,18 @@ class Worker:
         return list(same.values)
 
 
-def _check_data() -> None:
+def check_data(plan: Plan) -> None:
+    """Refuses a dataset that no trial could read; values that a trial may change yet are left to
+    the trials."""
+    if any(key.lstrip("+") in ("data", "data._target_", "data.folder") for key in plan.space):
+        return
     try:
-        data_digest(None)
+        data_digest(plan.compose_trial([]))
     except Exception as exc:  # whatever stands between us and the images
-        raise SweepError(f"the dataset cannot be read: {exc}") from exc
+        cause = (exc.__cause__ or exc) if isinstance(exc, InstantiationException) else exc
+        if isinstance(cause, ValueError) and not isinstance(cause, DatasetError):
+            return
+        raise SweepError(f"the dataset cannot be read: {type(cause).__name__}: {cause}") from exc
 
 
 def _die_with_parent() -> None:
@@ -147,7 +155,7 @@ def main() -> None:
     code = 0
     try:
         with Leases(Path(plan.folder)).held(sys.argv[1]), configuration(plan.config_dirs):
-            _check_data()
+            check_data(plan)
             Worker(plan, sys.argv[1]).work()
     except SweepError as exc:
         print(exc)

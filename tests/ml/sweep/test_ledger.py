@@ -120,3 +120,30 @@ def test_a_trial_that_somebody_else_closed_is_left_alone() -> None:
     study.tell(0, 1.0)
     ledger.give_up_lost(study, stale, retries=2)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
+
+
+def test_failed_trials_are_tried_again_once_a_call_and_count_once() -> None:
+    rules = Rules(n_trials=3, retries=2)
+    study = _study(*(_trial("failed", x=x) for x in (0.1, 0.2)), _trial("finished", x=0.3))
+    assert rules.tally(study.trials).is_done
+    assert ledger.retry_failed(study) == 2
+    assert ledger.retry_failed(study) == 0  # they wait already
+    assert rules.tally(study.trials).used == 1
+    again = study.ask()
+    assert again.suggest_float("x", 0, 1) == 0.1
+    assert not rules.is_surplus(study.trials, again.number)
+    assert ledger.retry_failed(study) == 0  # somebody is at work
+    study.tell(again, 1.0)
+    assert rules.tally(study.trials).used == 2
+
+
+def test_a_trial_that_fails_again_counts_and_is_tried_again_by_the_next_call() -> None:
+    rules = Rules(n_trials=1, retries=2)
+    study = _study(_trial("failed"))
+    for calls in (1, 2):
+        assert ledger.retry_failed(study) == 1
+        again = study.ask()
+        again.set_user_attr(ledger.ERROR, "?")
+        study.tell(again, state=TrialState.FAIL)
+        assert rules.tally(study.trials).used == 1
+        assert len(study.trials) == 1 + calls
