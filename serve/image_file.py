@@ -1,6 +1,5 @@
-"""Image files by their bytes alone: of what type, how large, and where they end."""
+"""Image files by their bytes alone: of what type and how large."""
 
-import re
 from typing import Literal
 
 ImageType = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP"]
@@ -12,11 +11,6 @@ _BEGINNINGS: dict[bytes, ImageType] = {
     b"GIF89a": "GIF",
     b"BM": "BMP",
 }
-
-# A marker in JPEG's entropy-coded data: not a stuffed 0xFF, a restart or a fill byte.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
-_JPEG_END = 0xD9
-_JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 
 
 def image_type(data: bytes) -> ImageType | None:
@@ -58,88 +52,5 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def trailing_bytes(data: bytes, kind: ImageType) -> int:
-    """Bytes after the end of a file that could be decoded. Zero too where the end cannot be told.
-
-    Cameras append further pictures, films and notes to JPEGs; such are part of the file.
-    """
-    end = _ENDS[kind](data)
-    if end is None or end >= len(data):
-        return 0
-    if kind == "JPEG" and _is_camera_appendix(data[end:]):
-        return 0
-    return len(data) - end
-
-
-def _png_end(data: bytes) -> int | None:
-    position = 8
-    while position + 8 <= len(data):
-        length, name = (
-            int.from_bytes(data[position : position + 4]),
-            data[position + 4 : position + 8],
-        )
-        position += 12 + length
-        if name == b"IEND":
-            return position
-    return None
-
-
-def _jpeg_end(data: bytes) -> int | None:
-    position = 2
-    while marker := _JPEG_MARKER.search(data, position):
-        kind, position = data[marker.start() + 1], marker.end()
-        if kind == _JPEG_END:
-            return position
-        if kind not in _JPEG_WITHOUT_LENGTH:
-            position += int.from_bytes(data[position : position + 2])
-    return None
-
-
-def _is_camera_appendix(rest: bytes) -> bool:
-    padding_off = rest.lstrip(b"\x00")
-    return (
-        not padding_off
-        or padding_off.startswith(b"\xff\xd8\xff")  # MPO, and gain maps of HDR pictures
-        or b"ftyp" in padding_off[:8]  # motion pictures
-        or padding_off.endswith(b"SEFT")  # Samsung's notes
-    )
-
-
-def _webp_end(data: bytes) -> int:
-    length = _little(data[4:8])
-    return 8 + length + length % 2
-
-
-def _gif_end(data: bytes) -> int | None:
-    position = 13 + _colour_table(data[10])
-    while position < len(data):
-        block = data[position]
-        if block == 0x3B:
-            return position + 1
-        if block == 0x2C and position + 10 <= len(data):  # an image: header, colours, code size
-            position += 11 + _colour_table(data[position + 9])
-        elif block == 0x21:  # an extension: label
-            position += 2
-        else:
-            return None
-        while position < len(data) and data[position]:
-            position += 1 + data[position]
-        position += 1
-    return None
-
-
-def _colour_table(flags: int) -> int:
-    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
-
-
-def _bmp_end(data: bytes) -> int | None:
-    """Where the header says, unless that is before the pixels: many writers leave it zero."""
-    length, pixels = _little(data[2:6]), _little(data[10:14])
-    return length if length > pixels else None
-
-
 def _little(data: bytes) -> int:
     return int.from_bytes(data, "little")
-
-
-_ENDS = {"PNG": _png_end, "JPEG": _jpeg_end, "WEBP": _webp_end, "GIF": _gif_end, "BMP": _bmp_end}

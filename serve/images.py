@@ -10,7 +10,9 @@
    reduced by whole factors.
 5. The EXIF orientation is applied. Colour profiles are not.
 
-An image that is RGB and of the model's size already keeps every pixel as it is.
+An image that is RGB and of the model's size already keeps every pixel as it is. What follows the
+end of an image is not looked at: cameras append previews, films, notes and padding, programs a line
+break.
 """
 
 import io
@@ -29,7 +31,7 @@ from PIL import (
 
 from serve import small_png
 from serve.errors import ImageTooLarge, ServiceError, UnreadableImage, UnsupportedImage
-from serve.image_file import image_size, image_type, trailing_bytes
+from serve.image_file import image_size, image_type
 
 Image.MAX_IMAGE_PIXELS = None  # ours is checked instead: it is lower, and it answers 413
 
@@ -91,14 +93,11 @@ class Codec:
         if size := image_size(data, kind):
             self._check_size(size)  # now: Pillow's WebP decoder is set up when the file is opened
         try:
-            pixels = self._decode(data, kind)
+            return self._decode(data, kind)
         except (ServiceError, MemoryError):
             raise
         except Exception as exc:  # damaged files meet every kind of exception within Pillow
             raise UnreadableImage(f"the {kind} image is damaged or cut short") from exc
-        if extra := trailing_bytes(data, kind):
-            raise UnreadableImage(f"{extra} bytes follow the end of the {kind} image")
-        return pixels
 
     def _check_size(self, size: tuple[int, int]) -> None:
         width, height = size

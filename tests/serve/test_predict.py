@@ -67,6 +67,40 @@ def test_every_form_of_the_same_image_gets_the_same_answer(
     assert answer.json()["top_k"] == expected["top_k"]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("trailer", [b"\n", b"\xff", bytes(4096), image_file(pixels(9), "JPEG")])
+def test_what_follows_an_image_is_ignored_in_every_form(
+    service: TestClient, kind: str, trailer: bytes
+) -> None:
+    image = image_file(pixels(1, 60, 80), kind)
+    longer = image + trailer
+    expected = service.post("/predict", content=image).json()["top_k"]
+    encoded = base64_of(longer)
+    alone: list[dict[str, Any]] = [
+        {"json": {"image": encoded}},
+        {"json": {"image": "data:image/x;base64," + encoded}},
+        {"content": longer, "headers": {"content-type": "image/x"}},
+        {"content": longer},
+        {"files": {"image": ("a", longer)}},
+    ]
+    for form in alone:
+        answer = service.post("/predict", **form)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["top_k"] == expected
+    batches: list[dict[str, Any]] = [
+        {"json": {"images": [encoded]}},
+        {"files": {"images": ("a", longer)}},
+    ]
+    for form in batches:
+        [result] = service.post("/predict/batch", **form).json()["results"]
+        assert result["prediction"]["top_k"] == expected
+
+
+def test_what_follows_an_image_counts_for_the_size_of_the_body(service: TestClient) -> None:
+    problem = problem_of(service.post("/predict", content=PNG + bytes(400_001 - len(PNG))))
+    assert problem["status"] == 413
+
+
 def test_options_of_a_bare_image_are_query_parameters(service: TestClient) -> None:
     headers = {"content-type": "image/png"}
     url = "/predict?top_k=1&probabilities=true"
@@ -149,7 +183,7 @@ def test_bad_json_is_refused_with_the_field(
         ("/predict", "image/png", b"", 415, "body"),
         ("/predict", "image/png", b"no image", 415, "body"),
         ("/predict", "image/png", PNG[:-200], 422, "body"),
-        ("/predict", "image/png", PNG + b"more", 422, "body"),
+        ("/predict", "image/png", PNG[:-200] + b"more", 422, "body"),
         ("/predict?top_k=x", "image/png", PNG, 422, "top_k"),
         ("/predict?probabilities=1", "image/png", PNG, 422, "probabilities"),
         ("/predict/batch", "image/png", PNG, 415, "content-type"),
