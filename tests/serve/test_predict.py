@@ -21,7 +21,7 @@ PNG = image_file(pixels())
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[TestClient]:
-    with client(max_body_bytes=400_000, max_pixels=1_000_000) as running:
+    with client(max_body_bytes=400_000, max_pixels=1_000_000, deadline_ms=600_000) as running:
         yield running
 
 
