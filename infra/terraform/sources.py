@@ -57,7 +57,11 @@ def alone(work: Path) -> Iterator[None]:
             raise TerraformError(
                 f"another process runs Terraform in {work}: wait until it is done"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            # Closing is not enough: a child that another thread forks now has the file as well.
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _clear(folder: Path) -> None:

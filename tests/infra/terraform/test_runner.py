@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import zipfile
@@ -201,6 +202,24 @@ def test_an_unknown_root_or_environment_is_told_the_known(
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     with alone(tmp_path), pytest.raises(TerraformError, match="another process"), alone(tmp_path):
         raise AssertionError("both are in")
+
+
+def test_a_child_that_was_started_meanwhile_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """Between fork and exec it has all files of its parent, whichever thread starts it."""
+    reading, writing = os.pipe()
+    with alone(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent closes its end
+            os._exit(0)
+    try:
+        with alone(tmp_path):
+            pass
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
 
 
 # ---- States --------------------
