@@ -6,6 +6,8 @@ is nothing for six minutes, then 3.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,11 @@ class Case:
     def interval(self) -> str:
         """Between two values, and between two evaluations of the rules."""
         return "15m" if self.at.endswith("h") else "1m"
+
+    @property
+    def metrics(self) -> set[str]:
+        """Whose series are seen."""
+        return {name.partition("{")[0] for name in self.series}
 
 
 def _requests(good: str, bad: str) -> dict[str, str]:
@@ -209,29 +216,67 @@ CASES: list[Case] = [
 ]
 
 
-def promtool_test(rules: str, groups: list[str], interval: str = "1m") -> dict[str, Any]:
-    """A file for `promtool test rules`, of the cases with that interval."""
+def promtool_test(file: str, content: Mapping[str, Any], interval: str = "1m") -> dict[str, Any]:
+    """A test of the rules in `file`, whose content this is, by the cases with that interval."""
+    cases = [case for case in CASES if case.interval == interval]
     return {
-        "rule_files": [rules],
+        "rule_files": [file],
         "evaluation_interval": interval,
         # Else in any order, and what one group records would reach the next an interval late.
-        "group_eval_order": groups,
-        "tests": [_test(case) for case in CASES if case.interval == interval],
+        "group_eval_order": [group["name"] for group in content["groups"]],
+        "tests": [_test(some) for some in together(cases, content)],
     }
 
 
-def _test(case: Case) -> dict[str, Any]:
+def together(cases: Iterable[Case], content: Mapping[str, Any]) -> list[list[Case]]:
+    """Cases that one run can have: no alert looks at series of another case."""
+    runs: list[list[Case]] = []
+    for case in cases:
+        free = (run for run in runs if not any(_meet(case, other, content) for other in run))
+        run = next(free, None)
+        if run is None:
+            runs.append(run := [])
+        run.append(case)
+    return runs
+
+
+def _meet(one: Case, other: Case, content: Mapping[str, Any]) -> bool:
+    return not (
+        one.metrics.isdisjoint(other.metrics | _read(other.alert, content))
+        and other.metrics.isdisjoint(_read(one.alert, content))
+    )
+
+
+def _read(alert: str, content: Mapping[str, Any]) -> set[str]:
+    """Every name in the alert's expression and in those of what is recorded for it."""
+    expressions: dict[str, str] = {}
+    for rule in (rule for group in content["groups"] for rule in group["rules"]):
+        name = rule.get("alert") or rule["record"]
+        expressions[name] = f"{expressions.get(name, '')} {rule['expr']}"
+    found: set[str] = set()
+    new = {alert}
+    while new:
+        found |= new
+        texts = (expressions.get(name, "") for name in new)
+        new = {name for text in texts for name in re.findall(r"[a-zA-Z_:][\w:]*", text)} - found
+    return found
+
+
+def _test(cases: Sequence[Case]) -> dict[str, Any]:
+    series = {name: values for case in cases for name, values in case.series.items()}
+    return {
+        "name": "; ".join(f"{case.alert}: {case.what}" for case in cases),
+        "interval": cases[0].interval,
+        "input_series": [{"series": k, "values": v} for k, v in series.items()],
+        "promql_expr_test": [_expectation(case) for case in cases],
+    }
+
+
+def _expectation(case: Case) -> dict[str, Any]:
     name = f'ALERTS{{alertname="{case.alert}",alertstate="firing"}}'
     samples = [{"labels": f'{{alertname="{case.alert}"}}', "value": 1}] if case.fires else []
     return {
-        "name": f"{case.alert}: {case.what}",
-        "interval": case.interval,
-        "input_series": [{"series": k, "values": v} for k, v in case.series.items()],
-        "promql_expr_test": [
-            {
-                "expr": f"max by (alertname) ({name})",
-                "eval_time": case.at,
-                "exp_samples": samples,
-            }
-        ],
+        "expr": f"max by (alertname) ({name})",
+        "eval_time": case.at,
+        "exp_samples": samples,
     }

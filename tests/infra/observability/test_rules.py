@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,14 @@ import pytest
 from infra.observability.catalogue import load
 from infra.observability.promql import added
 from infra.observability.rules import FAST, SLOW, rule_file
-from tests.infra.observability.rule_cases import CASES, promtool_test
+from tests.infra.observability.rule_cases import CASES, promtool_test, together
 from tools.debian.program import require_program
 
 RULES = Path("infra/observability/prometheus/kiln.rules.yml").absolute()
 CATALOGUE = load()
-GROUPS = [group["name"] for group in rule_file(CATALOGUE)["groups"]]
+CONTENT = rule_file(CATALOGUE)
 ALERTS = {
-    rule["alert"]
-    for group in rule_file(CATALOGUE)["groups"]
-    for rule in group["rules"]
-    if "alert" in rule
+    rule["alert"] for group in CONTENT["groups"] for rule in group["rules"] if "alert" in rule
 }
 
 
@@ -39,7 +37,7 @@ def test_promtool_accepts_the_rules() -> None:
 @pytest.mark.parametrize("interval", ["1m", "15m"])
 def test_every_alert_fires_and_keeps_quiet(tmp_path: Path, interval: str) -> None:
     file = tmp_path / "cases.yml"
-    file.write_text(json.dumps(promtool_test(str(RULES), GROUPS, interval)))  # JSON is YAML
+    file.write_text(json.dumps(promtool_test(str(RULES), CONTENT, interval)))  # JSON is YAML
     assert "SUCCESS" in promtool("test", "rules", str(file))
 
 
@@ -49,8 +47,18 @@ def test_no_alert_is_without_a_case(fires: bool) -> None:
     assert {case.alert for case in CASES if case.fires is fires} == ALERTS
 
 
+def test_cases_meet_in_a_run_only_where_no_alert_looks_at_series_of_another() -> None:
+    runs = [[case.what for case in run] for run in together(CASES, CONTENT)]
+    (errors,) = (run for run in runs if "2 % of the answers" in run)
+    assert "a single one" in errors  # of the internal errors, which are counted apart
+    assert "3 % slower than a second" in errors
+    assert "every 10th answer a 500" not in errors  # the availability is recorded from all answers
+    assert "never up" not in errors
+    assert sorted(chain.from_iterable(runs)) == sorted(case.what for case in CASES)
+
+
 def test_a_wrong_expectation_is_noticed(tmp_path: Path) -> None:
-    wrong = promtool_test(str(RULES), GROUPS)
+    wrong = promtool_test(str(RULES), CONTENT)
     wrong["tests"] = wrong["tests"][:1]
     wrong["tests"][0]["promql_expr_test"][0]["exp_samples"] = []
     file = tmp_path / "wrong.yml"
@@ -65,7 +73,7 @@ def test_every_alert_of_the_catalogue_is_a_rule_with_a_summary_and_a_runbook() -
         f"{one.alert}{pace}Burn" for one in CATALOGUE.objectives for pace in ("Fast", "Slow")
     }
     assert expected | {CATALOGUE.recovery.name} == ALERTS
-    for group in rule_file(CATALOGUE)["groups"]:
+    for group in CONTENT["groups"]:
         for rule in group["rules"]:
             if "alert" in rule:
                 assert rule["labels"]["severity"] in {"page", "warning"}
