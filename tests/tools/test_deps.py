@@ -1,0 +1,215 @@
+"""What a target imports, it or its dependencies declare: read from the BUILD files and the sources.
+
+Tests of a folder share a process, where a library could use what only its neighbours declare. So
+each target is looked at by itself, and without running anything. A BUILD file is Python as far as
+this needs it.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).absolute().parents[2]
+OURS = ("configs", "infra", "ml", "serve", "tests", "tools")
+KINDS = ("py_library", "py_binary", "py_test", "pytest_test")
+OTHER_MODULES = ("tools/offline/rules_", "tools/offline/stubs/")
+
+# Distributions whose name is not that of their module.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "botocore": "boto3",  # which requires it
+    "cyclonedx": "cyclonedx_python_lib",
+    "detect_secrets": "bc_detect_secrets",
+    "google": "protobuf",
+    "griffe": "griffelib",
+    "hydra": "hydra_core",
+    "markdown_it": "markdown_it_py",
+    "yaml": "pyyaml",
+}
+# Of a file, what whoever runs it brings along.
+BROUGHT = {
+    "infra/terraform/modules/slack/function/slack.py": {"boto3"},  # Lambda's runtime
+    "ml/ranks.py": {"ml/fitting.py"},  # the training that starts it
+    "ml/torchrun.py": {"torch"},  # the training, under torchrun
+    "tools/coverage/measure.py": {"coverage"},  # if coverage is measured
+    "tools/debian/program.py": {"pytest"},  # a test, to be skipped
+    "tools/offline/pypi_hub/distribution.py": {"packaging"},  # the lock that it installs
+    "tools/pytest_main.py": {"hypothesis"},  # a test that uses it
+}
+
+
+@dataclass
+class Target:
+    """A rule of a BUILD file, as far as imports concern it."""
+
+    kind: str
+    package: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def labels(self, name: str) -> list[str]:
+        value = self.attributes.get(name) or []
+        return [
+            _label(self.package, text) for text in ([value] if isinstance(value, str) else value)
+        ]
+
+    @property
+    def files(self) -> list[str]:
+        """Its own sources, generated ones excepted."""
+        paths = [label.removeprefix("//").replace(":", "/") for label in self.labels("srcs")]
+        return [path for path in paths if path.endswith(".py") and (ROOT / path).is_file()]
+
+
+class _Unread:
+    """Stands for whatever a BUILD file loads: macros, and lists of patterns."""
+
+    def __call__(self, *_: Any, **__: Any) -> _Unread:
+        return self
+
+    def __getattr__(self, name: str) -> _Unread:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __add__(self, other: Any) -> Any:
+        return other
+
+    __radd__ = __or__ = __ror__ = __add__
+
+
+def _label(package: str, text: str) -> str:
+    if text.startswith("@"):
+        return text
+    if not text.startswith("//"):
+        return f"//{package}:{text.removeprefix(':')}"
+    folder, _, name = text.removeprefix("//").partition(":")
+    return f"//{folder}:{name or folder.rpartition('/')[2]}"
+
+
+def _read(path: Path, targets: dict[str, Target]) -> None:
+    package = "" if path.parent == ROOT else path.parent.relative_to(ROOT).as_posix()
+
+    def rule(kind: str) -> Callable[..., None]:
+        def declare(name: str, **attributes: Any) -> None:
+            targets[f"//{package}:{name}"] = Target(kind, package, attributes)
+
+        return declare
+
+    def glob(include: list[str], exclude: Any = (), **_: Any) -> list[str]:
+        left = {file for pattern in exclude for file in path.parent.glob(pattern)}
+        found = {file for pattern in include for file in path.parent.glob(pattern)} - left
+        return sorted(file.relative_to(path.parent).as_posix() for file in found)
+
+    def select(branches: dict[str, Any]) -> list[str]:
+        return [text for value in branches.values() if isinstance(value, list) for text in value]
+
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
+    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    scope: dict[str, Any] = dict.fromkeys(names - {"range", "len", "str"}, _Unread())
+    scope |= {kind: rule(kind) for kind in (*KINDS, "alias")}
+    scope |= {"glob": glob, "select": select, "True": True, "False": False, "None": None}
+    exec(compile(tree, str(path), "exec"), scope)  # nosec B102 # ours
+
+
+def _targets() -> dict[str, Target]:
+    targets: dict[str, Target] = {}
+    listed = os.environ.get("BAZEL_SOURCES")
+    files = listed.split() if listed else [str(path) for path in ROOT.glob("[a-z]*/**/BUILD.bazel")]
+    for name in files:
+        path = ROOT / name
+        inside = path.relative_to(ROOT).as_posix()
+        if path.name == "BUILD.bazel" and not inside.startswith((*OTHER_MODULES, "bazel-")):
+            _read(path, targets)
+    return targets
+
+
+TARGETS = _targets()
+
+
+@cache
+def closure(label: str) -> frozenset[str]:
+    """Files of ours and distributions that come with a target."""
+    target = TARGETS.get(label)
+    if target is None:
+        hub, _, name = label.partition("//")
+        return frozenset({name.partition(":")[0]} if hub else ())
+    deps = target.labels("actual" if target.kind == "alias" else "deps")
+    if target.kind == "pytest_test":
+        deps = [*deps, "//tools:pytest_runtime"]
+    return frozenset(target.files).union(*map(closure, deps))
+
+
+@cache
+def imported(path: str) -> frozenset[str]:
+    """Files of ours and top-level modules that a file imports, for its types alone excepted."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.update(filter(None, (_provider(alias.name) for alias in node.names)))
+        elif isinstance(node, ast.ImportFrom):
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            found.update(filter(None, map(_provider, names)))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+    return frozenset(found)
+
+
+def _provider(module: str) -> str | None:
+    top = module.partition(".")[0]
+    if top not in OURS:
+        return None if top in sys.stdlib_module_names or top == "__future__" else top
+    whole = module.replace(".", "/")
+    for path in (f"{whole}.py", f"{whole.rpartition('/')[0]}.py"):
+        if (ROOT / path).is_file():
+            return path
+    return None
+
+
+def _is_there(needed: str, there: frozenset[str]) -> bool:
+    name = DISTRIBUTIONS.get(needed, needed).lower()
+    return name in there or any(one.startswith(f"{name}_") for one in there)
+
+
+def missing(label: str) -> list[str]:
+    target, there = TARGETS[label], closure(label)
+    brought = {"pytest"} if target.attributes.get("testonly") else set()
+    return [
+        f"{path} imports {needed}"
+        for path in target.files
+        for needed in sorted(imported(path) - brought - BROUGHT.get(path, set()))
+        if not _is_there(needed, there)
+    ]
+
+
+@pytest.mark.parametrize("folder", OURS[1:])
+def test_a_target_declares_what_it_imports(folder: str) -> None:
+    labels = [label for label, target in TARGETS.items() if target.kind in KINDS]
+    mine = [label for label in labels if label.startswith((f"//{folder}:", f"//{folder}/"))]
+    assert len(mine) > 20  # or the BUILD files were not read
+    lacking = {label: missing(label) for label in mine}
+    assert {label: what for label, what in lacking.items() if what} == {}
+
+
+def test_what_is_not_declared_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Target("py_library", "tools", {"srcs": ["ci_summary.py", "lock.py"]})
+    monkeypatch.setitem(TARGETS, "//tools:undeclared", ours)
+    assert missing("//tools:undeclared") == [
+        "tools/lock.py imports packaging",
+        "tools/lock.py imports tools/wheel_program.py",
+    ]
