@@ -27,8 +27,8 @@ filegroup(
 def _cifar10_repository_impl(rctx):
     pin = rctx.path(rctx.attr._pin)
     program = rctx.path(rctx.attr._program)
-    for module in rctx.attr._modules:
-        rctx.path(module)  # so that a change of it, too, asks for a new fetch
+    for source in [rctx.attr._pin, rctx.attr._program] + rctx.attr._modules:
+        rctx.watch(source)  # a change asks for a new fetch; from Bazel 8 on path() alone does not see to that
 
     rctx.report_progress("Fetching CIFAR-10, once per machine")
     result = rctx.execute(

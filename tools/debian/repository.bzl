@@ -46,6 +46,7 @@ def _unpack(rctx):
     for name in ("apt-get", "dpkg-deb"):
         if not program_on_path(rctx, name):
             return "there is no {} here to unpack it with".format(name)
+    rctx.watch(rctx.attr._program)  # from Bazel 8 on path() alone does not
     rctx.report_progress("Unpacking Debian's " + rctx.attr.package)
     result = rctx.execute(
         [
