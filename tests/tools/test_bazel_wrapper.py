@@ -39,6 +39,7 @@ class Workspace:
         self.bin.mkdir()
         shutil.copy(ROOT / ".bazelversion", self.root)
         shutil.copy(ROOT / "tools/bazel", self.root / "tools")
+        shutil.copytree(ROOT / "tools/bazelrc", self.root / "tools/bazelrc")
         copied = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "tools/provision", self.root / "tools/provision", ignore=copied)
         self.script("python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
@@ -88,13 +89,57 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def test_under_bazelisk_it_only_passes_through(workspace: Workspace) -> None:
+def test_under_bazelisk_it_only_passes_the_usual_version_through(workspace: Workspace) -> None:
     real = workspace.fake("real", folder=workspace.home / "downloads")
 
     code, out, _ = workspace.run("run", "//a:b", "--", "a  b", "", "*", BAZEL_REAL=str(real))
 
     assert code == 7
     assert out.startswith("this is real\n<run>\n<//a:b>\n<-->\n<a  b>\n<>\n<*>\n")
+
+
+@pytest.mark.parametrize(
+    ("release", "major"),
+    [
+        (VERSION, None),
+        ("7.99.0", None),
+        ("8.6.0", 8),
+        ("9.1.1", 9),
+        ("9.2.0rc1", 9),
+        ("no_version", None),  # built from a commit
+    ],
+)
+def test_another_major_version_gets_its_own_flags_in_place_of_the_usual_ones(
+    workspace: Workspace, release: str, major: int | None
+) -> None:
+    real = workspace.fake("real", version=release, folder=workspace.home / "downloads")
+
+    code, out, _ = workspace.run("--batch", "info", BAZEL_REAL=str(real))
+
+    rc = f"<--bazelrc={workspace.root}/tools/bazelrc/{major}.bazelrc>"
+    added = ["<--noworkspace_rc>", rc] if major else []
+    assert code == 7
+    assert out.splitlines()[: len(added) + 2] == ["this is real", *added, "<--batch>"]
+
+
+def test_the_version_of_another_bazel_is_asked_for_without_flags(workspace: Workspace) -> None:
+    real = workspace.fake("real", version="9.1.1", folder=workspace.home / "downloads")
+
+    assert workspace.run("--version", BAZEL_REAL=str(real)) == (0, "bazel 9.1.1\n", "")
+
+
+def test_another_version_than_the_usual_one_only_bazelisk_serves(workspace: Workspace) -> None:
+    workspace.fake("bazel")
+    workspace.provisioned()
+
+    code, out, error = workspace.run("info", USE_BAZEL_VERSION="9.x")
+    assert (code, out) == (1, "")
+    assert "'9.x'" in error
+    assert "install Bazelisk" in error
+
+    assert workspace.run("info", USE_BAZEL_VERSION=VERSION)[1].startswith("this is bazel\n")
+    workspace.fake("bazelisk")
+    assert workspace.run("info", USE_BAZEL_VERSION="9.x")[1].startswith("this is bazelisk\n")
 
 
 @pytest.mark.parametrize("world", ["", "online"])
@@ -313,7 +358,7 @@ def here(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setattr(os, "execv", execv)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(wrapper, "WORKSPACE", str(workspace.root))
-    for name in ("KILN_BAZEL", "KILN_PYTHON"):
+    for name in ("KILN_BAZEL", "KILN_PYTHON", "USE_BAZEL_VERSION"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("PATH", "/shim")
     monkeypatch.setenv("KILN_CALLER_PATH", str(workspace.bin))

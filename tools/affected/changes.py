@@ -18,7 +18,7 @@ GLOBAL_FILES = {
     "requirements_lock.txt",
     "tools/bazel",
 }
-GLOBAL_FOLDERS = ("tools/offline", "tools/provision")
+GLOBAL_FOLDERS = ("tools/bazelrc", "tools/offline", "tools/provision")
 
 
 class AffectedError(Exception):

@@ -56,6 +56,11 @@ def version() -> str:
         return handle.read().strip()
 
 
+def wanted() -> str:
+    """Bazelisk's own variable comes before the file; it may say 8.x or latest."""
+    return os.environ.get("USE_BAZEL_VERSION") or version()
+
+
 def bazel_on_path() -> str | None:
     """Bazelisk, which fetches any version, else a Bazel of the very version that is asked for."""
     candidates = [*on_path("bazelisk"), *on_path("bazel")]
@@ -74,7 +79,7 @@ def serves(candidate: str) -> bool:
         return False
     if "bazelisk" in candidate or "bazelisk" in real:  # it is often installed as `bazel` too
         return True
-    return answer([candidate, "--version"]) == f"bazel {version()}"
+    return wanted() == version() and answer([candidate, "--version"]) == f"bazel {version()}"
 
 
 def answer(command: list[str]) -> str | None:
@@ -96,6 +101,11 @@ def answer(command: list[str]) -> str | None:
 
 
 def run_provisioned(arguments: list[str]) -> None:
+    if wanted() != version():
+        raise WrapperError(
+            f"USE_BAZEL_VERSION is {wanted()!r}, .bazelversion asks for {version()}, and only "
+            f"Bazelisk serves another: {INSTALL_ONLINE}"
+        )
     python = host_python()
     if sys.version_info[:2] != PYTHON:
         become([python, "-I", "-S", "-B", os.path.realpath(__file__), *arguments])

@@ -144,7 +144,14 @@ def test_a_starlark_file_of_a_module_extension_reaches_everything(clone: Path) -
 
 
 @pytest.mark.parametrize(
-    "name", ["MODULE.bazel", ".bazelrc", "requirements_lock.txt", "tools/offline/a/b.py"]
+    "name",
+    [
+        "MODULE.bazel",
+        ".bazelrc",
+        "requirements_lock.txt",
+        "tools/bazelrc/8.bazelrc",
+        "tools/offline/a/b.py",
+    ],
 )
 def test_some_files_reach_everything(clone: Path, name: str) -> None:
     write(clone, name, "# changed\n")

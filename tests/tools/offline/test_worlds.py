@@ -50,7 +50,8 @@ def test_everything_that_our_files_use_is_there(world: World) -> None:
 
 @WORLDS
 def test_flags_of_the_bazelrc_name_only_what_is_there(world: World) -> None:
-    rc = (ROOT / ".bazelrc").read_text(encoding="utf-8")
+    files = [ROOT / ".bazelrc", *(ROOT / "tools/bazelrc").glob("*.bazelrc")]
+    rc = "".join(file.read_text(encoding="utf-8") for file in files)
     flags = re.findall(r"--(?:no)?@(\w+)(//[\w/]*:\w+)", rc)
     assert missing([Use(".bazelrc", module, target=label) for module, label in flags], world) == []
 
