@@ -22,6 +22,8 @@ with open(os.environ["RECORD"], "a") as record:
 for option, text in (("--reference-file", "registry.invalid/kiln@sha256:" + "0" * 64 + "\\n"),):
     if option in arguments:
         pathlib.Path(arguments[arguments.index(option) + 1]).write_text(text)
+if arguments == ["info", "release"]:
+    print("release", os.environ["USE_BAZEL_VERSION"].replace("x", "6.0"))
 if "//ml:drift" in arguments:
     print("drift: class")
     sys.exit(int(os.environ.get("DRIFT_STATUS", "0")))
@@ -38,8 +40,12 @@ VALUES = {
     "inputs.environment == 'production' && 'prod' || 'staging'": "prod",
     "inputs.reason": 'it\'s "slow"; $(touch injected)',
     "inputs.version": "12",
+    "matrix.bazel": "8.x",
+    "matrix.machine": "ubuntu-latest",
     "needs.image.outputs.reference": "registry.invalid/kiln@sha256:" + "0" * 64,
     "secrets.SLACK_WEBHOOK_URL": "https://slack.invalid/hook",
+    "steps.analysis.outcome": "success",
+    "steps.tests.outcome": "failure",
     "steps.push.outputs.reference": "registry.invalid/kiln@sha256:" + "0" * 64,
     "toJSON(needs)": '{"image": {"result": "success"}}',
     "vars.ECR_REPOSITORY": "registry.invalid/kiln",
@@ -120,6 +126,7 @@ class Scratch:
             "GITHUB_RUN_ID": "9",
             "GITHUB_SERVER_URL": "https://github.invalid",
             "GITHUB_SHA": "2" * 40,
+            "GITHUB_STEP_SUMMARY": str(self.folder / "temp/summary"),
             "DRIFT_STATUS": str(self.status),
             **step.environment,
         }

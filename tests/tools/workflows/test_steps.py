@@ -71,6 +71,7 @@ def test_the_workflows_have_steps() -> None:
         "release",
         "rollback",
         "security",
+        "versions",
     }
 
 
@@ -92,13 +93,42 @@ def test_what_a_step_asks_bazel_for_exists_and_takes_its_options(
     known = targets()
     for _, *words in (call for call in scratch.calls if call[0] == "bazel"):
         [command, *_] = (word for word in words if not word.startswith("-"))
-        assert command in ("run", "test", "build", "coverage", "mod")
+        assert command in ("run", "test", "build", "coverage", "info", "mod")
         own = words[: words.index("--")] if "--" in words else words
         for label in (word for word in own if word.startswith("//")):
             assert label in known or label.endswith((":all", "/...")), label
             if label in PARSERS:
                 make, given = PARSERS[label]
                 make().parse_args([*given, *words[len(own) + 1 :]])
+
+
+def test_every_major_version_of_bazel_is_tried_and_only_the_usual_one_can_fail_the_run() -> None:
+    [job] = yaml.safe_load(Path(".github/workflows/versions.yml").read_text())["jobs"].values()
+    rows = job["strategy"]["matrix"]["include"]
+    usual = Path(".bazelversion").read_text().strip()
+    files = Path("tools/bazelrc").glob("[0-9]*.bazelrc")
+    assert {row["bazel"].partition(".")[0] for row in rows} == {file.stem for file in files}
+    assert [row["bazel"] for row in rows if not row["only_reports"]] == [usual]
+    assert {row["machine"] for row in rows if row["bazel"] == usual} >= {
+        "ubuntu-24.04-arm",
+        "macos-latest",
+    }
+
+
+@pytest.mark.parametrize(("release", "passes"), [("8.x", True), ("9.x", False)])
+def test_another_version_than_the_one_of_the_row_is_noticed(
+    scratch: Scratch, release: str, passes: bool
+) -> None:
+    step = step_of("versions", "It is this version that runs")
+    other = {**step.environment, "USE_BAZEL_VERSION": release}
+    done = scratch.run(Step(step.workflow, step.job, step.name, step.script, other))
+    assert (done.returncode == 0) is passes
+
+
+def test_what_came_of_a_version_stands_in_the_summary(scratch: Scratch) -> None:
+    assert scratch.run(step_of("versions", "Report")).returncode == 0
+    [line] = (scratch.folder / "temp/summary").read_text().splitlines()
+    assert [word in line for word in ("8.x", "ubuntu-latest", "success", "failure")] == [True] * 4
 
 
 def test_the_hooks_of_pre_commit_are_commands_that_exist() -> None:
