@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import nn
 
+from ml.best_epoch import best_row
 from ml.calibration import calibrate
 from ml.callbacks import metrics_log
 from ml.checkpoint_io import save_weights
@@ -126,8 +127,7 @@ def _export(
 def summarise_training(cfg: DictConfig, trainer: lightning.Trainer) -> dict[str, Any]:
     """What can be said of a run before its test: the monitored metric at its best, time, place."""
     log = metrics_log(trainer)
-    choose = min if cfg.callbacks.checkpoint.mode == "min" else max
-    best = choose(log.rows, key=lambda row: row[cfg.monitor])
+    best = best_row(log.rows, cfg)
     return {
         "name": cfg.name,
         "seed": cfg.seed,

@@ -8,6 +8,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from ml.best_epoch import direction
+
 LADDER = ("tiny", "small", "medium", "large", "reference")  # configs/preset, cheapest first
 
 
@@ -97,7 +99,7 @@ class CheckpointConfig:
     _target_: str = "lightning.pytorch.callbacks.ModelCheckpoint"
     filename: str = MISSING
     monitor: str = MISSING
-    mode: str = MISSING
+    mode: str | None = MISSING
     save_on_train_epoch_end: bool = MISSING
     enable_version_counter: bool = False
 
@@ -118,7 +120,7 @@ class EarlyStoppingConfig:
 
     _target_: str = "lightning.pytorch.callbacks.EarlyStopping"
     monitor: str = MISSING
-    mode: str = MISSING
+    mode: str | None = MISSING
     patience: int = MISSING
     min_delta: float = 0.0
     check_finite: bool = MISSING
@@ -227,7 +229,9 @@ class Config:
 
 
 def register_schema() -> None:
-    """Makes the schema known to Hydra, under the names that the files in configs/ start from."""
+    """Makes the schema known to Hydra, under the names that the files in configs/ start from, and
+    ``${direction:METRIC,OTHERWISE}``."""
+    OmegaConf.register_new_resolver("direction", direction, replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=Config)
     store.store(group="schema", name="cifar10", node=DataConfig)
@@ -270,6 +274,28 @@ def check_values(cfg: DictConfig) -> None:
             raise ConfigError(f"{key}={value}: expected a value {expectation}")
     if cfg.get("budget") is not None:
         parse_duration(cfg.budget)
+    _check_direction(cfg, "callbacks.checkpoint")
+    _check_direction(cfg, "callbacks.early_stopping")
+    kept, monitor = OmegaConf.select(cfg, "callbacks.checkpoint.monitor"), cfg.get("monitor")
+    if kept is not None and kept != monitor:
+        raise ConfigError(
+            f"callbacks.checkpoint.monitor={kept}: expected monitor={monitor}, by which the best "
+            "epoch is chosen and named everywhere; set monitor alone"
+        )
+
+
+def _check_direction(cfg: DictConfig, key: str) -> None:
+    """Refuses to keep the worst epoch, or to guess which one is."""
+    metric, mode = OmegaConf.select(cfg, f"{key}.monitor"), OmegaConf.select(cfg, f"{key}.mode")
+    if metric is None:
+        return
+    if mode is None:
+        raise ConfigError(
+            f"monitor={metric}: whether it shall rise or fall is not known by its name, say "
+            f"{key}.mode=max or {key}.mode=min"
+        )
+    if mode != (wanted := direction(metric, mode)):
+        raise ConfigError(f"{key}.mode={mode}: expected {wanted} for monitor={metric}")
 
 
 def parse_duration(text: str) -> float:

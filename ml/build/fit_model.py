@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from ml.best_epoch import best_row
 from ml.build.progress import shown_beside
 from ml.calibration import calibrate
 from ml.callbacks import metrics_log
@@ -47,7 +48,7 @@ def fit_weights(cfg: DictConfig, train: Path, scratch: Path, weights: Path) -> d
 def _history(cfg: DictConfig, fitted: Fitted, temperature: float) -> dict[str, Any]:
     timed = metrics_log(fitted.trainer).rows
     rows = [{key: row[key] for key in row if key not in _OF_THE_CLOCK} for row in timed]
-    best = max(rows, key=lambda row: row[cfg.monitor])
+    best = best_row(rows, cfg)
     return {
         "monitor": cfg.monitor,
         cfg.monitor: best[cfg.monitor],

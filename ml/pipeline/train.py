@@ -9,12 +9,12 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from rich.console import Console
 
+from ml.best_epoch import best_row
 from ml.calibration import calibrate
 from ml.callbacks import metrics_log
 from ml.checkpoint_io import save_weights
@@ -46,7 +46,7 @@ def train(run: RunFolder, console: Console) -> None:
         network = fitted.module.network.cpu().float().eval()
         temperature = calibrate(network, fitted.data.validation_images())
         save_weights(network, run.weights)
-        best = _best_epoch(fitted, cfg.monitor)
+        best = best_row(metrics_log(fitted.trainer).rows, cfg)
         record = _record(fitted, temperature, best)
         record.write(run.path / "training.json")
         run.system.touch()  # a training may end before the machine was looked at, or not ask for it
@@ -67,13 +67,6 @@ def _begin(run: RunFolder) -> DictConfig:
     write_whole(kept, key)
     write_whole(run.config, text)
     return run.load_config()
-
-
-def _best_epoch(fitted: Fitted, monitor: str) -> Mapping[str, float]:
-    """The metrics of the epoch whose weights were kept."""
-    checkpoint: Any = fitted.trainer.checkpoint_callback
-    choose = min if checkpoint.mode == "min" else max
-    return choose(metrics_log(fitted.trainer).rows, key=lambda row: row[monitor])
 
 
 def _record(fitted: Fitted, temperature: float, best: Mapping[str, float]) -> TrainingRecord:

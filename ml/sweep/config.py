@@ -6,6 +6,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 
+from ml.best_epoch import direction
 from ml.sweep.errors import SweepError
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2")
@@ -94,6 +95,8 @@ def _check_objectives(settings: DictConfig) -> None:
         for name in settings[key]:
             known = name in METRICS + MEASURES
             _expect(key, f"[{name}]", known, f"any of {_list(METRICS + MEASURES)}")
+            way = direction(name, "min")  # what is measured beside the metrics is a cost
+            _expect(key, f"[{name}]", key.startswith(str(way)), f"it in sweep.{way}imize")
     objectives = [*settings.maximize, *settings.minimize]
     if not objectives or len(set(objectives)) < len(objectives):
         raise SweepError(

@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning
 import onnx
@@ -15,6 +14,7 @@ from optuna.trial import Trial
 from rich.console import Console
 
 from ml.benchmark_worker import Worker
+from ml.best_epoch import best_row
 from ml.callbacks import metrics_log
 from ml.export import to_onnx
 from ml.fitting import Fitted, fit, load_best
@@ -67,8 +67,8 @@ def run_trial(
     is_single = len(objectives) == 1 and objectives[0] in METRICS
     reporter = Reporter(trial, objectives[0] if is_single else None)
     fitted = fit(cfg, run, console, [reporter])
-    measured = best_row(fitted.trainer, cfg.monitor)
-    measured["training_s"] = measured["elapsed_s"]
+    rows = metrics_log(fitted.trainer).rows
+    measured = best_row(rows, cfg) | {"training_s": rows[-1]["elapsed_s"]}
     if {"latency_ms", "model_bytes"} & set(objectives):
         measured |= measure_export(fitted)
     values = [float(measured[name]) for name in objectives]
@@ -76,14 +76,6 @@ def run_trial(
         if value != value or abs(value) == float("inf"):
             raise ValueError(f"{name} is {value}: training diverged")
     return values
-
-
-def best_row(trainer: Trainer, monitor: str) -> dict[str, float]:
-    """The metrics of the epoch whose weights are kept; ``elapsed_s`` is of the whole training."""
-    rows = metrics_log(trainer).rows
-    checkpoint: Any = trainer.checkpoint_callback
-    choose = min if checkpoint.mode == "min" else max
-    return choose(rows, key=lambda row: row[monitor]) | {"elapsed_s": rows[-1]["elapsed_s"]}
 
 
 def measure_export(fitted: Fitted) -> dict[str, float]:

@@ -87,6 +87,45 @@ def test_a_value_that_makes_no_sense_is_named_with_what_is_expected(
         check_values(_compose(override))
 
 
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("val/accuracy", "max"), ("val/macro_f1", "max"), ("val/loss", "min"), ("train/loss", "min")],
+)
+def test_the_monitor_says_what_is_best_and_when_to_stop(monitor: str, mode: str) -> None:
+    cfg = _compose(f"monitor={monitor}")
+    check_values(cfg)
+    assert cfg.callbacks.checkpoint.mode == cfg.callbacks.early_stopping.mode == mode
+
+
+def test_early_stopping_by_another_metric_follows_that_one() -> None:
+    cfg = _compose("callbacks.early_stopping.monitor=val/loss")
+    check_values(cfg)
+    assert cfg.callbacks.checkpoint.mode == "max"
+    assert cfg.callbacks.early_stopping.mode == "min"
+
+
+def test_the_direction_of_an_own_metric_is_said_once() -> None:
+    with pytest.raises(ConfigError, match=r"callbacks\.checkpoint\.mode=max or"):
+        check_values(_compose("monitor=own/error"))
+    cfg = _compose("monitor=own/error", "callbacks.checkpoint.mode=min")
+    check_values(cfg)
+    assert cfg.callbacks.early_stopping.mode == "min"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("monitor=val/loss", "callbacks.checkpoint.mode=max"),
+        ("callbacks.checkpoint.mode=min",),
+        ("callbacks.early_stopping.mode=min",),
+        ("callbacks.checkpoint.monitor=val/loss",),
+    ],
+)
+def test_a_mode_that_contradicts_the_monitor_is_refused(overrides: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"callbacks\.(checkpoint|early_stopping)\.m.*expected"):
+        check_values(_compose(*overrides))
+
+
 def test_the_smoke_preset_uses_real_images_and_few_of_them() -> None:
     cfg = _compose("experiment=smoke")
     assert cfg.data.folder is None

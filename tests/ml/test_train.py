@@ -117,8 +117,12 @@ def test_it_learns(unbroken: tuple[Workspace, str]) -> None:
 def test_every_epoch_leaves_a_checkpoint_to_continue_from_even_if_it_is_not_the_best(
     workspace: Workspace,
 ) -> None:
-    falls = "callbacks.checkpoint.monitor=train/loss"  # so the first epoch stays the best
-    done = workspace.run(*_SMALL, falls, "conclude=false")
+    falls = (  # so the first epoch stays the best
+        "monitor=own/falling",
+        "callbacks.checkpoint.mode=max",
+        "+callbacks.more.falling._target_=tests.ml.falling.Falling",
+    )
+    done = workspace.run(*_SMALL, *falls, "conclude=false")
     assert done.returncode == 0, done.stderr
     checkpoints = workspace.runs[0] / "checkpoints"
     best, last = (
