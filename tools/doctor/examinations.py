@@ -81,14 +81,30 @@ Examination = Callable[[Machine], Finding]
 def python(machine: Machine) -> Finding:
     needed = "everything"
     version = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+    other = ""
     for name in filter(None, (machine.environment.get("KILN_PYTHON"), "python3.11", "python3")):
         found = machine.output(name, "-I", "-c", version)
         if found and found.startswith("3.11."):
             return Finding(
                 "Python", Status.FINE, f"{found} ({machine.which(name) or name})", needed
             )
+        other = found or other
+    if _is_at_least_3_9(other) and _brings_python(machine):
+        detail = f"{other}; builds bring 3.11, the rules or ./tools/bazel from Debian's packages"
+        return Finding("Python", Status.FINE, detail, needed)
     remedy = "install Python 3.11 so that python3.11 is on PATH, or set KILN_PYTHON"
     return Finding("Python", Status.MISSING, "no Python 3.11", needed, remedy)
+
+
+def _is_at_least_3_9(version: str) -> bool:
+    numbers = version.split(".")[:2]
+    return all(number.isdigit() for number in numbers) and [*map(int, numbers)] >= [3, 9]
+
+
+def _brings_python(machine: Machine) -> bool:
+    """Upstream's rules have an interpreter with them, and the wrapper unpacks Debian 12's."""
+    has_bazel = machine.which("bazelisk") or machine.which("bazel")
+    return bool(has_bazel or (machine.which("apt-get") and machine.which("dpkg-deb")))
 
 
 def git(machine: Machine) -> Finding:

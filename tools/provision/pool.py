@@ -99,8 +99,11 @@ def _batches(debs: Sequence[Deb]) -> list[list[Deb]]:
 
 
 def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()  # hashlib.file_digest is Python 3.11's, this runs on 3.9
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _bytes_below(folder: Path) -> int:

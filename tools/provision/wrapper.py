@@ -1,6 +1,7 @@
 """Which Bazel serves this workspace: the one on PATH, or one provisioned from Debian's packages.
 
-This runs before every command, so what a warm start does not need is imported late.
+Like all that it imports, this works on Python 3.9 and later. It runs before every command, so what
+a warm start does not need is imported late.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ OFFLINE_RC = os.path.join(WORKSPACE, "tools", "offline", "offline.bazelrc")
 BELOW_TMP_RC = os.path.join(WORKSPACE, "tools", "offline", "below_tmp.bazelrc")
 RECIPE = ("bazel.py", "trust.py", "unpack.py")
 PYTHON = (3, 11)
+PYTHON_RECIPE = ("python.py", "unpack.py")
 PROBE_VARIABLE = "KILN_BAZEL_PROBE"  # set while a candidate is asked for its version
 PROBE_TIMEOUT_S = 30
 INSTALL_ONLINE = (
@@ -149,9 +151,9 @@ def cache_root() -> str:
     return os.path.abspath(chosen or os.path.join(base, "kiln"))
 
 
-def recipe_digest() -> str:
+def recipe_digest(recipe: tuple[str, ...] = RECIPE) -> str:
     digest = sha256()
-    for name in RECIPE:
+    for name in recipe:
         with open(os.path.join(HERE, name), "rb") as handle:
             digest.update(handle.read())
     return digest.hexdigest()[:12]
@@ -178,6 +180,22 @@ def provision(prefix: str) -> None:
         ) from error
 
 
+def provision_python(prefix: str) -> None:
+    sys.path.insert(0, WORKSPACE)
+    from pathlib import Path
+
+    from tools.provision import python
+    from tools.provision.cache import ProvisionError
+
+    try:
+        python.provision(Path(prefix))
+    except ProvisionError as error:
+        raise WrapperError(
+            "no Python 3.11 on PATH: install it so that python3.11 runs, or "
+            f"{INSTALL_ONLINE}; it could not be provisioned ({in_one_line(error)})"
+        ) from error
+
+
 def in_one_line(error: Exception) -> str:
     """Its first line; all that apt said for each mirror goes to a file."""
     from pathlib import Path
@@ -194,7 +212,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def host_python() -> str:
-    """The real interpreter that builds use: $KILN_PYTHON, else this one, else one on PATH."""
+    """The real interpreter that builds use: $KILN_PYTHON, this one, one on PATH, or Debian 12's."""
     chosen = os.environ.get("KILN_PYTHON")
     own = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     if sys.version_info[:2] == PYTHON and chosen in (None, "", own):
@@ -206,7 +224,10 @@ def host_python() -> str:
             return real
     if chosen:
         raise WrapperError(f"KILN_PYTHON is {chosen}, which is no Python 3.11")
-    raise WrapperError("no Python 3.11 on PATH: install it so that python3.11 runs")
+    prefix = os.path.join(cache_root(), "python", f"debian-12-{recipe_digest(PYTHON_RECIPE)}")
+    if not os.path.isdir(prefix):
+        provision_python(prefix)
+    return os.path.join(os.path.realpath(prefix), "usr", "bin", "python3.11")
 
 
 def real_python(candidate: str) -> str | None:

@@ -41,6 +41,19 @@ def test_only_python_3_11_will_do(machine: Machine, version: str, status: str) -
     assert examinations.python(machine).status == status
 
 
+@pytest.mark.parametrize(
+    ("version", "status"), [("3.8.18", "missing"), ("3.9.18", "fine"), ("3.13.0", "fine")]
+)
+@pytest.mark.parametrize("brings", [["bazelisk"], ["apt-get", "dpkg-deb"]])
+def test_another_python_will_do_where_builds_bring_theirs(
+    machine: Machine, version: str, status: str, brings: list[str]
+) -> None:
+    for name in brings:
+        install(machine, name)
+    install(machine, "python3", f"echo {version}")
+    assert examinations.python(machine).status == status
+
+
 def test_bazel_is_found_provisioned_or_to_be_provisioned_in_this_order(machine: Machine) -> None:
     for name in ("apt-get", "dpkg-deb"):
         install(machine, name)

@@ -14,9 +14,7 @@ import pytest
 from tests.tools.image.registry import registry
 
 if "IMAGE" not in os.environ:
-    pytest.skip(
-        "built by Bazel: bazel test //tests/tools/offline", allow_module_level=True
-    )
+    pytest.skip("built by Bazel: bazel test //tests/tools/offline", allow_module_level=True)
 
 IMAGE, PUSH = Path(os.environ["IMAGE"]).absolute(), Path(os.environ["PUSH"]).absolute()
 DIGEST = Path(os.environ["DIGEST"]).read_text().strip()
