@@ -10,7 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ml.best_epoch import direction
 
-LADDER = ("tiny", "small", "medium", "large", "reference")  # configs/preset, cheapest first
+LADDER = ("tiny", "small", "large", "reference")  # configs/preset, cheapest first
 
 
 class ConfigError(ValueError):
