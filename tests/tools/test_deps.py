@@ -206,6 +206,13 @@ def test_a_target_declares_what_it_imports(folder: str) -> None:
     assert {label: what for label, what in lacking.items() if what} == {}
 
 
+def test_every_file_of_tests_is_in_a_target() -> None:
+    run = {path for t in TARGETS.values() if t.kind == "pytest_test" for path in t.files}
+    there = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/test_*.py")}
+    assert len(there) > 200
+    assert there - run == set()
+
+
 def test_what_is_not_declared_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Target("py_library", "tools", {"srcs": ["ci_summary.py", "lock.py"]})
     monkeypatch.setitem(TARGETS, "//tools:undeclared", ours)

@@ -17,33 +17,13 @@ from ml.commands import report as report_command
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
 
-_SMALL = [
-    "data.validation_size=50",
-    "data.batch_size=25",
-    "data.sizes=[20]",
-    "data.size_milestones=[]",
-    "network.widths=[8,8,8]",
-    "trainer.accelerator=cpu",
-    "trainer.max_epochs=1",
-]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    path = tmp_path_factory.mktemp("commands")
-    workspace = Workspace(path, write_dataset(path / "dataset", train=300, test=100))
-    done = workspace.run(*_SMALL)
-    assert done.returncode == 0, done.stderr
-    return workspace.runs[0]
-
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy that a test may spoil."""
-    monkeypatch.setenv("KILN_CIFAR10", str(trained.parents[1] / "dataset"))
+def run(finished: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a finished run that a test may spoil."""
+    monkeypatch.setenv("KILN_CIFAR10", str(finished.path / "dataset"))
     monkeypatch.setattr(quantise, "ACCURACY_TOLERANCE", 0.1)  # one image of 100 is a per cent
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+    return Path(shutil.copytree(finished.runs[0], tmp_path / "run"))
 
 
 def _export(*arguments: object) -> tuple[int, str]:

@@ -10,33 +10,12 @@ from rich.console import Console
 from ml import quantise
 from ml.artifact import load_artifact
 from ml.reference import adopt
-from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
-
-_SMALL = [
-    "data.validation_size=50",
-    "data.batch_size=25",
-    "data.sizes=[20]",
-    "data.size_milestones=[]",
-    "network.widths=[8,8,8]",
-    "trainer.accelerator=cpu",
-    "trainer.max_epochs=1",
-]
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """With one finished run."""
-    path = tmp_path_factory.mktemp("adopt")
-    workspace = Workspace(path, write_dataset(path / "dataset", train=300, test=100))
-    done = workspace.run(*_SMALL)
-    assert done.returncode == 0, done.stderr
-    return workspace
 
 
 @pytest.fixture(autouse=True)
-def surroundings(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KILN_CIFAR10", str(workspace.path / "dataset"))
+def surroundings(finished: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KILN_CIFAR10", str(finished.path / "dataset"))
     monkeypatch.setattr(quantise, "ACCURACY_TOLERANCE", 0.1)  # one image of 100 is a per cent
     monkeypatch.setattr(adopt, "ACCURACY_TOLERANCE", 0.1)
 
@@ -47,8 +26,8 @@ def _adopt(run: Path, output: Path, *more: str) -> tuple[int, str]:
     return code, out.getvalue()
 
 
-def test_a_run_that_passes_is_copied_with_its_card(workspace: Workspace, tmp_path: Path) -> None:
-    (run,) = workspace.runs
+def test_a_run_that_passes_is_copied_with_its_card(finished: Workspace, tmp_path: Path) -> None:
+    (run,) = finished.runs
     code, said = _adopt(run, tmp_path / "reference", "--min-accuracy", "0")
     assert code == 0, said
     folder = tmp_path / "reference"
@@ -61,11 +40,11 @@ def test_a_run_that_passes_is_copied_with_its_card(workspace: Workspace, tmp_pat
 
 
 def test_all_that_is_wrong_is_said_at_once_and_nothing_changes(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adopt, "MAX_BYTES", 1000)
     monkeypatch.setattr(adopt, "MAX_SMALL_BYTES", 1000)
-    (run,) = workspace.runs
+    (run,) = finished.runs
     code, said = _adopt(run, tmp_path / "reference")
     assert code == adopt.REFUSED
     for complaint in ("accuracy", "model.onnx has", "model.int8.onnx has", "nothing was written"):
