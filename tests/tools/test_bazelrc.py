@@ -71,6 +71,12 @@ def test_nothing_of_limited_life_is_told_to_all_versions() -> None:
     assert shared & LIFE.keys() == set()
 
 
+def test_coverage_has_the_links_that_other_commands_do_without() -> None:
+    lines = lines_of(FOLDER / "shared.bazelrc")
+    assert "build --nobuild_runfile_links" in lines
+    assert "coverage --build_runfile_links" in lines
+
+
 # --- What changed for repository rules ------------------------------------------------------------
 
 
