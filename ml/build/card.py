@@ -13,6 +13,7 @@ from ml.build.intervals import (
     macro_f1_interval,
     recall_intervals,
 )
+from ml.data.cifar10 import CLASSES
 from ml.evaluation import Evaluation
 from serve.contract.artifact import ArtifactMetadata
 
@@ -172,15 +173,23 @@ def _sizes(facts: Facts) -> Section:
     )
 
 
+_CIFAR10 = (
+    "CIFAR-10 (Krizhevsky 2009): 60,000 photographs of 32 × 32 pixels collected from the web, "
+    "6,000 of each class; 50,000 to learn from, of which the validation images are set aside, and "
+    "10,000 to test with. Near-duplicates between the two are known (Barz and Denzler 2020, "
+    "arXiv:1902.00423: 3.3 % of the test images), so scores flatter every model a little."
+)
+
+
 def _data(facts: Facts) -> Section:
+    classes = facts.metadata.classes
     return Section(
         "Data",
         [
-            "CIFAR-10 (Krizhevsky 2009): 60,000 photographs of 32 × 32 pixels collected from the "
-            "web, 6,000 of each class; 50,000 to learn from, of which the validation images are "
-            "set aside, and 10,000 to test with. Near-duplicates between the two are known (Barz "
-            "and Denzler 2020, arXiv:1902.00423: 3.3 % of the test images), so scores flatter "
-            "every model a little.",
+            _CIFAR10
+            if classes == CLASSES
+            else f"Images of {len(classes)} classes; "
+            f"{facts.evaluation.images:,} of them to test with.",
             f"Digest of the files: `{facts.metadata.dataset_digest}`",
         ],
     )

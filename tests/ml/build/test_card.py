@@ -46,6 +46,14 @@ def test_both_forms_tell_scores_provenance_and_the_command(facts: Facts) -> None
         assert "95 % interval" in text
 
 
+def test_only_a_model_of_its_classes_is_said_to_have_seen_cifar10(
+    facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "CIFAR" not in to_markdown(facts)
+    monkeypatch.setattr("ml.build.card.CLASSES", CLASSES)
+    assert "CIFAR-10 (Krizhevsky 2009)" in to_markdown(facts)
+
+
 def test_the_page_stands_alone(facts: Facts) -> None:
     page = to_html(facts)
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", page)
