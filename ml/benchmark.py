@@ -26,6 +26,7 @@ from ml.files import write_whole
 from ml.inputs import BUNDLED, user_path
 from ml.trained import TrainedError, calibration_images, load_network
 from tools.figures import to_png, to_svg
+from tools.progress import Progress
 from tools.terminal import terminal
 
 BATCHES = (1, 8, 32, 128)
@@ -40,7 +41,15 @@ def main(arguments: Sequence[str], console: Console) -> int:
     paths = [user_path(text) for text in options.models] or [*_BUNDLED]
     out = user_path(options.out) if options.out else _home(paths)
     try:
-        with tempfile.TemporaryDirectory(prefix="kiln-benchmark-") as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix="kiln-benchmark-") as folder,
+            Progress("preparing the models", console=console) as progress,
+        ):
+
+            def begin(step: str) -> None:
+                console.print(f"[dim]{step}[/]", highlight=False)
+                progress.begin(step)
+
             field = gather(paths, Path(folder), compiled=not quick)
             result = measure_rounds(
                 *field,
@@ -48,7 +57,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
                 batches=options.batches or ([1, 32] if quick else list(BATCHES)),
                 seconds=options.seconds or (0.4 if quick else 1.0),
                 rounds=options.rounds or (2 if quick else 3),
-                progress=lambda text: console.print(f"[dim]{text}[/]", highlight=False),
+                progress=begin,
             )
     except (ArtifactError, TrainedError, OSError) as exc:
         console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)

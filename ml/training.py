@@ -15,6 +15,7 @@ from ml.config import is_fast_dev_run
 from ml.fitting import fit, load_best
 from ml.run_folder import RunFolder
 from ml.torchrun import is_first
+from tools.progress import Progress
 
 
 def train(
@@ -47,7 +48,8 @@ def train(
             return close(cfg, run, fitted.trainer)
         load_best(fitted.module, fitted.trainer)
         console.print("Evaluating on the test set and exporting ...", highlight=False)
-        return conclude(cfg, run, fitted.data, fitted.module.network, fitted.trainer)
+        with Progress("evaluating and exporting", console=console):
+            return conclude(cfg, run, fitted.data, fitted.module.network, fitted.trainer)
 
 
 def _mirrored(cfg: DictConfig, run: RunFolder, console: Console) -> AbstractContextManager[Any]:

@@ -15,7 +15,6 @@ from dataclasses import fields
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
 
 from ml.artifact import Artifact, ArtifactError, load_artifact
 from ml.behaviour.checks import (
@@ -30,6 +29,7 @@ from ml.behaviour.report import DataFacts, print_checks, print_data, write_findi
 from ml.data.cifar10 import CLASSES, DatasetError
 from ml.inputs import Labelled, cifar10, model_path, user_path
 from ml.options import count
+from tools.progress import Progress
 from tools.terminal import terminal
 
 FAILED, BAD_INPUT = 3, 2
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     try:
         artifact = load_artifact(model_path(options.model), threads=options.threads)
         test = cifar10("test")
-        with Progress(console=console, transient=True) as progress:
+        with Progress("reading the images", console=console) as progress:
             checks = check_model(artifact, test, options.images, limits, progress)
             facts = None if options.no_data else describe_data(test, progress)
         print_checks(artifact.metadata, checks, console)
@@ -79,13 +79,13 @@ def check_model(
     if len(metadata.classes) <= int(test.labels.max()):
         raise ArtifactError(f"the model knows {len(metadata.classes)} classes, not the dataset's")
     part = test.images[:images]
-    task = progress.add_task("answering", total=len(test.images) + 7 * len(part) + 600)
+    progress.begin("answering", len(test.images) + 7 * len(part) + 600)
 
     def answer(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         parts = []
         for start in range(0, len(batch), _BATCH):
             parts.append(artifact.predict(batch[start : start + _BATCH]).probabilities)
-            progress.advance(task, len(parts[-1]))
+            progress.advance(len(parts[-1]))
         return np.concatenate(parts)
 
     probabilities = answer(test.images)
@@ -101,8 +101,8 @@ def check_model(
 def describe_data(test: Labelled, progress: Progress) -> DataFacts:
     """Balance and duplicates of the pinned dataset."""
     train = cifar10("train")
-    task = progress.add_task("comparing test with training images", total=1.0)
-    found = find_duplicates(train, test, lambda share: progress.update(task, completed=share))
+    progress.begin("comparing test with training images", 1.0)
+    found = find_duplicates(train, test, progress.update)
     counts = [class_counts(part, len(CLASSES)) for part in (train, test)]
     return DataFacts(CLASSES, train, test, counts[0], counts[1], found)
 

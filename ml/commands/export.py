@@ -37,6 +37,7 @@ from ml.quantise import (
     quantise_artifact,
 )
 from serve.contract.artifact import ArtifactMetadata
+from tools.progress import Progress
 from tools.terminal import terminal
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
@@ -130,17 +131,18 @@ def main(arguments: Sequence[str], console: Console) -> int:
     """The command's entry."""
     options = _options().parse_args(arguments)
     try:
-        source = open_source(user_path(options.source))
-        folder = user_path(options.output) if options.output else source.run.path / "export"
-        console.print(f"Exporting {source.weights}", highlight=False, soft_wrap=True)
-        if source.temperature != 1.0:
-            console.print(f"Calibrated on validation: temperature {source.temperature:.3f}")
-        exported = export(
-            source,
-            folder,
-            int8=not options.no_int8,
-            progress=lambda text: console.print(f"[dim]{text} ...[/]"),
-        )
+        with Progress("opening the network", console=console) as progress:
+
+            def begin(step: str) -> None:
+                console.print(f"[dim]{step} ...[/]")
+                progress.begin(step)
+
+            source = open_source(user_path(options.source))
+            folder = user_path(options.output) if options.output else source.run.path / "export"
+            console.print(f"Exporting {source.weights}", highlight=False, soft_wrap=True)
+            if source.temperature != 1.0:
+                console.print(f"Calibrated on validation: temperature {source.temperature:.3f}")
+            exported = export(source, folder, int8=not options.no_int8, progress=begin)
     except (SourceError, WeightsError, DatasetError, InstantiationException, OSError) as exc:
         console.print(f"[red]{exc}[/]\nNothing was written.", highlight=False, soft_wrap=True)
         return BAD_INPUT

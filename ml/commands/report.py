@@ -20,6 +20,7 @@ from ml.commands.finished import UNUSABLE, Finished, FinishedError, card_facts, 
 from ml.commands.source import user_path
 from ml.files import write_whole
 from ml.run_report import draw_run
+from tools.progress import Progress
 from tools.terminal import terminal
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
@@ -50,8 +51,11 @@ def main(arguments: Sequence[str], console: Console) -> int:
     options = _options().parse_args(arguments)
     try:
         console.print("[dim]answering the test set ...[/]")
-        finished = open_finished(user_path(options.run))
-        for path in write_all(finished):
+        with Progress("answering the test set", console=console) as progress:
+            finished = open_finished(user_path(options.run))
+            progress.begin("drawing")
+            paths = write_all(finished)
+        for path in paths:
             console.print(f"  {path}", highlight=False, soft_wrap=True)
     except FinishedError as exc:
         console.print(f"[red]Refused:[/] {exc}", highlight=False, soft_wrap=True)

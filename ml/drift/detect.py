@@ -9,12 +9,11 @@ Exit code 0: no drift, 3: drift, 4: too few images to tell, 2: the input cannot 
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
 
 from ml.artifact import Artifact, ArtifactError, load_artifact
 from ml.data.cifar10 import DatasetError
@@ -26,6 +25,7 @@ from ml.drift.report import Comparison, print_comparison, write_comparison
 from ml.inputs import cifar10, model_path, user_path
 from ml.options import count, share
 from serve.contract.drift import DEFAULT_LIMITS, Limits, compare
+from tools.progress import Progress
 from tools.terminal import terminal
 
 EXIT_CODES = {"no drift": 0, "drift": 3, "too little evidence": 4}
@@ -67,7 +67,7 @@ def _observed(
     if options.predictions:
         path = user_path(options.predictions)
         return read_log(path, artifact.metadata.classes, artifact.metadata.version)
-    with Progress(console=console, transient=True) as progress:
+    with Progress("reading the images", console=console) as progress:
         if options.images:
             images, source, problems = _folder(options, artifact, progress)
         else:
@@ -76,8 +76,8 @@ def _observed(
         if corruption:
             images = corrupt(images, *corruption, seed=options.seed)
             source += f", {corruption[0]} of severity {corruption[1]}"
-        task = progress.add_task("answering", total=len(images))
-        answers = observe(artifact, images, source, _advance(progress, task))
+        progress.begin("answering", len(images))
+        answers = observe(artifact, images, source, progress.advance)
     return Observed(answers.source, answers.predictions, answers.signals, problems)
 
 
@@ -87,9 +87,9 @@ def _folder(
     folder = user_path(options.images)
     files = image_files(folder)
     good, problems = [], []
-    task = progress.add_task("reading", total=len(files))
+    progress.begin("reading", len(files))
     for path, pixels in read_images(files, artifact.metadata.input_size):
-        progress.advance(task)
+        progress.advance()
         if isinstance(pixels, str):
             problems.append(f"{path.relative_to(folder)}: {pixels}")
         else:
@@ -105,10 +105,6 @@ def _limited(images: NDArray[np.uint8], most: int | None, seed: int) -> NDArray[
         return images
     chosen = np.random.default_rng(seed).choice(len(images), most, replace=False)
     return images[np.sort(chosen)]
-
-
-def _advance(progress: Progress, task: "object") -> Callable[[int], None]:
-    return lambda count: progress.advance(task, count)  # type: ignore[arg-type]
 
 
 def _options() -> argparse.ArgumentParser:

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +36,7 @@ from ml.inputs import cifar10, model_path, user_path
 from ml.options import count, share
 from serve.contract.drift import DEFAULT_LIMITS, Limits
 from tools.figures import to_png, to_svg
+from tools.progress import Progress
 from tools.terminal import terminal
 
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     try:
         kinds = [parse_corruption(name)[0] for name in options.corruptions]
         artifact = load_artifact(model_path(options.model), threads=options.threads)
-        with Progress(console=console, transient=True) as progress:
+        with Progress("reading the images", console=console) as progress:
             clean, spoiled = answers(
                 artifact,
                 kinds,
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
                 seed=options.seed,
                 progress=progress,
             )
-            task = progress.add_task("resampling windows", total=1.0)
+            progress.begin("resampling windows", 1.0)
             rates = measure_rates(
                 clean,
                 spoiled,
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
                 spoiled_windows=options.windows,
                 limits=limits,
                 seed=options.seed,
-                progress=lambda share: progress.update(task, completed=share),
+                progress=progress.update,
             )
         print_rates(rates, limits, console)
         facts = {
@@ -139,16 +139,12 @@ def answers(
     """To the first test images as they are, and spoiled in each way: by `kind:severity`."""
     pixels = cifar10("test").images[:images]
     conditions = [(kind, severity) for kind in kinds for severity in severities]
-    task = progress.add_task("answering", total=len(pixels) * (1 + len(conditions)))
-
-    def advance(count: int) -> None:
-        progress.advance(task, count)
-
-    clean, spoiled = observe(artifact, pixels, "clean", advance), {}
+    progress.begin("answering", len(pixels) * (1 + len(conditions)))
+    clean, spoiled = observe(artifact, pixels, "clean", progress.advance), {}
     for kind, severity in conditions:
         name = f"{kind}:{severity}"
         worse = corrupt(pixels, kind, severity, seed=seed)
-        spoiled[name] = observe(artifact, worse, name, advance)
+        spoiled[name] = observe(artifact, worse, name, progress.advance)
     return clean, spoiled
 
 

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -30,6 +29,7 @@ from ml.inputs import model_path, user_path
 from ml.options import count, share
 from serve.contract.drift_watch import WatchLimits
 from tools.figures import to_png, to_svg
+from tools.progress import Progress
 from tools.terminal import terminal
 
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         limits = WatchLimits(tuple(options.windows), options.false_alarms)
         kinds = [parse_corruption(name)[0] for name in options.corruptions]
         artifact = load_artifact(model_path(options.model), threads=options.threads)
-        with Progress(console=console, transient=True) as progress:
+        with Progress("reading the images", console=console) as progress:
             clean, spoiled = answers(
                 artifact,
                 kinds,
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
                 seed=options.seed,
                 progress=progress,
             )
-            task = progress.add_task("replaying streams", total=1.0)
+            progress.begin("replaying streams", 1.0)
             silences, detections = measure_online(
                 clean,
                 spoiled,
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
                 clean_windows=options.clean_windows,
                 streams=options.streams,
                 seed=options.seed,
-                progress=lambda share: progress.update(task, completed=share),
+                progress=progress.update,
             )
         print_online(silences, detections, limits, console)
         facts = {

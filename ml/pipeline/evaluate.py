@@ -23,6 +23,7 @@ from ml.files import write_whole
 from ml.pipeline.evaluated import Evaluated, figures, read_evaluated
 from ml.pipeline.layout import enter_stage, is_stage
 from ml.pipeline.trained_run import RunError, TrainedRun, open_trained
+from tools.progress import Progress
 
 BAD_INPUT = 2
 
@@ -71,7 +72,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
         evaluated = read_evaluated(run.folder)
         if evaluated:
             console.print("This network has answered the test set before; it found then:")
-        evaluated = evaluated or evaluate_run(run)
+        with Progress("answering the test set", console=console):
+            evaluated = evaluated or evaluate_run(run)
     except (DatasetError, RunError) as exc:
         print(exc, file=sys.stderr)
         return BAD_INPUT

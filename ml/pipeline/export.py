@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from ml.data.cifar10 import DatasetError
 from ml.export import ExportReport, ParityError, Provenance, export_artifact
@@ -21,6 +22,7 @@ from ml.run_folder import config_digest
 from ml.run_report import draw_run
 from ml.tracking.rows import read_rows
 from serve.contract.artifact import ArtifactError
+from tools.progress import Progress
 
 BAD_INPUT = 2
 
@@ -98,7 +100,8 @@ def _summary(
 def main() -> int:
     enter_stage()
     try:
-        report = export(open_trained(RUN))
+        with Progress("exporting", console=Console()):
+            report = export(open_trained(RUN))
     except (ArtifactError, DatasetError, ParityError, RunError) as exc:
         print(exc, file=sys.stderr)
         return BAD_INPUT

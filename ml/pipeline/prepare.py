@@ -35,6 +35,7 @@ from ml.pipeline.layout import (
     programs_folder,
 )
 from ml.pipeline.resolve import resolve
+from tools.progress import Progress
 
 CONFIGS = Path("configs")
 
@@ -90,7 +91,8 @@ def _fingerprints(records: Records) -> Iterator[bytes]:
 def main() -> int:
     enter_stage()
     try:
-        prepare(programs_folder())
+        with Progress("counting the dataset"):
+            prepare(programs_folder())
     except (ChoicesError, ConfigError, DatasetError, Mismatch, PinError) as exc:
         print(f"{exc}\nNothing was prepared.", file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ml.data.source_dvc import configured_remote
 from ml.pipeline.layout import PROGRAMS, programs_folder
 from ml.pipeline.remote import RemoteError, check_remote, override_settings, state_folder
 from ml.pipeline.workspace import WorkspaceError, find_workspace, place_dataset
+from tools.progress import Progress
 
 BAD_INPUT = 2
 PLOTS_PAGE = Path(__file__).absolute().with_name("plots_page.html")
@@ -64,8 +66,16 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(f"{exc}: {exc.__cause__}" if exc.__cause__ else str(exc))
     except DvcException as exc:
         return _refuse(str(exc))
-    status: int = dvc_main(list(arguments))
+    with _heartbeat(options.cmd):
+        status: int = dvc_main(list(arguments))
     return _EXIT_CODES.get(status, status)
+
+
+def _heartbeat(command: str) -> AbstractContextManager[object]:
+    """Where DVC draws no bars of its own: into a pipe or a log, moving many bytes."""
+    if sys.stderr.isatty() or command == "repro":  # whose stages speak for themselves
+        return nullcontext()
+    return Progress(f"running dvc {command}")
 
 
 def _refuse(reason: str) -> int:

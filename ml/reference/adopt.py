@@ -42,6 +42,7 @@ from ml.files import write_whole
 from ml.quantise import ACCURACY_TOLERANCE, AccuracyError
 from serve.contract.artifact import ArtifactMetadata
 from tools.figures import to_svg
+from tools.progress import Progress
 from tools.terminal import terminal
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
@@ -164,8 +165,9 @@ def main(arguments: Sequence[str], console: Console) -> int:
     folder = Path(options.output) if options.output else Path(workspace, "ml", "reference")
     try:
         console.print("[dim]answering the test set in fp32 and INT8 ...[/]")
-        finished = open_finished(user_path(options.run))
-        small = adopt(finished, folder, options.min_accuracy)
+        with Progress("answering the test set", console=console):
+            finished = open_finished(user_path(options.run))
+            small = adopt(finished, folder, options.min_accuracy)
     except (AdoptionError, AccuracyError, FinishedError) as exc:
         console.print(f"[red]Refused:[/] {exc}", highlight=False, soft_wrap=True)
         return REFUSED

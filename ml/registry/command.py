@@ -18,6 +18,7 @@ from ml.registry.answer import Answer, Progress
 from ml.registry.errors import RegistryError
 from ml.registry.model_registry import Registry
 from ml.registry.options import parser
+from tools.progress import Progress as Heartbeat
 from tools.terminal import terminal
 
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
@@ -66,12 +67,16 @@ def _handler(command: str) -> Callable[[Registry, argparse.Namespace, Progress],
 
 @contextmanager
 def _progress(errors: Console) -> Iterator[Progress]:
-    """One line that changes in a terminal, a line for each step elsewhere; never among results."""
-    if errors.is_terminal:
-        with errors.status("reading the registry") as status:
-            yield status.update
-    else:
-        yield lambda text: errors.print(f"{text} ...", highlight=False, soft_wrap=True)
+    """One line that changes in a terminal, a line for each step elsewhere, and for a long step
+    more of them; never among results."""
+    with Heartbeat("reading the registry", console=errors) as heartbeat:
+
+        def begin(text: str) -> None:
+            heartbeat.begin(text)
+            if not errors.is_terminal:
+                errors.print(f"{text} ...", highlight=False, soft_wrap=True)
+
+        yield begin
 
 
 def _location(options: argparse.Namespace) -> str:

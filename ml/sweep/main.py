@@ -14,6 +14,7 @@ from ml.sweep.compose import CONFIGS, configuration
 from ml.sweep.errors import SweepError
 from ml.sweep.plan import Plan, make_plan
 from ml.sweep.search import Search, SweepFailed
+from tools.progress import Progress
 from tools.terminal import terminal
 
 BAD_INPUT = 2  # exit code: nothing was trained
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
             console.print(_help(), highlight=False, markup=False, soft_wrap=True)
             return 0
         with configuration(folders):
-            plan = make_plan(overrides, folders)
+            with Progress("trying the space", console=console):
+                plan = make_plan(overrides, folders)
             if "--cfg" in flags:
                 console.print(OmegaConf.to_yaml(_shown(plan)), highlight=False, markup=False)
                 return 0

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ml.sweep import ledger, standings
 from ml.sweep.ledger import Tally
+from tools.progress import Progress
 
 _ROWS = 8
 _STYLES = {"finished": "green", "pruned": "yellow", "failed": "red", "lost": "magenta"}
@@ -27,25 +28,45 @@ class SweepProgress:
         self._names = names
         self._said = {trial.number for trial in known if trial.state.is_finished()}
         self._live = Live(console=console, transient=True, auto_refresh=False)
+        self._lines = Progress("trials", console=console)
+        self._begun = False
 
     def __enter__(self) -> "SweepProgress":
         if self._console.is_terminal:
             self._live.start()
+        else:
+            self._lines.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._console.is_terminal:
             self._live.stop()
+        else:
+            self._lines.__exit__(None, None, None)
 
     def show(self, study: Study, tally: Tally) -> None:
         """The state of now."""
         trials = study.get_trials(deepcopy=False)
         if self._console.is_terminal:
             self._live.update(self._picture(study, trials, tally), refresh=True)
+        else:
+            self._count(trials, tally)
         for trial in trials:
             if trial.state.is_finished() and trial.number not in self._said:
                 self._said.add(trial.number)
                 self._say(trial, tally)
+
+    def _count(self, trials: Sequence[FrozenTrial], tally: Tally) -> None:
+        """For the lines that appear while trials take long: how many are done, how far the others
+        are."""
+        if not self._begun:
+            self._lines.begin("trials", tally.total, completed=tally.used)
+            self._begun = True
+        running = [trial for trial in trials if ledger.outcome(trial) == "running"]
+        at_work = [f"trial {trial.number} {_detail(trial, self._names)}" for trial in running]
+        self._lines.update(
+            tally.used, what=f"trials {tally.used}/{tally.total}", detail="; ".join(at_work)
+        )
 
     def _say(self, trial: FrozenTrial, tally: Tally) -> None:
         what = ledger.outcome(trial)

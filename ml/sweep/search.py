@@ -19,6 +19,7 @@ from ml.sweep.report import write_report
 from ml.sweep.storage import open_study, shown
 from ml.sweep.trial_folder import drop_checkpoints
 from ml.sweep.workers import Workers
+from tools.progress import Progress
 
 _POLL_S = 0.5
 _POLL_DATABASE_S = 2.0  # which may be far, and have many to answer
@@ -68,7 +69,8 @@ class Search:
         """Writes the page, the tables and the best trial, and says where they are."""
         tally = self.tally()
         print_standings(self.console, self.study, self.names)
-        paths = write_report(self.plan, self.study, tally)
+        with Progress("writing the report", console=self.console):
+            paths = write_report(self.plan, self.study, tally)
         for label, path in zip(("report", "table", "trials"), paths, strict=True):
             self._say(f"  {label:<11}{path}")
         if best := standings.best(self.study):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,22 @@ def test_a_missing_report_says_how_to_make_one(
 ) -> None:
     assert table.main([]) == 2
     assert "run first: bazel coverage //..." in capsys.readouterr().err
+
+
+def test_reading_a_long_report_is_spoken_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(text: str) -> dict[str, lcov.FileCoverage]:
+        until, said = time.monotonic() + 60, ""
+        while "still reading the report" not in said:
+            assert time.monotonic() < until
+            said += capsys.readouterr().err
+        return {}
+
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr(lcov, "parse", read)
+    monkeypatch.setattr(table, "_tracked_sources", list)
+    monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report").write_text("")
+    assert table.main(["--report", "report"]) == 0

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tools.coverage import lcov
+from tools.progress import Progress
 
 FOLDERS = ("infra", "ml", "serve", "tools")
 REPORT = Path("bazel-out/_coverage/_coverage_report.dat")
@@ -41,8 +42,13 @@ def main(argv: Sequence[str]) -> int:
     if not options.report.is_file():
         print(f"coverage: no {options.report}; run first: bazel coverage //...", file=sys.stderr)
         return 2
-    measured = lcov.parse(options.report.read_text(encoding="utf-8"))
-    files = {path: _known(measured, path) or never_imported(path) for path in _tracked_sources()}
+    with Progress("reading the report") as progress:
+        measured = lcov.parse(options.report.read_text(encoding="utf-8"))
+        sources, files = _tracked_sources(), dict[str, lcov.FileCoverage]()
+        progress.begin("counting statements", len(sources))
+        for path in sources:
+            files[path] = _known(measured, path) or never_imported(path)
+            progress.advance()
     print(table(files))
     total = _total(files)
     if total.percent < options.fail_under:
@@ -93,7 +99,7 @@ def _percent(hit: int, of: int) -> float:
     return 100 * hit / of if of else 100.0
 
 
-def _tracked_sources() -> Iterable[str]:
+def _tracked_sources() -> list[str]:
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *FOLDERS]
     found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
     return sorted(name for name in found if name.endswith(".py") and Path(name).is_file())

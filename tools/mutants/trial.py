@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.progress import Progress
+
 NONE_CHOSEN, TIMED_OUT = 5, -1
 _OPTIONS = (
     "-x -q --tb=short -p no:cacheprovider --import-mode=importlib"
@@ -61,6 +63,7 @@ class Bench:
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.path[:] = [str(self.tree), *_without_trees(sys.path)]
+        sys.modules.pop("tools.progress", None)  # the tree's own, with its mistakes
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
         os.environ["HOME"] = str(self.scratch)
         os.chdir(self.tree)
@@ -84,11 +87,12 @@ class Bench:
 
 def _wait(child: int, timeout_s: float) -> int:
     end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
+    with Progress("running the tests"):  # its thread is never alive at a fork
+        while time.monotonic() < end:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -1,12 +1,13 @@
 """The bundled model behaves: invariance, its weakest class, calibration, modesty about garbage."""
 
 import pytest
-from rich.progress import Progress
+from rich.console import Console
 
 from ml.artifact import Artifact, load_artifact
 from ml.behaviour.behave import check_model
 from ml.behaviour.checks import Check, Limits
 from ml.inputs import BUNDLED, cifar10
+from tools.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def artifact() -> Artifact:
 @pytest.fixture(scope="module")
 def checks(artifact: Artifact) -> dict[str, Check]:
     test = cifar10("test")
-    with Progress(disable=True) as progress:
+    with Progress("answering", console=Console(quiet=True)) as progress:
         found = check_model(artifact, test, 500, Limits(), progress)
     return {check.name: check for check in found}
 

@@ -155,6 +155,8 @@ def make_project(folder: Path, dataset: Path, *, real: Sequence[str] = ("prepare
         "ml/evaluation.py",
         "ml/sweep.py",
         "serve/contract/values.py",
+        "tools/figures.py",
+        "tools/progress.py",
         "tools/terminal.py",
     ):
         (path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 from pathlib import Path
 
 import optuna
@@ -155,6 +156,22 @@ def test_every_ended_trial_is_a_line_where_there_is_no_terminal(
     assert "pruned at val/accuracy" in lines[1]
     assert "failed: ValueError: <diverged>" in lines[2]
     assert "(same as trial 2)" in lines[3]
+
+
+def test_a_long_trial_is_spoken_of_where_there_is_no_terminal(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    study = optuna.create_study()
+    study.ask().report(0.5, 3)
+    console = Console(file=io.StringIO(), width=200)
+    with SweepProgress(console, ["val/accuracy"], []) as progress:
+        progress.show(study, _tally(plan, study))
+        until = time.monotonic() + 60
+        while "trial 0 epoch 3: 0.5" not in console.file.getvalue():  # type: ignore[attr-defined]
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert "trials 0/" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_terminal_shows_the_newest_trials_a_bar_and_the_best(

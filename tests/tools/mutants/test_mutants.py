@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tools.mutants.mutations import mutants
+from tools.mutants.trial import _wait
 
 SOURCE = """\
 def larger(a: int | None, b: int) -> int:
@@ -105,6 +107,18 @@ def test_a_sample_can_be_drawn_and_its_survivors_tried_again(clone: Path) -> Non
     done = run(clone, "some/module.py", "--sample", "1", "--seed", "3", "--fail-under", "1.01")
     assert "1 to try" in done.stdout
     assert done.returncode == 1
+
+
+def test_tests_that_take_long_are_spoken_of(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    child = os.fork()
+    if child == 0:
+        time.sleep(1)
+        os._exit(0)
+    assert _wait(child, 60) == 0
+    assert "still running the tests" in capfd.readouterr().err
 
 
 def test_a_mistake_that_hangs_the_tests_is_ended_and_counts(clone: Path) -> None:

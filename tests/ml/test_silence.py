@@ -1,0 +1,139 @@
+"""Commands that work for long say so, also where nobody sees a live bar."""
+
+import importlib
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from ml import training
+from ml.commands.finished import FinishedError
+from ml.commands.source import SourceError
+from ml.data.cifar10 import DatasetError
+from ml.pipeline import evaluate, export, prepare, runner
+from ml.pipeline.choices import ChoicesError
+from ml.pipeline.trained_run import RunError
+from ml.registry import command as registry
+from ml.registry.errors import RegistryError
+from ml.run_folder import RunFolder
+from ml.trained import TrainedError
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
+
+
+def _lasting_until_something_is_said(
+    said: Callable[[], str], error: Exception
+) -> Callable[..., Any]:
+    """Work of which somebody has to hear before it ends, in an error."""
+
+    def work(*arguments: object, **options: object) -> None:
+        end = time.monotonic() + 60
+        while not ("still " in said() or " so far" in said()):
+            assert time.monotonic() < end, said()
+            time.sleep(0.01)
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("module", "step", "error", "arguments"),
+    [
+        ("ml.behaviour.behave", "check_model", DatasetError("gone"), []),
+        ("ml.benchmark", "gather", TrainedError("gone"), []),
+        ("ml.commands.export", "open_source", SourceError("gone"), ["run"]),
+        ("ml.commands.report", "open_finished", FinishedError("gone"), ["run"]),
+        ("ml.drift.detect", "cifar10", DatasetError("gone"), ["--cifar10-test"]),
+        ("ml.drift.evaluate", "measure_rates", ValueError("gone"), ["--images=50"]),
+        ("ml.drift.evaluate_online", "measure_online", ValueError("gone"), ["--images=50"]),
+        ("ml.reference.adopt", "open_finished", FinishedError("gone"), ["run"]),
+    ],
+)
+def test_a_command_says_that_it_is_at_work(
+    module: str,
+    step: str,
+    error: Exception,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program: Any = importlib.import_module(module)
+    text = io.StringIO()
+    monkeypatch.setattr(program, step, _lasting_until_something_is_said(text.getvalue, error))
+    if "--images=50" in arguments:
+        arguments = [*arguments, "--corruptions=noise", "--severities=1"]
+    assert program.main(arguments, Console(file=text, width=140)) in (1, 2)
+    assert "gone" in text.getvalue()
+
+
+def test_a_training_says_that_it_concludes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = io.StringIO()
+    fitted = SimpleNamespace(
+        data=None, module=SimpleNamespace(network=None), trainer=SimpleNamespace()
+    )
+    monkeypatch.setattr(training, "fit", lambda *_: fitted)
+    monkeypatch.setattr(training, "load_best", lambda *_: None)
+    work = _lasting_until_something_is_said(text.getvalue, DatasetError("gone"))
+    monkeypatch.setattr(training, "conclude", work)
+    cfg = OmegaConf.create({"logger": None, "trainer": {}})
+    with pytest.raises(DatasetError):
+        training.train(cfg, RunFolder(tmp_path), Console(file=text, width=140))
+
+
+def test_the_registry_says_that_it_waits_for_its_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = io.StringIO()
+    work = _lasting_until_something_is_said(text.getvalue, RegistryError("gone"))
+    monkeypatch.setattr("ml.registry.command.Registry.open", work)
+    results, errors = Console(file=io.StringIO()), Console(file=text, width=140)
+    assert registry.main(["list"], results, errors) == RegistryError.exit_code
+    assert results.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("module", "step", "error"),
+    [
+        (prepare, "prepare", ChoicesError("gone")),
+        (evaluate, "evaluate_run", RunError("gone")),
+        (export, "export", RunError("gone")),
+    ],
+)
+def test_a_stage_of_the_pipeline_says_that_it_is_at_work(
+    module: Any, step: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", text)
+    monkeypatch.setattr(sys, "stderr", text)
+    monkeypatch.setattr(module, "enter_stage", lambda: None)
+    monkeypatch.setattr(module, step, _lasting_until_something_is_said(text.getvalue, error))
+    for name in ("open_trained", "read_evaluated"):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, lambda *_: SimpleNamespace(folder=None))
+    monkeypatch.setattr(evaluate, "read_evaluated", lambda _: None)
+    arguments = (["run"], Console(file=text)) if module is evaluate else ()
+    assert module.main(*arguments) == 2
+    assert "gone" in text.getvalue()
+
+
+def test_dvc_says_that_it_moves_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    with runner._heartbeat("push"):
+        end = time.monotonic() + 60
+        said = ""
+        while "dvc push" not in said:
+            assert time.monotonic() < end
+            said += capsys.readouterr().err
+    with runner._heartbeat("repro"):  # whose stages speak for themselves
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
