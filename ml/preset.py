@@ -114,13 +114,19 @@ def climb(ladder: Iterable[DictConfig], budget_s: float) -> Choice:
     choice: Choice | None = None
     for cfg in ladder:
         name, memory_gib = cfg.preset.name, cfg.preset.memory_gib
-        if choice and memory is not None and memory_gib * _GIBIBYTE > memory:
+        lacks_memory = memory is not None and memory_gib * _GIBIBYTE > memory
+        if choice and lacks_memory:
             return replace(choice, obstacle=f"{name} needs {memory_gib:.1f} GiB of memory")
         speed = measure_speed(cfg)
         seconds = training_seconds(cfg, speed)
         if choice and seconds > budget_s:
             return replace(choice, obstacle=f"{name} would take {duration(seconds)}")
         choice = Choice(cfg, speed, seconds)
+        if lacks_memory:
+            warning = (
+                f"it needs {memory_gib:.1f} GiB of memory, more than there is, and may be killed"
+            )
+            return replace(choice, obstacle=warning)
     assert choice is not None
     return choice
 
