@@ -53,7 +53,7 @@ def test_a_good_release_is_promoted_and_a_crashing_one_rolled_back(
     log = Log()
     monkeypatch.setattr("infra.twin.main.terminal", lambda *_, **__: Console(file=log, width=140))
     assert main(options) == 0, log.getvalue()
-    assert log.longest_silence_s < 30  # a line every 20 s, on a machine that may be busy
+    assert log.longest_silence_s < 60  # a line every 20 s; 37 s were seen at a load of 27
     told = json.loads((out / "twin.json").read_text())
     assert told["kept"]
     good, bad = told["releases"]
