@@ -1,6 +1,5 @@
 """serve/settings.py: what a deployment decides."""
 
-import os
 from dataclasses import fields
 from pathlib import Path
 
