@@ -70,7 +70,12 @@ def _envelope(predictor: Predictor, settings: Settings, observer: Observer | Non
 
 
 def _cors(settings: Settings) -> list[Middleware]:
-    """The one place: API Gateway and function URLs stay without CORS, or answers carry it twice."""
+    """For a service that is asked directly, or through a proxy that leaves CORS alone.
+
+    On AWS the HTTP API speaks instead (infra/terraform/roots/service/api.tf), by the same lists: it
+    answers preflights, its own refusals (401, 429) carry the headers, too, and it ignores what
+    is said here. Function URLs, whose callers sign, have no CORS of their own.
+    """
     if not settings.cors_origins:
         return []
     return [

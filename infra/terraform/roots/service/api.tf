@@ -19,11 +19,11 @@ resource "aws_apigatewayv2_api" "this" {
   dynamic "cors_configuration" {
     for_each = length(var.cors_origins) > 0 ? [var.cors_origins] : []
 
-    content {
+    content { # as serve/app.py says where no API is in front; with this here, the API ignores what the function says
       allow_origins  = cors_configuration.value
-      allow_methods  = ["GET", "POST", "OPTIONS"]
-      allow_headers  = ["authorization", "content-type", "traceparent", "x-api-key", "x-request-id"]
-      expose_headers = ["retry-after", "traceparent", "x-request-id"]
+      allow_methods  = ["GET", "POST"]
+      allow_headers  = ["authorization", "content-type", "traceparent", "tracestate", "x-api-key"]
+      expose_headers = ["retry-after", "x-model-version", "x-request-id"]
       max_age        = 3600 # seconds that a browser remembers the answer
     }
   }
