@@ -41,11 +41,18 @@ def image(address: str, tmp_path: Path) -> str:
     return push(address, tmp_path, tmp_path.name)
 
 
+@pytest.fixture(scope="session")
+def signed(address: str, keys: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image as it should be, which tests leave as it is."""
+    reference = push(address, tmp_path_factory.mktemp("image"), "signed")
+    sign(reference, str(keys[0]), GOOD, BILL, insecure=True)
+    return reference
+
+
 def test_what_was_signed_is_trusted_and_tells_where_it_comes_from(
-    image: str, keys: tuple[Path, Path]
+    signed: str, keys: tuple[Path, Path]
 ) -> None:
-    sign(image, str(keys[0]), GOOD, BILL, insecure=True)
-    assert verify(image, keys[1], insecure=True) == GOOD
+    assert verify(signed, keys[1], insecure=True) == GOOD
 
 
 def test_an_unsigned_image_is_refused(image: str, keys: tuple[Path, Path]) -> None:
@@ -65,24 +72,22 @@ def test_the_signature_of_another_key_is_refused(
 
 
 def test_another_image_under_the_signed_name_is_refused(
-    image: str, keys: tuple[Path, Path], address: str, tmp_path: Path
+    signed: str, keys: tuple[Path, Path], address: str, tmp_path: Path
 ) -> None:
-    sign(image, str(keys[0]), GOOD, BILL, insecure=True)
     tampered = push(address, tmp_path, f"{tmp_path.name}-tampered")
-    assert tampered.rpartition("@")[0] == image.rpartition("@")[0]
+    assert tampered.rpartition("@")[0] == signed.rpartition("@")[0]
     with pytest.raises(NotTrusted, match="no signatures found"):
         verify(tampered, keys[1], insecure=True)
 
 
 def test_signatures_copied_to_another_image_are_refused(
-    image: str, keys: tuple[Path, Path], address: str, tmp_path: Path
+    signed: str, keys: tuple[Path, Path], address: str, tmp_path: Path
 ) -> None:
     """Whoever may write to the registry can move them, which must not help."""
-    sign(image, str(keys[0]), GOOD, BILL, insecure=True)
     tampered = push(address, tmp_path, f"{tmp_path.name}-tampered")
     crane = [str(require_program("crane")), "copy", "--insecure"]
-    name = image.partition("@")[0]
-    source, target = (f"{name}:sha256-{i.rpartition(':')[2]}" for i in (image, tampered))
+    name = signed.partition("@")[0]
+    source, target = (f"{name}:sha256-{i.rpartition(':')[2]}" for i in (signed, tampered))
     subprocess.run([*crane, source, target], check=True, capture_output=True)
     with pytest.raises(NotTrusted, match="has no signature of the holder of"):
         verify(tampered, keys[1], insecure=True)
@@ -122,12 +127,11 @@ def test_another_bill_than_the_stated_one_is_refused(image: str, keys: tuple[Pat
     ],
 )
 def test_what_was_built_from_something_else_is_refused(
-    image: str, keys: tuple[Path, Path], expected: Expectation, reason: str
+    signed: str, keys: tuple[Path, Path], expected: Expectation, reason: str
 ) -> None:
-    sign(image, str(keys[0]), GOOD, BILL, insecure=True)
-    verify(image, keys[1], Expectation("urn:kiln:", "1" * 40, MODEL.version), insecure=True)
+    verify(signed, keys[1], Expectation("urn:kiln:", "1" * 40, MODEL.version), insecure=True)
     with pytest.raises(NotTrusted, match=reason):
-        verify(image, keys[1], expected, insecure=True)
+        verify(signed, keys[1], expected, insecure=True)
 
 
 def test_uncommitted_changes_are_trusted_only_on_request(
