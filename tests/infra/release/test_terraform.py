@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from infra.release.commands import deploy, destroy, plan, rollback, status
 from tests.infra.release.world import SETTINGS, World
 from tests.infra.terraform.aws import ACCOUNT, REGION, WITHOUT, require_terraform
+from tests.infra.terraform.provider import VARIABLE, Provider
 from tests.infra.twin.cloud.functions import client
 
 GOOD, OTHER = "a" * 64, "b" * 64
 
 
+@pytest.fixture(autouse=True)
+def _provider(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One process for all commands of Terraform."""
+    with Provider(require_terraform(), tmp_path / "provider").attached(tmp_path) as terraform:
+        monkeypatch.setenv(VARIABLE, terraform.environment[VARIABLE])
+        yield
+
+
 def test_from_nothing_to_nothing(world: World, tmp_path: Path) -> None:
     """One story, because every apply takes long."""
-    require_terraform()
     ledger = f"kiln-{ACCOUNT}-{REGION}-ledger"
     location = {"LocationConstraint": REGION}
     client(world.cloud, "s3").create_bucket(Bucket=ledger, CreateBucketConfiguration=location)

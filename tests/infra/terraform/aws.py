@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from subprocess import Popen
@@ -24,6 +25,7 @@ from infra.terraform.runner import Root
 from infra.terraform.sources import ROOTS
 from infra.terraform.state import LocalState, State
 from infra.twin.cloud.cloud import Cloud
+from tests.infra.terraform.provider import Provider
 from tests.infra.terraform.recording import Recorder, recording
 
 ACCOUNT = "123456789012"
@@ -46,7 +48,7 @@ class Aws:
 
     cloud: Cloud
     folder: Path
-    installation: Installation
+    terraform: Callable[[str, Path], Installation]  # by the access key of its calls, and the root
     recorder: Recorder
     names: tuple[str, ...] = ROOTS
 
@@ -61,15 +63,16 @@ class Aws:
         state: State | None = None,
     ) -> Root:
         """Prepared to plan; the root's name is its access key, so that its calls are known."""
-        variables_of_process = {**self.installation.environment, "AWS_ACCESS_KEY_ID": name}
+        work = self.folder / "work"
+        terraform = self.terraform(name, work / environment / name / "roots" / name)
         root = Root.open(
             name,
             environment,
             state=state or LocalState(self.folder / "state"),
-            work=self.folder / "work",
+            work=work,
             variables=variables,
             console=Console(file=StringIO(), width=140),
-            installation=replace(self.installation, environment=variables_of_process),
+            installation=terraform,
         )
         root.init()
         return root
@@ -104,11 +107,17 @@ class Aws:
 def running_aws(folder: Path) -> Iterator[Aws]:
     """An empty account."""
     cloud = Cloud(folder, _no_launch, region=REGION)
-    with recording() as recorder, cloud, patch.dict(os.environ):
+    with recording() as recorder, cloud, patch.dict(os.environ), ExitStack() as stack:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             del os.environ[name]
         os.environ.update(cloud.environment | {"NO_PROXY": "127.0.0.1"})
-        yield Aws(cloud, folder, require_terraform(), recorder)
+        provider = Provider(require_terraform(), folder / "provider")
+
+        @cache
+        def terraform(access_key: str, root: Path) -> Installation:
+            return stack.enter_context(provider.attached(root, AWS_ACCESS_KEY_ID=access_key))
+
+        yield Aws(cloud, folder, terraform, recorder)
 
 
 def _no_launch(digest: str, environment: Mapping[str, str]) -> Popen[bytes]:

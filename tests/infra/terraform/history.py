@@ -1,10 +1,10 @@
 """Every root applied, planned again, changed and destroyed, once for all tests: AWS's own waits are
-long (a lifecycle rule 55 s, a queue 25 s), so two threads go through it side by side."""
+long (a lifecycle rule 55 s, a queue 25 s), so a thread for each root goes through it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from infra.terraform.changes import Plan
 from infra.terraform.errors import TerraformFailed
 from infra.terraform.runner import Root
 from infra.terraform.state import S3State
+from tests.helpers.waiting import wait_until
 from tests.infra.terraform.aws import ACCOUNT, REGION, WITHOUT, Aws
 
 STATE_BUCKET = f"kiln-{ACCOUNT}-{REGION}-state"
@@ -43,22 +44,32 @@ class History:
     versions: list[str] = field(default_factory=list)
     topics: list[str] = field(default_factory=list)  # protocols of the subscriptions
     left: list[str] = field(default_factory=list)  # functions and alarms after the end
+    called: set[str] = field(default_factory=set)  # actions of IAM, by Terraform for the service
     refusal: str = ""  # of the state's bucket to be deleted with states in it
 
 
 def live_through(aws: Aws) -> History:
     """Does it all."""
     history = History({name: Passed() for name in aws.names})
-    with ThreadPoolExecutor(2) as threads:
-        registry = threads.submit(_registry, aws, history)
-        _state(aws, history)
+    with ThreadPoolExecutor(4) as threads:
+        shared = [threads.submit(work, aws, history) for work in (_state, _registry)]
+        wait_until(lambda: _is_there(aws) or any(work.done() for work in shared), patience_s=600)
+        for work in filter(Future.done, shared):
+            work.result()  # raises what kept it from being there
+        running = [threads.submit(work, aws, history) for work in (_observability, _service)]
         _github(aws, history)
-        registry.result()
-        observability = threads.submit(_observability, aws, history)
-        _service(aws, history)
-        observability.result()
+        for work in (*shared, *running):
+            work.result()
     _end(aws, history)
+    history.called = aws.recorder.actions("service")
     return history
+
+
+def _is_there(aws: Aws) -> bool:
+    """Whether the others can begin: what is left of the first two is waits for lifecycle rules."""
+    buckets = {one["Name"] for one in aws.client("s3").list_buckets()["Buckets"]}
+    repositories = aws.client("ecr").describe_repositories()["repositories"]
+    return {STATE_BUCKET, f"kiln-{ACCOUNT}-{REGION}-ledger"} <= buckets and bool(repositories)
 
 
 def _state(aws: Aws, history: History) -> None:

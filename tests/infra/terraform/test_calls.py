@@ -19,6 +19,7 @@ from tests.infra.release.bare import BUCKET
 from tests.infra.release.world import World
 from tests.infra.terraform.aws import ACCOUNT, REGION, require_terraform
 from tests.infra.terraform.policies import allowed, documents
+from tests.infra.terraform.provider import Provider
 from tests.infra.terraform.recording import Recorder, recording
 from tests.infra.twin.cloud.functions import Functions, client
 from tools.image.registry_login import ecr_token
@@ -69,17 +70,19 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         for name, value in cloud.environment.items():
             patch.setenv(name, value)
         patch.setenv("NO_PROXY", "127.0.0.1")
-        root = Root.open(
-            "github",
-            "account",
-            state=LocalState(folder / "state"),
-            work=folder / "work",
-            variables={"repository": "owner/name"},
-            console=Console(file=StringIO()),
-            installation=require_terraform(),
-        )
-        root.init()
-        planned = root.show(root.plan())["planned_values"]
+        provider = Provider(require_terraform(), folder / "provider")
+        with provider.attached(folder) as terraform:
+            root = Root.open(
+                "github",
+                "account",
+                state=LocalState(folder / "state"),
+                work=folder / "work",
+                variables={"repository": "owner/name"},
+                console=Console(file=StringIO()),
+                installation=terraform,
+            )
+            root.init()
+            planned = root.show(root.plan())["planned_values"]
     found = dict(documents({"values": planned}))
     prefix = "aws_iam_role_policy.this["
     publishing = planned["outputs"]["publishing_policies"]["value"]

@@ -6,23 +6,37 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from infra.terraform.installation import Installation
 from infra.terraform.runner import Root
 from infra.terraform.sources import ROOTS, SOURCES
 from infra.terraform.state import LocalState
 from tests.infra.terraform.aws import require_terraform
+from tests.infra.terraform.provider import Provider
 
 FILES = sorted(path for path in SOURCES.rglob("*.tf"))
 CHECKOV = os.environ.get("KILN_CHECKOV", "")
 
 
+@pytest.fixture(scope="module")
+def terraform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    folder = tmp_path_factory.mktemp("provider")
+    with Provider(require_terraform(), folder).attached(folder) as found:
+        yield found
+
+
 @pytest.fixture(scope="module", params=ROOTS)
-def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Root:
+def root(
+    request: pytest.FixtureRequest,
+    terraform: Installation,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Root:
     """Prepared, with neither AWS nor credentials."""
     folder = tmp_path_factory.mktemp("root")
     found = Root.open(
@@ -31,7 +45,7 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         state=LocalState(folder / "state"),
         work=folder / "work",
         console=Console(file=StringIO()),
-        installation=require_terraform(),
+        installation=terraform,
     )
     found.init()
     return found
@@ -44,17 +58,16 @@ def test_the_root_is_valid_and_its_tests_pass(root: Root) -> None:
         assert re.search(r"Success! [1-9]\d* passed, 0 failed", said), said
 
 
-def test_files_have_the_form_of_terraform_fmt(tmp_path: Path) -> None:
+def test_files_have_the_form_of_terraform_fmt() -> None:
     terraform = require_terraform()
-    for path in [*FILES, *SOURCES.rglob("*.tfvars"), *SOURCES.rglob("*.tftest.hcl")]:
-        done = subprocess.run(
-            [terraform.program, "fmt", "-check", "-diff", "-"],
-            input=path.read_bytes(),
-            env=dict(terraform.environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert not done.returncode, f"terraform fmt {path}\n{done.stdout.decode()}"
+    files = [*FILES, *SOURCES.rglob("*.tfvars"), *SOURCES.rglob("*.tftest.hcl")]
+    done = subprocess.run(
+        [terraform.program, "fmt", "-check", "-diff", *files],
+        env=dict(terraform.environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert not done.returncode, done.stdout.decode()
 
 
 def test_variables_and_outputs_say_what_they_are() -> None:
@@ -93,7 +106,7 @@ def test_each_skip_of_the_scanner_has_a_reason() -> None:
 
 def test_the_scanner_finds_nothing(tmp_path: Path) -> None:
     if not CHECKOV:
-        pytest.skip("checkov: bazel test //tests/infra/terraform:test_checks")
+        pytest.skip("checkov: bazel test //tests/infra/terraform")
     arguments = ["--framework", "terraform", "--output", "json", "--skip-download", "--quiet"]
     done = subprocess.run(
         [os.path.abspath(CHECKOV), "--directory", str(_plain_copy(tmp_path)), *arguments],
