@@ -25,7 +25,9 @@ def test_the_layer_holds_the_program_and_its_configuration_alone() -> None:
     folders = {name.split("/")[2] for name in names if name.count("/") >= 2}
     assert folders <= {"configs", "ml", "requirements_lock.txt", "serve", "tools"}
     tools = {name for name in names if name.startswith("srv/kiln/tools/") and name.endswith(".py")}
-    assert tools == {"srv/kiln/tools/figures.py"}  # the report's
+    assert tools == {
+        f"srv/kiln/tools/{name}.py" for name in ("figures", "progress", "resources")
+    }  # the report's
     assert not any(name.endswith((".onnx", ".bin")) for name in names)
 
 
