@@ -12,14 +12,17 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from ml.data.cifar10_pin import Mismatch, Pin, PinnedFile
 from ml.data.source import Progress
 
 _READ_ONLY = 0o444
+_POLL_S = 0.1
 
 
 def cache_folder() -> Path:
@@ -43,14 +46,24 @@ def locked(pin: Pin, cache: Path, progress: Progress) -> Iterator[None]:
     """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f".{pin.digest[:12]}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _is_free(lock):
             progress.say("waiting for another fetch on this machine")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            start = time.monotonic()
+            while not _is_free(lock):
+                progress.step("waiting for another fetch", time.monotonic() - start, unit="s")
+                time.sleep(_POLL_S)
         for leftover in leftovers(pin, cache):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
+
+
+def _is_free(lock: IO[str]) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def leftovers(pin: Pin, cache: Path) -> list[Path]:

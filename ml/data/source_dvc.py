@@ -106,8 +106,10 @@ def _read_folder(remote: Remote, pin: Pin, folder: Path, progress: Progress) -> 
         held = base / _key(file)
         if not held.is_file():
             raise SourceError(f"{held}, which should be {file.name}, does not exist")
-        progress.step(f"copying {file.name}", 0, file.size / 1e6)
-        shutil.copyfile(held, folder / file.name)
+        with held.open("rb") as source, (folder / file.name).open("wb") as target:
+            while block := source.read(1 << 20):
+                target.write(block)
+                progress.step(f"copying {file.name}", target.tell() / 1e6, file.size / 1e6)
 
 
 def _read_http(remote: Remote, pin: Pin, folder: Path, progress: Progress) -> None:

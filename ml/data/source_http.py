@@ -30,7 +30,7 @@ def download(
     try:
         with _open(url, open_limit_s) as response, target.open("wb") as file:
             done = 0
-            while block := response.read(_BLOCK):
+            while block := response.read1(_BLOCK):  # what is there: a slow line is not silent
                 done += len(block)
                 if done > size:
                     raise SourceError(f"{url} sends more than the expected {size} bytes")

@@ -8,6 +8,7 @@ import io
 import os
 import struct
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.provision import cache, pool, trust
+from tests.helpers.waiting import wait_until
+from tools.provision import cache, pool, progress, trust
 from tools.provision.apt import Deb
 from tools.provision.cache import ProvisionError
 from tools.provision.progress import Progress
@@ -191,6 +193,54 @@ def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     progress.finish()
 
     assert [line.split()[2] for line in stream.getvalue().splitlines()] == ["25", "50", "100"]
+
+
+def test_long_work_is_never_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SILENCE_S", 0.2)
+
+    with cache.lock(tmp_path / "outer", "baking"), cache.lock(tmp_path / "inner", "kneading"):
+        time.sleep(1.1)
+
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len(lines) <= 6  # one for both of them
+
+
+def test_work_that_speaks_needs_no_signs_of_life(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SILENCE_S", 0.5)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.05)
+    shown = Progress("fetching", 10_000_000, io.StringIO())
+
+    with progress.signs_of_life("baking"):
+        for done in range(20):
+            shown.show(done)
+            time.sleep(0.05)
+
+    assert capsys.readouterr().err == ""
+
+
+def test_whoever_waits_for_a_lock_hears_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[str] = []
+    monkeypatch.setattr(progress, "SILENCE_S", 0.1)
+    monkeypatch.setattr(progress, "say", waiting.append)
+
+    def second() -> None:
+        with cache.lock(tmp_path / "lock", "baking"):
+            pass
+
+    thread = threading.Thread(target=second)
+    with (tmp_path / "lock").open("a") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        thread.start()
+        wait_until(lambda: len(waiting) >= 2)
+    thread.join(10)
+
+    assert all("waiting" in message for message in waiting)
 
 
 # --- trust -------------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tools.provision.progress import say as say  # what provisions says so by this module
+from tools.provision.progress import signs_of_life
 
 
 class ProvisionError(Exception):
@@ -29,13 +31,9 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache").absolute() / "kiln"
 
 
-def say(message: str) -> None:
-    print(f"kiln: {message}", file=sys.stderr, flush=True)
-
-
 @contextmanager
 def lock(path: Path, work: str) -> Iterator[None]:
-    """Hold ``path`` exclusively; whoever comes second says so and waits.
+    """Hold ``path`` exclusively; whoever comes second says so and waits. Neither is silent.
 
     The kernel drops the lock with the process, so a killed holder never blocks the next one.
     """
@@ -45,8 +43,10 @@ def lock(path: Path, work: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say(f"{work} is already under way in another process; waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+            with signs_of_life(f"waiting for {work}"):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        with signs_of_life(work):
+            yield
 
 
 @contextmanager

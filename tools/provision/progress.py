@@ -1,14 +1,47 @@
-"""Download progress on stderr: a bar for a person at a terminal, sparse lines for a log."""
+"""Progress on stderr: a bar for a person at a terminal, sparse lines for a log."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 MEGABYTE = 1_000_000
 BAR_CELLS = 30
 LINE_EVERY_S = 5.0
+SILENCE_S = 10.0
+
+_spoke_at = 0.0
+
+
+def say(message: str) -> None:
+    global _spoke_at
+    _spoke_at = time.monotonic()
+    print(f"kiln: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def signs_of_life(work: str) -> Iterator[None]:
+    """A line whenever the block was silent for long; of nested blocks, one of them speaks."""
+    ended = threading.Event()
+    started = time.monotonic()
+
+    def speak() -> None:
+        while not ended.wait(max(SILENCE_S - (time.monotonic() - _spoke_at), SILENCE_S / 10)):
+            now = time.monotonic()
+            if now - max(_spoke_at, started) >= SILENCE_S:
+                say(f"{work}, {now - started:.0f} s so far")
+
+    thread = threading.Thread(target=speak, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Progress:
@@ -22,11 +55,14 @@ class Progress:
         self._last_line_at = time.monotonic()
 
     def show(self, done_bytes: int) -> None:
+        """Elsewhere than on a terminal, a line every few seconds."""
+        global _spoke_at
         if self._on_terminal:
             self._stream.write(f"\r{self._text(done_bytes)} {self._bar(done_bytes)}")
             self._stream.flush()
+            _spoke_at = time.monotonic()
         elif time.monotonic() - self._last_line_at >= LINE_EVERY_S:
-            self._last_line_at = time.monotonic()
+            self._last_line_at = _spoke_at = time.monotonic()
             self._line(done_bytes)
 
     def finish(self) -> None:

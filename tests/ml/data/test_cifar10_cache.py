@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import fcntl
+import io
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from ml.data.cifar10_cache import cache_folder, place
+from ml.data.cifar10_cache import cache_folder, locked, place
+from ml.data.source import Progress
+from tests.helpers.waiting import wait_until
 from tests.ml.data.tiny_dataset import tiny_dataset
 
 DATA = tiny_dataset()
@@ -67,3 +72,22 @@ def test_the_cache_lies_where_the_environment_says(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cache_folder() == Path(expected)
+
+
+def test_whoever_waits_for_another_fetch_says_so_again_and_again(tmp_path: Path) -> None:
+    said = io.StringIO()
+    progress = Progress(said)
+    progress._interval_s = 0.0
+
+    def wait() -> None:
+        with locked(DATA.pin, tmp_path, progress):
+            pass
+
+    thread = threading.Thread(target=wait)
+    with (tmp_path / f".{DATA.pin.digest[:12]}.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread.start()
+        wait_until(lambda: said.getvalue().count("waiting") >= 3)
+    thread.join(10)
+
+    assert not thread.is_alive()
