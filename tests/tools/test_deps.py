@@ -31,6 +31,7 @@ DISTRIBUTIONS = {
     "detect_secrets": "bc_detect_secrets",
     "google": "protobuf",
     "griffe": "griffelib",
+    "grpc": "grpcio",
     "hydra": "hydra_core",
     "markdown_it": "markdown_it_py",
     "yaml": "pyyaml",
