@@ -6,6 +6,7 @@ import io
 import platform
 import shutil
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools.apt_repository import MISSING, WHY_SKIPPED, AptRepository, Server, served, signer
-from tools.provision import bazel
+from tools.provision import bazel, cache
 from tools.provision.apt import Mirror, machine_mirrors
 from tools.provision.cache import ProvisionError
 
@@ -128,21 +129,26 @@ def test_a_program_that_cannot_be_patched_is_named_and_nothing_stays(
 
 
 def test_two_at_once_provision_once(
-    archive: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    archive: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "cache/bazel/7.7.1-x"
+    said: list[
+        str
+    ] = []  # not by capsys, whose reading can lose what another thread writes meanwhile
+    for module in (bazel, cache):
+        monkeypatch.setattr(module, "say", said.append)
     archive.gate.clear()
     threads = [threading.Thread(target=bazel.provision, args=(target,)) for _ in range(2)]
     for thread in threads:
         thread.start()
-    seen = ""
-    while "waiting for it" not in seen:
-        seen += capsys.readouterr().err
+    while not any("waiting for it" in line for line in said):
+        assert all(thread.is_alive() for thread in threads)
+        time.sleep(0.05)
     archive.gate.set()
     for thread in threads:
         thread.join(60)
 
-    seen += capsys.readouterr().err
+    seen = "\n".join(said)
     assert seen.count("is ready") == 1
     assert seen.count("provisioning Bazel 7.7.1 is already under way") == 1
     assert len(archive.fetched_packages()) == len(set(archive.fetched_packages()))

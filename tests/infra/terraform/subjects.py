@@ -18,7 +18,7 @@ _INPUT = re.compile(r"\$\{\{ inputs\.(\w+) \}\}")
 _DEFAULT_BRANCH = "ref:refs/heads/main"
 # What a run by each trigger presents, if its job is in no environment.
 _BY_TRIGGER: Mapping[str, tuple[str, ...]] = {
-    "merge_group": ("ref:refs/heads/gh-readonly-queue/main/pr-7-0123456789abcdef",),
+    "merge_group": ("ref:refs/heads/gh-readonly-queue/main/pr-7-abc",),
     "pull_request": ("pull_request",),
     "pull_request_target": ("pull_request",),
     "schedule": (_DEFAULT_BRANCH,),
