@@ -28,7 +28,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "botocore": "boto3",  # which requires it
     "cyclonedx": "cyclonedx_python_lib",
-    "detect_secrets": "bc_detect_secrets",  # pragma: allowlist secret: a package
+    "detect_secrets": "bc_detect_secrets",  # pragma: allowlist secret: name of a package
     "google": "protobuf",
     "griffe": "griffelib",
     "grpc": "grpcio",
