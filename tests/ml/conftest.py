@@ -1,6 +1,9 @@
 """One finished run for all tests that look at one."""
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
@@ -24,3 +27,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     done = workspace.run(*_SMALL)
     assert done.returncode == 0, done.stderr
     return workspace
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """Training in this process flushes them, for good; Hypothesis wants floats as they are."""
+    yield
+    torch.set_flush_denormal(False)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers.program import Program
+
 _FIXED = ("budget=null",)  # a choice by the machine's speed would differ from test to test
 
 
@@ -26,22 +28,13 @@ class Workspace:
             "OMP_NUM_THREADS": "1",
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> Program:
         """The training program, as `bazel run` would start it."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "ml.train", *_FIXED, *arguments],
-            cwd=self.path,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return Program("ml.train", *_FIXED, *arguments, cwd=self.path, env=self.environment)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The same, to its end."""
-        process = self.start(*arguments)
-        output, errors = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+        return self.start(*arguments).finish()
 
     def sibling(self, name: str) -> "Workspace":
         """A workspace beside this one, with the same dataset."""

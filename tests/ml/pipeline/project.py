@@ -15,6 +15,7 @@ from typing import Any
 
 from ml.data.cifar10_pin import pin_folder
 from ml.pipeline.layout import STAGES
+from tests.helpers.program import Program
 
 ROOT = Path(__file__).absolute().parents[3]
 _FILES = ("dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", "ml/pipeline/stage")
@@ -85,14 +86,7 @@ class Project:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The same, still at work."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "ml.pipeline.runner", *arguments],
-            cwd=self.home,
-            env=self.variables(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return Program("ml.pipeline.runner", *arguments, cwd=self.home, env=self.variables())
 
     def ran(self) -> list[str]:
         """The stages whose programs ran since the last call, in order."""

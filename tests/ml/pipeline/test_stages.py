@@ -14,6 +14,7 @@ import pytest
 from ml.artifact import load_artifact
 from ml.data.cifar10 import dataset_digest, read_records
 from ml.pipeline.layout import STAGES
+from tests.helpers.program import Program
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.pipeline.project import Project, make_project
 
@@ -45,17 +46,10 @@ def _run_folder(project: Project) -> Path:
     return project.path / "pipeline" / "run"
 
 
-def _start(project: Project, stage: str, *arguments: str) -> subprocess.Popen[str]:
+def _start(project: Project, stage: str, *arguments: str) -> Program:
     """The program of a stage as DVC starts it, in a process that is its parent."""
     environment = project.variables() | {"DVC_ROOT": str(project.path), "DVC_STAGE": stage}
-    return subprocess.Popen(
-        [sys.executable, "-m", f"ml.pipeline.{stage}", *arguments],
-        cwd=project.path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Program(f"ml.pipeline.{stage}", *arguments, cwd=project.path, env=environment)
 
 
 def test_the_exported_model_is_the_one_that_was_evaluated(finished: Project) -> None:

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from ml.sweep.ledger import outcome
 from ml.sweep.storage import open_storage
+from tests.helpers.program import Program
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.sweep.plans import small_plan
 
@@ -47,13 +48,8 @@ class SweepWorkspace:
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
         storage = [f"sweep.storage={self.storage}"] if self.storage else []
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ml.sweep.main", *_TRIAL, *storage, *arguments],
-            cwd=workspace,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        process = Program(
+            "ml.sweep.main", *_TRIAL, *storage, *arguments, cwd=workspace, env=environment
         )
         self._processes.append(process)
         return process

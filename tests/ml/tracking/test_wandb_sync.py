@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.program import Program
 from tests.ml.tracking.finished_run import write_run
 from tests.ml.tracking.loopback_wandb import KEY, LoopbackWandb, loopback_wandb
 
@@ -29,14 +30,8 @@ def _sync(
         "PYTHONPATH": os.pathsep.join(sys.path),
         "WANDB_BASE_URL": server.url,
     }
-    return subprocess.run(
-        [sys.executable, "-m", "ml.tracking.wandb_sync", *arguments],
-        env=environment | ({"WANDB_API_KEY": key} if key else {}),
-        cwd=workspace,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    environment |= {"WANDB_API_KEY": key} if key else {}
+    return Program("ml.tracking.wandb_sync", *arguments, cwd=workspace, env=environment).finish()
 
 
 def test_every_finished_run_is_sent_once(server: LoopbackWandb, tmp_path: Path) -> None:
