@@ -1,4 +1,4 @@
-"""One request as the service sees it: its identity, and what became of it."""
+"""The state of one request: its identity, and what became of it."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a caller can get wrong, or meet: each becomes a problem document of RFC 9457."""
+"""Errors of the service; each becomes a problem document of RFC 9457."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What a deployment decides, from the environment, read once."""
+"""Settings of a deployment, from the environment."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.resources import available_cpus
+from common.resources import available_cpus
 
 _PREFIX = "KILN_"
 MAX_IMAGES = 100  # in one /predict/batch

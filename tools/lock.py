@@ -148,7 +148,7 @@ def _upgrades(options: argparse.Namespace) -> list[str]:
 
 def _find_uv() -> Path:
     try:
-        from tools.wheel_program import wheel_program
+        from common.programs import wheel_program
     except ImportError:  # run as a file, without Bazel
         found = shutil.which("uv")
         if found is None:

@@ -24,7 +24,7 @@ _PATIENCE_S = 15
 
 
 def message(title: str, results: Mapping[str, str], link: str) -> dict[str, Any]:
-    """In the form of Slack's incoming webhooks."""
+    """The message for Slack's incoming webhooks."""
     bad = [name for name, result in results.items() if result not in ("success", "skipped")]
     lines = [
         f"{_MARKS.get(result, ':grey_question:')} {name}: {result}"

@@ -1,4 +1,4 @@
-"""The catalogue as values: metrics with their alerts, and what the service promises."""
+"""The catalogue of metrics, alerts and objectives, read from catalogue.toml."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The whole file."""
+    """The parsed catalogue."""
 
     metrics: tuple[Metric, ...]
     objectives: tuple[Objective, ...]
@@ -139,7 +139,7 @@ def load(path: Path = PATH) -> Catalogue:
 
 
 def kebab(name: str) -> str:
-    """`ErrorShare` as `error-share`."""
+    """Converts `ErrorShare` to `error-share`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 

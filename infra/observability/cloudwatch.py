@@ -1,4 +1,4 @@
-"""CloudWatch's alarms for one function, for the Terraform module infra/terraform/modules/alarms.
+"""CloudWatch alarms of one function, for the Terraform module infra/terraform/modules/alarms.
 
 An alarm knows only series by name and dimensions, all of them, so what EMF lines have
 (serve/aws_lambda/embedded_metrics.py) and what Lambda itself counts is named here in full.
@@ -17,7 +17,7 @@ NAMESPACE, LAMBDA = "Kiln", "AWS/Lambda"
 
 # Errors of the service that are answered by a 5xx: serve/errors.py, a test compares.
 SERVER_ERRORS = ("internal-error", "not-ready", "overloaded")
-DRIFT_WINDOWS = ("300", "3000")  # images: serve/contract/drift_watch.py, a test compares
+DRIFT_WINDOWS = ("300", "3000")  # images: common/model/drift.py, a test compares
 
 # Alerts that CloudWatch has no alarm for, and why.
 WITHOUT_ALARM = {
@@ -55,7 +55,7 @@ _SLOW = ((3.0, 86400, 7200),)
 
 @dataclass(frozen=True)
 class Series:
-    """One series with the statistic that is taken of it."""
+    """A metric with the statistic that is taken of it."""
 
     metric: str
     dimensions: Mapping[str, str]

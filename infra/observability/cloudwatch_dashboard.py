@@ -1,4 +1,4 @@
-"""CloudWatch's dashboard: a template that the Terraform module fills in.
+"""The CloudWatch dashboard, as a template that the Terraform module fills in.
 
 Unlike alarms, widgets may search: one expression finds all series of a metric by their dimensions.
 """
@@ -108,7 +108,7 @@ def _place(widget: dict[str, Any], x: int, y: int) -> dict[str, Any]:
 
 
 def _search(metric: Metric, statistic: str, labels: Sequence[str] | None = None) -> list[Any]:
-    """All series of a metric that the function's log lines carry."""
+    """Searches all series of a metric in the function's log lines."""
     names = ["service.name", *(metric.labels if labels is None else labels)]
     schema = ",".join(["Kiln", *(f'"{name}"' for name in names)])
     terms = f'MetricName="{metric.name}" "service.name"="${{service_name}}"'
@@ -116,7 +116,7 @@ def _search(metric: Metric, statistic: str, labels: Sequence[str] | None = None)
 
 
 def _anywhere(metric: Metric) -> list[Any]:
-    """All series of a metric, whatever dimensions it was put with."""
+    """Searches all series of a metric, whatever its dimensions."""
     return _expression(f"SEARCH('Namespace=\"Kiln\" MetricName=\"{metric.name}\"', 'Maximum')")
 
 

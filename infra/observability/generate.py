@@ -1,4 +1,4 @@
-"""Writes everything that follows from the catalogue; a test fails where it was forgotten.
+"""Generates everything that follows from the catalogue; a test fails if a file is out of date.
 
 bazel run //infra/observability:generate
 """
@@ -16,11 +16,11 @@ import yaml
 
 from infra.observability import cloudwatch, cloudwatch_dashboard
 from infra.observability.catalogue import Catalogue, load
-from infra.observability.dashboards.everything import dashboards
-from infra.observability.dashboards.panels import grafana
+from infra.observability.dashboard_panels import grafana
+from infra.observability.dashboard_release import dashboards
 from infra.observability.rules import rule_file
 from infra.observability.runbook import runbook
-from infra.observability.stack.prometheus import prometheus_config
+from infra.observability.stack.local import prometheus_config
 
 _NOTE = "# From catalogue.toml: bazel run //infra/observability:generate\n"
 _OURS = "infra/observability"
@@ -48,7 +48,7 @@ def files(catalogue: Catalogue) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command's entry."""
+    """Entry point of the command."""
     parser = argparse.ArgumentParser(
         prog="bazel run //infra/observability:generate --",
         description=__doc__,

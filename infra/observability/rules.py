@@ -1,18 +1,82 @@
-"""Prometheus' rules: what is recorded, the objectives with their budgets, and the alerts."""
+"""Prometheus rules: recording rules, error budgets and alerts, and the PromQL that they share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infra.observability.catalogue import Catalogue, Objective
-from infra.observability.promql import added, alert_expression, quantile
+from infra.observability.catalogue import Alert, Catalogue, Metric, Objective
+
+# As long as a process may be silent and not be taken for a new one.
+_MEMORY = "1h"
+
+
+def added(series: str, window: str) -> str:
+    """What each series grew by in the window, exactly."""
+    return f"({series} - (last_over_time({series}[{_MEMORY}] offset {window}) or {series} * 0))"
+
+
+def selector(name: str, matching: Mapping[str, str] | None = None) -> str:
+    """A series by name, with labels that match regular expressions."""
+    if not matching:
+        return name
+    inner = ",".join(f'{label(key)}=~"{value}"' for key, value in matching.items())
+    return f"{name}{{{inner}}}"
+
+
+def label(name: str) -> str:
+    """An attribute's name as Prometheus has it."""
+    return name.replace(".", "_")
+
+
+def quantile(number: float, of: str) -> str:
+    """A quantile of histogram buckets that were summed by `le`."""
+    return f"histogram_quantile({number:g}, {of})"
+
+
+def alert_expression(catalogue: Catalogue, metric: Metric, alert: Alert) -> str:
+    """True series: the statistic is beyond its limit."""
+    if alert.above is not None:
+        return f"{_statistic(catalogue, metric, alert)} > {alert.above:.12g}"
+    return f"{_statistic(catalogue, metric, alert)} < {alert.below:.12g}"
+
+
+def _statistic(catalogue: Catalogue, metric: Metric, alert: Alert) -> str:
+    name, window = metric.prometheus, alert.window
+    match alert.statistic:
+        case "share":
+            some, everything = (
+                f"sum({_growth(metric, matching, window)})" for matching in (alert.matching, None)
+            )
+            return f"{some} / {everything}"
+        case "p50" | "p95" | "p99":
+            buckets = added(selector(f"{name}_bucket", alert.matching), window)
+            return quantile(int(alert.statistic[1:]) / 100, f"sum by (le) {buckets}")
+        case "increase":
+            return f"sum({_growth(metric, alert.matching, window)})"
+        case "rate":
+            return f"sum({_growth(metric, alert.matching, window)}) / {alert.window_s}"
+    extreme = f"{alert.statistic}_over_time({selector(name, alert.matching)}[{window}])"
+    if alert.of:
+        extreme = f"({extreme} / {catalogue[alert.of].prometheus})"
+    return f"{alert.statistic}{_by(metric.labels)}({extreme})"
+
+
+def _growth(metric: Metric, matching: Mapping[str, str] | None, window: str) -> str:
+    name = metric.prometheus + ("_count" if metric.kind == "histogram" else "")
+    if metric.owner == "machine":  # scraped, and there for as long as the machine
+        return f"rate({selector(name, matching)}[{window}])"
+    return added(selector(name, matching), window)
+
+
+def _by(labels: Sequence[str]) -> str:
+    return f" by ({', '.join(map(label, labels))}) " if labels else ""
+
 
 RUNBOOK = "docs/runbook.md"
 BASE = "5m"  # window of what is recorded; longer ones are sums over it
 _REQUESTS = "http_server_request_duration_seconds"
 _BY_VERSION = "kiln_model_version"
-
 # Long and short window, times the even pace: The Site Reliability Workbook, chapter 5, table 5-8.
 FAST: tuple[tuple[float, str, str], ...] = ((14.4, "1h", "5m"), (6, "6h", "30m"))
 SLOW: tuple[tuple[float, str, str], ...] = ((3, "1d", "2h"), (1, "3d", "6h"))
@@ -20,12 +84,11 @@ PERIOD = "30d"
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", PERIOD)
 _PROBES = 'http_route!~"/health|/ready"'  # what is asked by machines makes no share look better
 DOWN = 0.05  # share of 5xx from which on the service counts as down
-
 _Rule = dict[str, Any]
 
 
 def rule_file(catalogue: Catalogue) -> dict[str, Any]:
-    """`kiln.rules.yml`."""
+    """The content of `kiln.rules.yml`."""
     return {
         "groups": [
             {"name": "kiln-recorded", "rules": _recorded()},
@@ -81,7 +144,8 @@ def _recorded() -> list[_Rule]:
 
 
 def _psi() -> str:
-    """Of the whole fleet's traffic, by signal; half an image stands in for an empty bin."""
+    """The population stability index of the whole fleet's traffic by signal; empty bins count as
+    half an image."""
     seen = "kiln:drift_images:increase5m"
     of_signal = f"on (signal) group_left () sum by (signal) ({seen})"
     share = f"(({seen} + 0.5) / {of_signal})"

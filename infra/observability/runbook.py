@@ -1,4 +1,4 @@
-"""docs/runbook.md: what each alert means, what to look at, what to do."""
+"""Generates docs/runbook.md: what each alert means, what to look at, what to do."""
 
 from __future__ import annotations
 

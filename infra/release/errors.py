@@ -1,4 +1,4 @@
-"""What can go wrong with a release, and the exit code that a script sees."""
+"""Errors of a release, and the exit codes that scripts see."""
 
 DONE = 0
 REFUSED = 1

@@ -1,4 +1,5 @@
-"""How releases of an environment go: ``infra/release/config/<env>.toml``, read once and checked."""
+"""Settings of an environment's releases and its rollout strategy:
+``infra/release/config/<env>.toml``."""
 
 from __future__ import annotations
 
@@ -9,11 +10,41 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from infra.release.errors import ReleaseError
-from infra.release.strategy import STRATEGIES, Step, StrategyName
 from infra.release.verdict.policy import DEFAULT_POLICY, Policy, PolicyError, policy_of
 
-FOLDER = Path(__file__).parent / "config"
+StrategyName = Literal["canary", "linear", "blue-green", "all-at-once", "ab"]
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
+MEANING = {
+    "canary": "growing parts of the traffic, judged in between",
+    "linear": "equal increments of the traffic, judged in between",
+    "blue-green": "no traffic until golden images prove it, then all at once, watched by alarms",
+    "all-at-once": "all traffic after the smoke test, watched by alarms",
+    "ab": "holds a split, then goes back to stable and reports",
+}
 
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the traffic for a while.
+
+    Attributes:
+        weight: share of the traffic that the candidate gets, 0 for none.
+        bake_s: the step lasts this long at least.
+        look_s: time between two looks at the evidence.
+        proof: whether going on needs the verdict "promote", or just no proof of harm.
+    """
+
+    weight: float
+    bake_s: float
+    look_s: float
+    proof: bool
+
+
+# Without traffic there is no evidence but golden images.
+GOLDEN_CHECKS = ("accuracy", "disagreement")
+
+
+FOLDER = Path(__file__).parent / "config"
 OnHold = Literal["roll back", "stop"]
 Advance = Literal["no harm", "promote"]
 
@@ -61,7 +92,7 @@ class Preflight:
 
 @dataclass(frozen=True)
 class Settings:
-    """One environment's.
+    """Settings of one environment.
 
     Attributes:
         on_hold: what happens when the last step's evidence does not suffice within `most_hold_s`.
@@ -85,7 +116,7 @@ class Settings:
     policy: Policy = DEFAULT_POLICY
 
     def pace(self, strategy: StrategyName) -> Pace:
-        """Of a strategy, with what the file does not say as by default."""
+        """The pace of a strategy, with defaults for what the file leaves out."""
         return self.paces.get(strategy, Pace())
 
     def steps(self, strategy: StrategyName) -> tuple[Step, ...]:
@@ -111,7 +142,7 @@ class Settings:
 
 
 def read_settings(env: str, file: Path | None = None) -> Settings:
-    """Of an environment, or of the file.
+    """Reads the settings of an environment, or of a file.
 
     Raises:
         ReleaseError: names the file, the key and what was expected.

@@ -1,4 +1,4 @@
-"""cosign, as far as we use it: keys that we hold, no transparency log, no network but the registry.
+"""cosign with our own keys, without a transparency log.
 
 A transparency log proves to strangers when something was signed. Ours are private images, so what
 proves who signed is the key: a file, or one that AWS KMS keeps (``awskms:///alias/…``).
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.debian.program import find_program
-from tools.image.registry_login import registry_login
+from common.programs import find_program
+from common.registry_login import registry_login
 
 _TIMEOUT_S = 120
 # Debian's cosign prints a summary of what it did, and its reasons behind these words.

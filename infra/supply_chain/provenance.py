@@ -1,4 +1,4 @@
-"""What an image was made from, as an SLSA provenance predicate in in-toto's form.
+"""The SLSA provenance of an image, as an in-toto predicate.
 
 https://slsa.dev/spec/v1.0/provenance: the fields are theirs; what they leave to the build system is
 documented by `BUILD_TYPE` here. The image itself is the statement's subject, which cosign fills in.
@@ -6,8 +6,10 @@ documented by `BUILD_TYPE` here. The image itself is the statement's subject, wh
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -43,7 +45,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Provenance:
-    """One build of the image.
+    """The provenance of one build of the image.
 
     Attributes:
         repository: where the sources are, as git names it; empty if it has no remote.
@@ -64,7 +66,7 @@ class Provenance:
     finished: str
 
     def to_predicate(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The provenance as a JSON-ready SLSA predicate."""
         model = asdict(self.model)
         digest = model.pop("sha256")
         dependencies = [
@@ -122,3 +124,25 @@ class Provenance:
 def _model(entry: Mapping[str, Any]) -> Model:
     values = {**entry["annotations"], "sha256": entry["digest"]["sha256"]}
     return Model(**{field.name: values[field.name] for field in fields(Model)})
+
+
+def commit_of(workspace: Path) -> str:
+    """HEAD, with `DIRTY` behind it if a tracked file differs from it; empty outside git.
+
+    Untracked files do not count: Bazel itself writes MODULE.bazel.lock into a clean clone.
+    """
+    commit = _git(workspace, "rev-parse", "HEAD")
+    changes = _git(workspace, "status", "--porcelain", "--untracked-files=no")
+    return commit + (DIRTY if commit and changes else "")
+
+
+def repository_of(workspace: Path) -> str:
+    """Address of the remote `origin`, without a user and password in it."""
+    address = _git(workspace, "remote", "get-url", "origin")
+    scheme, separator, rest = address.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if separator else address
+
+
+def _git(workspace: Path, *command: str) -> str:
+    done = subprocess.run(["git", *command], cwd=workspace, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""

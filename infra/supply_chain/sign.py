@@ -1,4 +1,4 @@
-"""Signs the image that was pushed, and states what it was made from.
+"""Signs the image that was pushed and attests what it was built from.
 
   bazel run //serve:push_image -- --repository REPO --reference-file /tmp/reference
   bazel run //serve:sign_image -- $(cat /tmp/reference) --key cosign.key
@@ -23,13 +23,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from common.files import user_path
+from common.model.artifact import read_artifact
+from common.registry_login import LoginError
+from common.terminal import Progress
 from infra.supply_chain.cosign import CosignError, generate_keys
-from infra.supply_chain.provenance import Model, Provenance
+from infra.supply_chain.provenance import Model, Provenance, commit_of, repository_of
 from infra.supply_chain.signature import bill_digest, sign
-from infra.supply_chain.source import commit_of, repository_of
-from serve.contract.artifact import read_artifact
-from tools.image.registry_login import LoginError
-from tools.progress import Progress
 
 NOT_SIGNED, BAD_INPUT = 1, 2  # exit codes
 LOCAL_BUILDER = "urn:kiln:builder:local"
@@ -90,15 +90,14 @@ def builder_and_run(environment: Mapping[str, str]) -> tuple[str, str]:
 def main(arguments: Sequence[str]) -> int:
     parser = _options()
     options = parser.parse_args(arguments)
-    here = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
     try:
         if options.new_key:
-            private, public = generate_keys(here / options.new_key)
+            private, public = generate_keys(user_path(options.new_key))
             print(f"wrote {private} (keep it secret, set COSIGN_PASSWORD) and {public}")
             return 0
         if not options.reference or not options.key:
             parser.error("REFERENCE and --key are needed")
-        return _sign(options, here)
+        return _sign(options)
     except (CosignError, LoginError) as error:
         print(f"sign: {options.reference or 'no key'}: {error}", file=sys.stderr)
         return NOT_SIGNED
@@ -107,13 +106,13 @@ def main(arguments: Sequence[str]) -> int:
         return BAD_INPUT
 
 
-def _sign(options: argparse.Namespace, here: Path) -> int:
+def _sign(options: argparse.Namespace) -> int:
     built = options.digest.read_text(encoding="utf-8").strip()
     if not options.reference.endswith(f"@{built}"):
         raise ValueError(f"this workspace builds {built}; push that, and sign what was pushed")
     model, lock, sbom = (f.read_bytes() for f in (options.model, options.lock, options.sbom))
     made = describe(model, lock, sbom, Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")))
-    key = options.key if "://" in options.key else str(here / options.key)
+    key = options.key if "://" in options.key else str(user_path(options.key))
     with Progress("signing"):
         sign(options.reference, key, made, json.loads(sbom), insecure=options.insecure)
     print(f"signed {options.reference}")

@@ -1,4 +1,4 @@
-"""Whether an image may be deployed: signed by us, with a statement of what it was made from.
+"""Decides whether an image may be deployed: signed by us, with a provenance that matches.
 
     made = verify("…/kiln@sha256:…", key="cosign.pub")    # NotTrusted says why not
     made.commit, made.model.version, made.model.dataset_digest

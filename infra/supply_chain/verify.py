@@ -1,8 +1,8 @@
-"""Says whether an image may be deployed, and what it was made from.
+"""Verifies an image's signature and shows its provenance.
 
   bazel run //serve:verify_image -- REPO@sha256:… --key cosign.pub
   bazel run //serve:verify_image -- REPO@sha256:… --key cosign.pub --json
-  bazel run //serve:verify_image -- REPO@sha256:… --key cosign.pub \\
+  bazel run //serve:verify_image -- REPO@sha256:… --key cosign.pub \
       --builder https://github.com/me/kiln/.github/workflows/release.yml@refs/tags/
 
 Exit codes: 0 trusted, 1 not trusted, 2 bad input.
@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
+from common.files import user_path
+from common.registry_login import LoginError
+from common.terminal import Progress
 from infra.supply_chain.provenance import Provenance
 from infra.supply_chain.signature import Expectation, NotTrusted, verify
-from tools.image.registry_login import LoginError
-from tools.progress import Progress
 
 NOT_TRUSTED, BAD_INPUT = 1, 2  # exit codes
 
@@ -31,8 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     expected = Expectation(
         options.builder, options.commit, options.model_version, options.allow_dirty
     )
-    here = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
-    key = options.key if "://" in options.key else here / options.key
+    key = options.key if "://" in options.key else user_path(options.key)
     try:
         with Progress("checking"):
             made = verify(options.reference, key, expected, insecure=options.insecure)

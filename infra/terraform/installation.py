@@ -1,4 +1,4 @@
-"""Where Terraform and its AWS provider are on this machine: nothing is downloaded here."""
+"""Finds Terraform and its AWS provider on this machine; downloads nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.terraform.errors import TerraformError, TerraformMissing
+
+class TerraformError(Exception):
+    """The message says what happened and what to do."""
+
+    exit_code = 2
+
+
+class TerraformMissing(TerraformError):
+    """The program is not on this machine."""
+
+
+class TerraformFailed(TerraformError):
+    """Terraform ran and refused; the message has its own words."""
+
+    exit_code = 1
+
+
+class StateLocked(TerraformFailed):
+    """Somebody else works on the same state; the message says who, since when, and what to do."""
+
 
 PROGRAM_VARIABLE = "KILN_TERRAFORM"
 PLUGINS_VARIABLE = "KILN_TERRAFORM_PLUGINS"
@@ -18,7 +37,6 @@ NO_MIRROR = (
     "No mirror of providers was found here. Where the registry is out of reach, fill one "
     f"with `terraform providers mirror FOLDER` elsewhere, and name it in {PLUGINS_VARIABLE}"
 )
-
 _CLI_CONFIG = "TF_CLI_CONFIG_FILE"
 _PROVIDER = "registry.terraform.io/hashicorp/aws"
 _PLACES = (

@@ -1,4 +1,4 @@
-"""A Lambda function's zip file: same sources, same bytes, so that Terraform sees no change."""
+"""The ZIP file of a Lambda function: the same sources give the same bytes."""
 
 from __future__ import annotations
 

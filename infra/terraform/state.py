@@ -1,9 +1,10 @@
-"""Where Terraform keeps what it knows: a folder of this machine, or a bucket of S3."""
+"""Where Terraform's state is kept: a local folder or a bucket of S3."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +14,19 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.terraform.endpoint import addressing
-from infra.terraform.errors import TerraformError
+from common.files import user_path
+from infra.terraform.installation import TerraformError
+
+
+def own_s3_endpoint(environ: Mapping[str, str]) -> bool:
+    """Whether S3 is a store of one's own, which rarely has a host name for every bucket."""
+    return any(environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
+
+
+def addressing(environ: Mapping[str, str]) -> dict[str, str]:
+    """What botocore's `Config` takes as `s3`."""
+    return {"addressing_style": "path" if own_s3_endpoint(environ) else "auto"}
+
 
 # Merged over the roots' own `backend "s3"`: a folder needs no bucket, no account and no network.
 _OVERRIDE = "state_override.tf.json"
@@ -120,4 +132,4 @@ def parse_state(text: str) -> State:
         return S3State(parts.netloc, parts.path.strip("/") or S3State.prefix)
     if parts.scheme or not text:
         raise TerraformError(f"expected s3://bucket/prefix or a folder for the state, got {text!r}")
-    return LocalState(Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(text).expanduser())
+    return LocalState(user_path(text))

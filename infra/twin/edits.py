@@ -1,4 +1,4 @@
-"""Models for releases, by edits of a good artifact: one that does no harm, and three that do.
+"""Test models made by editing a good artifact: one harmless, three harmful.
 
 Each is sealed again as the exporter does it. The service loads it, its parity vector passes and
 `/ready` answers: what is wrong with it, only traffic and golden images reveal.
@@ -15,14 +15,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from serve.contract.artifact import (
+from common.model.artifact import (
     CHANNELS,
     INPUT,
     PROBABILITIES,
     ArtifactMetadata,
     read_artifact,
 )
-from serve.contract.model_file import read_model_file
+from common.model.model_file import read_model_file
 
 _PER_IMAGE = [1, 2, 3]  # axes of (N, H, W, 3)
 _Constants = dict[str, NDArray[Any]]
@@ -115,7 +115,7 @@ def parity_images(metadata: ArtifactMetadata) -> NDArray[np.uint8]:
 
 
 def brightness(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Of (N, H, W, 3) images, rounded down as the graph does it."""
+    """Mean brightness of (N, H, W, 3) images, rounded down as the graph does it."""
     means: NDArray[np.float64] = images.astype(np.int64).mean((1, 2, 3))
     return means.astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""The story as a picture: where the traffic went, what failed, how long answers took."""
+"""The figure of a twin run: traffic split, failures, latency."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from common.figures import GREEN, MUTED, RED, STYLE, new_figure, to_png
 from infra.twin.cloud.data_plane import Seen
 from infra.twin.findings import Release, failed, measure
 from infra.twin.traffic import Traffic
-from tools.figures import GREEN, MUTED, RED, STYLE, new_figure, to_png
 
 _BIN_S = 2.0
 

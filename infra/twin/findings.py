@@ -1,4 +1,4 @@
-"""What the twin was to show, and whether it did."""
+"""The twin's expectations, and whether they held."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from infra.twin.deploying import PROMOTED, ROLLED_BACK, Deployment
+from infra.twin.deployment import PROMOTED, ROLLED_BACK, Deployment
 from infra.twin.load import Answer
 from infra.twin.traffic import Traffic
 
@@ -17,7 +17,7 @@ _SETTLE_S = 3.0
 
 @dataclass(frozen=True)
 class Release:
-    """One release of the story.
+    """One release of the scenario.
 
     Attributes:
         fails: what of the candidate's calls fail, as a share; 0 for a release that fails none.

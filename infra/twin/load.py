@@ -1,4 +1,4 @@
-"""Callers of the service: images at a steady rate, a JSON line on standard output for each answer.
+"""Load generator of the twin: images at a steady rate, one JSON line for each answer.
 
 A program of its own, so that it measures what callers see and not how busy the twin's process is.
 """
@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from infra.release.golden import read_golden_set
+from common.golden import read_golden_set
 
 _TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one request."""
+    """The answer to one request."""
 
     time_s: float  # since 1970, of its end
     status: int  # 0: the connection broke

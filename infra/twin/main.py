@@ -1,15 +1,17 @@
-"""bazel run //infra:twin: the whole path on this machine, and whether it kept its promises."""
+"""Runs the whole path on this machine and checks it: bazel run //infra:twin"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import shlex
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -20,18 +22,125 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.terraform.errors import TerraformError
+from common.files import user_path
+from common.programs import ProgramMissing
+from common.terminal import terminal
+from infra.terraform.installation import TerraformError
 from infra.twin import edits, models, story
-from infra.twin.deploying import Deployer
+from infra.twin.deployment import Deployer, NotPushed
 from infra.twin.figure import draw
 from infra.twin.findings import Finding, Release, find, measure
-from infra.twin.keeping import command_lines
-from infra.twin.options import bad_releases, parser
-from infra.twin.publishing import NotPushed
 from infra.twin.story import Failed, Narrator, Platform
 from infra.twin.traffic import Traffic
-from tools.debian.program import ProgramMissing
-from tools.terminal import terminal
+
+BAD = ("mislabelled", "slow", "crashing")
+_DESCRIPTION = """\
+Kiln's whole path on this machine, without a cloud account: an image with a model, pushed to a
+registry; Terraform and `//infra:deploy` against AWS's APIs on loopback; callers; a good release,
+which must be promoted, and bad ones, which must be rolled back by themselves, with an alert.
+Writes what it saw as JSON and as a picture.
+"""
+_EPILOG = """\
+examples:
+  bazel run //infra:twin
+  bazel run //infra:twin -- --quick
+  bazel run //infra:twin -- --bad slow --keep
+
+exit codes: 0 every promise was kept, 1 one was not, 2 the machine or the input cannot be used,
+130 interrupted before the end
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="bazel run //infra:twin --",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for hidden in ("image", "trained", "bundled", "bundled-int8"):
+        found.add_argument(f"--{hidden}", type=Path, required=True, help=argparse.SUPPRESS)
+    for hidden in ("golden", "deploy", "load", "config"):
+        found.add_argument(f"--{hidden}", type=Path, required=True, help=argparse.SUPPRESS)
+    found.add_argument(
+        "--model",
+        choices=("trained", "bundled"),
+        default="trained",
+        help="what is released: trained by this build in half a minute, and then with weights of "
+        "16 bits (default); or the model that Kiln comes with, and then in INT8",
+    )
+    found.add_argument(
+        "--bad",
+        action="append",
+        choices=BAD,
+        help="only these bad releases; may be given repeatedly (default: all)",
+    )
+    found.add_argument("--quick", action="store_true", help="the good release and one bad one")
+    found.add_argument(
+        "--keep",
+        action="store_true",
+        help="leave everything running until Ctrl-C, callers included, and say what to type",
+    )
+    found.add_argument(
+        "--rate", type=_above_zero, default=80.0, help="requests a second (default: 80)"
+    )
+    found.add_argument("--seed", type=int, default=0, help="of the callers and the alias's draws")
+    found.add_argument(
+        "--out", metavar="FOLDER", help="for twin.json and twin.png (default: .kiln/twin)"
+    )
+    return found
+
+
+def _above_zero(text: str) -> float:
+    if not (0 < (number := float(text)) < math.inf):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
+
+
+def bad_releases(options: argparse.Namespace) -> tuple[str, ...]:
+    """Which ones, in the order of the story."""
+    chosen = options.bad or (BAD[:1] if options.quick else BAD)
+    return tuple(name for name in BAD if name in chosen)
+
+
+_RUN = "./tools/bazel run //infra:"
+
+
+def command_lines(
+    deployer: Deployer,
+    images: Mapping[str, str],
+    environment: Mapping[str, str],
+    unset: Sequence[str],
+    url: str,
+) -> Iterator[str]:
+    """A shell's lines: first its environment, then the commands, the last of them for each image.
+
+    Args:
+        images: URIs by name.
+        environment: where AWS's APIs are.
+        unset: what would lead elsewhere.
+    """
+    yield f"unset {' '.join(unset)}"
+    found = {
+        **environment,
+        "KILN_ENV": deployer.env,
+        "KILN_TERRAFORM_STATE": str(deployer.state),
+    }
+    for name, value in found.items():
+        yield f"export {name}={shlex.quote(value)}"
+    pace, golden = shlex.join(deployer.pace), shlex.join(deployer.golden_set)
+    variables = shlex.join(deployer.terraform)
+    newest = list(images.values())[-1]
+    yield ""
+    yield f"curl {url}/ready"
+    yield f"{_RUN}status"
+    yield f"{_RUN}rollback -- {pace}"
+    yield f"{_RUN}shadow -- --candidate 1 --rate 20 --share 0.02 {golden}"
+    yield f"{_RUN}plan -- {variables} --image {newest}"
+    yield f"{_RUN}destroy -- {variables} --dry-run"
+    for name, uri in images.items():
+        yield f"{_RUN}deploy -- {pace} {golden} {variables} --again --image {uri}  # {name}"
+
 
 KEPT, BROKEN, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 _FORGET_EVERY_S, _REMEMBERED_S = 60.0, 1800.0  # of a twin that is kept
@@ -60,9 +169,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _output(options: argparse.Namespace) -> Path:
     """The folder for what was seen, tried before the minutes that it takes to see it."""
-    typed_in = os.environ.get("BUILD_WORKING_DIRECTORY", ".")
     workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
-    place = Path(typed_in, options.out) if options.out else Path(workspace, ".kiln", "twin")
+    place = user_path(options.out) if options.out else Path(workspace, ".kiln", "twin")
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):
@@ -113,7 +221,7 @@ def run(
 
 
 def _models(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
-    """Of the first release and of the good one."""
+    """The models of the first release and of the good one."""
     if options.model == "bundled":
         return options.bundled, options.bundled_int8
     better = folder / "rounded.onnx"
@@ -201,7 +309,7 @@ def _write(
 def _stay(
     platform: Platform, deployer: Deployer, images: Mapping[str, str], narrator: Narrator
 ) -> None:
-    """All of it, callers included, until Ctrl-C."""
+    """Keeps everything running, callers included, until Ctrl-C."""
     cloud, traffic = platform.cloud, platform.traffic
     narrator.say(
         "all of it stays up until Ctrl-C. In another terminal, in this repository:", "bold"

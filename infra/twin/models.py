@@ -1,4 +1,4 @@
-"""The models of the story, as layers of images that differ in nothing else."""
+"""The candidate models of the twin, as image layers that differ in nothing else."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from infra.release.golden import GoldenImage, read_golden_set, write_golden_set
+from common.golden import GoldenImage, read_golden_set, write_golden_set
+from common.model.artifact import read_artifact
 from infra.twin import edits
-from infra.twin.image.remodel import with_model
-from serve.contract.artifact import read_artifact
+from infra.twin.image.store import with_model
 
 _FAULTS: Mapping[str, Callable[[bytes], bytes]] = {
     "crashing": edits.crashing,

@@ -1,4 +1,4 @@
-"""The story: a platform, callers, a good release, bad ones."""
+"""The scenario of the twin: platform, callers, one good release, several bad ones."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ import boto3
 from rich.console import Console
 from rich.markup import escape
 
-from infra.terraform.runner import Root
-from infra.terraform.service import ServiceOutputs, parse_service_outputs
+from common.terminal import Progress
+from infra.terraform.outputs import ServiceOutputs, parse_service_outputs
+from infra.terraform.root import Root
 from infra.terraform.state import LocalState
 from infra.twin.cloud.cloud import Cloud
-from infra.twin.deploying import PROMOTED, Deployer, Deployment
+from infra.twin.deployment import PROMOTED, Deployer, Deployment, publish
 from infra.twin.findings import Release
 from infra.twin.image.registry import Registry, registry
 from infra.twin.image.store import ImageStore
 from infra.twin.models import Candidate
-from infra.twin.publishing import publish
 from infra.twin.traffic import Traffic, callers, subscriber, watched_alias
-from tools.progress import Progress
 
 ENV = "dev"
 REPOSITORY = "kiln"  # as Terraform's module `names` has it
@@ -150,7 +149,7 @@ def _is_versioned(s3: Any, bucket: str) -> bool:
 
 @contextmanager
 def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Of this process, which Terraform and the commands inherit; no profile of the user's."""
+    """Sets variables that Terraform and the commands inherit; the user's profile is left out."""
     before = dict(os.environ)
     for name in UNSET:
         os.environ.pop(name, None)
@@ -237,7 +236,7 @@ def release(
     service: ServiceOutputs,
     narrator: Narrator,
 ) -> Release:
-    """One release under traffic, and a moment more."""
+    """Runs one release under traffic, and a moment longer."""
     api = platform.client("lambda")
     stable = _live(api, service)
     kind = "a good release" if candidate.good else f"a bad release: {candidate.name}"

@@ -1,4 +1,4 @@
-"""What happens while releases go on: what callers got, what functions did, where the alias led."""
+"""Observed traffic of the twin: answers, invocations, and the alias over time."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def subscriber(traffic: Traffic) -> Iterator[str]:
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
-            """Silent."""
+            """Suppresses the access log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -1,4 +1,4 @@
-"""What a classifier should do beyond being accurate: one value, one limit, one sentence each."""
+"""Behavioural checks beyond accuracy, each with one value and one limit."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.evaluation import evaluate
-from ml.inputs import Labelled
+from ml.artifact.evaluation import evaluate
+from ml.runs.inputs import Labelled
 
 Images = NDArray[np.uint8]
 Answer = Callable[[Images], NDArray[np.float32]]  # (N, H, W, 3) to (N, K) probabilities
@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Check:
-    """One behaviour: `value` at least or at most `limit`."""
+    """One behavioural check: `value` must be at least or at most `limit`."""
 
     name: str
     value: float
@@ -49,7 +49,7 @@ class Check:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def as_dict(self) -> dict[str, object]:
-        """JSON-ready."""
+        """The check as JSON-ready values."""
         return asdict(self) | {"passed": self.passed}
 
 

@@ -1,4 +1,4 @@
-"""What the dataset should be: balanced, and without the same picture in training and test."""
+"""Dataset checks: class balance, and duplicates between training and test set."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.inputs import Labelled
+from ml.runs.inputs import Labelled
 
 _SIDE = 8  # pixels of the thumbnail that finds candidates
 # Least correlations: of thumbnails, of all pixels, and of what the thumbnails leave out, by which

@@ -1,4 +1,4 @@
-"""The findings about a model and its data: a table, JSON, and a page with pictures."""
+"""Results of the behavioural checks: a table, JSON, and a page with images."""
 
 import base64
 import html
@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.files import write_whole
+from common.model.artifact import ArtifactMetadata
 from ml.behaviour.checks import Check
 from ml.behaviour.data_checks import Duplicates
-from ml.files import write_whole
-from ml.inputs import Labelled
-from ml.plots import pixels_to_png
-from serve.contract.artifact import ArtifactMetadata
+from ml.report.plots import pixels_to_png
+from ml.runs.inputs import Labelled
 
 _TEMPLATE = Path(__file__).parent / "page.html"
 _SHOWN = 24  # pairs of duplicates
@@ -37,11 +37,11 @@ class DataFacts:
 
     @property
     def balanced(self) -> bool:
-        """As many images of every class, in either part."""
+        """Whether every class has as many images as the others, in both parts."""
         return len({*self.train_counts}) == 1 == len({*self.test_counts})
 
     def as_dict(self) -> dict[str, object]:
-        """JSON-ready."""
+        """The facts as JSON-ready values."""
         return {
             "train_counts": dict(zip(self.classes, self.train_counts, strict=True)),
             "test_counts": dict(zip(self.classes, self.test_counts, strict=True)),
@@ -55,7 +55,7 @@ class DataFacts:
 
 
 def print_checks(metadata: ArtifactMetadata, checks: Sequence[Check], console: Console) -> None:
-    """One row a check, those that failed in red."""
+    """Prints one row per check, failures in red."""
     title = f"{metadata.name} {metadata.version[:12]}"
     table = Table(title=title, title_justify="left")
     for name in ("check", "value", "limit", ""):

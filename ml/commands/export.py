@@ -1,4 +1,4 @@
-"""Exports a trained network: ONNX in fp32 and INT8, refused unless they pass the gates.
+"""Exports a trained network to ONNX in fp32 and INT8, behind gates.
 
   bazel run //ml:export -- runs/<folder>                          a finished run, or the best
                                                                   checkpoint of an unfinished one
@@ -23,29 +23,28 @@ from hydra.errors import InstantiationException
 from rich.console import Console
 from rich.table import Table
 
-from ml.artifact import ArtifactError, load_artifact
-from ml.build.intervals import accuracy_interval
-from ml.build.trained_network import HeldOut, WeightsError, calibration_images, held_out
-from ml.commands.source import Source, SourceError, open_source, user_path
-from ml.data.cifar10 import DatasetError
-from ml.evaluation import Evaluation
-from ml.export import PARITY_TOLERANCE, ExportReport, ParityError, export_artifact
-from ml.quantise import (
+from common.files import user_path
+from common.model.artifact import ArtifactMetadata
+from common.terminal import Progress, terminal
+from ml.artifact.artifact import ArtifactError, load_artifact
+from ml.artifact.evaluation import Evaluation, accuracy_interval
+from ml.artifact.export import PARITY_TOLERANCE, ExportReport, ParityError, export_artifact
+from ml.artifact.quantise import (
     ACCURACY_TOLERANCE,
     AccuracyError,
     QuantisationReport,
     quantise_artifact,
 )
-from serve.contract.artifact import ArtifactMetadata
-from tools.progress import Progress
-from tools.terminal import terminal
+from ml.data.cifar10 import DatasetError
+from ml.runs.loading import HeldOut, WeightsError, calibration_images, held_out
+from ml.runs.source import Source, SourceError, open_source
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The files that were written."""
 
     full: ExportReport
     small: QuantisationReport | None
@@ -67,7 +66,7 @@ def export_full(source: Source, test: HeldOut, path: Path) -> ExportReport:
 
 
 def export_small(source: Source, test: HeldOut, full: Path, path: Path) -> QuantisationReport:
-    """Its INT8 sibling, or `AccuracyError`."""
+    """Exports the INT8 sibling; raises `AccuracyError`."""
     return quantise_artifact(
         full,
         path,
@@ -98,7 +97,7 @@ def export(
 
 
 def print_table(exported: Exported, console: Console) -> None:
-    """One row a file: what it is, how it did at its gate."""
+    """Prints one row per file with the results of its gates."""
     table = Table(
         title=f"{exported.full.metadata.name}, {exported.full.evaluation.images:,} images"
     )
@@ -128,7 +127,7 @@ def _short(metadata: ArtifactMetadata) -> str:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """The command's entry."""
+    """Entry point of the command."""
     options = _options().parse_args(arguments)
     try:
         with Progress("opening the network", console=console) as progress:

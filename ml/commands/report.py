@@ -1,4 +1,4 @@
-"""Draws the report of a finished run anew and writes its model card.
+"""Redraws the report of a finished run and writes its model card.
 
   bazel run //ml:report -- runs/<folder>
 
@@ -15,13 +15,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ml.build.card_page import to_html, to_markdown
-from ml.commands.finished import UNUSABLE, Finished, FinishedError, card_facts, open_finished
-from ml.commands.source import user_path
-from ml.files import write_whole
-from ml.run_report import draw_run
-from tools.progress import Progress
-from tools.terminal import terminal
+from common.files import user_path, write_whole
+from common.terminal import Progress, terminal
+from ml.report.finished import UNUSABLE, Finished, FinishedError, card_facts, open_finished
+from ml.report.model_card import to_html, to_markdown
+from ml.report.page import draw_run
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
 
@@ -47,7 +45,7 @@ def write_all(finished: Finished) -> list[str]:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """The command's entry."""
+    """Entry point of the command."""
     options = _options().parse_args(arguments)
     try:
         console.print("[dim]answering the test set ...[/]")

@@ -6,7 +6,7 @@ is needed::
     py_binary(
         name = "train",
         data = ["@cifar10//:cifar10"],
-        deps = ["//ml/data:cifar10"],
+        deps = ["//ml/data"],
         ...
     )
 """
@@ -50,7 +50,7 @@ class Records:
 
 
 def read_records(path: Path) -> Records:
-    """All records of a file: each a label byte, then 3072 bytes of planar RGB.
+    """Reads all records of a file: one label byte, then 3072 bytes of planar RGB each.
 
     Raises:
         DatasetError: missing, not a whole number of records, or a label above 9.

@@ -40,7 +40,8 @@ def entry_folder(pin: Pin, cache: Path) -> Path:
 
 @contextmanager
 def locked(pin: Pin, cache: Path, progress: Progress) -> Iterator[None]:
-    """One process at a time per pin, and what killed ones left is gone.
+    """Holds the lock of a pin, so that one process fetches at a time, and removes leftovers of
+    killed ones.
 
     The kernel drops the lock when its holder dies.
     """

@@ -29,7 +29,7 @@ class Mismatch(ValueError):
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """One file of the dataset: its name, DVC's hash, and its size in bytes."""
+    """A file of the dataset: its name, DVC's hash, and its size in bytes."""
 
     name: str
     md5: str
@@ -60,7 +60,7 @@ class Pin:
 
     @property
     def digest(self) -> str:
-        """One SHA-256 in hex for the dataset: over each file's name, hash and size, train first."""
+        """SHA-256 of the dataset in hex: over each file's name, hash and size, train first."""
         lines = [f"{file.name} md5:{file.md5} {file.size}\n" for file in self.files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 

@@ -112,7 +112,7 @@ def _inflate(parts: list[bytes], size: int) -> bytes:
 
 
 def _unfilter(kind: int, plane: bytes, above: bytes) -> bytes:
-    """One channel of one row, where neighbours are one pixel apart, as PNG's filters want."""
+    """Reverses a PNG filter on one channel of one row, where neighbours are one pixel apart."""
     match kind:
         case 0:
             return plane

@@ -25,6 +25,7 @@ if __package__ in (
         *(entry for entry in sys.path if entry != str(_ROOT / "ml" / "data")),
     ]
 
+from common.files import user_path  # noqa: E402
 from ml.data.cifar10_cache import (  # noqa: E402
     cache_folder,
     entry_folder,
@@ -35,7 +36,7 @@ from ml.data.cifar10_cache import (  # noqa: E402
     staging,
 )
 from ml.data.cifar10_pin import PIN_FILE, Mismatch, Pin, PinError, read_pin  # noqa: E402
-from ml.data.source import Progress, Source, SourceError, typed_path  # noqa: E402
+from ml.data.source import Progress, Source, SourceError  # noqa: E402
 from ml.data.source_dvc import DvcSource  # noqa: E402
 from ml.data.source_npm import NpmSource  # noqa: E402
 from ml.data.source_official import OfficialSource  # noqa: E402
@@ -176,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--output",
-        type=typed_path,
+        type=user_path,
         metavar="DIR",
         help="put the files here too (hard links or copies)",
     )
@@ -189,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pin",
-        type=typed_path,
+        type=user_path,
         default=PIN_FILE,
         metavar="FILE",
         help="the .dvc file (%(default)s)",

@@ -56,6 +56,7 @@ _cifar10_repository = repository_rule(
                 "//ml/data:source_http.py",
                 "//ml/data:source_npm.py",
                 "//ml/data:source_official.py",
+                "//ml:files.py",
             ],
         ),
         "_pin": attr.label(default = "//ml/data:cifar10.dvc"),

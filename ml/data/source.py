@@ -1,12 +1,21 @@
-"""What the dataset's sources share: shape, error, progress on stderr. Standard library alone."""
+"""What the dataset's sources share: downloads, subprocesses, progress. Standard library alone."""
 
 from __future__ import annotations
 
+import http.client
 import os
+import queue
+import re
+import subprocess
 import sys
+import tempfile
+import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from ml.data.cifar10_pin import Pin
 
@@ -29,11 +38,6 @@ class Source(Protocol):
         Raises:
             SourceError: it cannot.
         """
-
-
-def typed_path(text: str) -> Path:
-    """A path as somebody typed it. ``bazel run`` changes the folder, but says which it was."""
-    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), Path(text).expanduser())
 
 
 class Progress:
@@ -64,3 +68,118 @@ class Progress:
         self._stream.write(f"\r\x1b[K{line}" if self._redraws else f"{line}\n")
         self._stream.flush()
         self._open_line = self._redraws
+
+
+_LIMIT_S = 1800.0
+_ERROR = re.compile(r"(?:npm |fatal )?error:? +(?P<message>(?:\S+ +){2}.+)", re.IGNORECASE)
+
+
+def run_command(
+    command: Sequence[str],
+    folder: Path,
+    progress: Progress,
+    variables: Mapping[str, str] | None = None,
+) -> str:
+    """Run ``command`` in ``folder`` and return what it printed, both streams together.
+
+    Raises:
+        SourceError: it cannot be started, fails, or takes longer than half an hour.
+    """
+    what = f"{Path(command[0]).name} {command[1]}"
+    with tempfile.TemporaryFile() as log:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**os.environ, **(variables or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as exc:
+            raise SourceError(f"{what} cannot be started: {exc}") from exc
+        try:
+            _wait(process, what, progress)
+        finally:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+    if process.returncode:
+        raise SourceError(f"{what} failed: {_gist(said) or f'exit status {process.returncode}'}")
+    return said
+
+
+def _wait(process: subprocess.Popen[bytes], what: str, progress: Progress) -> None:
+    start = time.monotonic()
+    while process.poll() is None:
+        elapsed_s = time.monotonic() - start
+        if elapsed_s > _LIMIT_S:
+            raise SourceError(f"{what} took more than {_LIMIT_S:.0f} s")
+        progress.step(what, elapsed_s, unit="s")
+        time.sleep(0.05)
+
+
+def _gist(said: str) -> str:
+    """The line that tells most: the first error that is more than a code, else the last line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [match["message"] for line in lines if (match := _ERROR.match(line))]
+    return (errors + lines[-1:] + [""])[0][:200]
+
+
+# Name look-up, connection and headers together: a machine without a way out hears it this soon.
+OPEN_LIMIT_S = 10.0
+_READ_LIMIT_S = 30.0  # silence in the middle of a body
+_BLOCK = 1 << 20
+
+
+def download(
+    url: str, target: Path, size: int, progress: Progress, *, open_limit_s: float = OPEN_LIMIT_S
+) -> None:
+    """Write the body of ``url`` to ``target``; whoever calls checks it against a hash.
+
+    Raises:
+        SourceError: not reachable in time, an error status, an interrupted body, or more than
+            ``size`` bytes.
+    """
+    try:
+        with _open(url, open_limit_s) as response, target.open("wb") as file:
+            done = 0
+            while block := response.read1(_BLOCK):  # what is there: a slow line is not silent
+                done += len(block)
+                if done > size:
+                    raise SourceError(f"{url} sends more than the expected {size} bytes")
+                file.write(block)
+                progress.step(f"downloading {target.name}", done / 1e6, size / 1e6)
+    except (OSError, http.client.HTTPException) as exc:
+        raise SourceError(f"{url} broke off: {_reason(exc)}") from exc
+
+
+def _open(url: str, limit_s: float) -> Any:
+    """The response with its headers. In a thread, for a name look-up has no limit of its own."""
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def open_url() -> None:
+        try:
+            answer = urllib.request.urlopen(url, timeout=_READ_LIMIT_S)  # nosec B310 # https, pinned
+            answers.put(answer)
+        except Exception as exc:  # handed to the thread that waits
+            answers.put(exc)
+
+    if not url.startswith(("http://", "https://")):
+        raise SourceError(f"{url} is not an http(s) address")
+    threading.Thread(target=open_url, daemon=True).start()
+    try:
+        answer = answers.get(timeout=limit_s)
+    except queue.Empty:
+        raise SourceError(f"{url} did not answer within {limit_s:g} s") from None
+    if isinstance(answer, urllib.error.HTTPError):
+        answer.close()
+        raise SourceError(f"{url} answered {answer.code} {answer.reason}")
+    if isinstance(answer, Exception):
+        raise SourceError(f"{url} is not reachable: {_reason(answer)}") from answer
+    return answer
+
+
+def _reason(exc: BaseException) -> str:
+    return str(getattr(exc, "reason", "") or exc or type(exc).__name__).replace("\n", " ")

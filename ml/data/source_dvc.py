@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from common.files import user_path
 from ml.data.cifar10_pin import Pin, PinnedFile
-from ml.data.source import Progress, SourceError, typed_path
-from ml.data.source_command import run_command
-from ml.data.source_http import download
+from ml.data.source import Progress, SourceError, download, run_command
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def configured_remote(root: Path, override: str | None = None) -> Remote | None:
     ``override`` where the user typed the command.
     """
     if override:
-        return Remote(override if "://" in override else str(typed_path(override).absolute()))
+        return Remote(override if "://" in override else str(user_path(override).absolute()))
     config = configparser.RawConfigParser()
     for name in ("config", "config.local"):
         path = root / ".dvc" / name

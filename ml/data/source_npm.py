@@ -17,8 +17,7 @@ from pathlib import Path
 
 from ml.data.cifar10_pin import Pin
 from ml.data.cifar10_sprite import SpriteError, decode_sprite, encode_records
-from ml.data.source import Progress, SourceError
-from ml.data.source_command import run_command
+from ml.data.source import Progress, SourceError, run_command
 
 # A few seconds of retries instead of npm's minute: a machine without a registry hears it soon.
 _OPTIONS = (

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml.data.cifar10_pin import Pin, PinnedFile
-from ml.data.source import Progress, SourceError
-from ml.data.source_http import OPEN_LIMIT_S, download
+from ml.data.source import OPEN_LIMIT_S, Progress, SourceError, download
 
 _TRAIN = tuple(f"data_batch_{batch}.bin" for batch in range(1, 6))
 _TEST = ("test_batch.bin",)

@@ -1,4 +1,4 @@
-"""The common corruptions of CIFAR-10-C, made here with NumPy and Pillow.
+"""The common corruptions of CIFAR-10-C, made with NumPy and Pillow.
 
 Kinds, severities and parameters are those of Hendrycks & Dietterich 2019, arXiv:1903.12261, as in
 their make_cifar_c.py. Motion blur differs in one thing: it moves by whole pixels along its line.

@@ -15,18 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ml.artifact import Artifact, ArtifactError, load_artifact
+from common.files import user_path
+from common.model.drift import DEFAULT_LIMITS, Limits, compare
+from common.terminal import Progress, terminal
+from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
 from ml.data.cifar10 import DatasetError
 from ml.drift.corruptions import ALIASES, CORRUPTIONS, CorruptionError, corrupt, parse_corruption
-from ml.drift.folder import image_files, read_images
-from ml.drift.log import read_log
-from ml.drift.observed import InputError, Observed, counted, observe
+from ml.drift.observed import (
+    InputError,
+    Observed,
+    counted,
+    image_files,
+    observe,
+    read_images,
+    read_log,
+)
 from ml.drift.report import Comparison, print_comparison, write_comparison
-from ml.inputs import cifar10, model_path, user_path
-from ml.options import count, share
-from serve.contract.drift import DEFAULT_LIMITS, Limits, compare
-from tools.progress import Progress
-from tools.terminal import terminal
+from ml.runs.inputs import cifar10, count, model_path, share
 
 EXIT_CODES = {"no drift": 0, "drift": 3, "too little evidence": 4}
 BAD_INPUT = 2

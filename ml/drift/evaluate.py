@@ -1,4 +1,4 @@
-"""Measures the false-alarm and detection rates of drift detection with a model.
+"""Measures false-alarm and detection rates of drift detection with a model.
 
 The test images are split in halves again and again: one makes the reference, the other is cut into
 windows, clean or spoiled like CIFAR-10-C. Writes a table, JSON and a plot.
@@ -14,11 +14,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ml.artifact import Artifact, ArtifactError, load_artifact
+from common.figures import INK, STYLE, new_figure, to_png, to_svg
+from common.files import user_path, write_whole
+from common.model.drift import DEFAULT_LIMITS, Limits
+from common.terminal import Progress, terminal
+from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
 from ml.data.cifar10 import DatasetError
 from ml.drift.corruptions import (
     ALIASES,
@@ -30,14 +37,38 @@ from ml.drift.corruptions import (
 )
 from ml.drift.observed import Observed, observe
 from ml.drift.rates import Rate, measure_rates
-from ml.drift.rates_figure import rates_figure
-from ml.files import write_whole
-from ml.inputs import cifar10, model_path, user_path
-from ml.options import count, share
-from serve.contract.drift import DEFAULT_LIMITS, Limits
-from tools.figures import to_png, to_svg
-from tools.progress import Progress
-from tools.terminal import terminal
+from ml.report.plots import HEAT
+from ml.runs.inputs import cifar10, count, model_path, share
+
+
+def rates_figure(rates: Sequence[Rate]) -> Figure:
+    """Every cell written out; the title of a panel has the false alarms of its window size."""
+    sizes = sorted({rate.size for rate in rates})
+    spoiled = [rate for rate in rates if ":" in rate.condition]
+    kinds = list(dict.fromkeys(rate.condition.split(":")[0] for rate in spoiled))
+    severities = sorted({int(rate.condition.split(":")[1]) for rate in spoiled})
+    figure = new_figure(1.6 + 2.7 * len(sizes), 1.3 + 0.42 * max(1, len(kinds)))
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+        for axes, size in zip(panels, sizes, strict=True):
+            cells = np.full((len(kinds), len(severities)), np.nan)
+            for rate in spoiled:
+                kind, severity = rate.condition.split(":")
+                if rate.size == size:
+                    cells[kinds.index(kind), severities.index(int(severity))] = rate.rate
+            if cells.size:
+                axes.imshow(cells, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
+            for (row, column), share in np.ndenumerate(cells):
+                color = "white" if share > 0.55 else INK
+                text = f"{100 * share:.0f}"
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+            clean = next(r for r in rates if r.condition == "clean" and r.size == size)
+            title = f"{size} images: % detected\nfalse alarms {clean.rate:.2%}"
+            axes.set(title=title, xlabel="severity")
+            axes.set_xticks(range(len(severities)), map(str, severities))
+            axes.spines[:].set_visible(False)
+        panels[0].set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    return figure
 
 
 def main(arguments: Sequence[str], console: Console) -> int:

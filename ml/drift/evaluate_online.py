@@ -1,4 +1,4 @@
-"""Measures the alarm that the service raises on drift: silence, detection and delay.
+"""Measures the service's drift alarm: silence on clean traffic, detection and delay.
 
 Streams of test images, clean and then spoiled like CIFAR-10-C, are judged as the service judges its
 traffic, against a reference of other test images. Writes a table, JSON and a plot.
@@ -14,23 +14,55 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ml.artifact import ArtifactError, load_artifact
+from common.figures import INK, STYLE, new_figure, to_png, to_svg
+from common.files import user_path, write_whole
+from common.model.drift import WatchLimits
+from common.terminal import Progress, terminal
+from ml.artifact.artifact import ArtifactError, load_artifact
 from ml.data.cifar10 import DatasetError
 from ml.drift.corruptions import ALIASES, CORRUPTIONS, SEVERITIES, CorruptionError, parse_corruption
 from ml.drift.evaluate import answers
 from ml.drift.online import Detection, Silence, measure_online
-from ml.drift.online_figure import online_figure
-from ml.files import write_whole
-from ml.inputs import model_path, user_path
-from ml.options import count, share
-from serve.contract.drift_watch import WatchLimits
-from tools.figures import to_png, to_svg
-from tools.progress import Progress
-from tools.terminal import terminal
+from ml.report.plots import HEAT
+from ml.runs.inputs import count, model_path, share
+
+
+def online_figure(silences: Sequence[Silence], detections: Sequence[Detection]) -> Figure:
+    """A panel a window: the share detected as colour; in a cell, that and the median delay."""
+    kinds = list(dict.fromkeys(d.condition.split(":")[0] for d in detections))
+    severities = sorted({int(d.condition.split(":")[1]) for d in detections})
+    figure = new_figure(1.8 + 3.2 * len(silences), 1.5 + 0.46 * max(1, len(kinds)))
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        panels = figure.subplots(1, len(silences), sharey=True, squeeze=False)[0]
+        for axes, silence in zip(panels, silences, strict=True):
+            cells = np.full((len(kinds), len(severities)), np.nan)
+            for d in detections:
+                if d.window != silence.window:
+                    continue
+                kind, severity = d.condition.split(":")
+                row, column = kinds.index(kind), severities.index(int(severity))
+                cells[row, column] = d.rate
+                text = f"{d.rate:.0%}" + ("" if d.delay is None else f" after {d.delay:,.0f}")
+                color = "white" if d.rate > 0.55 else INK
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+            if cells.size:
+                axes.imshow(cells, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
+            title = (
+                f"{silence.window:,} images: share raised, after how many\n"
+                f"clean: {silence.alarms} alarms in {silence.windows:,} windows"
+            )
+            axes.set(title=title, xlabel="severity")
+            axes.set_xticks(range(len(severities)), map(str, severities))
+            axes.spines[:].set_visible(False)
+        panels[0].set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    return figure
 
 
 def main(arguments: Sequence[str], console: Console) -> int:

@@ -1,15 +1,20 @@
-"""What was seen of live traffic: answers and signals, from images, a folder, or a log."""
+"""Live traffic to compare: images of a folder, or a log of predictions."""
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
-from ml.artifact import Artifact
-from ml.drift_reference import Signals, bins_of, measured
-from serve.contract.artifact import DriftReference
-from serve.contract.drift import Counts
+from common.model.artifact import DriftReference
+from common.model.drift import Counts
+from common.model.signals import CONFIDENCE, IMAGE_SIGNALS
+from ml.artifact.artifact import Artifact
+from ml.artifact.drift_reference import Signals, bins_of, measured
 
 _BATCH = 200
 
@@ -75,3 +80,134 @@ def listed(problems: Iterable[str], most: int = 5) -> list[str]:
 
 def _counts(values: NDArray[np.int64], length: int) -> list[int]:
     return [int(count) for count in np.bincount(values, minlength=length)]
+
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files in a folder and those below it, sorted; what is hidden is left alone.
+
+    Raises:
+        InputError: no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: --images takes a folder of image files")
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in ENDINGS
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not files:
+        raise InputError(f"{folder} holds no image: expected files ending in {', '.join(ENDINGS)}")
+    return files
+
+
+def read_images(
+    files: list[Path], size: tuple[int, int]
+) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
+    """Each file with its (H, W, 3) RGB pixels, or with why it has none."""
+    for path in files:
+        try:
+            yield path, read_image(path, size)
+        except Exception as exc:  # damaged files meet every kind of exception within Pillow
+            yield path, f"unreadable ({type(exc).__name__})"
+
+
+def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The largest centred part of the proportions of `size`, (height, width), at that size."""
+    with Image.open(path) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
+            upright = Image.alpha_composite(white, upright)
+        rgb = upright.convert("RGB")
+        if rgb.size != size[::-1]:
+            rgb = ImageOps.fit(rgb, size[::-1], Image.Resampling.BICUBIC)
+        return np.asarray(rgb)
+
+
+_EXPECTED = (
+    'a line is an object with "label" or "index" and "probability", with "probabilities", '
+    'or with "results" of /predict/batch'
+)
+
+
+def read_log(path: Path, classes: Sequence[str], version: str) -> Observed:
+    """Reads the predictions of a log; other lines, and those of another model version, become
+    problems.
+
+    Raises:
+        InputError: no such file, or no prediction in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"{path} cannot be read as a log: {exc}") from exc
+    predictions, problems = list[int](), list[str]()
+    values: dict[str, list[float]] = {name: [] for name in (CONFIDENCE, *IMAGE_SIGNALS)}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            for prediction, signals in _predictions(json.loads(line), classes, version):
+                predictions.append(prediction)
+                for name, value in signals.items():
+                    values[name].append(value)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+            problems.append(f"line {number}: {exc or type(exc).__name__}")
+    if not predictions:
+        first = f" ({problems[0]})" if problems else ""
+        raise InputError(f"{path} holds no prediction{first}: {_EXPECTED}")
+    measured = {name: np.array(seen) for name, seen in values.items() if seen}
+    return Observed(str(path), np.array(predictions), measured, tuple(problems))
+
+
+def _predictions(
+    entry: Any, classes: Sequence[str], version: str
+) -> Iterator[tuple[int, dict[str, float]]]:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"expected an object, got {type(entry).__name__}")
+    if (other := str(entry.get("model_version", version))) != version:
+        raise ValueError(f"answered by model {other[:12]}, not by {version[:12]}")
+    if "results" in entry:
+        for item in entry["results"]:
+            if "prediction" in item:
+                yield _prediction(item["prediction"], classes)
+        return
+    yield _prediction(entry, classes)
+
+
+def _prediction(entry: Any, classes: Sequence[str]) -> tuple[int, dict[str, float]]:
+    shares = entry.get("probabilities")
+    if isinstance(shares, Mapping):
+        shares = [shares[name] for name in classes]
+    if shares is not None:
+        if len(shares) != len(classes):
+            raise ValueError(f"{len(shares)} probabilities, expected {len(classes)}")
+        index, confidence = max(enumerate(shares), key=lambda pair: pair[1])
+    else:
+        index, confidence = _index(entry, classes), entry.get("probability")
+    signals = {name: float(entry["signals"][name]) for name in _measured(entry)}
+    if not isinstance(confidence, (int, float)) or not 0 <= confidence <= 1:
+        raise ValueError(f"probability {confidence!r}, expected 0..1")
+    return index, {CONFIDENCE: float(confidence), **signals}
+
+
+def _index(entry: Any, classes: Sequence[str]) -> int:
+    if "label" in entry:
+        if entry["label"] not in classes:
+            raise ValueError(f"label {entry['label']!r} is none of the model's classes")
+        return classes.index(entry["label"])
+    index = entry.get("index")
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(classes):
+        raise ValueError(f"index {index!r}, expected 0..{len(classes) - 1}")
+    return index
+
+
+def _measured(entry: Any) -> list[str]:
+    return [name for name in IMAGE_SIGNALS if name in entry.get("signals", {})]

@@ -1,7 +1,7 @@
-"""How a stream's alarm behaves: how long it is silent, how soon it is raised, and cleared again.
+"""Simulates the drift alarm on a stream of images.
 
 A stream draws images at random, with replacement, from the half of the test images that made no
-part of its reference, and is judged as the service judges its traffic (serve/contract/drift_watch).
+part of its reference, and is judged as the service judges its traffic (common/model/drift_watch).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +12,10 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from common.model.artifact import DriftReference
+from common.model.drift import PARTS, Counts, DriftWatch, WatchLimits
 from ml.drift.observed import Observed
 from ml.drift.rates import binned, reference_from, wilson
-from serve.contract.artifact import DriftReference
-from serve.contract.drift import Counts
-from serve.contract.drift_watch import PARTS, DriftWatch, WatchLimits
 
 _PATIENCE = 3  # windows of spoiled images in which the alarm must be raised
 _RELIEF = 6  # windows of clean images in which it must be cleared
@@ -58,12 +57,12 @@ class Detection:
 
     @property
     def delay(self) -> float | None:
-        """Median, in images."""
+        """Median delay in images."""
         return median(self.delays) if self.delays else None
 
     @property
     def relief(self) -> float | None:
-        """Median, in images."""
+        """Median time to all-clear in images."""
         return median(self.reliefs) if self.reliefs else None
 
 

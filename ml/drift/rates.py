@@ -1,4 +1,4 @@
-"""How often resampled windows raise drift: false alarms on clean ones, hits on spoiled ones.
+"""False-alarm and detection rates of drift statistics on resampled windows.
 
 The reference must not be of the images it is tested on. So the test images are split in halves,
 many times: one half makes a reference, the other is cut into windows that share no image.
@@ -11,11 +11,11 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from common.model.artifact import DriftReference
+from common.model.drift import CLASSES, Counts, DriftReport, Limits, compare
+from common.model.signals import CONFIDENCE
+from ml.artifact.drift_reference import bins_of, reference_of
 from ml.drift.observed import Observed
-from ml.drift_reference import bins_of, reference_of
-from serve.contract.artifact import DriftReference
-from serve.contract.drift import CLASSES, Counts, DriftReport, Limits, compare
-from serve.contract.signals import CONFIDENCE
 
 ANSWERS = frozenset({CLASSES, CONFIDENCE})  # what a log of predictions shows without any image
 
@@ -52,7 +52,7 @@ class Tally:
         self.signals: dict[str, int] = {}
 
     def add(self, report: DriftReport, by_chance: bool) -> None:
-        """One window."""
+        """Adds one window."""
         self.windows += 1
         self.alarms += bool(report.drifted)
         self.of_answers += not ANSWERS.isdisjoint(report.drifted)
@@ -61,7 +61,7 @@ class Tally:
             self.signals[name] = self.signals.get(name, 0) + 1
 
     def rate(self, condition: str, size: int) -> Rate:
-        """As a value; signals that drifted most often first."""
+        """The tally as a rate, with the signals that drifted most often first."""
         ranked = sorted(self.signals.items(), key=lambda item: -item[1])
         numbers = (self.windows, self.alarms, self.of_answers, self.by_chance)
         return Rate(condition, size, *numbers, dict(ranked))
@@ -149,7 +149,7 @@ def _windows(
     size: int,
     largest: int,
 ) -> list[Counts]:
-    """As many windows without a common image as there are of the largest size, for equal weight."""
+    """Disjoint windows, as many of each size as there are of the largest, for equal weight."""
     windows = []
     for index in range(len(predictions) // largest):
         part = slice(index * size, (index + 1) * size)

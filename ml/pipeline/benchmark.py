@@ -9,11 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from ml import benchmark
-from ml.files import write_whole
-from ml.pipeline.choices import ChoicesError, read_choices
-from ml.pipeline.layout import METRICS, PARAMS, RUN, enter_stage
-from ml.pipeline.tables import csv_text
+from common.files import write_whole
+from ml.benchmark.main import main as run_benchmark
+from ml.pipeline.layout import METRICS, PARAMS, RUN, csv_text, enter_stage
+from ml.pipeline.resolve import ChoicesError, read_choices
 
 _SUMMARY = ("model", "p50_ms", "images_per_s", "megabytes", "memory_mb", "cold_load_s")
 
@@ -74,7 +73,7 @@ def main() -> int:
     except ChoicesError as exc:
         print(exc, file=sys.stderr)
         return 2
-    status = benchmark.main(typed, Console(width=140))
+    status = run_benchmark(typed, Console(width=140))
     if status:
         return status
     results = json.loads((RUN / "benchmark" / "benchmark.json").read_text(encoding="utf-8"))

@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from common.files import write_whole
+from common.model.artifact import ArtifactError
+from common.terminal import Progress
+from ml.artifact.export import ExportReport, ParityError, Provenance, export_artifact
 from ml.data.cifar10 import DatasetError
-from ml.export import ExportReport, ParityError, Provenance, export_artifact
-from ml.files import write_whole
-from ml.pipeline.evaluated import read_evaluated
-from ml.pipeline.layout import METRICS, RUN, enter_stage
-from ml.pipeline.trained_run import RunError, TrainedRun, open_trained
-from ml.pipeline.training_record import TrainingRecord
-from ml.run_folder import config_digest
-from ml.run_report import draw_run
-from ml.tracking.rows import read_rows
-from serve.contract.artifact import ArtifactError
-from tools.progress import Progress
+from ml.pipeline.evaluate import read_evaluated
+from ml.pipeline.layout import METRICS, RUN, TrainingRecord, enter_stage
+from ml.report.page import draw_run
+from ml.runs.folder import config_digest
+from ml.runs.loading import RunError, TrainedRun, open_trained
+from ml.runs.metrics import read_rows
 
 BAD_INPUT = 2
 
@@ -79,7 +78,7 @@ def export(run: TrainedRun) -> ExportReport:
 def _summary(
     run: TrainedRun, report: ExportReport, record: TrainingRecord, rows: list[dict[str, float]]
 ) -> dict[str, Any]:
-    """As `ml.conclusion` writes it for a run of //ml:train."""
+    """The summary, as `ml.stages` writes it for a run of //ml:train."""
     monitor = run.cfg.monitor
     return {
         "name": run.cfg.name,

@@ -1,9 +1,33 @@
-"""Where the stages of dvc.yaml find their input and leave their output, below the workspace."""
+"""Paths, tables and process handling shared by the stages of dvc.yaml."""
 
+import csv
+import io
+import json
 import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ml.pipeline.lifeline import die_with_parent
+from common.files import write_whole
+
+
+def die_with_parent(interval_s: float = 0.5) -> None:
+    """Ends this process, as a kill does, when the process that started it is gone.
+
+    Stages can be killed at any moment, so this is safe; it works wherever there are processes.
+    """
+    parent = os.getppid()
+    threading.Thread(target=_watch, args=(parent, interval_s), daemon=True).start()
+
+
+def _watch(parent: int, interval_s: float) -> None:
+    while os.getppid() == parent:
+        time.sleep(interval_s)
+    os.kill(os.getpid(), signal.SIGKILL)
+
 
 PARAMS = Path("params.yaml")
 PIN = Path("ml/data/cifar10.dvc")
@@ -13,7 +37,6 @@ CONFIG = PREPARED / "config.yaml"
 CODE = PREPARED / "code"
 RUN = Path("pipeline/run")
 METRICS = Path("pipeline/metrics")
-
 STAGES = ("prepare", "train", "evaluate", "export", "benchmark")
 PROGRAMS = "KILN_STAGES"  # variable: the folder of the stages' programs and lists of sources
 
@@ -34,3 +57,43 @@ def is_stage() -> bool:
 def programs_folder() -> Path:
     """Where the programs of the stages are: beside this file, where Bazel puts them."""
     return Path(os.environ.get(PROGRAMS) or Path(__file__).absolute().parent)
+
+
+def csv_text(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The table as text; numbers keep six significant digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row])
+    return text.getvalue()
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a network came about, beside its configuration and its metrics.
+
+    Attributes:
+        device: as `ml.training.hardware.describe_device` says it.
+        temperature: by which the logits were divided, see `ml.artifact.calibration`.
+        lock_digest: SHA-256 in hex of the lock of all packages.
+        parameters: how many numbers were trained.
+        training_s: seconds, interruptions left out.
+    """
+
+    device: str
+    precision: str
+    temperature: float
+    git_revision: str
+    lock_digest: str
+    parameters: int
+    best_epoch: int
+    training_s: float
+
+    def write(self, path: Path) -> None:
+        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "TrainingRecord":
+        """Raises TypeError if keys are missing or unknown."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))

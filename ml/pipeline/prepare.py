@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from ml.config import ConfigError, is_fast_dev_run
+from common.files import write_whole
+from common.terminal import Progress
 from ml.data.cifar10 import DatasetError, Records, read_records
 from ml.data.cifar10_pin import FILE_NAMES, Mismatch, PinError, read_pin
-from ml.files import write_whole
-from ml.pipeline.choices import ChoicesError, read_choices
 from ml.pipeline.layout import (
     CODE,
     CONFIG,
@@ -34,8 +33,8 @@ from ml.pipeline.layout import (
     enter_stage,
     programs_folder,
 )
-from ml.pipeline.resolve import resolve
-from tools.progress import Progress
+from ml.pipeline.resolve import ChoicesError, read_choices, resolve
+from ml.training.config import ConfigError, is_fast_dev_run
 
 CONFIGS = Path("configs")
 

@@ -1,4 +1,4 @@
-"""From the choices in params.yaml to the whole configuration of a training."""
+"""Resolves params.yaml to the full configuration of a training."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,9 +10,32 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from ml.config import ConfigError, check_values, register_schema
-from ml.run_folder import run_config
+from ml.runs.folder import run_config
+from ml.training.config import ConfigError, check_values, register_schema
+
+
+class ChoicesError(ValueError):
+    """params.yaml cannot be used; the message names the place and the expectation."""
+
+
+def read_choices(path: Path, section: str) -> dict[str, Any]:
+    """A section of params.yaml.
+
+    Raises:
+        ChoicesError: the file or the section cannot be read.
+    """
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except OSError as exc:
+        raise ChoicesError(f"{path} cannot be read ({exc.strerror}): restore it") from exc
+    except (YAMLError, OmegaConfBaseException) as exc:
+        raise ChoicesError(f"{path} is not YAML: {' '.join(str(exc).split())}") from exc
+    chosen = values.get(section) if isinstance(values, dict) else None
+    if not isinstance(chosen, dict):
+        raise ChoicesError(f"{path} needs a section '{section}:' of names and values")
+    return chosen
 
 
 def resolve(choices: Mapping[str, Any], configs: Path) -> DictConfig:

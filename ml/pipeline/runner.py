@@ -1,4 +1,4 @@
-"""DVC from the locked packages, in the user's workspace: ``bazel run //ml:dvc -- repro``.
+"""Runs DVC from the locked packages in the user's workspace: ``bazel run //ml:dvc -- repro``.
 
 It is DVC's own command line. Around it: the stages' programs come along, the dataset is put where
 its pin says, a remote is looked at before it is used, nothing is reported to anybody, and plots
@@ -13,7 +13,16 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
 from dvc.cli import DvcParserError, parse_args
 from dvc.cli import main as dvc_main
 from dvc.cli.parser import get_main_parser
@@ -21,17 +30,130 @@ from dvc.commands.experiments.run import CmdExperimentsRun
 from dvc.config import Config, ConfigError, merge
 from dvc.exceptions import DvcException, InvalidArgumentError
 
-from ml.data.cifar10_pin import PinError
-from ml.data.fetch import FetchError
-from ml.data.source_dvc import configured_remote
-from ml.pipeline.layout import PROGRAMS, programs_folder
-from ml.pipeline.remote import RemoteError, check_remote, override_settings, state_folder
-from ml.pipeline.workspace import WorkspaceError, find_workspace, place_dataset
-from tools.progress import Progress
+from common.terminal import Progress
+from ml.data.cifar10_cache import cache_folder
+from ml.data.cifar10_pin import FILE_NAMES, Mismatch, PinError, read_pin
+from ml.data.fetch import FetchError, default_sources, fetch
+from ml.data.source import Progress as FetchProgress
+from ml.data.source import SourceError
+from ml.data.source_dvc import configured_remote, s3_client
+from ml.pipeline.layout import DATA, PIN, PROGRAMS, programs_folder
+
+
+class WorkspaceError(ValueError):
+    """DVC cannot work here; the message says what is missing and what to do."""
+
+
+def find_workspace() -> Path:
+    """The root of the workspace that the command was typed in.
+
+    Raises:
+        WorkspaceError: it is no clone of a project that DVC looks after.
+    """
+    root = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or ".").absolute()
+    if not (root / ".dvc").is_dir():
+        raise WorkspaceError(
+            f"{root} is no DVC repository, for there is no folder .dvc: run this in a clone of the "
+            "project, or make one of it with: init"
+        )
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        raise WorkspaceError(
+            f"{root} is no git repository, and DVC compares with what git knows: run this in a "
+            "clone, or begin with: git init"
+        )
+    return root
+
+
+def place_dataset(root: Path) -> None:
+    """Puts train.bin and test.bin where ``ml/data/cifar10.dvc`` says, as links to this machine's
+    copy; fetches them if need be.
+
+    Raises:
+        WorkspaceError: a file is there and is not the pinned one; it is left alone.
+        FetchError, PinError: no source delivers; the pin cannot be read.
+    """
+    pin = read_pin(root / PIN)
+    for file in pin.files:
+        if (root / DATA / file.name).exists():
+            try:
+                file.check(root / DATA / file.name)
+            except Mismatch as exc:
+                raise WorkspaceError(
+                    f"{exc}. Delete it to get the pinned file back, or make it the pinned one: "
+                    f"commit {PIN}"
+                ) from exc
+    if not all((root / DATA / name).exists() for name in FILE_NAMES):
+        fetch(
+            pin,
+            default_sources(),
+            cache=cache_folder(),
+            output=root / DATA,
+            progress=FetchProgress(),
+        )
+
+
+_SET_KEYS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile: "
+    "bazel run //ml:dvc -- remote modify --local REMOTE profile NAME"
+)
+_REFUSED = ("403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+# Options that decide about access in ways that only DVC knows: then it finds out by itself.
+_OTHER_ACCESS = ("allow_anonymous_login", "configpath", "credentialpath")
+
+
+class RemoteError(ValueError):
+    """The remote cannot be used; the message names it and says what to do."""
+
+
+def check_remote(url: str, options: Mapping[str, Any]) -> None:
+    """Asks a remote on S3 for one name, as DVC will; other kinds are left to DVC.
+
+    Raises:
+        RemoteError: it does not answer as it should.
+    """
+    if urlsplit(url).scheme != "s3" or any(options.get(name) for name in _OTHER_ACCESS):
+        return
+    parts = urlsplit(url)
+    try:
+        client, _ = s3_client(options)
+        client.list_objects_v2(Bucket=parts.netloc, Prefix=parts.path.strip("/"), MaxKeys=1)
+    except SourceError as exc:
+        raise RemoteError(f"{url}: {exc}; {_SET_KEYS}") from exc
+    except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as exc:
+        raise RemoteError(f"{url} needs credentials and there are none: {_SET_KEYS}") from exc
+    except ConnectionError as exc:
+        raise RemoteError(
+            f"{url} cannot be reached: {exc}. Check the network, AWS_ENDPOINT_URL, and the "
+            f"endpointurl in .dvc/config"
+        ) from exc
+    except ClientError as exc:
+        raise RemoteError(f"{url}: {_explain(exc, parts.netloc)}") from exc
+    except BotoCoreError as exc:
+        raise RemoteError(f"{url}: {exc}") from exc
+
+
+def _explain(exc: ClientError, bucket: str) -> str:
+    code = str(exc.response.get("Error", {}).get("Code", ""))
+    if code == "NoSuchBucket":
+        return f"there is no bucket {bucket}: create it, or correct the url"
+    if code in _REFUSED:
+        return f"these credentials are refused ({code}): {_SET_KEYS}"
+    return " ".join(str(exc).split())
+
+
+def override_settings(remote_url: str) -> dict[str, Any]:
+    """Settings of DVC by which one address stands in for the default remote."""
+    name = "environment"
+    return {"core": {"remote": name}, "remote": {name: {"url": remote_url}}}
+
+
+def state_folder(root: Path) -> Path:
+    """Where DVC may keep what it knows about files: in the workspace, not in the system."""
+    return root / ".dvc" / "tmp" / "site"
+
 
 BAD_INPUT = 2
 PLOTS_PAGE = Path(__file__).absolute().with_name("plots_page.html")
-
 _EXIT_CODES = {251: BAD_INPUT, 252: 130, 253: BAD_INPUT, 254: BAD_INPUT, 255: 1}
 _DESCRIPTION = """\
 Data Version Control, as this project runs it:

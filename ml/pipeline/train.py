@@ -1,5 +1,4 @@
-"""The stage `train`: from the resolved configuration to calibrated weights; the test set is not
-read.
+"""The stage `train`: from the resolved configuration to calibrated weights, without the test set.
 
 Killed at any moment, it continues at its last epoch, unless something that it depends on changed
 meanwhile: the run folder remembers what its checkpoints were made of.
@@ -14,20 +13,18 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from ml.best_epoch import best_row
-from ml.calibration import calibrate
-from ml.callbacks import metrics_log
-from ml.checkpoint_io import save_weights
-from ml.config import ConfigError
+from common.files import write_whole
+from ml.artifact.calibration import calibrate
 from ml.data.cifar10 import DatasetError
 from ml.data.cifar10_pin import file_md5
-from ml.files import write_whole
-from ml.fitting import Fitted, fit, load_best
-from ml.hardware import describe_device
-from ml.pipeline.layout import CODE, CONFIG, DATA, METRICS, RUN, enter_stage
-from ml.pipeline.training_record import TrainingRecord
-from ml.provenance import git_revision, lock_digest
-from ml.run_folder import ResumeError, RunFolder
+from ml.pipeline.layout import CODE, CONFIG, DATA, METRICS, RUN, TrainingRecord, enter_stage
+from ml.runs.folder import ResumeError, RunFolder
+from ml.runs.metrics import best_row
+from ml.runs.provenance import git_revision, lock_digest
+from ml.training.callbacks import metrics_log, save_weights
+from ml.training.config import ConfigError
+from ml.training.fitting import Fitted, fit, load_best
+from ml.training.hardware import describe_device
 
 BAD_INPUT = 2
 

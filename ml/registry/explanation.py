@@ -1,18 +1,76 @@
-"""The chain behind a model: image, version, commit, data, configuration, metrics, decisions."""
+"""Explains a model: image, version, commit, data, configuration, metrics, decisions."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ml.registry.images import PREFIX, Image
 from ml.registry.ledger import Record
 from ml.registry.manifest import Manifest
-from ml.registry.model_registry import Registry
-from ml.registry.request_log import version_in_line, version_of_request
+from ml.registry.registry import PREFIX, Image, Registry
+from ml.registry.store import RegistryError
+
+REQUEST_KEYS = ("request_id", "requestId", "request.id", "trace_id", "traceId", "x-request-id")
+VERSION_KEYS = ("model_version", "model.version", "modelVersion", "x-model-version")
+
+
+def version_in_line(line: str) -> str:
+    """The model version that a JSON log line or response names.
+
+    Raises:
+        RegistryError: it is no JSON object, or names none.
+    """
+    try:
+        entry = json.loads(line)
+    except ValueError as exc:
+        raise RegistryError(f"not a JSON log line: {exc}") from exc
+    for version in _values(entry, VERSION_KEYS):
+        return version
+    raise RegistryError(
+        f"the log line names no model version: expected {' or '.join(VERSION_KEYS)}"
+    )
+
+
+def version_of_request(lines: Iterable[str], request: str) -> str:
+    """The model version in the first JSON line that carries this request id and a version.
+
+    Raises:
+        RegistryError: no line does.
+    """
+    seen = False
+    for line in lines:
+        if request not in line:
+            continue
+        try:
+            entry = json.loads(line[line.index("{") :])
+        except ValueError:
+            continue  # a line of another program
+        if request in _values(entry, REQUEST_KEYS):
+            seen = True
+            for version in _values(entry, VERSION_KEYS):
+                return version
+    why = "its lines name no model version" if seen else "no JSON line carries it"
+    raise RegistryError(f"request {request} is not in the log: {why}")
+
+
+def _values(entry: Any, keys: tuple[str, ...]) -> Iterator[str]:
+    """Texts under any of the keys, however deep: collectors nest what a service logs."""
+    if isinstance(entry, Mapping):
+        for key, value in entry.items():
+            if key in keys and isinstance(value, str) and value:
+                yield value
+            else:
+                yield from _values(value, keys)
+        # OpenTelemetry's JSON: {"key": "model.version", "value": {"stringValue": "…"}}
+        if entry.get("key") in keys and isinstance(entry.get("value"), Mapping):
+            yield from (text for text in entry["value"].values() if isinstance(text, str))
+    elif isinstance(entry, list):
+        for item in entry:
+            yield from _values(item, keys)
 
 
 @dataclass(frozen=True)
@@ -36,7 +94,7 @@ class Explanation:
     commit: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """The explanation as JSON-ready values."""
         return {
             "asked": list(self.asked),
             "version": self.manifest.version,

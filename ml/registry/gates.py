@@ -1,4 +1,4 @@
-"""What a model must show before an alias is pointed at it; each gate leaves evidence."""
+"""Promotion gates: size, calibration, accuracy and latency, each with its evidence."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ml.artifact import Artifact, load_artifact, new_session
+from common.model.artifact import INPUT, ArtifactError
+from ml.artifact.artifact import Artifact, load_artifact, new_session
 from ml.registry.limits import Gate, Limits
 from ml.registry.manifest import Manifest
-from ml.registry.model_registry import Registry
-from ml.registry.outcomes import Examples, Outcomes, outcomes
-from ml.registry.significance import Comparison, compare_paired, compare_proportions
-from serve.contract.artifact import INPUT, ArtifactError
+from ml.registry.outcomes import (
+    Comparison,
+    Examples,
+    Outcomes,
+    compare_paired,
+    compare_proportions,
+    outcomes,
+)
+from ml.registry.registry import Registry
 
 _ROUNDS, _ROUND_S, _FEWEST_SAMPLES = 3, 0.4, 100
 
@@ -31,7 +37,7 @@ class Subject:
 
     @property
     def accuracy(self) -> float:
-        """As measured here, else as the artifact says."""
+        """Accuracy as measured here, else as recorded in the artifact."""
         return self.outcomes.accuracy if self.outcomes else self.manifest.test.accuracy
 
 

@@ -1,4 +1,4 @@
-"""Checks that everything in a registry is as it was written; removes what killed writers left."""
+"""Verifies a registry's objects and removes leftovers of killed writers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ml.registry.errors import Damaged, RegistryError
-from ml.registry.images import PREFIX
-from ml.registry.model_registry import Registry
-from ml.registry.store import Stored
-from ml.registry.versions import MODELS
+from ml.registry.registry import MODELS, PREFIX, Registry
+from ml.registry.store import Damaged, RegistryError, Stored
 
 GRACE_S = 24 * 3600  # no registration takes longer
 

@@ -17,8 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ml.registry.errors import Conflict, Damaged
-from ml.registry.store import Store
+from ml.registry.store import Conflict, Damaged, Store
 
 SCHEMA = 1
 REFUSED = "refused"  # the verdict of a record that moved nothing
@@ -59,7 +58,7 @@ class Record:
     aliases: Mapping[str, str]  # where all aliases point afterwards
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """The record as JSON-ready values."""
         move = asdict(self.move)
         return {
             "number": self.number,

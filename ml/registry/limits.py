@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ml.registry.errors import RegistryError
+from ml.registry.store import RegistryError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Gate:
-    """One line of a verdict."""
+    """The result of one gate."""
 
     name: str
     passed: bool

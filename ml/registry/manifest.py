@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from serve.contract.artifact import ArtifactMetadata, Scores
+from common.model.artifact import ArtifactMetadata, Scores
 
 SCHEMA = 1
 
@@ -25,7 +25,8 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class RecordedScores:
-    """As the artifact has them; a class of our own, since manifests outlive contracts."""
+    """The scores recorded in the artifact; a class of its own, because manifests outlive
+    contracts."""
 
     images: int
     accuracy: float
@@ -35,7 +36,7 @@ class RecordedScores:
 
     @classmethod
     def of(cls, scores: Scores) -> RecordedScores:
-        """A copy."""
+        """Copies the scores of an artifact."""
         return cls(**{field.name: getattr(scores, field.name) for field in fields(cls)})
 
 
@@ -117,11 +118,11 @@ class Manifest:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """The manifest as JSON-ready values."""
         return asdict(self)
 
     def to_json(self) -> bytes:
-        """What is stored."""
+        """The manifest as it is stored."""
         values = {"schema": SCHEMA, **self.as_dict()}
         text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
         return f"{text}\n".encode()

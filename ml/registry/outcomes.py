@@ -1,26 +1,40 @@
-"""How a model does on test images, one by one: measured once, then kept in the registry."""
+"""Per-image outcomes of models on the test set, and significance tests between two of them.
+
+On the same images, each model is right or wrong on each: only those that one gets right and the
+other wrong tell them apart, and McNemar's exact test asks whether a fair coin could have split them
+so. On different images two proportions are compared. Both give an interval for the difference, and
+a candidate is good enough if even its lower end is not below the margin that was allowed:
+non-inferiority, where the burden of proof is on the candidate and a small test set proves little.
+
+Sources: McNemar 1947, Psychometrika 12:153-157, in its exact form (Fagerland, Lydersen and Laake
+2013, BMC Medical Research Methodology 13:91); Agresti and Min 2005, Statistics in Medicine
+24:729-740 (paired interval); Agresti and Caffo 2000, The American Statistician 54:280-288 (two
+proportions); non-inferiority by a one-sided bound: Piaggio et al. 2012, JAMA 308:2594-2604.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.artifact import Artifact
+from ml.artifact.artifact import Artifact
+from ml.artifact.evaluation import evaluate
 from ml.data.cifar10 import DatasetError, dataset_digest, locate, read_records
 from ml.data.cifar10_pin import read_pin
 from ml.data.fetch import FetchError
-from ml.evaluation import evaluate
-from ml.registry.errors import RegistryError
 from ml.registry.manifest import Manifest
-from ml.registry.model_registry import Registry
+from ml.registry.registry import Registry
+from ml.registry.store import RegistryError
 
 
 @dataclass(frozen=True)
@@ -120,3 +134,92 @@ def _read_npz(path: Path, manifest: Manifest) -> Examples:
         raise RegistryError(f"{path} has no images, or labels that are none of the model's classes")
     digest = hashlib.sha256(images.tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
     return Examples(digest, images, labels.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate's accuracy minus the champion's, and how sure that is."""
+
+    method: str  # "McNemar, exact" or "two proportions"
+    difference: float
+    lower: float  # one-sided bound: below it with probability alpha at most
+    p_value: float  # two-sided, of no difference
+    detail: str
+
+    def is_not_inferior(self, margin: float) -> bool:
+        """True if a loss of more than `margin` is ruled out."""
+        return self.lower >= -margin
+
+    def is_superior(self, alpha: float) -> bool:
+        """True if it is better, and that is no chance."""
+        return self.difference > 0 and self.p_value < alpha
+
+
+def compare_paired(
+    candidate: NDArray[np.bool_], champion: NDArray[np.bool_], alpha: float
+) -> Comparison:
+    """Compare on the same images.
+
+    Args:
+        candidate: (N,), whether it is right on each image.
+        champion: (N,), the same of the other model.
+
+    Raises:
+        ValueError: they differ in length, or are empty.
+    """
+    if candidate.shape != champion.shape or candidate.size == 0:
+        raise ValueError(f"Expected equally many answers, got {candidate.shape}, {champion.shape}")
+    n = candidate.size
+    gained = int((candidate & ~champion).sum())
+    lost = int((~candidate & champion).sum())
+    total, better, worse = n + 2, gained + 0.5, lost + 0.5  # half an image in each of four cells
+    difference = (better - worse) / total
+    error = math.sqrt(better + worse - (better - worse) ** 2 / total) / total
+    return Comparison(
+        method="McNemar, exact",
+        difference=(gained - lost) / n,
+        lower=difference - NormalDist().inv_cdf(1 - alpha) * error,
+        p_value=mcnemar_exact(gained, lost),
+        detail=f"of {n:,} images {gained} gained, {lost} lost",
+    )
+
+
+def compare_proportions(
+    candidate_right: int,
+    candidate_images: int,
+    champion_right: int,
+    champion_images: int,
+    alpha: float,
+) -> Comparison:
+    """Compare on different images, or where only the two accuracies are known."""
+    p_value = two_proportion_p(candidate_right, candidate_images, champion_right, champion_images)
+    a, b = (candidate_right + 1, candidate_images + 2), (champion_right + 1, champion_images + 2)
+    shares = [right / images for right, images in (a, b)]
+    error = math.sqrt(sum(p * (1 - p) / n for p, (_, n) in zip(shares, (a, b), strict=True)))
+    return Comparison(
+        method="two proportions",
+        difference=candidate_right / candidate_images - champion_right / champion_images,
+        lower=shares[0] - shares[1] - NormalDist().inv_cdf(1 - alpha) * error,
+        p_value=p_value,
+        detail=f"on {candidate_images:,} and {champion_images:,} images, not image by image",
+    )
+
+
+def mcnemar_exact(gained: int, lost: int) -> float:
+    """Two-sided p-value that a fair coin splits `gained + lost` at least as unevenly."""
+    n, fewer = gained + lost, min(gained, lost)
+    # In logarithms: the coefficients outgrow a float above a thousand images.
+    terms = (
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
+        for k in range(fewer + 1)
+    )
+    return min(1.0, 2 * math.fsum(math.exp(term) for term in terms))
+
+
+def two_proportion_p(right_a: int, images_a: int, right_b: int, images_b: int) -> float:
+    """Two-sided p-value of the pooled z-test that two shares are equal."""
+    pooled = (right_a + right_b) / (images_a + images_b)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / images_a + 1 / images_b))
+    if error == 0:
+        return 1.0
+    return 2 * NormalDist().cdf(-abs(right_a / images_a - right_b / images_b) / error)

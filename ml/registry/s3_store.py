@@ -1,4 +1,4 @@
-"""A registry's objects in a bucket of S3, or of a store that honours its conditional writes.
+"""Object storage of the registry in S3, by conditional writes.
 
 boto3 and not fsspec: the one write that everything rests on, If-None-Match, has to be told apart
 from a repeated request whose first answer was lost.
@@ -17,8 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
-from ml.registry.errors import StoreError
-from ml.registry.store import Stored
+from ml.registry.store import Stored, StoreError
 
 _MISSING = {"NoSuchKey", "404"}
 _EXISTS = {"PreconditionFailed", "412"}

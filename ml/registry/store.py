@@ -1,23 +1,47 @@
-"""Where a registry's objects are kept: a folder, or a bucket of S3.
-
-Everything above rests on one promise of `Store.create`: an object appears whole, and once. No
-object is ever changed, so a writer that is killed leaves a readable registry.
-"""
+"""Object storage of the registry: the interface, its errors, and a folder."""
 
 from __future__ import annotations
 
+import errno
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
-from ml.registry.errors import StoreError
+
+class RegistryError(Exception):
+    """Asked for something that cannot be; the message says what to do. Nothing was changed.
+
+    No ValueError: those are what a damaged object is noticed by.
+    """
+
+    exit_code = 2
+
+
+class StoreError(RegistryError):
+    """The folder or bucket cannot be used."""
+
+
+class Refused(RegistryError):
+    """Understood, and declined: a gate did not pass."""
+
+    exit_code = 1
+
+
+class Conflict(Refused):
+    """Somebody else was faster; the message says who, and what to do."""
+
+
+class Damaged(Refused):
+    """What is stored is not what was written."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One object: its key, size in bytes, and when it was written (seconds since 1970)."""
+    """A stored object: its key, size in bytes, and modification time (seconds since 1970)."""
 
     key: str
     size: int
@@ -50,28 +74,121 @@ class Store(Protocol):
         """What killed writers left beside the objects; `delete` takes their keys too."""
 
 
-def open_store(url: str) -> Store:
-    """The store that a URL or a path names.
+_UNFINISHED = ".unfinished"
 
-    Args:
-        url: ``s3://bucket/prefix``, ``file:///absolute/path`` or a path.
 
-    Raises:
-        StoreError: another kind of URL, or one without a bucket.
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "s3":
-        from ml.registry.s3_store import S3Store  # boto3 takes a while, a folder needs none of it
+class FolderStore:
+    """Written aside, then linked into place: the link fails if the name is taken, on every POSIX
+    file system with hard links, NFS included."""
 
-        if not parts.netloc:
-            raise StoreError(f"{url} names no bucket: expected s3://bucket/prefix")
-        return S3Store(parts.netloc, parts.path.strip("/"))
-    if parts.scheme not in ("", "file") or (parts.scheme and parts.netloc):
-        raise StoreError(
-            f"{url} cannot hold a registry: expected s3://bucket/prefix, file:///path or a path "
-            "(other stores promise no atomic creation)"
-        )
-    from ml.registry.folder_store import FolderStore
+    def __init__(self, root: Path) -> None:
+        """The folder is made by the first write."""
+        self.root = root.absolute()
 
-    path = Path(parts.path if parts.scheme else url).expanduser()
-    return FolderStore(Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / path)
+    @property
+    def url(self) -> str:
+        """The folder's path."""
+        return str(self.root)
+
+    def read(self, key: str) -> bytes:
+        """An object's bytes; KeyError if there is none."""
+        try:
+            with _explained():
+                return (self.root / key).read_bytes()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Links the object into place, unless its name is taken by other bytes."""
+        final, aside = self.root / key, self.root / _UNFINISHED / uuid.uuid4().hex
+        with _explained():
+            made = [*_make_folders(aside.parent), *_make_folders(final.parent)]
+            try:
+                _write(aside, data)
+                try:
+                    os.link(aside, final)
+                except FileExistsError:
+                    return final.read_bytes() == data
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(aside)
+            for folder in {final.parent, *(path.parent for path in made)}:
+                _flush(folder)  # the entry itself must outlast a power cut
+            return True
+
+    def entries(self, prefix: str, after: str = "") -> list[Stored]:
+        """Objects below `prefix` that sort behind `after`, in order."""
+        folder = prefix.rpartition("/")[0]
+        found = [f for f in self._files(folder) if f.key.startswith(prefix) and f.key > after]
+        return [f for f in found if not f.key.startswith(_UNFINISHED)]
+
+    def delete(self, key: str) -> None:
+        """Removes an object, if it is there."""
+        with _explained(), suppress(FileNotFoundError):
+            os.unlink(self.root / key)
+
+    def unfinished(self) -> list[Stored]:
+        """Files that killed writers left aside."""
+        return self._files(_UNFINISHED)
+
+    def _files(self, folder: str) -> list[Stored]:
+        found = []
+        with _explained():
+            for parent, _, names in os.walk(self.root / folder, onerror=_raise_unless_missing):
+                for name in names:
+                    path = Path(parent, name)
+                    with suppress(FileNotFoundError):  # a writer has finished meanwhile
+                        status = path.stat()
+                        key = path.relative_to(self.root).as_posix()
+                        found.append(Stored(key, status.st_size, status.st_mtime))
+        return sorted(found, key=lambda file: file.key)
+
+
+def _make_folders(path: Path) -> list[Path]:
+    """Makes a folder with those above it; returns those that were missing."""
+    missing = []
+    for folder in (path, *path.parents):
+        if folder.is_dir():
+            break
+        missing.append(folder)
+    os.makedirs(path, exist_ok=True)
+    return missing
+
+
+def _write(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        if exc.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP) and exc.filename2:
+            raise StoreError(
+                f"{exc.filename2} cannot be linked into place: a registry needs a file system "
+                "with hard links, or an s3:// URL"
+            ) from exc
+        raise StoreError(f"{exc.filename} cannot be used: {exc.strerror}") from exc

@@ -1,4 +1,4 @@
-"""What a user hands in to be registered: a run folder, or a model file with its surroundings."""
+"""Reads what is to be registered: a run folder, or a model file with its metadata."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ml.registry.errors import RegistryError
+from common.model.artifact import ArtifactError, ArtifactMetadata, read_artifact
 from ml.registry.manifest import Lineage, Parent
-from ml.run_folder import RunFolder, config_digest
-from serve.contract.artifact import ArtifactError, ArtifactMetadata, read_artifact
+from ml.registry.store import RegistryError
+from ml.runs.folder import RunFolder, config_digest
 
 _BENCHMARK = Path("benchmark", "benchmark.json")
 

@@ -1,4 +1,4 @@
-"""What people read: tables and the chain behind a version."""
+"""Registry tables for people."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rich.tree import Tree
 
 from ml.registry.explanation import Explanation
 from ml.registry.housekeeping import Inspection
-from ml.registry.images import PREFIX
 from ml.registry.ledger import Record
 from ml.registry.limits import Gate
 from ml.registry.manifest import Manifest
+from ml.registry.registry import PREFIX
 
 DIGITS = 12
 _VERDICTS = {"passed": "green", "healthy": "green", "forced": "yellow", "refused": "red"}
@@ -38,7 +38,7 @@ def size(number: int) -> str:
 def print_versions(
     manifests: Sequence[Manifest], aliases: Mapping[str, str], where: str, console: Console
 ) -> None:
-    """One row per version, the newest first."""
+    """Prints one row per version, newest first."""
     table = Table(title=f"{len(manifests)} versions in {escape(where)}", title_justify="left")
     for name in ("version", "name", "aliases"):
         table.add_column(name, overflow="fold")
@@ -75,7 +75,7 @@ def print_gates(gates: Sequence[Gate], console: Console) -> None:
 
 
 def print_history(records: Sequence[Record], console: Console) -> None:
-    """One row per record, the newest first."""
+    """Prints one row per record, newest first."""
     table = Table(title=f"{len(records)} records", title_justify="left")
     table.add_column("no.", justify="right")
     for name in ("when (UTC)", "who", "what", "alias", "from", "to", "verdict", "why"):

@@ -1,18 +1,42 @@
-"""The typed schema of a sweep's settings, and the limits of their values."""
+"""The configuration of a sweep: its schema, its limits, and composing it with Hydra."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
-from ml.best_epoch import direction
-from ml.sweep.errors import SweepError
+from ml.runs.metrics import direction
+from ml.training.config import register_schema
+
+
+class SweepError(ValueError):
+    """The sweep cannot start as it was asked for: nothing was trained; the message says what to
+    do."""
+
+
+def without_password(address: str) -> str:
+    """The address with stars for its password; of a text that is no address, nothing."""
+    try:
+        return make_url(address).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return "(not a database's address)"
+
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2")
 PRUNERS = ("auto", "none", "median", "hyperband")
-# What a trial can be judged by: the metrics that `ml.module.ImageClassifier` logs, and what is
-# measured of the trained network. Never the test set: it would no longer be unseen.
+# What a trial can be judged by: the metrics that `ml.training.module.ImageClassifier` logs, and
+# what is measured of the trained network. Never the test set: it would no longer be unseen.
 METRICS = tuple(
     f"{of}/{name}" for of in ("val", "train") for name in ("accuracy", "loss", "macro_f1")
 )
@@ -21,7 +45,7 @@ MEASURES = ("latency_ms", "model_bytes", "training_s")
 
 @dataclass
 class SweepConfig:
-    """One sweep; configs/sweep/base.yaml explains the keys."""
+    """Settings of a sweep; configs/sweep/base.yaml explains the keys."""
 
     name: str = MISSING
     n_trials: int = MISSING
@@ -122,3 +146,57 @@ def _list(names: tuple[str, ...]) -> str:
 
 def _is_file_name(text: str) -> bool:
     return bool(text) and text[0] not in ".-" and all(c.isalnum() or c in "._-" for c in text)
+
+
+CONFIGS = Path(__file__).absolute().parents[2] / "configs"
+
+
+class _Search:
+    extra: list[str] = []  # noqa: RUF012 (set once, before anything is composed)
+
+
+@contextmanager
+def configuration(config_dirs: Sequence[str] = ()) -> Iterator[None]:
+    """Makes Hydra know our configurations, and those in further folders."""
+    register_schema()
+    register_sweep_schema()
+    _Search.extra = [f"file://{Path(folder).absolute()}" for folder in config_dirs]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+
+
+@contextmanager
+def elsewhere(configs: Path) -> Iterator[None]:
+    """Within `configuration`: looks into another folder in place of our own."""
+    ours = GlobalHydra.instance().hydra
+    assert ours is not None
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(configs), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().clear()
+        GlobalHydra.instance().initialize(ours)
+
+
+def hydra_loader() -> ConfigLoader:
+    """What knows the groups; within `configuration`."""
+    hydra = GlobalHydra.instance()
+    assert hydra.is_initialized()
+    return hydra.config_loader()
+
+
+def compose_checked(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Hydra's compose; within `configuration`.
+
+    Raises:
+        SweepError: with Hydra's reasons.
+    """
+    search = [f"hydra.searchpath=[{','.join(_Search.extra)}]"] if _Search.extra else []
+    try:
+        return compose(name, [*overrides, *search])
+    except (HydraException, OmegaConfBaseException) as exc:
+        reasons = [str(exc).split("\nSee https")[0]]
+        if exc.__cause__:
+            reasons.append(str(exc.__cause__).split("\n    full_key")[0])
+        raise SweepError("\n".join(reasons)) from exc

@@ -13,13 +13,27 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ml.config import DataConfig
-from ml.provenance import lock_digest
-from ml.run_folder import config_digest
+from ml.runs.folder import config_digest
+from ml.runs.provenance import lock_digest
+from ml.training.config import DataConfig
 
 ROOT = Path(__file__).absolute().parents[2]
-# What runs in a trial: all of ml but its programs' own packages; of the sweep, what trains.
-_CODE = ("ml/*.py", "ml/data/*.py", "ml/sweep/training.py", "serve/contract/*.py")
+
+
+# What runs in a trial: of the sweep, what trains.
+_CODE = (
+    "common/*.py",
+    "common/model/*.py",
+    "ml/artifact/*.py",
+    "ml/benchmark/latency.py",
+    "ml/data/*.py",
+    "ml/runs/*.py",
+    "ml/stages.py",
+    "ml/sweep/trials.py",
+    "ml/training/*.py",
+)
+
+
 # How a data module makes batches, which does not change what its files hold.
 _BATCHES = {field.name for field in fields(DataConfig)} - {"_target_", "folder"}
 

@@ -1,10 +1,10 @@
-"""What the trials of a study mean: which count, which was lost with its worker, which repeats
-another."""
+"""The trials of a study: which count, which were lost, which repeat others, and the baseline."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from omegaconf import DictConfig, OmegaConf
 from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -13,7 +13,6 @@ from ml.sweep.plan import Plan
 from ml.sweep.space import Space
 
 Outcome = Literal["finished", "pruned", "failed", "lost", "surplus", "running", "waiting"]
-
 # User attributes of a trial.
 WORKER = "worker"  # who trains it
 DIGEST = "digest"  # of configuration, data, code and packages
@@ -23,7 +22,6 @@ REUSED = "reused"  # number of the trial whose values these are
 ORIGIN = "origin"  # number of the lost trial that this one continues, in whose folder
 ATTEMPT = "attempt"  # how many workers were lost with it before
 RETRY = "retry"  # number of the failed trial that this one tries once more
-
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -186,3 +184,26 @@ def _queue(
             intermediate_values=reported,
         )
     )
+
+
+def queue_baseline(plan: Plan, study: Study, space: Space) -> bool:
+    """Queues the configuration as it stands as the first trial; False if the space does not
+    contain it."""
+    params = baseline(plan.compose_trial([]), space)
+    if params is not None:
+        study.enqueue_trial(params, skip_if_exists=True)
+    return params is not None
+
+
+def baseline(cfg: DictConfig, space: Space) -> dict[str, Any] | None:
+    """The point of the space that a configuration lies on."""
+    params = {}
+    for dimension in space.dimensions:
+        value = OmegaConf.select(cfg, dimension.key.lstrip("+"))
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value)
+        point = dimension.find(value)
+        if point is None:
+            return None
+        params[dimension.key] = point
+    return params

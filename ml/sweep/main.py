@@ -10,12 +10,11 @@ import optuna
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from ml.sweep.compose import CONFIGS, configuration
-from ml.sweep.errors import SweepError
+from common.files import user_path
+from common.terminal import Progress, terminal
+from ml.sweep.config import CONFIGS, SweepError, configuration
 from ml.sweep.plan import Plan, make_plan
 from ml.sweep.search import Search, SweepFailed
-from tools.progress import Progress
-from tools.terminal import terminal
 
 BAD_INPUT = 2  # exit code: nothing was trained
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
@@ -104,8 +103,8 @@ def _sort_flags(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str
         elif text == "--cfg":
             flags.add(text)
         elif text == "--config-dir":
-            folder = os.path.join(os.environ.get("BUILD_WORKING_DIRECTORY", ""), next(rest, ""))
-            if not os.path.isdir(folder):
+            folder = user_path(next(rest, ""))
+            if not folder.is_dir():
                 raise SweepError(f"--config-dir {folder}: there is no such folder")
             folders.append(os.path.abspath(folder))
         elif text.startswith("--"):

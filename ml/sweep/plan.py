@@ -1,4 +1,4 @@
-"""What a sweep will do, checked before anything starts: from the command line to a `Plan`."""
+"""Checks a sweep's command line before anything starts and turns it into a `Plan`."""
 
 import json
 from collections.abc import Sequence
@@ -10,12 +10,16 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ml.config import ConfigError, check_values
-from ml.sweep.address import without_password
-from ml.sweep.compose import compose_checked, hydra_loader
-from ml.sweep.config import METRICS, check_settings
-from ml.sweep.errors import SweepError
+from ml.sweep.config import (
+    METRICS,
+    SweepError,
+    check_settings,
+    compose_checked,
+    hydra_loader,
+    without_password,
+)
 from ml.sweep.space import Space, parse_override
+from ml.training.config import ConfigError, check_values
 
 # Where, how and under which name a run is started, not what it computes: a sweep sets these itself.
 _OURS = ("name", "conclude", "resume", "rerun", "paths")
@@ -63,7 +67,7 @@ class Plan:
     config_dirs: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """For another process."""
+        """The plan as JSON, for another process."""
         return json.dumps(asdict(self))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What people see while a sweep runs: a live table on a terminal, a line a trial elsewhere."""
+"""Progress of a sweep: a live table on a terminal, one line per trial elsewhere."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from common.terminal import Progress
 from ml.sweep import ledger, standings
 from ml.sweep.ledger import Tally
-from tools.progress import Progress
 
 _ROWS = 8
 _STYLES = {"finished": "green", "pruned": "yellow", "failed": "red", "lost": "magenta"}

@@ -1,4 +1,4 @@
-"""What the next trial tries, and which trials are given up early."""
+"""Optuna samplers and pruners of a sweep."""
 
 import hashlib
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from ml.sweep.space import Dimension
 
 
 def make_sampler(plan: Plan) -> BaseSampler:
-    """The plan's sampler; within `ml.sweep.compose.configuration` if it is a grid."""
+    """The plan's sampler; within `ml.sweep.config.configuration` if it is a grid."""
     if plan.sampler == "grid":
         grid = {d.key: _grid_values(d) for d in plan.parse_space().dimensions}
         return GridSampler(grid, seed=plan.seed)

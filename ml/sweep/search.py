@@ -1,25 +1,115 @@
-"""Runs a plan: workers, lost trials, progress, and what is left when it ends."""
+"""Runs a sweep: worker processes, lost trials, progress, results."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import optuna
 from rich.console import Console
 
-from ml.files import write_whole
+from common.files import write_whole
+from common.processes import python_environment
+from common.terminal import Progress
 from ml.sweep import ledger, standings
-from ml.sweep.baseline import queue_baseline
-from ml.sweep.errors import SweepError
-from ml.sweep.experiment import check_experiment_is_ours, train_command, write_experiment
-from ml.sweep.leases import Leases, Undertaker
+from ml.sweep.config import SweepError
+from ml.sweep.leases import Leases, Undertaker, new_worker_name
+from ml.sweep.ledger import queue_baseline
 from ml.sweep.plan import Plan
 from ml.sweep.progress import SweepProgress, print_standings
-from ml.sweep.report import write_report
+from ml.sweep.report import check_experiment_is_ours, train_command, write_experiment, write_report
 from ml.sweep.storage import open_study, shown
 from ml.sweep.trial_folder import drop_checkpoints
-from ml.sweep.workers import Workers
-from tools.progress import Progress
+
+_TAIL_LINES = 15
+
+
+@dataclass
+class _Process:
+    name: str
+    log: Path
+    popen: subprocess.Popen[str]
+
+
+class Workers:
+    """The workers of this machine.
+
+    They hang on our standard input pipe: however this process ends, they end too.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._processes: list[_Process] = []
+        self._count = 0
+        self.names: list[str] = []
+
+    def start(self) -> None:
+        """Starts the plan's number of workers."""
+        for _ in range(self._plan.workers):
+            self._start_one()
+
+    def running(self) -> int:
+        """How many are at work."""
+        return sum(process.popen.poll() is None for process in self._processes)
+
+    def take_dead(self) -> list[tuple[str, int, str]]:
+        """Name, exit code and end of the log of those that died since the last call."""
+        dead = [p for p in self._processes if p.popen.poll() not in (None, 0)]
+        self._processes = [p for p in self._processes if p not in dead]
+        return [(p.name, p.popen.returncode, _tail(p.log)) for p in dead]
+
+    def replace_one(self) -> None:
+        """Starts another one in place of one that died."""
+        self._start_one()
+
+    def end(self) -> None:
+        """Ends them at once. What they leave is what a crash would leave: a trial to continue."""
+        for process in self._processes:
+            process.popen.kill()
+        for process in self._processes:
+            process.popen.wait()
+
+    def _start_one(self) -> None:
+        self._count += 1
+        name = new_worker_name(self._count)
+        log = Path(self._plan.folder) / "workers" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as output:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "ml.sweep.worker", name],
+                env=python_environment() | _threads(self._plan),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,  # the terminal's Ctrl-C is not for them
+            )
+        pipe: IO[str] | None = popen.stdin
+        assert pipe is not None
+        try:
+            pipe.write(self._plan.to_json() + "\n")
+            pipe.flush()
+        except BrokenPipeError:
+            pass  # it died already; its log says why
+        self.names.append(name)
+        self._processes.append(_Process(name, log, popen))
+
+
+def _threads(plan: Plan) -> dict[str, str]:
+    """Each worker its share of the cores: more threads than cores wait for each other."""
+    cores = len(os.sched_getaffinity(0))
+    share = plan.threads or max(1, cores // plan.workers)
+    return {name: str(share) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-_TAIL_LINES:])
+
 
 _POLL_S = 0.5
 _POLL_DATABASE_S = 2.0  # which may be far, and have many to answer
@@ -31,7 +121,7 @@ class SweepFailed(Exception):
 
 
 class Search:
-    """One plan at work on this machine; within `ml.sweep.compose.configuration`."""
+    """One plan at work on this machine; within `ml.sweep.config.configuration`."""
 
     def __init__(self, plan: Plan, console: Console) -> None:
         check_experiment_is_ours(plan)

@@ -1,4 +1,4 @@
-"""The search space: Hydra's sweep syntax, read by Hydra's own parser, as Optuna's distributions."""
+"""The search space: Hydra's sweep syntax as Optuna distributions."""
 
 import math
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from optuna.distributions import (
 )
 from optuna.trial import BaseTrial
 
-from ml.sweep.errors import SweepError
+from ml.sweep.config import SweepError
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
@@ -35,7 +35,7 @@ _SYNTAX = (
 
 @dataclass(frozen=True)
 class Dimension:
-    """One key of the configuration and the values that a search may give it.
+    """A key of the configuration and the values that the search may give it.
 
     Attributes:
         key: as in an override, for example ``optimizer.filter_lr``.
@@ -100,7 +100,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """All dimensions of a search."""
+    """The dimensions of a search."""
 
     dimensions: tuple[Dimension, ...]
 
@@ -141,7 +141,7 @@ class Space:
 
 
 def parse_override(text: str, loader: ConfigLoader | None = None) -> Override:
-    """One override as Hydra reads it.
+    """Parses an override as Hydra does.
 
     Raises:
         SweepError: it is no override.
@@ -190,7 +190,7 @@ def _interval(value: IntervalSweep, log: bool) -> Distribution:
 
 
 def _range(value: RangeSweep, log: bool) -> Distribution:
-    """As Python's range: the stop is no part of it."""
+    """A range as in Python: the stop is excluded."""
     start, stop, step = value.start, value.stop, value.step
     assert start is not None
     assert stop is not None

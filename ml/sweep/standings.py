@@ -1,4 +1,4 @@
-"""Which trials are best, and how they are shown."""
+"""Ranks trials and formats them."""
 
 from collections.abc import Sequence
 

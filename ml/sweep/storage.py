@@ -1,4 +1,4 @@
-"""Where trials are remembered: a journal file by default, or a database for many machines."""
+"""Storage of trials: a journal file by default, or a database for several machines."""
 
 import fcntl
 import os
@@ -13,8 +13,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from ml.sweep.address import without_password
-from ml.sweep.errors import SweepError
+from ml.sweep.config import SweepError, without_password
 from ml.sweep.ledger import begin_again
 from ml.sweep.plan import Plan
 from ml.sweep.samplers import make_pruner, make_sampler

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ml.files import write_whole
-from ml.run_folder import RunFolder, open_run
+from common.files import write_whole
+from ml.runs.folder import RunFolder, open_run
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
@@ -31,7 +31,7 @@ def write_values(run: RunFolder, values: list[float]) -> None:
 
 
 def read_values(run: RunFolder) -> list[float] | None:
-    """What `write_values` kept."""
+    """Reads what `write_values` wrote."""
     path = run.path / "values.json"
     if not path.is_file():
         return None

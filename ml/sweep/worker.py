@@ -1,6 +1,6 @@
-"""A worker of a sweep: takes trials from the study until all are done.
+"""A worker process of a sweep: takes trials from the study until none is left.
 
-Started by `ml.sweep.workers` with its name as argument and the plan as the first line of standard
+Started by `ml.sweep.search` with its name as argument and the plan as the first line of standard
 input, which stays open: when it closes, whoever started the worker is gone, and so is the worker.
 """
 
@@ -23,15 +23,14 @@ from rich.console import Console
 
 from ml.data.cifar10 import DatasetError
 from ml.sweep import ledger
-from ml.sweep.compose import configuration
+from ml.sweep.config import SweepError, configuration
 from ml.sweep.digest import data_digest, trial_digest
-from ml.sweep.errors import SweepError
 from ml.sweep.leases import Leases
 from ml.sweep.plan import Plan
 from ml.sweep.space import Space
 from ml.sweep.storage import open_study
-from ml.sweep.training import run_trial
 from ml.sweep.trial_folder import open_trial_run, read_values, trial_folder, write_values
+from ml.sweep.trials import run_trial
 
 REFUSED = 2  # exit code: nothing that another worker could do better
 _POLL_S = 0.5

@@ -1,4 +1,4 @@
-"""Mirrors a run folder to W&B in a process of its own, which a training can do without.
+"""Mirrors a run folder to W&B, in a process of its own.
 
 Started as ``python -m ml.tracking.wandb_follow FOLDER online|offline DESTINATION``. It says where
 it stands by lines on its output, ``connecting``, ``mirroring URL``, ``failed REASON`` and ``done
@@ -12,9 +12,9 @@ import sys
 import threading
 from pathlib import Path
 
-from ml.files import write_whole
-from ml.run_folder import RunFolder
-from ml.run_provenance import read_provenance
+from common.files import write_whole
+from ml.runs.folder import RunFolder
+from ml.runs.provenance import read_provenance
 from ml.tracking.wandb_settings import FOLDER, SYNCED, Destination
 
 _LOOK_S = 1.0  # between two looks at the folder

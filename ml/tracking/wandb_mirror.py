@@ -1,4 +1,4 @@
-"""A run folder as a W&B run: what the folder holds is the truth, W&B shows it."""
+"""Mirrors a run folder as a W&B run."""
 
 import json
 import re
@@ -11,10 +11,10 @@ import numpy as np
 import wandb
 from omegaconf import OmegaConf
 
-from ml.files import write_whole
-from ml.run_folder import RunFolder
-from ml.run_provenance import read_provenance
-from ml.tracking.rows import read_rows
+from common.files import write_whole
+from ml.runs.folder import RunFolder
+from ml.runs.metrics import read_rows
+from ml.runs.provenance import read_provenance
 from ml.tracking.wandb_settings import FOLDER, Destination
 
 _INIT_S = 30  # for the server to answer
@@ -30,7 +30,7 @@ class WandbMirror:
 
     Args:
         folder: of the run; W&B writes below its ``wandb/`` if the environment of
-            `ml.tracking.wandb_settings.environment` is set.
+            `ml.tracking.wandb_mirror.environment` is set.
         destination: project and so on.
         online: sends at once; else W&B's own files are written, for ``wandb sync`` of any machine.
 
@@ -187,7 +187,7 @@ def _artifact_name(text: str) -> str:
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Of every value but the time, as ``system/…``; empty for no rows."""
+    """The mean of every value but the time, as ``system/…``; empty without rows."""
     names = {name for row in rows for name in row} - {"elapsed_s"}
     return {
         f"system/{name}": float(np.mean([row[name] for row in rows if name in row]))

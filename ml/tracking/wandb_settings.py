@@ -8,6 +8,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 FOLDER = "wandb"  # inside a run folder: everything that W&B writes
+
+
 SYNCED = f"{FOLDER}/synced.json"  # where the run was sent to, once all of it was
 
 

@@ -1,4 +1,4 @@
-"""Sends runs to W&B after the fact: ``bazel run //ml:wandb_sync -- runs/<folder> …``."""
+"""Sends finished runs to W&B: ``bazel run //ml:wandb_sync -- runs/<folder> …``."""
 
 import argparse
 import json
@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from ml.run_folder import ResumeError, RunFolder
-from ml.tracking.wandb_process import WandbProcess
+from ml.runs.folder import ResumeError, RunFolder
+from ml.tracking.wandb_logger import WandbProcess
 from ml.tracking.wandb_settings import SYNCED, Destination, has_key
 
 BAD_INPUT, FAILED = 2, 1

@@ -12,7 +12,7 @@ def main(arguments: list[str]) -> None:
     """Hydra overrides, as for //ml:train."""
     sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
     sys.argv[1:] = arguments
-    runpy.run_module("ml.train", run_name="__main__", alter_sys=True)
+    runpy.run_module("ml.commands.train", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

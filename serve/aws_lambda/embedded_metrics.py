@@ -1,4 +1,4 @@
-"""The catalogue's metrics without a collector: lines in the log that CloudWatch turns into metrics.
+"""The catalogue's metrics as CloudWatch embedded metrics in the log.
 
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 """
@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from common.model.artifact import ArtifactMetadata
 from serve.call import Call
-from serve.contract.artifact import ArtifactMetadata
 from serve.drift import metrics as drift_metrics
 from serve.drift.monitor import DriftMonitor
 from serve.errors import Overloaded
@@ -82,7 +82,8 @@ class EmbeddedMetrics:
         return True
 
     def renew(self) -> None:
-        """In a copy of the process: what the original saw is not the copy's to tell."""
+        """Starts afresh in a copy of the process: what the original counted is not reported
+        twice."""
         self._calls, self._cpu_s, self._start_s = [], process.cpu_s(), 0.0
 
     def _request(self, call: Call, request: Request, duration_s: float) -> Iterable[Point]:
@@ -115,7 +116,7 @@ class EmbeddedMetrics:
             self._start_s = None
 
     def _windows(self) -> Iterable[Point]:
-        """Of drift; seldom, since a window changes little with one call."""
+        """Drift of the window, seldom, because it changes little with one call."""
         if self._drift is None or self._clock() < self._drift_due:
             return
         self._drift_due = self._clock() + drift_metrics.PAUSE_S
@@ -128,7 +129,7 @@ class EmbeddedMetrics:
 def documents(
     points: Iterable[Point], everywhere: Mapping[str, str], facts: Mapping[str, str], now_s: float
 ) -> list[dict[str, Any]]:
-    """As few objects as there can be: a name, of a metric or a dimension, has one value in each.
+    """The fewest documents: each name of a metric or dimension has one value in each.
 
     Args:
         everywhere: dimensions of every metric.

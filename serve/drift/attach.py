@@ -1,8 +1,8 @@
-"""Has a process watch its own traffic."""
+"""Attaches the drift monitor to a process."""
 
 from typing import TYPE_CHECKING
 
-from serve.contract.artifact import ArtifactMetadata
+from common.model.artifact import ArtifactMetadata
 from serve.drift.monitor import DriftMonitor
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry

@@ -1,11 +1,11 @@
-"""What a monitor knows, as OpenTelemetry instruments that are read when metrics are exported."""
+"""OpenTelemetry instruments of the drift monitor."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from serve.contract.drift import CLASSES
+from common.model.drift import CLASSES
 from serve.drift.metrics import ALARM, PAUSE_S, WINDOW_IMAGES
 from serve.drift.monitor import DriftMonitor, DriftState
 
@@ -99,7 +99,7 @@ def _statistics(state: DriftState, field: str) -> Iterator[Observation]:
 def _by_bin(
     classes: Sequence[float], signals: Mapping[str, Sequence[float]], names: Sequence[str]
 ) -> Iterator[Observation]:
-    """One observation a bin: of the predicted class by name, of the signals by the bin's number."""
+    """One observation per bin: classes by name, signals by the bin's number."""
     for name, value in zip(names, classes, strict=True):
         yield Observation(value, {"signal": CLASSES, "bin": name})
     for signal, values in signals.items():

@@ -1,4 +1,4 @@
-"""Watches the traffic of a process for drift, beside its answers.
+"""Monitors a process's traffic for drift, off the request path.
 
 The event loop only copies pixels. A thread measures some dozens of images at a time, since an image
 alone costs 1.6 times as much, and judges the windows.
@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from common.model.artifact import ArtifactMetadata
+from common.model.drift import Change, Counts, DriftReport, DriftWatch, WatchLimits
+from common.model.signals import CONFIDENCE, image_signals
 from serve.call import Call
-from serve.contract.artifact import ArtifactMetadata
-from serve.contract.drift import Counts, DriftReport
-from serve.contract.drift_watch import Change, DriftWatch, WatchLimits
-from serve.contract.signals import CONFIDENCE, image_signals
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ _Block = list[tuple[NDArray[np.uint8], NDArray[np.float32]]]
 
 @dataclass(frozen=True)
 class WindowState:
-    """One window now."""
+    """The state of one window."""
 
     window: int  # images it holds when full
     images: int  # that were judged

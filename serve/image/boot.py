@@ -1,4 +1,4 @@
-"""The image's one entry: Lambda's runtime client where there is a Lambda, else the HTTP server.
+"""The entrypoint of the image: Lambda's runtime client on Lambda, the HTTP server elsewhere.
 
 Runs by its path under ``python3 -I``: no variable and no working folder chooses what is imported.
 """
@@ -8,17 +8,17 @@ import os
 import sys
 from pathlib import Path
 
-HANDLER = "serve.handler.handler"
+HANDLER = "serve.aws_lambda.handler.handler"
 
 
 def main(arguments: list[str]) -> None:
     """Runs what the environment asks for; in Lambda an argument may name another handler."""
     if "AWS_LAMBDA_RUNTIME_API" not in os.environ:
-        from serve.server import main as run_server
+        from serve.server.server import main as run_server
 
         sys.exit(run_server())
 
-    from serve.aws_lambda.ending import at_sigterm, block_sigterm
+    from serve.aws_lambda.termination import at_sigterm, block_sigterm
 
     block_sigterm()
     at_sigterm(_close_telemetry)
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _close_telemetry() -> None:
-    """Of our own handler, if it came to life."""
-    if outlet := getattr(sys.modules.get("serve.handler"), "outlet", None):
+    """Closes the telemetry of our handler, if it was loaded."""
+    if outlet := getattr(sys.modules.get("serve.aws_lambda.handler"), "outlet", None):
         outlet.close()
 
 

@@ -1,4 +1,4 @@
-"""Exit code 0 if the server of this container is ready: an image without a shell has no curl."""
+"""Health check of the container: exit code 0 if the server is ready."""
 
 import os
 import sys

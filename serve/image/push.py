@@ -1,4 +1,4 @@
-"""Push the image by its digest, and tag it.
+"""Pushes the image by its digest, and tags it.
 
 Logs in to Amazon ECR by itself, with the credentials that the AWS command line would use; for
 other registries `docker login` or `crane auth login` has been there before.
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tools.image.registry_login import LoginError, registry_login
+from common.files import user_path
+from common.registry_login import LoginError, registry_login
 
 _EXAMPLES = """examples:
   bazel run //serve:push_image -- --repository 123456789012.dkr.ecr.eu-central-1.amazonaws.com/kiln
@@ -41,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reference = f"{repository}@{options.digest.read_text().strip()}"
     print(f"pushed {reference}")
     if options.reference_file:
-        place = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), options.reference_file)
-        place.write_text(reference + "\n")
+        user_path(options.reference_file).write_text(reference + "\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Lambda SnapStart: what a snapshot holds warm, and what every copy of it must not share.
+"""Lambda SnapStart: what a snapshot keeps warm, and what each restored copy must renew.
 
 Request ids come from the kernel, which AWS reseeds. The service has no credentials of AWS, and its
 clocks only measure differences within one request.
@@ -28,7 +28,7 @@ def warm() -> None:
     Raises:
         RuntimeError: it did not succeed; Lambda then takes no snapshot and says why.
     """
-    from serve.handler import adapter  # without the flush: this is nobody's request
+    from serve.aws_lambda.handler import adapter  # without the flush: this is nobody's request
 
     answer = adapter(one_pixel_event(), SimpleNamespace(aws_request_id="snapshot"))
     if answer["statusCode"] != 200:
@@ -40,7 +40,7 @@ def renew() -> None:
 
     What the warm-up was measured at is forgotten with the original's connections.
     """
-    from serve.handler import handler, outlet
+    from serve.aws_lambda.handler import handler, outlet
 
     random.seed()
     outlet.renew()

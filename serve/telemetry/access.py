@@ -7,6 +7,7 @@ from serve.call import Call
 
 logger = logging.getLogger(__name__)
 
+
 _LONGEST = 256  # characters of a path
 
 

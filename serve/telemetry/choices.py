@@ -1,4 +1,4 @@
-"""What a deployment decides about telemetry: OpenTelemetry's own variables, read once.
+"""Telemetry settings, from OpenTelemetry's standard variables.
 
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """

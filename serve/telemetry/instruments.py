@@ -1,4 +1,4 @@
-"""The service's own metrics, as infra/observability/catalogue.toml has them; a test compares."""
+"""The service's metrics, as defined in infra/observability/catalogue.toml."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Log records over OTLP. Takes 0.1 s to import."""
+"""Exports log records over OTLP; takes 0.1 s to import."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Logs as data: a constant message, facts as fields, one line of JSON for each record.
+"""Structured logging: JSON lines, and the access log.
 
     logger.info("prediction served", extra={"elapsed_ms": elapsed_ms})
 
@@ -15,21 +15,20 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from serve.settings import Settings
-from serve.telemetry.outbox import Outbox
+from serve.telemetry.export import Outbox
 
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {
     *("message", "asctime", "taskName"),
     "color_message",  # uvicorn's, the message once more
 }
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-
 # A collector that fails makes these say so at every attempt.
-_REPETITIVE = ("opentelemetry.", "serve.telemetry.worker", "urllib3.", "requests.")
+_REPETITIVE = ("opentelemetry.", "serve.telemetry.export", "urllib3.", "requests.")
 _QUIET_S = 300.0
 
 
 def log_to_stderr(settings: Settings, stream: TextIO | None = None) -> None:
-    """All loggers' records to standard error: as JSON, or as text to a terminal."""
+    """Sends all loggers' records to standard error: JSON, or text on a terminal."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     as_json = settings.log_format == "json" or (not settings.log_format and not stream.isatty())
@@ -55,7 +54,7 @@ def facts_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line, ASCII alone."""
+    """Formats a record as one line of ASCII JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts = facts_of(record)

@@ -1,4 +1,4 @@
-"""What a `Recorder` collected, in the SDK's terms, and the reader that exports it with the rest."""
+"""Converts a `Recorder`'s counts to the SDK's metric data, and the reader that exports them."""
 
 from collections.abc import Callable, Iterable
 
@@ -69,7 +69,7 @@ class Reader(MetricReader):
 
 
 def metrics(collected: Iterable[Collected], start_ns: int, now_ns: int) -> list[Metric]:
-    """Cumulative since `start_ns`."""
+    """The metrics, cumulative since `start_ns`."""
     return [
         Metric(what.name, what.description, what.unit, _data(what, points, start_ns, now_ns))
         for what, points in collected

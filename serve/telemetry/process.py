@@ -1,4 +1,4 @@
-"""What the process takes of its machine, from /proc."""
+"""Resource usage of the process, from /proc."""
 
 import os
 import time
@@ -18,7 +18,7 @@ def cpu_s() -> tuple[float, float]:
 
 
 def memory_bytes() -> int:
-    """Resident now."""
+    """Resident memory in bytes."""
     return int((_SELF / "statm").read_text().split()[1]) * _PAGE
 
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry's SDK with OTLP exporters over HTTP: 0.3 s to import.
+"""OpenTelemetry's SDK with OTLP exporters over HTTP; takes 0.3 s to import.
 
 The exporters read OTEL_EXPORTER_OTLP_* themselves: endpoints, headers, time-outs, certificates.
 """
@@ -6,7 +6,7 @@ The exporters read OTEL_EXPORTER_OTLP_* themselves: endpoints, headers, time-out
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -21,19 +21,44 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from serve.call import Call
 from serve.telemetry import instruments as inst
+from serve.telemetry import process
 from serve.telemetry.choices import Choices
+from serve.telemetry.export import Outbox, Worker
+from serve.telemetry.instruments import Instrument
 from serve.telemetry.metric_data import Reader, metrics
-from serve.telemetry.outbox import Outbox
-from serve.telemetry.process_metrics import observe_process
 from serve.telemetry.recorder import Collected, Recorder, Request
 from serve.telemetry.spans import SpanBuilder
-from serve.telemetry.worker import Worker
+
+_GAUGES: dict[Instrument, Callable[[], float]] = {
+    inst.MEMORY: process.memory_bytes,
+    inst.FILES: process.open_files,
+    inst.THREADS: process.threads,
+    inst.UPTIME: process.uptime_s,
+}
+
+
+def observe_process(meter: Meter) -> None:
+    """Read at each export."""
+    for what, read in _GAUGES.items():
+        meter.create_observable_gauge(what.name, [_one(read)], what.unit, what.description)
+    cpu = inst.CPU_TIME
+    meter.create_observable_counter(cpu.name, [_cpu], cpu.unit, cpu.description)
+
+
+def _one(read: Callable[[], float]) -> Callable[[CallbackOptions], list[Observation]]:
+    return lambda _: [Observation(read())]
+
+
+def _cpu(_: CallbackOptions) -> list[Observation]:
+    modes = zip(("user", "system"), process.cpu_s(), strict=True)
+    return [Observation(seconds, {"cpu.mode": mode}) for mode, seconds in modes]
+
 
 SCOPE = InstrumentationScope("kiln")
 
 
 class Providers:
-    """One instance of the service as collectors see it."""
+    """The OpenTelemetry providers of one service instance."""
 
     def __init__(
         self,
@@ -80,7 +105,7 @@ class Providers:
         return all([*map(Worker.wait, self._workers, tickets, repeat(end))])
 
     def close(self, deadline_s: float) -> None:
-        """Flushes, then ends."""
+        """Flushes and shuts down."""
         self.flush(deadline_s)
         self.abandon()
 

@@ -1,4 +1,4 @@
-"""What requests were like, counted in bulk.
+"""Records requests in bulk, cheaper than one SDK call per measurement.
 
 The SDK's `Histogram.record` took 25 µs with these labels and a request has nine values to record,
 while all of a request takes 450 µs. So a request only leaves a tuple, and each 64 of them are
@@ -34,7 +34,7 @@ class Request(NamedTuple):
     error: str | None
 
     def labels(self) -> dict[str, str | int]:
-        """As OpenTelemetry's conventions have them; what is not known is left out."""
+        """Labels by OpenTelemetry's conventions; unknown ones are left out."""
         labels: dict[str, str | int] = {inst.METHOD: self.method}
         if self.route:
             labels[inst.ROUTE] = self.route
@@ -66,12 +66,12 @@ class Distribution:
 
     @property
     def count(self) -> int:
-        """Values in it."""
+        """The number of values."""
         return sum(self.counts)
 
 
 class Point(NamedTuple):
-    """One series."""
+    """One point of a series."""
 
     labels: Labels
     value: float | Distribution

@@ -1,4 +1,4 @@
-"""Which requests become traces: OpenTelemetry's samplers without its objects for each request."""
+"""Trace sampling: OpenTelemetry's samplers without an object for each request."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Sampler:
 
     @classmethod
     def named(cls, name: str, ratio: float) -> "Sampler":
-        """One of `SAMPLERS`; the ratio is for those that have one."""
+        """The sampler of a name in `SAMPLERS`; the ratio is for those that have one."""
         kind = name.removeprefix("parentbased_")
         fixed = {"always_on": 1.0, "always_off": 0.0}
         return cls(fixed.get(kind, ratio), kind != name, errors=kind != "always_off")

@@ -1,4 +1,4 @@
-"""A request as a tree of spans, made after it was answered from the times in its `Call`.
+"""Builds the spans of a request after it was answered.
 
 Names are those of OpenTelemetry's conventions for HTTP servers:
 https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server
@@ -90,7 +90,7 @@ def stages(call: Call, duration_s: float) -> Iterator[tuple[str, float, float]]:
 
 
 def new_id() -> int:
-    """Of a span; from the kernel, so that copies of a process do not share theirs."""
+    """A span id from the kernel, so that copies of a process do not share them."""
     return int.from_bytes(os.urandom(8), "big") or 1
 
 

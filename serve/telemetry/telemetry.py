@@ -1,4 +1,4 @@
-"""What the service tells about itself, over OTLP: metrics, traces and logs.
+"""Telemetry of the service over OTLP: metrics, traces and logs.
 
     telemetry = Telemetry.start(settings, predictor.metadata)
     app = create_app(predictor, settings, observer=telemetry.observer)
@@ -16,17 +16,16 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from common.model.artifact import ArtifactMetadata
 from serve.call import Observer
-from serve.contract.artifact import ArtifactMetadata
 from serve.settings import Settings
 from serve.telemetry import instruments as inst
 from serve.telemetry.access import AccessLog
 from serve.telemetry.choices import Choices
 from serve.telemetry.logs import OutboxHandler
-from serve.telemetry.observers import Observers
 from serve.telemetry.process import uptime_s
 from serve.telemetry.recorder import Collected, Point, Recorder
-from serve.telemetry.requests import RequestObserver
+from serve.telemetry.requests import Observers, RequestObserver
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -144,7 +143,7 @@ def _resource(metadata: ArtifactMetadata) -> dict[str, str]:
 
 
 def _constants(metadata: ArtifactMetadata, start_s: float) -> list[Collected]:
-    """Of a process."""
+    """The constants of a process."""
     model = {
         "name": metadata.name,
         "version": metadata.version,

@@ -7,39 +7,20 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-FOLDERS = ("infra", "ml", "serve", "tools")
+FOLDERS = ("benchmarks", "common", "infra", "ml", "serve", "tools")
 MODULES = [Path(name) for name in os.environ["MODULES"].split() if name.endswith(".py")]
-_ROW = re.compile(r"^\| `([\w/]+)/` \|[^|]*\| ([^|]*?) ?\|$", re.MULTILINE)
+_ROW = re.compile(r"^\| `(\w+)/` \|[^|]*\| ([^|]*?) ?\|$", re.MULTILINE)
 
 
-class Permission(NamedTuple):
-    """Modules below `module` may be imported, in files below `where`."""
-
-    module: str
-    where: str
-
-    def covers(self, path: Path, module: str) -> bool:
-        within = path.as_posix() == self.where or path.is_relative_to(self.where)
-        return within and f"{module}.".startswith(f"{self.module}.")
-
-
-def permissions() -> dict[str, list[Permission]]:
-    """By folder: `a`, `b` in its cell are modules; `a` in `b/c` means there alone."""
+def permissions() -> dict[str, set[str]]:
+    """By folder: what its row lets it import."""
     page = Path("docs/architecture.md").read_text(encoding="utf-8")
-    found: dict[str, list[Permission]] = {}
-    for folder, cell in _ROW.findall(page):
-        found[folder] = []
-        for clause in cell.split("; "):
-            names = re.findall(r"`([^`]+)`", clause)
-            places = [name.rstrip("/") for name in names if "/" in name] or [folder]
-            modules = [name for name in names if "/" not in name]
-            found[folder] += [Permission(name, where) for name in modules for where in places]
-    return found
+    return {folder: set(re.findall(r"`(\w+)`", cell)) for folder, cell in _ROW.findall(page)}
 
 
 PERMISSIONS = permissions()
@@ -56,47 +37,40 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def across() -> list[tuple[Path, str]]:
-    """Modules and what they import of other folders."""
-    pairs = [(path, module) for path in MODULES for module in imports(path)]
-    return [
-        (path, module)
-        for path, module in pairs
-        if (top := module.partition(".")[0]) in FOLDERS and top != path.parts[0]
-    ]
+    """Modules and the other folders that they import of."""
+    pairs = [(path, name.partition(".")[0]) for path in MODULES for name in imports(path)]
+    return [(path, top) for path, top in pairs if top in FOLDERS and top != path.parts[0]]
 
 
 def test_every_folder_has_a_row_and_there_are_imports_to_check() -> None:
-    assert {*FOLDERS, "serve/contract"} <= set(PERMISSIONS)
+    assert set(FOLDERS) <= set(PERMISSIONS)
     assert {path.parts[0] for path in MODULES} == set(FOLDERS)
-    assert {path.parts[0] for path, _ in across()} == {"infra", "ml", "serve"}
+    assert {path.parts[0] for path, _ in across()} == set(FOLDERS) - {"common"}
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_imports_what_its_row_allows(folder: str) -> None:
-    wrong = [
-        f"{path} imports {module}"
-        for path, module in across()
-        if path.parts[0] == folder
-        and not any(permission.covers(path, module) for permission in PERMISSIONS[folder])
-    ]
-    assert wrong == []
+def test_a_folder_imports_what_its_row_allows_and_nothing_else() -> None:
+    found: dict[str, set[str]] = {folder: set() for folder in FOLDERS}
+    for path, top in across():
+        found[path.parts[0]].add(top)
+    assert found == {folder: PERMISSIONS[folder] for folder in FOLDERS}
 
 
-def test_a_row_allows_nothing_that_nobody_imports() -> None:
-    found = across()
-    stale = [
-        permission
-        for folder in FOLDERS
-        for permission in PERMISSIONS[folder]
-        if not any(permission.covers(path, module) for path, module in found)
-    ]
-    assert stale == []
+@pytest.mark.parametrize("depth", ["module", "folder"])
+def test_nothing_is_imported_in_a_circle(depth: str) -> None:
+    names = {".".join(path.with_suffix("").parts): path for path in MODULES}
+    graph: dict[str, set[str]] = {}
+    for module, path in names.items():
+        needed = {name for found in imports(path) for name in (found, found.rpartition(".")[0])}
+        ends = (module, *(name for name in needed if name in names))
+        if depth == "folder":
+            ends = tuple(names[name].parent.as_posix() for name in ends)
+        graph.setdefault(ends[0], set()).update(set(ends[1:]) - {ends[0]})
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_the_contract_imports_the_standard_library_alone() -> None:
-    assert PERMISSIONS["serve/contract"] == []
-    contract = [path for path in MODULES if path.is_relative_to("serve/contract")]
+    contract = [path for path in MODULES if path.is_relative_to("common/model")]
     imported = {module for path in contract for module in imports(path)}
-    foreign = {name for name in imported if not name.startswith("serve.contract.")}
+    foreign = {name for name in imported if not name.startswith("common.model.")}
     assert contract
     assert {name.partition(".")[0] for name in foreign} <= sys.stdlib_module_names

@@ -22,7 +22,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from serve.contract.artifact import read_artifact
+from common.model.artifact import read_artifact
 from tests.docs.pages import Page, as_shell, lines_of_code, read_page, write_files
 from tests.helpers.waiting import free_port
 

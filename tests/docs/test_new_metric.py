@@ -6,11 +6,11 @@ import re
 import subprocess
 from pathlib import Path
 
+from common.programs import require_program
 from infra.observability.catalogue import PATH, load
-from infra.observability.dashboards.panels import Panel, panel
+from infra.observability.dashboard_panels import Panel, panel
 from infra.observability.generate import files
 from serve.telemetry.instruments import Instrument
-from tools.debian.program import require_program
 
 PAGE = Path("docs/guides/new-metric.md").read_text(encoding="utf-8")
 TOML, INSTRUMENT, PANEL = re.findall(r"^```(?:toml|python)\n(.*?)^```$", PAGE, re.M | re.S)

@@ -48,7 +48,7 @@ class Program(subprocess.Popen[str]):
         output, errors = self.communicate(timeout=timeout_s)
         return subprocess.CompletedProcess(self.args, self.returncode, output, errors)
 
-    def _execute_child(self, args: list[str], *how: Any) -> None:  # type: ignore[misc]
+    def _execute_child(self, args: list[str], *how: Any) -> None:
         if sys.platform != "linux":
             super()._execute_child(args, *how)  # type: ignore[misc]
             return

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ml.export import Provenance
+from ml.artifact.export import Provenance
 
 CLASSES = ("plane", "car", "bird", "cat")
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)

@@ -1,4 +1,4 @@
-"""ml/artifact.py: sealed, loaded, and refused whenever something is not as it was."""
+"""ml/artifact/artifact.py: sealed, loaded, and refused whenever something is not as it was."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from ml.artifact import (
+from common.model.artifact import ArtifactMetadata, ParityVector
+from ml.artifact.artifact import (
     ArtifactError,
     canonical,
     load_artifact,
     model_version,
     write_artifact,
 )
-from serve.contract.artifact import ArtifactMetadata, ParityVector
-from tests.serve.contract.samples import sample_metadata
+from tests.common.model.samples import sample_metadata
 
 IMAGES = np.arange(120, dtype=np.uint8).reshape(2, 4, 5, 3)
 

@@ -1,4 +1,4 @@
-"""ml/benchmark.py and what it measures with, on a network that takes milliseconds."""
+"""ml/benchmark/main.py and what it measures with, on a network that takes milliseconds."""
 
 import io
 import json
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ml import benchmark as program
-from ml.artifact import ArtifactError
-from ml.benchmark_contenders import Field, of_files, of_network
-from ml.benchmark_rounds import Benchmark, Contender, measure_rounds
-from ml.benchmark_table import print_table
-from ml.export import export_artifact
+from ml.artifact.artifact import ArtifactError
+from ml.artifact.export import export_artifact
+from ml.benchmark import main as program
+from ml.benchmark.contenders import Field, of_files, of_network
+from ml.benchmark.results import print_table
+from ml.benchmark.rounds import Benchmark, Contender, measure_rounds
 from tests.ml.drift.tiny_artifact import scenes, write_tiny_artifact
 from tests.ml.small_model import sample
 

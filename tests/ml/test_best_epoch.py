@@ -13,15 +13,15 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ml import training
-from ml.best_epoch import best_row, direction
-from ml.build.fit_model import fit_weights
-from ml.config import register_schema
+from ml import stages
+from ml.commands.train import CONFIGS
 from ml.pipeline import layout
 from ml.pipeline import train as pipeline
-from ml.run_folder import RunFolder, open_run, run_config
-from ml.sweep.training import run_trial
-from ml.train import CONFIGS
+from ml.rules.fit_model import fit_weights
+from ml.runs.folder import RunFolder, open_run, run_config
+from ml.runs.metrics import best_row, direction
+from ml.sweep.trials import run_trial
+from ml.training.config import register_schema
 from tests.ml.data.small_dataset import write_dataset
 
 _SMALL = (
@@ -87,7 +87,7 @@ def _lowest(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def test_training_keeps_the_epoch_of_the_lowest_loss(cfg: DictConfig, tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", cfg)
-    summary = training.train(cfg, run, Console(quiet=True))
+    summary = stages.train(cfg, run, Console(quiet=True))
     best = _lowest(_rows(run))
     assert (summary["best_epoch"], summary["val/loss"]) == (best["epoch"], best["val/loss"])
     kept = torch.load(run.checkpoints / "best.ckpt", weights_only=True)

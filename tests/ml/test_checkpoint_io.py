@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ml.checkpoint_io import WholeCheckpointIO
+from ml.training.callbacks import WholeCheckpointIO
 
 _SAVES = """
 import sys, torch
 from pathlib import Path
-from ml.checkpoint_io import WholeCheckpointIO
+from ml.training.callbacks import WholeCheckpointIO
 for number in range(1, 1000):
     WholeCheckpointIO().save_checkpoint({"w": torch.full((400_000,), number)}, Path(sys.argv[1]))
     print(number, flush=True)

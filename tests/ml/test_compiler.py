@@ -1,14 +1,14 @@
-"""ml/compiler.py: what torch.compile needs is found, or its absence said."""
+"""ml/training/hardware.py: what torch.compile needs is found, or its absence said."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from ml.benchmark_worker import Worker
-from ml.compiler import compiler_environment, uncompilable
-from ml.export import ServingGraph
-from ml.latency import Job
+from ml.artifact.export import ServingGraph
+from ml.benchmark.latency import Job
+from ml.benchmark.rounds import Worker
+from ml.training.compiler import compiler_environment, uncompilable
 from tests.ml.small_model import MEAN, STD, sample
 
 

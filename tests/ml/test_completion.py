@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.completion import answers
+from ml.commands.completion import answers
 
 
 @pytest.fixture
@@ -15,9 +15,9 @@ def script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> str:
     """The script for a workspace whose built program is the one under test."""
-    program = tmp_path / "bazel-bin" / "ml" / "train"
+    program = tmp_path / "bazel-bin" / "ml" / "commands" / "train"
     program.parent.mkdir(parents=True)
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ml.train "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ml.commands.train "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
     assert answers(["-sc", "install=bash"])

@@ -1,10 +1,10 @@
-"""ml/drift_reference.py against plain NumPy."""
+"""ml/artifact/drift_reference.py against plain NumPy."""
 
 import numpy as np
 import pytest
 
-from ml.drift_reference import BINS, bins_of, drift_reference, measured
-from serve.contract.signals import SIGNALS
+from common.model.signals import SIGNALS
+from ml.artifact.drift_reference import BINS, bins_of, drift_reference, measured
 
 
 def test_every_bin_of_a_signal_holds_about_as_many_reference_images() -> None:

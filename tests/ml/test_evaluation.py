@@ -1,4 +1,4 @@
-"""ml/evaluation.py against torchmetrics, and by hand."""
+"""ml/artifact/evaluation.py against torchmetrics, and by hand."""
 
 import json
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from torchmetrics.functional import classification as reference
 
-from ml.evaluation import CALIBRATION_BINS, Evaluation, evaluate, worst_mistakes
+from ml.artifact.evaluation import CALIBRATION_BINS, Evaluation, evaluate, worst_mistakes
 
 K = 10
 CLASSES = tuple("abcdefghij")

@@ -1,4 +1,5 @@
-"""ml/export.py and ml/simplify.py: from a trained network to a faithful artifact, or to nothing."""
+"""ml/artifact/export.py and ml/artifact/simplify.py: from a trained network to a faithful
+artifact, or to nothing."""
 
 import hashlib
 import os
@@ -12,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from ml import export
-from ml.artifact import load_artifact
-from ml.export import (
+from ml.artifact import export
+from ml.artifact.artifact import load_artifact
+from ml.artifact.export import (
     PARITY_TOLERANCE,
     PROVED_BATCHES,
     ExportReport,
@@ -25,7 +26,7 @@ from ml.export import (
     to_onnx,
     torch_probabilities,
 )
-from ml.simplify import Simplified, simplify
+from ml.artifact.simplify import Simplified, simplify
 from tests.ml.small_model import CLASSES, MEAN, STD, Sample, sample
 
 
@@ -84,7 +85,7 @@ def test_the_same_weights_give_the_same_bytes_in_another_process(
     report: ExportReport, tmp_path: Path
 ) -> None:
     code = (
-        "import sys; from pathlib import Path; from ml.export import export_artifact;"
+        "import sys; from pathlib import Path; from ml.artifact.export import export_artifact;"
         "from tests.ml.small_model import sample; s = sample();"
         "export_artifact(s.network, Path(sys.argv[1]), **s.export_arguments())"
     )

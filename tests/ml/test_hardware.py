@@ -4,8 +4,8 @@ import lightning
 import pytest
 import torch
 
-from ml import hardware
-from ml.hardware import best_precision, describe_device, make_trainer
+from ml.training import hardware
+from ml.training.hardware import best_precision, describe_device, make_trainer
 
 _QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 

@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from infra.twin.image.root import Root
-from ml.export import OPSET, export_artifact, to_onnx, torch_probabilities
-from serve.contract.artifact import INPUT, PROBABILITIES
+from common.model.artifact import INPUT, PROBABILITIES
+from infra.twin.image.container import Root
+from ml.artifact.export import OPSET, export_artifact, to_onnx, torch_probabilities
 from tests.ml.small_model import CLASSES, MEAN, STD, Sample, sample
 from tests.serve.image import built
 from tests.serve.image.parity import COUNTS, Send, ask, doors

@@ -1,11 +1,12 @@
-"""ml/inputs.py: what a user's words mean."""
+"""ml/runs/source.py: what a user's words mean."""
 
 from pathlib import Path
 
 import pytest
 
-from ml.artifact import ArtifactError
-from ml.inputs import BUNDLED, cifar10, model_path, user_path
+from common.files import user_path
+from ml.artifact.artifact import ArtifactError
+from ml.runs.inputs import BUNDLED, cifar10, model_path
 from tests.ml.data.tiny_dataset import tiny_dataset
 
 

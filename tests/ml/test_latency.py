@@ -1,4 +1,4 @@
-"""ml/latency.py, the process that it runs in, and the machine's roof above it."""
+"""ml/benchmark/latency.py, the process that it runs in, and the machine's roof above it."""
 
 import json
 from dataclasses import asdict
@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ml import benchmark_contenders, latency
-from ml.benchmark_worker import Worker, WorkerError
-from ml.export import ServingGraph, to_onnx
-from ml.latency import Job, Measurement, Point, median_of_rounds, summarise, time_batches
-from ml.quantise import quantised
-from ml.roofline import flops_per_image, peak_gflops
+from ml.artifact.export import ServingGraph, to_onnx
+from ml.artifact.quantise import quantised
+from ml.benchmark import contenders, latency
+from ml.benchmark.latency import Job, Measurement, Point, median_of_rounds, summarise, time_batches
+from ml.benchmark.roofline import flops_per_image, peak_gflops
+from ml.benchmark.rounds import Worker, WorkerError
 from tests.ml.small_model import MEAN, STD, sample
 
 
@@ -111,5 +111,5 @@ def test_the_peak_is_measured_and_the_thread_count_restored() -> None:
 
 def test_names_are_as_long_as_it_takes() -> None:
     paths = [Path("/a/x/model.onnx"), Path("/b/x/model.onnx")]
-    assert benchmark_contenders.distinct_names(paths) == ["a/x/model.onnx", "b/x/model.onnx"]
-    assert benchmark_contenders.distinct_names(paths[:1]) == ["model.onnx"]
+    assert contenders.distinct_names(paths) == ["a/x/model.onnx", "b/x/model.onnx"]
+    assert contenders.distinct_names(paths[:1]) == ["model.onnx"]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ml.launch import begun_run, hydra_arguments
-from ml.run_folder import ResumeError, RunFolder
+from ml.runs.folder import ResumeError, RunFolder
+from ml.training.launch import begun_run, hydra_arguments
 
 
 def _config(runs: Path, **changes: object) -> DictConfig:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ml.module import EpochScores, rise_and_fall
+from ml.training.module import EpochScores, rise_and_fall
 
 
 @given(steps=st.integers(1, 500), warmup=st.sampled_from([0.0, 0.1, 0.5]))

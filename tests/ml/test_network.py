@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ml.network import ConvGroup, ResNet, WhiteningStem, conv3x3
+from ml.training.networks import ConvGroup, ResNet, WhiteningStem, conv3x3
 
 
 @pytest.mark.parametrize("size", [18, 24, 28, 32, 40])

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ml.network import ResNet
-from ml.optimizer import Muon, muon, orthogonalise, sgd
+from ml.training.networks import ResNet
+from ml.training.optimizers import Muon, muon, orthogonalise, sgd
 
 _RATES: dict[str, Any] = {
     "filter_lr": 0.24,
@@ -44,7 +44,7 @@ def test_orthogonalise_brings_singular_values_near_one_and_keeps_the_vectors(
 def test_steps_are_orthogonalised_in_bfloat16_only_where_it_is_native_or_asked_for(
     monkeypatch: pytest.MonkeyPatch, named: Any, native: bool, expected: torch.dtype
 ) -> None:
-    monkeypatch.setattr("ml.optimizer.multiplies_bfloat16", lambda device: native)
+    monkeypatch.setattr("ml.training.optimizers.multiplies_bfloat16", lambda device: native)
     stepper = muon(ResNet(widths=(4, 8, 8)), **_RATES, orthogonalise_in=named)
     assert _dtypes_of_products(stepper) == {expected}
 

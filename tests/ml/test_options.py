@@ -1,10 +1,10 @@
-"""ml/options.py."""
+"""ml/runs/source.py."""
 
 from argparse import ArgumentTypeError
 
 import pytest
 
-from ml.options import count, share
+from ml.runs.inputs import count, share
 
 
 @pytest.mark.parametrize("text", ["0", "-3"])

@@ -1,4 +1,5 @@
-"""ml/plots.py: figures that say what the numbers say, and the same bytes for the same numbers."""
+"""ml/report/plots.py: figures that say what the numbers say, and the same bytes for the same
+numbers."""
 
 import io
 import xml.etree.ElementTree as ET
@@ -11,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from ml import plots
-from ml.evaluation import Evaluation, evaluate
-from tools.figures import to_png, to_svg
+from common.figures import to_png, to_svg
+from ml.artifact.evaluation import Evaluation, evaluate
+from ml.report import plots
 
 ROWS = [
     {"epoch": 1, "train/loss": 2.0, "train/accuracy": 0.3, "val/loss": 1.5, "val/accuracy": 0.5},

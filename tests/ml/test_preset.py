@@ -1,4 +1,4 @@
-"""ml/preset.py: the ladder of presets, and which of them a machine takes."""
+"""ml/training/presets.py: the ladder of presets, and which of them a machine takes."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ml import hardware, preset
-from ml.config import LADDER, ConfigError, check_values, parse_duration, register_schema
-from ml.preset import Presets, Speed, climb, measure_speed, settle, training_seconds
-from ml.run_folder import config_digest
-from ml.train import CONFIGS
+from ml.commands.train import CONFIGS
+from ml.runs.folder import config_digest
+from ml.training import hardware, presets
+from ml.training.config import LADDER, ConfigError, check_values, parse_duration, register_schema
+from ml.training.presets import Presets, Speed, climb, measure_speed, settle, training_seconds
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
 
@@ -41,9 +41,9 @@ def _machine(
 ) -> None:
     """A machine on which the presets take so long, and with so many bytes of memory."""
     by_name = dict(zip(LADDER, seconds, strict=True))
-    monkeypatch.setattr(preset, "measure_speed", lambda cfg: Speed(by_name[cfg.preset.name], 0.0))
-    monkeypatch.setattr(preset, "training_seconds", lambda cfg, speed: speed.image_s)
-    monkeypatch.setattr(preset, "available_memory", lambda: memory)
+    monkeypatch.setattr(presets, "measure_speed", lambda cfg: Speed(by_name[cfg.preset.name], 0.0))
+    monkeypatch.setattr(presets, "training_seconds", lambda cfg, speed: speed.image_s)
+    monkeypatch.setattr(presets, "available_memory", lambda: memory)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_every_rung_composes_and_says_what_it_is(name: str) -> None:
 def test_a_higher_rung_costs_more_and_is_more_accurate() -> None:
     rungs = [_rung(name) for name in LADDER]
     accuracies = [cfg.preset.accuracy for cfg in rungs]
-    multiplications = [preset.training_flop(cfg) for cfg in rungs]
+    multiplications = [presets.training_flop(cfg) for cfg in rungs]
     assert accuracies == sorted(set(accuracies))
     assert multiplications == sorted(set(multiplications))
 

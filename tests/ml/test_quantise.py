@@ -1,4 +1,4 @@
-"""ml/quantise.py: a smaller model that answers almost alike, or none."""
+"""ml/artifact/quantise.py: a smaller model that answers almost alike, or none."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-from ml import quantise
-from ml.artifact import ArtifactError, load_artifact
-from ml.export import ExportReport, export_artifact
-from ml.quantise import AccuracyError, QuantisationReport, quantise_artifact, quantised
+from ml.artifact import quantise
+from ml.artifact.artifact import ArtifactError, load_artifact
+from ml.artifact.export import ExportReport, export_artifact
+from ml.artifact.quantise import AccuracyError, QuantisationReport, quantise_artifact, quantised
 from tests.ml.small_model import Sample, sample
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from ml.commands.train import BAD_INPUT
 from ml.data.datamodule import AugmentedImages, Images
-from ml.train import BAD_INPUT
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
 
@@ -68,7 +68,7 @@ def test_torchrun_starts_the_same_training(workspace: Workspace) -> None:
     process = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-            *("-m", "ml.train", *_SMALL, "trainer=ddp_sim"),
+            *("-m", "ml.commands.train", *_SMALL, "trainer=ddp_sim"),
         ],
         cwd=workspace.path,
         env=workspace.environment,
@@ -115,7 +115,7 @@ def test_the_others_end_with_the_first(workspace: Workspace) -> None:
 
 def _children(pid: int) -> list[int]:
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in listed if b"ml.ranks" in _command(int(child))]
+    return [int(child) for child in listed if b"ml.training.follower" in _command(int(child))]
 
 
 def _command(pid: int) -> bytes:
@@ -125,7 +125,7 @@ def _command(pid: int) -> bytes:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-        return b"ml.ranks" in _command(pid)
+        return b"ml.training.follower" in _command(pid)
     except (ProcessLookupError, FileNotFoundError):
         return False
 

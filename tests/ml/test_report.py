@@ -1,4 +1,4 @@
-"""ml/report.py: a page that stands alone and shows the numbers that it was given."""
+"""ml/report/page.py: a page that stands alone and shows the numbers that it was given."""
 
 import base64
 import io
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ml.evaluation import evaluate, worst_mistakes
-from ml.report import MISTAKES, Run, render, write_mistakes, write_plots, write_report
+from ml.artifact.evaluation import evaluate, worst_mistakes
+from ml.report.page import MISTAKES, Run, render, write_mistakes, write_plots, write_report
 
 CLASSES = ("plane", "<script>", "bird")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from ml.run_folder import (
+from ml.runs.folder import (
     ResumeError,
     config_digest,
     create_run,

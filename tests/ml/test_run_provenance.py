@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from ml import run_provenance
-from ml.provenance import git_revision, uncommitted_changes
-from ml.run_folder import RunFolder
-from ml.run_provenance import mark_rerun, read_provenance, record_start
+from ml.runs.folder import RunFolder
+from ml.runs.provenance import (
+    git_revision,
+    mark_rerun,
+    read_provenance,
+    record_start,
+    uncommitted_changes,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +25,9 @@ def code(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def _set(
     monkeypatch: pytest.MonkeyPatch, *, revision: str, changes: str = "", lock: str = "b" * 64
 ) -> None:
-    monkeypatch.setattr(run_provenance, "git_revision", lambda: revision)
-    monkeypatch.setattr(run_provenance, "uncommitted_changes", lambda: changes)
-    monkeypatch.setattr(run_provenance, "lock_digest", lambda: lock)
+    monkeypatch.setattr("ml.runs.provenance.git_revision", lambda: revision)
+    monkeypatch.setattr("ml.runs.provenance.uncommitted_changes", lambda: changes)
+    monkeypatch.setattr("ml.runs.provenance.lock_digest", lambda: lock)
 
 
 def _record(run: RunFolder, device: str = "cpu") -> list[str]:

@@ -13,22 +13,21 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from ml import training
-from ml.commands.finished import FinishedError
-from ml.commands.source import SourceError
+from ml import stages
 from ml.data.cifar10 import DatasetError
 from ml.pipeline import evaluate, export, prepare, runner
-from ml.pipeline.choices import ChoicesError
-from ml.pipeline.trained_run import RunError
-from ml.registry import command as registry
-from ml.registry.errors import RegistryError
-from ml.run_folder import RunFolder
-from ml.trained import TrainedError
+from ml.pipeline.resolve import ChoicesError
+from ml.registry import main as registry
+from ml.registry.store import RegistryError
+from ml.report.finished import FinishedError
+from ml.runs.folder import RunFolder
+from ml.runs.loading import RunError, TrainedError
+from ml.runs.source import SourceError
 
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr("common.terminal.EVERY_S", 0.01)
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
     monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
 
@@ -51,14 +50,14 @@ def _lasting_until_something_is_said(
 @pytest.mark.parametrize(
     ("module", "step", "error", "arguments"),
     [
-        ("ml.behaviour.behave", "check_model", DatasetError("gone"), []),
-        ("ml.benchmark", "gather", TrainedError("gone"), []),
+        ("ml.behaviour.main", "check_model", DatasetError("gone"), []),
+        ("ml.benchmark.main", "gather", TrainedError("gone"), []),
         ("ml.commands.export", "open_source", SourceError("gone"), ["run"]),
         ("ml.commands.report", "open_finished", FinishedError("gone"), ["run"]),
         ("ml.drift.detect", "cifar10", DatasetError("gone"), ["--cifar10-test"]),
         ("ml.drift.evaluate", "measure_rates", ValueError("gone"), ["--images=50"]),
         ("ml.drift.evaluate_online", "measure_online", ValueError("gone"), ["--images=50"]),
-        ("ml.reference.adopt", "open_finished", FinishedError("gone"), ["run"]),
+        ("ml.bundled.adopt", "open_finished", FinishedError("gone"), ["run"]),
     ],
 )
 def test_a_command_says_that_it_is_at_work(
@@ -82,13 +81,13 @@ def test_a_training_says_that_it_concludes(monkeypatch: pytest.MonkeyPatch, tmp_
     fitted = SimpleNamespace(
         data=None, module=SimpleNamespace(network=None), trainer=SimpleNamespace()
     )
-    monkeypatch.setattr(training, "fit", lambda *_: fitted)
-    monkeypatch.setattr(training, "load_best", lambda *_: None)
+    monkeypatch.setattr(stages, "fit", lambda *_: fitted)
+    monkeypatch.setattr(stages, "load_best", lambda *_: None)
     work = _lasting_until_something_is_said(text.getvalue, DatasetError("gone"))
-    monkeypatch.setattr(training, "conclude", work)
+    monkeypatch.setattr(stages, "conclude", work)
     cfg = OmegaConf.create({"logger": None, "trainer": {}})
     with pytest.raises(DatasetError):
-        training.train(cfg, RunFolder(tmp_path), Console(file=text, width=140))
+        stages.train(cfg, RunFolder(tmp_path), Console(file=text, width=140))
 
 
 def test_the_registry_says_that_it_waits_for_its_store(
@@ -96,7 +95,7 @@ def test_the_registry_says_that_it_waits_for_its_store(
 ) -> None:
     text = io.StringIO()
     work = _lasting_until_something_is_said(text.getvalue, RegistryError("gone"))
-    monkeypatch.setattr("ml.registry.command.Registry.open", work)
+    monkeypatch.setattr("ml.registry.main.Registry.open", work)
     results, errors = Console(file=io.StringIO()), Console(file=text, width=140)
     assert registry.main(["list"], results, errors) == RegistryError.exit_code
     assert results.file.getvalue() == ""  # type: ignore[attr-defined]

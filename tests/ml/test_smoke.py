@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ml.artifact import load_artifact
+from ml.artifact.artifact import load_artifact
 from ml.data.cifar10 import CLASSES, dataset_digest, locate, read_records
 from tests.ml.workspace import Workspace
 

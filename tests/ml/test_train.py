@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from ml.artifact import load_artifact
+from ml.artifact.artifact import load_artifact
+from ml.artifact.export import torch_probabilities
+from ml.commands.train import BAD_INPUT
 from ml.data.datamodule import CIFAR10
-from ml.export import torch_probabilities
-from ml.launch import INTERRUPTED
-from ml.train import BAD_INPUT
-from ml.trained import load_network
+from ml.runs.loading import load_network
+from ml.training.launch import INTERRUPTED
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
 
@@ -212,7 +212,7 @@ def test_bad_input_is_explained_and_nothing_is_trained(
 
 
 def test_bad_input_is_explained_beside_a_debugger_as_well(workspace: Workspace) -> None:
-    train = "runpy.run_module('ml.train', run_name='__main__')"
+    train = "runpy.run_module('ml.commands.train', run_name='__main__')"
     traced = f"import runpy, sys; sys.settrace(lambda *_: None); {train}"
     done = subprocess.run(
         [sys.executable, "-c", traced, "trainer.max_epoch=3"],

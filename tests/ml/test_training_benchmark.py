@@ -1,4 +1,4 @@
-"""ml/training_benchmark.py: every preset on both kinds of machine, in a table and as JSON."""
+"""ml/benchmark/training.py: every preset on both kinds of machine, in a table and as JSON."""
 
 import io
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ml.training_benchmark import main
+from ml.benchmark.training import main
 
 
 def test_each_preset_is_measured_on_both_kinds_of_machine(tmp_path: Path) -> None:

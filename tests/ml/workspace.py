@@ -30,7 +30,9 @@ class Workspace:
 
     def start(self, *arguments: str) -> Program:
         """The training program, as `bazel run` would start it."""
-        return Program("ml.train", *_FIXED, *arguments, cwd=self.path, env=self.environment)
+        return Program(
+            "ml.commands.train", *_FIXED, *arguments, cwd=self.path, env=self.environment
+        )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The same, to its end."""

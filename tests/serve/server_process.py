@@ -62,7 +62,7 @@ def running(workers: int = 1, **variables: str) -> Iterator[Server]:
 def program(**variables: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "KILN_MODEL": str(MODEL)}
     return subprocess.Popen(
-        [sys.executable, "-m", "serve.server"],
+        [sys.executable, "-m", "serve.server.server"],
         env=environment | variables,
         stderr=subprocess.PIPE,
         text=True,

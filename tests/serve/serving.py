@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
 
-from serve.app import create_app
-from serve.predictor import Predictor
+from serve.http.app import create_app
+from serve.inference.predictor import Predictor
 from serve.settings import Settings
 
-MODEL = Path(os.environ.get("KILN_TEST_MODEL", "ml/reference/model.onnx"))
+MODEL = Path(os.environ.get("KILN_TEST_MODEL", "ml/bundled/model.onnx"))
 
 
 def bundled_predictor() -> Predictor:

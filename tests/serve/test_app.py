@@ -1,4 +1,4 @@
-"""serve/app.py: what lies around the routes: identity, errors, keys, origins and prefixes."""
+"""serve/http/app.py: what lies around the routes: identity, errors, keys, origins and prefixes."""
 
 import hashlib
 import logging
@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from serve.app import create_app
 from serve.call import Call
-from serve.keys import new_key
-from serve.predictor import Predictor
+from serve.http.app import create_app
+from serve.http.keys import new_key
+from serve.inference.predictor import Predictor
 from serve.settings import Settings
 from tests.serve.serving import (
     base64_of,

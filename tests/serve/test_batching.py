@@ -1,4 +1,5 @@
-"""serve/batching.py: requests together in one run, and the doors closed when too many come."""
+"""serve/inference/batching.py: requests together in one run, and the doors closed when too many
+come."""
 
 import asyncio
 
@@ -6,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serve.batching import Answer, Batcher
 from serve.errors import Overloaded
+from serve.inference.batching import Answer, Batcher
 
 
 class Recorder:

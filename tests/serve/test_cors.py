@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.middleware.cors import CORSMiddleware
 
-from serve.app import create_app
+from serve.http.app import create_app
 from serve.settings import Settings
 from tests.serve.serving import bundled_predictor
 

@@ -1,4 +1,4 @@
-"""serve/http_protocol.py: heads that never end, and offers to go on in another protocol."""
+"""serve/server/connections.py: heads that never end, and offers to go on in another protocol."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from serve import http_protocol
+from serve.server import connections
 
 H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQC")
 OFFERS: dict[str, Sequence[bytes]] = {
@@ -70,14 +70,14 @@ REQUESTS: dict[str, tuple[bytes, bytes]] = {  # line and fields, what follows th
 def test_a_head_that_does_not_end_ends_the_connection(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol.ImpatientProtocol, "head_timeout_s", 0.05)
+    monkeypatch.setattr(connections.ImpatientProtocol, "head_timeout_s", 0.05)
     assert asyncio.run(_answer_to(sent)) == b""
 
 
 def test_a_whole_request_is_answered_and_its_connection_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_protocol.ImpatientProtocol, "head_timeout_s", 30)
+    monkeypatch.setattr(connections.ImpatientProtocol, "head_timeout_s", 30)
     whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert asyncio.run(_answer_to(whole + last)).count(b"200 OK") == 2
@@ -160,7 +160,7 @@ class _Transport(asyncio.Transport):
 
 async def _said_to(parts: Sequence[bytes]) -> bytes:
     """What the protocol answers to data that come in these parts, before the caller leaves."""
-    protocol = http_protocol.ImpatientProtocol(_CONFIG, ServerState(), {})
+    protocol = connections.ImpatientProtocol(_CONFIG, ServerState(), {})
     transport = _Transport()
     protocol.connection_made(transport)
     for part in parts:
@@ -179,7 +179,7 @@ async def _answer_to(sent: bytes) -> bytes:
     config = uvicorn.Config(
         PlainTextResponse("hello"),
         port=0,
-        http=http_protocol.ImpatientProtocol,
+        http=connections.ImpatientProtocol,
         lifespan="off",
         log_config=None,
     )

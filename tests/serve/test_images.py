@@ -1,4 +1,5 @@
-"""serve/images.py and its neighbours: every kind of image file reaches the model the same way."""
+"""serve/inference/images.py and its neighbours: every kind of image file reaches the model the
+same way."""
 
 import io
 import struct
@@ -12,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from serve import small_png
 from serve.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
-from serve.image_file import image_size, image_type
-from serve.images import Codec, _to_rgb, is_quick
+from serve.inference import images
+from serve.inference.images import Codec, _to_rgb, image_size, image_type, is_quick
 from tests.serve.serving import image_file, pixels
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -238,7 +238,7 @@ def test_a_damaged_file_is_decoded_or_refused_but_never_crashes(
 def test_the_short_way_and_pillows_way_agree(seed: int) -> None:
     image = pixels(seed)
     data = image_file(image)
-    short = small_png.decode(data, (32, 32))
+    short = images.decode(data, (32, 32))
     assert short is not None
     assert (short == image).all()
 
@@ -257,7 +257,7 @@ def test_the_short_way_and_pillows_way_agree(seed: int) -> None:
     ids=["size", "grey", "transparent", "trailing", "short", "chunk", "nothing"],
 )
 def test_the_short_way_leaves_what_is_not_plain(data: bytes) -> None:
-    assert small_png.decode(data, (32, 32)) is None
+    assert images.decode(data, (32, 32)) is None
 
 
 @given(st.data())
@@ -265,7 +265,7 @@ def test_the_short_way_takes_no_file_that_is_damaged(data: st.DataObject) -> Non
     file = bytearray(image_file(pixels()))
     position = data.draw(st.integers(0, len(file) - 1))
     file[position] ^= data.draw(st.integers(1, 255))
-    assert small_png.decode(bytes(file), (32, 32)) is None
+    assert images.decode(bytes(file), (32, 32)) is None
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])

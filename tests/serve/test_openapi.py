@@ -11,7 +11,7 @@ from openapi_schema_validator import OAS31Validator
 from starlette.testclient import TestClient
 
 from serve import errors
-from serve.openapi_document import document, text
+from serve.http.openapi import document, text
 from tests.serve.serving import base64_of, client, image_file, pixels
 
 PNG = image_file(pixels())

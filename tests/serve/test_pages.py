@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from serve.keys import new_key
+from serve.http.keys import new_key
 from tests.serve.server_process import Server, running
 from tests.serve.serving import image_file, pixels
 

@@ -1,4 +1,4 @@
-"""serve/predict.py: the two routes that the service is for."""
+"""serve/http/routes.py: the two routes that the service is for."""
 
 from collections.abc import Iterator
 from typing import Any

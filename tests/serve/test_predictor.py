@@ -1,4 +1,5 @@
-"""serve/predictor.py: only a verified artifact answers, and as it answered when it was exported."""
+"""serve/inference/predictor.py: only a verified artifact answers, and as it answered when it was
+exported."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.contract.artifact import ArtifactError
-from serve.predictor import Predictor
+from common.model.artifact import ArtifactError
+from serve.inference.predictor import Predictor
 from tests.serve.serving import MODEL, bundled_predictor, pixels
 
 

@@ -1,4 +1,4 @@
-"""serve/quiet_onnxruntime.py: the variable is set before onnxruntime's code runs."""
+"""serve/inference/quiet_onnxruntime.py: the variable is set before onnxruntime's code runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Finder:
             sys.exit(f"told {os.environ.get('ORT_DISABLE_TELEMETRY')}")
 
 sys.meta_path.insert(0, Finder())
-import serve.predictor
+import serve.inference.predictor
 """
 
 

@@ -1,4 +1,5 @@
-"""serve/server.py: the real program, its processes, and what it does when it is told to end."""
+"""serve/server/server.py: the real program, its processes, and what it does when it is told to
+end."""
 
 import json
 import os

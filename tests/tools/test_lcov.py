@@ -118,7 +118,7 @@ def test_reading_a_long_report_is_spoken_of(
             said += capsys.readouterr().err
         return {}
 
-    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr("common.terminal.EVERY_S", 0.01)
     monkeypatch.setattr(lcov, "parse", read)
     monkeypatch.setattr(table, "_tracked_sources", list)
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))

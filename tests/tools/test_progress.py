@@ -1,4 +1,4 @@
-"""tools/progress.py."""
+"""common/terminal.py."""
 
 import io
 import time
@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from tools import progress
-from tools.progress import Progress, duration
+from common import terminal
+from common.terminal import Progress, duration
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def after(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         nonlocal now
         now = seconds
 
-    monkeypatch.setattr("tools.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("common.terminal.time.monotonic", lambda: now)
     return at
 
 
@@ -69,7 +69,7 @@ def test_a_single_silent_step_is_spoken_of_again_and_again() -> None:
 
 
 def test_lines_are_as_rare_as_stated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "EVERY_S", 3600)
+    monkeypatch.setattr(terminal, "EVERY_S", 3600)
     said = io.StringIO()
     with Progress("counting", 100, console=Console(file=said)) as work:
         for _ in range(100):

@@ -1,11 +1,11 @@
-"""tools/resources.py: CPUs and memory that a container grants."""
+"""common/resources.py: CPUs and memory that a container grants."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from tools.resources import available_cpus, available_memory
+from common.resources import available_cpus, available_memory
 
 
 def _write(tmp_path: Path, membership: str, files: dict[str, str]) -> tuple[Path, Path]:

@@ -1,8 +1,8 @@
-"""tools/terminal.py."""
+"""common/terminal.py."""
 
 import pytest
 
-from tools.terminal import terminal
+from common.terminal import terminal
 
 
 def test_a_pipe_is_as_wide_as_the_program_says(capsys: pytest.CaptureFixture[str]) -> None:

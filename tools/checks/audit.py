@@ -15,13 +15,41 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from tools.checks.accepted import ACCEPTED, AcceptedError, read_accepted
+ACCEPTED = "tools/checks/accepted.toml"
+
+
+class AcceptedError(Exception):
+    """The file is of no use; the message says where."""
+
+
+def read_accepted(text: str, today: date) -> dict[str, str]:
+    """Advisory → reason, of those whose last day is not over.
+
+    Raises:
+        AcceptedError: an entry is not of the form that the file's head shows.
+    """
+    try:
+        entries = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise AcceptedError(f"{ACCEPTED} is no TOML: {exc}") from exc
+    reasons = {}
+    for advisory, entry in entries.items():
+        match entry:
+            case {"reason": str(reason), "until": date() as until} if reason.strip():
+                if today <= until:
+                    reasons[advisory] = reason
+            case _:
+                form = 'reason = "…" and until = 2027-01-31'
+                raise AcceptedError(f"{ACCEPTED}: {advisory} needs {form}")
+    return reasons
+
 
 LOCKS = ("requirements_lock.txt", "tools/checks/requirements_lock.txt")
 VULNERABLE, BAD_INPUT, NOT_ASKED = 1, 2, 3  # exit codes
@@ -33,7 +61,7 @@ class AuditError(Exception):
 
 @dataclass(frozen=True)
 class Vulnerability:
-    """One advisory about one pinned package; `accepted` is the reason why it may stay, if any."""
+    """An advisory about a pinned package; `accepted` is the reason why it may stay, if any."""
 
     lock: str
     package: str

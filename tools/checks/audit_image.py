@@ -20,7 +20,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from tools.checks.accepted import ACCEPTED, AcceptedError, read_accepted
+from tools.checks.audit import ACCEPTED, AcceptedError, read_accepted
 
 OSV = "https://api.osv.dev/v1/querybatch"
 BATCH = 500  # OSV takes a thousand
@@ -42,7 +42,7 @@ class Known:
 
 
 def package_urls(bill: Mapping[str, Any]) -> list[str]:
-    """Of all components that have one, also of components within components."""
+    """The package URLs of all components, nested ones included."""
     found = []
     for component in bill.get("components", ()):
         if url := component.get("purl"):

@@ -46,7 +46,7 @@ _FORM = "# nosec B614 # why it is safe"
 
 
 def findings(files: Sequence[str]) -> Iterator[str]:
-    """One line for each, as compilers write them."""
+    """One line per finding, as compilers write them."""
     tests = [file for file in files if file.startswith("tests/")]
     product = [file for file in files if not file.startswith("tests/")]
     yield from _issues(product, NOT_ASKED.keys(), LOW)

@@ -1,7 +1,7 @@
 """Looks for secrets in every file that git tracks or would track: `bazel run //tools:secrets`.
 
 detect-secrets looks for keys by their form, for passwords by their names, and for strings that look
-random; tools/image/secret_search.py for what else must not be in the image. What only looks like a
+random; tools/image/inspection.py for what else must not be in the image. What only looks like a
 secret is excused where it stands, with a reason of two words or more:
 
     KEY = "0123…"  # pragma: allowlist secret: made up for a server of the test's own
@@ -30,7 +30,7 @@ from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_cla
 from detect_secrets.core.scan import scan_file
 from detect_secrets.settings import get_settings, transient_settings
 
-from tools.image.secret_search import secret_in
+from tools.image.inspection import secret_in
 
 LARGEST = 8_000_000  # bytes; no text of ours comes near, and models are no text
 # A digest looks random and is meant to be read: excused where the code says that it is one.
@@ -119,7 +119,7 @@ def tracked() -> list[str]:
 
 
 def search_history() -> Iterator[Finding]:
-    """The same in every version of every file of every commit that any branch or tag reaches."""
+    """Searches every version of every file of every commit that a branch or tag reaches."""
     listing = ["git", "rev-list", "--objects", "--all", "--filter=object:type=blob"]
     found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
     blobs = [line.partition(" ") for line in found.splitlines() if " " in line]

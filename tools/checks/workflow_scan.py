@@ -20,7 +20,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from tools.wheel_program import wheel_program
+from common.programs import wheel_program
 
 SCHEMAS = {
     "workflows/*.y*ml": "vendor.github-workflows",
@@ -33,7 +33,7 @@ _PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 
 
 def findings(github: Path, actionlint: Path | None) -> Iterator[str]:
-    """One line for each."""
+    """One line per finding."""
     workflows = sorted(github.glob("workflows/*.y*ml"))
     if not workflows:
         yield f"{github}/workflows: no workflow there"

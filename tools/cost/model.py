@@ -50,12 +50,12 @@ class PerThousand:
 
     @property
     def total(self) -> float:
-        """Of all parts."""
+        """The sum of all parts."""
         return self.compute + self.requests + self.front + self.logs
 
 
 def read_prices(path: Path = PRICES) -> Prices:
-    """Of the file that is checked in, or another."""
+    """Reads the prices that are checked in, or another file."""
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 

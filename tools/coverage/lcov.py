@@ -64,7 +64,7 @@ def merge(tracefiles: Iterable[Mapping[str, FileCoverage]]) -> dict[str, FileCov
 
 
 def render(files: Mapping[str, FileCoverage]) -> str:
-    """The same coverage always gives the same text."""
+    """Renders the coverage; equal coverage gives equal text."""
     return "".join(_section(path, files[path]) for path in sorted(files))
 
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from common.terminal import Progress
 from tools.coverage import lcov
-from tools.progress import Progress
 
-FOLDERS = ("infra", "ml", "serve", "tools")
+FOLDERS = ("benchmarks", "common", "infra", "ml", "serve", "tools")
 REPORT = Path("bazel-out/_coverage/_coverage_report.dat")
 
 

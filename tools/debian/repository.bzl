@@ -8,7 +8,7 @@
     )
     use_repo(debian, "debian_prometheus_alertmanager")
 
-`@debian_prometheus_alertmanager//:prometheus-alertmanager` is then the program; //tools/debian:program finds it at run time. Nothing on the system
+`@debian_prometheus_alertmanager//:prometheus-alertmanager` is then the program; //common:programs finds it at run time. Nothing on the system
 changes and no root is needed. The pinned suite comes first, so that machines differ little; where apt's sources do not offer it (Ubuntu's, say)
 or there is no apt, the program of PATH stands under the same label. Where neither is there the label is a note that says why, and tests skip with
 the install command. The repository is made anew once the program or another source of packages is there.

@@ -31,7 +31,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing.
+    """The result of one examination.
 
     Attributes:
         detail: what was found.
@@ -55,7 +55,7 @@ class Machine:
     environment: Mapping[str, str]
 
     def which(self, program: str) -> str | None:
-        """Its path, from the machine's PATH."""
+        """The path of a program on the machine's PATH."""
         return shutil.which(program, path=self.environment.get("PATH", ""))
 
     def output(self, *command: str) -> str | None:

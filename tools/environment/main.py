@@ -19,8 +19,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.files import user_path
+from common.programs import wheel_program
 from tools.provision.cache import cache_root
-from tools.wheel_program import wheel_program
 
 LOCK = "requirements_lock.txt"
 PYTHON = "3.11"
@@ -63,8 +64,7 @@ def make(environment: Path, workspace: Path, uv: Path, notebook: bool = False) -
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
     workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")).resolve()
-    here = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
-    environment = (here / options.path if options.path else workspace / ".venv").resolve()
+    environment = (user_path(options.path) if options.path else workspace / ".venv").resolve()
     try:
         python = make(environment, workspace, wheel_program("uv"), options.notebook)
     except (VenvError, FileNotFoundError) as error:

@@ -8,9 +8,8 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tools.image.archive import Entry, with_parents, write_layer
+from common.oci import Entry, blob_path, read_image, with_parents, write_layer
 from tools.image.bytecode import cached, compiled
-from tools.image.layout import blob_path, read_image
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tools.image.inspection import File, Inspected, inspect
-from tools.image.secret_search import SECRET_FILE, secret_in, secret_variable
+from tools.image.inspection import SECRET_FILE, File, Inspected, inspect, secret_in, secret_variable
 
 _MANIFESTS = {
     "application/vnd.oci.image.manifest.v1+json",

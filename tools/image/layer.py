@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from tools.image.archive import Entry, with_parents, write_layer
+from common.oci import Entry, with_parents, write_layer
 from tools.image.bytecode import cached, compiled
 
 # No program reads these in an image: types, static libraries.

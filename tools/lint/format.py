@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.programs import wheel_program
 from tools.lint.buildifier import CHECKS, why_missing
-from tools.wheel_program import wheel_program
 
 
 def main(arguments: Sequence[str]) -> int:

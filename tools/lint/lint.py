@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.programs import wheel_program
 from tools.lint.buildifier import CHECKS, why_missing
 from tools.lint.format import tracked
-from tools.wheel_program import wheel_program
 
 PROGRAMS = ("buildifier", "bandit", "secrets", "workflows", "actionlint")
 TYPES = "//tools/lint:types"
@@ -32,7 +32,7 @@ TYPES = "//tools/lint:types"
 
 @dataclass(frozen=True)
 class Check:
-    """One linter with its whole command; `skipped` says why it cannot run."""
+    """A linter with its whole command; `skipped` says why it cannot run."""
 
     name: str
     command: Sequence[str]
@@ -41,7 +41,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a check that ran."""
+    """The outcome of a check that ran."""
 
     check: Check
     clean: bool
@@ -71,7 +71,7 @@ def types(workspace: Path) -> Check:
 
 
 def run(check: Check) -> Outcome:
-    """Its own exit code decides."""
+    """Runs the check; its own exit code decides."""
     start = time.monotonic()
     environment = {k: v for k, v in os.environ.items() if k != "BUILD_WORKSPACE_DIRECTORY"}
     done = subprocess.run(

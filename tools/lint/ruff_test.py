@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from tools.wheel_program import wheel_program
+from common.programs import wheel_program
 
 
 def main(files: Sequence[str]) -> int:

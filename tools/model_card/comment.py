@@ -11,23 +11,105 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
+from common.files import user_path
 from tools.cost.model import Service, per_thousand, read_prices
-from tools.model_card.changes import Change, accuracy, layers, recalls
+
+_Z = 1.959964  # 97.5 % of a normal distribution lie below
+
+
+@dataclass(frozen=True)
+class Change:
+    """Change of a share from base to head, with its 95 % interval."""
+
+    base: float
+    head: float
+    low: float
+    high: float
+
+    @property
+    def is_real(self) -> bool:
+        """Chance alone rarely makes that much."""
+        return self.low > 0 or self.high < 0
+
+
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share. Source: Wilson 1927."""
+    if trials == 0:
+        return 0.0, 1.0
+    share, z2 = hits / trials, _Z**2 / trials
+    centre = (share + z2 / 2) / (1 + z2)
+    reach = _Z * sqrt(share * (1 - share) / trials + z2 / (4 * trials)) / (1 + z2)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def change(base: tuple[int, int], head: tuple[int, int]) -> Change:
+    """The change between two shares, each as (hits, trials), taken as independent.
+
+    Both models answered the same test images, so the true interval is narrower: this is cautious.
+    Source: Newcombe 1998, Statistics in Medicine 17, 873-890, method 10.
+    """
+    (l1, u1), (l2, u2) = wilson(*base), wilson(*head)
+    p1, p2 = (hits / trials if trials else 0.0 for hits, trials in (base, head))
+    low = p2 - p1 - sqrt((p2 - l2) ** 2 + (u1 - p1) ** 2)
+    high = p2 - p1 + sqrt((u2 - p2) ** 2 + (p1 - l1) ** 2)
+    return Change(p1, p2, low, high)
+
+
+def accuracy(base: Mapping[str, Any], head: Mapping[str, Any]) -> Change:
+    """Change of the accuracy, from confusion matrices whose rows are true classes."""
+    return change(_right(base["confusion"]), _right(head["confusion"]))
+
+
+def _right(confusion: Sequence[Sequence[int]]) -> tuple[int, int]:
+    return sum(row[k] for k, row in enumerate(confusion)), sum(map(sum, confusion))
+
+
+def recalls(base: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Change]:
+    """By class; classes that only one of the two knows are left out."""
+    pairs = {name: k for k, name in enumerate(base["classes"])}
+    found = {}
+    for k, name in enumerate(head["classes"]):
+        if name in pairs:
+            row, before = head["confusion"][k], base["confusion"][pairs[name]]
+            found[name] = change((before[pairs[name]], sum(before)), (row[k], sum(row)))
+    return found
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers of an image: how many, how large, and what a machine that has the base must fetch."""
+
+    changed: Sequence[str]
+    count: int
+    total_bytes: int
+    new_bytes: int
+
+
+def layers(base: Sequence[Mapping[str, Any]], head: Sequence[Mapping[str, Any]]) -> Layers:
+    """Compares layers by digest."""
+    known = {layer["digest"] for layer in base}
+    new = [layer for layer in head if layer["digest"] not in known]
+    return Layers(
+        [layer["name"] for layer in new],
+        len(head),
+        sum(layer["bytes"] for layer in head),
+        sum(layer["bytes"] for layer in new),
+    )
+
 
 MEMORY_MIB, COLD_SHARE = 1024, 0.01  # of the default deployment
 BAD_INPUT = 2  # exit code
-
 Figures = Mapping[str, Any]
 
 
 def to_markdown(base: Figures, head: Figures) -> str:
-    """The comment."""
+    """Renders the comment."""
     return (
         "\n".join([*_summary(base, head), "", *_classes(base, head), "", *_foot(base, head)]) + "\n"
     )
@@ -117,12 +199,11 @@ def _foot(base: Figures, head: Figures) -> Iterator[str]:
 
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
-    here = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
     try:
-        base, head = (json.loads((here / f).read_text()) for f in (options.base, options.head))
+        base, head = (json.loads((user_path(f)).read_text()) for f in (options.base, options.head))
         text = to_markdown(base, head)
         if options.output:
-            (here / options.output).write_text(text, encoding="utf-8")
+            (user_path(options.output)).write_text(text, encoding="utf-8")
     except (OSError, KeyError, ValueError) as error:
         print(f"comment: {type(error).__name__}: {error}", file=sys.stderr)
         return BAD_INPUT

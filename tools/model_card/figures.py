@@ -25,7 +25,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-METRICS = "ml/reference/metrics.json"
+from common.files import user_path
+
+METRICS = "ml/bundled/metrics.json"
 CALLERS = "1"  # a lone caller: latency without a queue
 SECONDS, STARTS = "5", "7"
 BAD_INPUT = 2  # exit code
@@ -131,7 +133,7 @@ def clone_at(workspace: Path, revision: str) -> Iterator[Path]:
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
     workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")).resolve()
-    place = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), options.output)
+    place = user_path(options.output)
     try:
         if options.at:
             with clone_at(workspace, options.at) as base:

@@ -4,7 +4,7 @@ Makes small mistakes in a copy of the modules, one at a time, and runs the tests
 a mistake that fails a test is killed, the others are listed. What survives is either a missing
 test, code that nothing needs, or the same program in other words.
 
-  bazel run //tools:mutants -- serve/contract/codec.py --tests tests/serve/contract/test_artifact.py
+  bazel run //tools:mutants -- common/model/artifact.py --tests tests/common/model/test_artifact.py
   bazel run //tools:mutants -- ml/registry -k 'not s3' --sample 200 --seed 1 --json report.json
   bazel run //tools:mutants -- ml/registry -k 'not s3' --again report.json   # its survivors alone
 
@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from common.files import user_path
 from tools.mutants.mutations import Mutant, mutants
 from tools.mutants.trial import NONE_CHOSEN, TIMED_OUT, Bench
 
@@ -183,7 +184,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _typed(name: str) -> Path:
-    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", ""), name).absolute()
+    return user_path(name).absolute()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.progress import Progress
+from common.terminal import Progress
 
 NONE_CHOSEN, TIMED_OUT = 5, -1
 _OPTIONS = (
@@ -63,7 +63,7 @@ class Bench:
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.path[:] = [str(self.tree), *_without_trees(sys.path)]
-        sys.modules.pop("tools.progress", None)  # the tree's own, with its mistakes
+        sys.modules.pop("common.terminal", None)  # the tree's own, with its mistakes
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
         os.environ["HOME"] = str(self.scratch)
         os.chdir(self.tree)

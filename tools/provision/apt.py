@@ -36,7 +36,7 @@ class Mirror:
 
 @dataclass(frozen=True, order=True)
 class Deb:
-    """One package file as the signed index describes it; ``path`` is relative to the mirror."""
+    """A package file as the signed index describes it; ``path`` is relative to the mirror."""
 
     package: str
     version: str

@@ -197,7 +197,7 @@ def provision_python(prefix: str) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """Its first line; all that apt said for each mirror goes to a file."""
+    """The first line of the message; the rest goes to a file."""
     from pathlib import Path
 
     from tools.provision.cache import write_whole

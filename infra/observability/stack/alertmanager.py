@@ -1,4 +1,4 @@
-"""Alertmanager's configuration: who learns of what, from the environment.
+"""Alertmanager's configuration: receivers and routes, from the environment.
 
     KILN_SLACK_WEBHOOK_FILE      file with the URL of a Slack webhook, or of what takes its format
     KILN_SLACK_CHANNEL           channel, where the webhook leaves a choice

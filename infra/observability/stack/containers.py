@@ -1,4 +1,4 @@
-"""The stack in containers: Docker Compose with infra/observability/compose."""
+"""The observability stack in containers, by Docker Compose."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Containers:
         self._compose("logs", "--follow", "--tail", "20")
 
     def stop(self) -> None:
-        """Keeps the volumes."""
+        """Stops the containers and keeps their volumes."""
         self._compose("down")
 
     def _compose(self, *arguments: str) -> None:

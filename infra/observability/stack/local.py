@@ -1,4 +1,4 @@
-"""The stack from packages, as processes of this machine.
+"""The observability stack as local processes, from Debian packages.
 
 service --OTLP--> rotel --OTLP--> vmagent --remote write--> Prometheus --alerts--> Alertmanager
 
@@ -14,11 +14,38 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from common.programs import ProgramMissing, find_program
 from infra.observability.stack.alertmanager import alertmanager_config
 from infra.observability.stack.programs import Program, Running, StackError, free_port, running
-from infra.observability.stack.prometheus import prometheus_config
-from tools.debian.program import ProgramMissing, find_program
+
+
+def prometheus_config(
+    alertmanager: str, scraped: Mapping[str, str], rules: str, interval_s: int = 15
+) -> dict[str, Any]:
+    """`prometheus.yml`: the service's metrics are pushed, the stack's parts are scraped.
+
+    Args:
+        scraped: job to host:port.
+        rules: path of the rule file, as Prometheus sees it.
+    """
+    jobs = {**scraped, "alertmanager": alertmanager}
+    return {
+        "global": {
+            "scrape_interval": f"{interval_s}s",
+            "evaluation_interval": f"{interval_s}s",
+        },
+        "rule_files": [rules],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
+        # Two processes' exports may overtake each other on the way.
+        "storage": {"tsdb": {"out_of_order_time_window": "10m"}},
+        "scrape_configs": [
+            {"job_name": job, "static_configs": [{"targets": [target]}]}
+            for job, target in sorted(jobs.items())
+        ],
+    }
+
 
 RULES = Path(__file__).parents[1] / "prometheus" / "kiln.rules.yml"
 _TEMPLATES = Path("/usr/share/prometheus/alertmanager")
@@ -112,7 +139,7 @@ def _programs(
 
 
 def alertmanager_program(address: str, config: Path, folder: Path) -> Program:
-    """Alertmanager alone."""
+    """Alertmanager without the rest of the stack."""
     command = [
         *with_templates(find_program("prometheus-alertmanager")),
         f"--config.file={config}",

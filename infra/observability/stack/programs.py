@@ -1,4 +1,4 @@
-"""Programs of a local stack: started in order, each awaited until it answers, ended together."""
+"""Programs of the local stack: started in order, awaited until healthy, ended together."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Running:
 
 @contextmanager
 def running(programs: Sequence[Program], folder: Path) -> Iterator[list[Running]]:
-    """All of them, ready, for as long as the block lasts; logs are in the folder.
+    """Runs all programs, ready, as long as the block lasts; their logs are in the folder.
 
     Raises:
         StackError: one did not start.

@@ -1,4 +1,4 @@
-"""What the commands have in common: options, answers for people and for scripts, exit codes."""
+"""What the commands share: options, output for people and for scripts, exit codes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.markup import escape
 
+from common.terminal import terminal
+from infra.release.aws.infrastructure import Infrastructure, TerraformService
 from infra.release.errors import INTERRUPTED, ReleaseError
-from infra.release.infrastructure import Infrastructure, TerraformService
-from infra.terraform.errors import TerraformError
+from infra.terraform.installation import TerraformError
 from infra.terraform.state import parse_state
-from tools.terminal import terminal
 
 ENVIRONMENTS = ("dev", "staging", "prod")
 EXIT_CODES = """\
@@ -178,11 +178,6 @@ def count(text: str) -> int:
     return number
 
 
-def typed_path(text: str) -> Path:
-    """Relative to where the command was typed."""
-    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(text).expanduser()
-
-
 def entry(main: Callable[[Sequence[str], Console, Console], int]) -> NoReturn:
     """Runs a command as a process."""
     interrupt_by_sigterm()
@@ -207,7 +202,7 @@ def _variables(given: Sequence[str]) -> dict[str, object]:
 
 
 def interrupt_by_sigterm() -> None:
-    """As by Ctrl-C: a CI system that cancels leaves no lease behind."""
+    """Handles SIGTERM like Ctrl-C, so that a cancelled CI job leaves no lease behind."""
     signal.signal(signal.SIGTERM, _interrupt)
 
 

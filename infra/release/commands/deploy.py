@@ -1,4 +1,5 @@
-"""Releases an image to an environment: checks, Terraform, a version, a canary, a verdict.
+"""Releases an image to an environment: preflight checks, Terraform, a new version, canary steps,
+verdict.
 
 Goes on with a release that was killed or stopped, if the image is the same. Everything is in the
 ledger before it happens; a bad version is rolled back without being asked.
@@ -15,21 +16,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.release.admission import admit
-from infra.release.baking import Alarms
+from common.terminal import Progress
+from infra.release.aws.infrastructure import Infrastructure
 from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
 from infra.release.commands.session import Session, aws_of, golden_of, image_of, settings_of
 from infra.release.errors import Refused
-from infra.release.infrastructure import Infrastructure
-from infra.release.machine import Machine, Wanted
-from infra.release.observer import Observer
-from infra.release.outcome import Outcome
-from infra.release.preflight import Check, Image, alarm_states, check_all
-from infra.release.settings import Settings
-from infra.release.strategy import MEANING, STRATEGIES, StrategyName
-from infra.release.timeline import ConsoleTimeline
-from infra.terraform.show import show_plan
-from tools.progress import Progress
+from infra.release.rollout.baking import Alarms
+from infra.release.rollout.observer import Observer
+from infra.release.rollout.preflight import Check, Image, alarm_states, check_all
+from infra.release.rollout.rollout import Machine, Wanted
+from infra.release.rollout.timeline import ConsoleTimeline
+from infra.release.settings import MEANING, STRATEGIES, Settings, StrategyName
+from infra.release.state.journal import admit
+from infra.release.state.ledger import Outcome
+from infra.terraform.plan import show_plan
 
 
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
 
 
 def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
-    """Releases an image."""
+    """Releases an image to an environment."""
     settings = settings_of(options)
     strategy: StrategyName = options.strategy or settings.strategy
     golden = golden_of(options.golden)

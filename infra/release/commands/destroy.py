@@ -11,12 +11,12 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from infra.release.clock import iso
+from infra.release.aws.clients import iso
 from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
 from infra.release.commands.session import Session, aws_of, required, settings_of
 from infra.release.errors import Refused
-from infra.release.ledger import Decision
-from infra.terraform.show import show_plan
+from infra.release.state.ledger import Decision
+from infra.terraform.plan import show_plan
 
 
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
 
 
 def destroy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
-    """Plans, asks, destroys."""
+    """Plans the deletion, asks, and deletes."""
     settings, infrastructure = settings_of(options), open_(options, terminal)
     outputs = infrastructure.outputs()
     session = None  # where the first deploy failed half-way there is neither alias nor release

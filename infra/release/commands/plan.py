@@ -12,8 +12,8 @@ from rich.console import Console
 from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
 from infra.release.commands.session import aws_of, image_of, settings_of
 from infra.release.errors import HELD, Refused
-from infra.release.preflight import check_image
-from infra.terraform.show import show_plan
+from infra.release.rollout.preflight import check_image
+from infra.terraform.plan import show_plan
 
 
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
 
 
 def plan(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
-    """Plans."""
+    """Plans the change and shows it."""
     settings, infrastructure = settings_of(options), open_(options, terminal)
     outputs = infrastructure.outputs()
     aws = aws_of(settings, outputs)

@@ -1,4 +1,4 @@
-"""Sends all traffic back to an earlier version, by one call, and sees that it answers.
+"""Rolls back to an earlier version with one call, and checks that it answers.
 
 Without --to it goes to stable of the release that runs, or else to the version before. A release
 that runs is stopped by it.
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from infra.release.backwards import choose_version, is_there, roll_back_to
+from common.terminal import Progress
 from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
 from infra.release.commands.session import Session, aws_of, required, settings_of
-from infra.release.shifting import verify
-from infra.release.timeline import ConsoleTimeline
-from tools.progress import Progress
+from infra.release.rollout.rollback import choose_version, is_there, roll_back_to
+from infra.release.rollout.timeline import ConsoleTimeline
+from infra.release.rollout.traffic import verify
 
 
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:

@@ -1,4 +1,4 @@
-"""One environment with everything that its commands use."""
+"""One environment and everything that its commands use."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import argparse
 from functools import cached_property
 from pathlib import Path
 
-from infra.release.aws import Aws, explained
-from infra.release.clock import WallClock
-from infra.release.collector import Collector
-from infra.release.commands.command import Terminal, typed_path
+from common.files import user_path
+from common.golden import GoldenSet, GoldenSetError, read_golden_set
+from infra.release.aws.clients import Aws, WallClock, explained
+from infra.release.aws.function import LambdaFunction
+from infra.release.commands.command import Terminal
 from infra.release.errors import ReleaseError
-from infra.release.function import LambdaFunction
-from infra.release.golden import GoldenSet, read_golden_set
-from infra.release.journal import Journal
-from infra.release.lease import Lease, this_user
-from infra.release.ledger import Ledger
-from infra.release.notices import Notices
-from infra.release.objects import Objects
-from infra.release.preflight import Image, parse_image
+from infra.release.evidence.collector import Collector
+from infra.release.rollout.notices import Notices
+from infra.release.rollout.preflight import Image, parse_image
 from infra.release.settings import Settings, read_settings
-from infra.terraform.service import ServiceOutputs
+from infra.release.state.journal import Journal
+from infra.release.state.lease import Lease, this_user
+from infra.release.state.ledger import Ledger
+from infra.release.state.objects import Objects
+from infra.terraform.outputs import ServiceOutputs
 
 _GOLDEN_SET = Path(__file__).parents[1] / "golden_set.zip"
 
@@ -61,11 +61,11 @@ class Session:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """The environment's, or of the file that the user names."""
-    return read_settings(options.env, typed_path(options.config) if options.config else None)
+    return read_settings(options.env, user_path(options.config) if options.config else None)
 
 
 def aws_of(settings: Settings, outputs: ServiceOutputs | None) -> Aws:
-    """In the region of the environment, once that is known."""
+    """The AWS session, in the environment's region once that is known."""
     return Aws(outputs.region if outputs else None, settings.invoke_timeout_s)
 
 
@@ -73,7 +73,10 @@ def golden_of(name: str | None) -> GoldenSet | None:
     """The bundled golden set, another file, or none."""
     if name == "none":
         return None
-    return read_golden_set(typed_path(name) if name else _GOLDEN_SET)
+    try:
+        return read_golden_set(user_path(name) if name else _GOLDEN_SET)
+    except GoldenSetError as exc:
+        raise ReleaseError(str(exc)) from exc
 
 
 def image_of(text: str, aws: Aws, outputs: ServiceOutputs | None) -> Image:

@@ -1,4 +1,4 @@
-"""Sends copies of requests to a version that answers nobody, and reports where it disagrees.
+"""Sends copies of requests to a version without traffic and reports where it disagrees.
 
 Requests are JSON lines {"image": base64}, from a file or as they come (-), or the golden set. No
 caller waits for any of it. Exit code 1 if more than --most of the answers differ.
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.files import user_path
 from infra.release.commands.command import (
     Answer,
     Open,
@@ -28,12 +29,11 @@ from infra.release.commands.command import (
     parser,
     run,
     share,
-    typed_path,
 )
 from infra.release.commands.session import Session, aws_of, golden_of, required, settings_of
 from infra.release.errors import REFUSED, ReleaseError
-from infra.release.shadow import Disagreement, sampled, shadow
-from infra.release.timeline import ConsoleTimeline
+from infra.release.evidence.shadow import Disagreement, sampled, shadow
+from infra.release.rollout.timeline import ConsoleTimeline
 
 _LISTED = 10
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
 
 
 def compare(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
-    """Shadows a version."""
+    """Sends shadow traffic to a version and reports the differences."""
     settings = settings_of(options)
     outputs = required(open_(options, terminal).outputs(), options.env)
     session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
@@ -75,7 +75,7 @@ def _images(options: argparse.Namespace) -> Iterable[bytes]:
         return [image.data for image in golden.images] if golden else []
     if options.requests == "-":
         return _read(sys.stdin)
-    path = typed_path(options.requests)
+    path = user_path(options.requests)
     try:
         return _read(path.open(encoding="utf-8", errors="replace"))  # `_read` names the line
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""Shows where the traffic goes, what runs, which alarms are raised, and who decided what."""
+"""Shows traffic weights, running versions, raised alarms, and who decided what."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.release.clock import iso
+from infra.release.aws.clients import iso
 from infra.release.commands.command import Answer, Open, Terminal, count, entry, parser, run
 from infra.release.commands.session import Session, aws_of, required, settings_of
-from infra.release.ledger import Decision, Record
-from infra.release.preflight import alarm_states
+from infra.release.rollout.preflight import alarm_states
+from infra.release.state.ledger import Decision, Record
 
 _COLOURS = {
     "promoted": "green",

@@ -1,4 +1,4 @@
-"""Bets on the mean of something bounded: evidence that may be looked at as often as one likes.
+"""Betting e-processes for the mean of bounded observations: valid at every look.
 
 Someone doubts that a mean is m, and bets on every observation at odds that are fair or worse if it
 is. Fair play multiplies a stake by 1/a with a chance of a at most, however long it lasts and

@@ -1,23 +1,134 @@
-"""Judges a release: every comparison, in words, and the decision.
+"""The verdict on a candidate: every comparison with stable, its reasons, and the decision.
 
 How often a release without harm is rolled back is bounded for all tests and looks together
 (`Policy.false_alarm_rate`), so judge whenever there is news. See measures.py for the tests.
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
+from common.model.artifact import DriftReference, SignalReference
+from common.model.drift import CLASSES, Counts, Limits, Statistic, compare
+from common.model.signals import CONFIDENCE
 from infra.release.verdict import betting, measures
-from infra.release.verdict.answers import answers, side_by_side
 from infra.release.verdict.betting import Floats
 from infra.release.verdict.evidence import Evidence
 from infra.release.verdict.measures import LOSS, SHARE, Measure
 from infra.release.verdict.policy import DEFAULT_POLICY, Policy
 from infra.release.verdict.tallies import Tallies, if_stable, tally
-from infra.release.verdict.verdict import Check, Figure, State, Verdict, decide
-from serve.contract.drift import Statistic
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What both arms answered so far; None where too little is known of one of them."""
+
+    images: float  # of the arm that has fewer
+    class_mix: Statistic | None
+    confidence: Statistic | None  # the KS distance, for which bins have an order
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Counts of one signal after every window: the candidate's, and stable's weighted to match.
+
+    Weighting windows makes shares less certain, as if there were (sum w)^2 / sum(w^2 / n) images.
+    """
+
+    live: Floats  # (..., W, B) the canary's counts
+    shares: Floats  # (..., W, B) of what stable would have answered
+    size: Floats  # (..., W) images that these shares are worth
+
+    def at(self, place: tuple[int, ...]) -> "Seen":
+        """The counts of one release at one look: (B,), (B,), ()."""
+        return Seen(self.live[place], self.shares[place], self.size[place])
+
+
+def side_by_side(tallies: Tallies, what: str) -> Seen:
+    """What both arms answered: `classes` or `confidence`."""
+    live, expected = if_stable(tallies, what)
+    theirs = getattr(tallies.stable, what).sum(-1)
+    mine = np.where(theirs > 0, getattr(tallies.canary, what).sum(-1), 0)
+    spread = np.cumsum(mine**2 / np.maximum(theirs, 1), -1)
+    size = np.cumsum(mine, -1) ** 2 / np.maximum(spread, 1e-9)
+    return Seen(live, expected / np.maximum(expected.sum(-1, keepdims=True), 1e-9), size)
+
+
+def answers(classes: Seen, confidence: Seen, policy: Policy, look: int) -> Answers:
+    """Compare one release at one look, the first being 1."""
+    images = min(float(classes.live.sum()), float(classes.size))
+    if images < policy.fewest_images:
+        return Answers(images, None, None)
+    signals: tuple[SignalReference, ...] = ()
+    counts = {}
+    if min(float(confidence.live.sum()), float(confidence.size)) >= policy.fewest_images:
+        # Counts are compared bin by bin: where the edges are makes no difference.
+        edges = tuple(float(edge) for edge in range(1, len(confidence.shares)))
+        shares = tuple(confidence.shares.tolist())
+        signals = (SignalReference(CONFIDENCE, 0.0, 0.0, edges, shares),)
+        counts = {CONFIDENCE: confidence.live.astype(int).tolist()}
+    limits = Limits(
+        false_alarm_rate=policy.rate_at_look(look),
+        psi=policy.harmful_class_mix_psi,
+        ks=policy.harmful_confidence_ks,
+        fewest_images=policy.fewest_images,
+    )
+    reference = DriftReference(round(float(classes.size)), tuple(classes.shares.tolist()), signals)
+    report = compare(reference, Counts(classes.live.astype(int).tolist(), counts), limits)
+    found = {(statistic.signal, statistic.kind): statistic for statistic in report.statistics}
+    return Answers(images, found.get((CLASSES, "psi")), found.get((CONFIDENCE, "ks")))
+
+
+Decision = Literal["promote", "hold", "roll back"]
+State = Literal["harmful", "safe", "unsure"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that a check turned on, and the number that it is held against."""
+
+    name: str
+    value: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison of the candidate with stable."""
+
+    name: str
+    state: State
+    words: str  # what was seen, and what follows
+    figures: tuple[Figure, ...] = ()
+    needed: str = ""  # what is missing, if unsure
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision and everything that it rests on."""
+
+    decision: Decision
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+def decide(checks: tuple[Check, ...], required: tuple[str, ...]) -> Verdict:
+    """Harm anywhere rolls back, safety wherever it is required promotes, anything else waits."""
+    harmful = [check for check in checks if check.state == "harmful"]
+    if harmful:
+        return Verdict("roll back", _reasons(harmful, lambda check: check.words), checks)
+    unsure = [check for check in checks if check.state == "unsure" and check.name in required]
+    if unsure:
+        return Verdict("hold", _reasons(unsure, lambda check: check.needed), checks)
+    needed = [check for check in checks if check.name in required]
+    return Verdict("promote", _reasons(needed, lambda check: check.words), checks)
+
+
+def _reasons(checks: list[Check], words: Callable[[Check], str]) -> tuple[str, ...]:
+    return tuple(f"{check.name}: {words(check)}" for check in checks)
+
 
 _MOST_ODDS = 1e12  # beyond, a number says no more
 _GROWTH = np.geomspace(1, 1e4, 400)  # how far ahead more of the same evidence is looked for

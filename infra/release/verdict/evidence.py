@@ -1,4 +1,4 @@
-"""What was seen of both versions, window by window, and its file format.
+"""The evidence about both versions, window by window, and its file format.
 
 A window is the time since the last look: in it both arms met the same callers, the same hour and
 the same outages, so only within windows are they compared.
@@ -47,7 +47,7 @@ class Replay:
 
     @property
     def images(self) -> int:
-        """All of them."""
+        """The number of all images."""
         return sum(asdict(self).values())
 
 
@@ -110,7 +110,7 @@ def parse_evidence(text: str) -> Evidence:
 
 
 def evidence_json(evidence: Evidence) -> str:
-    """One JSON document, which `parse_evidence` reads."""
+    """The evidence as one JSON document, which `parse_evidence` reads."""
     return json.dumps(asdict(evidence), indent=1) + "\n"
 
 

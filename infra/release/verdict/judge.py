@@ -1,4 +1,4 @@
-"""Says whether a canary is promoted, waits, or is rolled back, from what was seen of it.
+"""Judges recorded evidence: promote, hold or roll back.
 
 Exit code: 0 promote, 10 hold, 20 roll back, 2 the input cannot be used.
 
@@ -13,23 +13,63 @@ through both. `policy.toml` overrides limits and rates; --defaults prints them a
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from infra.release.verdict.engine import judge
-from infra.release.verdict.evidence import EvidenceError, parse_evidence
+from common.files import user_path
+from common.terminal import terminal
+from infra.release.verdict.engine import Check, Verdict, judge
+from infra.release.verdict.evidence import Evidence, EvidenceError, parse_evidence
 from infra.release.verdict.policy import DEFAULT_POLICY, PolicyError, parse_policy
-from infra.release.verdict.show import show
-from tools.terminal import terminal
+
+_COLOURS = {"promote": "green", "hold": "yellow", "roll back": "red"}
+_STATES = {"safe": "[green]safe[/]", "unsure": "[yellow]unsure[/]", "harmful": "[red]harmful[/]"}
+
+
+def show(verdict: Verdict, evidence: Evidence, console: Console) -> None:
+    """Every check with what was seen, then the decision and its reasons."""
+    arms = [(window.stable, window.canary) for window in evidence.windows]
+    requests = sum(canary.requests for _, canary in arms)
+    table = Table(
+        title=f"Canary {escape(evidence.canary)} beside stable {escape(evidence.stable)}: "
+        f"{len(arms)} windows, {requests:,} canary requests",
+        title_justify="left",
+        show_lines=True,
+    )
+    table.add_column("check", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("what was seen", ratio=1)
+    table.add_column("figures, and their limits", no_wrap=True)
+    for check in verdict.checks:
+        words = escape(check.words)
+        if check.state == "unsure" and check.needed:
+            words += f"\n[dim]needs {escape(check.needed)}[/]"
+        table.add_row(check.name, _STATES[check.state], words, _figures(check))
+    console.print(table)
+    colour = _COLOURS[verdict.decision]
+    console.print(f"[bold {colour}]{verdict.decision.upper()}[/]")
+    before = "needs " if verdict.decision == "hold" else ""
+    for reason in verdict.reasons:
+        name, _, words = reason.partition(": ")
+        console.print(f"  {name}: {before}{words}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _figures(check: Check) -> str:
+    return "\n".join(f"{f.name} {_short(f.value)} / {_short(f.limit)}" for f in check.figures)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
+
 
 EXIT_CODES = {"promote": 0, "hold": 10, "roll back": 20}
 BAD_INPUT = 2
-
 EXAMPLE = Path(__file__).parent / "example.json"
 
 
@@ -64,8 +104,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 def _read(name: str) -> str:
     if name == "-":
         return sys.stdin.read()
-    path = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(name).expanduser()
-    return path.read_text("utf-8")
+    return user_path(name).read_text("utf-8")
 
 
 def _toml(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The tests themselves, after every window: what is proven harmful, and what is proven safe.
+"""The sequential tests of the verdict: which harm is proven, and which is ruled out.
 
 Array in, array out: the judge asks for one release, the simulation for thousands, of the same code.
 """

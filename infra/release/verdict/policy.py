@@ -1,4 +1,4 @@
-"""What a release may cost, and how sure the verdict must be: limits, rates, and their file."""
+"""The policy of a verdict: tolerated differences, error rates, and their file."""
 
 import tomllib
 from dataclasses import dataclass, fields
@@ -97,7 +97,7 @@ def parse_policy(text: str) -> Policy:
 
 
 def policy_of(document: dict[str, Any]) -> Policy:
-    """The same from a table that was read already."""
+    """The policy in a parsed table."""
     kinds = {field.name: type(getattr(DEFAULT_POLICY, field.name)) for field in fields(Policy)}
     values = dict(document)
     for name, value in document.items():

@@ -1,4 +1,4 @@
-"""Does something happen to the canary's requests more often than to stable's at the same time?
+"""An e-process for two arms: do events happen more often to the candidate than to stable?
 
 Each window is a bet of its own on two shares against a common one, so what changes with time for
 both arms (an outage, a busy hour, the canary's growing part of the traffic) is no evidence.

@@ -1,4 +1,4 @@
-"""Lambda's data plane: invokes versions in their environments, and reports as Lambda does."""
+"""Lambda's data plane: invokes versions in their environments and reports as Lambda does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from infra.twin.cloud.fleet import Environment, Fleet, Throttled
-from infra.twin.cloud.logs import LogWriter
-from infra.twin.cloud.metrics import MetricWriter
+from infra.twin.cloud.metrics import LogWriter, MetricWriter
 from infra.twin.cloud.runtime_api import Call, FunctionError
 from infra.twin.cloud.sandbox import Line
 from infra.twin.cloud.targets import Target, find_target
@@ -56,11 +55,11 @@ Observe = Callable[[Seen], object]
 
 
 def ignore(seen: Seen) -> None:
-    """Watches nothing."""
+    """Ignores the invocation."""
 
 
 class DataPlane:
-    """All functions of all regions."""
+    """Invocations of all functions in all regions."""
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class DataPlane:
         event: bytes,
         trace_id: str | None = None,
     ) -> Outcome:
-        """One call, answered.
+        """Invokes a function and returns its response.
 
         Raises:
             UnknownFunction, Throttled, TooLarge: nothing was started.

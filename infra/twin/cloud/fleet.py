@@ -1,4 +1,5 @@
-"""The execution environments of all functions: reused while warm, started when needed, reaped."""
+"""Execution environments of all functions: reused while warm, started on demand, reaped when
+idle."""
 
 from __future__ import annotations
 

@@ -6,29 +6,142 @@ decides. CORS, throttling and authorizers of an HTTP API are not done here.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import logging
 import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl, unquote
 
 from moto.apigatewayv2.models import apigatewayv2_backends
 from moto.awslambda.models import lambda_backends
 
 from infra.twin.cloud.data_plane import DataPlane, TooLarge, new_trace_id
 from infra.twin.cloud.fleet import Throttled
-from infra.twin.cloud.http_events import NoResponse, Request, Response, event_of, response_of
 from infra.twin.cloud.metrics import MetricWriter, Series
 from infra.twin.cloud.targets import ACCOUNT, UnknownFunction
 
-logger = logging.getLogger(__name__)
+Json = dict[str, Any]
 
+
+class NoResponse(ValueError):
+    """What the function answered cannot be a response."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """An HTTP request as it was received."""
+
+    method: str
+    target: str  # path and query
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+    source_ip: str
+    protocol: str = "HTTP/1.1"
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    cookies: Sequence[str] = field(default=())
+
+
+def event_of(request: Request, api_id: str, domain: str, request_id: str, account: str) -> Json:
+    """The event for the stage `$default`."""
+    path, _, query = request.target.partition("?")
+    headers: dict[str, str] = {}
+    cookies: list[str] = []
+    for name, value in request.headers:
+        key = name.lower()
+        if key == "cookie":
+            cookies += [part.strip() for part in value.split(";")]
+        else:
+            headers[key] = f"{headers[key]},{value}" if key in headers else value
+    now = time.time()
+    event: Json = {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": unquote(path),
+        "rawQueryString": query,
+        "headers": {**headers, "host": domain},
+        "requestContext": {
+            "accountId": account,
+            "apiId": api_id,
+            "domainName": domain,
+            "domainPrefix": api_id,
+            "http": {
+                "method": request.method,
+                "path": unquote(path),
+                "protocol": request.protocol,
+                "sourceIp": request.source_ip,
+                "userAgent": headers.get("user-agent", ""),
+            },
+            "requestId": request_id,
+            "routeKey": "$default",
+            "stage": "$default",
+            "time": time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(now)),
+            "timeEpoch": int(now * 1000),
+        },
+        "isBase64Encoded": False,
+    }
+    if cookies:
+        event["cookies"] = cookies
+    if query:
+        pairs: dict[str, str] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            pairs[name] = f"{pairs[name]},{value}" if name in pairs else value
+        event["queryStringParameters"] = pairs
+    if request.body:
+        text = _as_text(request.body, headers.get("content-type"))
+        event["isBase64Encoded"] = text is None
+        event["body"] = base64.b64encode(request.body).decode() if text is None else text
+    return event
+
+
+def _as_text(body: bytes, content_type: str | None) -> str | None:
+    """None for what API Gateway encodes in base64: all but text, JSON, XML and JavaScript."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    texts = ("application/json", "application/xml", "application/javascript")
+    if not (kind.startswith("text/") or kind in texts or kind.endswith(("+json", "+xml"))):
+        return None
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def response_of(payload: bytes) -> Response:
+    """The HTTP response in a function's answer; raises NoResponse."""
+    try:
+        answer = json.loads(payload)
+    except ValueError as error:
+        raise NoResponse("no JSON") from error
+    if not isinstance(answer, dict) or "statusCode" not in answer:
+        # "If your function returns valid JSON and doesn't return a statusCode"
+        return Response(200, {"content-type": "application/json"}, payload)
+    body = answer.get("body") or ""
+    try:
+        status = int(answer["statusCode"])
+        text = body if isinstance(body, str) else json.dumps(body)
+        content = base64.b64decode(text) if answer.get("isBase64Encoded") else text.encode()
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise NoResponse(str(error)) from error
+    headers = {name.lower(): str(value) for name, value in (answer.get("headers") or {}).items()}
+    headers.setdefault("content-type", "application/json")
+    return Response(status, headers, content, answer.get("cookies") or ())
+
+
+logger = logging.getLogger(__name__)
 _FUNCTION = re.compile(r"arn:aws[\w-]*:lambda:[\w-]+:\d{12}:function:[\w-]+(?::[\w$-]+)?")
 _LOOK_AGAIN_S = 1.0
 MAX_BODY_BYTES = 10 * 1024 * 1024
@@ -92,7 +205,7 @@ class Gateway:
         return Response(response.status, headers, response.body, response.cookies)
 
     def _route(self) -> Route:
-        """As it was a second ago at most."""
+        """The route, cached for at most a second."""
         now = time.monotonic()
         if self._known and now - self._known[0] < _LOOK_AGAIN_S:
             return self._known[1]
@@ -139,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *arguments: object) -> None:
-        """Silent."""
+        """Suppresses the access log."""
 
     def _serve(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -183,12 +296,12 @@ class _Server(ThreadingHTTPServer):
     gateway: Gateway
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller left."""
+        """Ignores callers that left."""
 
 
 @contextmanager
 def listening(gateway: Gateway) -> Iterator[str]:
-    """Its URL, for as long as the block runs."""
+    """Serves as long as the block runs; yields the URL."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.gateway = gateway
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -1,4 +1,4 @@
-"""The calls of Lambda's API that invoke a function, in front of moto's server.
+"""The Lambda API calls that invoke a function, in front of moto's server.
 
 moto answers them by starting Docker; here the data plane does.
 """

@@ -1,4 +1,4 @@
-"""Lambda's Runtime API on this machine: hands events to a function's process and takes its answers.
+"""Lambda's Runtime API: hands events to a function's process and takes its responses.
 
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html and, for the calls around a snapshot,
 what the runtime client in Python sends: it waits in restore/next between the two.
@@ -39,7 +39,7 @@ class FunctionError(Exception):
 
 @dataclass
 class Call:
-    """One event on its way to the function and back; `answered` is set when it has come back."""
+    """One event on its way to the function and back; `answered` is set when it has returned."""
 
     event: bytes
     deadline_s: float  # seconds since 1970
@@ -60,7 +60,7 @@ class Call:
 
 
 class RuntimeApi:
-    """One function's side of the service, for the process that it belongs to."""
+    """The Runtime API of one function process."""
 
     def __init__(self) -> None:
         self.init_errors: list[FunctionError] = []
@@ -79,7 +79,7 @@ class RuntimeApi:
 
     @property
     def address(self) -> str:
-        """What AWS_LAMBDA_RUNTIME_API says."""
+        """The value of AWS_LAMBDA_RUNTIME_API."""
         return f"127.0.0.1:{self._server.server_port}"
 
     def hand(self, call: Call) -> None:
@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *arguments: object) -> None:
-        """Silent."""
+        """Suppresses the access log."""
 
     def do_GET(self) -> None:
         if self.path == f"{_VERSION}/invocation/next":

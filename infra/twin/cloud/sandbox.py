@@ -1,4 +1,4 @@
-"""One execution environment: a function's process, its Runtime API, and the lines it writes."""
+"""One execution environment: a function's process, its Runtime API, and its log lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Lambda's control plane, which is moto's, says: which version answers a call, and how."""
+"""The version that answers a call, and its settings, from moto's control plane."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class UnknownFunction(LookupError):
 
 @dataclass(frozen=True)
 class Target:
-    """One version of one function, as a call by some qualifier found it."""
+    """The version of a function that a qualifier resolved to."""
 
     region: str
     name: str
@@ -40,7 +40,7 @@ class Target:
 
     @property
     def arn(self) -> str:
-        """As the caller named it."""
+        """The ARN as the caller named it."""
         bare = f"arn:aws:lambda:{self.region}:{ACCOUNT}:function:{self.name}"
         return f"{bare}:{self.qualifier}" if self.qualifier else bare
 

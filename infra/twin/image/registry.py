@@ -1,4 +1,4 @@
-"""A real registry of images on this machine: Debian's docker-registry, on a free port."""
+"""A container registry on this machine: Debian's docker-registry on a free port."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from tools.debian.program import find_program
-from tools.image.layout import MANIFEST
+from common.oci import MANIFEST
+from common.programs import find_program
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Functions' processes from images in a registry: pulled, unpacked once, started in bubblewrap."""
+"""Runs images of a registry as function processes: pulled, unpacked once, started in bubblewrap."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import threading
 from collections import defaultdict
@@ -14,9 +15,73 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from infra.twin.image.container import bubblewrap
+from common.oci import (
+    Entry,
+    Image,
+    add_layer,
+    blob_path,
+    read_image,
+    with_parents,
+    write_image,
+    write_layer,
+)
+from infra.twin.image.container import Root, bubblewrap, described, extract_layer, make_empty
 from infra.twin.image.registry import Registry
-from infra.twin.image.root import Root, add_layer, described, make_empty
+
+MODEL = "opt/model/model.onnx"
+
+
+class NoModel(ValueError):
+    """The image has no layer with a model."""
+
+
+def with_model(layout: Path, model: Path, target: Path) -> str:
+    """Writes the layout of the image with this model; the digest.
+
+    Raises:
+        NoModel: there is none to replace.
+    """
+    image = read_image(layout)
+    layers = [blob_path(layout, layer["digest"]) for layer in image.manifest["layers"]]
+    place = _find_model(layers)
+    for descriptor in image.manifest["layers"]:
+        _link(layout, target, descriptor["digest"])
+    tar = target / "model.tar.gz"
+    write_layer(with_parents([Entry(MODEL, data=model)]), tar, effort=1)
+    changed = add_layer(target, _below(image, place), tar, f"with_model {model.name}")
+    tar.unlink()
+    for blob in layers[place + 1 :]:
+        changed = add_layer(target, changed, blob, "as before")
+    return write_image(target, changed)
+
+
+def _find_model(layers: list[Path]) -> int:
+    for place in reversed(range(len(layers))):
+        with tarfile.open(layers[place]) as archive:
+            if any(member.name.removeprefix("./") == MODEL for member in archive):
+                return place
+    raise NoModel(f"no layer of the image has {MODEL}")
+
+
+def _below(image: Image, place: int) -> Image:
+    """The image without this layer and those above."""
+    rootfs = image.config["rootfs"]
+    history = [one for one in image.config.get("history", []) if not one.get("empty_layer")]
+    return Image(
+        image.manifest | {"layers": image.manifest["layers"][:place]},
+        image.config
+        | {
+            "history": history[:place],
+            "rootfs": rootfs | {"diff_ids": rootfs["diff_ids"][:place]},
+        },
+    )
+
+
+def _link(layout: Path, target: Path, digest: str) -> None:
+    place = blob_path(target, digest)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(blob_path(layout, digest).resolve())
+
 
 _CHUNK = 1 << 20
 # The model and the application: images mostly differ in these, which are the last.
@@ -63,7 +128,7 @@ class ImageStore:
         layers = [layer["digest"] for layer in manifest["layers"]]
         shared = self._shared(layers[:-_OWN_LAYERS])
         folder = self._folder / digest.replace(":", "-")
-        shutil.copytree(shared, folder, symlinks=True, copy_function=_link)
+        shutil.copytree(shared, folder, symlinks=True, copy_function=_store_link)
         self._add(layers[-_OWN_LAYERS:], folder)
         return described(config, folder)
 
@@ -83,7 +148,7 @@ class ImageStore:
         for layer in layers:
             with tempfile.NamedTemporaryFile(dir=self._folder) as blob:
                 self._pull(layer, blob)
-                add_layer(Path(blob.name), folder)
+                extract_layer(Path(blob.name), folder)
 
     def _pull(self, digest: str, file: Any) -> None:
         url = f"http://{self._registry.address}/v2/{self._repository}/blobs/{digest}"
@@ -97,5 +162,5 @@ class ImageStore:
             raise DamagedImage(f"asked for {digest}, got sha256:{found.hexdigest()}")
 
 
-def _link(source: str, target: str) -> None:
+def _store_link(source: str, target: str) -> None:
     Path(target).hardlink_to(source)

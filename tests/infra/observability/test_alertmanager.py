@@ -13,6 +13,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
+from common.programs import require_program
 from infra.observability.catalogue import load
 from infra.observability.rules import rule_file
 from infra.observability.stack.alertmanager import RoutingError, alertmanager_config
@@ -20,7 +21,6 @@ from infra.observability.stack.local import alertmanager_program, with_templates
 from infra.observability.stack.programs import free_port, running
 from tests.helpers.waiting import wait_until
 from tests.infra.observability.receivers import Mailbox, Slack, receivers
-from tools.debian.program import require_program
 
 ALERTS = {
     rule["alert"]: rule

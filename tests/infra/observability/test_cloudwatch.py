@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from common.model.drift import WatchLimits
 from infra.observability import cloudwatch
 from infra.observability.catalogue import kebab, load
 from serve import errors
-from serve.contract.drift_watch import WatchLimits
 from tests.serve.aws_lambda.embedded_metric_format import Sample, samples
 from tests.serve.aws_lambda.local_function import local_function
 from tests.serve.serving import base64_of, image_file, pixels

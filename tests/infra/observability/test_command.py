@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from infra.observability import command
+from common.programs import require_program
+from infra.observability import main
 from infra.observability.stack.programs import StackError, answers
 from tests.helpers.waiting import wait_until
-from tools.debian.program import require_program
 
 PORTS = [f"--{name}-port=0" for name in ("otlp", "prometheus", "alertmanager")]
 
@@ -27,7 +27,7 @@ def test_the_local_stack_runs_until_ctrl_c_and_then_nothing_listens(tmp_path: Pa
     arguments = ["--engine=local", f"--data={tmp_path}", *PORTS]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "infra.observability.command", *arguments],
+        [sys.executable, "-u", "-m", "infra.observability.main", *arguments],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
@@ -57,45 +57,45 @@ def test_the_local_stack_runs_until_ctrl_c_and_then_nothing_listens(tmp_path: Pa
 
 def run(*arguments: str, **environ: str) -> tuple[int, str]:
     console = Console(record=True, width=200, file=io.StringIO())
-    code = command.main(arguments, console, environ, lambda: "no Docker engine answers")
+    code = main.main(arguments, console, environ, lambda: "no Docker engine answers")
     return code, console.export_text()
 
 
 def test_containers_that_cannot_be_are_refused_with_the_reason() -> None:
     code, said = run("--engine=docker")
-    assert code == command.FAILED
+    assert code == main.FAILED
     assert "no Docker engine answers" in said
 
 
 def test_a_log_hears_of_an_engine_that_is_slow_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr("common.terminal.EVERY_S", 0.01)
     file = io.StringIO()
 
     def slow() -> str:
         wait_until(lambda: "still looking for a container engine, " in file.getvalue())
         return "it does not answer"
 
-    assert command.main(["--engine=docker"], Console(file=file), {}, slow) == command.FAILED
+    assert main.main(["--engine=docker"], Console(file=file), {}, slow) == main.FAILED
 
 
 def test_a_log_hears_of_programs_that_start_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr("common.terminal.EVERY_S", 0.01)
     file = io.StringIO()
 
     def slow(*_: object, **__: object) -> None:
         wait_until(lambda: "still starting the programs, " in file.getvalue())
         raise StackError("prometheus does not answer")
 
-    monkeypatch.setattr(command, "local_stack", slow)
+    monkeypatch.setattr(main, "local_stack", slow)
     arguments = ["--engine=local", f"--data={tmp_path}"]
-    assert command.main(arguments, Console(file=file), {}) == command.FAILED
+    assert main.main(arguments, Console(file=file), {}) == main.FAILED
 
 
 def test_half_a_receiver_is_bad_input(tmp_path: Path) -> None:
     code, said = run(f"--data={tmp_path}", *PORTS, KILN_SMTP_TO="a@example.org")
-    assert code == command.BAD_INPUT
+    assert code == main.BAD_INPUT
     assert "KILN_SMTP_SMARTHOST" in said
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from common.programs import require_program
 from infra.observability.catalogue import load
-from infra.observability.dashboards.panels import grafana
-from infra.observability.dashboards.service import service
+from infra.observability.dashboard_panels import grafana
+from infra.observability.dashboard_service import service
 from infra.observability.stack.containers import COMPOSE, ContainerPorts, Containers
-from tools.debian.program import require_program
 
 FOLDER = COMPOSE.parent
 

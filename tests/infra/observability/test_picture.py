@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from infra.observability import picture
 from infra.observability.catalogue import load
-from infra.observability.dashboards.everything import dashboards
+from infra.observability.dashboard_release import dashboards
+from infra.observability.demonstration import picture
 from infra.observability.stack.programs import free_port
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from common.programs import require_program
 from infra.observability.catalogue import load
-from infra.observability.promql import added
-from infra.observability.rules import FAST, SLOW, rule_file
+from infra.observability.rules import FAST, SLOW, added, rule_file
 from tests.infra.observability.rule_cases import CASES, promtool_test, together
-from tools.debian.program import require_program
 
 RULES = Path("infra/observability/prometheus/kiln.rules.yml").absolute()
 CATALOGUE = load()

@@ -24,8 +24,9 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
+from common.programs import require_program
 from infra.observability.catalogue import load
-from infra.observability.dashboards.everything import dashboards
+from infra.observability.dashboard_release import dashboards
 from infra.observability.rules import rule_file
 from infra.observability.stack.local import Ports, Stack, local_stack
 from tests.helpers.waiting import wait_until
@@ -33,7 +34,6 @@ from tests.infra.observability.receivers import Mailbox, Slack, receivers
 from tests.infra.observability.rule_cases import CASES
 from tests.serve.server_process import Server, running
 from tests.serve.serving import base64_of, image_file, pixels
-from tools.debian.program import require_program
 
 CATALOGUE = load()
 PATIENCE_S = 75.0

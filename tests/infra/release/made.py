@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.release.ledger import Decision
+from infra.release.state.ledger import Decision
 
 
 def decision(kind: str = "begin", **values: object) -> Decision:

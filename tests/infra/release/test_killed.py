@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from infra.release.lease import Lease
+from infra.release.state.lease import Lease
 from tests.infra.release.killed import RENEWAL, Deploys, changes, deploys
 from tests.infra.release.world import World
 
@@ -139,7 +139,7 @@ def test_a_process_killed_on_another_machine_holds_the_lease_until_it_ends(
     world = killing.fresh()
     image = world.push(OTHER)
     killing.deploy(world, image, kill_at=40)
-    monkeypatch.setattr("infra.release.lease._machine", lambda: "another machine")
+    monkeypatch.setattr("infra.release.state.lease._machine", lambda: "another machine")
     refused = world.deploy(image)
     assert (refused.code, "is running `deploy" in refused.data["error"]) == (1, True)
     later = partial(Lease, now=lambda: time.time() + 31)

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
-from infra.release.clock import WallClock
+from infra.release.aws.clients import WallClock
 from infra.release.errors import LeaseLost, Refused, ReleaseError
-from infra.release.journal import Journal
-from infra.release.lease import Lease
-from infra.release.ledger import Ledger
-from infra.release.objects import Objects
-from infra.release.progress import live_before
+from infra.release.state.journal import Journal
+from infra.release.state.lease import Lease
+from infra.release.state.ledger import Ledger
+from infra.release.state.objects import Objects
+from infra.release.state.progress import live_before
 from tests.helpers.waiting import wait_until
 from tests.infra.release.bare import BUCKET
 from tests.infra.release.made import decision
@@ -133,7 +133,7 @@ def test_who_is_taken_over_is_told(objects: Objects) -> None:
 def test_a_lease_that_is_not_renewed_ends(
     objects: Objects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.release.lease._this_process", lambda: "")
+    monkeypatch.setattr("infra.release.state.lease._this_process", lambda: "")
     crashed = Lease(objects, 30, now=lambda: 1000.0)
     crashed._acquire("ann", "deploy 1", False)  # and is never seen again
     with (

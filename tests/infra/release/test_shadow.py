@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from infra.release.commands import shadow as command
-from infra.release.shadow import Answered, Pair, compare, sampled
+from infra.release.evidence.shadow import Answered, Pair, compare, sampled
 from tests.infra.release.world import World
 from tests.infra.twin.cloud.functions import publish
 

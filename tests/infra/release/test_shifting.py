@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from infra.release.aws import Aws
+from infra.release.aws.clients import Aws
+from infra.release.aws.function import LambdaFunction
 from infra.release.errors import LeaseLost, ReleaseError
-from infra.release.function import LambdaFunction
-from infra.release.shifting import move, wanted_alias
+from infra.release.rollout.traffic import move, wanted_alias
 from tests.infra.release.world import World
 from tests.infra.twin.cloud.functions import client, publish
 

@@ -23,13 +23,13 @@ from moto.cloudwatch.models import cloudwatch_backends
 from moto.sns.models import sns_backends
 from rich.console import Console
 
+from common.golden import GoldenImage, write_golden_set
+from infra.release.aws.infrastructure import Infrastructure
 from infra.release.commands import deploy, rollback, status
 from infra.release.commands.command import Terminal
-from infra.release.golden import GoldenImage, write_golden_set
-from infra.release.infrastructure import Infrastructure
-from infra.release.lease import Lease
-from infra.release.ledger import Ledger, Record
-from infra.release.objects import Objects
+from infra.release.state.lease import Lease
+from infra.release.state.ledger import Ledger, Record
+from infra.release.state.objects import Objects
 from infra.twin.cloud.cloud import Cloud
 from tests.helpers.waiting import wait_until
 from tests.infra.release.bare import BUCKET, BareInfrastructure

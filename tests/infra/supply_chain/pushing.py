@@ -6,7 +6,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from tools.debian.program import require_program
+from common.programs import require_program
 
 
 def push(address: str, folder: Path, content: str) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from common.model.artifact import read_artifact
+from common.programs import require_program
 from infra.supply_chain import sign, verify
-from serve.contract.artifact import read_artifact
 from tests.tools.image.registry import registry
-from tools.debian.program import require_program
 
 DIGEST = Path(os.environ["DIGEST"]).read_text().strip()
 HIDDEN = [f"--{name}={os.environ[name.upper()]}" for name in ("digest", "model", "lock", "sbom")]
@@ -86,7 +86,7 @@ def test_an_edited_workspace_is_noted_and_refused_later(
 def test_a_log_hears_of_a_registry_that_is_slow(
     pushed: str, clone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr("common.terminal.EVERY_S", 0.01)
     assert sign.main([*HIDDEN, pushed, "--key=cosign.key", "--insecure"]) == 0
     assert "still signing, " in capsys.readouterr().err
     assert verify.main([pushed, "--key=cosign.pub", "--insecure", "--json"]) == 0

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from common.programs import require_program
 from infra.supply_chain.cosign import Cosign, CosignError, generate_keys
 from infra.supply_chain.signature import Expectation, NotTrusted, bill_digest, sign, verify
 from tests.infra.supply_chain.made import BILL, MODEL, made
 from tests.infra.supply_chain.pushing import push
 from tests.tools.image.registry import registry
-from tools.debian.program import require_program
 
 pytestmark = pytest.mark.usefixtures("_cosign")
 GOOD = made(bill_digest(BILL))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.supply_chain.source import commit_of, repository_of
-from ml.provenance import git_revision
+from infra.supply_chain.provenance import commit_of, repository_of
+from ml.runs.provenance import git_revision
 
 STATUS = Path("tools/workspace_status").absolute()
 

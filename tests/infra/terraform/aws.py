@@ -19,10 +19,8 @@ import boto3
 import pytest
 from rich.console import Console
 
-from infra.terraform.errors import TerraformMissing
-from infra.terraform.installation import INSTALL, Installation, find_installation
-from infra.terraform.runner import Root
-from infra.terraform.sources import ROOTS
+from infra.terraform.installation import INSTALL, Installation, TerraformMissing, find_installation
+from infra.terraform.root import ROOTS, Root
 from infra.terraform.state import LocalState, State
 from infra.twin.cloud.cloud import Cloud
 from tests.infra.terraform.provider import Provider

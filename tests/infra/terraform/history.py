@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.terraform.changes import Plan
-from infra.terraform.errors import TerraformFailed
-from infra.terraform.runner import Root
+from infra.terraform.installation import TerraformFailed
+from infra.terraform.plan import Plan
+from infra.terraform.root import Root
 from infra.terraform.state import S3State
 from tests.helpers.waiting import wait_until
 from tests.infra.terraform.aws import ACCOUNT, REGION, WITHOUT, Aws

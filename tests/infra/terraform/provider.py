@@ -24,8 +24,7 @@ import grpc
 from rich.console import Console
 
 from infra.terraform.installation import Installation
-from infra.terraform.runner import Root
-from infra.terraform.sources import SOURCES
+from infra.terraform.root import SOURCES, Root
 from infra.terraform.state import LocalState
 
 VARIABLE = "TF_REATTACH_PROVIDERS"

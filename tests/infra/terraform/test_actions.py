@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from infra.terraform.sources import SOURCES
+from infra.terraform.root import SOURCES
 
 _ACTION = re.compile(r'"([a-z0-9]+:[A-Z][A-Za-z]*)"')
 # Allowed for "*" though AWS knows resources for them: interfaces that Lambda is yet to make.

@@ -10,8 +10,9 @@ from subprocess import Popen
 import pytest
 from rich.console import Console
 
+from common.registry_login import ecr_token
 from infra.release.commands import shadow
-from infra.terraform.runner import Root
+from infra.terraform.root import Root
 from infra.terraform.state import LocalState
 from infra.twin.cloud.cloud import Cloud
 from ml.registry.s3_store import S3Store
@@ -22,7 +23,6 @@ from tests.infra.terraform.policies import allowed, documents
 from tests.infra.terraform.provider import Provider
 from tests.infra.terraform.recording import Recorder, recording
 from tests.infra.twin.cloud.functions import Functions, client
-from tools.image.registry_login import ecr_token
 
 FREE = {"sts:GetCallerIdentity"}  # AWS allows it to everybody
 STAND_IN = {"lambda:UpdateFunctionCode"}  # what puts the image there instead of Terraform here

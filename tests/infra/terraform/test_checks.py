@@ -14,8 +14,7 @@ import pytest
 from rich.console import Console
 
 from infra.terraform.installation import Installation
-from infra.terraform.runner import Root
-from infra.terraform.sources import ROOTS, SOURCES
+from infra.terraform.root import ROOTS, SOURCES, Root
 from infra.terraform.state import LocalState
 from tests.infra.terraform.aws import require_terraform
 from tests.infra.terraform.provider import Provider

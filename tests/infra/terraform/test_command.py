@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from infra.terraform.command import CHANGES, main
+from infra.terraform.main import CHANGES, main
 from tests.infra.terraform.fake import fake_terraform, planned
 
 

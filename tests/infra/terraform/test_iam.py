@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infra.terraform.sources import ROOTS
+from infra.terraform.root import ROOTS
 from tests.infra.terraform.history import History
 from tests.infra.terraform.policies import allowed, documents, statements
 

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.terraform.errors import TerraformError, TerraformMissing
-from infra.terraform.installation import find_installation, find_mirrors
+from infra.terraform.installation import (
+    TerraformError,
+    TerraformMissing,
+    find_installation,
+    find_mirrors,
+)
 
 PROVIDER = "registry.terraform.io/hashicorp/aws"
 MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())

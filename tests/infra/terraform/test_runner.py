@@ -16,15 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from infra.terraform.changes import Change, Plan, parse_change
-from infra.terraform.errors import StateLocked, TerraformError, TerraformFailed
+from infra.terraform.installation import StateLocked, TerraformError, TerraformFailed
+from infra.terraform.outputs import parse_service_outputs
 from infra.terraform.package import package
-from infra.terraform.runner import Root
-from infra.terraform.service import parse_service_outputs
-from infra.terraform.show import following, show_plan
-from infra.terraform.sources import ENVIRONMENTS, ROOTS, alone, copy_root, variable_files
+from infra.terraform.plan import Change, Plan, Process, following, parse_change, show_plan
+from infra.terraform.root import ENVIRONMENTS, ROOTS, Root, alone, copy_root, variable_files
 from infra.terraform.state import LocalState, S3State, parse_state
-from infra.terraform.stream import Process
 from tests.helpers.waiting import wait_until
 from tests.infra.terraform.fake import fake_terraform, planned
 
@@ -148,7 +145,7 @@ def test_warnings_are_shown_and_no_error(tmp_path: Path) -> None:
 
 
 def test_a_log_hears_of_a_resource_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr("common.terminal.EVERY_S", 0.01)
     file = StringIO()
     hook = {"resource": {"addr": "aws_x.y", "resource": "aws_x.y"}, "action": "create"}
     with following(Console(file=file, width=100), "applying [it]") as follow:
@@ -162,7 +159,7 @@ def test_a_log_hears_of_a_resource_that_takes_long(monkeypatch: pytest.MonkeyPat
 def test_a_log_hears_of_questions_that_take_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Root], object]
 ) -> None:
-    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr("common.terminal.EVERY_S", 0.01)
     made = root(tmp_path)
 
     def slow(*_: object) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from infra.terraform.sources import SOURCES
+from infra.terraform.root import SOURCES
 from tests.infra.terraform.aws import running_aws
 from tests.infra.terraform.policies import allowed, documents
 from tests.infra.terraform.subjects import Job, read_jobs

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.twin import edits
-from serve.predictor import Predictor
+from serve.inference.predictor import Predictor
 
-GOOD = Path(os.environ.get("MODEL", "ml/reference/model.onnx")).read_bytes()
+GOOD = Path(os.environ.get("MODEL", "ml/bundled/model.onnx")).read_bytes()
 
 
 def images(count: int, least: int = 0, below: int = 100) -> NDArray[np.uint8]:
@@ -81,7 +81,7 @@ import sys
 sys.path[:0] = {sys.path!r}
 import numpy as np
 from pathlib import Path
-from serve.predictor import Predictor
+from serve.inference.predictor import Predictor
 model = Predictor.load(Path({str(place)!r}))
 model(np.full((1, 32, 32, 3), {limit + difference}, np.uint8))
 """

@@ -9,7 +9,7 @@ from PIL import Image
 
 from infra.twin.cloud.data_plane import Seen
 from infra.twin.cloud.targets import Target
-from infra.twin.deploying import Deployment
+from infra.twin.deployment import Deployment
 from infra.twin.figure import draw
 from infra.twin.findings import Finding, Release, find, measure
 from infra.twin.load import Answer

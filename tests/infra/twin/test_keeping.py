@@ -10,17 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import infra.twin.keeping
+import infra.twin.main
 from infra.release.commands import deploy, destroy, plan, rollback, shadow, status
-from infra.release.settings import read_settings
-from infra.release.strategy import STRATEGIES
-from infra.twin.deploying import Deployer
-from infra.twin.keeping import command_lines
-from infra.twin.main import UNUSABLE, main
+from infra.release.settings import STRATEGIES, read_settings
+from infra.twin.deployment import Deployer
+from infra.twin.main import UNUSABLE, command_lines, main
 from infra.twin.story import Narrator
 from tests.helpers.waiting import wait_until
 
-CONFIG = Path(infra.twin.keeping.__file__).parent / "release.toml"
+CONFIG = Path(infra.twin.main.__file__).parent / "release.toml"
 COMMANDS = (deploy, destroy, plan, rollback, shadow, status)
 IMAGES = {"first release": f"kiln@sha256:{'1' * 64}", "slow": f"kiln@sha256:{'2' * 64}"}
 PATHS = ("image", "trained", "bundled", "bundled-int8", "golden", "deploy", "load", "config")
@@ -85,7 +83,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(
 
 
 def test_a_log_hears_every_so_often_what_was_begun_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr("common.terminal.EVERY_S", 0.01)
     file = StringIO()
     narrator = Narrator(Console(file=file, width=100))
     narrator.say("before")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.release.golden import GoldenImage, write_golden_set
+from common.golden import GoldenImage, write_golden_set
 from infra.twin import load
 from infra.twin.traffic import Traffic, callers
 

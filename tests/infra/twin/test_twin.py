@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from infra.terraform.errors import TerraformMissing
-from infra.terraform.installation import find_installation
+from common.programs import require_program
+from infra.terraform.installation import TerraformMissing, find_installation
 from infra.twin.main import main
-from tools.debian.program import require_program
 
 PATHS = ("image", "trained", "bundled", "bundled-int8", "golden", "deploy", "load", "config")
 

@@ -1,4 +1,4 @@
-"""ml/behaviour/behave.py as a user starts it, on a model and a dataset that take milliseconds."""
+"""ml/behaviour/main.py as a user starts it, on a model and a dataset that take milliseconds."""
 
 import io
 import json
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ml.behaviour import behave
-from ml.inputs import Labelled
+from ml.behaviour import main
+from ml.runs.inputs import Labelled
 from tests.ml.drift.tiny_artifact import scenes, write_tiny_artifact
 
 
@@ -22,14 +22,14 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         images = scenes(200, seed)
         parts[part] = Labelled(images, artifact.predict(images).logits.argmax(axis=1))
     parts["test"].images[0] = parts["train"].images[0]
-    monkeypatch.setattr(behave, "cifar10", parts.__getitem__)
+    monkeypatch.setattr(main, "cifar10", parts.__getitem__)
     monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
     return tmp_path / "model.onnx"
 
 
 def run(*arguments: str) -> tuple[int, str]:
     console = Console(file=io.StringIO(), width=200)
-    code = behave.main([*arguments, "--threads", "1"], console)
+    code = main.main([*arguments, "--threads", "1"], console)
     return code, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -63,13 +63,13 @@ def test_a_model_of_another_size_or_a_missing_one_is_refused(
 ) -> None:
     assert run("--model", "missing.onnx")[0] == 2
     large = Labelled(np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.int64))
-    monkeypatch.setattr(behave, "cifar10", lambda part: large)
+    monkeypatch.setattr(main, "cifar10", lambda part: large)
     code, text = run("--model", str(model))
     assert (code, "not (32, 32)" in text) == (2, True)
 
 
 def test_a_model_of_fewer_classes_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = Labelled(scenes(12), np.arange(12))
-    monkeypatch.setattr(behave, "cifar10", lambda part: many)
+    monkeypatch.setattr(main, "cifar10", lambda part: many)
     code, text = run("--model", str(model))
     assert (code, "knows 4 classes" in text) == (2, True)

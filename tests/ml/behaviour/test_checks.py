@@ -14,7 +14,7 @@ from ml.behaviour.checks import (
     lit,
     moved,
 )
-from ml.inputs import Labelled
+from ml.runs.inputs import Labelled
 
 CLASSES = ("dark", "bright")
 Images = NDArray[np.uint8]

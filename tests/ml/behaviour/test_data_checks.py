@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml.behaviour.data_checks import class_counts, find_duplicates
-from ml.inputs import Labelled
+from ml.runs.inputs import Labelled
 
 
 def pictures(count: int, seed: int) -> Labelled:

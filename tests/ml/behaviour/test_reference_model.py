@@ -3,11 +3,11 @@
 import pytest
 from rich.console import Console
 
-from ml.artifact import Artifact, load_artifact
-from ml.behaviour.behave import check_model
+from common.terminal import Progress
+from ml.artifact.artifact import Artifact, load_artifact
 from ml.behaviour.checks import Check, Limits
-from ml.inputs import BUNDLED, cifar10
-from tools.progress import Progress
+from ml.behaviour.main import check_model
+from ml.runs.inputs import BUNDLED, cifar10
 
 
 @pytest.fixture(scope="module")

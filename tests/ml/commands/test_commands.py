@@ -10,8 +10,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from ml import export, quantise
-from ml.artifact import load_artifact
+from ml.artifact import export, quantise
+from ml.artifact.artifact import load_artifact
 from ml.commands import export as export_command
 from ml.commands import report as report_command
 from tests.ml.data.small_dataset import write_dataset

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ml.data import source_command
-from ml.data.source import Progress, SourceError
-from ml.data.source_command import run_command
+from ml.data import source
+from ml.data.source import Progress, SourceError, run_command
 
 
 def shell(folder: Path, script: str, **variables: str) -> str:
@@ -39,7 +38,7 @@ def test_a_program_that_is_missing_is_told(tmp_path: Path) -> None:
 def test_a_program_that_does_not_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_command, "_LIMIT_S", 0.1)
+    monkeypatch.setattr(source, "_LIMIT_S", 0.1)
     with pytest.raises(SourceError, match="sh -c took more than"):
         shell(tmp_path, "echo $$ > pid; exec sleep 60")
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ml.drift import detect, evaluate
 from ml.drift.corruptions import corrupt
-from ml.inputs import Labelled
+from ml.runs.inputs import Labelled
 from tests.ml.drift.tiny_artifact import CLASSES, scenes, write_tiny_artifact
 
 

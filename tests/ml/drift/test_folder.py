@@ -1,4 +1,4 @@
-"""ml/drift/folder.py: image files of every kind, whole and damaged."""
+"""ml/drift/observed.py: image files of every kind, whole and damaged."""
 
 from pathlib import Path
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ml.drift.folder import image_files, read_image, read_images
-from ml.drift.observed import InputError
+from ml.drift.observed import InputError, image_files, read_image, read_images
 from tests.ml.drift.tiny_artifact import scenes
 
 

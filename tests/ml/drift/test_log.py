@@ -1,4 +1,4 @@
-"""ml/drift/log.py: answers of the service, one a line, and lines that are none."""
+"""ml/drift/observed.py: answers of the service, one a line, and lines that are none."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.drift.log import read_log
-from ml.drift.observed import InputError
+from ml.drift.observed import InputError, read_log
 
 CLASSES, VERSION = ("round", "flat", "sharp"), "a" * 64
 

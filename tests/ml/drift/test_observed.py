@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from common.model.drift import Counts
 from ml.drift.observed import counted, listed, observe
-from serve.contract.drift import Counts
 from tests.ml.drift.tiny_artifact import scenes, write_tiny_artifact
 
 

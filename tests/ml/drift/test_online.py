@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from common.model.drift import WatchLimits
+from common.model.signals import SIGNALS
 from ml.drift.evaluate_online import main, print_online, write_online
 from ml.drift.observed import Observed
 from ml.drift.online import Detection, Silence, measure_online
-from serve.contract.drift_watch import WatchLimits
-from serve.contract.signals import SIGNALS
 
 LIMITS = WatchLimits(windows=(100, 200))
 

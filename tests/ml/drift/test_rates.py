@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.figures import to_png
+from common.model.drift import Limits
+from common.model.signals import SIGNALS
+from ml.drift.evaluate import rates_figure
 from ml.drift.observed import Observed
 from ml.drift.rates import measure_rates, wilson
-from ml.drift.rates_figure import rates_figure
-from serve.contract.drift import Limits
-from serve.contract.signals import SIGNALS
-from tools.figures import to_png
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ml.artifact import Artifact, load_artifact
+from ml.artifact.artifact import Artifact, load_artifact
 from ml.drift.corruptions import corrupt
-from ml.inputs import cifar10, model_path
+from ml.runs.inputs import cifar10, model_path
 from serve.call import Call
 from serve.drift.monitor import DriftMonitor
 

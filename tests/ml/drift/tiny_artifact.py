@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ml.artifact import Artifact, load_artifact, new_session, predict, write_artifact
-from ml.drift_reference import drift_reference
-from serve.contract.artifact import ParityVector
-from tests.serve.contract.samples import sample_metadata
+from common.model.artifact import ParityVector
+from ml.artifact.artifact import Artifact, load_artifact, new_session, predict, write_artifact
+from ml.artifact.drift_reference import drift_reference
+from tests.common.model.samples import sample_metadata
 
 CLASSES = ("red", "green", "blue", "grey")
 SIZE = 8

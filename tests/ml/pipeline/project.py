@@ -145,13 +145,12 @@ def make_project(folder: Path, dataset: Path, *, real: Sequence[str] = ("prepare
     for name in ("configs", ".dvc/plots"):
         shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("BUILD.bazel"))
     for name in (
-        "ml/network.py",
-        "ml/evaluation.py",
+        "ml/training/networks.py",
+        "ml/artifact/evaluation.py",
         "ml/sweep.py",
-        "serve/contract/values.py",
-        "tools/figures.py",
-        "tools/progress.py",
-        "tools/terminal.py",
+        "common/model/artifact.py",
+        "common/figures.py",
+        "common/terminal.py",
     ):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text("1\n")
@@ -188,7 +187,7 @@ def _write_program(project: Project, stage: str, *, real: bool) -> None:
     program = project.programs / stage
     program.write_text(text)
     program.chmod(0o755)
-    own = {"train": "ml/network.py", "evaluate": "ml/evaluation.py"}.get(stage)
+    own = {"train": "ml/training/networks.py", "evaluate": "ml/artifact/evaluation.py"}.get(stage)
     names = [name for name in (own, "requirements_lock.txt") if name]
     (project.programs / f"{stage}.sources").write_text("\n".join(names) + "\n")
 

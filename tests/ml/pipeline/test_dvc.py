@@ -55,8 +55,11 @@ def test_nothing_runs_when_nothing_changed(ready: Project) -> None:
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["ml/network.py"], ALL),  # training is made of it
-        (["ml/evaluation.py"], [*ALL[:1], *ALL[2:4]]),  # the network, and so its speed, stays
+        (["ml/training/networks.py"], ALL),  # training is made of it
+        (
+            ["ml/artifact/evaluation.py"],
+            [*ALL[:1], *ALL[2:4]],
+        ),  # the network, and so its speed, stays
         (["ml/sweep.py", "README.md", "configs/train.yaml"], ALL[:1]),  # there, a comment
     ],
 )

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from ml.pipeline.remote import RemoteError, check_remote
+from ml.pipeline.runner import RemoteError, check_remote
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.pipeline.project import make_project
 

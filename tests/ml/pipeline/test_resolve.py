@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.config import ConfigError
-from ml.pipeline.choices import ChoicesError, read_choices
-from ml.pipeline.resolve import overrides, resolve
+from ml.pipeline.resolve import ChoicesError, overrides, read_choices, resolve
+from ml.training.config import ConfigError
 
 ROOT = Path(__file__).absolute().parents[3]
 CONFIGS = ROOT / "configs"

@@ -16,23 +16,32 @@ def sources(stage: str) -> set[str]:
 
 def test_training_is_made_of_the_network_and_not_of_what_comes_after_it() -> None:
     found = sources("train")
-    assert {"ml/network.py", "ml/fitting.py", "ml/data/datamodule.py"} <= found
+    assert {"ml/training/networks.py", "ml/training/fitting.py", "ml/data/datamodule.py"} <= found
     assert "requirements_lock.txt" in found
-    assert not found & {"ml/evaluation.py", "ml/export.py", "ml/report.py", "ml/benchmark.py"}
+    assert not found & {
+        "ml/artifact/evaluation.py",
+        "ml/artifact/export.py",
+        "ml/report/page.py",
+        "ml/benchmark/main.py",
+    }
     assert not [name for name in found if name.startswith("configs/")]
 
 
 def test_evaluation_is_made_of_the_scores_and_not_of_export() -> None:
     found = sources("evaluate")
-    assert {"ml/evaluation.py", "ml/network.py", "requirements_lock.txt"} <= found
-    assert not found & {"ml/export.py", "ml/report.py", "ml/fitting.py"}
+    assert {
+        "ml/artifact/evaluation.py",
+        "ml/training/networks.py",
+        "requirements_lock.txt",
+    } <= found
+    assert not found & {"ml/artifact/export.py", "ml/report/page.py", "ml/training/fitting.py"}
 
 
 def test_export_is_made_of_export_and_report_with_its_template() -> None:
     found = sources("export")
-    assert {"ml/export.py", "ml/report.py", "ml/report_template.html"} <= found
-    assert "serve/contract/artifact.py" in found
-    assert not found & {"ml/fitting.py", "ml/benchmark.py"}
+    assert {"ml/artifact/export.py", "ml/report/page.py", "ml/report/page.html"} <= found
+    assert "common/model/artifact.py" in found
+    assert not found & {"ml/training/fitting.py", "ml/benchmark/main.py"}
 
 
 def test_nothing_of_external_packages_is_listed() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml.artifact import load_artifact
+from ml.artifact.artifact import load_artifact
 from ml.data.cifar10 import dataset_digest, read_records
 from ml.pipeline.layout import STAGES
 from tests.helpers.program import Program
@@ -172,7 +172,7 @@ def test_a_folder_that_is_no_trained_run_is_refused(finished: Project, tmp_path:
 
 def test_a_stage_ends_with_the_process_that_started_it() -> None:
     program = (
-        "import os, sys, time; from ml.pipeline.lifeline import die_with_parent;"
+        "import os, sys, time; from ml.pipeline.layout import die_with_parent;"
         "die_with_parent(0.01); print(os.getpid(), flush=True); time.sleep(600)"
     )
     with subprocess.Popen(

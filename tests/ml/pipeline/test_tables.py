@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml.evaluation import evaluate
+from ml.artifact.evaluation import evaluate
 from ml.pipeline.benchmark import arguments, figures, summary_rows
-from ml.pipeline.choices import ChoicesError
-from ml.pipeline.evaluated import Evaluated, read_evaluated
+from ml.pipeline.evaluate import Evaluated, read_evaluated
+from ml.pipeline.layout import TrainingRecord
 from ml.pipeline.prepare import hashes
-from ml.pipeline.training_record import TrainingRecord
-from ml.run_folder import RunFolder
+from ml.pipeline.resolve import ChoicesError
+from ml.runs.folder import RunFolder
 
 
 def _read(text: str) -> list[dict[str, str]]:

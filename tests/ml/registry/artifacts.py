@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from serve.contract.model_file import read_model_file
-from tests.serve.contract.samples import model_bytes, sample_metadata
+from common.model.model_file import read_model_file
+from tests.common.model.samples import model_bytes, sample_metadata
 
 
 def artifact(weights: str = "first", **changes: Any) -> bytes:

@@ -9,10 +9,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ml.artifact import write_artifact
+from common.model.artifact import ParityVector, Scores
+from ml.artifact.artifact import write_artifact
 from ml.registry.outcomes import Examples
-from serve.contract.artifact import ParityVector, Scores
-from tests.serve.contract.samples import sample_metadata
+from tests.common.model.samples import sample_metadata
 
 _STEEPNESS = 0.2
 

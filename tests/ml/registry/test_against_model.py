@@ -15,8 +15,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ml.registry.errors import Conflict, RegistryError
-from ml.registry.model_registry import Registry
+from ml.registry.registry import Registry
+from ml.registry.store import Conflict, RegistryError
 from tests.ml.registry.artifacts import artifact, version_of
 
 WEIGHTS = st.sampled_from("abcde")

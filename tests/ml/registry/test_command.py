@@ -1,4 +1,4 @@
-"""ml/registry/command.py as a user types it."""
+"""ml/registry/main.py as a user types it."""
 
 import io
 import json
@@ -13,10 +13,10 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from ml.registry import command, gates
-from ml.registry.model_registry import Registry
-from ml.run_folder import config_digest
-from serve.contract.artifact import read_artifact
+from common.model.artifact import read_artifact
+from ml.registry import gates, main
+from ml.registry.registry import Registry
+from ml.runs.folder import config_digest
 from tests.ml.registry.runnable import Maker, examples
 
 IMAGE = "sha256:" + "12ab" * 16
@@ -36,7 +36,7 @@ class Terminal:
         streams = io.StringIO(), io.StringIO()
         consoles = (Console(file=stream, width=140) for stream in streams)
         try:
-            return command.main(arguments, *consoles)
+            return main.main(arguments, *consoles)
         finally:
             self.output, self.errors = (stream.getvalue() for stream in streams)
 
@@ -264,7 +264,7 @@ def test_a_wrong_command_line_leaves_with_2(
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--help"], ["promote", "--help"], ["explain", "--help"]):
         with pytest.raises(SystemExit) as exit_:
-            command.main(arguments, Console(), Console())
+            main.main(arguments, Console(), Console())
         assert exit_.value.code == 0
     helped = capsys.readouterr().out
     assert "Exit codes: 0 done, 1 refused" in helped
@@ -282,7 +282,7 @@ def test_a_conflict_says_who_was_faster(
         Registry.open(place, who="grace").promote(theirs)
         return judge(*arguments, **options)
 
-    monkeypatch.setattr("ml.registry.writing.judge", slow_judge)
+    monkeypatch.setattr("ml.registry.changes.judge", slow_judge)
     assert terminal.promotes(mine) == 1
     assert f"grace moved champion to {theirs}" in terminal.errors
     assert "repeat the command" in terminal.errors
@@ -297,7 +297,7 @@ def test_the_program_itself_tells_its_exit_codes(tmp_path: Path) -> None:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "ml.registry.command", *arguments],
+            [sys.executable, "-m", "ml.registry.main", *arguments],
             capture_output=True,
             text=True,
             env=environment,

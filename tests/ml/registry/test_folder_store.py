@@ -1,4 +1,4 @@
-"""ml/registry/folder_store.py: what it asks of the file system, so that no object is half there."""
+"""ml/registry/store.py: what it asks of the file system, so that no object is half there."""
 
 import errno
 import gc
@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from ml.registry.errors import StoreError
-from ml.registry.folder_store import FolderStore
+from ml.registry.store import FolderStore, StoreError
 
 
 @pytest.fixture

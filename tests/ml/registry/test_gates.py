@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from common.model.artifact import Scores
 from ml.registry import gates as gates_module
-from ml.registry.errors import RegistryError
 from ml.registry.gates import examine, judge
 from ml.registry.limits import Gate, Limits
 from ml.registry.manifest import Lineage
-from ml.registry.model_registry import Registry
 from ml.registry.outcomes import Examples, Outcomes, find_examples
-from serve.contract.artifact import Scores
+from ml.registry.registry import Registry
+from ml.registry.store import RegistryError
 from tests.ml.registry.artifacts import artifact
 from tests.ml.registry.runnable import Maker, examples, probabilities
 

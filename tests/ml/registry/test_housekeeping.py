@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ml.registry.errors import Damaged
 from ml.registry.housekeeping import collect, inspect
-from ml.registry.model_registry import Registry
+from ml.registry.registry import Registry
+from ml.registry.store import Damaged
 from tests.ml.registry.artifacts import artifact
 
 IMAGE = "sha256:" + "12ab" * 16

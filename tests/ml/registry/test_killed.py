@@ -15,8 +15,8 @@ from unittest import mock
 
 import pytest
 
-from ml.registry import folder_store
-from ml.registry.model_registry import Registry
+from ml.registry import store
+from ml.registry.registry import Registry
 from ml.registry.s3_store import S3Store
 from tests.ml.registry.artifacts import artifact, version_of
 from tests.ml.registry.object_store import BUCKET
@@ -69,7 +69,7 @@ def deadly_os(death: Death) -> Any:
 
 
 def live_in_a_folder(url: str, at: int) -> None:
-    with mock.patch.object(folder_store, "os", deadly_os(Death(at))):
+    with mock.patch.object(store, "os", deadly_os(Death(at))):
         live(Registry.open(url, who="ada"))
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from ml.registry.errors import Conflict, Damaged
 from ml.registry.ledger import REFUSED, Ledger, Move, Record, State, previous_target
-from ml.registry.store import Stored
+from ml.registry.store import Conflict, Damaged, Stored
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 

@@ -1,4 +1,4 @@
-"""ml/registry/mirror.py: W&B is told, and whatever it answers is no failure."""
+"""ml/registry/changes.py: W&B is told, and whatever it answers is no failure."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ml.registry.mirror import mirror
-from ml.registry.model_registry import Registry
+from ml.registry.changes import mirror
+from ml.registry.registry import Registry
 from tests.ml.registry.artifacts import artifact
 
 

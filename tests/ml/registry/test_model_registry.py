@@ -1,4 +1,4 @@
-"""ml/registry/model_registry.py: versions, aliases, images; a folder stands for a bucket, which
+"""ml/registry/registry.py: versions, aliases, images; a folder stands for a bucket, which
 test_store.py shows to do the same."""
 
 import itertools
@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ml.registry.errors import Conflict, Damaged, RegistryError, StoreError
+from common.model.artifact import ArtifactError
 from ml.registry.manifest import Lineage, Manifest, Parent
-from ml.registry.model_registry import Registry
-from ml.registry.store import open_store
-from serve.contract.artifact import ArtifactError
+from ml.registry.registry import Registry, open_store
+from ml.registry.store import Conflict, Damaged, RegistryError, StoreError
 from tests.ml.registry.artifacts import artifact, version_of
 
 IMAGE = "sha256:" + "12ab" * 16
@@ -278,7 +277,7 @@ def test_a_version_of_an_older_contract_stays_usable(
 ) -> None:
     a, b = add(registry, "a"), add(registry, "b")
     registry.promote(a)
-    monkeypatch.setattr("serve.contract.artifact.SCHEMA", "next")
+    monkeypatch.setattr("common.model.artifact.SCHEMA", "next")
     registry.promote(b)
     registry.rollback()
     assert registry.versions.model(a) == registry.versions.model(registry.resolve("champion"))

@@ -1,4 +1,4 @@
-"""ml/registry/request_log.py: from a request to the version that answered it."""
+"""ml/registry/explanation.py: from a request to the version that answered it."""
 
 import json
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.registry.errors import RegistryError
-from ml.registry.request_log import version_in_line, version_of_request
+from ml.registry.explanation import version_in_line, version_of_request
+from ml.registry.store import RegistryError
 
 FLAT = {"level": "INFO", "request_id": "r-1", "model_version": "3fa8"}
 NESTED = {"body": "served", "attributes": {"trace_id": "r-1", "model": {"model.version": "3fa8"}}}

@@ -1,4 +1,4 @@
-"""ml/registry/significance.py against published values, brute force and simulation."""
+"""ml/registry/outcomes.py against published values, brute force and simulation."""
 
 import math
 from itertools import product
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.registry.significance import (
+from ml.registry.outcomes import (
     Comparison,
     compare_paired,
     compare_proportions,

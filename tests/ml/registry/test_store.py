@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from ml.registry.errors import StoreError
-from ml.registry.folder_store import FolderStore
+from ml.registry.registry import open_store
 from ml.registry.s3_store import S3Store
-from ml.registry.store import open_store
+from ml.registry.store import FolderStore, StoreError
 from tests.ml.registry.object_store import BUCKET
 
 

@@ -1,4 +1,4 @@
-"""ml/registry/versions.py and images.py: who comes second, and bytes that are not what was kept."""
+"""ml/registry/registry.py and images.py: who comes second, and bytes that are not what was kept."""
 
 import hashlib
 import json
@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ml.registry.errors import Conflict, Damaged, RegistryError
-from ml.registry.folder_store import FolderStore
-from ml.registry.images import Image, Images
 from ml.registry.manifest import Act, Lineage, Manifest
-from ml.registry.versions import Versions
+from ml.registry.registry import Image, Images, Versions
+from ml.registry.store import Conflict, Damaged, FolderStore, RegistryError
 from tests.ml.registry.artifacts import artifact, version_of
 
 NOTHING = Lineage()

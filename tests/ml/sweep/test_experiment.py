@@ -9,9 +9,8 @@ from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from ml.sweep.compose import configuration
-from ml.sweep.errors import SweepError
-from ml.sweep.experiment import (
+from ml.sweep.config import SweepError, configuration
+from ml.sweep.report import (
     check_experiment_is_ours,
     experiment_path,
     experiment_text,

@@ -14,9 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ml.sweep import digest
-from ml.sweep.compose import configuration
+from ml.sweep.config import SweepError, configuration
 from ml.sweep.digest import data_digest, trial_digest
-from ml.sweep.errors import SweepError
 from ml.sweep.main import FAILED, main
 from ml.sweep.plan import Plan, make_plan
 from ml.sweep.worker import Worker, check_data

@@ -4,12 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from ml.module import EpochScores
-from ml.sweep.baseline import baseline
-from ml.sweep.compose import CONFIGS, configuration
-from ml.sweep.config import METRICS
-from ml.sweep.errors import SweepError
+from ml.sweep.config import CONFIGS, METRICS, SweepError, configuration
+from ml.sweep.ledger import baseline
 from ml.sweep.plan import Plan, make_plan
+from ml.training.module import EpochScores
 
 PRESETS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if path.stem != "base")
 
@@ -64,7 +62,7 @@ def test_the_last_word_on_a_key_counts() -> None:
 def test_groups_can_be_searched() -> None:
     plan = make_plan(["sweep=base", "optimizer=glob(*)"])
     overrides = plan.parse_space().overrides({"optimizer": "sgd"})
-    assert plan.compose_trial(overrides).optimizer._target_ == "ml.optimizer.sgd"
+    assert plan.compose_trial(overrides).optimizer._target_ == "ml.training.optimizers.sgd"
 
 
 def test_the_configuration_as_it_stands_is_a_point_of_the_space() -> None:

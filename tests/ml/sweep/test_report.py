@@ -161,7 +161,7 @@ def test_every_ended_trial_is_a_line_where_there_is_no_terminal(
 def test_a_long_trial_is_spoken_of_where_there_is_no_terminal(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr("common.terminal.EVERY_S", 0.01)
     study = optuna.create_study()
     study.ask().report(0.5, 3)
     console = Console(file=io.StringIO(), width=200)

@@ -5,7 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from ml.sweep.compose import configuration
+from ml.sweep.config import configuration
 from ml.sweep.plan import Plan
 from ml.sweep.samplers import make_pruner, make_sampler
 from tests.ml.sweep.plans import small_plan

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
-from ml.sweep.errors import SweepError
+from ml.sweep.config import SweepError
 from ml.sweep.space import Dimension, Space, parse_override
 
 

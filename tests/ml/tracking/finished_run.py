@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ml.run_folder import RunFolder
+from ml.runs.folder import RunFolder
 
 
 def write_run(path: Path, *, epochs: int = 3, finished: bool = True) -> RunFolder:

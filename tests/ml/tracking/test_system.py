@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ml.callbacks import MetricsLog
-from ml.tracking.rows import read_rows
-from ml.tracking.system import Machine, SystemMonitor
+from ml.runs.metrics import read_rows
+from ml.training.callbacks import MetricsLog
+from ml.training.monitors import Machine, SystemMonitor
 
 
 class _Module(lightning.LightningModule):

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ml.run_folder import RunFolder
+from ml.runs.folder import RunFolder
 from ml.tracking import wandb_logger
-from ml.tracking.wandb_logger import WandbLogger
-from ml.tracking.wandb_process import WandbProcess
+from ml.tracking.wandb_logger import WandbLogger, WandbProcess
 from ml.tracking.wandb_settings import Destination
 from tests.ml.tracking.finished_run import write_run
 from tests.ml.tracking.loopback_wandb import KEY, LoopbackWandb, loopback_wandb

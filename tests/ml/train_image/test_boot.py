@@ -20,14 +20,12 @@ pytestmark = pytest.mark.skipif(
 def test_the_layer_holds_the_program_and_its_configuration_alone() -> None:
     with tarfile.open(LAYER) as layer:
         names = set(layer.getnames())
-    assert {"srv/kiln/ml/train.py", "srv/kiln/configs/train.yaml"} <= names
-    assert "srv/kiln/ml/__pycache__/train.cpython-311.pyc" in names
+    assert {"srv/kiln/ml/commands/train.py", "srv/kiln/configs/train.yaml"} <= names
+    assert "srv/kiln/ml/commands/__pycache__/train.cpython-311.pyc" in names
     folders = {name.split("/")[2] for name in names if name.count("/") >= 2}
-    assert folders <= {"configs", "ml", "requirements_lock.txt", "serve", "tools"}
-    tools = {name for name in names if name.startswith("srv/kiln/tools/") and name.endswith(".py")}
-    assert tools == {
-        f"srv/kiln/tools/{name}.py" for name in ("figures", "progress", "resources")
-    }  # the report's
+    assert folders == {"common", "configs", "ml", "requirements_lock.txt"}
+    parts = {name.split("/")[3] for name in names if name.startswith("srv/kiln/ml/")}
+    assert not parts & {"behaviour", "bundled", "drift", "pipeline", "registry", "rules", "sweep"}
     assert not any(name.endswith((".onnx", ".bin")) for name in names)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve.keys import digest_of
+from serve.http.keys import digest_of
 from tests.serve.abuse.attacks import KEY, WRONG_KEYS
 from tests.serve.abuse.wire import GOOD, Target, target
 

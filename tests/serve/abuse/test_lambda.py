@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve.keys import digest_of
+from serve.http.keys import digest_of
 from tests.serve.abuse.attacks import KEY, PATHS, WRONG_KEYS
 from tests.serve.abuse.wire import GOOD
 from tests.serve.aws_lambda.events import http_api, status_and_json

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra.twin.cloud.runtime_api import RuntimeApi, runtime_api
-from infra.twin.image.container import Container, running
-from infra.twin.image.root import Root
+from infra.twin.image.container import Container, Root, running
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.twin.cloud.runtime_api import FunctionError, TimedOut
-from infra.twin.image.root import Root
+from infra.twin.image.container import Root
 from tests.serve.aws_lambda.events import (
     Door,
     function_url,

@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from common.model.artifact import DriftReference, ParityVector, SignalReference
+from common.model.drift import Counts, WatchLimits
+from common.model.signals import CONFIDENCE, SIGNALS, image_signals
 from serve.call import Call
-from serve.contract.artifact import DriftReference, ParityVector, SignalReference
-from serve.contract.drift import Counts
-from serve.contract.drift_watch import WatchLimits
-from serve.contract.signals import CONFIDENCE, SIGNALS, image_signals
 from serve.drift import monitor as module
 from serve.drift.monitor import DriftMonitor, DriftState
-from tests.serve.contract.samples import sample_metadata
+from tests.common.model.samples import sample_metadata
 
 _HALVES = {"confidence": 0.75, "red_mean": 0.5, "green_mean": 0.5, "blue_mean": 0.5}
 # What `pixels` gives: flat images of any colour.

@@ -14,12 +14,12 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from starlette.testclient import TestClient
 
-from serve.app import create_app
-from serve.aws_lambda.outlet import Outlet
+from serve.aws_lambda.invocation import Outlet
 from serve.call import Call
 from serve.drift.attach import watch_traffic
 from serve.drift.instruments import register_instruments
 from serve.drift.monitor import DriftMonitor
+from serve.http.app import create_app
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
 from tests.serve.serving import base64_of, bundled_predictor, image_file, pixels

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.twin.image.root import Root, unpack
-from tools.debian.program import require_program
+from common.programs import require_program
+from infra.twin.image.container import Root, unpack
 
 NEEDS_BAZEL = "IMAGE" not in os.environ
 LAYOUT = Path(os.environ.get("IMAGE", "")).absolute()

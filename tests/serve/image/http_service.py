@@ -11,8 +11,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from infra.twin.image.container import Container, running
-from infra.twin.image.root import Root
+from infra.twin.image.container import Container, Root, running
 from tests.helpers.waiting import free_port
 
 _START_S = 120.0  # on a busy machine

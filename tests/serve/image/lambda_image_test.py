@@ -10,11 +10,10 @@ from pathlib import Path
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from infra.twin.image.container import running
-from infra.twin.image.root import Root
+from common.oci import read_image
+from infra.twin.image.container import Root, running
 from tests.serve.image import built
 from tools.image.lambda_rules import Limits, problems
-from tools.image.layout import read_image
 
 pytestmark = built.needs_image
 root = built.root
@@ -50,7 +49,7 @@ sys.path.insert(0, "/var/task")
 import serve.image.boot as boot
 module, _, name = boot.HANDLER.rpartition(".")
 print(callable(getattr(__import__(module, fromlist=[name]), name)))
-import awslambdaric.__main__, serve.server, serve.image.snapshot
+import awslambdaric.__main__, serve.server.server, serve.image.snapshot
 """
     python = root.but(entrypoint=("/usr/bin/python3", "-I", "-B", "-c", program))
     with running(python, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as container:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.twin.image.root import Root
+from infra.twin.image.container import Root
 from tests.serve.aws_lambda.events import function_url, http_api, rest_api, status_and_json
 from tests.serve.aws_lambda.function import function
 from tests.serve.image.http_service import serving

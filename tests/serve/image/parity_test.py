@@ -11,15 +11,15 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from infra.twin.image.root import Root
-from serve.contract.artifact import INPUT, PROBABILITIES, read_artifact
+from common.model.artifact import INPUT, PROBABILITIES, read_artifact
+from infra.twin.image.container import Root
 from tests.serve.image import built
 from tests.serve.image.parity import COUNTS, Send, ask, doors
 
 pytestmark = built.needs_image
 root = built.root
 
-MODEL = Path(os.environ.get("MODEL", "ml/reference/model.onnx"))
+MODEL = Path(os.environ.get("MODEL", "ml/bundled/model.onnx"))
 METADATA = read_artifact(MODEL.read_bytes())
 WAYS = ("HTTP", "HTTP API", "REST API", "function URL")
 # Between this machine's batches; the session of the image is another one.

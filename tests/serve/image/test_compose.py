@@ -15,12 +15,11 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-from infra.twin.image.container import running
-from infra.twin.image.root import Root
+from common.programs import require_program
+from infra.twin.image.container import Root, running
 from tests.helpers.waiting import free_port, wait_until
 from tests.serve.image import built
 from tests.serve.image.http_service import serving
-from tools.debian.program import require_program
 
 root = built.root
 

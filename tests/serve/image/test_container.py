@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.twin.image.container import running
-from infra.twin.image.root import Root
+from infra.twin.image.container import Root, running
 from tests.serve.image import built
 from tests.serve.image.http_service import Service, serving
 from tests.serve.serving import base64_of, image_file, pixels
@@ -72,7 +71,7 @@ def test_nothing_is_compiled_at_start(root: Root) -> None:
     program = """
 import sys
 sys.path.insert(0, "/var/task")
-import serve.handler, serve.server, awslambdaric.bootstrap, pathlib
+import serve.aws_lambda.handler, serve.server.server, awslambdaric.bootstrap, pathlib
 files = [m.__spec__ for m in sys.modules.values() if getattr(m, "__spec__", None)]
 print({s.name for s in files if s.cached and not pathlib.Path(s.cached).exists()})
 """

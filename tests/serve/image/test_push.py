@@ -13,10 +13,10 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from common import registry_login
 from serve.image import push
 from tests.serve.image import built
 from tests.tools.image.registry import Registry, registry
-from tools.image import registry_login
 
 pytestmark = built.needs_image
 

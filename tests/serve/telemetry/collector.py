@@ -31,8 +31,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from common.programs import require_program
 from tests.helpers.waiting import PATIENCE_S, free_port, wait_until
-from tools.debian.program import require_program
 
 _BATCH = "20ms"  # that the collector waits for more
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from serve.app import create_app
+from serve.http.app import create_app
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
 from tests.serve.serving import base64_of, bundled_predictor, image_file, pixels

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.app import create_app
 from serve.call import Call
+from serve.http.app import create_app
 from serve.settings import Settings
 from serve.telemetry import instruments as inst
 from serve.telemetry.instruments import Instrument

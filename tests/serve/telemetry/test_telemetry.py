@@ -23,11 +23,11 @@ def off() -> Telemetry:
 def test_without_an_endpoint_opentelemetry_is_not_even_imported() -> None:
     program = (
         "import sys\n"
-        "from serve.server import application\n"
+        "from serve.server.server import application\n"
         "application()\n"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))\n"
     )
-    environment = {"PYTHONPATH": ":".join(sys.path), "KILN_MODEL": "ml/reference/model.onnx"}
+    environment = {"PYTHONPATH": ":".join(sys.path), "KILN_MODEL": "ml/bundled/model.onnx"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
     assert done.returncode == 0
 

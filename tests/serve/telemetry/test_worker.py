@@ -1,12 +1,11 @@
-"""serve/telemetry/worker.py, outbox.py: nobody waits too long, and what is lost is counted."""
+"""serve/telemetry/export.py, outbox.py: nobody waits too long, and what is lost is counted."""
 
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from serve.telemetry.outbox import Outbox
-from serve.telemetry.worker import Worker
+from serve.telemetry.export import Outbox, Worker
 
 PATIENCE_S = 30.0
 NEVER_S = 3600.0

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.affected.changes import TESTS, AffectedError, affected, changed_files, classify
-from tools.affected.main import main
+from tools.affected.main import TESTS, AffectedError, affected, changed_files, classify, main
 
 FILES = {
     "BUILD.bazel": "",

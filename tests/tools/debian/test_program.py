@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.debian.program import ProgramMissing, find_program, require_program
+from common.programs import ProgramMissing, find_program, require_program
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from common.programs import wheel_program
 from tools.environment.main import VenvError, main, make
-from tools.wheel_program import wheel_program
 
 
 def wheel(folder: Path, name: str) -> str:

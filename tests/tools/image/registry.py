@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.programs import require_program
 from infra.twin.image import registry as registries
-from tools.debian.program import require_program
 
 
 @dataclass

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from common.oci import Entry, add_layer, empty_image, with_parents, write_image, write_layer
 from tools.image import base_bytecode
-from tools.image.archive import Entry, with_parents, write_layer
-from tools.image.layout import add_layer, empty_image, write_image
 
 
 def base_with(folder: Path, *entries: Entry) -> Path:

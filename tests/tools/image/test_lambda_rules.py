@@ -12,10 +12,19 @@ from typing import Any
 
 import pytest
 
-from tools.image.archive import Entry, with_parents, write_layer
+from common.oci import (
+    Entry,
+    Image,
+    add_layer,
+    blob_path,
+    empty_image,
+    read_image,
+    with_parents,
+    write_image,
+    write_layer,
+)
+from tools.image.inspection import secret_in, secret_variable
 from tools.image.lambda_rules import Limits, problems
-from tools.image.layout import Image, add_layer, blob_path, empty_image, read_image, write_image
-from tools.image.secret_search import secret_in, secret_variable
 
 ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\x3e\x00"
 FILES = [

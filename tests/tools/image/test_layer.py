@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.oci import Entry, with_parents, write_layer
 from tools.image import layer
-from tools.image.archive import Entry, with_parents, write_layer
 from tools.image.bytecode import cached, compiled
 from tools.image.layer import LayerError, wanted
 

@@ -10,9 +10,8 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from common.oci import Entry, add_layer, empty_image, with_parents, write_image, write_layer
 from tools.image import sbom
-from tools.image.archive import Entry, with_parents, write_layer
-from tools.image.layout import add_layer, empty_image, write_image
 
 SITE = "usr/local/lib/python3.11/dist-packages"
 HASH = "sha256:" + "ab" * 32

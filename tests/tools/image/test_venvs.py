@@ -51,7 +51,7 @@ def test_a_venv_among_the_data_changes_no_byte_of_a_layer() -> None:
         ("../rules_python++python+python_3_11/lib/python3.11/site-packages/pip/main.py", None),
         ("../kiln_checks/_uv.venv/lib/python3.11/site-packages/uv/__init__.py", None),
         ("serve/site-packages/a.py", None),
-        ("serve/handler.py", None),
+        ("serve/aws_lambda/handler.py", None),
     ],
 )
 def test_only_what_a_wheels_own_repository_has_is_packed(

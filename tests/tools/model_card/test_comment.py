@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.model_card.changes import accuracy, change, layers, recalls, wilson
-from tools.model_card.comment import main, to_markdown
+from tools.model_card.comment import accuracy, change, layers, main, recalls, to_markdown, wilson
 
 LAYERS = [
     {"digest": "sha256:a", "bytes": 15_400_000, "name": "base"},

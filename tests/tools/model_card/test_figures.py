@@ -33,7 +33,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "provenance": {"fp32": {"version": "v"}},
         "model_bytes": 10,
     }
-    put(workspace, "ml/reference/metrics.json", json.dumps(metrics))
+    put(workspace, "ml/bundled/metrics.json", json.dumps(metrics))
     put(workspace, "bin/image/index.json", json.dumps({"manifests": [{"digest": "sha256:m"}]}))
     manifest = {"config": {"digest": "sha256:c"}, "layers": [{"digest": "sha256:l", "size": 5}]}
     put(workspace, "bin/image/blobs/sha256/m", json.dumps(manifest))
@@ -70,7 +70,7 @@ def test_figures_of_the_workspace(clone: Path) -> None:
 
 
 def test_figures_of_another_revision_leave_the_workspace_as_it_was(clone: Path) -> None:
-    put(clone, "ml/reference/metrics.json", "not even JSON")
+    put(clone, "ml/bundled/metrics.json", "not even JSON")
     assert main(["--at=HEAD", "--output=base.json"]) == 0
     assert json.loads((clone.parent / "base.json").read_text())["onnx_bytes"] == 10
     trees = subprocess.run(

@@ -112,7 +112,7 @@ def test_a_sample_can_be_drawn_and_its_survivors_tried_again(clone: Path) -> Non
 def test_tests_that_take_long_are_spoken_of(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tools.progress.EVERY_S", 0.01)
+    monkeypatch.setattr("common.terminal.EVERY_S", 0.01)
     child = os.fork()
     if child == 0:
         time.sleep(1)

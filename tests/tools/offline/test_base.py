@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tools.image.archive import write_layer
+from common.oci import write_layer
 from tools.offline.oci_layout.base import CERTIFICATES, PYTHON, entries, package_records
 
 

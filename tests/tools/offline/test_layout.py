@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.image.layout import (
+from common.oci import (
     Image,
     ImageError,
     add_layer,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from common.programs import wheel_program
 from tools.offline.pypi_hub import store
 from tools.offline.pypi_hub.distribution import HubError
 from tools.offline.pypi_hub.store import installation, link
-from tools.wheel_program import wheel_program
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tools.image.archive import Entry, with_parents, write_layer
-from tools.image.layout import add_layer, empty_image, write_image
+from common.oci import Entry, add_layer, empty_image, with_parents, write_image, write_layer
 from tools.offline.oci_layout.image import configured
 
 NONROOT = 65532

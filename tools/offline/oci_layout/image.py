@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tools.image.layout import (
+from common.oci import (
     Image,
     ImageError,
     Json,

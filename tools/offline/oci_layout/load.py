@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from tools.image.layout import blob_path, read_image
+from common.oci import blob_path, read_image
 
 _ENGINES = ("docker", "podman", "nerdctl")
 

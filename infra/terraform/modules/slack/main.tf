@@ -11,7 +11,7 @@ locals {
     "arn", data.aws_partition.this.partition, "ssm", split(":", var.topic_arn)[3],
     data.aws_caller_identity.this.account_id, "parameter${var.webhook_parameter}",
   ])
-  package = "${path.module}/function.zip" # packed from function/ by infra/terraform/sources.py
+  package = "${path.module}/function.zip" # packed from function/ by infra/terraform/root.py
 }
 
 resource "aws_cloudwatch_log_group" "this" {

@@ -1,4 +1,4 @@
-# infra/terraform/service.py reads these.
+# infra/terraform/outputs.py reads these.
 
 output "function_name" {
   description = "Name of the Lambda function."

@@ -1,15 +1,15 @@
-"""infra/release/verdict/answers.py: stable's answers in the canary's place, and when they count."""
+"""infra/release/verdict/engine.py: stable's answers in the canary's place, and when they count."""
 
 from dataclasses import replace
 
 import pytest
 
-from infra.release.verdict.answers import Answers, answers, side_by_side
+from common.model.drift import CLASSES
+from common.model.signals import CONFIDENCE
+from infra.release.verdict.engine import Answers, answers, side_by_side
 from infra.release.verdict.evidence import Arm, Window
 from infra.release.verdict.policy import Policy
 from infra.release.verdict.tallies import tally
-from serve.contract.drift import CLASSES
-from serve.contract.signals import CONFIDENCE
 from tests.infra.release.verdict.made import evidence
 
 POLICY = Policy(fewest_images=10)

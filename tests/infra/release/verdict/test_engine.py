@@ -10,10 +10,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from infra.release.verdict.engine import judge
+from infra.release.verdict.engine import Check, judge
 from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
 from infra.release.verdict.policy import CHECKS, DEFAULT_POLICY, Policy
-from infra.release.verdict.verdict import Check
 from tests.infra.release.verdict.made import SAME_ANSWERS, arm, evidence, good, releases
 
 ORDER = {"roll back": 0, "hold": 1, "promote": 2}
@@ -196,6 +195,6 @@ def test_the_engine_needs_numpy_and_the_contract_alone() -> None:
     ).stdout.split()
     names = {name.decode() for name in modules}
     packages = {name.split(".")[0] for name in names} - sys.stdlib_module_names
-    assert packages - {"__main__"} == {"infra", "numpy", "serve"}
+    assert packages - {"__main__"} == {"infra", "numpy", "common"}
     of_serve = {name for name in names if name.startswith("serve.")}
-    assert all(name.startswith("serve.contract") for name in of_serve)
+    assert all(name.startswith("common.model") for name in of_serve)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from infra.release.verdict import betting, measures, two_arms
-from infra.release.verdict.answers import side_by_side
+from infra.release.verdict.engine import side_by_side
 from infra.release.verdict.evidence import Arm, Replay, Window
 from infra.release.verdict.policy import DEFAULT_POLICY, Policy
 from infra.release.verdict.tallies import ArmTallies, Tallies, if_stable, tally

@@ -1,4 +1,4 @@
-"""infra/release/verdict/simulation: stated rates hold, and it judges as the judge does."""
+"""benchmarks/verdict: stated rates hold, and it judges as the judge does."""
 
 import json
 from collections import Counter
@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks.verdict.golden import answer, made_up
+from benchmarks.verdict.main import MODEL, main
+from benchmarks.verdict.rates import judge_all, simulate
+from benchmarks.verdict.releases import PARTS, SCENARIOS, Scenario, Size, draw, p99_ratio
 from infra.release.verdict.engine import judge
 from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
 from infra.release.verdict.policy import CHECKS, Policy
-from infra.release.verdict.simulation.model import answer, made_up
-from infra.release.verdict.simulation.rates import judge_all, simulate
-from infra.release.verdict.simulation.releases import Size, draw
-from infra.release.verdict.simulation.scenarios import PARTS, SCENARIOS, Scenario, p99_ratio
-from infra.release.verdict.simulation.simulate import MODEL, main
 from infra.release.verdict.tallies import ArmTallies, Tallies
 
 GOLDEN = made_up(2000, seed=1)

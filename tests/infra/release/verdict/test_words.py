@@ -7,11 +7,10 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from infra.release.verdict.engine import judge
+from infra.release.verdict.engine import Check, Figure, decide, judge
 from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
+from infra.release.verdict.judge import show
 from infra.release.verdict.policy import DEFAULT_POLICY, Policy
-from infra.release.verdict.show import show
-from infra.release.verdict.verdict import Check, Figure, decide
 from tests.infra.release.verdict.made import arm, evidence, good
 
 BAD = Window(

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.twin.cloud.alarms import AlarmWatch
+from infra.twin.cloud.alarms import AlarmWatch, UnknownExpression, Values, evaluate
 from infra.twin.cloud.cloud import Cloud
-from infra.twin.cloud.metric_math import UnknownExpression, Values, evaluate
 from tests.infra.twin.cloud.functions import Functions, client, create, invoke
 
 FAILING = """

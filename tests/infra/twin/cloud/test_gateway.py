@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.twin.cloud.cloud import Cloud
-from infra.twin.cloud.http_events import NoResponse, Request, event_of, response_of
+from infra.twin.cloud.gateway import NoResponse, Request, event_of, response_of
 from tests.infra.twin.cloud.functions import Functions, client, create, publish
 
 REFLECT = """

@@ -8,8 +8,7 @@ from itertools import permutations
 import pytest
 from botocore.exceptions import ClientError
 
-from infra.twin.cloud.cloud import Cloud
-from infra.twin.cloud.repairs import percentile
+from infra.twin.cloud.cloud import Cloud, percentile
 from tests.infra.twin.cloud.functions import Functions, client, create, metric_value, publish
 
 

@@ -9,23 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from infra.twin.image.registry import Registry, registry
-from infra.twin.image.remodel import MODEL, NoModel, with_model
-from infra.twin.image.store import DamagedImage, ImageStore
-from tests.serve.image import built
-from tools.debian.program import find_program
-from tools.image.archive import Entry, with_parents, write_layer
-from tools.image.layout import (
+from common.oci import (
+    Entry,
     add_layer,
     empty_image,
     manifest_digest,
     read_image,
+    with_parents,
     write_image,
+    write_layer,
 )
+from common.programs import find_program
+from infra.twin.image.registry import Registry, registry
+from infra.twin.image.store import MODEL, DamagedImage, ImageStore, NoModel, with_model
+from tests.serve.image import built
 
 pytestmark = built.needs_image
 
-INT8 = Path(os.environ.get("INT8", "ml/reference/model.int8.onnx"))
+INT8 = Path(os.environ.get("INT8", "ml/bundled/model.int8.onnx"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,245 @@
+"""How long Lambda waits for a new process, beside bare onnxruntime: bazel run //serve:cold_start
+
+Every contender is a process of its own on one processor, timed from exec to its first answer:
+
+  bare                 Python, `import onnxruntime`, a session of the same model, one run
+  function             the image's entry under a Runtime API, one /predict; metrics go to the log
+  function, exporting  the same with OpenTelemetry's SDK and a collector that takes everything
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load.servers import interruptible, python_environment
+from serve.image import boot
+from serve.image.snapshot import one_pixel_event
+from serve.inference.model_path import model_path, read_model
+from serve.settings import Settings
+
+_PATIENCE_S = 120
+_BARE = """
+import sys
+import onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+import numpy
+shape = [1, *session.get_inputs()[0].shape[1:]]
+session.run(None, {session.get_inputs()[0].name: numpy.zeros(shape, "uint8")})
+print("answered", flush=True)
+sys.stdin.read()
+"""
+
+
+class StartFailed(Exception):
+    """A contender ended, or said nothing in time; the message holds its last words."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Seconds from exec to the first answer: on the clock, and of the processor's time."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints a table, and writes JSON where it was told to."""
+    options = _parser().parse_args(arguments)
+    path = model_path(Settings.from_environment()).absolute()
+    read_model(path)
+    with tempfile.TemporaryDirectory() as folder:
+        starts = measure(path, options.rounds, options.cpu, Path(folder))
+    Console().print(_table(starts))
+    if options.json:
+        found = {name: [asdict(one) for one in some] for name, some in starts.items()}
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+def measure(model: Path, rounds: int, cpu: int, folder: Path) -> dict[str, list[Start]]:
+    """The starts of each contender, in turns; one before them writes bytecode and is left out.
+
+    Raises:
+        StartFailed: names the contender.
+    """
+    # Bytecode as the image carries it, also where packages came without.
+    common = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONPYCACHEPREFIX": str(folder)}
+    environment = python_environment(**common, KILN_MODEL=str(model), PYTHONDONTWRITEBYTECODE="")
+    environment = {k: v for k, v in environment.items() if not k.startswith("OTEL_")}
+    starts: dict[str, list[Start]] = {"bare": [], "function": [], "function, exporting": []}
+    for _ in range(rounds + 1):
+        starts["bare"].append(_bare(model, environment, cpu))
+        starts["function"].append(_function(environment, cpu, exporting=False))
+        starts["function, exporting"].append(_function(environment, cpu, exporting=True))
+    return {name: some[1:] for name, some in starts.items()}
+
+
+def _bare(model: Path, environment: Mapping[str, str], cpu: int) -> Start:
+    command = [sys.executable, "-c", _BARE, str(model)]
+    begin = time.perf_counter()
+    with _started(command, environment, cpu, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        if process.stdout.readline() != b"answered\n":
+            raise StartFailed("bare onnxruntime did not answer")
+        return Start(time.perf_counter() - begin, _cpu_s(process.pid))
+
+
+def _function(environment: Mapping[str, str], cpu: int, exporting: bool) -> Start:
+    with _lambda() as server:
+        address = f"127.0.0.1:{server.server_port}"
+        variables = {**environment, "AWS_LAMBDA_RUNTIME_API": address}
+        if exporting:
+            variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://{address}"
+        command = [sys.executable, boot.__file__]
+        begin = time.perf_counter()
+        with _started(command, variables, cpu, stdout=subprocess.DEVNULL) as process:
+            while not server.answered.wait(0.2):
+                if process.poll() is not None or time.perf_counter() - begin > _PATIENCE_S:
+                    raise StartFailed(f"the function ended or hangs ({process.poll()})")
+            if server.status != 200:
+                raise StartFailed(f"the function did not answer: {server.said[-2000:]}")
+            return Start(server.answered_at - begin, _cpu_s(process.pid))
+
+
+@contextmanager
+def _started(
+    command: Sequence[str], environment: Mapping[str, str], cpu: int, stdout: int
+) -> Iterator["subprocess.Popen[bytes]"]:
+    # The child inherits it; the caller's own threads stay where they were.
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=stdout)
+    finally:
+        os.sched_setaffinity(0, before)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _cpu_s(pid: int) -> float:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+# ---- A Runtime API with one event, and a collector ----------------------------------------------
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answered, self.asked = threading.Event(), False
+        self.answered_at, self.status, self.said = 0.0, 0, ""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A process that was killed leaves broken connections: no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, *arguments: object) -> None:
+        """Suppresses the access log."""
+
+    def do_GET(self) -> None:
+        if self.server.asked:
+            time.sleep(_PATIENCE_S)  # there is no second event
+        self.server.asked = True
+        headers = {
+            "Lambda-Runtime-Aws-Request-Id": "one",
+            "Lambda-Runtime-Deadline-Ms": str(int((time.time() + _PATIENCE_S) * 1000)),
+            "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:eu-central-1:1:function:kiln",
+            "Lambda-Runtime-Trace-Id": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Sampled=0",
+        }
+        self._send(json.dumps(one_pixel_event()).encode(), headers)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if "/runtime/" in self.path:
+            self.server.answered_at = time.perf_counter()
+            self.server.said = body.decode()
+            if self.path.endswith("/response"):
+                self.server.status = json.loads(body)["statusCode"]
+            self.server.answered.set()
+        self._send(b"", {})
+
+    def _send(self, body: bytes, headers: Mapping[str, str]) -> None:
+        self.send_response(200)
+        for name, value in {
+            **headers,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def _lambda() -> Iterator[_Server]:
+    server = _Server()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# ---- For people ---------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="starts of each (default: 7)")
+    parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="processor")
+    parser.add_argument("--json", type=Path, help="file for every single start")
+    return parser
+
+
+def _table(starts: Mapping[str, Sequence[Start]]) -> Table:
+    table = Table(title="exec to the first answer, one processor")
+    for name in ("", "median, s", "best, s", "times bare", "CPU, s", "CPU, times bare"):
+        table.add_column(name, justify="right" if name else "left")
+    bare_wall, bare_cpu = _medians(starts["bare"])
+    for name, some in starts.items():
+        wall, cpu = _medians(some)
+        best = min(one.wall_s for one in some)
+        table.add_row(
+            *(name, f"{wall:.3f}", f"{best:.3f}", f"{wall / bare_wall:.2f}"),
+            *(f"{cpu:.3f}", f"{cpu / bare_cpu:.2f}"),
+        )
+    return table
+
+
+def _medians(some: Sequence[Start]) -> tuple[float, float]:
+    return statistics.median(one.wall_s for one in some), statistics.median(
+        one.cpu_s for one in some
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(interruptible(main))

@@ -1,0 +1,181 @@
+"""The cost of telemetry: a service that exports everything against one that exports nothing, in
+turns.
+
+Both run all the time, and only one is asked at a time, so that a machine which becomes busy slows
+both. The collector is a real one, and takes its part of the machine as it would beside any service.
+"""
+
+import base64
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.load.client import Job
+from benchmarks.load.servers import Candidate, Running, ServerFailed, load, running
+from common.model.artifact import INPUT, PROBABILITIES
+from serve.inference.images import Codec
+from serve.inference.quiet_onnxruntime import ort
+
+_SECONDS = 2.0
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Bare:
+    """Milliseconds of the median call, images a second."""
+
+    decode_ms: float
+    run_ms: float  # one image, one thread
+    batch_images_per_s: float  # a hundred images, a thread for each processor
+
+
+def measure_bare(path: Path, image: str, cpus: int) -> Bare:
+    """Decodes `image`, base64 of a file, and runs the model at `path`, in this process."""
+    data = base64.b64decode(image)
+    single = _session(path, 1)
+    size = single.get_inputs()[0].shape[1:3]
+    codec = Codec((size[0], size[1]), max_pixels=2**20)
+    pixels = codec.decode(data)[np.newaxis]
+    many = np.repeat(pixels, _BATCH, axis=0)
+    every = _session(path, cpus)
+    return Bare(
+        decode_ms=_median_ms(lambda: codec.decode(base64.b64decode(image))),
+        run_ms=_median_ms(lambda: single.run([PROBABILITIES], {INPUT: pixels})),
+        batch_images_per_s=_BATCH / _median_ms(lambda: every.run(None, {INPUT: many})) * 1e3,
+    )
+
+
+def _session(path: Path, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _median_ms(call: Callable[[], Any]) -> float:
+    call()
+    seconds = []
+    end = time.perf_counter() + _SECONDS
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds)) * 1e3
+
+
+_TURNS = 6
+_CALLERS = 64
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two services: requests per second in each turn, and CPU time per request."""
+
+    throughputs: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Both services, turn by turn."""
+
+    off: Side
+    on: Side
+
+    @property
+    def throughput(self) -> float:
+        """With telemetry, as a share of without: the median of the turns."""
+        return _median_ratio(self.on.throughputs, self.off.throughputs)
+
+    @property
+    def cpu(self) -> float:
+        """Processor time of a request with telemetry, as a share of without."""
+        return _median_ratio(self.on.cpu_us, self.off.cpu_us)
+
+    def __str__(self) -> str:
+        return (
+            f"telemetry: {self.throughput:.3f} times the throughput without, {self.cpu:.3f} times "
+            f"the processor time of a request (medians of {_TURNS} turns, {_CALLERS} callers)"
+        )
+
+
+def measure_overhead(
+    candidate: Candidate, ports: tuple[int, int, int], body: str, seconds: float
+) -> Overhead:
+    """Loads the candidate with and without telemetry by turns.
+
+    Args:
+        ports: free ones, for the service without telemetry, for the one with, for the collector.
+        seconds: of each turn.
+
+    Raises:
+        ServerFailed: a service or the collector did not start.
+    """
+    overhead = Overhead(Side(), Side())
+    with ExitStack() as stack:
+        endpoint = stack.enter_context(_collector(ports[2]))
+        servers = []
+        for port, variables in zip(ports, ({}, _exporting(endpoint)), strict=False):
+            environment = {**candidate.environment, "KILN_PORT": str(port), **variables}
+            one = Candidate(candidate.name, candidate.command, environment, candidate.folder)
+            servers.append(stack.enter_context(running(one, port, "/predict", body)))
+        pairs = [*zip((overhead.off, overhead.on), servers, strict=True)]
+        for turn in range(_TURNS):
+            sys.stderr.write(f"kiln: telemetry off and on, turn {turn + 1} of {_TURNS}\n")
+            for side, server in pairs if turn % 2 else reversed(pairs):
+                _take_turn(side, server, body, seconds)
+    return overhead
+
+
+def _take_turn(side: Side, server: Running, body: str, seconds: float) -> None:
+    job = Job(server.port, "/predict", body, seconds, _CALLERS)
+    before = server.cpu_s()
+    done = load(job)
+    asked = done.requests * (job.seconds + job.warmup_s) / job.seconds
+    side.throughputs.append(done.throughput)
+    side.cpu_us.append((server.cpu_s() - before) / max(1.0, asked) * 1e6)
+
+
+def _exporting(endpoint: str) -> Mapping[str, str]:
+    """Exports all signals with their defaults, metrics often enough to be part of every turn."""
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "1000"}
+
+
+@contextmanager
+def _collector(port: int) -> Iterator[str]:
+    """A collector that takes everything and keeps nothing; its endpoint."""
+    spec = importlib.util.find_spec("rotel")
+    if spec is None or spec.origin is None:
+        raise ServerFailed("the collector is missing: expected the package rotel")
+    address = f"127.0.0.1:{port}"
+    command = [str(Path(spec.origin).with_name("rotel-agent")), "start"]
+    command += [f"--otlp-http-endpoint={address}", "--otlp-grpc-endpoint=127.0.0.1:0"]
+    command += ["--exporter=blackhole"]
+    process = subprocess.Popen(
+        command,
+        env={"PATH": os.defpath},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield f"http://{address}"
+        if process.poll() is not None:
+            raise ServerFailed(f"the collector ended with {process.returncode}")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _median_ratio(numerators: list[float], denominators: list[float]) -> float:
+    pairs = zip(numerators, denominators, strict=True)
+    return statistics.median(numerator / max(1e-9, other) for numerator, other in pairs)

@@ -1,0 +1,245 @@
+"""Server processes under test, ours and the alternatives, and the resources that they use."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.load.client import Job, Load
+from common.programs import wheel_program
+
+_START_S = 120
+_STARTED = 19  # place of the start time in /proc/PID/stat after the name
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class ServerFailed(Exception):
+    """A server did not come up; the message holds its last words."""
+
+
+def interruptible(main: Callable[[], int]) -> int:
+    """Runs a program so that Ctrl-C and SIGTERM end what it started, too; its exit code, or 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return main()
+    except KeyboardInterrupt:
+        sys.stderr.write("kiln: interrupted\n")
+        return 130
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to serve the model."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers."""
+
+    port: int
+    process: int
+    cold_start_s: float  # from exec to the first answer
+    errors: IO[bytes]  # what it wrote to stderr
+
+    def cpu_s(self) -> float:
+        """Processor time that its processes have taken."""
+        return sum(int(stat[11]) + int(stat[12]) for stat in family(self.process).values()) / _TICKS
+
+    def memory_mb(self) -> float:
+        """Proportional set size of its processes: what is shared counts once."""
+        return sum(_pss(pid) for pid in family(self.process)) / 1e6
+
+    def said(self) -> str:
+        """What it wrote to stderr until now."""
+        return _text(self.errors)
+
+
+@contextmanager
+def running(candidate: Candidate, port: int, path: str, body: str | None) -> Iterator[Running]:
+    """Starts the server and waits for its first answer to `body`; None asks by GET.
+
+    Raises:
+        ServerFailed: it ended, or said nothing in time.
+    """
+    with tempfile.TemporaryFile() as errors:  # not a pipe: it fills, and then the server waits
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            candidate.command,
+            env=dict(candidate.environment),
+            cwd=candidate.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
+        try:
+            while not _answers(port, path, body):
+                if process.poll() is not None or time.perf_counter() - start > _START_S:
+                    raise ServerFailed(f"{candidate.name} did not start:\n{_text(errors)[-2000:]}")
+                time.sleep(0.01)
+            yield Running(port, process.pid, time.perf_counter() - start, errors)
+        finally:
+            _end(process)
+
+
+def ask(port: int, path: str, body: str | None) -> Any:
+    """The answer to one request."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        body.encode() if body is not None else None,
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:  # nosec B310 # our own
+        return json.load(response)
+
+
+def load(job: Job) -> Load:
+    """Measures from another process, as callers are."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load.client"],
+        input=json.dumps(asdict(job)),
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ServerFailed(f"the load generator failed:\n{done.stderr[-2000:]}")
+    return Load(**json.loads(done.stdout))
+
+
+def python_environment(**variables: str) -> dict[str, str]:
+    """This process's environment and packages, for a Python that it starts."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+
+
+def family(process: int) -> dict[int, list[str]]:
+    """A process and all that descend from it, with what /proc/PID/stat says after the name."""
+    stats: dict[int, list[str]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                stats[int(folder.name)] = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+    members, found = {process}, {process}
+    while found:
+        found = {pid for pid, stat in stats.items() if int(stat[1]) in members} - members
+        members |= found
+    return {pid: stats[pid] for pid in members & set(stats)}
+
+
+def _started(pid: int) -> str | None:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[_STARTED]
+    return None
+
+
+def _answers(port: int, path: str, body: str | None) -> bool:
+    try:
+        ask(port, path, body)
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
+
+
+def _pss(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """With all that descend from it: some servers leave children behind."""
+    members = family(process.pid)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    for pid, stat in members.items():
+        if _started(pid) == stat[_STARTED]:  # no other process that got the number since
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _text(errors: IO[bytes]) -> str:
+    size = os.fstat(errors.fileno()).st_size  # the position is the server's too
+    return os.pread(errors.fileno(), size, 0).decode(errors="replace")
+
+
+_FOLDER = Path(__file__).with_name("peers")
+_REQUIREMENTS = _FOLDER / "requirements.txt"
+
+
+class PeersMissing(Exception):
+    """Their packages could not be installed; the message says why."""
+
+
+def peers(model: Path, workers: int, ports: Callable[[], int]) -> list[tuple[Candidate, int]]:
+    """FastAPI, LitServe and BentoML around the same ONNX file, with as many processes.
+
+    Raises:
+        PeersMissing: there is no network, or no uv.
+    """
+    packages = _installed()
+    candidates = []
+    for name, command in _commands(workers).items():
+        port = ports()
+        environment = {
+            "PATH": f"{packages / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+            "HOME": str(packages),  # BentoML and LitServe write there
+            "PYTHONPATH": f"{packages}:{_FOLDER}",
+            "PEER_MODEL": str(model.absolute()),
+            "PEER_PORT": str(port),
+            "PEER_WORKERS": str(workers),
+            "BENTOML_DO_NOT_TRACK": "True",
+        }
+        arguments = [word.replace("PORT", str(port)) for word in command]
+        command_line = [sys.executable, "-s", "-m", *arguments]
+        candidates.append((Candidate(name, command_line, environment, _FOLDER), port))
+    return candidates
+
+
+def _commands(workers: int) -> dict[str, list[str]]:
+    uvicorn = ["uvicorn", "fastapi_app:app", "--no-access-log", "--log-level", "error"]
+    return {
+        "FastAPI": [*uvicorn, "--port", "PORT", "--workers", str(workers)],
+        "LitServe": ["litserve_app"],
+        "BentoML": ["bentoml", "serve", "bentoml_app:Classifier", "--port", "PORT"],
+    }
+
+
+def _installed() -> Path:
+    """The folder of their packages, installed once for each list of requirements."""
+    cache = Path(os.environ.get("KILN_CACHE") or Path.home() / ".cache" / "kiln")
+    digest = hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()[:12]
+    folder = cache / "peers" / digest
+    if (folder / ".complete").exists():
+        return folder
+    sys.stderr.write("kiln: installing the peers' packages\n")
+    command = [str(wheel_program("uv")), "pip", "install", "--quiet", "--python", sys.executable]
+    done = subprocess.run(
+        [*command, "--target", str(folder), "--requirements", str(_REQUIREMENTS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise PeersMissing(f"the peers could not be installed:\n{done.stderr.strip()}")
+    (folder / ".complete").touch()
+    return folder

@@ -1,0 +1,223 @@
+"""Soak test: sends right and wrong requests to the real server for minutes and checks every answer.
+
+    bazel run //serve:soak                               # a million requests, or ten minutes
+    bazel run //serve:soak -- --seconds 60 --callers 16
+    bazel run //serve:soak -- --output soak              # soak.json and soak.png
+
+All types of images in every way of sending them, batches, and every kind of mistake that a caller
+can make. Answers are compared with onnxruntime's on the same pixels. Exit code 1: a server error, a
+wrong answer, memory or files that grow, or a line in the server's log.
+"""
+
+import argparse
+import json
+import pickle  # nosec B403 # only written here
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.load.main import free_port
+from benchmarks.load.servers import (
+    Candidate,
+    Running,
+    ServerFailed,
+    interruptible,
+    python_environment,
+    running,
+)
+from benchmarks.soak.cases import all_cases, stalled
+from benchmarks.soak.report import Check, Sample, judge, look, soak_figure
+from benchmarks.soak.traffic import Plan, Tally
+from common.figures import to_png
+from common.files import user_path, write_whole
+from common.model.artifact import ArtifactError, ArtifactMetadata
+from serve.http.keys import new_key
+from serve.inference.model_path import model_path, read_model
+from serve.settings import Settings
+
+_ROUNDING = 2e-6  # answers have six decimals, and batches of other sizes round differently
+_WARM_UP = 500  # requests before files are counted
+_LOOKS, _ALIKE = 60, 5  # at files, five times a second
+_BODY_TIMEOUT_MS = 1000  # or the caller that stalls would be answered too rarely
+
+
+def main() -> int:
+    """Runs, prints, writes; 0: it held, 1: it did not, 2: it could not start."""
+    options = _options()
+    try:
+        path = user_path(options.model) if options.model else model_path(Settings())
+        metadata = read_model(path)
+        tally, samples, checks = soak(path, metadata, options)
+    except (ArtifactError, ServerFailed) as exc:
+        sys.stderr.write(f"kiln: error: {exc}\n")
+        return 2
+    _show(tally, checks)
+    if options.output:
+        _write(user_path(options.output), tally, samples, checks)
+    return 0 if all(check.holds for check in checks) else 1
+
+
+def soak(
+    path: Path, metadata: ArtifactMetadata, options: argparse.Namespace
+) -> tuple[Tally, list[Sample], list[Check]]:
+    """Starts the server, lets the callers at it, and looks at it meanwhile."""
+    key, digest = new_key()
+    plan = Plan(
+        free_port(),
+        all_cases(path, metadata, key),
+        stalled(key),
+        metadata.classes,
+        options.callers,
+        options.requests,
+        options.seconds,
+        max(_ROUNDING, metadata.parity.tolerance),
+        options.bad,
+        options.seed,
+    )
+    variables = python_environment(
+        KILN_MODEL=str(path.absolute()),
+        KILN_PORT=str(plan.port),
+        KILN_WORKERS=str(options.workers),
+        KILN_API_KEYS=digest,
+        KILN_LOG_LEVEL="warning",
+        KILN_BODY_TIMEOUT_MS=str(_BODY_TIMEOUT_MS),
+    )
+    server = Candidate("the service", [sys.executable, "-m", "serve.server.server"], variables)
+    with running(server, plan.port, "/ready", None) as up:
+        for _ in _tallies(replace(plan, requests=_WARM_UP)):
+            pass
+        before, said = _at_rest(up), _complaints(up)
+        tally, samples = _watched(up, plan)
+        after, lines = _at_rest(up), _complaints(up) - said
+    return tally, samples, judge(tally, samples, before, after, lines)
+
+
+def _complaints(server: Running) -> int:
+    """Lines in its log; not those of drift, which it is right to see in images of noise."""
+    return sum('"serve.drift.' not in line for line in server.said().splitlines())
+
+
+def _watched(server: Running, plan: Plan) -> tuple[Tally, list[Sample]]:
+    tally, samples = Tally(), [look(server)]
+    with _progress() as bar:
+        task = bar.add_task("asking", total=plan.requests or None, wrong=0, memory=0)
+        for tally in _tallies(plan):
+            samples.append(look(server, tally.seconds, tally.requests))
+            wrong = sum(tally.mistakes.values())
+            bar.update(task, completed=tally.requests, wrong=wrong, memory=samples[-1].memory_mb)
+    return tally, samples
+
+
+def _tallies(plan: Plan) -> Iterator[Tally]:
+    """What the callers' process tells, once a second; the last one is the whole."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.soak.traffic"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=python_environment(),
+    ) as callers:
+        assert callers.stdin is not None
+        assert callers.stdout is not None
+        pickle.dump(plan, callers.stdin)
+        callers.stdin.close()
+        for line in callers.stdout:
+            yield Tally(**json.loads(line))
+    if callers.returncode:
+        raise ServerFailed(f"the callers' process ended with exit code {callers.returncode}")
+
+
+def _at_rest(server: Running) -> Sample:
+    """Once its number of open files stays: connections take a moment to end."""
+    seen: list[int] = []
+    for _ in range(_LOOKS):
+        sample = look(server)
+        seen.append(sum(sample.open_files.values()))
+        if len(seen) > _ALIKE and len(set(seen[-_ALIKE:])) == 1:
+            break
+        time.sleep(0.2)
+    return sample
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("wrong: {task.fields[wrong]}, memory: {task.fields[memory]:.0f} MB"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _show(tally: Tally, checks: list[Check]) -> None:
+    console = Console(width=None if Console().is_terminal else 100)
+    statuses = ", ".join(f"{status}: {n:,}" for status, n in sorted(tally.statuses.items()))
+    speed = tally.requests / tally.seconds
+    console.print(f"{tally.requests:,} requests in {tally.seconds:.0f} s ({speed:,.0f} a second)")
+    console.print(f"answers by status: {statuses}")
+    table = Table(title="What had to hold")
+    for name in ("check", "found", "expected", ""):
+        table.add_column(name)
+    for check in checks:
+        table.add_row(check.name, check.found, check.expected, "holds" if check.holds else "FAILS")
+    console.print(table)
+    for example in tally.examples:
+        console.print(example, markup=False, highlight=False)
+
+
+def _write(folder: Path, tally: Tally, samples: list[Sample], checks: list[Check]) -> None:
+    document = {
+        "holds": all(check.holds for check in checks),
+        "checks": [asdict(check) for check in checks],
+        "tally": asdict(tally),
+        "samples": [asdict(sample) for sample in samples],
+    }
+    write_whole(folder.with_suffix(".json"), json.dumps(document, indent=2).encode() + b"\n")
+    write_whole(folder.with_suffix(".png"), to_png(soak_figure(samples)))
+    sys.stderr.write(f"kiln: wrote {folder}.json and .png\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bazel run //serve:soak --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", type=Path, help="default: the built-in one")
+    parser.add_argument(
+        "--requests", type=_at_least(0), default=1_000_000, help="0: as many as there is time for"
+    )
+    parser.add_argument("--seconds", type=_at_least(1), default=570, help="at most (570)")
+    parser.add_argument("--callers", type=_at_least(1), default=32, help="at once (32)")
+    parser.add_argument("--bad", type=_share, default=0.3, help="share of mistakes (0.3)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of requests (0)")
+    parser.add_argument("--output", type=Path, help="path of a .json and a .png, without those")
+    workers = Settings().cpus
+    parser.add_argument("--workers", type=_at_least(1), default=workers, help="processes")
+    return parser.parse_args()
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        if int(text) < low:
+            raise argparse.ArgumentTypeError(f"expected at least {low}, got {text}")
+        return int(text)
+
+    return whole_number
+
+
+def _share(text: str) -> float:
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {text}")
+    return float(text)
+
+
+if __name__ == "__main__":
+    sys.exit(interruptible(main))

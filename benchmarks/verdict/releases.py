@@ -1,0 +1,187 @@
+"""Simulated releases: harmless and harmful scenarios, and random counts drawn from them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.verdict.golden import CONFIDENCE_EDGES, Golden
+from infra.release.verdict.betting import Floats
+from infra.release.verdict.tallies import ArmTallies, Tallies
+
+# The service's buckets, in seconds.
+EDGES = np.array(
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0]
+)
+# The canary's part of the traffic in each window.
+PARTS = np.repeat([0.05, 0.1, 0.25, 0.5], 3)
+ERROR_RATE = 0.001
+MEDIAN_S, SPREAD = 0.008, 0.5  # of a log-normal latency: p99 is 25.6 ms
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What the canary does differently from stable; nothing, by default."""
+
+    name: str
+    harmless: bool = False
+    error_rate: float = ERROR_RATE
+    tail_share: float = 0.0  # of requests, this much slower
+    tail_factor: float = 1.0
+    slower: float = 1.0  # all requests
+    lost: float = 0.0  # share of golden images, on balance
+    churn: float = 0.0  # share of golden images that each version alone gets right, beyond `lost`
+    mislabelled: bool = False  # each class answers with the next one's name
+    storm: bool = False  # both arms fail 5 % and answer twice as slowly in windows 7 to 9
+
+
+# A twentieth of the requests takes 4.2 times as long: the p99 doubles, the median hardly moves.
+_TAIL = 4.187
+SCENARIOS = (
+    Scenario("same model", harmless=True),
+    Scenario("retrained, equally good", harmless=True, churn=0.03),
+    Scenario("same model, outage of both", harmless=True, storm=True),
+    *(Scenario(f"{k} % of accuracy lost, same model damaged", lost=k / 100) for k in (1, 2, 5)),
+    *(Scenario(f"{k} % of accuracy lost, retrained", lost=k / 100, churn=0.03) for k in (1, 2, 5)),
+    Scenario("p99 doubled", tail_share=0.05, tail_factor=_TAIL),
+    Scenario("everything twice as slow", slower=2.0),
+    Scenario("0.6 % errors instead of 0.1 %", error_rate=0.006),
+    Scenario("1 % errors instead of 0.1 %", error_rate=0.01),
+    Scenario("5 % errors", error_rate=0.05),
+    Scenario("crash: every request fails", error_rate=1.0),
+    Scenario("mislabelled: each class under the next one's name", mislabelled=True),
+)
+
+
+def bucket_shares(scenario: Scenario, window: int, *, canary: bool) -> Floats:
+    """(E + 1,) Share of answers in each latency bucket."""
+    factor = 2.0 if is_storm(scenario, window) else 1.0
+    if not canary:
+        return _log_normal(MEDIAN_S * factor)
+    usual = MEDIAN_S * factor * scenario.slower
+    tail = _log_normal(usual * scenario.tail_factor)
+    return (1 - scenario.tail_share) * _log_normal(usual) + scenario.tail_share * tail
+
+
+def error_rates(scenario: Scenario, window: int) -> tuple[float, float]:
+    """Error rates of stable and of the candidate."""
+    if is_storm(scenario, window):
+        return 0.05, 0.05
+    return ERROR_RATE, scenario.error_rate
+
+
+def is_storm(scenario: Scenario, window: int) -> bool:
+    """Whether something outside hits both arms."""
+    return scenario.storm and 6 <= window <= 8
+
+
+def p99_ratio(scenario: Scenario) -> float:
+    """The canary's true p99 to stable's."""
+
+    def p99(median: float, share: float, factor: float) -> float:
+        times = np.geomspace(1e-3, 1, 20_001)
+        below = (1 - share) * _below(times, median) + share * _below(times, median * factor)
+        return float(times[np.searchsorted(below, 0.99)])
+
+    slow = p99(MEDIAN_S * scenario.slower, scenario.tail_share, scenario.tail_factor)
+    return slow / p99(MEDIAN_S, 0.0, 1.0)
+
+
+def _log_normal(median: float) -> Floats:
+    return np.diff(np.concatenate([[0.0], _below(EDGES, median), [1.0]]))
+
+
+def _below(times: Floats, median: float) -> Floats:
+    """Share of a log-normal below some times. Abramowitz & Stegun 7.1.26, to 1.5e-7."""
+    z = np.log(times / median) / SPREAD / np.sqrt(2)
+    t = 1 / (1 + 0.3275911 * np.abs(z))
+    sum_ = t * (
+        0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
+    )
+    erf = np.sign(z) * (1 - sum_ * np.exp(-z * z))
+    below: Floats = (1 + erf) / 2
+    return below
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much there is to see in a window."""
+
+    requests: int = 4000  # of both arms
+    golden: int = 800
+
+
+def draw(
+    scenario: Scenario, golden: Golden, releases: int, size: Size, random: np.random.Generator
+) -> Tallies:
+    """Tallies with a leading axis of releases."""
+    canary = np.round(PARTS * size.requests).astype(int)
+    replay = _replay(scenario, golden, releases, size.golden, random)
+    stable = _arm(scenario, golden, size.requests - canary, releases, random, canary=False)
+    return Tallies(
+        EDGES, stable, _arm(scenario, golden, canary, releases, random, canary=True), replay
+    )
+
+
+def _arm(
+    scenario: Scenario,
+    golden: Golden,
+    requests: NDArray[np.int64],
+    releases: int,
+    random: np.random.Generator,
+    *,
+    canary: bool,
+) -> ArmTallies:
+    windows = range(len(requests))
+    rates = np.array([error_rates(scenario, window)[int(canary)] for window in windows])
+    errors = random.binomial(requests, rates, (releases, len(requests)))
+    answered = requests - errors
+    shares = [bucket_shares(scenario, window, canary=canary) for window in windows]
+    latency = [random.multinomial(answered[:, w], shares[w]) for w in windows]
+    kinds = 1 + max(int(golden.labels.max()), int(golden.predictions.max()))
+    named = (golden.predictions + int(canary and scenario.mislabelled)) % kinds
+    classes = np.bincount(named, minlength=kinds) / len(named)
+    bins = np.searchsorted(CONFIDENCE_EDGES, golden.confidence)
+    confidence = np.bincount(bins, minlength=len(CONFIDENCE_EDGES) + 1) / len(bins)
+    return ArmTallies(
+        # One row for all releases: they have equal traffic, which saves the judge most of its work.
+        requests=requests[None].astype(np.float64),
+        errors=errors.astype(np.float64),
+        latency=np.stack(latency, 1).astype(np.float64),
+        classes=random.multinomial(answered, classes).astype(np.float64),
+        confidence=random.multinomial(answered, confidence).astype(np.float64),
+    )
+
+
+def _replay(
+    scenario: Scenario, golden: Golden, releases: int, each: int, random: np.random.Generator
+) -> Floats:
+    """(R, W, 5) Every release sends the golden images in an order of its own through both versions.
+
+    The canary's answers are stable's, but for images drawn at random: right ones that turn wrong
+    and wrong ones that turn right, so many that `lost` is lost on balance.
+    """
+    images, windows = len(golden.labels), len(PARTS)
+    right = golden.predictions == golden.labels
+    accuracy = right.mean()
+    spoiled = min(1.0, (scenario.churn + scenario.lost) / accuracy)
+    mended = min(1.0, scenario.churn / max(1 - accuracy, 1e-9))
+    order = np.argsort(random.random((releases, images), dtype=np.float32), 1)
+    stable = right[order]
+    luck = random.random((releases, images), dtype=np.float32)
+    if scenario.mislabelled:
+        canary = (((golden.predictions + 1) % 10) == golden.labels)[order]
+        apart = np.ones_like(stable)
+    else:
+        canary = np.where(stable, luck >= spoiled, luck < mended)
+        apart = np.zeros_like(stable)
+    kinds = [
+        stable & canary,
+        stable & ~canary,
+        ~stable & canary,
+        ~stable & ~canary & ~apart,
+        ~stable & ~canary & apart,
+    ]
+    ends = np.minimum(np.arange(1, windows + 1) * each, images)
+    totals = [np.cumsum(kind, 1, dtype=np.int32)[:, ends - 1] for kind in kinds]
+    return np.diff(np.stack(totals, -1), axis=1, prepend=0).astype(np.float64)

@@ -1,0 +1,29 @@
+"""Paths as users type them, and files that appear whole or not at all."""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as the user typed it; `bazel run` starts programs elsewhere but tells where."""
+    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(text).expanduser()
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Writes aside, then renames: readers see the old file or the new one, never a part. Text is
+    UTF-8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)  # mkstemp's 0600 would lock other users out
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(aside)
+        raise

@@ -1,0 +1,76 @@
+"""The golden set: labelled images in one ZIP file, in a reproducible order for each release.
+
+The file is a ZIP without compression: ``golden.json``, and an image file for each entry of its list
+`images`, which has {"file": "0001.png", "label": "cat"}. `name` says where they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+INDEX = "golden.json"
+
+
+class GoldenSetError(ValueError):
+    """A file is no golden set."""
+
+
+@dataclass(frozen=True)
+class GoldenImage:
+    """An image file's bytes, and the name of its class."""
+
+    data: bytes
+    label: str
+
+
+@dataclass(frozen=True)
+class GoldenSet:
+    """Labelled images with the name of their origin."""
+
+    name: str
+    images: tuple[GoldenImage, ...]
+
+    def order(self, release: str) -> list[GoldenImage]:
+        """Shuffled by the release's id, so that a run that goes on knows what was asked already."""
+        shuffled = list(self.images)
+        random.Random(release).shuffle(shuffled)
+        return shuffled
+
+
+def read_golden_set(path: Path) -> GoldenSet:
+    """Reads the file.
+
+    Raises:
+        GoldenSetError: it is no golden set.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            index = json.loads(archive.read(INDEX))
+            images = tuple(
+                GoldenImage(archive.read(item["file"]), str(item["label"]))
+                for item in index["images"]
+            )
+            return GoldenSet(str(index["name"]), images)
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as exc:
+        raise GoldenSetError(
+            f"{path} is no golden set ({exc}): `bazel build //infra/release:golden_set` makes one"
+        ) from exc
+
+
+def write_golden_set(path: Path, name: str, images: Sequence[GoldenImage]) -> None:
+    """Writes a golden set; the same images give the same bytes."""
+    index = {
+        "name": name,
+        "images": [
+            {"file": f"{place:05d}.png", "label": image.label} for place, image in enumerate(images)
+        ],
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(INDEX), json.dumps(index, indent=0))
+        for place, image in enumerate(images):
+            archive.writestr(zipfile.ZipInfo(f"{place:05d}.png"), image.data)

@@ -1,0 +1,357 @@
+"""The contract of a model artifact: its signature, its metadata, and how both are checked."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any, Literal
+
+from common.model.model_file import ArtifactError, read_model_file
+from common.model.signals import SIGNALS
+
+CHANNELS = ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How the model did on the test set, which it saw once."""
+
+    images: int
+    accuracy: float
+    macro_f1: float
+    loss: float  # mean cross-entropy, nats
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class SignalReference:
+    """How one signal of `common.model.signals` was distributed over the reference images.
+
+    `edges` increase and cut the values into bins, the last holding what reaches the last edge: bin
+    i holds edges[i - 1] <= value < edges[i]. `shares` are of images, one more than edges, and sum
+    to one; bins are made to hold about equally many.
+    """
+
+    name: str
+    mean: float
+    std: float
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DriftReference:
+    """What the model saw and answered on the reference images; live traffic is compared with it."""
+
+    images: int
+    class_priors: tuple[float, ...]  # share of images predicted as each class
+    signals: tuple[SignalReference, ...]  # in the order of SIGNALS
+
+
+@dataclass(frozen=True)
+class ParityVector:
+    """A few images and the answer expected for them: a session that disagrees must not serve."""
+
+    images: bytes  # N*H*W*3, in the order of the model's input
+    probabilities: tuple[tuple[float, ...], ...]  # (N, K)
+    tolerance: float  # largest |difference| allowed to any probability
+
+
+@dataclass(frozen=True)
+class Field:
+    """One metadata key: its name in error messages, its writer and its reader."""
+
+    expectation: str
+    encode: Callable[[Any], str]
+    decode: Callable[[str], Any]  # raises an ordinary exception on anything unexpected
+
+
+def shortened(text: str) -> str:
+    """Quoted for an error message, long values cut."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def to_json(value: Any) -> str:
+    """Canonical JSON: equal values give equal text."""
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except ValueError as exc:
+        raise ArtifactError(f"{shortened(str(value))} holds a number that is not finite") from exc
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError
+
+
+def _text(pattern: str, expectation: str) -> Field:
+    def decode(text: str) -> str:
+        _require(re.fullmatch(pattern, text) is not None)
+        return text
+
+    return Field(expectation, str, decode)
+
+
+def _json(
+    expectation: str,
+    decode: Callable[[Any], Any],
+    encode: Callable[[Any], Any] = lambda value: value,
+) -> Field:
+    return Field(
+        expectation, lambda value: to_json(encode(value)), lambda text: decode(json.loads(text))
+    )
+
+
+def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    _require(isinstance(value, (int, float)) and not isinstance(value, bool))
+    _require(math.isfinite(value) and low <= value <= high)
+    return float(value)
+
+
+def _integer(value: Any) -> int:
+    _require(isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31)
+    return int(value)
+
+
+def _sequence(value: Any, length: int | None = None) -> list[Any]:
+    _require(isinstance(value, list) and len(value) > 0 and length in (None, len(value)))
+    return list(value)
+
+
+def _shares(value: Any) -> tuple[float, ...]:
+    shares = tuple(_number(share, 0, 1) for share in _sequence(value))
+    _require(math.isclose(sum(shares), 1, abs_tol=1e-3))
+    return shares
+
+
+def _class_names(value: Any) -> tuple[str, ...]:
+    names = _sequence(value)
+    _require(
+        len(names) >= 2
+        and all(isinstance(name, str) and name for name in names)
+        and len(set(names)) == len(names)
+    )
+    return tuple(names)
+
+
+def _test_metrics(value: Any) -> Scores:
+    return Scores(
+        images=_integer(value["images"]),
+        accuracy=_number(value["accuracy"], 0, 1),
+        macro_f1=_number(value["macro_f1"], 0, 1),
+        loss=_number(value["loss"], 0),
+        calibration_error=_number(value["calibration_error"], 0, 1),
+    )
+
+
+def _signal(value: Any) -> SignalReference:
+    edges = tuple(_number(edge) for edge in _sequence(value["edges"]))
+    _require(all(low < high for low, high in pairwise(edges)))
+    shares = _shares(value["shares"])
+    _require(len(shares) == len(edges) + 1)
+    mean, std = _number(value["mean"]), _number(value["std"], 0)
+    return SignalReference(value["name"], mean, std, edges, shares)
+
+
+def _drift_reference(value: Any) -> DriftReference:
+    signals = tuple(_signal(signal) for signal in _sequence(value["signals"], len(SIGNALS)))
+    _require(tuple(signal.name for signal in signals) == SIGNALS)
+    return DriftReference(_integer(value["images"]), _shares(value["class_priors"]), signals)
+
+
+def _parity(value: Any) -> ParityVector:
+    return ParityVector(
+        images=base64.b64decode(value["images"], validate=True),
+        probabilities=tuple(_shares(row) for row in _sequence(value["probabilities"])),
+        tolerance=_number(value["tolerance"], 0, 1),
+    )
+
+
+def _parity_to_json(parity: ParityVector) -> dict[str, Any]:
+    return asdict(parity) | {"images": base64.b64encode(parity.images).decode()}
+
+
+_DIGEST = "(?:md5:|sha256:)?[0-9a-f]{32,64}(?:[.]dir)?"
+FIELDS: dict[str, Field] = {
+    "name": _text("[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'"),
+    "version": _text("[0-9a-f]{64}", "64 hexadecimal digits"),
+    "classes": _json("a JSON list of two or more different names", _class_names),
+    "input_size": _json(
+        "[height, width] in pixels", lambda v: tuple(_integer(n) for n in _sequence(v, 2))
+    ),
+    "mean": _json(
+        "three numbers in 0..1", lambda v: tuple(_number(n, 0, 1) for n in _sequence(v, 3))
+    ),
+    "std": _json(
+        "three numbers in 0.001..1", lambda v: tuple(_number(n, 1e-3, 1) for n in _sequence(v, 3))
+    ),
+    "opset": _json("a positive integer", _integer),
+    "git_revision": _text(
+        "[0-9a-f]{40}(?:-dirty)?|unknown",
+        "40 hexadecimal digits, perhaps '-dirty', or 'unknown'",
+    ),
+    "config_digest": _text(_DIGEST, "a digest in hexadecimal digits"),
+    "dataset_digest": _text(_DIGEST, "a digest in hexadecimal digits"),
+    "lock_digest": _text(_DIGEST, "a digest in hexadecimal digits"),
+    "test_metrics": _json(
+        "images, accuracy, macro_f1, loss and calibration_error", _test_metrics, asdict
+    ),
+    "quantisation": _text("none|int8", "'none' or 'int8'"),
+    "drift_reference": _json(
+        f"images, class_priors and the signals {', '.join(SIGNALS)}", _drift_reference, asdict
+    ),
+    "parity": _json(
+        "images in base64, their probabilities and a tolerance", _parity, _parity_to_json
+    ),
+    "device": _text(".+", "the kind of device that trained it"),
+    "precision": _text(".+", "the precision it was trained with"),
+}
+
+
+__all__ = [
+    "CHANNELS",
+    "INPUT",
+    "LOGITS",
+    "PROBABILITIES",
+    "ArtifactError",
+    "ArtifactMetadata",
+    "DriftReference",
+    "ParityVector",
+    "Scores",
+    "SignalReference",
+    "read_artifact",
+]
+SCHEMA = "2"  # 2: the drift reference holds signals in bins of equal shares
+INPUT = "images"  # uint8[N,H,W,3], RGB, 0..255
+LOGITS = "logits"  # float32[N,K]
+PROBABILITIES = "probabilities"  # float32[N,K], rows sum to one
+_PREFIX = "kiln."
+_SCHEMA_KEY = _PREFIX + "schema"
+_DIGEST_KEY = _PREFIX + "metadata_digest"
+
+
+@dataclass(frozen=True)
+class ArtifactMetadata:
+    """Everything a model artifact says about itself."""
+
+    name: str
+    version: str  # digest of graph and weights, 64 hexadecimal digits
+    classes: tuple[str, ...]
+    input_size: tuple[int, int]  # height, width in pixels
+    mean: tuple[float, float, float]  # of the channels scaled to 0..1; applied inside the graph
+    std: tuple[float, float, float]
+    opset: int
+    git_revision: str
+    config_digest: str
+    dataset_digest: str
+    lock_digest: str
+    test_metrics: Scores
+    quantisation: Literal["none", "int8"]
+    drift_reference: DriftReference
+    parity: ParityVector
+    device: str  # that it was trained on
+    precision: str  # that it was trained with
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other."""
+        if problems := [*_inconsistencies(self)]:
+            raise ArtifactError("; ".join(problems))
+
+    def to_metadata_props(self) -> dict[str, str]:
+        """ONNX metadata entries, sorted by key.
+
+        Raises:
+            ArtifactError: a value is one that no reader would take.
+        """
+        props = {
+            _PREFIX + f.name: FIELDS[f.name].encode(getattr(self, f.name)) for f in fields(self)
+        }
+        props[_SCHEMA_KEY] = SCHEMA
+        props[_DIGEST_KEY] = _metadata_digest(props)
+        self.from_metadata_props(props)
+        return dict(sorted(props.items()))
+
+    @classmethod
+    def from_metadata_props(cls, props: Mapping[str, str]) -> "ArtifactMetadata":
+        """The metadata in an ONNX file's entries; keys of others are left alone.
+
+        Raises:
+            ArtifactError: names every key that is missing or wrong, and what was expected.
+        """
+        if not any(key.startswith(_PREFIX) for key in props):
+            raise ArtifactError(
+                f"foreign ONNX model: no metadata key starts with {_PREFIX!r}; "
+                "Kiln serves what //ml:train and //ml:export wrote"
+            )
+        if (schema := props.get(_SCHEMA_KEY)) != SCHEMA:
+            raise ArtifactError(
+                f"{_SCHEMA_KEY} is {schema!r}, expected {SCHEMA!r}: "
+                "another release of Kiln wrote it, export the model again"
+            )
+        values, problems = dict[str, Any](), list[str]()
+        for name, field in FIELDS.items():
+            key = _PREFIX + name
+            if key not in props:
+                problems.append(f"{key} is missing, expected {field.expectation}")
+                continue
+            try:
+                values[name] = field.decode(props[key])
+            except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+                problems.append(f"{key} is {shortened(props[key])}, expected {field.expectation}")
+        if problems:
+            raise ArtifactError("; ".join(problems))
+        metadata = cls(**values)
+        if (digest := props.get(_DIGEST_KEY)) != (expected := _metadata_digest(props)):
+            raise ArtifactError(
+                f"{_DIGEST_KEY} is {digest!r}, expected {expected}: "
+                "the metadata was changed after export"
+            )
+        return metadata
+
+
+def read_artifact(data: bytes) -> ArtifactMetadata:
+    """The metadata of a serialised model artifact, once its graph and weights match its version.
+
+    Raises:
+        ArtifactError: the bytes are truncated, foreign or tampered with; the message says which.
+    """
+    file = read_model_file(data)
+    metadata = ArtifactMetadata.from_metadata_props(file.metadata_props)
+    if metadata.version != file.version:
+        raise ArtifactError(
+            f"{_PREFIX}version is {metadata.version}, but the digest of graph and weights is "
+            f"{file.version}: the model was changed after export"
+        )
+    return metadata
+
+
+def _metadata_digest(props: Mapping[str, str]) -> str:
+    ours = {
+        key: value for key, value in props.items() if key.startswith(_PREFIX) and key != _DIGEST_KEY
+    }
+    return hashlib.sha256(to_json(ours).encode()).hexdigest()
+
+
+def _inconsistencies(metadata: ArtifactMetadata) -> list[str]:
+    """What no single key shows: counts that must agree with the classes and the input size."""
+    problems, classes = [], len(metadata.classes)
+    if (priors := len(metadata.drift_reference.class_priors)) != classes:
+        problems.append(
+            f"{_PREFIX}drift_reference has {priors} class priors, expected {classes}: one per class"
+        )
+    if any(len(row) != classes for row in metadata.parity.probabilities):
+        problems.append(
+            f"{_PREFIX}parity has rows that are not {classes} probabilities long: one per class"
+        )
+    height, width = metadata.input_size
+    expected = len(metadata.parity.probabilities) * height * width * len(CHANNELS)
+    if (found := len(metadata.parity.images)) != expected:
+        problems.append(
+            f"{_PREFIX}parity has {found} bytes of images, "
+            f"expected {expected}: N x {height} x {width} x 3"
+        )
+    return problems

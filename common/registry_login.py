@@ -1,0 +1,61 @@
+"""Credentials for container registries, as `crane` and `cosign` read them."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_ECR = re.compile(
+    r"(?P<account>\d{12})\.dkr[.-]ecr(?:-fips)?\.(?P<region>[a-z0-9-]+)"
+    r"\.(?:amazonaws\.com(?:\.cn)?|on\.aws|on\.amazonwebservices\.com\.cn)"
+)
+
+
+class LoginError(Exception):
+    """The registry gave no password; the message says what to do."""
+
+
+@contextmanager
+def registry_login(host: str) -> Iterator[dict[str, str]]:
+    """Variables with which `crane` may push to the host.
+
+    Raises:
+        LoginError: ECR gives no token.
+    """
+    match = _ECR.fullmatch(host)
+    if not match:
+        yield {}
+        return
+    with docker_login(host, ecr_token(match["account"], match["region"])) as variables:
+        yield variables
+
+
+@contextmanager
+def docker_login(host: str, token: str) -> Iterator[dict[str, str]]:
+    """Docker's configuration with one password in it, for as long as the block runs."""
+    with tempfile.TemporaryDirectory(prefix="kiln-") as folder:  # readable by this user alone
+        config = {"auths": {host: {"auth": token}}}
+        Path(folder, "config.json").write_text(json.dumps(config))
+        yield {"DOCKER_CONFIG": folder}
+
+
+def ecr_token(account: str, region: str) -> str:
+    """The registry's user and password, in base64, good for twelve hours."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        answer = boto3.client("ecr", region_name=region).get_authorization_token(
+            registryIds=[account]
+        )
+    except (BotoCoreError, ClientError) as error:
+        raise LoginError(
+            f"Amazon ECR of account {account} in {region} gives no token: {error}\n"
+            "Check with `aws sts get-caller-identity`; set AWS_PROFILE or `aws sso login`. "
+            "The identity needs ecr:GetAuthorizationToken and the right to push to the repository."
+        ) from error
+    return str(answer["authorizationData"][0]["authorizationToken"])

@@ -1,0 +1,228 @@
+"""Dashboards as values, and their JSON for Grafana."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["timeseries", "stat", "gauge", "bargauge"]
+
+_COLUMNS = 24  # of Grafana's grid
+_HEIGHT = 8
+_SCHEMA = 39  # of Grafana 11 and later
+_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+
+@dataclass(frozen=True)
+class Query:
+    """PromQL and what its series are called."""
+
+    expression: str
+    legend: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a dashboard.
+
+    Attributes:
+        unit: one of Grafana's: short, reqps, percentunit, s, bytes, …
+        warn_above, warn_below: where the colour changes.
+    """
+
+    title: str
+    unit: str
+    queries: tuple[Query, ...]
+    description: str = ""
+    kind: Kind = "timeseries"
+    stacked: bool = False
+    width: int = 8
+    warn_above: float | None = None
+    warn_below: float | None = None
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number that a reader of the dashboard may change."""
+
+    name: str
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """Rows of panels below their titles."""
+
+    uid: str
+    title: str
+    description: str
+    rows: Sequence[tuple[str, Sequence[Panel]]]
+    constants: Sequence[Constant] = ()
+
+    @property
+    def panels(self) -> list[Panel]:
+        """All panels of the dashboard."""
+        return [panel for _, panels in self.rows for panel in panels]
+
+    def filled(self, expression: str) -> str:
+        """An expression as Grafana sends it: every version, constants as they are by default."""
+        for name, value in [("version", ".*"), *((c.name, c.value) for c in self.constants)]:
+            expression = expression.replace(f"${name}", value)
+        return expression
+
+
+def panel(title: str, unit: str, *queries: tuple[str, str], **options: Any) -> Panel:
+    """From (expression, legend) pairs."""
+    return Panel(title, unit, tuple(Query(*query) for query in queries), **options)
+
+
+def grafana(dashboard: Dashboard) -> dict[str, Any]:
+    """What Grafana is provisioned with."""
+    return {
+        "uid": dashboard.uid,
+        "title": dashboard.title,
+        "description": dashboard.description,
+        "tags": ["kiln"],
+        "schemaVersion": _SCHEMA,
+        "editable": False,
+        "graphTooltip": 1,  # one cross-hair through all panels
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "timezone": "browser",
+        "links": [
+            {
+                "type": "dashboards",
+                "tags": ["kiln"],
+                "title": "Kiln",
+                "asDropdown": True,
+                "keepTime": True,
+            }
+        ],
+        "templating": {"list": [*_variables(), *map(_constant, dashboard.constants)]},
+        "annotations": {"list": [_alerts()]},
+        "panels": _placed(dashboard),
+    }
+
+
+def _variables() -> list[dict[str, Any]]:
+    return [
+        {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"},
+        {
+            "name": "version",
+            "label": "Model version",
+            "type": "query",
+            "datasource": _SOURCE,
+            "query": {"query": "label_values(kiln_model_info_ratio, version)", "refId": "version"},
+            "refresh": 2,  # when the time range changes
+            "multi": True,
+            "includeAll": True,
+            "allValue": ".*",
+            "current": {"text": "All", "value": "$__all"},
+        },
+    ]
+
+
+def _constant(constant: Constant) -> dict[str, Any]:
+    current = {"text": constant.value, "value": constant.value}
+    return {
+        "name": constant.name,
+        "label": constant.label,
+        "type": "textbox",
+        "query": constant.value,
+        "current": current,
+    }
+
+
+def _alerts() -> dict[str, Any]:
+    return {
+        "name": "Alerts",
+        "datasource": _SOURCE,
+        "enable": True,
+        "iconColor": "red",
+        "expr": 'ALERTS{alertstate="firing"}',
+        "titleFormat": "{{alertname}}",
+        "tagKeys": "severity",
+    }
+
+
+def _placed(dashboard: Dashboard) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    top = 0
+    for title, panels in dashboard.rows:
+        place = {"x": 0, "y": top, "w": _COLUMNS, "h": 1}
+        found.append(
+            {"id": len(found) + 1, "type": "row", "title": title, "gridPos": place, "panels": []}
+        )
+        top, left = top + 1, 0
+        for one in panels:
+            if left + one.width > _COLUMNS:
+                top, left = top + _HEIGHT, 0
+            place = {"x": left, "y": top, "w": one.width, "h": _HEIGHT}
+            found.append(_panel(one, len(found) + 1, place))
+            left += one.width
+        top += _HEIGHT
+    return found
+
+
+def _panel(one: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
+    is_line = one.kind == "timeseries"
+    targets = [
+        {
+            "refId": chr(ord("A") + index),
+            "datasource": _SOURCE,
+            "expr": query.expression,
+            "legendFormat": query.legend,
+            "instant": not is_line,
+            "range": is_line,
+        }
+        for index, query in enumerate(one.queries)
+    ]
+    return {
+        "id": number,
+        "type": one.kind,
+        "title": one.title,
+        "description": one.description,
+        "gridPos": place,
+        "datasource": _SOURCE,
+        "targets": targets,
+        "fieldConfig": {"defaults": _defaults(one), "overrides": []},
+        "options": _options(one),
+    }
+
+
+def _defaults(one: Panel) -> dict[str, Any]:
+    defaults: dict[str, Any] = {"unit": one.unit, "thresholds": _thresholds(one)}
+    if one.kind == "timeseries":
+        stacking = {"mode": "normal" if one.stacked else "none"}
+        is_limited = one.warn_above is not None or one.warn_below is not None
+        defaults["custom"] = {
+            "stacking": stacking,
+            "fillOpacity": 30 if one.stacked else 5,
+            "showPoints": "never",
+            "thresholdsStyle": {"mode": "line" if is_limited else "off"},
+        }
+    else:
+        defaults["color"] = {"mode": "thresholds"}
+    if one.unit == "percentunit":
+        defaults |= {"min": 0} | ({} if one.kind == "timeseries" else {"max": 1})
+    return defaults
+
+
+def _thresholds(one: Panel) -> dict[str, Any]:
+    if one.warn_below is not None:
+        steps = [{"color": "red", "value": None}, {"color": "green", "value": one.warn_below}]
+    elif one.warn_above is not None:
+        steps = [{"color": "green", "value": None}, {"color": "red", "value": one.warn_above}]
+    else:
+        steps = [{"color": "blue", "value": None}]
+    return {"mode": "absolute", "steps": steps}
+
+
+def _options(one: Panel) -> dict[str, Any]:
+    if one.kind == "timeseries":
+        legend = {"displayMode": "list", "placement": "bottom", "showLegend": True}
+        return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
+    reduce = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+    return {"reduceOptions": reduce, "orientation": "auto", "textMode": "auto"}

@@ -1,0 +1,185 @@
+"""Starts the observability stack on this machine: collector, Prometheus with Kiln's rules, alerts.
+
+    bazel run //infra:observability
+    OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 bazel run //serve:api
+
+Where a Docker engine answers it is the whole stack in containers, with Tempo, Loki and Grafana and
+its dashboards. Elsewhere it is processes from packages: rotel (collector), vmagent, Prometheus, its
+node exporter and Alertmanager; Grafana, Tempo and Loki are in no package registry that the build
+uses, so traces and logs go nowhere, and `bazel run //infra/observability:picture` draws the
+dashboards' panels as a picture. Ctrl-C ends everything; data stays in the folder.
+
+Alerts go where the environment says:
+
+    KILN_SLACK_WEBHOOK_FILE      file with the URL of a Slack webhook, or of what takes its format
+    KILN_SLACK_CHANNEL           channel, where the webhook leaves a choice
+    KILN_SMTP_SMARTHOST, _FROM, _TO, _USERNAME, _PASSWORD_FILE, _REQUIRE_TLS    mail
+
+Exit codes: 0 ended by Ctrl-C or SIGTERM, 1 a part did not start or ended, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from common.files import user_path
+from common.terminal import Progress, terminal
+from infra.observability.stack.alertmanager import RoutingError
+from infra.observability.stack.containers import ContainerPorts, Containers, missing_engine
+from infra.observability.stack.local import Ports, Stack, local_stack
+from infra.observability.stack.programs import StackError
+
+FAILED, BAD_INPUT = 1, 2  # exit codes
+_BUDGETS = "kiln:error_budget:remaining"
+_SERVE = "./tools/bazel run //serve:api"
+
+
+def main(
+    arguments: Sequence[str],
+    console: Console,
+    environ: Mapping[str, str] = os.environ,
+    why_not_containers: Callable[[], str] = missing_engine,
+) -> int:
+    """Entry point of the command."""
+    options = _options().parse_args(arguments)
+    # Ends as by Ctrl-C, so that nothing is left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Progress("looking for a container engine", console=console):
+            reason = "asked for" if options.engine == "local" else why_not_containers()
+        if reason and options.engine == "docker":
+            raise StackError(f"--engine docker: {reason}")
+        if reason:
+            _run_local(options, console, environ, reason)
+        else:
+            _run_containers(options, console, environ)
+    except KeyboardInterrupt:
+        console.print("ended; data is kept", highlight=False)
+    except RoutingError as exc:
+        console.print(f"[red]{exc}[/]", highlight=False, soft_wrap=True)
+        return BAD_INPUT
+    except (StackError, OSError) as exc:
+        console.print(f"[red]{exc}[/]", highlight=False, soft_wrap=True)
+        return FAILED
+    return 0
+
+
+def _run_local(
+    options: argparse.Namespace, console: Console, environ: Mapping[str, str], reason: str
+) -> None:
+    console.print(f"As processes from packages, not in containers ({reason}).", highlight=False)
+    ports = Ports(options.otlp_port, options.prometheus_port, options.alertmanager_port)
+    with ExitStack() as ends:
+        with Progress("starting the programs", console=console):
+            local = local_stack(_folder(options), environ, ports, retention=options.retention)
+            stack = ends.enter_context(local)
+        _show(_links(stack), stack.otlp, console)
+        console.print(
+            "Not here: Grafana, Tempo and Loki, which are in no package registry, and the pages of "
+            "Prometheus, which Debian leaves out. Traces and logs go nowhere.\n"
+            "Dashboards as a picture: ./tools/bazel run //infra/observability:picture "
+            f"-- --prometheus {stack.prometheus}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(f"Data and logs: {stack.folder}. Ctrl-C ends all.", soft_wrap=True)
+        while True:
+            for program in stack.programs:
+                program.require_alive()
+            time.sleep(0.5)
+
+
+def _links(stack: Stack) -> list[tuple[str, str, str]]:
+    return [
+        ("collector", "OTLP over HTTP", stack.otlp),
+        # Debian builds both without their pages.
+        ("Prometheus", "error budgets", f"{stack.prometheus}/api/v1/query?query={_BUDGETS}"),
+        ("", "alerts", f"{stack.prometheus}/api/v1/alerts"),
+        ("", "rules", f"{stack.prometheus}/api/v1/rules"),
+        ("Alertmanager", "what was sent", f"{stack.alertmanager}/api/v2/alerts"),
+    ]
+
+
+def _run_containers(
+    options: argparse.Namespace, console: Console, environ: Mapping[str, str]
+) -> None:
+    ports = ContainerPorts(
+        options.otlp_port,
+        options.prometheus_port,
+        options.alertmanager_port,
+        options.grafana_port,
+    )
+    containers = Containers(_folder(options), ports, environ)
+    containers.environment["KILN_RETENTION"] = options.retention
+    console.print("In containers: Docker Compose, project kiln-observability.", highlight=False)
+    at = "http://127.0.0.1"
+    try:
+        containers.start()
+        links = [
+            ("Grafana", "dashboards", f"{at}:{ports.grafana}/d/kiln-service"),
+            ("Prometheus", "queries", f"{at}:{ports.prometheus}/query"),
+            ("", "alerts", f"{at}:{ports.prometheus}/alerts"),
+            ("Alertmanager", "silences", f"{at}:{ports.alertmanager}"),
+        ]
+        _show(links, f"{at}:{ports.otlp}", console)
+        containers.follow()
+    finally:
+        containers.stop()
+
+
+def _show(links: Sequence[tuple[str, str, str]], otlp: str, console: Console) -> None:
+    table = Table("part", "what", "link")
+    for row in links:
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        f"A service that tells it everything: OTEL_EXPORTER_OTLP_ENDPOINT={otlp} {_SERVE}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    if options.data:
+        return user_path(options.data).absolute()
+    cache = os.environ.get("KILN_CACHE") or Path.home() / ".cache" / "kiln"
+    return Path(cache) / "observability"
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bazel run //infra:observability --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--engine",
+        choices=["auto", "docker", "local"],
+        default="auto",
+        help="auto: docker where an engine answers (default)",
+    )
+    parser.add_argument("--data", help="folder for data and logs (default: in ~/.cache/kiln)")
+    parser.add_argument("--retention", default="15d", help="metrics are kept so long (15d)")
+    for name, port in (("otlp", 4318), ("prometheus", 9090), ("alertmanager", 9093)):
+        parser.add_argument(
+            f"--{name}-port",
+            type=int,
+            default=port,
+            help=f"{port}; as processes another one if that is taken; 0: any",
+        )
+    parser.add_argument("--grafana-port", type=int, default=3000, help="3000; containers only")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], terminal()))

@@ -1,0 +1,141 @@
+"""AWS clients, their errors in words that say what to do, and the clock."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Protocol
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from infra.release.errors import ReleaseError
+from infra.terraform.state import addressing
+
+_ADVICE = {
+    "AccessDenied": "the identity lacks a permission: see infra/terraform's deploy role",
+    "AccessDeniedException": "the identity lacks a permission: see infra/terraform's deploy role",
+    "ExpiredToken": "the credentials have expired: sign in again",
+    "ExpiredTokenException": "the credentials have expired: sign in again",
+    "InvalidClientTokenId": "the credentials are of no account: check AWS_PROFILE",
+    "NoSuchBucket": "the ledger's bucket is missing: apply Terraform first",
+    "NotImplemented": "this store has no conditional writes, which the ledger needs",
+}
+
+
+class Aws:
+    """An AWS session; endpoint, region and credentials come from where boto3 finds them.
+
+    A rollback is to be over in 30 s, so a service that does not answer is given up within seconds.
+    """
+
+    def __init__(self, region: str | None = None, invoke_timeout_s: float = 20.0) -> None:
+        with explained("AWS"):
+            self._session = boto3.session.Session(region_name=region)
+        self._invoke_timeout_s = invoke_timeout_s
+
+    @property
+    def region(self) -> str:
+        """ReleaseError if none is configured."""
+        if not self._session.region_name:
+            raise ReleaseError("no AWS region: set AWS_REGION, or `region` in the tfvars")
+        return str(self._session.region_name)
+
+    @cached_property
+    def functions(self) -> Any:
+        return self._client("lambda", read_timeout=10)
+
+    @cached_property
+    def calls(self) -> Any:
+        """Lambda again, for invocations: a call that is repeated would count twice."""
+        return self._client("lambda", read_timeout=self._invoke_timeout_s, attempts=1)
+
+    @cached_property
+    def s3(self) -> Any:
+        return self._client("s3", read_timeout=5, s3=addressing(os.environ))
+
+    @cached_property
+    def ecr(self) -> Any:
+        return self._client("ecr")
+
+    @cached_property
+    def logs(self) -> Any:
+        return self._client("logs")
+
+    @cached_property
+    def cloudwatch(self) -> Any:
+        return self._client("cloudwatch")
+
+    @cached_property
+    def sns(self) -> Any:
+        return self._client("sns", read_timeout=5)
+
+    @cached_property
+    def sts(self) -> Any:
+        return self._client("sts")
+
+    def _client(
+        self, service: str, read_timeout: float = 20, attempts: int = 3, **options: Any
+    ) -> Any:
+        config = Config(
+            connect_timeout=5,
+            read_timeout=read_timeout,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            max_pool_connections=32,
+            **options,
+        )
+        with explained(service):
+            return self._session.client(service, region_name=self.region, config=config)
+
+
+def error_code(error: ClientError) -> str:
+    """The error code of AWS, such as "ResourceNotFoundException"."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Errors of boto3 inside become ReleaseErrors about `what`."""
+    try:
+        yield
+    except NoCredentialsError as exc:
+        raise ReleaseError(
+            f"{what}: no AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        ) from exc
+    except ClientError as exc:
+        advice = _ADVICE.get(error_code(exc), "check names, credentials and permissions")
+        raise ReleaseError(f"{what}: {exc}: {advice}") from exc
+    except BotoCoreError as exc:
+        raise ReleaseError(
+            f"{what}: {exc}. It is safe to repeat the command once AWS answers"
+        ) from exc
+
+
+class Clock(Protocol):
+    """What the release manager goes by."""
+
+    def now(self) -> float:
+        """The time in seconds since 1970."""
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class WallClock:
+    """The clock of this machine."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def iso(seconds: float) -> str:
+    """A time as records show it: UTC with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,226 @@
+"""Collects the evidence of one window for both versions: metrics in the log, and Lambda's counters.
+
+A version that crashes or times out writes no line; AWS/Lambda `Errors` counts it. Those counters
+come by the minute and late, so they are read as totals since the release began: what arrives late
+counts in the window in which it arrives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from infra.release.aws.clients import Aws, error_code, explained
+from infra.release.aws.function import is_ours
+from infra.release.errors import ReleaseError
+from infra.release.verdict.evidence import Arm
+
+CATALOGUE = Path(__file__).parents[2] / "observability" / "catalogue.toml"
+DURATION, CONFIDENCE, PREDICTIONS = (
+    "http.server.request.duration",
+    "kiln.confidence",
+    "kiln.predictions",
+)
+ROUTES = ("/predict", "/predict/batch")  # what callers come for; probes would dilute the shares
+_STREAM = re.compile(r"\[(\d+)\]")  # as in 2026/11/26/[12]8c1d…
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Upper bounds of the catalogue's histograms."""
+
+    latency_s: tuple[float, ...]
+    confidence: tuple[float, ...]
+
+
+def read_buckets(path: Path = CATALOGUE) -> Buckets:
+    """The histogram buckets of the metric catalogue."""
+    metrics = {m["name"]: m for m in tomllib.loads(path.read_text("utf-8"))["metric"]}
+    try:
+        return Buckets(tuple(metrics[DURATION]["buckets"]), tuple(metrics[CONFIDENCE]["buckets"]))
+    except KeyError as exc:
+        raise ReleaseError(f"{path} has no buckets for {exc}: the evidence needs them") from exc
+
+
+@dataclass
+class Tally:
+    """Counts of one version's requests."""
+
+    buckets: Buckets
+    requests: int = 0
+    errors: int = 0
+    latency: list[int] = field(default_factory=list)
+    classes: Counter[str] = field(default_factory=Counter)
+    confidence: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.latency = [0] * (len(self.buckets.latency_s) + 1)
+        self.confidence = [0] * (len(self.buckets.confidence) + 1)
+
+    def take(self, line: dict[str, Any]) -> None:
+        """Counts what a line says."""
+        if DURATION in line and line.get("http.route") in ROUTES:
+            failed = str(line.get("http.response.status_code", "")).startswith("5")
+            self.requests += 1
+            self.errors += failed
+            if not failed:
+                self.latency[bisect_left(self.buckets.latency_s, line[DURATION])] += 1
+        if PREDICTIONS in line and "class" in line:
+            self.classes[str(line["class"])] += int(sum(_values(line[PREDICTIONS])))
+        for value in _values(line.get(CONFIDENCE, [])):
+            self.confidence[bisect_left(self.buckets.confidence, value)] += 1
+
+    def arm(self, lost: int, classes: Sequence[str]) -> Arm:
+        """The tally as evidence, with `lost` further requests that failed without a log line."""
+        return Arm(
+            requests=self.requests + lost,
+            errors=self.errors + lost,
+            latency=tuple(self.latency),
+            classes=tuple(self.classes[name] for name in classes),
+            confidence=tuple(self.confidence) if sum(self.confidence) else (),
+        )
+
+
+def tallies(
+    events: Iterable[tuple[str, str]], versions: Sequence[str], buckets: Buckets
+) -> dict[str, Tally]:
+    """What the log's events, (stream, message), say about each of the versions."""
+    found = {version: Tally(buckets) for version in versions}
+    for stream, message in events:
+        line = embedded(message)
+        if line is None or is_ours(str(line.get("trace_id", ""))):
+            continue
+        version = version_of(stream, line)
+        if version in found:
+            found[version].take(line)
+    return found
+
+
+def embedded(message: str) -> dict[str, Any] | None:
+    """The line, if it is one of metrics."""
+    start = message.find('{"_aws"')
+    if start < 0:
+        return None
+    try:
+        line = json.loads(message[start:])
+    except ValueError:  # cut off by a crash
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def version_of(stream: str, line: dict[str, Any]) -> str | None:
+    """Which version of the function wrote it."""
+    if named := line.get("faas.version"):
+        return str(named)
+    match = _STREAM.search(stream)
+    return match[1] if match else None
+
+
+def _values(found: Any) -> list[float]:
+    return found if isinstance(found, list) else [found]
+
+
+_MINUTE = 60
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was seen of both versions in one window.
+
+    Attributes:
+        lost: totals since the release began of calls that Lambda counts as failed, by version.
+    """
+
+    stable: Arm
+    candidate: Arm
+    lost: Mapping[str, int]
+
+
+class Collector:
+    """Reads what one function's versions did."""
+
+    def __init__(self, aws: Aws, function: str, alias: str) -> None:
+        self._aws, self._function, self._alias = aws, function, alias
+        self.buckets: Buckets = read_buckets()
+
+    def collect(
+        self,
+        stable: str,
+        candidate: str,
+        window: tuple[float, float],
+        began_s: float,
+        lost_before: Mapping[str, int],
+        classes: Sequence[str],
+    ) -> Collected:
+        """Collects one window.
+
+        Args:
+            window: start and end in seconds since 1970; a line belongs to it by its time.
+            began_s: when the release began.
+            lost_before: the totals of the window before.
+            classes: names of all classes, in an order that is the same for every window.
+        """
+        found = tallies(self.lines(window), (stable, candidate), self.buckets)
+        lost = self.lost((stable, candidate), began_s, window[1])
+        arms = [
+            found[version].arm(max(0, lost[version] - lost_before.get(version, 0)), classes)
+            for version in (stable, candidate)
+        ]
+        return Collected(arms[0], arms[1], lost)
+
+    def lost(self, versions: Sequence[str], began_s: float, until_s: float) -> dict[str, int]:
+        """Calls by the alias that Lambda counts as failed, of each version, since the beginning."""
+        start = math.floor(began_s / _MINUTE) * _MINUTE
+        end = (math.floor(until_s / _MINUTE) + 1) * _MINUTE
+        with explained("CloudWatch metrics"):
+            answer = self._aws.cloudwatch.get_metric_data(
+                MetricDataQueries=[
+                    self._query(f"v{place}", version) for place, version in enumerate(versions)
+                ],
+                StartTime=datetime.fromtimestamp(start, UTC),
+                EndTime=datetime.fromtimestamp(end, UTC),
+            )
+        sums = {result["Id"]: sum(result["Values"]) for result in answer["MetricDataResults"]}
+        return {version: round(sums.get(f"v{n}", 0)) for n, version in enumerate(versions)}
+
+    def lines(self, window: tuple[float, float]) -> Iterator[tuple[str, str]]:
+        """(stream, message) of every line of metrics from the window's start to before its end."""
+        start, end = (math.floor(when * 1000) for when in window)
+        pages = self._aws.logs.get_paginator("filter_log_events").paginate(
+            logGroupName=f"/aws/lambda/{self._function}",
+            startTime=start,
+            endTime=end - 1,
+            filterPattern='"CloudWatchMetrics"',
+        )
+        with explained("CloudWatch Logs"):
+            try:
+                for page in pages:
+                    for event in page.get("events", ()):
+                        yield event["logStreamName"], event["message"]
+            except ClientError as exc:
+                if error_code(exc) != "ResourceNotFoundException":  # nobody was answered yet
+                    raise
+
+    def _query(self, name: str, version: str) -> dict[str, Any]:
+        dimensions = {
+            "FunctionName": self._function,
+            "Resource": f"{self._function}:{self._alias}",
+            "ExecutedVersion": version,
+        }
+        metric = {
+            "Namespace": "AWS/Lambda",
+            "MetricName": "Errors",
+            "Dimensions": [{"Name": n, "Value": value} for n, value in dimensions.items()],
+        }
+        return {"Id": name, "MetricStat": {"Metric": metric, "Period": _MINUTE, "Stat": "Sum"}}

@@ -1,0 +1,130 @@
+"""Notifications of a release: metrics after each decision, and a message at its end.
+
+Neither decides anything, so neither may fail a release: what could not be sent is said once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from infra.release.aws.clients import Aws, explained
+from infra.release.errors import ReleaseError
+from infra.release.state.ledger import Decision
+
+Value = tuple[str, float, Mapping[str, str]]  # name, value, attributes
+_TIMEOUT_S = 5
+
+
+def export(values: Sequence[Value]) -> bool:
+    """Sends them as gauges; False if the collector did not take them. True without a collector."""
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return True
+    provider, meter = _provider()
+    for name, value, attributes in values:
+        meter.create_gauge(name).set(value, dict(attributes))
+    return bool(provider.force_flush(_TIMEOUT_S * 1000))
+
+
+@cache
+def _provider() -> tuple[Any, Any]:
+    """Loaded for those who want it: the SDK takes a third of a second."""
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.resources import Resource
+
+    exporter = OTLPMetricExporter(timeout=_TIMEOUT_S)
+    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=float("inf"))
+    resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "kiln")})
+    provider = MeterProvider(metric_readers=[reader], resource=resource)
+    return provider, provider.get_meter("kiln.release")
+
+
+NAMESPACE = "Kiln"
+VERDICTS = {"roll back": -1, "hold": 0, "promote": 1}
+
+
+class Notices:
+    """Metrics and messages of one environment."""
+
+    def __init__(self, aws: Aws, function: str, topic: str, warn: Callable[[str], None]) -> None:
+        self._aws, self._function, self._topic, self._warn = aws, function, topic, warn
+
+    def measure(
+        self,
+        step: int,
+        weight: float,
+        verdict: str | None = None,
+        accuracy: Mapping[str, float] | None = None,
+    ) -> None:
+        """Puts the catalogue's release metrics: steps from 1, 0 when there is no release.
+
+        `accuracy` on golden images is by version.
+        """
+        values: list[Value] = [
+            ("kiln.release.step", float(step), {}),
+            ("kiln.release.canary_weight", weight, {}),
+        ]
+        if verdict in VERDICTS:
+            values.append(("kiln.release.verdict", float(VERDICTS[str(verdict)]), {}))
+        for version, share in (accuracy or {}).items():
+            values.append(("kiln.golden.accuracy", share, {"faas.version": version}))
+        data = [_datum(*value) for value in values]
+        self._try(
+            lambda: self._aws.cloudwatch.put_metric_data(Namespace=NAMESPACE, MetricData=data)
+        )
+        if not export(values):
+            self._warn("not told to others: the collector takes no metrics")
+
+    def tell(self, env: str, decision: Decision) -> None:
+        """Publishes how a release ended."""
+        if not self._topic:
+            return
+        subject, text = message(env, self._function, decision)
+        self._try(
+            lambda: self._aws.sns.publish(TopicArn=self._topic, Subject=subject, Message=text)
+        )
+
+    def _try(self, send: Callable[[], Any]) -> None:
+        try:
+            with explained("notices"):
+                send()
+        except ReleaseError as exc:
+            self._warn(f"not told to others: {exc}")
+
+
+def _datum(name: str, value: float, labels: Mapping[str, str]) -> dict[str, Any]:
+    named = {"service.name": "kiln", **labels}
+    return {
+        "MetricName": name,
+        "Value": value,
+        "Unit": "None",
+        "Dimensions": [{"Name": label, "Value": text} for label, text in named.items()],
+    }
+
+
+def message(env: str, function: str, decision: Decision) -> tuple[str, str]:
+    """Subject (100 characters of ASCII at most, as SNS asks) and text of how a release ended."""
+    happened = {
+        "promoted": f"version {decision.to_version} of {function} is live",
+        "rolled back": f"{function} is back on version {decision.from_version}",
+        "failed": f"a release of {function} failed before any traffic",
+        "stop": f"a release of {function} waits for a decision",
+    }.get(decision.kind, f"{decision.kind}: {function}")
+    subject = f"[{env}] {happened}"
+    lines = [
+        f"{env}: {happened}.",
+        "",
+        f"image    {decision.to_digest}",
+        f"model    {decision.model_version or 'unknown'}",
+        f"before   version {decision.from_version or 'none'}, {decision.from_digest or 'no image'}",
+        f"by       {decision.who}, {decision.when}",
+        f"release  {decision.release}",
+        "",
+        *([f"why: {decision.why}"] if decision.why else []),
+        f"bazel run //infra:status -- --env {env}",
+    ]
+    return subject.encode("ascii", "replace").decode()[:100], "\n".join(lines)

@@ -1,0 +1,212 @@
+"""Preflight checks: what must hold before anything is changed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from botocore.exceptions import ClientError
+
+from common.registry_login import LoginError
+from infra.release.aws.clients import Aws, error_code, explained
+from infra.release.errors import ReleaseError
+from infra.release.settings import Preflight
+from infra.release.state.objects import Objects
+from infra.supply_chain.signature import Expectation, NotTrusted, verify
+
+_URI = re.compile(
+    r"(?P<registry>[^/@]+)/(?P<repository>[a-z0-9._/-]+)(:[\w.-]+)?@(?P<digest>sha256:[0-9a-f]{64})"
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in a repository, by digest."""
+
+    uri: str
+    repository: str  # without the registry's host
+    digest: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of one preflight check; `blocks` matters only if it did not pass."""
+
+    name: str
+    passed: bool
+    detail: str
+    blocks: bool = True
+
+
+def parse_image(text: str, repository_url: str = "") -> Image:
+    """An image from its URI, or from its digest in the environment's repository.
+
+    Raises:
+        ReleaseError: it is not named by digest.
+    """
+    uri = f"{repository_url}@{text}" if text.startswith("sha256:") and repository_url else text
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise ReleaseError(
+            f"{text} names no image by digest: expected REPOSITORY@sha256:… (64 hexadecimal "
+            "digits); `bazel run //serve:push_image` prints it"
+        )
+    return Image(uri, match["repository"], match["digest"])
+
+
+def check_all(
+    aws: Aws,
+    settings: Preflight,
+    image: Image,
+    region: str,
+    drift_alarm: str | None,
+    ignore_drift: bool,
+    progress: Callable[[str], None],
+) -> tuple[list[Check], str | None]:
+    """Every check, and the model version that signature or registry say is in the image."""
+    found = []
+    progress("who am I")
+    found += [_identity(aws, settings.account), _region(aws, region)]
+    progress("looking for the image")
+    found.append(exists := check_image(aws, image))
+    if exists.passed:
+        found.append(_scan(aws, settings, image))
+    progress("asking the drift alarm")
+    found.append(_drift(aws, drift_alarm, ignore_drift))
+    signed = registered = None
+    if settings.signing_key:
+        progress("checking the signature")
+        check, signed = check_signature(settings, image)
+        found.append(check)
+    if settings.model_registry:
+        progress("asking the model registry")
+        check, registered = _registered(aws, settings, image)
+        found.append(check)
+    if signed and registered and signed != registered:
+        detail = f"signed with model {signed[:12]}, but linked to {registered[:12]}: link it anew"
+        found.append(Check("model version", False, detail))
+    return found, signed or registered
+
+
+def _identity(aws: Aws, account: str) -> Check:
+    with explained("STS"):
+        caller = aws.sts.get_caller_identity()
+    good = account in ("", caller["Account"])
+    wanted = "" if good else f", expected account {account}: sign in to that one"
+    return Check("identity", good, f"{caller['Arn']} in {caller['Account']}{wanted}")
+
+
+def _region(aws: Aws, expected: str) -> Check:
+    good = expected in ("", aws.region)
+    wanted = "" if good else f", but the environment is in {expected}: set AWS_REGION"
+    return Check("region", good, f"{aws.region}{wanted}")
+
+
+def check_image(aws: Aws, image: Image) -> Check:
+    """Whether it is in ECR."""
+    with explained("ECR"):
+        try:
+            aws.ecr.describe_images(
+                repositoryName=image.repository, imageIds=[{"imageDigest": image.digest}]
+            )
+        except ClientError as exc:
+            if error_code(exc) not in ("ImageNotFoundException", "RepositoryNotFoundException"):
+                raise
+            return Check(
+                "image",
+                False,
+                f"{image.repository}@{image.digest} is not in ECR: push it with "
+                "`bazel run //serve:push_image`",
+            )
+    return Check("image", True, f"{image.repository}@{image.digest[:19]}…")
+
+
+def _scan(aws: Aws, settings: Preflight, image: Image) -> Check:
+    with explained("ECR"):
+        try:
+            answer = aws.ecr.describe_image_scan_findings(
+                repositoryName=image.repository, imageId={"imageDigest": image.digest}
+            )
+        except ClientError as exc:
+            if error_code(exc) != "ScanNotFoundException":
+                raise
+            required = settings.scan_required
+            return Check("scan", False, "the image was not scanned", blocks=required)
+    status = answer.get("imageScanStatus", {}).get("status", "")
+    if status not in ("COMPLETE", "ACTIVE"):
+        return Check("scan", False, f"the scan is {status}", blocks=settings.scan_required)
+    counts = answer.get("imageScanFindings", {}).get("findingSeverityCounts", {})
+    refused = [name for name in settings.refused_severities if counts.get(name)]
+    listed = ", ".join(f"{count} {name.lower()}" for name, count in counts.items() if count)
+    return Check("scan", not refused, f"findings: {listed or 'none'}")
+
+
+def _drift(aws: Aws, name: str | None, ignore: bool) -> Check:
+    state = alarm_states(aws, [name]).get(name) if name else None
+    if state != "ALARM":
+        there_is_none = f"there is no alarm {name}" if name else "there is none yet"
+        return Check("drift alarm", True, state or there_is_none, blocks=False)
+    detail = (
+        f"{name} is raised: live images are not what the model knows, so neither are the verdict's "
+        "comparisons with the past; --ignore-drift releases nevertheless"
+    )
+    return Check("drift alarm", False, detail, blocks=not ignore)
+
+
+def alarm_states(aws: Aws, names: list[str]) -> dict[str, str]:
+    """OK, ALARM or INSUFFICIENT_DATA of those that exist."""
+    if not names:
+        return {}
+    with explained("CloudWatch alarms"):
+        pages = aws.cloudwatch.get_paginator("describe_alarms").paginate(AlarmNames=names)
+        return {
+            alarm["AlarmName"]: alarm["StateValue"]
+            for page in pages
+            for alarm in (*page.get("MetricAlarms", ()), *page.get("CompositeAlarms", ()))
+        }
+
+
+def check_signature(settings: Preflight, image: Image) -> tuple[Check, str | None]:
+    """Whether it is signed, and by whom and from what it was built."""
+    expected = Expectation(builder=settings.builder or None)
+    try:
+        made = verify(image.uri, settings.signing_key, expected)
+    except (NotTrusted, LoginError) as exc:
+        return Check("signature", False, str(exc)), None
+    detail = f"built from commit {made.commit[:12]} with model {made.model.version[:12]}"
+    return Check("signature", True, detail), made.model.version
+
+
+def _registered(aws: Aws, settings: Preflight, image: Image) -> tuple[Check, str | None]:
+    """Whether the registry's alias stands for the model in this image: its gates let it pass.
+
+    Read from the registry's objects, whose format is its interface (ml/registry).
+    """
+    parts = urlsplit(settings.model_registry)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise ReleaseError(
+            f"preflight.model_registry: expected s3://bucket/prefix, got {settings.model_registry}"
+        )
+    objects = Objects(aws.s3, parts.netloc, parts.path)
+    linked = objects.read(f"images/{image.digest.removeprefix('sha256:')}.json")
+    if linked is None:
+        detail = (
+            f"{objects.url} does not know this image: `bazel run //ml:registry -- link --image "
+            f"{image.digest} --version …`"
+        )
+        return Check("model registry", False, detail), None
+    version = str(json.loads(linked[0])["version"])
+    keys = objects.keys("ledger/")
+    newest = objects.read(keys[-1]) if keys else None
+    aliases = json.loads(newest[0])["aliases"] if newest else {}
+    passed = aliases.get(settings.model_alias) in (version, image.digest)
+    detail = f"model {version[:12]} is {settings.model_alias}"
+    if not passed:
+        detail = (
+            f"model {version[:12]} is not {settings.model_alias}: `bazel run //ml:registry -- "
+            f"promote {version[:12]} --alias {settings.model_alias}` asks its gates"
+        )
+    return Check("model registry", passed, detail), version

@@ -1,0 +1,177 @@
+"""The release ledger: an append-only hash chain with one record for every decision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from infra.release.errors import DONE, HELD, REFUSED, ROLLED_BACK, LeaseLost, ReleaseError
+from infra.release.state.objects import Objects
+
+SCHEMA = 1
+Kind = Literal[
+    "begin",  # a release of a digest was asked for
+    "go on",  # another run continues it; what the one before writes from here on is refused
+    "publish",  # it has a version
+    "test",  # that version answers, asked directly
+    "shift",  # a part of the traffic goes to it
+    "look",  # evidence was judged
+    "promote",  # all of the traffic goes to it
+    "roll back",  # all of the traffic goes back to the version before
+    "stop",  # neither: a person is to decide
+    "promoted",  # from here on ends: verified
+    "rolled back",
+    "failed",  # before any traffic
+    "unchanged",  # it is live already
+    "reported",  # an A/B split ended
+    "destroyed",  # with all versions, whose numbers begin anew
+]
+ENDS = ("promoted", "rolled back", "failed", "unchanged", "reported", "destroyed")
+_FOLDER = "records/"
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided, by whom, and on what grounds.
+
+    Attributes:
+        release: id of the release that it belongs to.
+        weights: share of the traffic of each version from here on.
+        model_version: of the model in the version `to_version`, once it is known.
+        evidence: what the verdict rests on.
+    """
+
+    kind: Kind
+    release: str
+    who: str
+    when: str  # UTC, ISO 8601
+    from_digest: str | None
+    to_digest: str | None
+    from_version: str | None
+    to_version: str | None
+    model_version: str | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    step: int | None = None
+    verdict: str = ""
+    why: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A decision as it was committed."""
+
+    number: int  # 1, 2, 3, …
+    previous: str | None  # SHA-256 of the record before
+    decision: Decision
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON-ready values."""
+        return {"number": self.number, "previous": self.previous, **asdict(self.decision)}
+
+    def to_json(self) -> bytes:
+        """What is stored; its SHA-256 is the record's digest."""
+        values = {"schema": SCHEMA, **self.as_dict()}
+        return f"{json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)}\n".encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Record:
+        """Inverse of `to_json`; ValueError, KeyError or TypeError for anything else."""
+        values = json.loads(data)
+        if values.pop("schema") != SCHEMA:
+            raise ValueError("another release of Kiln wrote it")
+        number, previous = values.pop("number"), values.pop("previous")
+        if values["kind"] not in get_args(Kind):
+            raise ValueError(f"unknown kind {values['kind']!r}")
+        return cls(number, previous, Decision(**values))
+
+
+class Ledger:
+    """Reads and appends records."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._number, self._digest = 0, None
+
+    _digest: str | None
+
+    @property
+    def url(self) -> str:
+        return self._objects.url
+
+    def records(self) -> list[Record]:
+        """All records, oldest first. Later appends go behind the last one seen here.
+
+        Raises:
+            ReleaseError: one cannot be read, is missing, or was changed.
+        """
+        keys = self._objects.keys(_FOLDER)
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = list(pool.map(self._read, keys))
+        self._number, self._digest = 0, None
+        for record, digest in found:
+            if record.number != self._number + 1 or record.previous != self._digest:
+                raise ReleaseError(
+                    f"{self.url}/{_key(self._number + 1)}: the chain is broken there "
+                    "(missing or changed): restore it from the bucket's versions"
+                )
+            self._number, self._digest = record.number, digest
+        return [record for record, _ in found]
+
+    def append(self, decision: Decision) -> Record:
+        """Commits a decision behind the last record that this object has seen.
+
+        Raises:
+            LeaseLost: somebody else appended: what this decision rests on has changed.
+        """
+        record = Record(self._number + 1, self._digest, decision)
+        data = record.to_json()
+        if self._objects.create(_key(record.number), data) is None:
+            raise LeaseLost(
+                f"record {record.number} of {self.url} was written by somebody else: "
+                "nothing was changed here. See `bazel run //infra:status`"
+            )
+        self._number, self._digest = record.number, hashlib.sha256(data).hexdigest()
+        return record
+
+    def _read(self, key: str) -> tuple[Record, str]:
+        found = self._objects.read(key)
+        try:
+            if found is None:
+                raise ValueError("it is gone")
+            record = Record.from_json(found[0])
+            if _key(record.number) != key:
+                raise ValueError(f"it is record {record.number}")
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise ReleaseError(
+                f"{self.url}/{key} is no record of the ledger ({exc!r}): "
+                "restore it from the bucket's versions"
+            ) from exc
+        return record, hashlib.sha256(found[0]).hexdigest()
+
+
+def _key(number: int) -> str:
+    return f"{_FOLDER}{number:08d}.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a release."""
+
+    kind: Kind
+    text: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command, see README.md."""
+        return {
+            "rolled back": ROLLED_BACK,
+            "stop": HELD,
+            "failed": REFUSED,
+        }.get(self.kind, DONE)

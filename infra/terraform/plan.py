@@ -1,0 +1,244 @@
+"""Terraform's machine-readable output: plans, progress and errors, and how they are shown."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common.terminal import Progress
+from infra.terraform.installation import Installation, StateLocked, TerraformFailed
+
+Action = Literal["create", "update", "replace", "delete", "move", "import", "remove"]
+_ACTIONS = frozenset(get_args(Action))
+
+
+@dataclass(frozen=True)
+class Change:
+    """A planned change of one resource."""
+
+    address: str  # module.alarms.aws_sns_topic.this
+    type: str  # aws_sns_topic
+    action: Action
+    reason: str = ""  # of a replacement or deletion, where Terraform gives one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A saved plan: exactly this is applied, or Terraform refuses it as stale."""
+
+    file: Path
+    changed: bool  # also if only an output's value changes
+    changes: tuple[Change, ...]
+    destroys: bool = False
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Resources by action; a replacement is one."""
+        actions = [change.action for change in self.changes]
+        return {action: actions.count(action) for action in sorted(set(actions))}
+
+
+def parse_change(event: Mapping[str, Any]) -> Change | None:
+    """The change in a line of type `planned_change`; None if AWS stays as it is: data is read."""
+    change: Mapping[str, Any] = event["change"]
+    if change["action"] not in _ACTIONS:
+        return None
+    resource: Mapping[str, Any] = change["resource"]
+    return Change(
+        str(resource["addr"]),
+        str(resource["resource_type"]),
+        cast(Action, change["action"]),
+        str(change.get("reason", "")).replace("_", " "),
+    )
+
+
+Event = Mapping[str, Any]
+OnEvent = Callable[[Event], None]
+CHANGED = 2  # exit code of `plan -detailed-exitcode`
+
+
+@dataclass(frozen=True)
+class Process:
+    """Terraform in one folder."""
+
+    installation: Installation
+    folder: Path
+
+    def stream(self, *arguments: str, on_event: OnEvent, expected: Sequence[int] = (0,)) -> int:
+        """Runs a command that has `-json`, and hands over each line; returns its exit code.
+
+        Raises:
+            TerraformFailed: another exit code; the message has Terraform's errors.
+        """
+        errors: list[Event] = []
+        other: list[str] = []
+        command = [str(self.installation.program), *arguments]
+        with subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=dict(self.installation.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            assert process.stdout
+            for line in process.stdout:
+                event = _parse(line)
+                if event is None:
+                    other.append(line.rstrip())
+                    continue
+                if event.get("type") == "diagnostic" and event["@level"] == "error":
+                    errors.append(event["diagnostic"])
+                on_event(event)
+        code = process.returncode
+        if code not in expected:
+            raise _failure(arguments[0], self.folder, errors, other)
+        return code
+
+    def text(self, *arguments: str) -> str:
+        """What a command prints.
+
+        Raises:
+            TerraformFailed: it did not end well.
+        """
+        done = subprocess.run(
+            [str(self.installation.program), *arguments],
+            cwd=self.folder,
+            env=dict(self.installation.environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise _failure(arguments[0], self.folder, [], (done.stderr or done.stdout).splitlines())
+        return done.stdout
+
+
+def _parse(line: str) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "@level" in event else None
+
+
+def _failure(
+    command: str, folder: Path, errors: Sequence[Event], other: Sequence[str]
+) -> TerraformFailed:
+    words = [_words(error) for error in errors] or [line for line in other if line.strip()]
+    text = "\n".join(dict.fromkeys(words)) or "no word of why"
+    if "Error acquiring the state lock" in text:
+        return StateLocked(
+            f"the state is locked by somebody else's run:\n{text}\n"
+            "Wait for it. If that run is dead (ask first), free the lock: "
+            f"cd {folder} && terraform force-unlock ID"
+        )
+    return TerraformFailed(f"terraform {command} in {folder.name}:\n{text}")
+
+
+def _words(error: Event) -> str:
+    place = ""
+    if found := error.get("range"):
+        place = f" ({found['filename']}, line {found['start']['line']})"
+    about = f"{error['address']}: " if error.get("address") else ""
+    detail = str(error.get("detail", "")).strip()
+    return f"{about}{error['summary']}{place}" + (f"\n  {detail}" if detail else "")
+
+
+_MARKS = {
+    "create": "[green]+[/]",
+    "update": "[yellow]~[/]",
+    "replace": "[red]±[/]",
+    "delete": "[red]-[/]",
+    "move": "[cyan]>[/]",
+    "import": "[cyan]<[/]",
+    "remove": "[yellow].[/]",
+}
+# Of a mirror's providers: the lock file that it speaks of is the work folder's own.
+_EXPECTED = {"Incomplete lock file information for providers"}
+_WORDS = {"create": "creating", "update": "changing", "delete": "deleting", "read": "reading"}
+
+
+@contextmanager
+def following(console: Console, title: str) -> Iterator[OnEvent]:
+    """A line for each resource that is done, and what is at work now, however long that takes."""
+    if not console.is_terminal:
+        console.print(f"{title} ...", highlight=False, markup=False, soft_wrap=True)
+    with Progress(title, console=console) as progress:
+        yield _Follower(console, lambda text: progress.update(detail=text))
+
+
+def show_plan(plan: Plan, title: str, console: Console) -> None:
+    """Every change, then how many of each kind."""
+    if not plan.changed:
+        console.print(f"{escape(title)}: [green]no changes[/], everything is as written")
+        return
+    table = Table(title=escape(title), title_justify="left")
+    for name in ("", "action", "resource"):
+        table.add_column(name, overflow="fold")
+    for change in sorted(plan.changes, key=lambda change: change.address):
+        why = f" [dim]{escape(change.reason)}[/]" if change.reason else ""
+        table.add_row(_MARKS[change.action], change.action, escape(change.address) + why)
+    if plan.changes:
+        console.print(table)
+    counts = ", ".join(f"{number} to {action}" for action, number in plan.counts.items())
+    console.print(counts or "only outputs change", highlight=False)
+
+
+class _Follower:
+    """Turns events into lines."""
+
+    def __init__(self, console: Console, say: Callable[[str], None]) -> None:
+        self._console, self._say = console, say
+        self._busy: dict[str, str] = {}
+
+    def __call__(self, event: Event) -> None:
+        kind = event.get("type", "")
+        if _is_data(event):
+            return
+        if kind == "diagnostic" and event["@level"] == "warn":
+            if event["diagnostic"]["summary"] not in _EXPECTED:
+                self._warn(event["diagnostic"])
+        elif kind in ("apply_start", "refresh_start"):
+            hook: Mapping[str, Any] = event["hook"]
+            address = str(hook["resource"]["addr"])
+            self._busy[address] = _WORDS.get(str(hook.get("action", "read")), "working on")
+            self._say_busy()
+        elif kind in ("apply_complete", "apply_errored", "refresh_complete"):
+            self._done(kind, event["hook"])
+
+    def _done(self, kind: str, hook: Mapping[str, Any]) -> None:
+        address = str(hook["resource"]["addr"])
+        self._busy.pop(address, None)
+        self._say_busy()
+        if kind == "apply_complete":
+            mark = _MARKS.get(str(hook["action"]), " ")
+            text = f"  {mark} {escape(address)}  [dim]{hook['elapsed_seconds']} s[/]"
+            self._console.print(text, highlight=False, soft_wrap=True)
+        elif kind == "apply_errored":
+            self._console.print(f"  [red]✗[/] {escape(address)}", highlight=False, soft_wrap=True)
+
+    def _say_busy(self) -> None:
+        address, word = next(reversed(self._busy.items()), ("", "waiting"))
+        more = f" and {len(self._busy) - 1} more" if len(self._busy) > 1 else ""
+        self._say(f"{word} {address}{more}".strip())
+
+    def _warn(self, diagnostic: Mapping[str, Any]) -> None:
+        text = f"{diagnostic['summary']}: {diagnostic.get('detail', '')}".strip()
+        self._console.print(f"[yellow]warning[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _is_data(event: Event) -> bool:
+    """What is only read is no news."""
+    resource: Mapping[str, Any] = event.get("hook", {}).get("resource", {})
+    return str(resource.get("resource", "")).startswith("data.")

@@ -1,0 +1,272 @@
+"""One Terraform root in one environment.
+
+    root = Root.open("service", "dev", state=LocalState(folder), work=work, variables={...})
+    root.init()
+    plan = root.plan()
+    if plan.changed:
+        root.apply(plan)
+    outputs = parse_service_outputs(root.outputs())
+
+A process that is killed leaves Terraform itself at work until it is done; the next run then waits
+for the state's lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from common.terminal import Progress
+from infra.terraform.installation import (
+    NO_MIRROR,
+    Installation,
+    TerraformError,
+    TerraformFailed,
+    find_installation,
+)
+from infra.terraform.package import package
+from infra.terraform.plan import (
+    CHANGED,
+    Change,
+    Event,
+    OnEvent,
+    Plan,
+    Process,
+    following,
+    parse_change,
+)
+from infra.terraform.state import State, own_s3_endpoint
+
+SOURCES = Path(__file__).absolute().parent
+ROOTS = ("state", "registry", "github", "service", "observability")
+ENVIRONMENTS = ("account", "dev", "staging", "prod")
+_SUFFIXES = (".tf", ".tf.json", ".tftest.hcl", ".tftpl")
+_ENDPOINT_OVERRIDE = "endpoint_override.tf.json"
+_FUNCTION = "function"  # folder of a module's Lambda function
+
+
+def copy_root(root: str, work: Path, environ: Mapping[str, str]) -> Path:
+    """Puts the root and the modules below `work`, as they are now; returns the root's folder.
+
+    What Terraform itself keeps in the root's folder stays.
+    """
+    folder = work / "roots" / root
+    _clear(folder)
+    shutil.rmtree(work / "modules", ignore_errors=True)
+    _copy(SOURCES / "roots" / root, folder)
+    _copy(SOURCES / "modules", work / "modules")
+    if own_s3_endpoint(environ):
+        override = {"provider": {"aws": {"s3_use_path_style": True}}}
+        (folder / _ENDPOINT_OVERRIDE).write_text(json.dumps(override, indent=2) + "\n")
+    return folder
+
+
+def variable_files(root: str, environment: str) -> list[Path]:
+    """Files of `envs/` that hold for this root, from general to special."""
+    names = (f"{environment}.tfvars", f"{environment}.{root}.tfvars")
+    return [path for name in names if (path := SOURCES / "envs" / name).is_file()]
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Raises:
+    TerraformError: another process uses the folder.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TerraformError(
+                f"another process runs Terraform in {work}: wait until it is done"
+            ) from None
+        try:
+            yield
+        finally:
+            # Closing is not enough: a child that another thread forks now has the file as well.
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _clear(folder: Path) -> None:
+    """Takes away sources of another day: Terraform reads every file of a folder."""
+    for path in folder.glob("*"):
+        if path.name.endswith(_SUFFIXES):
+            path.unlink()
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        place = target / path.relative_to(source)
+        if path.name.endswith(_SUFFIXES):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+        elif path.name == _FUNCTION and path.is_dir():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.with_suffix(".zip").write_bytes(package(path))
+
+
+_VARIABLES = "given.tfvars.json"
+_LOCK_TIMEOUT = "60s"  # longer than the rest of a run whose caller was killed
+
+
+@dataclass(frozen=True)
+class Root:
+    """A root in an environment, in a folder of its own, with its state elsewhere."""
+
+    name: str
+    environment: str
+    state: State
+    variables: Mapping[str, object]  # beside and before those of envs/
+    work: Path
+    process: Process
+    console: Console
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        environment: str,
+        *,
+        state: State,
+        work: Path,
+        variables: Mapping[str, object] | None = None,
+        console: Console | None = None,
+        environ: Mapping[str, str] = os.environ,
+        installation: Installation | None = None,
+    ) -> Root:
+        """Copies the sources to `work`/environment/name; nothing is asked of AWS yet.
+
+        Raises:
+            TerraformError: no such root or environment, or Terraform is not installed.
+        """
+        if name not in ROOTS:
+            raise TerraformError(f"no root {name!r}: there are {', '.join(ROOTS)}")
+        if environment not in ENVIRONMENTS:
+            raise TerraformError(
+                f"no environment {environment!r}: there are {', '.join(ENVIRONMENTS)}"
+            )
+        installed = installation or find_installation(environ)
+        place = work.absolute() / environment / name
+        with alone(place):
+            folder = copy_root(name, place, environ)
+        return cls(
+            name,
+            environment,
+            state,
+            dict(variables or {}),
+            place,
+            Process(installed, folder),
+            console or Console(stderr=True),
+        )
+
+    @property
+    def title(self) -> str:
+        """For messages: ``service of dev``."""
+        return f"{self.name} of {self.environment}"
+
+    def init(self) -> None:
+        """Backend, modules and provider; what is there already is kept.
+
+        Raises:
+            TerraformFailed: no backend, or no provider.
+        """
+        mirror = self.process.installation.mirror
+        options = self.state.options(self.name, self.environment, self.process.folder)
+        if mirror:
+            options.append(f"-plugin-dir={mirror}")
+        try:
+            with self._running("preparing") as follow:
+                self.process.stream("init", "-json", "-reconfigure", *options, on_event=follow)
+        except TerraformFailed as exc:
+            if mirror or "provider packages" not in str(exc):
+                raise
+            raise TerraformFailed(f"{exc}\n{NO_MIRROR}") from exc
+
+    def plan(self, *, destroy: bool = False) -> Plan:
+        """What `apply` would do: compares sources, state and AWS.
+
+        Raises:
+            TerraformFailed: a variable is wrong, AWS refuses to be read, or the state is locked.
+        """
+        found: list[Change | None] = []
+        file = self.process.folder / ("destroy.tfplan" if destroy else "apply.tfplan")
+        options = [f"-out={file}", f"-lock-timeout={_LOCK_TIMEOUT}", *self._variable_options()]
+        options += ["-destroy"] if destroy else []
+        with self._running("planning") as follow:
+
+            def on_event(event: Event) -> None:
+                if event.get("type") == "planned_change":
+                    found.append(parse_change(event))
+                follow(event)
+
+            code = self.process.stream(
+                "plan",
+                "-json",
+                "-detailed-exitcode",
+                *options,
+                on_event=on_event,
+                expected=(0, CHANGED),
+            )
+        return Plan(file, code == CHANGED, tuple(filter(None, found)), destroy)
+
+    def apply(self, plan: Plan) -> None:
+        """Does what the plan says.
+
+        Raises:
+            TerraformFailed: AWS refused something, the plan is stale, or the state is locked.
+                What was done before is in the state; a new plan goes on from there.
+        """
+        options = (f"-lock-timeout={_LOCK_TIMEOUT}", str(plan.file))
+        with self._running("destroying" if plan.destroys else "applying") as follow:
+            self.process.stream("apply", "-json", *options, on_event=follow)
+        plan.file.unlink(missing_ok=True)  # it holds values of variables, and is of no more use
+
+    def destroy(self) -> Plan:
+        """Deletes everything that the state knows; returns what that was."""
+        plan = self.plan(destroy=True)
+        if plan.changed:
+            self.apply(plan)
+        return plan
+
+    def outputs(self) -> dict[str, Any]:
+        """Values of the outputs; none before the first apply."""
+        answer: dict[str, dict[str, Any]] = json.loads(self._text("reading", "output", "-json"))
+        return {name: output["value"] for name, output in answer.items()}
+
+    def show(self, plan: Plan | None = None) -> dict[str, Any]:
+        """A plan, or the state, with every attribute, as `terraform show -json` has it."""
+        files = [str(plan.file)] if plan else []
+        shown: dict[str, Any] = json.loads(self._text("reading", "show", "-json", *files))
+        return shown
+
+    def validate(self) -> None:
+        """Needs `init`, and neither AWS nor variables.
+
+        Raises:
+            TerraformFailed: the sources are wrong; the message says where.
+        """
+        self._text("validating", "validate", "-no-color")
+
+    def _variable_options(self) -> list[str]:
+        given = self.process.folder / _VARIABLES
+        given.write_text(json.dumps(dict(self.variables), indent=2) + "\n")
+        files = [*variable_files(self.name, self.environment), given]
+        return [f"-var-file={file}" for file in files]
+
+    def _text(self, what: str, *arguments: str) -> str:
+        with alone(self.work), Progress(f"{what} {self.title}", console=self.console):
+            return self.process.text(*arguments)
+
+    @contextmanager
+    def _running(self, what: str) -> Iterator[OnEvent]:
+        with alone(self.work), following(self.console, f"{what} {self.title}") as follow:
+            yield follow

@@ -1,0 +1,190 @@
+"""Writes, loads and verifies model artifacts: ONNX files that describe themselves."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from common.files import write_whole
+from common.model.artifact import (
+    CHANNELS,
+    INPUT,
+    LOGITS,
+    PROBABILITIES,
+    ArtifactError,
+    ArtifactMetadata,
+    read_artifact,
+)
+from common.model.model_file import read_model_file
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "Predictions",
+    "canonical",
+    "load_artifact",
+    "model_version",
+    "new_session",
+    "predict",
+    "write_artifact",
+]
+
+_BATCH = 500
+_NOT_THE_MODEL = ("doc_string", "metadata_props", "value_info", "producer_version")
+
+
+class Predictions(NamedTuple):
+    """Logits and probabilities, (N, K) each."""
+
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified model, ready to answer."""
+
+    metadata: ArtifactMetadata
+    session: ort.InferenceSession
+
+    def predict(self, images: NDArray[np.uint8]) -> Predictions:
+        """Answers to (N, H, W, 3) RGB images."""
+        return predict(self.session, images)
+
+
+def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with graph and weights alone: no comments, stack traces, paths or inferred shapes."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _clear(copy)
+    copy.producer_name = "kiln"
+    return copy
+
+
+def model_version(model: onnx.ModelProto) -> str:
+    """Digest of graph and weights, whatever else the model carries."""
+    return read_model_file(_serialise(canonical(model))).version
+
+
+def write_artifact(
+    model: onnx.ModelProto, metadata: ArtifactMetadata, path: Path
+) -> ArtifactMetadata:
+    """Seal a model with its metadata; the file at `path` appears whole or not at all.
+
+    Returns:
+        The metadata as written, its version that of `model` whatever it was before.
+
+    Raises:
+        ArtifactError: the metadata or the model's signature breaks the contract.
+    """
+    sealed = canonical(model)
+    metadata = replace(metadata, version=model_version(sealed))
+    for key, value in metadata.to_metadata_props().items():
+        sealed.metadata_props.add(key=key, value=value)
+    data = _serialise(sealed)
+    _verified(data, threads=1)
+    write_whole(path, data)
+    return metadata
+
+
+def load_artifact(path: Path, threads: int = 0) -> Artifact:
+    """Read and verify an artifact: version, metadata, signature and parity vector.
+
+    Args:
+        threads: for one inference; 0 means one per core.
+
+    Raises:
+        ArtifactError: names the file and why it is refused: truncated, foreign, tampered with.
+        OSError: the file cannot be read.
+    """
+    try:
+        return _verified(path.read_bytes(), threads)
+    except ArtifactError as exc:
+        raise ArtifactError(f"{path} is refused: {exc}") from exc
+
+
+def new_session(model: bytes, threads: int = 0) -> ort.InferenceSession:
+    """A CPU session; `threads` as for `load_artifact`, OMP_NUM_THREADS bounds them as it does
+    PyTorch's.
+
+    Raises:
+        ArtifactError: the runtime cannot load the model.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
+    options.log_severity_level = 3  # errors; the rest is advice to the exporter's authors
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # the runtime raises a dozen unrelated classes
+        raise ArtifactError(f"onnxruntime cannot load it: {exc}") from exc
+
+
+def predict(
+    session: ort.InferenceSession, images: NDArray[np.uint8], batch: int = _BATCH
+) -> Predictions:
+    """Answers to (N, H, W, 3) RGB images, N >= 1, `batch` at a time."""
+    parts = [
+        session.run([LOGITS, PROBABILITIES], {INPUT: images[i : i + batch]})
+        for i in range(0, len(images), batch)
+    ]
+    logits, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Predictions(logits, probabilities)
+
+
+def _clear(message: Any) -> None:
+    for name in _NOT_THE_MODEL:
+        if name in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(name)
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for part in value if isinstance(value, Sequence) else [value]:
+                _clear(part)
+
+
+def _serialise(model: onnx.ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _verified(data: bytes, threads: int) -> Artifact:
+    metadata = read_artifact(data)
+    session = new_session(data, threads)
+    _check_signature(session, metadata)
+    _check_parity(session, metadata)
+    return Artifact(metadata, session)
+
+
+def _check_signature(session: ort.InferenceSession, metadata: ArtifactMetadata) -> None:
+    height, width = metadata.input_size
+    classes = len(metadata.classes)
+    expected = {
+        INPUT: ("tensor(uint8)", [height, width, len(CHANNELS)]),
+        LOGITS: ("tensor(float)", [classes]),
+        PROBABILITIES: ("tensor(float)", [classes]),
+    }
+    found = {s.name: s for s in (*session.get_inputs(), *session.get_outputs())}
+    if found.keys() != expected.keys():
+        raise ArtifactError(f"its signature is {sorted(found)}, expected {sorted(expected)}")
+    for name, (kind, rest) in expected.items():
+        signal: Any = found[name]
+        if signal.type != kind or signal.shape[1:] != rest or isinstance(signal.shape[0], int):
+            shape = ["N", *rest]
+            raise ArtifactError(
+                f"{name} is {signal.type}{signal.shape}, expected {kind}{shape} with any N"
+            )
+
+
+def _check_parity(session: ort.InferenceSession, metadata: ArtifactMetadata) -> None:
+    parity = metadata.parity
+    images = np.frombuffer(parity.images, np.uint8).reshape(-1, *metadata.input_size, len(CHANNELS))
+    difference = np.abs(predict(session, images).probabilities - parity.probabilities).max()
+    if not difference <= parity.tolerance:
+        raise ArtifactError(
+            f"it answers its parity vector with a difference of {difference:.2g} in probability, "
+            f"expected at most {parity.tolerance:.2g}: this machine computes something else"
+        )

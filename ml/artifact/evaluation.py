@@ -1,0 +1,203 @@
+"""Metrics of a classifier on the test set, with 95 % intervals."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of (N, K) probabilities against N labels; per-class tuples follow `classes`.
+
+    A class that is never predicted has precision 0, one that never occurs has recall 0. The macro
+    F1 is the mean over classes that occur or are predicted. The confusion matrix counts images:
+    rows are labels, columns predictions. The last three tuples describe equal bins of confidence
+    (the top probability) over 0..1: images, mean confidence, accuracy (both 0 in an empty bin).
+    """
+
+    classes: tuple[str, ...]
+    images: int
+    loss: float  # mean cross-entropy, nats
+    accuracy: float
+    macro_f1: float
+    calibration_error: float
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    f1: tuple[float, ...]
+    support: tuple[int, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    confidence_histogram: tuple[int, ...]
+    bin_confidence: tuple[float, ...]
+    bin_accuracy: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values, in field order."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Text that `from_json` turns into an equal value."""
+        return json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Evaluation":
+        """Inverse of `to_json`; TypeError if keys are missing or unknown."""
+        return cls(**{key: _as_tuples(value) for key, value in json.loads(text).items()})
+
+
+def evaluate(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]) -> Evaluation:
+    """Score predictions.
+
+    Args:
+        probabilities: (N, K), rows sum to one.
+        labels: (N,), class indices in 0..K-1.
+        classes: K names.
+
+    Raises:
+        ValueError: shapes disagree, N is 0, a row is no distribution, a label is out of range.
+    """
+    p, y = checked(probabilities, labels, len(classes))
+    predictions, confidence = p.argmax(axis=1), p.max(axis=1)
+    correct = predictions == y
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, (y, predictions), 1)
+    hits, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    f1 = _ratio(2 * hits, support + predicted)
+    bins = _bins(confidence)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    bin_confidence = _ratio(np.bincount(bins, confidence, CALIBRATION_BINS), counts)
+    bin_accuracy = _ratio(np.bincount(bins, correct, CALIBRATION_BINS), counts)
+    return Evaluation(
+        classes=tuple(classes),
+        images=len(y),
+        loss=float(_cross_entropy(p, y).mean()),
+        accuracy=float(correct.mean()),
+        macro_f1=float(f1[(support + predicted) > 0].mean()),
+        calibration_error=float((counts * np.abs(bin_confidence - bin_accuracy)).sum() / len(y)),
+        precision=_as_tuples(_ratio(hits, predicted).tolist()),
+        recall=_as_tuples(_ratio(hits, support).tolist()),
+        f1=_as_tuples(f1.tolist()),
+        support=_as_tuples(support.tolist()),
+        confusion=_as_tuples(confusion.tolist()),
+        confidence_histogram=_as_tuples(counts.tolist()),
+        bin_confidence=_as_tuples(bin_confidence.tolist()),
+        bin_accuracy=_as_tuples(bin_accuracy.tolist()),
+    )
+
+
+def worst_mistakes(probabilities: ArrayLike, labels: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Indices of at most `count` wrong predictions, the most confident first."""
+    p, y = np.asarray(probabilities), np.asarray(labels)
+    wrong = np.flatnonzero(p.argmax(axis=1) != y)
+    order = np.argsort(-p.max(axis=1)[wrong], kind="stable")
+    return wrong[order][:count]
+
+
+def checked(
+    probabilities: ArrayLike, labels: ArrayLike, classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Both as arrays, once they are what `evaluate` promises to understand."""
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if p.ndim != 2 or p.shape[1] != classes or y.shape != p.shape[:1] or len(y) == 0:
+        raise ValueError(
+            f"Expected (N, {classes}) probabilities and N >= 1 labels, got {p.shape} and {y.shape}"
+        )
+    if not (np.isfinite(p).all() and (p >= 0).all() and np.allclose(p.sum(axis=1), 1, atol=1e-3)):
+        raise ValueError("Expected rows of probabilities that sum to one; are these logits?")
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"Expected integer labels in 0..{classes - 1}, got {y.min()}..{y.max()}")
+    return p, y.astype(np.int64)
+
+
+def _cross_entropy(p: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.float64]:
+    smallest = float(np.finfo(np.float32).tiny)  # a float32 softmax may underflow to zero
+    return -np.log(np.maximum(p[np.arange(len(y)), y], smallest))
+
+
+def _bins(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+
+
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """Elementwise part / whole, 0 where whole is 0."""
+    return np.asarray(np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0))
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+_Z = 1.959964  # 97.5 % of a normal distribution lie below
+_DRAWS = 1000
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+def wilson(hits: int, trials: int) -> Interval:
+    """Wilson interval of a share; (0, 1) without trials.
+
+    Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
+    """
+    if trials == 0:
+        return Interval(0.0, 1.0)
+    share, z2 = hits / trials, _Z**2 / trials
+    centre = (share + z2 / 2) / (1 + z2)
+    reach = _Z * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials)) / (1 + z2)
+    low = 0.0 if hits == 0 else float(centre - reach)  # exactly so, whatever the rounding
+    high = 1.0 if hits == trials else float(centre + reach)
+    return Interval(low, high)
+
+
+def accuracy_interval(evaluation: Evaluation) -> Interval:
+    """Interval of the accuracy."""
+    return wilson(_hits(evaluation), evaluation.images)
+
+
+def recall_intervals(evaluation: Evaluation) -> list[Interval]:
+    """Interval of each class's recall."""
+    counts = np.array(evaluation.confusion)
+    return [wilson(int(counts[k, k]), int(counts[k].sum())) for k in range(len(counts))]
+
+
+def macro_f1_interval(evaluation: Evaluation, seed: int = 0) -> Interval:
+    """By drawing the confusion matrix again and again (bootstrap)."""
+    counts = np.array(evaluation.confusion)
+    draws = np.random.default_rng(seed).multinomial(
+        evaluation.images, counts.reshape(-1) / evaluation.images, size=_DRAWS
+    )
+    draws = draws.reshape(_DRAWS, *counts.shape)
+    hits = np.diagonal(draws, axis1=1, axis2=2)
+    sums = draws.sum(axis=1) + draws.sum(axis=2)
+    f1 = np.divide(2 * hits, sums, out=np.full(hits.shape, np.nan), where=sums > 0)
+    return _middle(np.nanmean(f1, axis=1))
+
+
+def loss_interval(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    classes: Sequence[str],
+) -> Interval:
+    """Interval of the mean cross-entropy, by the normal approximation."""
+    p, y = checked(probabilities, labels, len(classes))
+    losses = -np.log(np.maximum(p[np.arange(len(y)), y], float(np.finfo(np.float32).tiny)))
+    reach = _Z * float(losses.std()) / np.sqrt(len(losses))
+    return Interval(float(losses.mean() - reach), float(losses.mean() + reach))
+
+
+def _hits(evaluation: Evaluation) -> int:
+    return int(np.trace(np.array(evaluation.confusion)))
+
+
+def _middle(values: NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(values, (2.5, 97.5))
+    return Interval(float(low), float(high))

@@ -1,0 +1,289 @@
+"""Exports a trained network as a verified artifact: ONNX, simplification, parity gate, metadata."""
+
+import copy
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from common.model.artifact import (
+    INPUT,
+    LOGITS,
+    PROBABILITIES,
+    ArtifactMetadata,
+    ParityVector,
+    Scores,
+)
+from ml.artifact.artifact import canonical, new_session, predict, write_artifact
+from ml.artifact.drift_reference import drift_reference
+from ml.artifact.evaluation import Evaluation, evaluate
+from ml.artifact.fold import fold_pooled_norms
+from ml.artifact.simplify import simplify
+
+OPSET = 20  # the first with Gelu as one operator; onnxruntime fuses nothing more from later ones
+PARITY_TOLERANCE = 1e-4  # largest |difference| in probability between ONNX and PyTorch, fp32
+PROVED_BATCHES = (1, 2, 7, 100)
+PARITY_IMAGES = 2
+
+_BATCH = 500
+_UNSEALED = "0" * 64
+
+
+class ParityError(ValueError):
+    """The exported model answers differently from PyTorch: nothing was written."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model comes from; the fields of the same names in `ArtifactMetadata`."""
+
+    git_revision: str
+    config_digest: str
+    dataset_digest: str
+    lock_digest: str
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how sure we are of it."""
+
+    path: Path
+    metadata: ArtifactMetadata
+    evaluation: Evaluation  # of PyTorch's answers to the given images
+    parity: float  # max |difference| in probability over all images and the proved batch sizes
+    simplification: str
+    size_bytes: int
+    elapsed_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a run's summary says of its export: scores, version, size in bytes, seconds."""
+        return {
+            "export_s": round(self.elapsed_s, 2),
+            "test": self.evaluation.as_dict(),
+            "model_version": self.metadata.version,
+            "model_bytes": self.size_bytes,
+            "parity": self.parity,
+            "simplification": self.simplification,
+        }
+
+
+class ServingGraph(nn.Module):
+    """From uint8 pixels to logits and probabilities, normalisation included."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Wrap a network that takes float32 (N, 3, H, W), normalised by channel."""
+        super().__init__()
+        self.network = network
+        # (x / 255 - mean) / std as one multiplication and one addition
+        self.register_buffer("scale", 1 / (255 * _channels(std)))
+        self.register_buffer("shift", -_channels(mean) / _channels(std))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, H, W, 3) uint8 to (N, K) logits and (N, K) probabilities."""
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        logits = self.network(pixels * self.scale + self.shift)
+        return logits, torch.softmax(logits, dim=1)
+
+
+def export_artifact(
+    network: nn.Module,
+    path: Path,
+    *,
+    name: str,
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    provenance: Provenance,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    probabilities: NDArray[np.float32] | None = None,
+    opset: int = OPSET,
+) -> ExportReport:
+    """Write `network` as a model artifact, or refuse to.
+
+    Args:
+        network: maps float32 (N, 3, H, W), normalised by `mean` and `std`, to (N, K) logits.
+        images: (N, H, W, 3), RGB: the test set, on which parity is checked and scores are taken.
+        labels: (N,).
+        probabilities: PyTorch's fp32 answers to `images`, if already known; else computed here.
+
+    Raises:
+        ParityError: the ONNX model and PyTorch disagree by more than `PARITY_TOLERANCE`.
+        ArtifactError: the metadata breaks the contract.
+    """
+    start = time.perf_counter()
+    if probabilities is None:
+        probabilities = torch_probabilities(network, images, mean, std)
+    evaluation = evaluate(probabilities, labels, classes)
+    full = to_onnx(network, images.shape[1:3], mean, std, opset)
+    model, parity, simplification = _simplest_faithful(full, images, probabilities)
+    metadata = ArtifactMetadata(
+        name=name,
+        version=_UNSEALED,
+        classes=tuple(classes),
+        input_size=(images.shape[1], images.shape[2]),
+        mean=_triple(mean),
+        std=_triple(std),
+        opset=opset,
+        git_revision=provenance.git_revision,
+        config_digest=provenance.config_digest,
+        dataset_digest=provenance.dataset_digest,
+        lock_digest=provenance.lock_digest,
+        test_metrics=scores(evaluation),
+        quantisation="none",
+        drift_reference=drift_reference(images, probabilities),
+        parity=parity_vector(images, probabilities, PARITY_TOLERANCE),
+        device=provenance.device,
+        precision=provenance.precision,
+    )
+    metadata = write_artifact(model, metadata, path)
+    return ExportReport(
+        path=path,
+        metadata=metadata,
+        evaluation=evaluation,
+        parity=parity,
+        simplification=simplification,
+        size_bytes=path.stat().st_size,
+        elapsed_s=time.perf_counter() - start,
+    )
+
+
+def torch_probabilities(
+    network: nn.Module, images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
+) -> NDArray[np.float32]:
+    """PyTorch's fp32 answers on the CPU, normalising as the training data does: the reference."""
+    network = _inference_copy(network)
+    parts = []
+    with torch.inference_mode():
+        for i in range(0, len(images), _BATCH):
+            pixels = torch.from_numpy(images[i : i + _BATCH]).permute(0, 3, 1, 2).float()
+            normalised = (pixels / 255 - _channels(mean)) / _channels(std)
+            parts.append(torch.softmax(network(normalised), dim=1))
+    return np.asarray(torch.cat(parts).numpy())
+
+
+def to_onnx(
+    network: nn.Module,
+    size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    opset: int = OPSET,
+) -> onnx.ModelProto:
+    """The serving graph of a network as a checked ONNX model, any number of images a batch."""
+    graph = ServingGraph(_inference_copy(network), mean, std).eval()
+    example = torch.zeros(2, *size, 3, dtype=torch.uint8)  # 1 may be taken for a constant
+    with warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx")):
+        warnings.simplefilter("ignore")  # deprecations inside the exporter
+        program = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[LOGITS, PROBABILITIES],
+            dynamic_shapes={INPUT: {0: torch.export.Dim("N", min=1)}},
+            opset_version=opset,
+            verbose=False,
+        )
+    assert program is not None
+    model = canonical(program.model_proto)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def scores(evaluation: Evaluation) -> Scores:
+    """The part of an evaluation that travels with the model."""
+    return Scores(
+        images=evaluation.images,
+        accuracy=round(evaluation.accuracy, 6),
+        macro_f1=round(evaluation.macro_f1, 6),
+        loss=round(evaluation.loss, 6),
+        calibration_error=round(evaluation.calibration_error, 6),
+    )
+
+
+def parity_vector(
+    images: NDArray[np.uint8], probabilities: NDArray[np.float32], tolerance: float
+) -> ParityVector:
+    """The first images and the answers to them."""
+    rows = probabilities[:PARITY_IMAGES].astype(np.float64).round(7).tolist()
+    return ParityVector(
+        images=images[:PARITY_IMAGES].tobytes(),
+        probabilities=tuple(tuple(row) for row in rows),
+        tolerance=tolerance,
+    )
+
+
+def parity_gap(
+    model: onnx.ModelProto, images: NDArray[np.uint8], probabilities: NDArray[np.float32]
+) -> float:
+    """Largest |difference| in probability, over all images and over each of `PROVED_BATCHES`."""
+    session = new_session(model.SerializeToString())
+    gaps = [np.abs(predict(session, images).probabilities - probabilities).max()]
+    for batch in PROVED_BATCHES:
+        rows = np.arange(batch) % len(images)
+        answers = predict(session, images[rows], batch).probabilities
+        gaps.append(np.abs(answers - probabilities[rows]).max())
+    return float(np.max(gaps))  # NaN if any of them is
+
+
+def _simplest_faithful(
+    full: onnx.ModelProto, images: NDArray[np.uint8], probabilities: NDArray[np.float32]
+) -> tuple[onnx.ModelProto, float, str]:
+    """The simplified model if it keeps parity, else the full one, else ParityError."""
+    simplified = simplify(full)
+    note = simplified.note
+    if simplified.succeeded:
+        try:
+            model, folded = fold_pooled_norms(simplified.model)
+            gap = parity_gap(model, images, probabilities)
+            if gap <= PARITY_TOLERANCE:
+                return model, gap, f"{note}, {folded} pooled normalisations folded"
+            note = f"kept unsimplified: simplification moved a probability by {gap:.2g}"
+        except Exception as exc:  # a frozen batch axis, an operator the runtime lacks
+            note = f"kept unsimplified: the simplified model does not run ({exc})"
+    gap = parity_gap(full, images, probabilities)
+    if not gap <= PARITY_TOLERANCE:
+        raise ParityError(
+            f"ONNX and PyTorch differ by {gap:.3g} in probability, expected at most "
+            f"{PARITY_TOLERANCE:g}; nothing was written"
+        )
+    return full, gap, note
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Errors alone: the exporter warns of every operator library that it could also translate."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _inference_copy(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).to("cpu", torch.float32).eval()
+
+
+def _channels(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1)
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

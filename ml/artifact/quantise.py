@@ -1,0 +1,166 @@
+"""Static INT8 quantisation of an artifact, gated by accuracy."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+from common.model.artifact import INPUT, ArtifactMetadata
+from ml.artifact.artifact import (
+    ArtifactError,
+    canonical,
+    load_artifact,
+    new_session,
+    predict,
+    write_artifact,
+)
+from ml.artifact.drift_reference import drift_reference
+from ml.artifact.evaluation import Evaluation, evaluate
+from ml.artifact.export import parity_vector, scores
+from ml.artifact.fold import fold_pooled_norms
+
+ACCURACY_TOLERANCE = 0.003  # share of images; how much accuracy the smaller model may cost
+PARITY_TOLERANCE = 0.05  # another processor's kernels round differently, a broken one is far off
+
+_BATCH = 64
+
+
+class AccuracyError(ValueError):
+    """Quantisation costs too much accuracy: nothing was written."""
+
+
+@dataclass(frozen=True)
+class QuantisationReport:
+    """What was written and what it cost."""
+
+    path: Path
+    metadata: ArtifactMetadata
+    evaluation: Evaluation  # of the INT8 model
+    fp32_accuracy: float
+    size_bytes: int
+    fp32_size_bytes: int
+    elapsed_s: float
+
+    @property
+    def accuracy_lost(self) -> float:
+        """Share of images; negative if the smaller model does better."""
+        return self.fp32_accuracy - self.evaluation.accuracy
+
+
+def quantise_artifact(
+    fp32_path: Path,
+    path: Path,
+    *,
+    calibration_images: NDArray[np.uint8],
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+) -> QuantisationReport:
+    """Write the INT8 model of an fp32 artifact, or refuse to.
+
+    Args:
+        calibration_images: (N, H, W, 3) from the training set; a few hundred fix the ranges.
+        images: (N, H, W, 3), the test set that the gate and the metadata's scores come from.
+        labels: (N,).
+
+    Raises:
+        AccuracyError: it loses more than `ACCURACY_TOLERANCE` of accuracy.
+        ArtifactError: `fp32_path` holds no artifact, or one that is quantised already.
+    """
+    start = time.perf_counter()
+    full = load_artifact(fp32_path)
+    if full.metadata.quantisation != "none":
+        raise ArtifactError(f"{fp32_path} is quantised already ({full.metadata.quantisation})")
+    classes = full.metadata.classes
+    before = evaluate(full.predict(images).probabilities, labels, classes)
+    model = quantised(onnx.load(fp32_path), calibration_images)
+    answers = predict(new_session(model.SerializeToString()), images).probabilities
+    after = evaluate(answers, labels, classes)
+    if before.accuracy - after.accuracy > ACCURACY_TOLERANCE:
+        raise AccuracyError(
+            f"INT8 is right on {after.accuracy:.2%} of the images, fp32 on {before.accuracy:.2%}: "
+            f"expected a loss of at most {ACCURACY_TOLERANCE:.1%}; nothing was written"
+        )
+    metadata = replace(
+        full.metadata,
+        quantisation="int8",
+        test_metrics=scores(after),
+        drift_reference=drift_reference(images, answers),
+        parity=parity_vector(images, answers, PARITY_TOLERANCE),
+    )
+    return QuantisationReport(
+        path=path,
+        metadata=write_artifact(model, metadata, path),
+        evaluation=after,
+        fp32_accuracy=before.accuracy,
+        size_bytes=path.stat().st_size,
+        fp32_size_bytes=fp32_path.stat().st_size,
+        elapsed_s=time.perf_counter() - start,
+    )
+
+
+def quantised(model: onnx.ModelProto, calibration_images: NDArray[np.uint8]) -> onnx.ModelProto:
+    """Convolutions, activations, poolings and residual sums in eight bits, scales per channel; the
+    first convolution stays.
+
+    It has three input channels, too few for the integer kernels to gain anything, and is where
+    rounding hurts most. Behind it no value is a float until the last activation: a convolution
+    writes what its ReLU leaves, in the scale of that. Weights get seven bits: on processors without
+    VNNI instructions sums of two full products would saturate, and the accuracy would depend on the
+    machine.
+    """
+    prepared, _ = fold_pooled_norms(canonical(model))
+    # What the quantiser looks for: shapes were inferred and the graph was simplified at export.
+    prepared.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    with tempfile.TemporaryDirectory(prefix="kiln-quantise-") as folder:
+        before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
+        onnx.save(prepared, before)
+        quantize_static(
+            before,
+            after,
+            _Batches(calibration_images),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Add", "Conv", "MaxPool", "Relu"],
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=_kept_in_floats(prepared.graph),
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+        return canonical(onnx.load(after))
+
+
+def _kept_in_floats(graph: onnx.GraphProto) -> list[str]:
+    """Names of the nodes up to the first convolution and its activation."""
+    kept = list[onnx.NodeProto]()
+    for node in graph.node:
+        kept.append(node)
+        if node.op_type == "Conv":
+            break
+    features = kept[-1].output[0]
+    kept += [node for node in graph.node if node.op_type == "Relu" and features in node.input]
+    return [node.name for node in kept]
+
+
+class _Batches(CalibrationDataReader):
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self._batches: Iterator[NDArray[np.uint8]] = (
+            images[i : i + _BATCH] for i in range(0, len(images), _BATCH)
+        )
+
+    def get_next(self) -> dict[str, Any] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}

@@ -1,0 +1,135 @@
+"""Tests a model's behaviour: invariance, weakest class, calibration, garbage input; and its
+dataset.
+
+Exit code 0: every check passed, 3: one failed, 2: the input cannot be used.
+
+  bazel run //ml:behaviour                                       # the bundled model
+  bazel run //ml:behaviour -- --model runs/<folder> --images 2000
+  bazel run //ml:behaviour -- --model model.onnx --accuracy 0.5 --class-recall 0.2
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from common.files import user_path
+from common.terminal import Progress, terminal
+from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
+from ml.behaviour.checks import (
+    Check,
+    Limits,
+    check_garbage,
+    check_invariance,
+    check_scores,
+)
+from ml.behaviour.data_checks import class_counts, find_duplicates
+from ml.behaviour.report import DataFacts, print_checks, print_data, write_findings
+from ml.data.cifar10 import CLASSES, DatasetError
+from ml.runs.inputs import Labelled, cifar10, count, model_path
+
+FAILED, BAD_INPUT = 3, 2
+_BATCH = 200
+
+
+def main(arguments: Sequence[str], console: Console) -> int:
+    """Check, print, write; returns the exit code."""
+    options = _options().parse_args(arguments)
+    limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
+    try:
+        artifact = load_artifact(model_path(options.model), threads=options.threads)
+        test = cifar10("test")
+        with Progress("reading the images", console=console) as progress:
+            checks = check_model(artifact, test, options.images, limits, progress)
+            facts = None if options.no_data else describe_data(test, progress)
+        print_checks(artifact.metadata, checks, console)
+        if facts:
+            print_data(facts, console)
+        for path in write_findings(artifact.metadata, checks, facts, user_path(options.out)):
+            console.print(str(path), highlight=False, soft_wrap=True)
+    except (ArtifactError, DatasetError, OSError) as exc:
+        console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
+        return BAD_INPUT
+    failed = [check.name for check in checks if not check.passed]
+    if facts and not facts.balanced:
+        failed.append("class balance")
+    console.print(
+        f"failed: {', '.join(failed)}" if failed else f"{len(checks)} checks passed",
+        style="bold red" if failed else "green",
+    )
+    return FAILED if failed else 0
+
+
+def check_model(
+    artifact: Artifact, test: Labelled, images: int, limits: Limits, progress: Progress
+) -> list[Check]:
+    """Scores on all test images; invariance on the first `images` of them; then garbage.
+
+    Raises:
+        ArtifactError: the model was made for other classes or another image size.
+    """
+    metadata = artifact.metadata
+    if metadata.input_size != test.images.shape[1:3]:
+        height, width = test.images.shape[1:3]
+        raise ArtifactError(f"the model takes {metadata.input_size} pixels, not {(height, width)}")
+    if len(metadata.classes) <= int(test.labels.max()):
+        raise ArtifactError(f"the model knows {len(metadata.classes)} classes, not the dataset's")
+    part = test.images[:images]
+    progress.begin("answering", len(test.images) + 7 * len(part) + 600)
+
+    def answer(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts = []
+        for start in range(0, len(batch), _BATCH):
+            parts.append(artifact.predict(batch[start : start + _BATCH]).probabilities)
+            progress.advance(len(parts[-1]))
+        return np.concatenate(parts)
+
+    probabilities = answer(test.images)
+    claimed = metadata.test_metrics
+    comparable = claimed.accuracy if claimed.images == len(test.images) else None
+    return [
+        *check_scores(probabilities, test, metadata.classes, limits, comparable),
+        *check_invariance(answer, part, probabilities[: len(part)], limits),
+        check_garbage(answer, metadata.input_size, limits),
+    ]
+
+
+def describe_data(test: Labelled, progress: Progress) -> DataFacts:
+    """Balance and duplicates of the pinned dataset."""
+    train = cifar10("train")
+    progress.begin("comparing test with training images", 1.0)
+    found = find_duplicates(train, test, progress.update)
+    counts = [class_counts(part, len(CLASSES)) for part in (train, test)]
+    return DataFacts(CLASSES, train, test, counts[0], counts[1], found)
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="behaviour", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
+    parser.add_argument(
+        "--images", type=count, default=2000, help="test images that are changed (%(default)s)"
+    )
+    parser.add_argument("--no-data", action="store_true", help="leave the dataset's checks out")
+    parser.add_argument("--out", default="behaviour-report", help="for results (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="of the model (0: one a core)")
+    limits = parser.add_argument_group("limits, shares; the defaults suit a model of 94 %")
+    for field in fields(Limits):
+        kind = "most" if field.name in ("calibration_error", "garbage") else "least"
+        limits.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=float,
+            metavar="SHARE",
+            default=field.default,
+            help=f"at {kind} (%(default)s)",
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], terminal(130)))

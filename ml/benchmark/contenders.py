@@ -1,0 +1,78 @@
+"""The contenders of a benchmark: every form in which a network can be served, or given model
+files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ml.artifact.artifact import ArtifactError, load_artifact
+from ml.artifact.export import ServingGraph, to_onnx
+from ml.artifact.quantise import quantised
+from ml.benchmark.roofline import flops_per_image
+from ml.benchmark.rounds import Contender
+from ml.training.compiler import uncompilable
+
+
+class Field(NamedTuple):
+    """Contenders, the input's height and width in pixels, and the operations of one image."""
+
+    contenders: list[Contender]
+    size: tuple[int, int]
+    flops: int
+
+
+def of_network(
+    network: nn.Module, artifact: Path, calibration_images: NDArray[np.uint8], folder: Path
+) -> Field:
+    """PyTorch eager and compiled, the ONNX export as it is, simplified, and in INT8.
+
+    Args:
+        artifact: the network's simplified export.
+        folder: for the files of the others.
+    """
+    metadata = load_artifact(artifact).metadata
+    graph = ServingGraph(network.float().cpu(), metadata.mean, metadata.std).eval()
+    saved, raw, small = folder / "graph.pt", folder / "exported.onnx", folder / "int8.onnx"
+    torch.save(graph, saved)
+    onnx.save(to_onnx(network, metadata.input_size, metadata.mean, metadata.std), raw)
+    simplified = onnx.load(artifact)
+    onnx.save(quantised(simplified, calibration_images), small)
+    found = [
+        Contender("torch eager", "eager", saved),
+        Contender("torch compile", "compile", saved, uncompilable()),
+        Contender("ONNX", "onnx", raw),
+        Contender("ONNX simplified", "onnx", artifact),
+        Contender("ONNX INT8", "onnx", small),
+    ]
+    return Field(found, metadata.input_size, flops_per_image(simplified))
+
+
+def of_files(paths: Sequence[Path]) -> Field:
+    """Model artifacts under names that tell them apart.
+
+    Raises:
+        ArtifactError: one is refused, or they take images of different sizes.
+    """
+    sizes = {path: load_artifact(path).metadata.input_size for path in paths}
+    if len({*sizes.values()}) > 1:
+        listed = ", ".join(f"{path}: {size[0]} x {size[1]}" for path, size in sizes.items())
+        raise ArtifactError(f"models for images of different sizes cannot be compared ({listed})")
+    names = distinct_names(paths)
+    found = [Contender(n, "onnx", path) for n, path in zip(names, paths, strict=True)]
+    return Field(found, sizes[paths[0]], flops_per_image(onnx.load(paths[0])))
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """File names, or as many folders before them as it takes."""
+    parts = [path.absolute().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len({*names}) == len(paths):
+            return names
+    raise ArtifactError("the same model is named twice")

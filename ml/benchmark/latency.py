@@ -1,0 +1,167 @@
+"""Latency of one model, measured in a subprocess that `ml.benchmark.rounds` starts.
+
+It gets a `Job` in JSON as its argument and answers with lines of JSON: how long loading took, then
+a `Point` for each batch size that it reads, at last its memory.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Runtime = Literal["eager", "compile", "onnx"]
+Answer = Callable[[NDArray[np.uint8]], Any]
+
+_FEWEST_SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to measure: a saved `ServingGraph` for PyTorch, an ONNX file for onnxruntime."""
+
+    runtime: Runtime
+    path: str
+    threads: int
+    size: tuple[int, int]  # height, width in pixels
+
+
+@dataclass(frozen=True)
+class Point:
+    """Latency of one batch in milliseconds, throughput in images a second.
+
+    Of several rounds: the median of each figure, and how far throughput ranged around its median.
+    """
+
+    batch: int
+    samples: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    images_per_s: float
+    spread: float = 0.0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Cold load runs from the first line of the process, imports included, to the first answer."""
+
+    cold_load_s: float
+    peak_memory_bytes: int
+    points: tuple[Point, ...]
+
+    @classmethod
+    def from_json(cls, text: str) -> "Measurement":
+        """Inverse of JSON of `asdict`."""
+        values = json.loads(text)
+        return cls(**values | {"points": tuple(Point(**point) for point in values["points"])})
+
+
+def median_of_rounds(points: Sequence[Point]) -> Point:
+    """The median of several rounds' points, all of the same batch size."""
+    speeds = [point.images_per_s for point in points]
+    typical = float(np.median(speeds))
+    return Point(
+        batch=points[0].batch,
+        samples=sum(point.samples for point in points),
+        p50_ms=float(np.median([point.p50_ms for point in points])),
+        p95_ms=float(np.median([point.p95_ms for point in points])),
+        p99_ms=float(np.median([point.p99_ms for point in points])),
+        images_per_s=typical,
+        spread=(max(speeds) - min(speeds)) / typical,
+    )
+
+
+def summarise(batch: int, seconds: Sequence[float]) -> Point:
+    """Percentiles of the latencies of a batch size; throughput from their mean."""
+    p50, p95, p99 = (float(p) for p in np.percentile(seconds, (50, 95, 99)) * 1e3)
+    return Point(batch, len(seconds), p50, p95, p99, batch / float(np.mean(seconds)))
+
+
+def peak_memory_bytes() -> int:
+    """Most memory that this process ever held.
+
+    Not `getrusage`: its figure survives exec, so that a child reports its parent's size.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM: measuring memory needs Linux")
+
+
+def time_batches(answer: Answer, images: NDArray[np.uint8], budget_s: float) -> Point:
+    """Latencies of the same images over and over, for so long and five times at least."""
+    for _ in range(2):  # a new shape: buffers are allocated, torch.compile compiles
+        answer(images)
+    seconds: list[float] = []
+    end = time.perf_counter() + budget_s
+    while len(seconds) < _FEWEST_SAMPLES or time.perf_counter() < end:
+        start = time.perf_counter()
+        answer(images)
+        seconds.append(time.perf_counter() - start)
+    return summarise(len(images), seconds)
+
+
+def load(job: Job) -> Answer:
+    """The model, ready to answer (N, H, W, 3) images."""
+    return _load_onnx(job) if job.runtime == "onnx" else _load_torch(job)
+
+
+def _load_onnx(job: Job) -> Answer:
+    from common.model.artifact import INPUT
+    from ml.artifact.artifact import new_session
+
+    session = new_session(Path(job.path).read_bytes(), job.threads)
+    return lambda images: session.run(None, {INPUT: images})
+
+
+def _load_torch(job: Job) -> Answer:
+    import torch
+
+    from ml.training.compiler import compiler_environment
+
+    torch.set_num_threads(job.threads)
+    # Written by our parent process.
+    graph = torch.load(job.path, weights_only=False).eval()  # nosec B614 # see above
+    graph = graph.to(memory_format=torch.channels_last)
+    if job.runtime == "compile":
+        os.environ |= compiler_environment()
+        graph.compile()
+
+    def answer(images: NDArray[np.uint8]) -> Any:
+        with torch.inference_mode():
+            return graph(torch.from_numpy(images))
+
+    return answer
+
+
+def _main(started: float, job: Job) -> None:
+    replies = os.fdopen(os.dup(1), "w")  # ours alone: libraries print to the standard output too
+    os.dup2(2, 1)
+
+    def reply(values: Mapping[str, Any]) -> None:
+        replies.write(json.dumps(values) + "\n")
+        replies.flush()
+
+    answer, random = load(job), np.random.default_rng(0)
+    answer(np.zeros((1, *job.size, 3), np.uint8))
+    reply({"cold_load_s": time.perf_counter() - started})
+    for line in sys.stdin:
+        if not (wish := json.loads(line)):
+            break
+        images = random.integers(0, 256, (wish["batch"], *job.size, 3)).astype(np.uint8)
+        reply(asdict(time_batches(answer, images, wish["seconds"])))
+    reply({"peak_memory_bytes": peak_memory_bytes()})
+    os._exit(0)  # compiler workers and thread pools need no farewell
+
+
+if __name__ == "__main__":
+    _started = time.perf_counter()
+    _values = json.loads(sys.argv[1])
+    _main(_started, Job(**_values | {"size": tuple(_values["size"])}))

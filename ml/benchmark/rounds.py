@@ -1,0 +1,273 @@
+"""Runs the contenders in turn, round after round, so that a busy moment hits all of them."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import torch
+
+from common.processes import python_environment
+from ml.benchmark import latency
+from ml.benchmark.latency import Job, Measurement, Point, Runtime, median_of_rounds
+from ml.benchmark.roofline import peak_gflops
+
+_TIMEOUT_S = 600.0  # for one answer; torch.compile may compile for minutes
+
+
+class WorkerError(RuntimeError):
+    """The child failed, died or took too long; the message says which."""
+
+
+class Worker:
+    """A child that holds one loaded model and times it when asked."""
+
+    def __init__(self, job: Job, cache: Path, timeout_s: float = _TIMEOUT_S) -> None:
+        """Start it and wait for the first answer of its model.
+
+        Args:
+            cache: an empty folder for the compiler, so that cold is cold.
+
+        Raises:
+            WorkerError: the model cannot be loaded.
+        """
+        # OpenMP reads its variable at the start alone.
+        threads = {"OMP_NUM_THREADS": str(job.threads), "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+        self._timeout_s = timeout_s
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (see close)
+        self._process = subprocess.Popen(
+            [sys.executable, latency.__file__, json.dumps(asdict(job))],
+            env=python_environment() | threads,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        try:
+            self.cold_load_s: float = self._answer()["cold_load_s"]
+        except WorkerError:
+            self.close()
+            raise
+
+    def time(self, batch: int, seconds: float) -> Point:
+        """Latencies of batches for so long; WorkerError if the child does not survive it."""
+        self._ask({"batch": batch, "seconds": seconds})
+        return Point(**self._answer())
+
+    def finish(self) -> int:
+        """End it; the most memory it ever held, in bytes."""
+        self._ask({})
+        memory = int(self._answer()["peak_memory_bytes"])
+        self.close()
+        return memory
+
+    def close(self) -> None:
+        """End it whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._errors):
+            if pipe:
+                with suppress(BrokenPipeError):  # what was asked of a child that had died
+                    pipe.close()
+
+    def _ask(self, message: Mapping[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as exc:
+            raise self._failure() from exc
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        timer = Timer(self._timeout_s, self._process.kill)
+        timer.start()
+        line = self._process.stdout.readline()
+        timed_out = not timer.is_alive()
+        timer.cancel()
+        if line:
+            return dict(json.loads(line))
+        failure = WorkerError(f"took longer than {self._timeout_s:g} s") if timed_out else None
+        raise failure or self._failure()
+
+    def _failure(self) -> WorkerError:
+        self._process.wait()
+        self._errors.seek(0)
+        lines = [line for line in self._errors.read().splitlines() if line.strip()]
+        named = [line for line in lines if _names_an_exception(line)]  # there may be advice below
+        return WorkerError("failed: " + ([*lines, *named] or ["no message"])[-1][:300])
+
+
+def _names_an_exception(line: str) -> bool:
+    name = line.split(":")[0]
+    return name.replace(".", "").isidentifier() and name.endswith(("Error", "Exception", "Failure"))
+
+
+BUSY = 0.5  # average number of other busy threads that spoils latencies
+UNSTEADY = 0.25  # range of a throughput over its rounds, as a share of its median
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model file and how to run it, or why it cannot be run here."""
+
+    name: str
+    runtime: Runtime
+    path: Path
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The results of one contender with one number of threads."""
+
+    name: str
+    threads: int
+    size_bytes: int
+    measurement: Measurement | None
+    skipped: str  # why there is no measurement
+
+    def gflops(self, flops: int) -> float:
+        """Best speed over the batch sizes, in 1e9 operations a second."""
+        assert self.measurement is not None
+        return flops * max(p.images_per_s for p in self.measurement.points) / 1e9
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All results, and the machine's limits."""
+
+    processor: str
+    load: float  # average number of other busy threads in the minute before
+    rounds: int
+    flops_per_image: int
+    peak_gflops: dict[int, float]  # fp32 matrix product, by number of threads
+    results: tuple[Result, ...]
+
+    def to_json(self) -> str:
+        """For tools; times in seconds or as named, sizes in bytes."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def warnings(self) -> list[str]:
+        """Why the figures should not be trusted, if they should not."""
+        found = []
+        if self.load > BUSY:
+            found.append(f"the machine was busy (load {self.load:.1f})")
+        points = [p for r in self.results if r.measurement for p in r.measurement.points]
+        unsteady = sum(point.spread > UNSTEADY for point in points)
+        if 4 * unsteady > len(points):
+            found.append(
+                f"{unsteady} of {len(points)} throughputs ranged by more than {UNSTEADY:.0%} "
+                "between rounds"
+            )
+        return found
+
+
+def measure_rounds(
+    contenders: Sequence[Contender],
+    size: tuple[int, int],
+    flops: int,
+    *,
+    threads: Sequence[int],
+    batches: Sequence[int],
+    seconds: float = 1.0,
+    rounds: int = 3,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Benchmark:
+    """Measure every contender with every number of threads, each in a process of its own.
+
+    Args:
+        size: height and width of the input in pixels.
+        flops: operations for one image.
+        seconds: of timing for each batch size, over all rounds.
+    """
+    load = os.getloadavg()[0]
+    peaks, results = dict.fromkeys(threads, 0.0), list[Result]()
+    for n in threads:
+        # Before and after, in case something else kept the machine busy once.
+        peaks[n] = peak_gflops(n)
+        results += _all(contenders, size, n, batches, seconds, rounds, progress)
+        peaks[n] = round(max(peaks[n], peak_gflops(n)), 1)
+    return Benchmark(_processor(), round(load, 2), rounds, flops, peaks, tuple(results))
+
+
+def _all(
+    contenders: Sequence[Contender],
+    size: tuple[int, int],
+    threads: int,
+    batches: Sequence[int],
+    seconds: float,
+    rounds: int,
+    progress: Callable[[str], None],
+) -> list[Result]:
+    """With one number of threads: load one after the other, then time in turn."""
+    workers, problems = dict[str, Worker](), dict[str, str]()
+    points: dict[str, dict[int, list[Point]]] = {c.name: {} for c in contenders}
+    memory = dict[str, int]()
+    with tempfile.TemporaryDirectory(prefix="kiln-benchmark-") as cache:
+        try:
+            for index, c in enumerate(contenders):
+                if c.skipped:
+                    problems[c.name] = c.skipped
+                    continue
+                progress(f"loading {c.name}, threads: {threads}")
+                job = Job(c.runtime, str(c.path.absolute()), threads, size)
+                with _noting(problems, c.name):
+                    workers[c.name] = Worker(job, Path(cache, str(index)))
+            for number in range(rounds):
+                progress(f"round {number + 1} of {rounds}, threads: {threads}")
+                for batch in batches:
+                    for name in [name for name in workers if name not in problems]:
+                        with _noting(problems, name):
+                            point = workers[name].time(batch, seconds / rounds)
+                            points[name].setdefault(batch, []).append(point)
+            for name in [name for name in workers if name not in problems]:
+                with _noting(problems, name):
+                    memory[name] = workers[name].finish()
+        finally:
+            for worker in workers.values():
+                worker.close()
+    return [
+        Result(
+            c.name,
+            threads,
+            c.path.stat().st_size,
+            None
+            if c.name in problems
+            else Measurement(
+                workers[c.name].cold_load_s,
+                memory[c.name],
+                tuple(median_of_rounds(found) for found in points[c.name].values()),
+            ),
+            problems.get(c.name, ""),
+        )
+        for c in contenders
+    ]
+
+
+class _noting:
+    """Keeps a contender's failure as its problem: the others go on."""
+
+    def __init__(self, problems: dict[str, str], name: str) -> None:
+        self._problems, self._name = problems, name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, WorkerError):
+            return False
+        self._problems[self._name] = str(error)
+        return True
+
+
+def _processor() -> str:
+    name = str(torch.cpu.get_capabilities().get("cpu_name") or "CPU")
+    return f"{name}, {os.cpu_count()} cores"

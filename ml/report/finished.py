@@ -1,0 +1,146 @@
+"""A finished run with its model's answers to the test set, ready for the report and the model
+card."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from hydra.errors import InstantiationException
+from numpy.typing import NDArray
+
+from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
+from ml.artifact.evaluation import Evaluation, evaluate, loss_interval
+from ml.artifact.export import torch_probabilities
+from ml.data.cifar10 import DatasetError
+from ml.report.model_card import Facts, Small
+from ml.report.plots import Rows
+from ml.runs.loading import HeldOut, WeightsError, held_out
+from ml.runs.source import Source, SourceError, open_source
+
+_SCORE_TOLERANCE = 1e-3  # of accuracy; another processor may turn a few of 10,000 answers around
+_SMALL = "model.int8.onnx"
+
+UNUSABLE = (  # what `open_finished` raises of a run, a dataset or a disk that is of no use
+    SourceError,
+    WeightsError,
+    ArtifactError,
+    DatasetError,
+    InstantiationException,
+    OSError,
+)
+
+
+class FinishedError(ValueError):
+    """The run's files contradict each other; the message says which."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run and what is known about its model.
+
+    Attributes:
+        parity: max |difference| in probability between model.onnx and the network in PyTorch.
+        small: the INT8 sibling, if the run has one, with its own evaluation.
+    """
+
+    source: Source
+    artifact: Artifact
+    test: HeldOut
+    probabilities: NDArray[np.float32]
+    evaluation: Evaluation
+    parity: float
+    small: Small | None
+
+    @property
+    def parameters(self) -> int:
+        """The number of the network's parameters."""
+        return sum(weight.numel() for weight in self.source.network.parameters())
+
+    @property
+    def rows(self) -> Rows:
+        """The metrics of each epoch."""
+        text = self.source.run.metrics.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def open_finished(path: Path) -> Finished:
+    """Loads a run's model and answers the test set with it.
+
+    Raises:
+        SourceError: no finished run.
+        ArtifactError: a model file is damaged or missing.
+        FinishedError: the model's accuracy is not the one that its metadata tells.
+    """
+    source = open_source(path)
+    run = source.run
+    if not source.summary or not run.model.is_file():
+        raise SourceError(f"{path} has not finished: continue it with resume={path}")
+    artifact, test = load_artifact(run.model), held_out(source.data)
+    probabilities = artifact.predict(test.images).probabilities
+    evaluation = checked_scores(artifact, probabilities, test, run.model)
+    reference = torch_probabilities(source.network, test.images, source.data.mean, source.data.std)
+    return Finished(
+        source,
+        artifact,
+        test,
+        probabilities,
+        evaluation,
+        float(np.abs(probabilities - reference).max()),
+        _small(run.path, test),
+    )
+
+
+def checked_scores(
+    artifact: Artifact, probabilities: NDArray[np.float32], test: HeldOut, path: Path
+) -> Evaluation:
+    """The evaluation of these answers, once it is what the metadata says.
+
+    Raises:
+        FinishedError: it is not.
+    """
+    evaluation = evaluate(probabilities, test.labels, artifact.metadata.classes)
+    told = artifact.metadata.test_metrics.accuracy
+    if abs(told - evaluation.accuracy) > _SCORE_TOLERANCE:
+        raise FinishedError(
+            f"{path} is right on {evaluation.accuracy:.2%} of the test images and says "
+            f"{told:.2%}: was it tested on another dataset?"
+        )
+    return evaluation
+
+
+def card_facts(finished: Finished, reproduce: str, small: Small | None = None) -> Facts:
+    """What a model card tells; `small` if it is not the run's own."""
+    metadata = finished.artifact.metadata
+    run = finished.source.run
+    return Facts(
+        metadata=metadata,
+        evaluation=finished.evaluation,
+        loss_interval=loss_interval(finished.probabilities, finished.test.labels, metadata.classes),
+        parity=finished.parity,
+        parameters=finished.parameters,
+        size_bytes=run.model.stat().st_size,
+        training=finished.source.summary,
+        rows=finished.rows,
+        config=run.config.read_text(encoding="utf-8"),
+        reproduce=reproduce,
+        small=small or finished.small,
+    )
+
+
+def small_of(path: Path, test: HeldOut) -> Small:
+    """An INT8 artifact with its evaluation.
+
+    Raises:
+        ArtifactError: the file is damaged.
+        FinishedError: its accuracy is not the one that it tells.
+    """
+    artifact = load_artifact(path)
+    answers = artifact.predict(test.images).probabilities
+    evaluation = checked_scores(artifact, answers, test, path)
+    return Small(artifact.metadata, evaluation, path.stat().st_size)
+
+
+def _small(folder: Path, test: HeldOut) -> Small | None:
+    found = [p for p in (folder / _SMALL, folder / "export" / _SMALL) if p.is_file()]
+    return small_of(found[0], test) if found else None

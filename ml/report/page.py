@@ -1,0 +1,294 @@
+"""The report of a run: a single HTML file with plots and worst mistakes."""
+
+import base64
+import html
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.figures import BLUE, INK, LINE, MUTED, ORANGE, to_png, to_svg
+from common.files import write_whole
+from common.model.artifact import ArtifactMetadata
+from ml.artifact.evaluation import Evaluation, worst_mistakes
+from ml.report import plots
+from ml.report.plots import Rows
+from ml.runs.folder import RunFolder
+from ml.runs.metrics import read_rows
+
+MISTAKES = 32
+_TEMPLATE = Path(__file__).with_name("page.html")
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--orange)",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report tells about."""
+
+    name: str
+    evaluation: Evaluation
+    rows: plots.Rows  # one an epoch, see `plots.learning_curves`
+    images: NDArray[np.uint8]  # (N, H, W, 3), RGB: what was evaluated
+    labels: NDArray[np.integer[Any]]  # (N,)
+    probabilities: NDArray[np.floating[Any]]  # (N, K)
+    parameters: int
+    size_bytes: int
+    training_s: float
+    config: str  # YAML
+    provenance: Mapping[str, str]  # label -> value
+    system: plots.Rows = ()  # samples of the machine, see `plots.machine`
+
+
+def write_plots(run: Run, folder: Path) -> list[Path]:
+    """Every figure as PNG and as SVG; the paths, in order of name."""
+    worst = worst_mistakes(run.probabilities, run.labels, MISTAKES)
+    figures = {
+        "calibration": plots.reliability(run.evaluation),
+        "confusion_matrix": plots.confusion_matrix(run.evaluation),
+        "learning_curves": plots.learning_curves(run.rows),
+        "per_class": plots.per_class(run.evaluation),
+        "worst_mistakes": plots.mistakes(
+            run.images[worst], run.labels[worst], run.probabilities[worst], run.evaluation.classes
+        ),
+    }
+    if run.system:
+        figures["machine"] = plots.machine(run.system)
+    written = []
+    for name, figure in figures.items():
+        for suffix, data in ((".png", to_png(figure)), (".svg", to_svg(figure))):
+            written.append(folder / (name + suffix))
+            write_whole(written[-1], data)
+    return written
+
+
+def write_mistakes(run: Run, folder: Path) -> list[Path]:
+    """The worst mistakes as images of their own, named after what went wrong."""
+    written = []
+    worst = worst_mistakes(run.probabilities, run.labels, MISTAKES)
+    for place, index in enumerate(worst, 1):
+        probabilities = run.probabilities[index]
+        guess = int(probabilities.argmax())
+        label, taken_for = (
+            _file_name(run.evaluation.classes[i]) for i in (run.labels[index], guess)
+        )
+        name = f"{place:02}_{label}_as_{taken_for}_{probabilities[guess]:.0%}.png"
+        written.append(folder / name)
+        write_whole(written[-1], plots.pixels_to_png(run.images[index]))
+    return written
+
+
+def write_report(run: Run, path: Path) -> None:
+    """Write the page; equal runs give equal bytes."""
+    write_whole(path, render(run))
+
+
+def render(run: Run) -> str:
+    """The page as text; it refers to nothing outside itself."""
+    parts = {
+        "title": html.escape(run.name),
+        "cards": _cards(run),
+        "curves": inline_svg(to_svg(plots.learning_curves(run.rows))),
+        "confusion": _confusion(run.evaluation),
+        "calibration": inline_svg(to_svg(plots.reliability(run.evaluation))),
+        "classes": _classes(run.evaluation),
+        "mistakes": _mistakes(run),
+        "machine": _machine(run.system),
+        "provenance": _provenance(run.provenance),
+        "config": html.escape(run.config),
+    }
+    page = _TEMPLATE.read_text(encoding="utf-8")
+    head, *pieces = page.split("{{")
+    names = (piece.split("}}", 1) for piece in pieces)
+    return head + "".join(parts[name.strip()] + rest for name, rest in names)
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text)
+
+
+def _cards(run: Run) -> str:
+    e = run.evaluation
+    wrong = round((1 - e.accuracy) * e.images)
+    cards = [
+        ("Test accuracy", f"{e.accuracy:.2%}", f"{wrong:,} of {e.images:,} images wrong"),
+        ("Macro F1", f"{e.macro_f1:.4f}", f"worst class {min(e.f1):.3f}"),
+        ("Loss", f"{e.loss:.4f}", "cross-entropy, nats"),
+        ("Calibration error", f"{e.calibration_error:.4f}", _calibration_hint(e)),
+        ("Parameters", _compact(run.parameters), f"{run.parameters:,}"),
+        ("Model file", f"{run.size_bytes / 1e6:.2f} MB", "ONNX, self-describing"),
+        ("Training", _duration(run.training_s), f"{len(run.rows)} epochs"),
+    ]
+    return "".join(
+        f'<div class="card"><h3>{name}</h3><p>{value}</p><small>{note}</small></div>'
+        for name, value, note in cards
+    )
+
+
+def _calibration_hint(e: Evaluation) -> str:
+    confidence = float(np.dot(e.confidence_histogram, e.bin_confidence) / e.images)
+    gap = confidence - e.accuracy
+    if abs(gap) < 0.005:
+        return "as sure as it is right"
+    return f"{abs(gap):.1%} too {'sure' if gap > 0 else 'modest'} on average"
+
+
+def _confusion(e: Evaluation) -> str:
+    head = "".join(f"<th scope=col><span>{html.escape(name)}</span></th>" for name in e.classes)
+    rows = []
+    for index, (name, counts) in enumerate(zip(e.classes, e.confusion, strict=True)):
+        cells = []
+        for column, count in enumerate(counts):
+            share = count / max(e.support[index], 1)
+            kind = "hit" if column == index else "miss"
+            # Mistakes are rare, so their colour rises faster.
+            weight = share if column == index else min(1.0, 4 * share)
+            text = str(count) if count else ""
+            hint = f"{name} as {e.classes[column]}: {count} ({share:.1%})"
+            cells.append(
+                f'<td class="{kind}" style="--w:{weight * 100:.0f}%" '
+                f'title="{html.escape(hint)}">{text}</td>'
+            )
+        rows.append(f"<tr><th scope=row>{html.escape(name)}</th>{''.join(cells)}</tr>")
+    return f'<table class="confusion"><tr><td></td>{head}</tr>{"".join(rows)}</table>'
+
+
+def _classes(e: Evaluation) -> str:
+    rows = []
+    for index in np.argsort(e.f1, kind="stable"):
+        mistaken = np.array(e.confusion[index])
+        mistaken[index] = 0
+        rival = int(mistaken.argmax())
+        often = f"{html.escape(e.classes[rival])} ({mistaken[rival]})" if mistaken[rival] else "–"
+        rows.append(
+            f"<tr><th scope=row>{html.escape(e.classes[index])}</th>"
+            f"{_bar(e.precision[index])}{_bar(e.recall[index])}{_bar(e.f1[index])}"
+            f"<td>{e.support[index]:,}</td><td class=text>{often}</td></tr>"
+        )
+    names = ("Precision", "Recall", "F1", "Images")
+    head = "".join(f"<th scope=col>{name}</th>" for name in names)
+    return (
+        f'<table class="classes"><tr><th scope=col class=text>Class</th>{head}'
+        f"<th scope=col class=text>Most often taken for</th></tr>{''.join(rows)}</table>"
+    )
+
+
+def _bar(share: float) -> str:
+    return f'<td><span class="bar" style="--w:{share:.1%}"></span>{share:.3f}</td>'
+
+
+def _mistakes(run: Run) -> str:
+    worst = worst_mistakes(run.probabilities, run.labels, MISTAKES)
+    if not len(worst):
+        return "<p>None: every image was classified right.</p>"
+    classes = [html.escape(name) for name in run.evaluation.classes]
+    figures = []
+    for index in worst:
+        p, label = run.probabilities[index], classes[int(run.labels[index])]
+        guess = f"{classes[int(p.argmax())]} <b>{p.max():.1%}</b>"
+        figures.append(
+            f'<figure><img alt="{label}" src="{_data_uri(run.images[index])}">'
+            f"<figcaption><span>{label}</span>{guess}</figcaption></figure>"
+        )
+    return f'<div class="mistakes">{"".join(figures)}</div>'
+
+
+def _data_uri(image: NDArray[np.uint8]) -> str:
+    png = base64.b64encode(plots.pixels_to_png(image)).decode()
+    return f"data:image/png;base64,{png}"
+
+
+def _machine(rows: plots.Rows) -> str:
+    if not rows:
+        return ""
+    figure = inline_svg(to_svg(plots.machine(rows)))
+    return f"<section><h2>Machine <small>while it trained</small></h2>{figure}</section>"
+
+
+def _provenance(facts: Mapping[str, str]) -> str:
+    return "".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>"
+        for name, value in _filled(facts.items())
+    )
+
+
+def _filled(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
+    return ((name, value or "–") for name, value in pairs)
+
+
+def inline_svg(svg: str) -> str:
+    """Without its prologue, coloured by the page."""
+    body = svg[svg.index("<svg") :]
+    for color, variable in _VARIABLES.items():
+        body = body.replace(color, variable)
+    return body.replace("fill: #ffffff", "fill: none")
+
+
+def _compact(number: int) -> str:
+    for size, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{suffix}"
+    return str(number)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
+
+
+def draw_run(
+    run: RunFolder,
+    metadata: ArtifactMetadata,
+    evaluation: Evaluation,
+    *,
+    rows: Rows,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer[Any]],
+    probabilities: NDArray[np.floating[Any]],
+    parameters: int,
+) -> None:
+    """Writes plots/, mistakes/ and report.html into a folder that holds its model.
+
+    Args:
+        rows: metrics, one an epoch.
+        images: (N, H, W, 3), RGB: the test set.
+        labels: (N,).
+        probabilities: (N, K), what `evaluation` is of.
+        parameters: of the network.
+    """
+    facts = Run(
+        name=metadata.name,
+        evaluation=evaluation,
+        rows=rows,
+        images=images,
+        labels=labels,
+        probabilities=probabilities,
+        parameters=parameters,
+        size_bytes=run.model.stat().st_size,
+        training_s=rows[-1]["elapsed_s"],
+        config=run.config.read_text(encoding="utf-8"),
+        provenance={
+            "Model version": metadata.version,
+            "Git revision": metadata.git_revision,
+            "Configuration": metadata.config_digest,
+            "Dataset": metadata.dataset_digest,
+            "Package lock": metadata.lock_digest,
+            "Trained on": f"{metadata.device}, {metadata.precision}",
+        },
+        system=read_rows(run.system),
+    )
+    write_plots(facts, run.plots)
+    run.mistakes.mkdir(exist_ok=True)  # it stays empty if there are none
+    write_mistakes(facts, run.mistakes)
+    write_report(facts, run.report)

@@ -1,0 +1,186 @@
+"""Plots of a run, without pyplot: equal input gives equal bytes."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.figures import BLUE, INK, MUTED, ORANGE, STYLE, new_figure
+from ml.artifact.evaluation import CALIBRATION_BINS, Evaluation
+
+FEW_IMAGES = 30  # a bin of fewer says little of the accuracy at its confidence
+
+HEAT = LinearSegmentedColormap.from_list("kiln", ["#ffffff", "#cfe1f5", "#5b97d3", "#17457c"])
+
+Rows = Sequence[Mapping[str, float]]
+Images = NDArray[np.uint8]
+
+
+def learning_curves(rows: Rows) -> Figure:
+    """Loss and accuracy by epoch.
+
+    Args:
+        rows: one an epoch with `epoch` and any of `train/loss`, `val/loss`, `train/accuracy`,
+            `val/accuracy`; what a row lacks is left out of its curve.
+    """
+    figure = new_figure(9.2, 3.2)
+    with matplotlib.rc_context(STYLE):
+        loss, accuracy = figure.subplots(1, 2)
+        _curve(loss, rows, "loss", "Loss")
+        _curve(accuracy, rows, "accuracy", "Accuracy")
+        accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        best = max((row for row in rows if "val/accuracy" in row), key=_val_accuracy, default=None)
+        if best:
+            accuracy.plot(best["epoch"], _val_accuracy(best), "o", color=ORANGE, markersize=6)
+            accuracy.set_title(f"Accuracy, best validation {_val_accuracy(best):.2%}")
+    return figure
+
+
+def confusion_matrix(evaluation: Evaluation) -> Figure:
+    """Share of each class's images by predicted class, every cell written out."""
+    classes, counts = evaluation.classes, np.array(evaluation.confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + 0.52 * len(classes)
+    figure = new_figure(side, side - 0.4)
+    with matplotlib.rc_context(STYLE | {"axes.grid": False}):
+        axes = figure.subplots()
+        axes.imshow(shares, cmap=HEAT, vmin=0, vmax=1)
+        for (row, column), share in np.ndenumerate(shares):
+            if counts[row, column]:
+                color = "white" if share > 0.55 else INK
+                text = f"{share:.0%}" if share >= 0.005 else "·"
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set(xlabel="predicted", ylabel="label", title="Confusion matrix, share of each label")
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+def reliability(evaluation: Evaluation) -> Figure:
+    """Accuracy by confidence over the histogram of confidence; on the diagonal is calibrated."""
+    counts = np.array(evaluation.confidence_histogram)
+    centres = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
+    filled, width = counts > 0, 0.9 / CALIBRATION_BINS
+    figure = new_figure(4.6, 4.6)
+    with matplotlib.rc_context(STYLE):
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        for chosen, alpha, label in (
+            (counts >= FEW_IMAGES, 1.0, "accuracy"),
+            (filled & (counts < FEW_IMAGES), 0.35, f"< {FEW_IMAGES} images"),
+        ):
+            if chosen.any():
+                bars = np.array(evaluation.bin_accuracy)[chosen]
+                top.bar(centres[chosen], bars, width, color=BLUE, alpha=alpha, label=label)
+        confidence = np.array(evaluation.bin_confidence)[filled]
+        top.plot(confidence, confidence, "_", color=ORANGE, markersize=9, markeredgewidth=2)
+        top.plot([0, 1], [0, 1], "--", color=ORANGE, linewidth=1, label="confidence")
+        title = f"Calibration error {evaluation.calibration_error:.4f}"
+        top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title)
+        top.legend(loc="upper left")
+        bottom.bar(centres, counts / counts.sum(), width, color=BLUE)
+        bottom.set(xlabel="confidence (top probability)", ylabel="images")
+        for axis in (top.xaxis, top.yaxis, bottom.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def machine(rows: Rows) -> Figure:
+    """Processors and memory in use by seconds of training, and the GPU's if there was one.
+
+    Args:
+        rows: samples as `ml.training.monitors.SystemMonitor` writes them.
+    """
+    figure = new_figure(9.2, 2.4)
+    panels = (
+        ("Processors in use", "cpu_percent", "gpu_percent", 100.0),
+        ("Memory of the training, GB", "process_memory_gb", "gpu_process_memory_gb", 1.0),
+    )
+    with matplotlib.rc_context(STYLE):
+        for axes, (title, cpu, gpu, scale) in zip(figure.subplots(1, 2), panels, strict=True):
+            for name, color, label in ((cpu, BLUE, "CPU"), (gpu, ORANGE, "GPU")):
+                points = [(r["elapsed_s"], r[name] / scale) for r in rows if name in r]
+                if points:
+                    marker = "o" if len(points) < 3 else ""
+                    axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker)
+            axes.set(title=title, xlabel="seconds", ylim=(0, 1.02 if scale == 100 else None))
+            if scale == 100:
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            if len(axes.get_lines()) > 1:
+                axes.legend()
+    return figure
+
+
+def per_class(evaluation: Evaluation) -> Figure:
+    """Precision and recall of each class, the worst F1 on top."""
+    order = np.argsort(evaluation.f1, kind="stable")[::-1]
+    figure = new_figure(6.4, 1.2 + 0.34 * len(order))
+    with matplotlib.rc_context(STYLE):
+        axes = figure.subplots()
+        y = np.arange(len(order))
+        for values, color, name, offset in (
+            (evaluation.precision, BLUE, "precision", 0.19),
+            (evaluation.recall, ORANGE, "recall", -0.19),
+        ):
+            axes.barh(y + offset, np.array(values)[order], 0.34, color=color, label=name)
+        for place, index in enumerate(order):
+            text = f"F1 {evaluation.f1[index]:.3f}"
+            axes.text(1.01, place, text, va="center", color=MUTED, fontsize=8)
+        axes.set_yticks(y, [evaluation.classes[i] for i in order])
+        axes.set(xlim=(0, 1), title="Per class, worst first")
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
+    return figure
+
+
+def mistakes(
+    images: Images, labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str]
+) -> Figure:
+    """A grid of images under what they are and what they were taken for, in the given order."""
+    columns = 8
+    lines = max(1, -(-len(images) // columns))
+    figure = new_figure(1.25 * columns, 0.3 + 1.6 * lines)
+    with matplotlib.rc_context(STYLE):
+        figure.suptitle("Worst mistakes: label → prediction", fontsize=10, fontweight="bold")
+        for index, axes in enumerate(figure.subplots(lines, columns, squeeze=False).flat):
+            axes.set_axis_off()
+            if index < len(images):
+                axes.imshow(images[index], interpolation="nearest")
+                taken_for = int(probabilities[index].argmax())
+                name, guess = classes[int(labels[index])], classes[taken_for]
+                share = f"{probabilities[index][taken_for]:.0%}"
+                axes.set_title(f"{name}\n→ {guess} {share}", fontsize=7.5, fontweight="normal")
+    return figure
+
+
+def pixels_to_png(image: Images) -> bytes:
+    """Encodes one (H, W, 3) image as PNG, pixel by pixel."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _curve(axes: Axes, rows: Rows, name: str, title: str) -> None:
+    for part, color in (("train", BLUE), ("val", ORANGE)):
+        points = [(r["epoch"], r[f"{part}/{name}"]) for r in rows if f"{part}/{name}" in r]
+        if points:
+            label = {"train": "training", "val": "validation"}[part]
+            marker = "o" if len(points) < 2 else ""
+            axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker)
+    axes.set(title=title, xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if axes.has_data():
+        axes.legend()
+
+
+def _val_accuracy(row: Mapping[str, float]) -> float:
+    return row["val/accuracy"]

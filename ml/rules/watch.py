@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Shows, in another terminal, the progress of the training that `bazel build //ml:model` runs.
+
+    ./ml/rules/watch.py
+
+Not by `bazel run`, which would wait until the build is over; it needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+WORKSPACE = Path(__file__).resolve().parents[2]
+_PATTERN = "execroot/*/bazel-out/*/bin/ml/**/network.pt.progress"
+_PAUSE_S = 1.0
+
+
+def output_base(workspace: Path) -> Path | None:
+    """Where this workspace's builds work: the link bazel-out leads below it."""
+    link = workspace / "bazel-out"
+    return link.resolve().parents[2] if link.is_symlink() else None
+
+
+def running(base: Path) -> Path | None:
+    """The newest progress file, in a sandbox or outside of one."""
+    found = [*base.glob(f"sandbox/*/*/{_PATTERN}"), *base.glob(_PATTERN)]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def follow(path: Path, pause_s: float = _PAUSE_S) -> None:
+    """Prints what is in the file and what comes, until it is removed."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        while True:
+            gone = not path.exists()  # asked first, so that the last lines are still read
+            sys.stdout.write(file.read())
+            sys.stdout.flush()
+            if gone:
+                return
+            time.sleep(pause_s)
+
+
+def main(workspace: Path = WORKSPACE) -> int:
+    base = output_base(workspace)
+    path = running(base) if base else None
+    if path is None:
+        print(
+            f"No build is training in {workspace}. Start one: bazel build //ml:model",
+            file=sys.stderr,
+        )
+        return 1
+    follow(path)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

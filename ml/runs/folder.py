@@ -1,0 +1,206 @@
+"""The folder of one training run: what was asked, how it went, what came out; and finding one to
+continue."""
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from common.files import write_whole
+
+_NOT_PART_OF_A_RUN = (
+    "resume",
+    "rerun",
+    "paths",
+    "budget",
+)  # where and how it is started, not what it computes
+
+
+class ResumeError(ValueError):
+    """The run that was asked for cannot be continued; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder. ``summary.json`` is written last: a run without it is
+    unfinished."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def changes(self) -> Path:
+        return self.path / "changes.patch"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "network.pt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def metrics_table(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def system(self) -> Path:
+        return self.path / "system.jsonl"
+
+    @property
+    def mistakes(self) -> Path:
+        return self.path / "mistakes"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.onnx"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.summary.is_file()
+
+    def load_config(self) -> DictConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            ResumeError: there is none.
+        """
+        if not self.config.is_file():
+            raise ResumeError(f"{self.path} holds no config.yaml: it is not a run folder")
+        loaded = OmegaConf.load(self.config)
+        assert isinstance(loaded, DictConfig)
+        return loaded
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps a second process out of the folder, for as long as this one lives.
+
+        Raises:
+            ResumeError: another process is at work here.
+        """
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # its own words, "temporarily unavailable", would stand in the way
+                raise ResumeError(f"another process is training in {self.path}") from None
+            yield
+
+    @contextmanager
+    def discarded_unless_begun(self) -> Iterator[None]:
+        """Removes the folder if an error leaves before the first record of training was written."""
+        try:
+            yield
+        except BaseException:
+            if not self.metrics.exists():
+                shutil.rmtree(self.path)
+            raise
+
+    def is_busy(self) -> bool:
+        """True while a process trains here."""
+        try:
+            with self.lock():
+                return False
+        except ResumeError:
+            return True
+
+
+def create_run(runs: Path, cfg: DictConfig, now: datetime) -> RunFolder:
+    """A new folder below ``runs``, named after the moment and the run's name, with its
+    configuration inside."""
+    runs.mkdir(parents=True, exist_ok=True)
+    stem = f"{now:%Y-%m-%d_%H-%M-%S}_{re.sub(r'[^A-Za-z0-9._-]+', '-', cfg.name)}"
+    for attempt in range(1, 1000):
+        path = runs / (stem if attempt == 1 else f"{stem}-{attempt}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return open_run(path, cfg)
+    raise OSError(f"{runs / stem} and 998 more of that name exist already")
+
+
+def open_run(path: Path, cfg: DictConfig) -> RunFolder:
+    """A run in a folder of the caller's choice, made if it is missing, with its configuration
+    inside."""
+    run = RunFolder(path)
+    write_whole(run.config, OmegaConf.to_yaml(run_config(cfg)))
+    return run
+
+
+def find_unfinished(runs: Path, configurations: Sequence[DictConfig]) -> RunFolder | None:
+    """The newest run below ``runs`` with one of these very configurations that neither finished nor
+    is at work."""
+    wanted = {config_digest(cfg) for cfg in configurations}
+    for path in sorted(runs.glob("*/config.yaml"), reverse=True):
+        run = RunFolder(path.parent)
+        if not run.is_finished and config_digest(run.load_config()) in wanted and not run.is_busy():
+            return run
+    return None
+
+
+def open_unfinished(path: Path) -> RunFolder:
+    """The unfinished run in a folder.
+
+    Raises:
+        ResumeError: it does not exist, is no run folder, or is finished.
+    """
+    run = RunFolder(path)
+    if not path.is_dir():
+        raise ResumeError(f"resume={path}: there is no such folder")
+    run.load_config()
+    if run.is_finished:
+        raise ResumeError(f"resume={path}: this run is finished, its results are in {run.summary}")
+    return run
+
+
+def run_config(cfg: DictConfig) -> DictConfig:
+    """The part of the configuration that says what is computed."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return OmegaConf.create({k: v for k, v in plain.items() if k not in _NOT_PART_OF_A_RUN})
+
+
+def config_digest(cfg: DictConfig) -> str:
+    """SHA-256 in hex of what is computed: equal for equal values, in whatever order they were
+    written."""
+    plain: Any = OmegaConf.to_container(run_config(cfg))
+    for key in ("logger", "preset"):  # who looks on, and what to expect, changes nothing
+        plain.pop(key, None)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

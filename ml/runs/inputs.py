@@ -1,0 +1,61 @@
+"""What a program is pointed at: a model by file or run folder, and the pinned images."""
+
+from argparse import ArgumentTypeError
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.files import user_path
+from ml.artifact.artifact import ArtifactError
+from ml.data.cifar10 import locate, read_records
+
+BUNDLED = Path(__file__).parents[1] / "bundled" / "model.onnx"
+
+
+class Labelled(NamedTuple):
+    """Images (N, H, W, 3) uint8 RGB, and (N,) class indices."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def model_path(text: str | None) -> Path:
+    """The model file that a user means: a file, a run folder's, or the bundled one.
+
+    Raises:
+        ArtifactError: there is no such file.
+    """
+    path = user_path(text) if text else BUNDLED
+    if path.is_dir():
+        path /= "model.onnx"
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path} is no file: name a model.onnx, or the run folder of a training"
+        )
+    return path
+
+
+def cifar10(part: str) -> Labelled:
+    """`train` or `test` of the pinned dataset, in its own order.
+
+    Raises:
+        DatasetError, FetchError: the files are damaged, or nowhere to be had.
+    """
+    records = read_records(locate() / f"{part}.bin")
+    return Labelled(np.ascontiguousarray(records.images.transpose(0, 2, 3, 1)), records.labels)
+
+
+def count(text: str) -> int:
+    """Type of an option that is a whole number above 0."""
+    if (number := int(text)) < 1:
+        raise ArgumentTypeError(f"expected a whole number above 0, got {text}")
+    return number
+
+
+def share(text: str) -> float:
+    """Type of an option that lies between 0 and 1, without both."""
+    if not 0 < (number := float(text)) < 1:
+        raise ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
+    return number

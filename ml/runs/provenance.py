@@ -1,0 +1,134 @@
+"""The provenance of a run: commit, packages, and differences from the run that it continues or
+repeats."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from common.files import write_whole
+from ml.runs.folder import RunFolder
+
+LOCK = Path(__file__).absolute().parents[2] / "requirements_lock.txt"
+UNKNOWN = "unknown"
+_TRAINING_READS = (":/ml", ":/configs", ":/common/model", ":/requirements_lock.txt")
+
+
+def git_revision() -> str:
+    """Commit of the user's workspace, with ``-dirty`` if tracked files differ from it; ``unknown``
+    outside git.
+
+    Under Bazel the program runs among links, so the workspace is where ``bazel run`` was typed.
+    """
+    answer = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return answer.strip() or UNKNOWN
+
+
+def uncommitted_changes() -> str:
+    """How the tracked files that training reads differ from their commit, as a patch for ``git
+    apply``; empty if they do not, and outside git."""
+    return _git("diff", "HEAD", "--no-ext-diff", "--no-color", "--binary", "--", *_TRAINING_READS)
+
+
+def _git(*command: str) -> str:
+    folder = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or Path(__file__).absolute().parent)
+    try:
+        answer = subprocess.run(
+            ["git", *command],
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout
+
+
+def lock_digest(lock: Path = LOCK) -> str:
+    """SHA-256 in hex of the lock of all packages."""
+    return hashlib.sha256(lock.read_bytes()).hexdigest()
+
+
+# What has to be equal for two runs of one configuration to be the same, as a person calls it.
+_INGREDIENTS = {
+    "git_revision": "another code revision",
+    "changes_digest": "other uncommitted changes",
+    "lock_digest": "another package lock",
+    "dataset_digest": "another dataset",
+    "device": "another processor",
+}
+
+
+def mark_rerun(run: RunFolder, original: RunFolder) -> None:
+    """Notes in a new folder which run it repeats."""
+    write_whole(run.provenance, json.dumps({"rerun_of": str(original.path)}) + "\n")
+
+
+def record_start(
+    run: RunFolder, *, config_digest: str, dataset_digest: str, device: str
+) -> list[str]:
+    """Writes provenance.json, and changes.patch if the code differs from its commit; a run that is
+    continued keeps its first record and notes the continuation if something changed.
+
+    Returns:
+        What differs from the run that this one continues or repeats, a sentence each.
+    """
+    changes = uncommitted_changes()
+    now: dict[str, Any] = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_revision": git_revision(),
+        "changes_digest": hashlib.sha256(changes.encode()).hexdigest() if changes else "",
+        "lock_digest": lock_digest(),
+        "config_digest": config_digest,
+        "dataset_digest": dataset_digest,
+        "device": device,
+        "python": platform.python_version(),
+    }
+    before = read_provenance(run)
+    if "started" in before:
+        differences = _differences(before, now)
+        if differences:
+            before.setdefault("continued", []).append(now)
+            write_whole(run.provenance, json.dumps(before, indent=2) + "\n")
+        return differences
+    write_whole(run.provenance, json.dumps(now | before, indent=2) + "\n")
+    if changes:
+        write_whole(run.changes, changes)
+    if "rerun_of" not in before:
+        return []
+    original = read_provenance(RunFolder(Path(before["rerun_of"])))
+    if not original:
+        return [f"{before['rerun_of']} does not say what it was made from"]
+    return _differences(original, now)
+
+
+def read_provenance(run: RunFolder) -> dict[str, Any]:
+    """What provenance.json holds; empty for a run that has none."""
+    if not run.provenance.is_file():
+        return {}
+    read: dict[str, Any] = json.loads(run.provenance.read_text(encoding="utf-8"))
+    return read
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}: {_short(before.get(key))} then, {_short(now[key])} now"
+        for key, name in _INGREDIENTS.items()
+        if before.get(key) != now[key]
+    ]
+
+
+def _short(value: str | None) -> str:
+    """Digests as people write them; everything else as it is."""
+    if not value:
+        return "none"
+    head, _, rest = value.partition("-")
+    is_digest = len(head) >= 40 and all(letter in "0123456789abcdef" for letter in head)
+    return (head[:12] + ("-" + rest if rest else "")) if is_digest else value

@@ -1,0 +1,326 @@
+"""The typed schema of the configuration: unknown keys and wrong types are refused before anything
+starts."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from ml.runs.metrics import direction
+
+LADDER = ("tiny", "small", "large", "reference")  # configs/preset, cheapest first
+
+
+class ConfigError(ValueError):
+    """A value that has the right type and makes no sense; the message names the key and the
+    expectation."""
+
+
+@dataclass
+class TrainerConfig:
+    """Arguments of `ml.training.hardware.make_trainer`; what it does not know goes to
+    Lightning's Trainer (``+trainer.x=…``)."""
+
+    _target_: str = "ml.training.hardware.make_trainer"
+    accelerator: str = MISSING
+    precision: str = MISSING
+    max_epochs: int = MISSING
+    devices: int = MISSING
+    num_nodes: int = 1
+    strategy: str = MISSING
+    sync_batchnorm: bool = False
+    deterministic: bool = False
+    gradient_clip_val: float | None = None
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    fast_dev_run: bool = False
+
+
+@dataclass
+class DataConfig:
+    """Arguments of `ml.data.datamodule.CIFAR10`."""
+
+    _target_: str = "ml.data.datamodule.CIFAR10"
+    batch_size: int = MISSING
+    validation_size: int = MISSING
+    train_size: int | None = None
+    epochs: int = MISSING
+    sizes: list[int] = MISSING
+    size_milestones: list[float] = MISSING
+    max_shift: int = MISSING
+    cutout: int = MISSING
+    mirror: bool = MISSING
+    seed: int = MISSING
+    folder: str | None = None
+
+
+@dataclass
+class ResNetConfig:
+    """Arguments of `ml.training.networks.ResNet`."""
+
+    _target_: str = "ml.training.networks.ResNet"
+    widths: list[int] = MISSING
+    depths: list[int] = MISSING
+    logit_scale: float = MISSING
+
+
+@dataclass
+class MuonConfig:
+    """Arguments of `ml.training.optimizers.muon`."""
+
+    _target_: str = "ml.training.optimizers.muon"
+    _partial_: bool = True
+    filter_lr: float = MISSING
+    bias_lr: float = MISSING
+    head_lr: float = MISSING
+    filter_momentum: float = MISSING
+    momentum: float = MISSING
+    weight_decay: float = MISSING
+    orthogonalise_in: str = MISSING
+
+
+@dataclass
+class SGDConfig:
+    """Arguments of `ml.training.optimizers.sgd`."""
+
+    _target_: str = "ml.training.optimizers.sgd"
+    _partial_: bool = True
+    lr: float = MISSING
+    momentum: float = MISSING
+    weight_decay: float = MISSING
+
+
+@dataclass
+class CheckpointConfig:
+    """The arguments of Lightning's ModelCheckpoint that a run can change."""
+
+    _target_: str = "lightning.pytorch.callbacks.ModelCheckpoint"
+    filename: str = MISSING
+    monitor: str = MISSING
+    mode: str | None = MISSING
+    save_on_train_epoch_end: bool = MISSING
+    enable_version_counter: bool = False
+
+
+@dataclass
+class LastCheckpointConfig:
+    """ModelCheckpoint without a metric: it follows the epochs, not the best of them."""
+
+    _target_: str = "lightning.pytorch.callbacks.ModelCheckpoint"
+    filename: str = MISSING
+    save_on_train_epoch_end: bool = MISSING
+    enable_version_counter: bool = False
+
+
+@dataclass
+class EarlyStoppingConfig:
+    """The arguments of Lightning's EarlyStopping that a run can change."""
+
+    _target_: str = "lightning.pytorch.callbacks.EarlyStopping"
+    monitor: str = MISSING
+    mode: str | None = MISSING
+    patience: int = MISSING
+    min_delta: float = 0.0
+    check_finite: bool = MISSING
+    check_on_train_epoch_end: bool = MISSING
+
+
+@dataclass
+class MetricsConfig:
+    """`ml.training.callbacks.MetricsLog` takes no arguments."""
+
+    _target_: str = "ml.training.callbacks.MetricsLog"
+
+
+@dataclass
+class ProgressConfig:
+    """`ml.training.callbacks.ProgressTable` takes no arguments."""
+
+    _target_: str = "ml.training.callbacks.ProgressTable"
+
+
+@dataclass
+class ProfileConfig:
+    """Arguments of `ml.training.monitors.Profile`."""
+
+    _target_: str = "ml.training.monitors.Profile"
+    warmup: int = MISSING
+    steps: int = MISSING
+    rows: int = MISSING
+
+
+@dataclass
+class SystemConfig:
+    """Arguments of `ml.training.monitors.SystemMonitor`."""
+
+    _target_: str = "ml.training.monitors.SystemMonitor"
+    every_s: float = MISSING
+
+
+@dataclass
+class CallbacksConfig:
+    """What happens around the training; null leaves one out. ``more`` is for a user's own: a name,
+    and a ``_target_`` with its arguments."""
+
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    last_checkpoint: LastCheckpointConfig = field(default_factory=LastCheckpointConfig)
+    early_stopping: EarlyStoppingConfig | None = None
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    progress: ProgressConfig | None = None
+    system: SystemConfig | None = None
+    profile: ProfileConfig | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class WandbConfig:
+    """Arguments of `ml.tracking.wandb_logger.WandbLogger`."""
+
+    _target_: str = "ml.tracking.wandb_logger.WandbLogger"
+    mode: str = MISSING
+    project: str = MISSING
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    patience_s: float = MISSING
+
+
+@dataclass
+class PresetConfig:
+    """What was measured of a preset: how accurate it is on the test set, as a share, and the most
+    memory that its training took."""
+
+    name: str = MISSING
+    accuracy: float = MISSING
+    memory_gib: float = MISSING
+
+
+@dataclass
+class PathsConfig:
+    """Where run folders are kept."""
+
+    runs: str = MISSING
+
+
+@dataclass
+class Config:
+    """The whole configuration of `//ml:train`."""
+
+    name: str = MISSING
+    seed: int = MISSING
+    monitor: str = MISSING
+    label_smoothing: float = MISSING
+    warmup: float = MISSING
+    conclude: bool = True
+    resume: str | None = None
+    rerun: str | None = None
+    budget: str | None = None
+    preset: PresetConfig | None = None
+    data: Any = MISSING
+    network: Any = MISSING
+    optimizer: Any = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    logger: Any = MISSING
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+def register_schema() -> None:
+    """Makes the schema known to Hydra, under the names that the files in configs/ start from, and
+    ``${direction:METRIC,OTHERWISE}``."""
+    OmegaConf.register_new_resolver("direction", direction, replace=True)
+    store = ConfigStore.instance()
+    store.store(group="schema", name="train", node=Config)
+    store.store(group="schema", name="cifar10", node=DataConfig)
+    store.store(group="schema", name="resnet", node=ResNetConfig)
+    store.store(group="schema", name="muon", node=MuonConfig)
+    store.store(group="schema", name="sgd", node=SGDConfig)
+    store.store(group="schema", name="wandb", node=WandbConfig)
+    store.store(group="schema", name="preset", node=PresetConfig)
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Refuses values that have the right type and make no sense.
+
+    Raises:
+        ConfigError: naming the key, the value and the expectation.
+    """
+    expectations = {
+        "trainer.max_epochs": (lambda value: value >= 1, "at least 1"),
+        "trainer.devices": (lambda value: value >= 1 or value == -1, "at least 1, or -1: all"),
+        "trainer.num_nodes": (lambda value: value >= 1, "at least 1"),
+        "trainer.accelerator": (_ACCELERATORS.__contains__, f"of {', '.join(_ACCELERATORS)}"),
+        "trainer.precision": (_PRECISIONS.__contains__, f"of {', '.join(_PRECISIONS)}"),
+        "optimizer.orthogonalise_in": (
+            _DTYPES.__contains__,
+            f"of {', '.join(_DTYPES)}",
+        ),
+        "callbacks.checkpoint.mode": (_MODES.__contains__, "of max, min"),
+        "callbacks.early_stopping.mode": (_MODES.__contains__, "of max, min"),
+        "callbacks.early_stopping.patience": (lambda value: value >= 1, "at least 1"),
+        "callbacks.system.every_s": (lambda value: value > 0, "above 0"),
+        "logger.mode": (_WANDB_MODES.__contains__, f"of {', '.join(_WANDB_MODES)}"),
+        "logger.patience_s": (lambda value: value > 0, "above 0"),
+        "label_smoothing": (lambda value: 0 <= value < 1, "in [0, 1)"),
+        "warmup": (lambda value: 0 <= value < 1, "in [0, 1)"),
+        "seed": (lambda value: 0 <= value < 2**32, "in 0..4294967295"),
+    }
+    for key, (holds, expectation) in expectations.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not holds(value):
+            raise ConfigError(f"{key}={value}: expected a value {expectation}")
+    if cfg.get("budget") is not None:
+        parse_duration(cfg.budget)
+    _check_direction(cfg, "callbacks.checkpoint")
+    _check_direction(cfg, "callbacks.early_stopping")
+    kept, monitor = OmegaConf.select(cfg, "callbacks.checkpoint.monitor"), cfg.get("monitor")
+    if kept is not None and kept != monitor:
+        raise ConfigError(
+            f"callbacks.checkpoint.monitor={kept}: expected monitor={monitor}, by which the best "
+            "epoch is chosen and named everywhere; set monitor alone"
+        )
+
+
+def _check_direction(cfg: DictConfig, key: str) -> None:
+    """Refuses to keep the worst epoch, or to guess which one is."""
+    metric, mode = OmegaConf.select(cfg, f"{key}.monitor"), OmegaConf.select(cfg, f"{key}.mode")
+    if metric is None:
+        return
+    if mode is None:
+        raise ConfigError(
+            f"monitor={metric}: whether it shall rise or fall is not known by its name, say "
+            f"{key}.mode=max or {key}.mode=min"
+        )
+    if mode != (wanted := direction(metric, mode)):
+        raise ConfigError(f"{key}.mode={mode}: expected {wanted} for monitor={metric}")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90s``, ``10m``, ``1.5h`` or ``1h30m``.
+
+    Raises:
+        ConfigError: it is none of these, or not above zero.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or not seconds > 0:
+        raise ConfigError(
+            f"budget={text}: expected a duration such as 90s, 10m or 1h30m, or null for none"
+        )
+    return seconds
+
+
+def is_fast_dev_run(cfg: DictConfig) -> bool:
+    """Whether a run only tries its code on one batch and keeps nothing."""
+    return bool(cfg.trainer.get("fast_dev_run"))
+
+
+_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+_UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_DTYPES = ("auto", "bfloat16", "float32")
+_MODES = ("max", "min")
+_WANDB_MODES = ("auto", "online", "offline")

@@ -1,0 +1,119 @@
+"""Processes that train together: started locally, one per device, or by torchrun."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+from common.processes import python_environment
+
+_GRACE_S = 60  # for the others to leave after the first
+_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+
+
+class RankError(RuntimeError):
+    """The processes of one training cannot work together; the message says why."""
+
+
+class LocalRanks(ClusterEnvironment):
+    """What Lightning asks about the processes of this machine.
+
+    Lightning's own launcher would run the command line of the first process again, whatever that
+    is: a sweep, a test, a build action. Here the others are told their run folder alone.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, port: int | None = None) -> None:
+        self._rank = rank
+        self._size = size
+        self._port = port
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True  # as Lightning sees it
+
+    @property
+    def main_address(self) -> str:
+        return "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        if self._port is None:
+            with socket.socket() as free:
+                free.bind((self.main_address, 0))
+                self._port = int(free.getsockname()[1])
+        return self._port
+
+    @staticmethod
+    def detect() -> bool:
+        return False  # it is never guessed, always named
+
+    def world_size(self) -> int:
+        return self._size
+
+    def set_world_size(self, size: int) -> None:
+        self._size = size
+
+    def global_rank(self) -> int:
+        return self._rank
+
+    def set_global_rank(self, rank: int) -> None:
+        assert rank == self._rank
+
+    def local_rank(self) -> int:
+        return self._rank
+
+    def node_rank(self) -> int:
+        return 0
+
+
+@contextmanager
+def together(ranks: LocalRanks, folder: Path) -> Iterator[None]:
+    """Lets the other processes train in the same run folder as long as the context lasts; they end
+    with this process, however it ends.
+
+    Raises:
+        RankError: one of them failed, though this one did not.
+    """
+    if ranks.world_size() == 1 or ranks.global_rank() > 0:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in _ADDRESS}
+    others = [_start(ranks, rank, folder) for rank in range(1, ranks.world_size())]
+    try:
+        yield
+        leave_group()
+        for rank, process in enumerate(others, 1):
+            if code := process.wait(_GRACE_S):
+                raise RankError(f"process {rank} of {ranks.world_size()} ended with code {code}")
+    finally:
+        leave_group()
+        for process in others:
+            process.kill()
+            process.communicate()
+        for name, value in before.items():  # Lightning has set them
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _start(ranks: LocalRanks, rank: int, folder: Path) -> subprocess.Popen[bytes]:
+    arguments = (str(rank), str(ranks.world_size()), str(ranks.main_port), str(folder))
+    return subprocess.Popen(
+        [sys.executable, "-m", "ml.training.follower", *arguments],
+        env=python_environment(),
+        stdin=subprocess.PIPE,  # held open by this process alone: its end is the others' end
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def leave_group() -> None:
+    """Leaves the process group of the training, if there is one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

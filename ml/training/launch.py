@@ -1,0 +1,146 @@
+"""Parses the command line of a training and opens its run folder."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from ml.runs.folder import (
+    ResumeError,
+    RunFolder,
+    create_run,
+    find_unfinished,
+    open_run,
+    open_unfinished,
+)
+from ml.runs.provenance import mark_rerun
+from ml.training.config import is_fast_dev_run
+from ml.training.torchrun import agree_on_folder, is_first, is_started_by_torchrun
+
+INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
+_FLAGS = ("--rerun", "--resume")  # written as flags too, since they are no values of the training
+
+
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """Turns ``--rerun FOLDER`` and ``--resume FOLDER`` into the overrides that Hydra understands.
+
+    Raises:
+        ResumeError: a flag stands without its folder.
+    """
+    translated, rest = [], iter(arguments)
+    for argument in rest:
+        flag, has_value, value = argument.partition("=")
+        if flag not in _FLAGS:
+            translated.append(argument)
+            continue
+        if not has_value:
+            value = next(rest, "")
+        if not value or value.startswith("-"):
+            raise ResumeError(f"{flag} needs a run folder: {flag} runs/<folder>")
+        quoted = value.replace("'", r"\'")
+        translated.append(f"{flag[2:]}='{quoted}'")
+    return translated
+
+
+class Configurations(Protocol):
+    """What a command line may stand for on this machine; see `ml.training.presets.Presets`."""
+
+    def possible(self) -> list[DictConfig]:
+        """All configurations that `choose` may return."""
+        ...
+
+    def choose(self, console: Console) -> DictConfig:
+        """The one to train by."""
+        ...
+
+
+@contextmanager
+def begun_run(
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    console: Console,
+    configurations: Callable[[], Configurations],
+) -> Iterator[tuple[RunFolder, DictConfig]]:
+    """The folder to train in, locked, and the configuration to train by; a folder in which nothing
+    began is removed again.
+
+    Args:
+        configurations: called only where a new run needs them, since they import PyTorch.
+
+    Raises:
+        ResumeError: the named run cannot be continued or repeated, or was asked to change.
+    """
+    if not is_first():
+        run = RunFolder(agree_on_folder(None))
+        yield run, run.load_config()
+        return
+    with _own_folder(cfg, overrides, console, configurations) as (run, cfg):
+        if is_started_by_torchrun():
+            agree_on_folder(run.path)
+        yield run, cfg
+
+
+@contextmanager
+def _own_folder(
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    console: Console,
+    configurations: Callable[[], Configurations],
+) -> Iterator[tuple[RunFolder, DictConfig]]:
+    if is_fast_dev_run(cfg):
+        with tempfile.TemporaryDirectory(prefix="kiln-fast-dev-run-") as folder:
+            yield open_run(Path(folder), cfg), cfg
+        return
+    run, cfg = _choose_run(cfg, overrides, console, configurations)
+    with run.lock(), run.discarded_unless_begun():
+        yield run, cfg
+
+
+def _choose_run(
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    console: Console,
+    configurations: Callable[[], Configurations],
+) -> tuple[RunFolder, DictConfig]:
+    runs = Path(cfg.paths.runs)
+    if cfg.resume and cfg.rerun:
+        raise ResumeError("resume continues a run and rerun repeats one: give one of them")
+    if cfg.rerun:
+        original = RunFolder(_below(runs, cfg.rerun))
+        if not original.path.is_dir():
+            raise ResumeError(f"rerun={cfg.rerun}: there is no folder {original.path}")
+        _refuse_changes("rerun", cfg.rerun, overrides)
+        cfg = original.load_config()
+        run = create_run(runs, cfg, datetime.now())
+        mark_rerun(run, original)
+        return run, cfg
+    if cfg.resume == "auto":
+        if found := find_unfinished(runs, configurations().possible()):
+            return found, found.load_config()
+        console.print("resume=auto: no unfinished run of this configuration, starting one")
+    elif cfg.resume:
+        run = open_unfinished(_below(runs, cfg.resume))
+        _refuse_changes("resume", cfg.resume, overrides)
+        return run, run.load_config()
+    cfg = configurations().choose(console)
+    return create_run(runs, cfg, datetime.now()), cfg
+
+
+def _below(runs: Path, path: str) -> Path:
+    """The path as the user sees it: relative paths start in the workspace, where runs/ is."""
+    return runs.parent / Path(path).expanduser()
+
+
+def _refuse_changes(key: str, value: str, overrides: Sequence[str]) -> None:
+    """A run that is continued or repeated stays what it was."""
+    own = (f"{key}=", "paths.", "budget=")
+    if changes := [text for text in overrides if not text.startswith(own)]:
+        raise ResumeError(
+            f"{key}={value} takes the configuration of that run as it is, these would change it: "
+            f"{' '.join(changes)} (leave them out, or start a new run without {key})"
+        )

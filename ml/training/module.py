@@ -1,0 +1,122 @@
+"""The LightningModule: loss, metrics and learning-rate schedule around a plain network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class ImageClassifier(lightning.LightningModule):
+    """Cross-entropy training of a network that maps normalised (N, C, H, W) to (N, K) logits.
+
+    Logs loss, accuracy and macro_f1 once an epoch, as ``train/…`` (of the augmented images) and
+    ``val/…``.
+
+    Args:
+        network: what is trained; unaware of Lightning.
+        classes: K.
+        make_optimizer: network -> optimizer.
+        label_smoothing: share of each label that is spread over all classes, for training alone.
+        warmup: share of all steps in which the learning rates rise to their values; then they fall
+            to zero.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        classes: int,
+        make_optimizer: Callable[[nn.Module], Optimizer],
+        label_smoothing: float = 0.0,
+        warmup: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.make_optimizer = make_optimizer
+        self.label_smoothing = label_smoothing
+        self.warmup = warmup
+        self.train_scores = EpochScores(classes)
+        self.val_scores = EpochScores(classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised (N, C, H, W) -> logits (N, K)."""
+        return self.network(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """The smoothed mean loss of images (N, C, H, W) and labels (N,)."""
+        images, labels = batch
+        logits = self(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.train_scores.add(logits.detach(), labels, loss.detach())
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        """Counts images (N, C, H, W) and labels (N,); their loss is not smoothed."""
+        images, labels = batch
+        logits = self(images).float()
+        self.val_scores.add(logits, labels, F.cross_entropy(logits, labels))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the epoch's scores, summed over all processes."""
+        # Validation closes an epoch: what is logged here, every callback sees at the epoch's end.
+        for part, scores in (("train", self.train_scores), ("val", self.val_scores)):
+            sums = scores.take(self._sum_over_ranks)
+            self.log_dict({f"{part}/{name}": value for name, value in sums.items()})
+
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(value, reduce_op="sum")
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer, and a schedule that moves with every step."""
+        optimizer = self.make_optimizer(self.network)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, lambda step: rise_and_fall(step, steps, self.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def rise_and_fall(step: int, steps: int, warmup: float) -> float:
+    """Factor on the learning rate: linear from 0 to 1 over the first share ``warmup``, then linear
+    to 0."""
+    progress = min(step / max(steps, 1), 1.0)
+    if progress < warmup:
+        return progress / warmup
+    return (1 - progress) / (1 - warmup) if warmup < 1 else 0.0
+
+
+class EpochScores:
+    """Running sums of one epoch, kept on the device so that no step waits for a number."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self._confusion: Any = 0
+        self._loss: Any = 0.0
+
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Counts a batch: logits (N, K), labels (N,), and its mean loss."""
+        pairs = labels * self.classes + logits.argmax(1)
+        self._confusion = self._confusion + torch.bincount(pairs, minlength=self.classes**2)
+        # A process whose share of a last batch is empty has no mean loss to weigh.
+        self._loss = self._loss + (loss * len(labels) if len(labels) else torch.zeros_like(loss))
+
+    def take(self, combine: Callable[[Tensor], Tensor] = lambda value: value) -> dict[str, float]:
+        """Mean loss, accuracy and macro F1 of what was added, which is then forgotten.
+
+        Args:
+            combine: sums a tensor over all processes that train together.
+        """
+        confusion = combine(self._confusion).view(self.classes, self.classes).double().cpu()
+        total, hits = confusion.sum(), confusion.diagonal()
+        f1 = 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
+        loss = float(combine(self._loss)) / float(total)
+        self._confusion, self._loss = 0, 0.0
+        return {
+            "loss": loss,
+            "accuracy": float(hits.sum() / total),
+            "macro_f1": float(f1.mean()),
+        }

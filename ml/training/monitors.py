@@ -1,0 +1,162 @@
+"""Records the machine during a training: CPU, memory and GPU, and a profile of the steps."""
+
+import json
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning
+import psutil
+import torch
+from lightning import LightningModule, Trainer
+from torch.profiler import ProfilerActivity, profile
+
+from common.files import write_whole
+from ml.runs.folder import RunFolder
+from ml.runs.metrics import read_rows
+from ml.training.callbacks import metrics_log
+
+
+class Profile(lightning.Callback):
+    """Measures some steps of the first epoch by PyTorch's profiler.
+
+    Leaves in the run folder ``profile.txt``, the operators by the time that they took themselves,
+    and ``profile_trace.json``, for chrome://tracing and Perfetto.
+
+    Args:
+        warmup: steps before the measured ones.
+        steps: how many are measured; fewer if the epoch ends.
+        rows: of the table.
+    """
+
+    def __init__(self, *, warmup: int, steps: int, rows: int) -> None:
+        self.warmup = warmup
+        self.steps = steps
+        self.rows = rows
+        self._profile: profile | None = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero and trainer.global_step == self.warmup:
+            activities = [ProfilerActivity.CPU]
+            if torch.cuda.is_available():
+                activities.append(ProfilerActivity.CUDA)
+            self._profile = profile(activities=activities, record_shapes=True)
+            self._profile.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if self._profile and trainer.global_step == self.warmup + self.steps:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._profile:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        measured, self._profile = self._profile, None
+        assert measured is not None
+        measured.stop()
+        folder = Path(trainer.default_root_dir)
+        by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        operators = measured.key_averages(group_by_input_shape=True)
+        table = operators.table(sort_by=by, row_limit=self.rows, max_name_column_width=40)
+        write_whole(folder / "profile.txt", table + "\n")
+        measured.export_chrome_trace(str(folder / "profile_trace.json"))
+        print(measured.key_averages().table(sort_by=by, row_limit=8, max_name_column_width=40))
+        print(f"Profile of {self.steps} steps: {folder / 'profile.txt'}")
+
+
+_GIGABYTE = 1e9
+
+
+class SystemMonitor(lightning.Callback):
+    """Writes a JSON line every few seconds of training, and one at its start and its end.
+
+    ``cpu_percent`` and ``memory_percent`` are of the whole machine; ``process_cpu_percent`` is 100
+    for each processor that the training keeps busy; gigabytes are 10⁹ bytes.
+
+    Args:
+        every_s: seconds between two lines.
+    """
+
+    def __init__(self, *, every_s: float) -> None:
+        self.every_s = every_s
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        path = RunFolder(Path(trainer.default_root_dir)).system
+        start_s = metrics_log(trainer).elapsed_s
+        # A run that continues repeats what came after its checkpoint.
+        kept = [row for row in read_rows(path) if row["elapsed_s"] <= start_s]
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._watch, args=(trainer, path), daemon=True)
+        self._thread.start()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._thread:
+            self._stop.set()
+            self._thread.join()
+            self._thread = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.on_train_end(trainer, pl_module)
+
+    def _watch(self, trainer: Trainer, path: Path) -> None:
+        machine = Machine(trainer.strategy.root_device)
+        log = metrics_log(trainer)
+        with path.open("a", encoding="utf-8") as file:
+            is_last = False
+            while True:
+                row = {"elapsed_s": round(log.elapsed_s, 2), **machine.sample()}
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                if is_last:
+                    return
+                is_last = self._stop.wait(self.every_s)
+
+
+class Machine:
+    """Takes samples of the machine and of this process; a percentage is the mean since the sample
+    before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._process = psutil.Process()
+        psutil.cpu_percent()
+        self._process.cpu_percent()
+
+    def sample(self) -> dict[str, float]:
+        """Values by name, see `SystemMonitor`."""
+        memory = psutil.virtual_memory()
+        values = {
+            "cpu_percent": psutil.cpu_percent(),
+            "process_cpu_percent": self._process.cpu_percent(),
+            "memory_percent": memory.percent,
+            "process_memory_gb": round(self._process.memory_info().rss / _GIGABYTE, 3),
+        }
+        return values | (self._gpu() if self._device.type == "cuda" else {})
+
+    def _gpu(self) -> dict[str, float]:
+        free, total = torch.cuda.mem_get_info(self._device)
+        values = {
+            "gpu_memory_gb": round((total - free) / _GIGABYTE, 3),
+            "gpu_process_memory_gb": round(torch.cuda.memory_reserved(self._device) / _GIGABYTE, 3),
+        }
+        with suppress(ImportError, RuntimeError):  # needs NVIDIA's management library in Python
+            values["gpu_percent"] = float(torch.cuda.utilization(self._device))
+        return values

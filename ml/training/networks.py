@@ -1,0 +1,136 @@
+"""The classifier: a small residual network behind a whitening stem, in plain PyTorch."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+class ResNet(nn.Module):
+    """Whitened 2×2 patches, three groups of 3×3 convolutions, global max pooling, a scaled linear
+    head.
+
+    Args:
+        classes: K, how many logits.
+        widths: channels of each group; each group halves the resolution.
+        depths: convolutions in each group; after the first, every two are bypassed by a residual
+            connection.
+        logit_scale: factor on the logits that keeps the first steps calm.
+
+    Source: Jordan 2024, arXiv:2404.00498 (the CIFAR-10 speed-run network), after Page 2019
+    (whitening) and He et al. 2015, arXiv:1512.03385 (residual connections).
+    """
+
+    def __init__(
+        self,
+        classes: int = 10,
+        widths: Sequence[int] = (64, 256, 256),
+        depths: Sequence[int] = (2, 2, 2),
+        logit_scale: float = 1 / 9,
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(depths):
+            raise ValueError(f"widths and depths differ in length: {list(widths)}, {list(depths)}")
+        self.stem = WhiteningStem()
+        channels = [self.stem.channels, *widths]
+        self.groups = nn.Sequential(
+            *(
+                ConvGroup(*edge, depth)
+                for edge, depth in zip(pairwise(channels), depths, strict=True)
+            )
+        )
+        self.head = nn.Linear(widths[-1], classes, bias=False)
+        self.logit_scale = logit_scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised float (N, 3, H, W) -> logits (N, K); any H and W of at least 18 pixels."""
+        features: Tensor = self.groups(self.stem(images))
+        logits: Tensor = self.head(features.amax((2, 3))) * self.logit_scale
+        return logits
+
+    def initialise_from(self, images: Tensor) -> None:
+        """Fits the stem to normalised training images (N, 3, H, W); a few thousand are plenty."""
+        self.stem.fit(images)
+
+    @torch.no_grad()
+    def scale_logits(self, factor: float) -> None:
+        """Multiplies all logits by a factor, for good; calibration does it to a trained network."""
+        self.head.weight.mul_(factor)
+
+
+class WhiteningStem(nn.Module):
+    """Projects 2×2 patches on their principal components, both signs, at unit variance; never
+    trained.
+
+    Source: Page 2019, "How to train your ResNet 8", and arXiv:2404.00498, section 3.1.
+    """
+
+    def __init__(self, patch: int = 2, in_channels: int = 3) -> None:
+        super().__init__()
+        self.channels = 2 * in_channels * patch * patch
+        self.conv = nn.Conv2d(in_channels, self.channels, patch, bias=False)
+        self.conv.weight.requires_grad = False
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised (N, C, H, W) -> (N, channels, H - patch + 1, W - patch + 1), none negative."""
+        features: Tensor = self.activation(self.conv(images))
+        return features
+
+    @torch.no_grad()
+    def fit(self, images: Tensor, epsilon: float = 5e-4) -> None:
+        """Sets the filters from normalised images (N, C, H, W); ``epsilon`` bounds the gain on
+        flat directions."""
+        patch = self.conv.kernel_size[0]
+        patches = images.unfold(2, patch, 1).unfold(3, patch, 1)
+        vectors = (
+            patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.conv.weight[0].numel()).double()
+        )
+        variances, components = torch.linalg.eigh(vectors.T @ vectors / len(vectors))
+        filters = components.T / (variances + epsilon).sqrt().unsqueeze(1)
+        filters = filters.reshape(-1, *self.conv.weight.shape[1:])
+        self.conv.weight.copy_(torch.cat((filters, -filters)))
+
+
+class ConvGroup(nn.Module):
+    """``depth`` 3×3 convolutions; the first widens and halves the resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
+        super().__init__()
+        self.widen = conv3x3(in_channels, out_channels)
+        self.pool = nn.MaxPool2d(2)
+        self.norm = batch_norm(out_channels)
+        self.activation = nn.ReLU(inplace=True)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(conv3x3(out_channels, out_channels), batch_norm(out_channels))
+            for _ in range(depth - 1)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H // 2, W // 2)."""
+        features = self.activation(self.norm(self.pool(self.widen(features))))
+        shortcut = features
+        for index, block in enumerate(self.blocks):
+            features = block(features)
+            if closes_pair := index % 2 == 1:
+                features = features + shortcut
+            features = self.activation(features)
+            if closes_pair:
+                shortcut = features
+        return features
+
+
+def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """Starts as the identity on as many channels as it can, so that depth costs nothing at
+    first."""
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+    nn.init.dirac_(conv.weight[:in_channels])
+    return conv
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch normalisation without a trained gain: the next convolution is free to scale."""
+    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    norm.weight.requires_grad = False
+    return norm

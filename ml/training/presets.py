@@ -1,0 +1,225 @@
+"""Presets and the time budget: the best preset that finishes in time on this machine."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.resources import available_memory
+from common.terminal import duration
+from ml.data.cifar10 import TRAIN_IMAGES
+from ml.data.datamodule import size_schedule
+from ml.training.config import LADDER, parse_duration
+from ml.training.hardware import best_precision, quiet_lightning
+
+_GIBIBYTE = 2**30
+_PROBE_BATCH = 64
+_PROBE_S = 0.4  # for each preset; the first step, which compiles kernels, is not counted
+# What a preset's accuracy was measured with; a command line that changes none of it may expect it.
+_RECIPE = ("data", "network", "optimizer", "label_smoothing", "warmup", "trainer.max_epochs")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a configuration's network trains here.
+
+    Attributes:
+        image_s: seconds for one image of the largest size, forward and backward.
+        step_s: seconds for one step of the optimizer.
+    """
+
+    image_s: float
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A preset as it would train here.
+
+    Attributes:
+        seconds: of training, estimated.
+        obstacle: why the next better preset was not taken; None if there is none.
+    """
+
+    cfg: DictConfig
+    speed: Speed
+    seconds: float
+    obstacle: str | None = None
+
+
+class Presets:
+    """The configurations that one command line may stand for, and the choice among them.
+
+    Args:
+        cfg: what the command line says, without a preset.
+        overrides: the command line, Hydra's own options left out.
+        compose: the same with one of `LADDER`; None where the configuration is fixed: by name, by
+            ``budget=null``, or by a dataset or network that the ladder does not know.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        overrides: Sequence[str] = (),
+        compose: Callable[[str], DictConfig] | None = None,
+    ) -> None:
+        self._cfg = cfg
+        self._keeps_recipe = not any(text.lstrip("+~").startswith(_RECIPE) for text in overrides)
+        self._compose = compose
+
+    def possible(self) -> list[DictConfig]:
+        """Every configuration that `choose` may return here: one of them is an earlier run's."""
+        if self._compose is None:
+            return [settle(self._cfg)]
+        return [settle(self._compose(name)) for name in LADDER]
+
+    def choose(self, console: Console) -> DictConfig:
+        """The configuration to train by, every value settled; measures the machine if it has a
+        choice, and says what was taken and why."""
+        if self._compose is None:
+            return settle(self._cfg)
+        budget_s = parse_duration(self._cfg.budget)
+        choice = climb((settle(self._compose(name)) for name in LADDER), budget_s)
+        console.print(self._explanation(choice, budget_s), highlight=False, soft_wrap=True)
+        return choice.cfg
+
+    def _explanation(self, choice: Choice, budget_s: float) -> str:
+        cfg, seconds = choice.cfg, choice.seconds
+        expected = "with your values"
+        if self._keeps_recipe:
+            expected = f"{cfg.preset.accuracy:.1%} on the test set expected"
+        fits = "within" if seconds <= budget_s else "no preset is smaller, but it exceeds"
+        images_per_s = f"{1 / choice.speed.image_s:,.0f} images/s at {max(cfg.data.sizes)} pixels"
+        obstacle = f"; {choice.obstacle}" if choice.obstacle else ""
+        return (
+            f"Preset {cfg.preset.name}: {expected}, about {duration(seconds)} of training, done "
+            f"about {datetime.now() + timedelta(seconds=seconds):%H:%M}; {fits} "
+            f"budget={cfg.budget} at the {images_per_s} measured here{obstacle}."
+        )
+
+
+def climb(ladder: Iterable[DictConfig], budget_s: float) -> Choice:
+    """The last preset of a ladder that ends within a budget and fits into memory; the first one if
+    none does."""
+    memory = available_memory()
+    choice: Choice | None = None
+    for cfg in ladder:
+        name, memory_gib = cfg.preset.name, cfg.preset.memory_gib
+        lacks_memory = memory is not None and memory_gib * _GIBIBYTE > memory
+        if choice and lacks_memory:
+            return replace(choice, obstacle=f"{name} needs {memory_gib:.1f} GiB of memory")
+        speed = measure_speed(cfg)
+        seconds = training_seconds(cfg, speed)
+        if choice and seconds > budget_s:
+            return replace(choice, obstacle=f"{name} would take {duration(seconds)}")
+        choice = Choice(cfg, speed, seconds)
+        if lacks_memory:
+            warning = (
+                f"it needs {memory_gib:.1f} GiB of memory, more than there is, and may be killed"
+            )
+            return replace(choice, obstacle=warning)
+    assert choice is not None
+    return choice
+
+
+def settle(cfg: DictConfig) -> DictConfig:
+    """The same configuration with each ``auto`` that changes results replaced by what this machine
+    has, so that a run that continues or is repeated elsewhere computes the same."""
+    settled = cfg.copy()
+    accelerator = OmegaConf.select(cfg, "trainer.accelerator", default="cpu")
+    if OmegaConf.select(cfg, "trainer.precision") == "auto":
+        settled.trainer.precision = best_precision(accelerator)
+    if OmegaConf.select(cfg, "optimizer.orthogonalise_in") == "auto":
+        native = best_precision(accelerator) == "bf16-mixed"
+        settled.optimizer.orthogonalise_in = "bfloat16" if native else "float32"
+    return settled
+
+
+def measure_speed(cfg: DictConfig) -> Speed:
+    """Trains the network of a configuration on noise, for about a second."""
+    quiet_lightning()
+    trainer = instantiate(
+        cfg.trainer,
+        devices=1,
+        num_nodes=1,
+        strategy="auto",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    device, context = trainer.strategy.root_device, trainer.precision_plugin.forward_context
+    with torch.random.fork_rng():
+        network = instantiate(cfg.network, classes=10).to(device, memory_format=torch.channels_last)
+        size = max(cfg.data.sizes)
+        images = torch.randn(_PROBE_BATCH, 3, size, size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(_PROBE_BATCH, dtype=torch.long, device=device)
+    optimizer = instantiate(cfg.optimizer)(network)
+
+    def learn() -> None:
+        with context():
+            loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+
+    return Speed(
+        image_s=_fastest(learn, device) / _PROBE_BATCH, step_s=_fastest(optimizer.step, device)
+    )
+
+
+def _fastest(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of the fastest of a few calls; what else runs on the machine only ever adds time."""
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 2 or time.perf_counter() - started < _PROBE_S:
+        before = time.perf_counter()
+        work()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        times.append(time.perf_counter() - before)
+    return min(times[1:])
+
+
+def training_seconds(cfg: DictConfig, speed: Speed) -> float:
+    """Seconds that a whole training takes at a measured speed: an image of another size costs in
+    proportion to its multiplications."""
+    steps = _train_images(cfg) // cfg.data.batch_size * cfg.trainer.max_epochs
+    images = training_flop(cfg) / _flop(_on_no_device(cfg), max(cfg.data.sizes)) / 3
+    return images * speed.image_s + steps * speed.step_s
+
+
+def training_flop(cfg: DictConfig) -> float:
+    """Floating-point operations of a whole training: three times those of the forward pass for each
+    training image, once for each validation image."""
+    data, epochs, network = cfg.data, cfg.trainer.max_epochs, _on_no_device(cfg)
+    sizes = size_schedule(data.sizes, data.size_milestones, epochs)
+    images = _train_images(cfg) // data.batch_size * data.batch_size
+    of_training = sum(sizes.count(size) * _flop(network, size) for size in set(sizes))
+    return 3.0 * images * of_training + data.validation_size * epochs * _flop(network, 32)
+
+
+def _train_images(cfg: DictConfig) -> int:
+    images: int = cfg.data.train_size or TRAIN_IMAGES - cfg.data.validation_size
+    return images
+
+
+def _on_no_device(cfg: DictConfig) -> nn.Module:
+    with torch.random.fork_rng():
+        network: nn.Module = instantiate(cfg.network, classes=10)
+    return network.to("meta").eval()
+
+
+def _flop(network: nn.Module, size: int) -> int:
+    images: Tensor = torch.empty(1, 3, size, size, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(images)
+    return int(counter.get_total_flops())

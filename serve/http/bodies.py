@@ -1,0 +1,287 @@
+"""Parses request bodies: JSON, a raw image, or a multipart form."""
+
+import asyncio
+import binascii
+import logging
+import re
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import msgspec
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.types import Receive, Scope
+
+from serve.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    ClientLeft,
+    InvalidField,
+    MalformedForm,
+    MalformedJson,
+    ServiceError,
+    UnsupportedMediaType,
+)
+from serve.http.middleware import header
+from serve.http.schemas import BatchRequest, PredictRequest
+from serve.inference.images import image_type
+from serve.settings import MAX_IMAGES, Settings
+
+# It warns of every odd byte in a form; the caller is told, and the log is not theirs to fill.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
+_MAX_PARTS = MAX_IMAGES + 10
+
+
+class Part(NamedTuple):
+    """A field of the form."""
+
+    name: str
+    data: bytes
+
+
+class _Reader:
+    """Collects parts from the parser's callbacks, which name places within a buffer."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.ended = False
+        self._field = self._value = self._disposition = b""
+        self._data = bytearray()
+
+    def on_part_begin(self) -> None:
+        if len(self.parts) == _MAX_PARTS:
+            raise MalformedForm(f"the form has more than {_MAX_PARTS} parts", field="body")
+        self._disposition, self._data = b"", bytearray()
+
+    def on_header_begin(self) -> None:
+        self._field = self._value = b""
+
+    def on_header_field(self, buffer: bytes, start: int, end: int) -> None:
+        self._field += buffer[start:end]
+
+    def on_header_value(self, buffer: bytes, start: int, end: int) -> None:
+        self._value += buffer[start:end]
+
+    def on_header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._disposition = self._value
+
+    def on_part_data(self, buffer: bytes, start: int, end: int) -> None:
+        self._data += buffer[start:end]
+
+    def on_part_end(self) -> None:
+        name = parse_options_header(self._disposition)[1].get(b"name", b"")
+        self.parts.append(Part(name.decode("utf-8", "replace"), bytes(self._data)))
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+def read_form(content_type: bytes, body: bytes) -> list[Part]:
+    """The parts of a form, in their order.
+
+    Raises:
+        MalformedForm: says what is wrong with it.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise MalformedForm("the content type names no boundary", field="content-type")
+    reader = _Reader()
+    callbacks = {name: getattr(reader, name) for name in dir(reader) if name.startswith("on_")}
+    try:
+        parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]  # all of them at once
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as exc:
+        raise MalformedForm(str(exc), field="body") from exc
+    if not reader.ended:
+        raise MalformedForm("the form does not end with its boundary", field="body")
+    return reader.parts
+
+
+_PREDICT = msgspec.json.Decoder(PredictRequest)
+_BATCH = msgspec.json.Decoder(BatchRequest)
+_MEDIA_TYPES = "application/json, image/* or multipart/form-data"
+
+
+class Options(NamedTuple):
+    """What the caller wants to know."""
+
+    top_k: int = 3
+    probabilities: bool = False
+
+
+class Upload(NamedTuple):
+    """An image file, or why there is none; `field` is its name in the request."""
+
+    field: str
+    data: bytes | ServiceError
+
+
+async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTooLarge: before more than the limit was kept in memory.
+        BodyTimeout: it did not arrive in time.
+    """
+    declared = header(scope, b"content-length")
+    limit = settings.max_body_bytes
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise _too_large(f"{int(declared)}", limit)
+    try:
+        async with asyncio.timeout(settings.body_timeout_ms / 1e3):
+            return await _whole_body(receive, limit)
+    except TimeoutError:
+        raise BodyTimeout(
+            f"expected the whole body within {settings.body_timeout_ms / 1e3:g} s"
+        ) from None
+
+
+async def _whole_body(receive: Receive, limit: int) -> bytes:
+    body = bytearray()
+    while True:
+        if len(body) > limit:
+            raise _too_large("more", limit)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        body += message.get("body", b"")
+        if not message.get("more_body") and len(body) <= limit:
+            return bytes(body)
+
+
+def _too_large(size: str, limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has {size} bytes, expected at most {limit}", field="body")
+
+
+def one_image(scope: Scope, body: bytes) -> tuple[Upload, Options]:
+    """The image of a /predict request.
+
+    Raises:
+        ServiceError: names the field that is missing or wrong.
+    """
+    match _media_type(scope, body):
+        case "json":
+            request = _decoded(_PREDICT, body)
+            _query(scope)  # says nothing of JSON bodies, but what is wrong is refused
+            return from_base64("image", request.image), Options(
+                request.top_k, request.probabilities
+            )
+        case "image":
+            return Upload("body", body), _query(scope)
+        case _:
+            form = read_form(_content_type(scope), body)
+            images = [part for part in form if part.name == "image"]
+            if len(images) != 1:
+                raise InvalidField(
+                    f"the form has {len(images)} parts named image, expected one", field="image"
+                )
+            return Upload("image", images[0].data), _form_options(scope, form)
+
+
+def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
+    """The images of a /predict/batch request, those that are no base64 as errors in their places.
+
+    Raises:
+        ServiceError: names the field that is missing or wrong.
+    """
+    match _media_type(scope, body):
+        case "json":
+            request = _decoded(_BATCH, body)
+            _query(scope)
+            uploads = [from_base64(f"images[{i}]", image) for i, image in enumerate(request.images)]
+            return uploads, Options(request.top_k, request.probabilities)
+        case "image":
+            raise UnsupportedMediaType(
+                "expected application/json or multipart/form-data with up to "
+                f"{MAX_IMAGES} parts named images; /predict takes a bare image",
+                field="content-type",
+            )
+        case _:
+            form = read_form(_content_type(scope), body)
+            files = [part.data for part in form if part.name == "images"]
+            if not 1 <= len(files) <= MAX_IMAGES:
+                raise InvalidField(
+                    f"the form has {len(files)} parts named images, expected 1 to {MAX_IMAGES}",
+                    field="images",
+                )
+            uploads = [Upload(f"images[{i}]", data) for i, data in enumerate(files)]
+            return uploads, _form_options(scope, form)
+
+
+def from_base64(field: str, text: Any) -> Upload:
+    """The file that base64 or a data URL holds."""
+    if not isinstance(text, str):
+        return Upload(field, InvalidField("expected base64 in a string", field))
+    if text.startswith("data:"):
+        beginning, comma, text = text.partition(",")
+        if not comma or not beginning.endswith(";base64"):
+            return Upload(
+                field, InvalidField("expected a data URL as data:image/png;base64,iVBO…", field)
+            )
+    try:
+        return Upload(field, binascii.a2b_base64(text, strict_mode=True))
+    except (binascii.Error, ValueError) as exc:
+        return Upload(field, InvalidField(f"expected base64: {str(exc).lower()}", field))
+
+
+def _media_type(scope: Scope, body: bytes) -> str:
+    essence = _content_type(scope).partition(b";")[0].strip().lower()
+    if essence == b"application/json" or essence.endswith(b"+json"):
+        return "json"
+    if essence == b"multipart/form-data":
+        return "form"
+    if essence.startswith(b"image/") or essence == b"application/octet-stream":
+        return "image"
+    if not essence and body:  # the caller left it to us
+        return "image" if image_type(body) else "json"
+    said = essence.decode("latin-1") if essence else "nothing and an empty body"
+    raise UnsupportedMediaType(
+        f"the content type is {said}, expected {_MEDIA_TYPES}", field="content-type"
+    )
+
+
+def _content_type(scope: Scope) -> bytes:
+    return header(scope, b"content-type") or b""
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as exc:
+        raise InvalidField(str(exc).partition(" - at ")[0], field=_field_of(str(exc))) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise MalformedJson(str(exc), field="body") from exc
+
+
+def _query(scope: Scope) -> Options:
+    if not scope["query_string"]:
+        return Options()
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    return _options(dict(pairs))
+
+
+def _form_options(scope: Scope, form: list[Part]) -> Options:
+    query = _query(scope)
+    texts = {
+        part.name: part.data.decode("latin-1") for part in form if part.name in Options._fields
+    }
+    return _options(texts) if texts else query
+
+
+def _options(texts: dict[str, str]) -> Options:
+    top_k = texts.get("top_k", "3")
+    if not (top_k.isascii() and top_k.isdigit() and len(top_k) <= 4 and 1 <= int(top_k) <= 1000):
+        raise InvalidField("expected a whole number from 1 to 1000", field="top_k")
+    probabilities = texts.get("probabilities", "false")
+    if probabilities not in ("true", "false"):
+        raise InvalidField("expected true or false", field="probabilities")
+    return Options(int(top_k), probabilities == "true")
+
+
+def _field_of(problem: str) -> str:
+    """The field that msgspec's message is about: "… - at `$.top_k`", "… required field `image`"."""
+    if place := re.search(r"at `\$\.?(.+)`$", problem) or re.search(r"field `(.+)`$", problem):
+        return place[1]
+    return "body"

@@ -1,0 +1,125 @@
+"""Middleware around every response: request id, model version, errors in one form."""
+
+import logging
+from collections.abc import Iterable
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.call import KEY, Call, Observer
+from serve.errors import ClientLeft, InternalError, MethodNotAllowed, NotFound, ServiceError
+from serve.http.schemas import Problem
+
+logger = logging.getLogger(__name__)
+
+PROBLEM = "urn:kiln:problem:"
+JSON = b"application/json"
+
+_PROBLEM_JSON = b"application/problem+json"
+_FROM_STARLETTE: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
+
+
+class Envelope:
+    """Our outermost layer: identifies the request, answers its errors, and tells the observer."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        model_version: str,
+        root_path: str = "",
+        observer: Observer | None = None,
+    ) -> None:
+        self._app, self._observer, self._root_path = app, observer, root_path
+        self._model_version = model_version
+        self._common = [
+            (b"x-model-version", model_version.encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        call = scope[KEY] = Call(header(scope, b"traceparent"), scope.get("scheme", "http"))
+        if call.parent:
+            call.tracestate = header(scope, b"tracestate")
+        if self._root_path:
+            scope["root_path"] = self._root_path
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                call.status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", call.request_id.encode()),
+                    *self._common,
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except ClientLeft:
+            call.error = "client-left"
+        except Exception as exc:
+            error = as_service_error(exc, scope)
+            if isinstance(error, InternalError):
+                logger.exception("request failed", extra={"request_id": call.request_id})
+            if call.status:  # too late for another answer: the server cuts the connection
+                raise
+            call.error = error.kind
+            await self._answer_error(error, call, send_with_headers)
+        finally:
+            if self._observer is not None:
+                self._observer(call, scope["method"], scope["path"])
+
+    async def _answer_error(self, error: ServiceError, call: Call, send: Send) -> None:
+        problem = Problem(
+            type=PROBLEM + error.kind,
+            title=error.title,
+            status=error.status,
+            detail=error.detail,
+            field=error.field or msgspec.UNSET,
+            request_id=call.request_id,
+            model_version=self._model_version,
+        )
+        headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        body = msgspec.json.encode(problem)
+        await respond(send, body, _PROBLEM_JSON, status=error.status, headers=headers)
+
+
+def as_service_error(exc: Exception, scope: Scope) -> ServiceError:
+    """Starlette's own errors and everything unexpected, as one of ours."""
+    if isinstance(exc, ServiceError):
+        return exc
+    if isinstance(exc, HTTPException) and exc.status_code in _FROM_STARLETTE:
+        headers = {name.lower(): value for name, value in (exc.headers or {}).items()}
+        path, method = scope["path"], scope["method"]
+        detail = f"there is nothing at {path}; /docs lists what there is"
+        if "allow" in headers:
+            headers["allow"] = ", ".join(sorted(headers["allow"].split(", ")))
+            detail = f"{path} does not take {method}, expected {headers['allow']}"
+        return _FROM_STARLETTE[exc.status_code](detail, headers=headers)
+    return InternalError("this is not the caller's fault; the request id finds it in the logs")
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that lower-case name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+async def respond(
+    send: Send,
+    body: bytes,
+    content_type: bytes = JSON,
+    *,
+    status: int = 200,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+) -> None:
+    """Sends a whole response."""
+    fixed = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,247 @@
+"""The OpenAPI 3.1 document, generated from the types that validate requests.
+
+`bazel run //serve:openapi` writes serve/site/openapi.json anew, and a test compares, so that a cold
+start reads a file.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from serve import errors
+from serve.errors import ServiceError
+from serve.http import schemas
+from serve.http.middleware import PROBLEM
+from serve.settings import MAX_IMAGES
+
+_FILE = Path("serve/site/openapi.json")
+_REF = "#/components/schemas/{name}"
+_DOCUMENTS = (
+    schemas.PredictRequest,
+    schemas.PredictResponse,
+    schemas.BatchRequest,
+    schemas.BatchResponse,
+    schemas.Problem,
+    schemas.Status,
+    schemas.ModelInfo,
+    schemas.Samples,
+)
+
+Json = dict[str, Any]
+_BODY_ERRORS = (
+    errors.MalformedJson,
+    errors.MalformedForm,
+    errors.Unauthorized,
+    errors.BodyTimeout,
+    errors.BodyTooLarge,
+    errors.UnsupportedMediaType,
+    errors.InvalidField,
+    errors.Overloaded,
+)
+_IMAGE_ERRORS = (errors.ImageTooLarge, errors.UnsupportedImage, errors.UnreadableImage)
+
+
+def document() -> Json:
+    """The complete OpenAPI document."""
+    _, components = msgspec.json.schema_components(_DOCUMENTS, ref_template=_REF)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Kiln",
+            "version": "1",
+            "summary": "Image classification.",
+            "description": (
+                "Every response, errors too, carries X-Request-ID, which is also the trace id "
+                "(send traceparent to name the trace), and X-Model-Version. Errors are problem "
+                "documents of RFC 9457."
+            ),
+            "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "."}],
+        "paths": {
+            "/predict": {"post": _predict()},
+            "/predict/batch": {"post": _predict_batch()},
+            "/model/info": {"get": _get("getModelInfo", "What the served model is", "ModelInfo")},
+            "/health": {"get": _get("getHealth", "Whether the process is alive", "Status")},
+            "/ready": {
+                "get": _get(
+                    "getReadiness",
+                    "Whether the model gives the answers that were recorded when it was exported",
+                    "Status",
+                    errors.NotReady,
+                )
+            },
+            "/samples": {"get": _get("getSamples", "Images to try", "Samples")},
+        },
+        "components": {
+            "schemas": components,
+            "headers": _headers(),
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
+        },
+    }
+
+
+def _predict() -> Json:
+    form = _form("image", {"type": "string", "contentMediaType": "application/octet-stream"})
+    return {
+        "operationId": "predict",
+        "summary": "Classify one image",
+        "description": (
+            "As base64 in JSON, as the bare file, or as the part `image` of a form. With a bare "
+            "file the options are query parameters."
+        ),
+        "security": [{}, {"key": []}, {"bearer": []}],
+        "parameters": [*_options(), _traceparent()],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _ref("PredictRequest")},
+                "image/*": {"schema": {}},
+                "multipart/form-data": {"schema": form},
+            },
+        },
+        "responses": {
+            "200": _success("PredictResponse"),
+            **_problems(*_BODY_ERRORS, *_IMAGE_ERRORS),
+        },
+    }
+
+
+def _predict_batch() -> Json:
+    files = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_IMAGES,
+        "items": {"type": "string", "contentMediaType": "application/octet-stream"},
+    }
+    return {
+        "operationId": "predictBatch",
+        "summary": f"Classify up to {MAX_IMAGES} images",
+        "description": (
+            "Each image succeeds or fails on its own; the answer has one item for each, in order."
+        ),
+        "security": [{}, {"key": []}, {"bearer": []}],
+        "parameters": [*_options(), _traceparent()],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _ref("BatchRequest")},
+                "multipart/form-data": {"schema": _form("images", files)},
+            },
+        },
+        "responses": {"200": _success("BatchResponse"), **_problems(*_BODY_ERRORS)},
+    }
+
+
+def _get(operation: str, summary: str, answer: str, *problems: type[ServiceError]) -> Json:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "parameters": [_traceparent()],
+        "responses": {"200": _success(answer), **_problems(*problems)},
+    }
+
+
+def _success(schema: str) -> Json:
+    return {
+        "description": schema,
+        "headers": _common_headers(),
+        "content": {"application/json": {"schema": _ref(schema)}},
+    }
+
+
+def _problems(*kinds: type[ServiceError]) -> Json:
+    """One response per status, which names the problem types behind it."""
+    by_status: dict[int, list[type[ServiceError]]] = {}
+    every: tuple[type[ServiceError], ...] = (*kinds, errors.InternalError)
+    for kind in every:
+        by_status.setdefault(kind.status, []).append(kind)
+    return {
+        str(status): {
+            "description": " ".join(f"`{PROBLEM}{one.kind}`: {one.title}." for one in found),
+            "headers": _common_headers() | (_retry_after() if status == 503 else {}),
+            "content": {"application/problem+json": {"schema": _ref("Problem")}},
+        }
+        for status, found in sorted(by_status.items())
+    }
+
+
+def _form(name: str, schema: Json) -> Json:
+    return {
+        "type": "object",
+        "required": [name],
+        "properties": {
+            name: schema,
+            **{option["name"]: option["schema"] for option in _options()},
+        },
+    }
+
+
+def _options() -> list[Json]:
+    """The request's own fields as query parameters, for bodies that are not JSON."""
+    fields = msgspec.json.schema(schemas.PredictRequest)["$defs"]["PredictRequest"]["properties"]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "description": "For bodies that are no JSON. " + fields[name]["description"],
+            "schema": {key: value for key, value in fields[name].items() if key != "description"},
+        }
+        for name in ("top_k", "probabilities")
+    ]
+
+
+def _traceparent() -> Json:
+    return {
+        "name": "traceparent",
+        "in": "header",
+        "description": "W3C Trace Context; its trace id becomes the request id.",
+        "schema": {"type": "string"},
+    }
+
+
+def _headers() -> Json:
+    digest = msgspec.json.schema(schemas.Digest)
+    identity = msgspec.json.schema(schemas.RequestId)
+    return {
+        "X-Request-ID": {"description": "Also the trace id.", "schema": identity},
+        "X-Model-Version": {
+            "description": "Digest of the model's graph and weights.",
+            "schema": digest,
+        },
+    }
+
+
+def _common_headers() -> Json:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in _headers()}
+
+
+def _retry_after() -> Json:
+    return {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": _REF.format(name=name)}
+
+
+def text() -> str:
+    """The document as it stands in the file."""
+    return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Writes the file into the workspace."""
+    path = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ""), _FILE)
+    path.write_text(text(), encoding="utf-8")
+    sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    main()

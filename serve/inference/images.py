@@ -1,0 +1,259 @@
+"""Decodes image files to the model's input pixels, deterministically.
+
+1. The first bytes tell the type; PNG, JPEG, WebP, GIF and BMP are taken, of films the first frame.
+2. The size in the header is checked against a limit before anything is decoded.
+3. 16 bits become the upper 8; palettes, greys, CMYK and others become RGB; what is transparent lies
+   on white.
+4. The largest centred part of the model's proportions is brought to the model's size by a bicubic
+   filter whose support grows with the reduction (no aliasing). JPEGs are first decoded at the
+   smallest of 1/2, 1/4 and 1/8 that is still twice the model's size; other large images are first
+   reduced by whole factors.
+5. The EXIF orientation is applied. Colour profiles are not.
+
+An image that is RGB and of the model's size already keeps every pixel as it is. What follows the
+end of an image is not looked at: cameras append previews, films, notes and padding, programs a line
+break.
+"""
+
+import io
+import warnings
+import zlib
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
+
+from serve.errors import ImageTooLarge, ServiceError, UnreadableImage, UnsupportedImage
+
+ImageType = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP"]
+_BEGINNINGS: dict[bytes, ImageType] = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+}
+
+
+def image_type(data: bytes) -> ImageType | None:
+    """The type that the first bytes claim."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    for beginning, kind in _BEGINNINGS.items():
+        if data.startswith(beginning):
+            return kind
+    return None
+
+
+def image_size(data: bytes, kind: ImageType) -> tuple[int, int] | None:
+    """(width, height) that the header claims; None for JPEGs, and where the header is damaged."""
+    match kind:
+        case "PNG" if len(data) >= 24:
+            return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+        case "GIF" if len(data) >= 10:
+            return _little(data[6:8]), _little(data[8:10])
+        case "BMP" if len(data) >= 26 and _little(data[14:18]) >= 40:
+            height = _little(data[22:26])
+            return _little(data[18:22]), min(height, 2**32 - height)  # negative: from the top down
+        case "WEBP":
+            return _webp_size(data)
+    return None
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    form, header = data[12:16], data[20:30]
+    if len(header) < 10:
+        return None
+    if form == b"VP8X":
+        return _little(header[4:7]) + 1, _little(header[7:10]) + 1
+    if form == b"VP8L":
+        bits = _little(header[1:5])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if form == b"VP8 ":
+        return _little(header[6:8]) & 0x3FFF, _little(header[8:10]) & 0x3FFF
+    return None
+
+
+def _little(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_EIGHT_BITS_RGB = b"\x08\x02\x00\x00\x00"  # depth, colour type, compression, filter, not interlaced
+# Chunks that change no pixel. Others may: transparency, orientation.
+_HARMLESS = {b"IDAT", b"sRGB", b"gAMA", b"cHRM", b"pHYs", b"tIME", b"tEXt", b"sBIT", b"bKGD"}
+
+
+def decode(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """(H, W, 3) pixels; None for what is not a sound, plain PNG of `size`, (height, width)."""
+    height, width = size
+    header = b"\x00\x00\x00\x0dIHDR" + width.to_bytes(4) + height.to_bytes(4) + _EIGHT_BITS_RGB
+    if data[:29] != _SIGNATURE + header:
+        return None
+    if (compressed := _image_data(data)) is None:
+        return None
+    try:
+        image = Image.frombytes("RGB", (width, height), compressed, "zip", "RGB", 0)
+    except Exception:  # the other way knows what to say of it
+        return None
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
+
+
+def _image_data(data: bytes) -> bytes | None:
+    """What the IDAT chunks hold, if every chunk is sound and harmless and nothing follows IEND."""
+    parts, position = list[bytes](), 33
+    if zlib.crc32(data[12:29]) != int.from_bytes(data[29:33]):
+        return None
+    while position + 12 <= len(data):
+        name = data[position + 4 : position + 8]
+        end = position + 8 + int.from_bytes(data[position : position + 4])
+        if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            return None
+        if name == b"IEND":
+            return b"".join(parts) if end + 4 == len(data) else None
+        if name not in _HARMLESS:
+            return None
+        if name == b"IDAT":
+            parts.append(data[position + 8 : end])
+        position = end + 4
+    return None
+
+
+Image.MAX_IMAGE_PIXELS = None  # ours is checked instead: it is lower, and it answers 413
+# What Pillow finds odd in a caller's image is told to the caller or to nobody, never to the log.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+Pixels = NDArray[np.uint8]
+# Imported here and not by the first request, which would wait for 20 ms.
+_READERS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
+_QUICK_BYTES, _QUICK_PIXELS = 8 * 1024, 256 * 256
+_BAND_PIXELS = 2**18
+_WHITE = (255, 255, 255, 255)
+_REDUCING_GAP = 3.0  # Pillow: "the result is almost indistinguishable from fair resampling"
+_ORIENTATION = 0x0112  # the EXIF tag
+_ON_ITS_SIDE = range(5, 9)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def is_quick(data: bytes) -> bool:
+    """Whether decoding takes less time than handing it to another thread."""
+    if len(data) > _QUICK_BYTES:
+        return False
+    kind = image_type(data)
+    size = image_size(data, kind) if kind else None
+    return size is None or size[0] * size[1] <= _QUICK_PIXELS
+
+
+class Codec:
+    """Decodes to one size, (height, width), images of at most `max_pixels`."""
+
+    def __init__(self, size: tuple[int, int], max_pixels: int) -> None:
+        self._size, self._max_pixels = size, max_pixels
+
+    def decode(self, data: bytes) -> Pixels:
+        """(H, W, 3) RGB pixels of an image file.
+
+        Raises:
+            UnsupportedImage, ImageTooLarge, UnreadableImage: the caller adds the field.
+        """
+        if (pixels := decode(data, self._size)) is not None:
+            return pixels
+        kind = image_type(data)
+        if kind is None:
+            raise UnsupportedImage(
+                "expected a PNG, JPEG, WebP, GIF or BMP image, got "
+                + (f"{len(data)} bytes that begin with {data[:8].hex(' ')}" if data else "nothing")
+            )
+        if size := image_size(data, kind):
+            self._check_size(size)  # now: Pillow's WebP decoder is set up when the file is opened
+        try:
+            return self._decode(data, kind)
+        except (ServiceError, MemoryError):
+            raise
+        except Exception as exc:  # damaged files meet every kind of exception within Pillow
+            raise UnreadableImage(f"the {kind} image is damaged or cut short") from exc
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        width, height = size
+        if width * height > self._max_pixels:
+            raise ImageTooLarge(
+                f"the image has {width} x {height} pixels, expected at most {self._max_pixels}"
+            )
+
+    def _decode(self, data: bytes, kind: str) -> Pixels:
+        height, width = self._size
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            self._check_size(image.size)
+            if kind == "JPEG":
+                image.draft("RGB", (2 * max(height, width),) * 2)
+            image.load()
+            orientation = _orientation(image)
+            target = (height, width) if orientation in _ON_ITS_SIDE else (width, height)
+            fitted = _fitted(_to_rgb(image), target)
+        if orientation in _UPRIGHT:
+            fitted = fitted.transpose(_UPRIGHT[orientation])
+        return np.asarray(fitted)
+
+
+def _orientation(image: Image.Image) -> int:
+    """How EXIF says to turn the image: 1 where it says nothing that makes sense."""
+    if "exif" not in image.info:
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF is no reason to refuse the pixels
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 bits a pixel; convert() would clip them at 255
+        eight = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(eight).convert("RGB")
+    if image.has_transparency_data:
+        return _on_white(image)
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Blends over white in bands: whole copies of a large image would take several times its
+    memory."""
+    flat = Image.new("RGB", image.size)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(image.height, top + rows)
+        band = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        white = Image.new("RGBA", band.size, _WHITE)
+        flat.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+    return flat
+
+
+def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The largest centred part of the proportions of `size`, (width, height), at that size."""
+    if image.size == size:
+        return image
+    scale = min(image.width / size[0], image.height / size[1])
+    width, height = size[0] * scale, size[1] * scale
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    return image.resize(
+        size,
+        Image.Resampling.BICUBIC,
+        box=(left, top, left + width, top + height),
+        reducing_gap=_REDUCING_GAP,
+    )

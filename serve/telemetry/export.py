@@ -1,0 +1,113 @@
+"""The export queue of spans and log records, and the thread that drains it."""
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Does `work` every so often; whoever asks may wait for it, no longer than they want.
+
+    The SDK's own flush takes as long as the collector does, whatever the deadline:
+    https://github.com/open-telemetry/opentelemetry-python/issues/4568
+    """
+
+    def __init__(self, name: str, work: Callable[[], bool], interval_s: float) -> None:
+        self._work, self._interval_s = work, interval_s
+        self._changed = threading.Condition()
+        self._asked = self._done = 0
+        self._succeeded = True
+        self._stopped = False
+        self._process = os.getpid()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def ask(self) -> int:
+        """Has the work begin soon; a ticket to wait for its end."""
+        with self._changed:
+            self._asked += 1
+            self._changed.notify_all()
+            return self._asked
+
+    def wait(self, ticket: int, end: float) -> bool:
+        """Whether what was asked for is done, with success, before `time.monotonic()` is `end`."""
+        with self._changed:
+            in_time = self._changed.wait_for(
+                lambda: self._done >= ticket or self._stopped, max(0.0, end - time.monotonic())
+            )
+            return in_time and self._done >= ticket and self._succeeded
+
+    def stop(self) -> None:
+        """Ends the thread after the work that is under way, which nobody waits for."""
+        self._stopped = True
+        if self._process == os.getpid():  # in a fork the thread is gone, perhaps with the lock
+            with self._changed:
+                self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._asked > self._done or self._stopped, self._interval_s
+                )
+                if self._stopped:
+                    return
+                ticket = self._asked
+            succeeded = self._attempt()
+            with self._changed:
+                self._done, self._succeeded = ticket, succeeded
+                self._changed.notify_all()
+
+    def _attempt(self) -> bool:
+        try:
+            return self._work()
+        except Exception:
+            logger.exception("telemetry could not be exported")
+            return False
+
+
+class Outbox:
+    """Hands items to `export` in another thread, some of them at once; the newest go when full."""
+
+    def __init__(
+        self,
+        name: str,
+        export: Callable[[Sequence[Any]], bool],
+        delay_s: float,
+        capacity: int,
+        batch: int,
+    ) -> None:
+        self.name, self.dropped = name, 0
+        self._export, self._capacity, self._batch = export, capacity, min(batch, capacity)
+        self._items: deque[Any] = deque()
+        self.worker = Worker(name, self._send, delay_s)
+
+    def put(self, items: Sequence[Any]) -> None:
+        """Enqueues an item; never waits."""
+        before = len(self._items)
+        room = max(0, self._capacity - before)
+        self._items.extend(items[:room])
+        self.dropped += max(0, len(items) - room)
+        if before < self._batch <= len(self._items):
+            self.worker.ask()
+
+    def _send(self) -> bool:
+        succeeded = True
+        for _ in range(-(-len(self._items) // self._batch)):  # not what comes meanwhile
+            count = min(self._batch, len(self._items))
+            items = [self._items.popleft() for _ in range(count)]
+            try:
+                delivered = self._export(items)
+            except Exception:
+                self.dropped += count
+                raise
+            if not delivered:
+                self.dropped += count
+                succeeded = False
+        return succeeded

@@ -1,0 +1,72 @@
+"""benchmarks/soak: the real server under the real callers, each kind of request at least once."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.soak.cases import all_cases, bad_cases, stalled
+from benchmarks.soak.traffic import Plan, Tally, Traffic
+from serve.inference.model_path import read_model
+from tests.serve.serving import MODEL
+
+
+def program(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak.main", "--model", str(MODEL), *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_kind_of_request_is_answered_rightly(tmp_path: Path) -> None:
+    done = program(
+        *("--requests", "250", "--callers", "4", "--workers", "1"),
+        *("--output", str(tmp_path / "soak")),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "soak.json").read_text())
+    assert found["holds"]
+    assert found["tally"]["requests"] == 250
+    asked = all_cases(MODEL, read_model(MODEL), "key")
+    assert found["tally"]["cases"].keys() >= {case.name for case in asked}
+    assert {"200", "400", "401", "404", "405", "413", "415", "422"} <= set(
+        found["tally"]["statuses"]
+    )
+    assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_type_of_image_comes_in_every_way_of_sending_it() -> None:
+    names = {case.name for case in all_cases(MODEL, read_model(MODEL), "key")}
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP"):
+        assert {f"{kind} as {way}" for way in ("JSON", "data URL", "file", "form")} <= names
+
+
+def test_a_server_that_hangs_up_is_blamed() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.close()
+
+    async def soak() -> Tally:
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        cases = [case for case in bad_cases("key") if not case.ends]
+        plan = Plan(port, cases, stalled("key"), ("cat",), 1, 5, 60, 1e-5, bad=1.0)
+        tally = await Traffic(plan, lambda _: None).run()
+        server.close()
+        return tally
+
+    assert asyncio.run(soak()).mistakes["no answer"] >= 5
+
+
+def test_what_makes_no_sense_is_said_in_a_line() -> None:
+    done = program("--callers", "0")
+    assert done.returncode == 2
+    assert "argument --callers: expected at least 1, got 0" in done.stderr
+    done = program("--model", "/no/such/model.onnx")
+    assert done.returncode == 2
+    assert "kiln: error: cannot read the model /no/such/model.onnx" in done.stderr

@@ -1,0 +1,77 @@
+"""The resolved configuration: all that a change in configs/ can do to a training."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from ml.rules.action import explained
+from ml.rules.resolve_config import CONFIGS, resolved
+from ml.training.config import ConfigError
+
+PRESETS = ("default", "record94", "record96", "reference", "smoke")  # of //ml:preset
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(CONFIGS, tmp_path / "configs"))
+
+
+def _text(configs: Path, preset: str = "smoke", *overrides: str) -> str:
+    return OmegaConf.to_yaml(resolved(preset, overrides, configs), sort_keys=True)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_of_the_flag_resolves(preset: str) -> None:
+    cfg = resolved(preset)
+    assert cfg.name == preset
+    assert "paths" not in cfg
+    assert "${" not in OmegaConf.to_yaml(cfg)
+
+
+def test_an_edit_that_changes_no_value_changes_nothing(configs: Path) -> None:
+    before = _text(configs)
+    network = configs / "network" / "resnet.yaml"
+    network.write_text("# another comment\n" + network.read_text() + "\n")
+    (configs / "experiment" / "other.yaml").write_text("# @package _global_\nname: other\n")
+    assert _text(configs) == before
+
+
+def test_an_edit_of_a_value_that_the_preset_overrides_changes_nothing(configs: Path) -> None:
+    before = _text(configs)
+    data = configs / "data" / "cifar10.yaml"
+    data.write_text(data.read_text().replace("batch_size: 512", "batch_size: 384"))
+    assert _text(configs) == before
+    assert "batch_size: 384" in _text(configs, "default")
+
+
+def test_a_hyperparameter_is_in_it(configs: Path) -> None:
+    assert _text(configs) != _text(configs, "smoke", "seed=1")
+    assert "validation_size: 2000" in _text(configs, "smoke", "data.validation_size=2000")
+
+
+def test_the_environment_is_not_in_it(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _text(configs)
+    monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", "/somewhere/else")
+    assert _text(configs) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["seed=-1"], "seed=-1: expected a value in 0"),
+        (["trainer.max_epoch=3"], "Key 'max_epoch' not in 'TrainerConfig'"),
+        (["trainer.max_epochs=many"], "could not be converted to Integer"),
+    ],
+)
+def test_bad_values_are_refused(overrides: list[str], complaint: str) -> None:
+    with pytest.raises((ConfigError, HydraException)) as refusal:
+        resolved("smoke", overrides)
+    assert complaint in explained(refusal.value)
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(HydraException, match="Could not find 'preset/smok'"):
+        resolved("smok")
