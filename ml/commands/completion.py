@@ -1,14 +1,8 @@
-"""Shell completion for people who type ``bazel run //ml:train``: Hydra's own completes a program of
-one word."""
+"""Bash completion of ``bazel run //ml:train``; Hydra's own completes only commands of one word."""
 
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 _BASH = r"""# Completes: bazel run //ml:train [--] <TAB>
 _kiln_train() {

@@ -1,4 +1,4 @@
-"""Where the gates stand, and what one of them says."""
+"""Limits of the promotion gates, and the result of one gate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ml.registry.store import RegistryError
 
 @dataclass(frozen=True)
 class Limits:
-    """Where the gates stand."""
+    """The limits of all gates."""
 
     margin: float = 0.01  # share of images; how much accuracy the champion may be missed by
     alpha: float = 0.05  # probability of passing a model that is worse than that

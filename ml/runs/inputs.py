@@ -1,4 +1,4 @@
-"""What a program is pointed at: a model by file or run folder, and the pinned images."""
+"""Inputs of a command: a model by file or run folder, the pinned images, numbers as options."""
 
 from argparse import ArgumentTypeError
 from pathlib import Path

@@ -16,6 +16,8 @@ from torch import nn
 from ml.artifact.artifact import load_artifact
 from ml.runs.folder import ResumeError, RunFolder
 
+CALIBRATION_IMAGES = 512
+
 
 class TrainedError(ValueError):
     """The folder holds no finished run; the message says what is missing."""
@@ -39,9 +41,6 @@ def load_network(path: Path) -> nn.Module:
     network: nn.Module = instantiate(cfg.network, classes=classes)
     network.load_state_dict(torch.load(run.weights, map_location="cpu", weights_only=True))
     return network.eval()
-
-
-CALIBRATION_IMAGES = 512
 
 
 class WeightsError(ValueError):

@@ -1,4 +1,4 @@
-"""The inputs of a command: a run folder, a model file, or the pinned images."""
+"""The trained network that a command starts from: a run folder, or a file of weights in one."""
 
 import json
 from dataclasses import dataclass

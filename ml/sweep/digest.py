@@ -1,4 +1,4 @@
-"""What makes two trials the same: configuration, data, code and packages."""
+"""The digest of a trial: configuration, data, code and packages."""
 
 import hashlib
 import importlib.util
@@ -18,7 +18,6 @@ from ml.runs.provenance import lock_digest
 from ml.training.config import DataConfig
 
 ROOT = Path(__file__).absolute().parents[2]
-
 
 # What runs in a trial: of the sweep, what trains.
 _CODE = (

@@ -1,4 +1,4 @@
-"""Who is alive: every worker holds the lock of a file, which the system drops when it dies."""
+"""Leases of the workers: each holds a file lock, which the kernel drops when the worker dies."""
 
 import fcntl
 import os

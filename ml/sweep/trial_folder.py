@@ -1,4 +1,4 @@
-"""The run folders of trials: below the sweep's folder, one for each trial that trains."""
+"""The run folders of trials, below the sweep's folder."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Runs one trial, and the digest that makes two trials the same."""
+"""Runs one trial: trains with pruning, and measures the objectives."""
 
 import os
 import tempfile

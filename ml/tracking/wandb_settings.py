@@ -1,5 +1,7 @@
-"""Where W&B may write and whether it can reach its server. Knows W&B's conventions and imports
-nothing of it, so that a training can ask."""
+"""Settings of W&B: where it may write, and whether its server can be reached.
+
+Imports nothing of W&B, so that a training can ask.
+"""
 
 import netrc
 import os
@@ -8,8 +10,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 FOLDER = "wandb"  # inside a run folder: everything that W&B writes
-
-
 SYNCED = f"{FOLDER}/synced.json"  # where the run was sent to, once all of it was
 
 

@@ -1,4 +1,4 @@
-"""What torch.compile takes from outside PyTorch's Python: a C++ compiler and header files."""
+"""Prerequisites of torch.compile outside Python: a C++ compiler and header files."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Processes that train together: started locally, one per device, or by torchrun."""
+"""Processes of this machine that train together, one per device."""
 
 import os
 import socket

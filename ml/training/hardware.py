@@ -1,4 +1,4 @@
-"""Detects what the machine does well: precision, memory, threads, compiler, trainer."""
+"""Detects what the machine does well: precision, memory, threads, trainer."""
 
 import ctypes
 import logging

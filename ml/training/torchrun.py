@@ -1,5 +1,7 @@
-"""Trainings whose processes torchrun started, on one machine or on many that share the folder of
-runs. Imports PyTorch only if it did."""
+"""Trainings under torchrun, on one machine or on several that share the folder of runs.
+
+PyTorch is imported only if torchrun started the process.
+"""
 
 import os
 from datetime import timedelta

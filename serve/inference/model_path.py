@@ -1,4 +1,4 @@
-"""Where the model is: the variable KILN_MODEL, or the artifact that the program was built with."""
+"""Locates the model: the variable KILN_MODEL, or the artifact that the program was built with."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""One line in the log for each request, or for those that failed."""
+"""The access log: one line per request, or per failed request."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Structured logging: JSON lines, and the access log.
+"""Structured logging: each record is one JSON line, or text on a terminal.
 
     logger.info("prediction served", extra={"elapsed_ms": elapsed_ms})
 
@@ -38,7 +38,7 @@ def log_to_stderr(settings: Settings, stream: TextIO | None = None) -> None:
 
 
 def facts_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record says: when, how grave, who, what, and the fields that were given with it."""
+    """A record as values: time, severity, logger, message, and the fields given with it."""
     fields = {name: value for name, value in vars(record).items() if name not in _ORDINARY}
     facts = fields | {
         "time": _time(record.created),

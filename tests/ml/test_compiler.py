@@ -1,4 +1,4 @@
-"""ml/training/hardware.py: what torch.compile needs is found, or its absence said."""
+"""ml/training/compiler.py: what torch.compile needs is found, or its absence said."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""ml/runs/source.py: what a user's words mean."""
+"""ml/runs/inputs.py: what a user's words mean."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""ml/runs/source.py."""
+"""ml/runs/inputs.py."""
 
 from argparse import ArgumentTypeError
 

@@ -80,11 +80,9 @@ class Project:
 
     def dvc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`bazel run //ml:dvc -- arguments`, to its end."""
-        process = self.start(*arguments)
-        output, errors = process.communicate(timeout=600)
-        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+        return self.start(*arguments).finish(600)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> Program:
         """The same, still at work."""
         return Program("ml.pipeline.runner", *arguments, cwd=self.home, env=self.variables())
 

@@ -36,9 +36,9 @@ class SweepWorkspace:
         self.folder = path / "multirun" / "small"
         self._dataset = write_dataset(path / "dataset", train=300, test=100)
         self._storage: BaseStorage | None = None
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[Program] = []
 
-    def start(self, *arguments: str, workspace: Path | None = None) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, workspace: Path | None = None) -> Program:
         """The program, as `bazel run` would start it; in another folder for another machine."""
         workspace = workspace or self.path
         environment = {
@@ -56,12 +56,7 @@ class SweepWorkspace:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The same, to its end."""
-        return self.finish(self.start(*arguments))
-
-    def finish(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-        """What a started program answers."""
-        output, errors = process.communicate(timeout=500)
-        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+        return self.start(*arguments).finish(500)
 
     def end(self) -> None:
         """Ends what a failed test left."""

@@ -86,7 +86,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_continue(workspace: SweepWorkspace
     process = workspace.start("sweep.n_trials=3")
     workspace.wait_until(_can_be_continued(workspace), process)
     process.send_signal(signal.SIGINT)
-    stopped = workspace.finish(process)
+    stopped = process.finish(500)
     assert stopped.returncode == 130
     assert "Continue with the same command:\n  bazel run //ml:sweep sweep=base" in stopped.stderr
     assert "Traceback" not in stopped.stderr
