@@ -208,8 +208,8 @@ def test_the_search_works_from_disk(page: Page) -> None:
     page.set_default_timeout(60_000)
     page.goto((PAGES / "index.html").absolute().as_uri())
     page.keyboard.press("/")
-    page.keyboard.type("registry promote")
+    page.keyboard.type("Registry.promote")
     expect(page.locator("#found .chosen")).to_contain_text("Registry.promote")
     page.keyboard.press("Enter")
-    page.wait_for_url("**/ml.registry.model_registry.html#Registry.promote")
+    page.wait_for_url("**/ml.registry.registry.html#Registry.promote")
     assert complaints == []
