@@ -11,7 +11,7 @@ from common.processes import python_environment
 from ml.artifact.artifact import Artifact, load_artifact
 from ml.artifact.export import export_artifact
 from ml.rules import action
-from tests.ml.small_model import sample
+from tests.ml.artifact.small_model import sample
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

@@ -8,7 +8,7 @@ import pytest
 from ml.artifact.evaluation import Interval, evaluate
 from ml.artifact.export import export_artifact
 from ml.report.model_card import Facts, Small, to_html, to_markdown
-from tests.ml.small_model import CLASSES, sample
+from tests.ml.artifact.small_model import CLASSES, sample
 
 
 @pytest.fixture(scope="module")

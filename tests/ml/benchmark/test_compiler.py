@@ -9,7 +9,7 @@ from ml.artifact.export import ServingGraph
 from ml.benchmark.latency import Job
 from ml.benchmark.rounds import Worker
 from ml.training.compiler import compiler_environment, uncompilable
-from tests.ml.small_model import MEAN, STD, sample
+from tests.ml.artifact.small_model import MEAN, STD, sample
 
 
 def test_a_missing_compiler_is_noticed_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:

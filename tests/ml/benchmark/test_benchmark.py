@@ -14,8 +14,8 @@ from ml.benchmark import main as program
 from ml.benchmark.contenders import Field, of_files, of_network
 from ml.benchmark.results import print_table
 from ml.benchmark.rounds import Benchmark, Contender, measure_rounds
+from tests.ml.artifact.small_model import sample
 from tests.ml.drift.tiny_artifact import scenes, write_tiny_artifact
-from tests.ml.small_model import sample
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from ml.artifact import quantise
 from ml.artifact.artifact import ArtifactError, load_artifact
 from ml.artifact.export import ExportReport, export_artifact
 from ml.artifact.quantise import AccuracyError, QuantisationReport, quantise_artifact, quantised
-from tests.ml.small_model import Sample, sample
+from tests.ml.artifact.small_model import Sample, sample
 
 
 @dataclass(frozen=True)

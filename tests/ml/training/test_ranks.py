@@ -19,7 +19,7 @@ from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
 
 _SMALL = [
-    "network._target_=tests.ml.plain_network.PlainNetwork",
+    "network._target_=tests.ml.training.plain_network.PlainNetwork",
     "optimizer=sgd",
     "optimizer.lr=0.1",
     "data.validation_size=50",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.model.artifact import INPUT, PROBABILITIES
 from infra.twin.image.container import Root
 from ml.artifact.export import OPSET, export_artifact, to_onnx, torch_probabilities
-from tests.ml.small_model import CLASSES, MEAN, STD, Sample, sample
+from tests.ml.artifact.small_model import CLASSES, MEAN, STD, Sample, sample
 from tests.serve.image import built
 from tests.serve.image.parity import COUNTS, Send, ask, doors
 

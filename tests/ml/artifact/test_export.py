@@ -27,7 +27,7 @@ from ml.artifact.export import (
     torch_probabilities,
 )
 from ml.artifact.simplify import Simplified, simplify
-from tests.ml.small_model import CLASSES, MEAN, STD, Sample, sample
+from tests.ml.artifact.small_model import CLASSES, MEAN, STD, Sample, sample
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_file_is_a_valid_onnx_model_of_the_stated_opset(report: ExportReport
 
 def test_the_file_tells_nothing_of_the_machine_that_wrote_it(report: ExportReport) -> None:
     content = report.path.read_bytes()
-    for trace in (b".py", b"stack_trace", str(Path(__file__).parents[2]).encode(), b"SmallNet"):
+    for trace in (b".py", b"stack_trace", str(Path(__file__).parents[3]).encode(), b"SmallNet"):
         assert trace not in content
 
 
@@ -86,7 +86,7 @@ def test_the_same_weights_give_the_same_bytes_in_another_process(
 ) -> None:
     code = (
         "import sys; from pathlib import Path; from ml.artifact.export import export_artifact;"
-        "from tests.ml.small_model import sample; s = sample();"
+        "from tests.ml.artifact.small_model import sample; s = sample();"
         "export_artifact(s.network, Path(sys.argv[1]), **s.export_arguments())"
     )
     path = os.pathsep.join(filter(None, sys.path))

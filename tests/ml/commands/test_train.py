@@ -120,7 +120,7 @@ def test_every_epoch_leaves_a_checkpoint_to_continue_from_even_if_it_is_not_the_
     falls = (  # so the first epoch stays the best
         "monitor=own/falling",
         "callbacks.checkpoint.mode=max",
-        "+callbacks.more.falling._target_=tests.ml.falling.Falling",
+        "+callbacks.more.falling._target_=tests.ml.commands.falling.Falling",
     )
     done = workspace.run(*_SMALL, *falls, "conclude=false")
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from ml.benchmark import contenders, latency
 from ml.benchmark.latency import Job, Measurement, Point, median_of_rounds, summarise, time_batches
 from ml.benchmark.roofline import flops_per_image, peak_gflops
 from ml.benchmark.rounds import Worker, WorkerError
-from tests.ml.small_model import MEAN, STD, sample
+from tests.ml.artifact.small_model import MEAN, STD, sample
 
 
 def test_latency_percentiles_and_throughput_are_those_of_the_samples() -> None:
