@@ -5,6 +5,9 @@ requests come at random at a given rate, from callers at random, whether or not 
 answered, and wait from the moment they were due, so that a server which stalls is charged for all
 that it kept waiting. (Callers in the order in which they connected would be no load that exists: a
 server accepts neighbours in one go, so dozens in a row would meet the same process.)
+
+Requests that begin after the warm-up count, at least one for each caller of a closed loop. Those in
+flight when the time is up are waited for, so that slow ones are measured, too.
 """
 
 import asyncio
@@ -14,11 +17,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import uvloop
+
+_PATIENCE_S = 60.0  # with requests that are under way when the time is up
 
 
 class Connection(asyncio.Protocol):
@@ -88,15 +94,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Load:
-    """Latencies in milliseconds, throughput in requests a second."""
+    """What was measured after the warm-up: latencies in milliseconds."""
 
     requests: int
-    throughput: float
+    throughput: float  # requests a second
     p50_ms: float
     p95_ms: float
     p99_ms: float
     max_ms: float
     statuses: dict[str, int] = field(default_factory=dict)
+    answered: int = 0  # requests in all, with those of the warm-up
 
 
 class _Run:
@@ -110,10 +117,12 @@ class _Run:
         self.request = head.encode() + body
         self._latencies: list[float] = []
         self._statuses: dict[str, int] = {}
+        self._answered_in_all = 0
         self._idle: list[Connection] = []
         self._due: deque[float] = deque()
         self._since: dict[Connection, float] = {}
         self._start = self._end = 0.0
+        self._arriving = bool(job.rate)
         self._finished = asyncio.Event()
 
     async def measure(self) -> Load:
@@ -129,11 +138,17 @@ class _Run:
         if self.job.rate:
             self._idle.extend(callers)
             await loop.run_in_executor(None, self._arrivals, loop)
+            self._arriving = False
+            self._look_for_the_end()
         else:
             for caller in callers:
                 self._ask(caller, time.perf_counter())
-        loop.call_later(max(0.0, self._end - time.perf_counter()) + 0.2, self._finished.set)
-        await self._finished.wait()
+        left_s = max(0.0, self._end - time.perf_counter())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._finished.wait(), left_s + _PATIENCE_S)
+        if self._since:
+            self._statuses["unanswered"] = len(self._since)
+        self._finished.set()
         for caller in callers:
             caller.close()
         await asyncio.sleep(0.01)
@@ -144,21 +159,32 @@ class _Run:
         caller.send(self.request)
 
     def _answered(self, caller: Connection, status: int, _: bytes) -> None:
-        now = time.perf_counter()
-        if self._start <= now < self._end:
-            self._latencies.append(now - self._since[caller])
+        now, since = time.perf_counter(), self._since.pop(caller)
+        self._answered_in_all += 1
+        counts = since >= self._start
+        if counts:
+            self._latencies.append(now - since)
             self._statuses[str(status)] = self._statuses.get(str(status), 0) + 1
         if self.job.rate:
             if self._due:
                 self._ask(caller, self._due.popleft())
             else:
                 self._idle.append(caller)
-        elif now < self._end:
+        elif now < self._end or not counts:
             self._ask(caller, now)
+        self._look_for_the_end()
 
-    def _lost(self, _: Connection) -> None:
-        if time.perf_counter() < self._end:
+    def _lost(self, caller: Connection) -> None:
+        if not self._finished.is_set():
+            self._since.pop(caller, None)
+            if caller in self._idle:
+                self._idle.remove(caller)
             self._statuses["lost"] = self._statuses.get("lost", 0) + 1
+            self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
+        if not (self._arriving or self._since or self._due):
+            self._finished.set()
 
     def _arrivals(self, loop: asyncio.AbstractEventLoop) -> None:
         """Schedules arrivals in a thread, because the loop's timers are only exact to a
@@ -180,14 +206,20 @@ class _Run:
     def _summary(self) -> Load:
         latencies = np.array(self._latencies or [float("nan")]) * 1e3
         p50, p95, p99 = (float(p) for p in np.percentile(latencies, (50, 95, 99)))
+        elapsed_s = self.job.seconds
+        if self._latencies and not self.job.rate:
+            # Nobody is ever idle, so a caller's latencies add up to the time that it was measured.
+            busy = self.job.callers - self._statuses.get("lost", 0)
+            elapsed_s = sum(self._latencies) / max(1, busy)
         return Load(
             requests=len(self._latencies),
-            throughput=len(self._latencies) / self.job.seconds,
+            throughput=len(self._latencies) / elapsed_s,
             p50_ms=p50,
             p95_ms=p95,
             p99_ms=p99,
             max_ms=float(latencies.max()),
             statuses=self._statuses,
+            answered=self._answered_in_all,
         )
 
 

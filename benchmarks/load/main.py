@@ -142,8 +142,7 @@ def _put_under_load(server: Running, result: Result, body: str, seconds: float) 
         job = Job(server.port, "/predict", body, seconds, callers)
         before = server.cpu_s()
         done = result.closed[callers] = load(job)
-        asked = done.requests * (job.seconds + job.warmup_s) / job.seconds
-        result.cpu_us_per_request = (server.cpu_s() - before) / max(1.0, asked) * 1e6
+        result.cpu_us_per_request = (server.cpu_s() - before) / max(1, done.answered) * 1e6
     best = max(done.throughput for done in result.closed.values())
     result.half_load = load(Job(server.port, "/predict", body, seconds, 256, rate=best / 2))
 

@@ -140,9 +140,8 @@ def _take_turn(side: Side, server: Running, body: str, seconds: float) -> None:
     job = Job(server.port, "/predict", body, seconds, _CALLERS)
     before = server.cpu_s()
     done = load(job)
-    asked = done.requests * (job.seconds + job.warmup_s) / job.seconds
     side.throughputs.append(done.throughput)
-    side.cpu_us.append((server.cpu_s() - before) / max(1.0, asked) * 1e6)
+    side.cpu_us.append((server.cpu_s() - before) / max(1, done.answered) * 1e6)
 
 
 def _exporting(endpoint: str) -> Mapping[str, str]:

@@ -72,9 +72,20 @@ def job(slow: Slow, **changes: float) -> Job:
 
 def test_closed_loop_callers_wait_for_their_answers(slow: Slow) -> None:
     done = measure(job(slow))
-    assert 0 < done.requests <= 4 * 0.5 / 0.02 + 4
+    assert 4 <= done.requests <= 4 * 0.5 / 0.02 + 4
+    assert 0 < done.throughput <= 4 / 0.02
     assert 20 <= done.p50_ms <= done.p95_ms <= done.p99_ms <= done.max_ms
     assert set(done.statuses) == {"200", "503"}
+    assert sum(done.statuses.values()) == done.requests
+
+
+def test_requests_that_outlast_the_measurement_are_measured(slow: Slow) -> None:
+    done = measure(Job(slow.port, "/", "{}", seconds=0.001, callers=4, warmup_s=0.001))
+    assert done.requests == 4  # the second one of each caller; the first began before the warm-up
+    assert done.answered == 8
+    assert 0 < done.throughput <= 4 / 0.02
+    done = measure(Job(slow.port, "/", "{}", seconds=0.001, callers=1, rate=1000, warmup_s=0.0))
+    assert done.requests == done.answered
     assert sum(done.statuses.values()) == done.requests
 
 
