@@ -18,8 +18,14 @@ class Worker:
     https://github.com/open-telemetry/opentelemetry-python/issues/4568
     """
 
-    def __init__(self, name: str, work: Callable[[], bool], interval_s: float) -> None:
-        self._work, self._interval_s = work, interval_s
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], bool],
+        interval_s: float,
+        cancel: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._work, self._interval_s, self._cancel = work, interval_s, cancel
         self._changed = threading.Condition()
         self._asked = self._done = 0
         self._succeeded = True
@@ -44,11 +50,17 @@ class Worker:
             return in_time and self._done >= ticket and self._succeeded
 
     def stop(self) -> None:
-        """Ends the thread after the work that is under way, which nobody waits for."""
+        """Ends the thread; `cancel` tells the work that is under way not to try again."""
         self._stopped = True
         if self._process == os.getpid():  # in a fork the thread is gone, perhaps with the lock
             with self._changed:
                 self._changed.notify_all()
+            self._cancel()
+
+    def join(self, end: float) -> None:
+        """Waits for the stopped thread until `time.monotonic()` is `end`."""
+        if self._process == os.getpid():
+            self._thread.join(max(0.0, end - time.monotonic()))
 
     def _run(self) -> None:
         while True:
@@ -82,11 +94,12 @@ class Outbox:
         delay_s: float,
         capacity: int,
         batch: int,
+        cancel: Callable[[], object] = lambda: None,
     ) -> None:
         self.name, self.dropped = name, 0
         self._export, self._capacity, self._batch = export, capacity, min(batch, capacity)
         self._items: deque[Any] = deque()
-        self.worker = Worker(name, self._send, delay_s)
+        self.worker = Worker(f"export-{name}", self._send, delay_s, cancel)
 
     def put(self, items: Sequence[Any]) -> None:
         """Enqueues an item; never waits."""

@@ -29,6 +29,7 @@ class LogExport:
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
         self._resource, self._scope = resource, scope
         self._exporter = OTLPLogExporter()
+        self.shutdown = self._exporter.shutdown
 
     def export(self, records: Sequence[logging.LogRecord]) -> bool:
         """Whether a collector took them."""

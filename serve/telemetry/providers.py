@@ -79,9 +79,12 @@ class Providers:
         if "logs" in choices.signals:
             self._open_logs(choices)
         if "metrics" in choices.signals:
-            self._reader = Reader(OTLPMetricExporter(), self._collect, SCOPE, self.resource)
-            worker = Worker("metrics", self._reader.export, choices.metrics_interval_s)
-            self._workers.append(worker)
+            exporter = OTLPMetricExporter()
+            self._reader = Reader(exporter, self._collect, SCOPE, self.resource)
+            interval_s = choices.metrics_interval_s
+            self._workers.append(
+                Worker("export-metrics", self._reader.export, interval_s, exporter.shutdown)
+            )
         self._workers += [outbox.worker for outbox in self._outboxes]
         readers = [self._reader] if self._reader else []
         provider = MeterProvider(readers, self.resource, shutdown_on_exit=False)
@@ -105,12 +108,15 @@ class Providers:
         return all([*map(Worker.wait, self._workers, tickets, repeat(end))])
 
     def close(self, deadline_s: float) -> None:
-        """Flushes and shuts down."""
+        """Flushes and shuts down; threads that could not end in this time end soon after."""
+        end = time.monotonic() + deadline_s
         self.flush(deadline_s)
         self.abandon()
+        for worker in self._workers:
+            worker.join(end)
 
     def abandon(self) -> None:
-        """Ends without waiting for anything."""
+        """Shuts the exporters down without waiting for anything."""
         for worker in self._workers:
             worker.stop()
 
@@ -121,14 +127,14 @@ class Providers:
             return exporter.export(spans) is SpanExportResult.SUCCESS
 
         self._spans = SpanBuilder(self.resource, SCOPE)
-        self._span_outbox = Outbox("traces", export, *choices.span_queue)
+        self._span_outbox = Outbox("traces", export, *choices.span_queue, exporter.shutdown)
         self._outboxes.append(self._span_outbox)
 
     def _open_logs(self, choices: Choices) -> None:
         from serve.telemetry.log_export import LogExport  # 0.1 s to import
 
-        export = LogExport(self.resource, SCOPE).export
-        self.log_outbox = Outbox("logs", export, *choices.log_queue)
+        log = LogExport(self.resource, SCOPE)
+        self.log_outbox = Outbox("logs", log.export, *choices.log_queue, log.shutdown)
         self._outboxes.append(self.log_outbox)
 
     def _collect(self) -> list[Metric]:

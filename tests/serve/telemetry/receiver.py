@@ -80,6 +80,7 @@ def receiving(status: int = 200) -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["content-length"]))
             if not receiver.status:
                 receiver.released.wait(PATIENCE_S)
+                self.close_connection = True  # or the exporter would wait for its own timeout
                 return
             if receiver.status == 200:
                 receiver.headers.append({k.lower(): v for k, v in self.headers.items()})

@@ -1,4 +1,4 @@
-"""serve/telemetry/export.py, outbox.py: nobody waits too long, and what is lost is counted."""
+"""serve/telemetry/export.py: nobody waits too long, and what is lost is counted."""
 
 import threading
 import time
