@@ -16,16 +16,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.load.servers import interruptible, python_environment
+from common.terminal import Progress, terminal
 from serve.image import boot
 from serve.image.snapshot import one_pixel_event
 from serve.inference.model_path import model_path, read_model
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     read_model(path)
     with tempfile.TemporaryDirectory() as folder:
         starts = measure(path, options.rounds, options.cpu, Path(folder))
-    Console().print(_table(starts))
+    terminal().print(_table(starts))
     if options.json:
         found = {name: [asdict(one) for one in some] for name, some in starts.items()}
         options.json.write_text(json.dumps(found, indent=2) + "\n")
@@ -82,11 +83,18 @@ def measure(model: Path, rounds: int, cpu: int, folder: Path) -> dict[str, list[
     common = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONPYCACHEPREFIX": str(folder)}
     environment = python_environment(**common, KILN_MODEL=str(model), PYTHONDONTWRITEBYTECODE="")
     environment = {k: v for k, v in environment.items() if not k.startswith("OTEL_")}
-    starts: dict[str, list[Start]] = {"bare": [], "function": [], "function, exporting": []}
-    for _ in range(rounds + 1):
-        starts["bare"].append(_bare(model, environment, cpu))
-        starts["function"].append(_function(environment, cpu, exporting=False))
-        starts["function, exporting"].append(_function(environment, cpu, exporting=True))
+    measures: dict[str, Callable[[], Start]] = {
+        "bare": partial(_bare, model, environment, cpu),
+        "function": partial(_function, environment, cpu, exporting=False),
+        "function, exporting": partial(_function, environment, cpu, exporting=True),
+    }
+    starts: dict[str, list[Start]] = {name: [] for name in measures}
+    with Progress("measuring starts", (rounds + 1) * len(measures)) as progress:
+        for _ in range(rounds + 1):
+            for name, measure_start in measures.items():
+                progress.update(detail=name)
+                starts[name].append(measure_start())
+                progress.advance()
     return {name: some[1:] for name, some in starts.items()}
 
 

@@ -15,7 +15,6 @@ import io
 import json
 import os
 import platform
-import socket
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -27,24 +26,26 @@ from benchmarks.load.client import Job
 from benchmarks.load.overhead import Bare, measure_bare, measure_overhead
 from benchmarks.load.report import Result, benchmark_figure, show
 from benchmarks.load.servers import (
-    Candidate,
     PeersMissing,
     Running,
+    ServerCommand,
     ServerFailed,
     ask,
     interruptible,
     load,
     peers,
-    python_environment,
     running,
+    service,
 )
 from common.figures import to_png
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError, ArtifactMetadata
+from common.terminal import Progress
 from serve.inference.model_path import model_path, read_model
 from serve.settings import Settings
 
 _CONCURRENCY = (1, 8, 64)
+_STEPS = len(_CONCURRENCY) + 2  # of a server: each of these, half load, batches
 _BATCH = 100
 _BATCH_CALLERS = 4
 
@@ -56,22 +57,25 @@ def main() -> int:
     try:
         paths = [user_path(path) for path in options.model] or [model_path(settings)]
         models = {path: read_model(path) for path in paths}
-        candidates = [_ours(path, metadata, options.workers) for path, metadata in models.items()]
+        servers = [
+            (service(path, options.workers, _name(metadata)), path)
+            for path, metadata in models.items()
+        ]
         if options.peers:
-            candidates += [
-                (candidate, port, paths[0])
-                for candidate, port in peers(paths[0], options.workers, free_port)
-            ]
+            servers += [(peer, paths[0]) for peer in peers(paths[0], options.workers)]
     except (ArtifactError, PeersMissing) as exc:
         sys.stderr.write(f"kiln: error: {exc}\n")
         return 2
     if options.telemetry:
-        return _compare_telemetry(candidates[0], models, options)
-    bare = {str(path): measure_bare(path, _image(models[path]), settings.cpus) for path in paths}
-    results = []
-    for candidate, port, path in candidates:
-        sys.stderr.write(f"kiln: measuring {candidate.name}\n")
-        results.append(_measured(candidate, port, path, models[path], options.seconds))
+        return _compare_telemetry(servers[0][0], models[paths[0]], options)
+    with Progress("measuring bare onnxruntime") as progress:
+        bare = {
+            str(path): measure_bare(path, _image(models[path]), settings.cpus) for path in paths
+        }
+        progress.begin("measuring", _STEPS * len(servers))
+        results = [
+            _measured(server, models[path], options.seconds, progress) for server, path in servers
+        ]
     show(results, bare, settings.cpus)
     if options.json:
         _write(user_path(options.json), results, bare, settings.cpus)
@@ -79,15 +83,11 @@ def main() -> int:
 
 
 def _compare_telemetry(
-    ours: tuple[Candidate, int, Path],
-    models: dict[Path, ArtifactMetadata],
-    options: argparse.Namespace,
+    server: ServerCommand, metadata: ArtifactMetadata, options: argparse.Namespace
 ) -> int:
-    candidate, port, path = ours
-    body = json.dumps({"image": _image(models[path])})
+    body = json.dumps({"image": _image(metadata)})
     try:
-        ports = (port, free_port(), free_port())
-        overhead = measure_overhead(candidate, ports, body, options.seconds)
+        overhead = measure_overhead(server, body, options.seconds)
     except ServerFailed as exc:
         sys.stderr.write(f"kiln: {exc}\n")
         return 1
@@ -99,56 +99,53 @@ def _compare_telemetry(
     return 0
 
 
-def free_port() -> int:
-    """A free TCP port on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def _ours(path: Path, metadata: ArtifactMetadata, workers: int) -> tuple[Candidate, int, Path]:
-    port = free_port()
-    environment = python_environment(
-        KILN_MODEL=str(path.absolute()), KILN_PORT=str(port), KILN_WORKERS=str(workers)
-    )
-    name = "Kiln" if metadata.quantisation == "none" else f"Kiln, {metadata.quantisation}"
-    return Candidate(name, [sys.executable, "-m", "serve.server.server"], environment), port, path
+def _name(metadata: ArtifactMetadata) -> str:
+    return "Kiln" if metadata.quantisation == "none" else f"Kiln, {metadata.quantisation}"
 
 
 def _measured(
-    candidate: Candidate, port: int, path: Path, metadata: ArtifactMetadata, seconds: float
+    server: ServerCommand, metadata: ArtifactMetadata, seconds: float, progress: Progress
 ) -> Result:
     image = _image(metadata)
     body = json.dumps({"image": image})
-    result = Result(candidate.name, metadata.name, 0.0)
+    result = Result(server.name, metadata.name, 0.0)
+    progress.update(what=f"measuring {server.name}", detail="cold start")
     try:
-        with running(candidate, port, "/predict", body) as server:
-            result.cold_start_s = server.cold_start_s
-            _check_answer(server, body, metadata)
-            _put_under_load(server, result, body, seconds)
-            if candidate.name.startswith("Kiln"):
+        with running(server, "/predict", body) as up:
+            result.cold_start_s = up.cold_start_s
+            _check_answer(up, body, metadata)
+            _put_under_load(up, result, body, seconds, progress)
+            progress.update(detail="batches")
+            if server.name.startswith("Kiln"):
                 batch = json.dumps({"images": [image] * _BATCH, "top_k": 1})
-                done = load(Job(port, "/predict/batch", batch, seconds, _BATCH_CALLERS))
+                done = load(Job(up.port, "/predict/batch", batch, seconds, _BATCH_CALLERS))
                 result.batch_images_per_s = done.throughput * _BATCH
-            result.memory_mb = server.memory_mb()
+            progress.advance()
+            result.memory_mb = up.memory_mb()
     except ServerFailed as exc:
         result.failure = str(exc)
         sys.stderr.write(f"kiln: {exc}\n")
     return result
 
 
-def _put_under_load(server: Running, result: Result, body: str, seconds: float) -> None:
+def _put_under_load(
+    server: Running, result: Result, body: str, seconds: float, progress: Progress
+) -> None:
     for callers in _CONCURRENCY:
+        progress.update(detail=f"{callers} callers")
         job = Job(server.port, "/predict", body, seconds, callers)
         before = server.cpu_s()
         done = result.closed[callers] = load(job)
         result.cpu_us_per_request = (server.cpu_s() - before) / max(1, done.answered) * 1e6
+        progress.advance()
+    progress.update(detail="half load")
     best = max(done.throughput for done in result.closed.values())
     result.half_load = load(Job(server.port, "/predict", body, seconds, 256, rate=best / 2))
+    progress.advance()
 
 
 def _check_answer(server: Running, body: str, metadata: ArtifactMetadata) -> None:
-    """A server that answers wrongly is no candidate."""
+    """A server that answers wrongly is not measured."""
     found = ask(server.port, "/predict", body)["index"]
     expected = int(np.argmax(metadata.parity.probabilities[0]))
     if found != expected:
@@ -171,9 +168,9 @@ def _write(path: Path, results: list[Result], bare: dict[str, Bare], cpus: int) 
         "results": [asdict(result) for result in results],
     }
     write_whole(path, json.dumps(document, indent=2).encode() + b"\n")
-    picture = path.with_suffix(".png")
-    write_whole(picture, to_png(benchmark_figure(results, bare)))
-    sys.stderr.write(f"kiln: wrote {path} and {picture}\n")
+    figure = path.with_suffix(".png")
+    write_whole(figure, to_png(benchmark_figure(results, bare)))
+    sys.stderr.write(f"kiln: wrote {path} and {figure}\n")
 
 
 def _options() -> argparse.Namespace:

@@ -10,9 +10,8 @@ import importlib.util
 import os
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +20,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load.client import Job
-from benchmarks.load.servers import Candidate, Running, ServerFailed, load, running
+from benchmarks.load.servers import (
+    Running,
+    ServerCommand,
+    ServerFailed,
+    free_port,
+    load,
+    running,
+)
 from common.model.artifact import INPUT, PROBABILITIES
+from common.terminal import Progress
 from serve.inference.images import Codec
 from serve.inference.quiet_onnxruntime import ort
 
@@ -108,13 +115,10 @@ class Overhead:
         )
 
 
-def measure_overhead(
-    candidate: Candidate, ports: tuple[int, int, int], body: str, seconds: float
-) -> Overhead:
-    """Loads the candidate with and without telemetry by turns.
+def measure_overhead(server: ServerCommand, body: str, seconds: float) -> Overhead:
+    """Loads the service with and without telemetry by turns.
 
     Args:
-        ports: free ones, for the service without telemetry, for the one with, for the collector.
         seconds: of each turn.
 
     Raises:
@@ -122,17 +126,16 @@ def measure_overhead(
     """
     overhead = Overhead(Side(), Side())
     with ExitStack() as stack:
-        endpoint = stack.enter_context(_collector(ports[2]))
-        servers = []
-        for port, variables in zip(ports, ({}, _exporting(endpoint)), strict=False):
-            environment = {**candidate.environment, "KILN_PORT": str(port), **variables}
-            one = Candidate(candidate.name, candidate.command, environment, candidate.folder)
-            servers.append(stack.enter_context(running(one, port, "/predict", body)))
+        progress = stack.enter_context(Progress("measuring without and with telemetry", 2 * _TURNS))
+        exporting = server.exporting(**_exporting(stack.enter_context(_collector(free_port()))))
+        servers = [
+            stack.enter_context(running(one, "/predict", body)) for one in (server, exporting)
+        ]
         pairs = [*zip((overhead.off, overhead.on), servers, strict=True)]
         for turn in range(_TURNS):
-            sys.stderr.write(f"kiln: telemetry off and on, turn {turn + 1} of {_TURNS}\n")
-            for side, server in pairs if turn % 2 else reversed(pairs):
-                _take_turn(side, server, body, seconds)
+            for side, up in pairs if turn % 2 else reversed(pairs):
+                _take_turn(side, up, body, seconds)
+                progress.advance()
     return overhead
 
 
@@ -144,7 +147,7 @@ def _take_turn(side: Side, server: Running, body: str, seconds: float) -> None:
     side.cpu_us.append((server.cpu_s() - before) / max(1, done.answered) * 1e6)
 
 
-def _exporting(endpoint: str) -> Mapping[str, str]:
+def _exporting(endpoint: str) -> dict[str, str]:
     """Exports all signals with their defaults, metrics often enough to be part of every turn."""
     return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "1000"}
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.load.client import Load
 from benchmarks.load.overhead import Bare
 from common.figures import COLORS, INK, MUTED, STYLE, new_figure
+from common.terminal import terminal
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Result:
 
 def show(results: Sequence[Result], bare: Mapping[str, Bare], cpus: int) -> None:
     """Prints both tables and the ratios that they are read for."""
-    console = Console(width=None if Console().is_terminal else 120)
+    console = terminal()
     console.print(_throughput(results, cpus))
     console.print(_cost(results))
     for line in ratios(results, bare):

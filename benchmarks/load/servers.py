@@ -1,9 +1,11 @@
 """Server processes under test, ours and the alternatives, and the resources that they use."""
 
+import argparse
 import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,14 +40,54 @@ def interruptible(main: Callable[[], int]) -> int:
         return 130
 
 
+def at_least(low: int) -> Callable[[str], int]:
+    """The type of a command-line option: a whole number with a lower limit."""
+
+    def whole_number(text: str) -> int:
+        if int(text) < low:
+            raise argparse.ArgumentTypeError(f"expected at least {low}, got {text}")
+        return int(text)
+
+    return whole_number
+
+
 @dataclass(frozen=True)
-class Candidate:
-    """A way to serve the model."""
+class ServerCommand:
+    """How a server of the model is started."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    port: int
     folder: Path | None = None
+
+    def exporting(self, **variables: str) -> "ServerCommand":
+        """The service again on a port of its own, with more variables."""
+        port = free_port()
+        variables["KILN_PORT"] = str(port)
+        return replace(self, environment={**self.environment, **variables}, port=port)
+
+
+def service(
+    model: Path, workers: int, name: str = "the service", **variables: str
+) -> ServerCommand:
+    """Kiln's own server of a model, on a free port; more settings by `variables`."""
+    port = free_port()
+    environment = python_environment(
+        KILN_MODEL=str(model.absolute()),
+        KILN_PORT=str(port),
+        KILN_WORKERS=str(workers),
+        **variables,
+    )
+    command = [sys.executable, "-m", "serve.server.server"]
+    return ServerCommand(name, command, environment, port)
+
+
+def free_port() -> int:
+    """A free TCP port on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -71,7 +113,7 @@ class Running:
 
 
 @contextmanager
-def running(candidate: Candidate, port: int, path: str, body: str | None) -> Iterator[Running]:
+def running(server: ServerCommand, path: str, body: str | None) -> Iterator[Running]:
     """Starts the server and waits for its first answer to `body`; None asks by GET.
 
     Raises:
@@ -80,20 +122,20 @@ def running(candidate: Candidate, port: int, path: str, body: str | None) -> Ite
     with tempfile.TemporaryFile() as errors:  # not a pipe: it fills, and then the server waits
         start = time.perf_counter()
         process = subprocess.Popen(
-            candidate.command,
-            env=dict(candidate.environment),
-            cwd=candidate.folder,
+            server.command,
+            env=dict(server.environment),
+            cwd=server.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
             start_new_session=True,
         )
         try:
-            while not _answers(port, path, body):
+            while not _answers(server.port, path, body):
                 if process.poll() is not None or time.perf_counter() - start > _START_S:
-                    raise ServerFailed(f"{candidate.name} did not start:\n{_text(errors)[-2000:]}")
+                    raise ServerFailed(f"{server.name} did not start:\n{_text(errors)[-2000:]}")
                 time.sleep(0.01)
-            yield Running(port, process.pid, time.perf_counter() - start, errors)
+            yield Running(server.port, process.pid, time.perf_counter() - start, errors)
         finally:
             _end(process)
 
@@ -190,16 +232,16 @@ class PeersMissing(Exception):
     """Their packages could not be installed; the message says why."""
 
 
-def peers(model: Path, workers: int, ports: Callable[[], int]) -> list[tuple[Candidate, int]]:
+def peers(model: Path, workers: int) -> list[ServerCommand]:
     """FastAPI, LitServe and BentoML around the same ONNX file, with as many processes.
 
     Raises:
         PeersMissing: there is no network, or no uv.
     """
     packages = _installed()
-    candidates = []
+    servers = []
     for name, command in _commands(workers).items():
-        port = ports()
+        port = free_port()
         environment = {
             "PATH": f"{packages / 'bin'}:{os.environ.get('PATH', os.defpath)}",
             "HOME": str(packages),  # BentoML and LitServe write there
@@ -211,8 +253,8 @@ def peers(model: Path, workers: int, ports: Callable[[], int]) -> list[tuple[Can
         }
         arguments = [word.replace("PORT", str(port)) for word in command]
         command_line = [sys.executable, "-s", "-m", *arguments]
-        candidates.append((Candidate(name, command_line, environment, _FOLDER), port))
-    return candidates
+        servers.append(ServerCommand(name, command_line, environment, port, _FOLDER))
+    return servers
 
 
 def _commands(workers: int) -> dict[str, list[str]]:

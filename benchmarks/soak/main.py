@@ -15,22 +15,20 @@ import pickle  # nosec B403 # only written here
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.load.main import free_port
 from benchmarks.load.servers import (
-    Candidate,
     Running,
     ServerFailed,
+    at_least,
     interruptible,
     python_environment,
     running,
+    service,
 )
 from benchmarks.soak.cases import all_cases, stalled
 from benchmarks.soak.report import Check, Sample, judge, look, soak_figure
@@ -38,6 +36,7 @@ from benchmarks.soak.traffic import Plan, Tally
 from common.figures import to_png
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError, ArtifactMetadata
+from common.terminal import Progress, terminal
 from serve.http.keys import new_key
 from serve.inference.model_path import model_path, read_model
 from serve.settings import Settings
@@ -69,8 +68,15 @@ def soak(
 ) -> tuple[Tally, list[Sample], list[Check]]:
     """Starts the server, lets the callers at it, and looks at it meanwhile."""
     key, digest = new_key()
+    server = service(
+        path,
+        options.workers,
+        KILN_API_KEYS=digest,
+        KILN_LOG_LEVEL="warning",
+        KILN_BODY_TIMEOUT_MS=str(_BODY_TIMEOUT_MS),
+    )
     plan = Plan(
-        free_port(),
+        server.port,
         all_cases(path, metadata, key),
         stalled(key),
         metadata.classes,
@@ -81,20 +87,13 @@ def soak(
         options.bad,
         options.seed,
     )
-    variables = python_environment(
-        KILN_MODEL=str(path.absolute()),
-        KILN_PORT=str(plan.port),
-        KILN_WORKERS=str(options.workers),
-        KILN_API_KEYS=digest,
-        KILN_LOG_LEVEL="warning",
-        KILN_BODY_TIMEOUT_MS=str(_BODY_TIMEOUT_MS),
-    )
-    server = Candidate("the service", [sys.executable, "-m", "serve.server.server"], variables)
-    with running(server, plan.port, "/ready", None) as up:
+    total = plan.requests or None
+    with Progress("soaking", total) as progress, running(server, "/ready", None) as up:
         for _ in _tallies(replace(plan, requests=_WARM_UP)):
             pass
         before, said = _at_rest(up), _complaints(up)
-        tally, samples = _watched(up, plan)
+        progress.begin("soaking", total)
+        tally, samples = _watched(up, plan, progress)
         after, lines = _at_rest(up), _complaints(up) - said
     return tally, samples, judge(tally, samples, before, after, lines)
 
@@ -104,14 +103,13 @@ def _complaints(server: Running) -> int:
     return sum('"serve.drift.' not in line for line in server.said().splitlines())
 
 
-def _watched(server: Running, plan: Plan) -> tuple[Tally, list[Sample]]:
+def _watched(server: Running, plan: Plan, progress: Progress) -> tuple[Tally, list[Sample]]:
     tally, samples = Tally(), [look(server)]
-    with _progress() as bar:
-        task = bar.add_task("asking", total=plan.requests or None, wrong=0, memory=0)
-        for tally in _tallies(plan):
-            samples.append(look(server, tally.seconds, tally.requests))
-            wrong = sum(tally.mistakes.values())
-            bar.update(task, completed=tally.requests, wrong=wrong, memory=samples[-1].memory_mb)
+    for tally in _tallies(plan):
+        samples.append(look(server, tally.seconds, tally.requests))
+        wrong, memory_mb = sum(tally.mistakes.values()), samples[-1].memory_mb
+        said = f"{tally.requests:,} requests, {wrong} wrong, {memory_mb:.0f} MB"
+        progress.update(tally.requests, detail=said)
     return tally, samples
 
 
@@ -145,19 +143,8 @@ def _at_rest(server: Running) -> Sample:
     return sample
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("wrong: {task.fields[wrong]}, memory: {task.fields[memory]:.0f} MB"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-
-
 def _show(tally: Tally, checks: list[Check]) -> None:
-    console = Console(width=None if Console().is_terminal else 100)
+    console = terminal(100)
     statuses = ", ".join(f"{status}: {n:,}" for status, n in sorted(tally.statuses.items()))
     speed = tally.requests / tally.seconds
     console.print(f"{tally.requests:,} requests in {tally.seconds:.0f} s ({speed:,.0f} a second)")
@@ -192,25 +179,16 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, help="default: the built-in one")
     parser.add_argument(
-        "--requests", type=_at_least(0), default=1_000_000, help="0: as many as there is time for"
+        "--requests", type=at_least(0), default=1_000_000, help="0: as many as there is time for"
     )
-    parser.add_argument("--seconds", type=_at_least(1), default=570, help="at most (570)")
-    parser.add_argument("--callers", type=_at_least(1), default=32, help="at once (32)")
+    parser.add_argument("--seconds", type=at_least(1), default=570, help="at most (570)")
+    parser.add_argument("--callers", type=at_least(1), default=32, help="at once (32)")
     parser.add_argument("--bad", type=_share, default=0.3, help="share of mistakes (0.3)")
     parser.add_argument("--seed", type=int, default=0, help="of the order of requests (0)")
     parser.add_argument("--output", type=Path, help="path of a .json and a .png, without those")
     workers = Settings().cpus
-    parser.add_argument("--workers", type=_at_least(1), default=workers, help="processes")
+    parser.add_argument("--workers", type=at_least(1), default=workers, help="processes")
     return parser.parse_args()
-
-
-def _at_least(low: int) -> Callable[[str], int]:
-    def whole_number(text: str) -> int:
-        if int(text) < low:
-            raise argparse.ArgumentTypeError(f"expected at least {low}, got {text}")
-        return int(text)
-
-    return whole_number
 
 
 def _share(text: str) -> float:

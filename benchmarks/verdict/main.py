@@ -14,21 +14,18 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.verdict.golden import Golden, answer, made_up
 from benchmarks.verdict.rates import Outcome, simulate
-from benchmarks.verdict.releases import SCENARIOS, Size
+from benchmarks.verdict.releases import SCENARIOS, Golden, Size, answer, made_up
 from common.figures import BLUE, RED, STYLE, new_figure, to_png
 from common.files import user_path, write_whole
-from common.terminal import terminal
+from common.terminal import Progress, terminal
 from infra.release.verdict.policy import DEFAULT_POLICY, Policy, PolicyError, parse_policy
 from ml.data.cifar10 import DatasetError, locate
 
@@ -74,12 +71,12 @@ def main(arguments: Sequence[str], console: Console) -> int:
     size = Size(options.requests, options.golden)
     try:
         policy = _policy(options.policy)
-        with Progress(console=console, transient=True) as progress:
+        with Progress("answering the golden images", options.images, console=console) as progress:
             golden = _golden(options, progress)
             outcomes = []
             for scenario in SCENARIOS:
                 count = options.releases if scenario.harmless else options.harmful
-                task = progress.add_task(scenario.name, total=count)
+                progress.begin(scenario.name, count)
                 outcomes.append(
                     simulate(
                         scenario,
@@ -88,7 +85,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
                         policy,
                         size,
                         options.seed,
-                        partial(progress.advance, task),
+                        progress.advance,
                     )
                 )
         _show(outcomes, policy, console)
@@ -112,11 +109,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
 def _golden(options: argparse.Namespace, progress: Progress) -> Golden:
     if options.made_up:
         return made_up(options.images, options.seed)
-    task = progress.add_task("answering the golden images", total=options.images)
     records = locate() / "test.bin"
-    return answer(
-        MODEL, records, options.images, options.threads, lambda n: progress.advance(task, n)
-    )
+    return answer(MODEL, records, options.images, options.threads, progress.advance)
 
 
 def _policy(name: str | None) -> Policy:

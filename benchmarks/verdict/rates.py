@@ -7,8 +7,7 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.verdict.golden import Golden
-from benchmarks.verdict.releases import PARTS, Scenario, Size, draw
+from benchmarks.verdict.releases import PARTS, Golden, Scenario, Size, draw
 from infra.release.verdict import measures
 from infra.release.verdict.engine import Answers, answers, side_by_side
 from infra.release.verdict.policy import CHECKS, Policy

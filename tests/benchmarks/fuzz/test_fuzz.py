@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,24 +12,21 @@ import pytest
 from hypothesis import find, given, settings
 from PIL import Image
 
-from benchmarks.fuzz.fuzzing import Findings, fuzz
+from benchmarks.fuzz.main import Findings, fuzz
 from benchmarks.fuzz.requests import WHOLE, files, lying_pngs
+from common.terminal import Progress
+from tests.benchmarks.programs import progress, run
 from tests.serve.serving import MODEL
 
 
 def test_the_service_answers_as_its_document_says(tmp_path: Path) -> None:
     target = tmp_path / "fuzz.json"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.fuzz.main", "--model", str(MODEL)),
-            *("--cases", "150", "--seed", "1", "--json", str(target)),
-        ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run(
+        *("benchmarks.fuzz.main", "--model", str(MODEL)),
+        *("--cases", "150", "--seed", "1", "--json", str(target)),
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert len(progress(done.stderr, "fuzzing")) >= 4
     found = json.loads(target.read_text())
     assert found["holds"]
     assert found["cases"] >= 150
@@ -73,7 +67,7 @@ def broken() -> Iterator[str]:
 
 
 def test_a_service_that_fails_is_found_out_in_every_kind_of_request(broken: str) -> None:
-    findings = fuzz(broken, 30, 0, lambda _: None)
+    findings = fuzz(broken, 30, 0, Progress("fuzzing", 30))
     assert not findings.hold
     assert {failure.partition(": ")[0] for failure in findings.failures} == set(findings.by_family)
     assert "curl" in findings.failures[0]

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.verdict.golden import answer, made_up
 from benchmarks.verdict.main import MODEL, main
 from benchmarks.verdict.rates import judge_all, simulate
-from benchmarks.verdict.releases import PARTS, SCENARIOS, Scenario, Size, draw, p99_ratio
+from benchmarks.verdict.releases import (
+    PARTS,
+    SCENARIOS,
+    Scenario,
+    Size,
+    answer,
+    draw,
+    made_up,
+    p99_ratio,
+)
 from infra.release.verdict.engine import judge
 from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
 from infra.release.verdict.policy import CHECKS, Policy
