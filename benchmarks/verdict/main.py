@@ -1,6 +1,6 @@
 """Measures the verdict engine on simulated releases: false rollbacks, power and delay.
 
-Every release has 12 windows, in which the canary gets 5, 10, 25 and 50 % of the traffic, three
+Every release has 12 windows, in which the candidate gets 5, 10, 25 and 50 % of the traffic, three
 windows each, and is judged after each of them. Golden images are what the bundled model really
 answers on the CIFAR-10 test images. Writes a table, JSON and a plot.
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
                     )
                 )
         _show(outcomes, policy, console)
-        facts = {"policy": asdict(policy), "size": asdict(size), "seed": options.seed}
+        facts = {"policy": structs.asdict(policy), "size": asdict(size), "seed": options.seed}
         facts["golden"] = {
             "images": len(golden.labels),
             "accuracy": float((golden.labels == golden.predictions).mean()),
@@ -124,7 +125,7 @@ def _show(outcomes: Sequence[Outcome], policy: Policy, console: Console) -> None
         "releases",
         "rolled back, 95 % interval",
         "promoted",
-        "canary requests",
+        "candidate requests",
         "golden images",
     ):
         table.add_column(name, justify="right")
@@ -137,7 +138,7 @@ def _show(outcomes: Sequence[Outcome], policy: Policy, console: Console) -> None
             f"{one.releases:,}",
             f"{one.rate:.2%} ({low:.2%} to {high:.2%})",
             f"{one.promoted / one.releases:.1%}",
-            f"{one.canary_requests:,.0f}" if one.rolled_back else "",
+            f"{one.candidate_requests:,.0f}" if one.rolled_back else "",
             f"{one.golden_images:,.0f}" if one.rolled_back else "",
             ", ".join(fired),
             end_section=one.harmless and not outcomes[min(place + 1, len(outcomes) - 1)].harmless,

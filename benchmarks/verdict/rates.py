@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from benchmarks.verdict.releases import PARTS, Golden, Scenario, Size, draw
 from infra.release.verdict import measures
-from infra.release.verdict.engine import Answers, answers, side_by_side
+from infra.release.verdict.engine import PredictionShift, prediction_shift, signal_counts
+from infra.release.verdict.measures import EvidenceArrays
 from infra.release.verdict.policy import CHECKS, Policy
-from infra.release.verdict.tallies import Tallies
 
 CHUNK = 250  # releases at once: what they need stays in a few hundred megabytes
 Truths = NDArray[np.bool_]
@@ -28,7 +28,7 @@ class Outcome:
     promoted: int  # safe in every check after some window, and never rolled back up to then
     by_check: dict[str, int]  # which checks were harmful at the roll back; may be several
     by_window: list[int]  # releases rolled back after each window
-    canary_requests: float  # median until the roll back
+    candidate_requests: float  # median until the roll back
     golden_images: float
 
     @property
@@ -81,10 +81,10 @@ def simulate(
     )
 
 
-def judge_all(tallies: Tallies, policy: Policy) -> Judged:
+def judge_all(arrays: EvidenceArrays, policy: Policy) -> Judged:
     """The judge's own tests, release by release side by side."""
     found = [
-        measure(tallies, policy)
+        measure(arrays, policy)
         for measure in (
             measures.errors,
             measures.latency,
@@ -93,19 +93,21 @@ def judge_all(tallies: Tallies, policy: Policy) -> Judged:
         )
     ]
     harmful, safe = [one.harmful for one in found], [one.safe for one in found]
-    for truths in _answers(tallies, policy):
+    for truths in _predictions(arrays, policy):
         harmful.append(truths[0])
         safe.append(truths[1])
     return Judged(np.stack(harmful), np.stack(safe))
 
 
-def _answers(tallies: Tallies, policy: Policy) -> NDArray[np.bool_]:
+def _predictions(arrays: EvidenceArrays, policy: Policy) -> NDArray[np.bool_]:
     """(2, 2, R, W) Class mix and confidence: whether harmful, whether safe."""
-    classes, confidence = side_by_side(tallies, "classes"), side_by_side(tallies, "confidence")
+    classes, confidence = signal_counts(arrays, "classes"), signal_counts(arrays, "confidence")
     truths = np.zeros((2, 2, *classes.size.shape), np.bool_)
     for release, window in np.ndindex(classes.size.shape):
         place = (release, window)
-        found: Answers = answers(classes.at(place), confidence.at(place), policy, window + 1)
+        found: PredictionShift = prediction_shift(
+            classes.at(place), confidence.at(place), policy, window + 1
+        )
         for kind, (statistic, limit) in enumerate(
             [
                 (found.class_mix, policy.harmful_class_mix_psi),
@@ -138,7 +140,7 @@ def _outcome(
         promoted=int((fine < back).sum()),
         by_check=dict(zip(CHECKS, reasons.sum(1).tolist(), strict=True)),
         by_window=np.bincount(back[gone], minlength=windows).tolist(),
-        canary_requests=float(np.median(requests[back[gone]])) if gone.any() else inf,
+        candidate_requests=float(np.median(requests[back[gone]])) if gone.any() else inf,
         golden_images=float(np.median(images[back[gone]])) if gone.any() else inf,
     )
 

@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from infra.release.verdict.betting import Floats
-from infra.release.verdict.tallies import ArmTallies, Tallies
+from infra.release.verdict.measures import ArmArrays, EvidenceArrays
 
 CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _RECORD, _BATCH = 3073, 250
@@ -70,7 +70,7 @@ def made_up(images: int, seed: int, accuracy: float = 0.93) -> Golden:
 EDGES = np.array(
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0]
 )
-# The canary's part of the traffic in each window.
+# The candidate's part of the traffic in each window.
 PARTS = np.repeat([0.05, 0.1, 0.25, 0.5], 3)
 ERROR_RATE = 0.001
 MEDIAN_S, SPREAD = 0.008, 0.5  # of a log-normal latency: p99 is 25.6 ms
@@ -78,7 +78,7 @@ MEDIAN_S, SPREAD = 0.008, 0.5  # of a log-normal latency: p99 is 25.6 ms
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the canary does differently from stable; nothing, by default."""
+    """What the candidate does differently from stable; nothing, by default."""
 
     name: str
     harmless: bool = False
@@ -110,10 +110,10 @@ SCENARIOS = (
 )
 
 
-def bucket_shares(scenario: Scenario, window: int, *, canary: bool) -> Floats:
+def bucket_shares(scenario: Scenario, window: int, *, candidate: bool) -> Floats:
     """(E + 1,) Share of answers in each latency bucket."""
     factor = 2.0 if is_storm(scenario, window) else 1.0
-    if not canary:
+    if not candidate:
         return _log_normal(MEDIAN_S * factor)
     usual = MEDIAN_S * factor * scenario.slower
     tail = _log_normal(usual * scenario.tail_factor)
@@ -133,7 +133,7 @@ def is_storm(scenario: Scenario, window: int) -> bool:
 
 
 def p99_ratio(scenario: Scenario) -> float:
-    """The canary's true p99 to stable's."""
+    """The candidate's true p99 to stable's."""
 
     def p99(median: float, share: float, factor: float) -> float:
         times = np.geomspace(1e-3, 1, 20_001)
@@ -170,13 +170,13 @@ class Size:
 
 def draw(
     scenario: Scenario, golden: Golden, releases: int, size: Size, random: np.random.Generator
-) -> Tallies:
-    """Tallies with a leading axis of releases."""
-    canary = np.round(PARTS * size.requests).astype(int)
+) -> EvidenceArrays:
+    """EvidenceArrays with a leading axis of releases."""
+    candidate = np.round(PARTS * size.requests).astype(int)
     replay = _replay(scenario, golden, releases, size.golden, random)
-    stable = _arm(scenario, golden, size.requests - canary, releases, random, canary=False)
-    return Tallies(
-        EDGES, stable, _arm(scenario, golden, canary, releases, random, canary=True), replay
+    stable = _arm(scenario, golden, size.requests - candidate, releases, random, candidate=False)
+    return EvidenceArrays(
+        EDGES, stable, _arm(scenario, golden, candidate, releases, random, candidate=True), replay
     )
 
 
@@ -187,20 +187,20 @@ def _arm(
     releases: int,
     random: np.random.Generator,
     *,
-    canary: bool,
-) -> ArmTallies:
+    candidate: bool,
+) -> ArmArrays:
     windows = range(len(requests))
-    rates = np.array([error_rates(scenario, window)[int(canary)] for window in windows])
+    rates = np.array([error_rates(scenario, window)[int(candidate)] for window in windows])
     errors = random.binomial(requests, rates, (releases, len(requests)))
     answered = requests - errors
-    shares = [bucket_shares(scenario, window, canary=canary) for window in windows]
+    shares = [bucket_shares(scenario, window, candidate=candidate) for window in windows]
     latency = [random.multinomial(answered[:, w], shares[w]) for w in windows]
     kinds = 1 + max(int(golden.labels.max()), int(golden.predictions.max()))
-    named = (golden.predictions + int(canary and scenario.mislabelled)) % kinds
+    named = (golden.predictions + int(candidate and scenario.mislabelled)) % kinds
     classes = np.bincount(named, minlength=kinds) / len(named)
     bins = np.searchsorted(CONFIDENCE_EDGES, golden.confidence)
     confidence = np.bincount(bins, minlength=len(CONFIDENCE_EDGES) + 1) / len(bins)
-    return ArmTallies(
+    return ArmArrays(
         # One row for all releases: they have equal traffic, which saves the judge most of its work.
         requests=requests[None].astype(np.float64),
         errors=errors.astype(np.float64),
@@ -215,7 +215,7 @@ def _replay(
 ) -> Floats:
     """(R, W, 5) Every release sends the golden images in an order of its own through both versions.
 
-    The canary's answers are stable's, but for images drawn at random: right ones that turn wrong
+    The candidate's answers are stable's, but for images drawn at random: right ones that turn wrong
     and wrong ones that turn right, so many that `lost` is lost on balance.
     """
     images, windows = len(golden.labels), len(PARTS)
@@ -227,17 +227,17 @@ def _replay(
     stable = right[order]
     luck = random.random((releases, images), dtype=np.float32)
     if scenario.mislabelled:
-        canary = (((golden.predictions + 1) % 10) == golden.labels)[order]
+        candidate = (((golden.predictions + 1) % 10) == golden.labels)[order]
         apart = np.ones_like(stable)
     else:
-        canary = np.where(stable, luck >= spoiled, luck < mended)
+        candidate = np.where(stable, luck >= spoiled, luck < mended)
         apart = np.zeros_like(stable)
     kinds = [
-        stable & canary,
-        stable & ~canary,
-        ~stable & canary,
-        ~stable & ~canary & ~apart,
-        ~stable & ~canary & apart,
+        stable & candidate,
+        stable & ~candidate,
+        ~stable & candidate,
+        ~stable & ~candidate & ~apart,
+        ~stable & ~candidate & apart,
     ]
     ends = np.minimum(np.arange(1, windows + 1) * each, images)
     totals = [np.cumsum(kind, 1, dtype=np.int32)[:, ends - 1] for kind in kinds]

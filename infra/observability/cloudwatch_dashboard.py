@@ -50,12 +50,12 @@ def _service(catalogue: Catalogue) -> list[dict[str, Any]]:
 
 
 def _release(catalogue: Catalogue) -> list[dict[str, Any]]:
-    verdict, weight = catalogue["kiln.release.verdict"], catalogue["kiln.release.canary_weight"]
+    verdict, weight = catalogue["kiln.release.verdict"], catalogue["kiln.release.candidate_weight"]
     return [
         _graph("Calls by version", [_by_version("Invocations", "Sum")]),
         _graph("Crashes and time-outs by version", [_by_version("Errors", "Sum")]),
         _graph("p99 by version, milliseconds", [_by_version("Duration", "p99")]),
-        _graph("Verdict and canary's share", [_anywhere(verdict), _anywhere(weight)]),
+        _graph("Verdict and candidate's share", [_anywhere(verdict), _anywhere(weight)]),
         _graph("Golden accuracy by version", [_anywhere(catalogue["kiln.golden.accuracy"])]),
     ]
 

@@ -29,7 +29,9 @@ def release(catalogue: Catalogue) -> Dashboard:
                 "The release manager",
                 [
                     panel(
-                        "Canary's share", "percentunit", of("kiln.release.canary_weight", "canary")
+                        "Candidate's share",
+                        "percentunit",
+                        of("kiln.release.candidate_weight", "candidate"),
                     ),
                     panel(
                         "Verdict",

@@ -31,7 +31,7 @@ from infra.observability.stack.programs import Program, StackError, free_port, r
 # <runfiles>/_main, or the workspace.
 _ROOT = Path(__file__).absolute().parents[3]
 _RECORD = 3073  # bytes: a label and 32x32x3, planar
-_CANARY = ((0.30, 0.05), (0.38, 0.25), (0.46, 0.5), (0.54, 1.0))  # share of the time, of traffic
+_ROLLOUT = ((0.30, 0.05), (0.38, 0.25), (0.46, 0.5), (0.54, 1.0))  # share of the time, of traffic
 _BURST, _DRIFT = (0.62, 0.64), 0.72  # shares of the time
 
 _direct = build_opener(ProxyHandler({}))
@@ -67,8 +67,8 @@ class _Progress:
 
     @property
     def weight(self) -> float:
-        """The canary's share of the traffic now."""
-        return next((share for since, share in reversed(_CANARY) if self() >= since), 0.0)
+        """The candidate's share of the traffic now."""
+        return next((share for since, share in reversed(_ROLLOUT) if self() >= since), 0.0)
 
 
 @contextmanager
@@ -93,12 +93,12 @@ def _service(folder: Path, model: Path, otlp: str) -> Iterator[str]:
 
 @contextmanager
 def _release(otlp: str, progress: _Progress) -> Iterator[None]:
-    """What the release manager would send of the canary."""
+    """What the release manager would send about the candidate."""
     exporter = OTLPMetricExporter(f"{otlp}/v1/metrics")
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=2000)
     provider = MeterProvider([reader])
     meter = provider.get_meter("release")
-    names = ("step", "canary_weight", "verdict")
+    names = ("step", "candidate_weight", "verdict")
     units = {metric.name: metric.unit for metric in load().metrics}
     step, weight, verdict = (
         meter.create_gauge(name, units[name]) for name in (f"kiln.release.{one}" for one in names)
@@ -106,10 +106,10 @@ def _release(otlp: str, progress: _Progress) -> Iterator[None]:
     golden = meter.create_gauge("kiln.golden.accuracy", units["kiln.golden.accuracy"])
 
     def tell() -> None:
-        reached = sum(progress() >= since for since, _ in _CANARY)
-        step.set(reached % len(_CANARY))
+        reached = sum(progress() >= since for since, _ in _ROLLOUT)
+        step.set(reached % len(_ROLLOUT))
         weight.set(progress.weight)
-        verdict.set(int(reached == len(_CANARY)))
+        verdict.set(int(reached == len(_ROLLOUT)))
         golden.set(0.9401, {"faas.version": "7"})  # as measured: ml/bundled/MODEL_CARD.md
         if reached:
             golden.set(0.9398, {"faas.version": "8"})
@@ -130,12 +130,12 @@ def _traffic(urls: Sequence[str], progress: _Progress) -> Iterator[None]:
         if part > _DRIFT and chance.random() < 0.5:
             grain = noise.normal(0, 40, pixels.shape)
             pixels = np.clip(pixels + grain, 0, 255).astype(np.uint8)
-        is_canary = chance.random() < progress.weight
+        is_candidate = chance.random() < progress.weight
         body = {"image": _png(pixels)} if chance.random() > 0.02 else {"image": "?"}
-        _post(f"{urls[is_canary]}/predict", body)
+        _post(f"{urls[is_candidate]}/predict", body)
         if chance.random() < 0.05:
             batch = [_png(images[chance.randrange(len(images))]) for _ in range(7)] + ["?"]
-            _post(f"{urls[is_canary]}/predict/batch", {"images": batch})
+            _post(f"{urls[is_candidate]}/predict/batch", {"images": batch})
         time.sleep(0.02 * (1.3 + math.sin(part * 12)))
 
     def burst() -> None:

@@ -5,7 +5,7 @@
 
 The same queries as the dashboards', over a range of time; matplotlib draws them, not Grafana.
 With --demonstrate a stack and the service run for so many minutes under a day's worth of
-events: traffic that rises and falls, a canary that is promoted, a burst of batches, then drift.
+events: traffic that rises and falls, a candidate that is promoted, a burst of batches, then drift.
 
 Exit codes: 0 drawn, 1 a part did not run, 2 no answer from Prometheus, 130 interrupted.
 """
@@ -235,7 +235,7 @@ OVERVIEW = (
     ("kiln-model", "Class mix"),
     ("kiln-model", "Confidence"),
     ("kiln-drift", "PSI of five minutes, by signal"),
-    ("kiln-release", "Canary's share"),
+    ("kiln-release", "Candidate's share"),
     ("kiln-release", "Requests a second"),
     ("kiln-release", "Golden images answered rightly"),
     ("kiln-service", "Processors used"),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from msgspec import structs
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -123,7 +124,7 @@ def _dry_run(
         "strategy": strategy,
         "checks": [vars(check) for check in checks],
         "terraform": {"changed": plan.changed, "counts": plan.counts},
-        "steps": [vars(step) for step in steps],
+        "steps": [structs.asdict(step) for step in steps],
     }
 
     def show(console: Console) -> None:

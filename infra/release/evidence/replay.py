@@ -69,7 +69,7 @@ def _label(function: LambdaFunction, version: str, image: GoldenImage) -> str:
 
 
 def _count(images: Sequence[GoldenImage], pairs: Sequence[Pair]) -> Replayed:
-    both = only_stable = only_canary = alike = apart = 0
+    both = only_stable = only_candidate = alike = apart = 0
     for image, pair in zip(images, pairs, strict=True):
         if isinstance(pair, str):
             continue
@@ -79,10 +79,10 @@ def _count(images: Sequence[GoldenImage], pairs: Sequence[Pair]) -> Replayed:
         elif theirs == image.label:
             only_stable += 1
         elif mine == image.label:
-            only_canary += 1
+            only_candidate += 1
         elif theirs == mine:
             alike += 1
         else:
             apart += 1
-    found = Replay(both, only_stable, only_canary, alike, apart)
+    found = Replay(both, only_stable, only_candidate, alike, apart)
     return Replayed(found, len(images))

@@ -66,7 +66,7 @@ class Notices:
         """
         values: list[Value] = [
             ("kiln.release.step", float(step), {}),
-            ("kiln.release.canary_weight", weight, {}),
+            ("kiln.release.candidate_weight", weight, {}),
         ]
         if verdict in VERDICTS:
             values.append(("kiln.release.verdict", float(VERDICTS[str(verdict)]), {}))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from common.golden import GoldenImage, GoldenSet
 from infra.release.aws.clients import Clock
@@ -94,7 +96,7 @@ class Observer:
         now = self.journal.progress
         arms = {
             str(now.stable): [window.stable for window in now.windows],
-            str(now.candidate): [window.canary for window in now.windows],
+            str(now.candidate): [window.candidate for window in now.windows],
         }
         return {
             "windows": len(now.windows),
@@ -137,7 +139,7 @@ class Observer:
             return {}
         both = sum(replay.both_right for replay in replays)
         stable = both + sum(replay.only_stable_right for replay in replays)
-        candidate = both + sum(replay.only_canary_right for replay in replays)
+        candidate = both + sum(replay.only_candidate_right for replay in replays)
         return {str(now.stable): stable / images, str(now.candidate): candidate / images}
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from infra.release.aws.clients import Clock, iso
 from infra.release.errors import LeaseLost, Refused, RolledBackBefore
@@ -185,7 +187,9 @@ def finite(value: Any) -> Any:
         return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if hasattr(value, "__dataclass_fields__"):
+    if isinstance(value, msgspec.Struct):
+        return finite(msgspec.to_builtins(value))
+    if is_dataclass(value) and not isinstance(value, type):
         return finite(asdict(value))
     return value
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from infra.release.settings import StrategyName
 from infra.release.state.ledger import ENDS, Decision, Kind, Record
-from infra.release.verdict.evidence import Arm, Replay, Window
+from infra.release.verdict.evidence import Window
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Progress:
         if kind == "look":
             return replace(
                 self,
-                windows=(*self.windows, window_of(evidence["window"])),
+                windows=(*self.windows, Window.of(evidence["window"])),
                 golden_used=int(evidence["golden_used"]),
                 lost=evidence["lost"],
                 seen_until_s=float(evidence["until"]),
@@ -125,17 +125,6 @@ def newest(records: Sequence[Record]) -> Progress | None:
         elif progress and decision.release == progress.release:
             progress = progress.after(decision)
     return progress
-
-
-def window_of(document: Mapping[str, Any]) -> Window:
-    """Inverse of `dataclasses.asdict`, from JSON."""
-    arms: dict[str, Any] = {}
-    for name in ("stable", "canary"):
-        arm: dict[str, Any] = dict(document[name])
-        for counts in ("latency", "classes", "confidence"):
-            arm[counts] = tuple(arm[counts])
-        arms[name] = Arm(**arm)
-    return Window(**arms, golden=Replay(**document["golden"]))
 
 
 def seconds(when: str) -> float:

@@ -1,15 +1,18 @@
-"""Betting e-processes for the mean of bounded observations: valid at every look.
+"""E-processes, valid at every look: for the mean of bounded observations, and for two arms.
 
 Someone doubts that a mean is m, and bets on every observation at odds that are fair or worse if it
 is. Fair play multiplies a stake by 1/a with a chance of a at most, however long it lasts and
 whenever it stops (Ville 1939): a stake grown 500-fold is evidence at level 0.002 against the mean.
 
-Source: Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting",
-Journal of the Royal Statistical Society B 86:1-27, arXiv:2010.09686. Bets are constant and mixed
-over a grid, so counts are all that the stake depends on.
+Sources: Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting",
+Journal of the Royal Statistical Society B 86:1-27, arXiv:2010.09686, with constant bets mixed over
+a grid, so that counts are all that the stake depends on. Turner, Ly and Grünwald 2024,
+"Generic E-variables for exact sequential k-sample tests that allow for optional stopping", Journal
+of Statistical Planning and Inference 230, arXiv:2106.02693, for two arms.
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -67,3 +70,44 @@ def log_mean_exp(logs: Floats) -> Floats:
     top: Floats = logs.max(axis=-1)
     mean: Floats = top + np.log(np.exp(logs - top[..., None]).mean(axis=-1))
     return mean
+
+
+_SHARES = (0.0001, 0.0005, 0.002, 0.008, 0.025, 0.06, 0.12, 0.25, 0.4, 0.55, 0.7, 0.85, 0.97)
+_STABLE, _CANDIDATE = np.array(tuple(combinations(_SHARES, 2))).T  # proposals, all pairs s < c
+
+
+def two_arm_log_odds(stable: Any, stable_of: Any, candidate: Any, candidate_of: Any) -> Floats:
+    """Logarithm of the odds, after each window, that it happens to the candidate more often.
+
+    Each window is a bet of its own on two shares against a common one, so what changes with time
+    for both arms (an outage, a busy hour, the candidate's growing traffic) is no evidence.
+
+    With shares s < c proposed for n stable and m candidate requests, and t = (ns + mc)/(n + m), the
+    ratio of the likelihoods of (s, c) and of (t, t) is expected to be 1 at most under any true
+    shares S >= C: with a = (c - t)/(t(1 - t)) and b = (t - s)/(t(1 - t)), ma = nb, it is
+    (1 + a(C - t))^m (1 - b(S - t))^n <= exp(ma(C - S)) <= 1. Products over windows and averages
+    over proposals stay below 1 too, and so do they at whatever window one stops.
+
+    Args:
+        stable, candidate: (..., W), how often it happened in each window.
+        stable_of, candidate_of: (..., W), requests in each window.
+
+    Returns:
+        (..., W); if it happens no more often, exp of it ever reaches 1/a with a chance of a.
+    """
+    n, m = np.asarray(stable_of, np.float64), np.asarray(candidate_of, np.float64)
+    both = np.maximum(n + m, 1)[..., None]
+    shared = (n[..., None] * _STABLE + m[..., None] * _CANDIDATE) / both  # (..., W, G)
+    shared = np.where(n[..., None] + m[..., None] > 0, shared, 0.5)
+    growth = np.stack(
+        [
+            np.log(_STABLE / shared),
+            np.log((1 - _STABLE) / (1 - shared)),
+            np.log(_CANDIDATE / shared),
+            np.log((1 - _CANDIDATE) / (1 - shared)),
+        ],
+        axis=-2,
+    )  # (..., W, 4, G)
+    y, x, n, m = np.broadcast_arrays(stable, candidate, n, m)
+    seen = np.stack([y, n - y, x, m - x], axis=-1)[..., None, :]
+    return log_mean_exp(np.cumsum(np.squeeze(np.matmul(seen, growth), -2), axis=-2))

@@ -16,14 +16,20 @@ from common.model.signals import CONFIDENCE
 from infra.release.verdict import betting, measures
 from infra.release.verdict.betting import Floats
 from infra.release.verdict.evidence import Evidence
-from infra.release.verdict.measures import LOSS, SHARE, Measure
+from infra.release.verdict.measures import (
+    LOSS,
+    SHARE,
+    EvidenceArrays,
+    Measure,
+    evidence_arrays,
+    if_stable,
+)
 from infra.release.verdict.policy import DEFAULT_POLICY, Policy
-from infra.release.verdict.tallies import Tallies, if_stable, tally
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What both arms answered so far; None where too little is known of one of them."""
+class PredictionShift:
+    """How predictions of the candidate differ from stable's; None where an arm has too few."""
 
     images: float  # of the arm that has fewer
     class_mix: Statistic | None
@@ -31,36 +37,38 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SignalCounts:
     """Counts of one signal after every window: the candidate's, and stable's weighted to match.
 
     Weighting windows makes shares less certain, as if there were (sum w)^2 / sum(w^2 / n) images.
     """
 
-    live: Floats  # (..., W, B) the canary's counts
-    shares: Floats  # (..., W, B) of what stable would have answered
+    live: Floats  # (..., W, B) the candidate's counts
+    shares: Floats  # (..., W, B) of what stable would have predicted
     size: Floats  # (..., W) images that these shares are worth
 
-    def at(self, place: tuple[int, ...]) -> "Seen":
+    def at(self, place: tuple[int, ...]) -> "SignalCounts":
         """The counts of one release at one look: (B,), (B,), ()."""
-        return Seen(self.live[place], self.shares[place], self.size[place])
+        return SignalCounts(self.live[place], self.shares[place], self.size[place])
 
 
-def side_by_side(tallies: Tallies, what: str) -> Seen:
-    """What both arms answered: `classes` or `confidence`."""
-    live, expected = if_stable(tallies, what)
-    theirs = getattr(tallies.stable, what).sum(-1)
-    mine = np.where(theirs > 0, getattr(tallies.canary, what).sum(-1), 0)
+def signal_counts(arrays: EvidenceArrays, what: str) -> SignalCounts:
+    """What both arms predicted, as `what`: `classes` or `confidence`."""
+    live, expected = if_stable(arrays, what)
+    theirs = getattr(arrays.stable, what).sum(-1)
+    mine = np.where(theirs > 0, getattr(arrays.candidate, what).sum(-1), 0)
     spread = np.cumsum(mine**2 / np.maximum(theirs, 1), -1)
     size = np.cumsum(mine, -1) ** 2 / np.maximum(spread, 1e-9)
-    return Seen(live, expected / np.maximum(expected.sum(-1, keepdims=True), 1e-9), size)
+    return SignalCounts(live, expected / np.maximum(expected.sum(-1, keepdims=True), 1e-9), size)
 
 
-def answers(classes: Seen, confidence: Seen, policy: Policy, look: int) -> Answers:
+def prediction_shift(
+    classes: SignalCounts, confidence: SignalCounts, policy: Policy, look: int
+) -> PredictionShift:
     """Compare one release at one look, the first being 1."""
     images = min(float(classes.live.sum()), float(classes.size))
     if images < policy.fewest_images:
-        return Answers(images, None, None)
+        return PredictionShift(images, None, None)
     signals: tuple[SignalReference, ...] = ()
     counts = {}
     if min(float(confidence.live.sum()), float(confidence.size)) >= policy.fewest_images:
@@ -78,7 +86,7 @@ def answers(classes: Seen, confidence: Seen, policy: Policy, look: int) -> Answe
     reference = DriftReference(round(float(classes.size)), tuple(classes.shares.tolist()), signals)
     report = compare(reference, Counts(classes.live.astype(int).tolist(), counts), limits)
     found = {(statistic.signal, statistic.kind): statistic for statistic in report.statistics}
-    return Answers(images, found.get((CLASSES, "psi")), found.get((CONFIDENCE, "ks")))
+    return PredictionShift(images, found.get((CLASSES, "psi")), found.get((CONFIDENCE, "ks")))
 
 
 Decision = Literal["promote", "hold", "roll back"]
@@ -136,35 +144,39 @@ _GROWTH = np.geomspace(1, 1e4, 400)  # how far ahead more of the same evidence i
 
 def judge(evidence: Evidence, policy: Policy = DEFAULT_POLICY) -> Verdict:
     """The verdict on all windows so far."""
-    tallies = tally(evidence)
+    arrays = evidence_arrays(evidence)
     looks = max(1, len(evidence.windows))
-    classes = side_by_side(tallies, "classes")
-    confidence = side_by_side(tallies, "confidence")
-    found = answers(classes.at((-1,)), confidence.at((-1,)), policy, looks)
+    classes = signal_counts(arrays, "classes")
+    confidence = signal_counts(arrays, "confidence")
+    found = prediction_shift(classes.at((-1,)), confidence.at((-1,)), policy, looks)
     checks = (
-        _errors(tallies, policy),
-        _latency(tallies, policy),
-        _accuracy(tallies, policy),
-        _disagreement(tallies, policy),
-        _answers("class mix", "PSI", found.class_mix, found.images, policy.harmful_class_mix_psi),
-        _answers("confidence", "KS", found.confidence, found.images, policy.harmful_confidence_ks),
+        _errors(arrays, policy),
+        _latency(arrays, policy),
+        _accuracy(arrays, policy),
+        _disagreement(arrays, policy),
+        _predictions(
+            "class mix", "PSI", found.class_mix, found.images, policy.harmful_class_mix_psi
+        ),
+        _predictions(
+            "confidence", "KS", found.confidence, found.images, policy.harmful_confidence_ks
+        ),
     )
     return decide(checks, policy.required)
 
 
-def _errors(tallies: Tallies, policy: Policy) -> Check:
-    measure = measures.errors(tallies, policy)
-    stable, canary = tallies.stable, tallies.canary
-    failed = f"{_of(canary.errors, canary.requests)} canary requests failed"
+def _errors(arrays: EvidenceArrays, policy: Policy) -> Check:
+    measure = measures.errors(arrays, policy)
+    stable, candidate = arrays.stable, arrays.candidate
+    failed = f"{_of(candidate.errors, candidate.requests)} candidate requests failed"
     failed += f", {_of(stable.errors, stable.requests)} of stable"
-    limit = float(measures.error_limit(tallies, policy)[-1])
-    counts = measures.happened(canary.errors, canary.requests)[-1]
+    limit = float(measures.error_limit(arrays, policy)[-1])
+    counts = measures.happened(candidate.errors, candidate.requests)[-1]
     most = float(betting.bound(counts, SHARE, 2 * policy.odds_of_safety, "above"))
     words = {
         "harmful": f"{failed}: {float(measure.size[-1]):.2%} more than stable at the same times, "
         f"which {_chance(measure)}",
-        "safe": f"{failed}: the canary fails at most {most:.2%}, and {limit:.2%} is allowed",
-        "unsure": f"{failed}: no harm shown, but the canary may fail up to {most:.2%} "
+        "safe": f"{failed}: the candidate fails at most {most:.2%}, and {limit:.2%} is allowed",
+        "unsure": f"{failed}: no harm shown, but the candidate may fail up to {most:.2%} "
         f"({limit:.2%} is allowed)",
     }
     needed = _needed(
@@ -172,29 +184,29 @@ def _errors(tallies: Tallies, policy: Policy) -> Check:
         counts,
         (1.0, 0.0),
         2 * policy.odds_of_safety,
-        "canary requests",
+        "candidate requests",
     )
     return _check("errors", measure, words, needed, policy, 2 * policy.odds_of_safety)
 
 
-def _latency(tallies: Tallies, policy: Policy) -> Check:
-    measure = measures.latency(tallies, policy)
-    canary, expected = if_stable(tallies, "latency")
+def _latency(arrays: EvidenceArrays, policy: Policy) -> Check:
+    measure = measures.latency(arrays, policy)
+    candidate, expected = if_stable(arrays, "latency")
     times = [
-        f"p{100 * q:.0f} {_time(canary[-1], tallies.edges, q)}"
-        f" (stable {_time(expected[-1], tallies.edges, q)})"
+        f"p{100 * q:.0f} {_time(candidate[-1], arrays.edges, q)}"
+        f" (stable {_time(expected[-1], arrays.edges, q)})"
         for q in measures.QUANTILES
     ]
     text = ", ".join(times) if expected[-1].sum() else "no latencies of both versions"
-    limits = [int(measures.latency_limit(tallies, policy, q)[-1]) for q in measures.QUANTILES]
-    if max(limits) == len(tallies.edges):
-        allowed = f"stable's lies beyond the last bucket, {1000 * tallies.edges[-1]:g} ms"
+    limits = [int(measures.latency_limit(arrays, policy, q)[-1]) for q in measures.QUANTILES]
+    if max(limits) == len(arrays.edges):
+        allowed = f"stable's lies beyond the last bucket, {1000 * arrays.edges[-1]:g} ms"
         allowed = allowed if expected[-1].sum() else "nothing to compare with"
         needed = "latencies of both versions, inside the buckets"
     else:
-        p50, p99 = (f"{1000 * tallies.edges[limit]:g} ms" for limit in limits)
+        p50, p99 = (f"{1000 * arrays.edges[limit]:g} ms" for limit in limits)
         allowed = f"p50 may be up to {p50}, p99 up to {p99}"
-        needed = _needed_latency(tallies, policy)
+        needed = _needed_latency(arrays, policy)
     words = {
         "harmful": f"{text}: {float(measure.size[-1]):.1f} times stable's at the same times, and "
         f"a difference that {_chance(measure)}",
@@ -204,10 +216,10 @@ def _latency(tallies: Tallies, policy: Policy) -> Check:
     return _check("latency", measure, words, needed, policy)
 
 
-def _needed_latency(tallies: Tallies, policy: Policy) -> str:
+def _needed_latency(arrays: EvidenceArrays, policy: Policy) -> str:
     """What the quantile that needs more asks for: nearly always the tail."""
     quantiles = measures.QUANTILES
-    counts = [measures.latency_counts(tallies, policy, q)[-1] for q in quantiles]
+    counts = [measures.latency_counts(arrays, policy, q)[-1] for q in quantiles]
     odds = [
         float(betting.log_odds(seen, SHARE, 1 - q, "below"))
         for seen, q in zip(counts, quantiles, strict=True)
@@ -218,21 +230,21 @@ def _needed_latency(tallies: Tallies, policy: Policy) -> str:
         counts[worst],
         (1.0, 0.0),
         policy.odds_of_safety,
-        "canary requests",
+        "candidate requests",
     )
 
 
-def _accuracy(tallies: Tallies, policy: Policy) -> Check:
-    measure = measures.accuracy(tallies, policy)
-    counts = measures.lost(tallies)[-1]
+def _accuracy(arrays: EvidenceArrays, policy: Policy) -> Check:
+    measure = measures.accuracy(arrays, policy)
+    counts = measures.lost(arrays)[-1]
     low = float(betting.bound(counts, LOSS, policy.odds_of_safety, "below"))
     high = float(betting.bound(counts, LOSS, policy.odds_of_safety, "above"))
     text = (
         "no golden image yet"
         if not counts.sum()
         else (
-            f"of {counts.sum():,.0f} golden images the canary loses {counts[2]:,.0f} that stable "
-            f"gets right, and gains {counts[0]:,.0f}: {_points(float(measure.size[-1]))}"
+            f"of {counts.sum():,.0f} golden images the candidate loses {counts[2]:,.0f} that "
+            f"stable gets right, and gains {counts[0]:,.0f}: {_points(float(measure.size[-1]))}"
         )
     )
     allowed = f"a loss of {100 * policy.harmful_accuracy_loss:g} points"
@@ -252,9 +264,9 @@ def _accuracy(tallies: Tallies, policy: Policy) -> Check:
     return _check("accuracy", measure, words, needed, policy)
 
 
-def _disagreement(tallies: Tallies, policy: Policy) -> Check:
-    measure = measures.disagreement(tallies, policy)
-    counts, limit = measures.apart(tallies)[-1], policy.harmful_disagreement
+def _disagreement(arrays: EvidenceArrays, policy: Policy) -> Check:
+    measure = measures.disagreement(arrays, policy)
+    counts, limit = measures.apart(arrays)[-1], policy.harmful_disagreement
     seen = f"{_share(counts[1], counts.sum())} golden images are answered differently"
     words = {
         "harmful": f"{seen}: more than {limit:.0%} is proven, which {_chance(measure)}",
@@ -271,19 +283,21 @@ def _disagreement(tallies: Tallies, policy: Policy) -> Check:
     return _check("disagreement", measure, words, needed, policy)
 
 
-def _answers(name: str, kind: str, found: Statistic | None, images: float, limit: float) -> Check:
+def _predictions(
+    name: str, kind: str, found: Statistic | None, images: float, limit: float
+) -> Check:
     if found is None:
-        words = f"{images:,.0f} answers of both versions are too few to compare"
-        return Check(name, "unsure", words, needed="more answers of both versions")
+        words = f"{images:,.0f} predictions of both versions are too few to compare"
+        return Check(name, "unsure", words, needed="more predictions of both versions")
     state: State = "harmful" if found.drifted else "safe" if found.value <= limit else "unsure"
-    seen = f"{kind} {found.value:.3f} between the versions' answers at the same times"
+    seen = f"{kind} {found.value:.3f} between the versions' predictions at the same times"
     words = {
         "harmful": f"{seen}: above {found.threshold:.3f}, which chance does not explain",
         "safe": f"{seen}: within {limit:g}",
         "unsure": f"{seen}: above {limit:g}, but up to {found.threshold:.3f} it may be chance",
     }[state]
     figure = Figure(kind, found.value, found.threshold)
-    return Check(name, state, words, (figure,), "more answers of both versions")
+    return Check(name, state, words, (figure,), "more predictions of both versions")
 
 
 def _check(
@@ -322,7 +336,7 @@ def _needed(
     seen = counts if counts.sum() else np.array(best)
     enough = log_odds(_GROWTH[:, None] * seen) >= np.log(odds)
     if not enough.any():
-        return f"more {unit} than can be foretold: so far it does not look safe"
+        return f"more {unit}; how many cannot be estimated yet: so far it does not look safe"
     more = seen.sum() * _GROWTH[np.argmax(enough)] - counts.sum()
     return f"about {max(1, float(f'{more:.2g}')):,.0f} more {unit}, if they go like those so far"
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from msgspec import structs
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -34,11 +35,11 @@ _STATES = {"safe": "[green]safe[/]", "unsure": "[yellow]unsure[/]", "harmful": "
 
 def show(verdict: Verdict, evidence: Evidence, console: Console) -> None:
     """Every check with what was seen, then the decision and its reasons."""
-    arms = [(window.stable, window.canary) for window in evidence.windows]
-    requests = sum(canary.requests for _, canary in arms)
+    arms = [(window.stable, window.candidate) for window in evidence.windows]
+    requests = sum(candidate.requests for _, candidate in arms)
     table = Table(
-        title=f"Canary {escape(evidence.canary)} beside stable {escape(evidence.stable)}: "
-        f"{len(arms)} windows, {requests:,} canary requests",
+        title=f"Candidate {escape(evidence.candidate)} beside stable {escape(evidence.stable)}: "
+        f"{len(arms)} windows, {requests:,} candidate requests",
         title_justify="left",
         show_lines=True,
     )
@@ -81,7 +82,9 @@ def main(arguments: Sequence[str], console: Console) -> int:
         sys.stdout.write(EXAMPLE.read_text("utf-8"))
         return 0
     if options.defaults:
-        sys.stdout.write("".join(f"{k} = {_toml(v)}\n" for k, v in asdict(DEFAULT_POLICY).items()))
+        sys.stdout.write(
+            "".join(f"{k} = {_toml(v)}\n" for k, v in structs.asdict(DEFAULT_POLICY).items())
+        )
         return 0
     if not options.evidence:
         parser.error("name a file of evidence, or - for standard input (--example shows one)")

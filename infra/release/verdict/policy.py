@@ -1,22 +1,27 @@
 """The policy of a verdict: tolerated differences, error rates, and their file."""
 
-import tomllib
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Literal, get_args
 
-CHECKS = ("errors", "latency", "accuracy", "disagreement", "class mix", "confidence")
+import msgspec
+from msgspec import Meta
+
+CheckName = Literal["errors", "latency", "accuracy", "disagreement", "class mix", "confidence"]
+CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 
 # How the tests share the false-alarm rate (Bonferroni). Half is accuracy's: golden images are few,
 # and of requests there are always more. Class mix and confidence share theirs by drift's own rules.
-SHARES = {"errors": 0.2, "latency": 0.1, "accuracy": 0.5, "disagreement": 0.1, "answers": 0.1}
+SHARES = {"errors": 0.2, "latency": 0.1, "accuracy": 0.5, "disagreement": 0.1, "predictions": 0.1}
+
+ErrorRate = Annotated[float, Meta(gt=0, le=0.5)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Tolerated = Annotated[float, Meta(ge=0)]
 
 
 class PolicyError(ValueError):
     """The policy cannot be used; the message names the key and what was expected."""
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits of one release.
 
     Two kinds of limit: above `tolerated_*` a proven difference rolls back, and a promotion needs
@@ -24,45 +29,29 @@ class Policy:
     """
 
     # Chance that a release without harm is ever rolled back, over all its tests and looks.
-    false_alarm_rate: float = 0.01
+    false_alarm_rate: ErrorRate = 0.01
     # Chance that a release with harm of the size `harmful_*` is ever promoted.
-    missed_harm_rate: float = 0.01
+    missed_harm_rate: ErrorRate = 0.01
 
-    tolerated_error_excess: float = 0.001  # share of requests, above what stable does
-    harmful_error_excess: float = 0.005
-    tolerated_latency_ratio: float = 1.25  # of p50 or p99, to stable's
+    tolerated_error_excess: Tolerated = 0.001  # share of requests, above what stable does
+    harmful_error_excess: Share = 0.005
+    tolerated_latency_ratio: Annotated[float, Meta(ge=1)] = 1.25  # of p50 or p99, to stable's
     harmful_latency_ratio: float = 2.0
-    tolerated_accuracy_loss: float = 0.0  # share of golden images
-    harmful_accuracy_loss: float = 0.01
-    harmful_disagreement: float = 0.15  # share of golden images answered differently
-    harmful_class_mix_psi: float = 0.25
-    harmful_confidence_ks: float = 0.2
-    fewest_images: int = 200  # of both arms, before class mix and confidence count
+    tolerated_accuracy_loss: Tolerated = 0.0  # share of golden images
+    harmful_accuracy_loss: Share = 0.01
+    harmful_disagreement: Share = 0.15  # share of golden images answered differently
+    harmful_class_mix_psi: Annotated[float, Meta(gt=0)] = 0.25
+    harmful_confidence_ks: Annotated[float, Meta(gt=0)] = 0.2
+    fewest_images: Annotated[int, Meta(gt=0)] = 200  # of both arms, for class mix and confidence
 
     # What a promotion needs; the others may still roll back.
-    required: tuple[str, ...] = CHECKS
+    required: Annotated[tuple[CheckName, ...], Meta(min_length=1)] = CHECKS
 
     def __post_init__(self) -> None:
-        """Raises PolicyError on values that make no sense."""
-        for name in ("false_alarm_rate", "missed_harm_rate"):
-            self._demand(0 < getattr(self, name) <= 0.5, name, "a share above 0, at most 0.5")
-        for low, high, least in (
-            ("tolerated_error_excess", "harmful_error_excess", 0.0),
-            ("tolerated_latency_ratio", "harmful_latency_ratio", 1.0),
-            ("tolerated_accuracy_loss", "harmful_accuracy_loss", 0.0),
-        ):
-            self._demand(getattr(self, low) >= least, low, f"{least:g} or more")
-            self._demand(getattr(self, low) < getattr(self, high), high, f"more than {low}")
-        for name in ("harmful_error_excess", "harmful_accuracy_loss", "harmful_disagreement"):
-            self._demand(0 < getattr(self, name) < 1, name, "a share between 0 and 1")
-        for name in ("harmful_class_mix_psi", "harmful_confidence_ks", "fewest_images"):
-            self._demand(getattr(self, name) > 0, name, "a number above 0")
-        unknown = set(self.required) - set(CHECKS)
-        self._demand(bool(self.required) and not unknown, "required", f"some of {CHECKS}")
-
-    def _demand(self, holds: bool, name: str, expected: str) -> None:
-        if not holds:
-            raise PolicyError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
+        """Raises PolicyError where nothing lies between tolerated and harmful."""
+        for what in ("error_excess", "latency_ratio", "accuracy_loss"):
+            if getattr(self, f"tolerated_{what}") >= getattr(self, f"harmful_{what}"):
+                raise PolicyError(f"harmful_{what}: expected more than tolerated_{what}")
 
     def odds_of_harm(self, test: str) -> float:
         """What a test's odds must reach to roll back: chance reaches it with its share at most."""
@@ -78,7 +67,7 @@ class Policy:
 
         Parts a/(k(k+1)) sum to a over any number of looks, so a union bound covers all of them.
         """
-        return self.false_alarm_rate * SHARES["answers"] / (look * (look + 1))
+        return self.false_alarm_rate * SHARES["predictions"] / (look * (look + 1))
 
 
 DEFAULT_POLICY = Policy()
@@ -91,24 +80,6 @@ def parse_policy(text: str) -> Policy:
         PolicyError: no TOML, an unknown key, or a value that makes no sense.
     """
     try:
-        return policy_of(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as exc:
-        raise PolicyError(f"no TOML: {exc}") from exc
-
-
-def policy_of(document: dict[str, Any]) -> Policy:
-    """The policy in a parsed table."""
-    kinds = {field.name: type(getattr(DEFAULT_POLICY, field.name)) for field in fields(Policy)}
-    values = dict(document)
-    for name, value in document.items():
-        if name not in kinds:
-            raise PolicyError(f"unknown key {name!r}; there are {', '.join(kinds)}")
-        if kinds[name] is tuple:
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                raise PolicyError(f"{name}: expected a list of texts, got {value!r}")
-            values[name] = tuple(value)
-        elif kinds[name] is float and isinstance(value, int) and not isinstance(value, bool):
-            values[name] = float(value)
-        elif type(value) is not kinds[name]:
-            raise PolicyError(f"{name}: expected a number, got {value!r}")
-    return Policy(**values)
+        return msgspec.toml.decode(text, type=Policy)
+    except msgspec.MsgspecError as exc:
+        raise PolicyError(str(exc)) from exc

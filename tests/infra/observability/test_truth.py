@@ -118,7 +118,7 @@ def _release_metrics(stack: Stack) -> Iterator[None]:
     exporter = OTLPMetricExporter(f"{stack.otlp}/v1/metrics")
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=1000)
     provider = MeterProvider([reader])
-    values = {"step": 2.0, "canary_weight": 0.1, "verdict": 0.0}
+    values = {"step": 2.0, "candidate_weight": 0.1, "verdict": 0.0}
     for metric in CATALOGUE.metrics:
         if metric.owner == "release":
             gauge = provider.get_meter("release").create_gauge(metric.name, metric.unit)

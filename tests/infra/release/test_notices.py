@@ -34,7 +34,7 @@ def test_a_collector_gets_what_cloudwatch_gets(world: World, chain: Chain) -> No
     notices.measure(2, 0.25, "hold", {"1": 0.93, "2": 0.92})
     assert world.metric("kiln.release.step") == 2
     assert world.metric("kiln.golden.accuracy", {"faas.version": "2"}) == 0.92
-    wait_until(lambda: chain.value("kiln_release_canary_weight") == 0.25)
+    wait_until(lambda: chain.value("kiln_release_candidate_weight") == 0.25)
     wait_until(lambda: chain.value('kiln_golden_accuracy{faas_version="1"}') == 0.93)
     notices.measure(2, 0.25, "roll back")
     wait_until(lambda: chain.value("kiln_release_verdict") == -1)

@@ -62,7 +62,7 @@ def test_both_versions_are_compared_image_by_image(world: World) -> None:
     assert found.replay.both_right + found.replay.only_stable_right == 40
     assert 5 < found.replay.only_stable_right < 35
     reverse = replay(function, candidate, "1", IMAGES, 4, 30.0)
-    assert reverse.replay.only_canary_right > 0 == reverse.replay.only_stable_right
+    assert reverse.replay.only_candidate_right > 0 == reverse.replay.only_stable_right
 
 
 def test_images_that_no_time_was_left_for_come_with_the_next_look(world: World) -> None:

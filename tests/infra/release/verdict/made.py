@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
 
 EDGES = (0.005, 0.01, 0.025, 0.05, 0.1)
-SAME_ANSWERS = Replay(both_right=930, both_wrong_alike=70)
+SAME_PREDICTIONS = Replay(both_right=930, both_wrong_alike=70)
 
 
 def arm(requests: int, errors: int = 0, *, slow: int = 0) -> Arm:
@@ -29,8 +29,8 @@ def evidence(*windows: Window) -> Evidence:
 
 
 def good(windows: int = 6) -> Evidence:
-    """A canary like stable, with a fifth of the traffic."""
-    one = Window(arm(4000, 4), arm(1000, 1), SAME_ANSWERS)
+    """A candidate like stable, with a fifth of the traffic."""
+    one = Window(arm(4000, 4), arm(1000, 1), SAME_PREDICTIONS)
     return evidence(*[one] * windows)
 
 

@@ -10,15 +10,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infra.release.verdict import two_arms
-from infra.release.verdict.betting import Side, bound, log_mean_exp, log_odds
+from infra.release.verdict.betting import (
+    Side,
+    bound,
+    log_mean_exp,
+    log_odds,
+    two_arm_log_odds,
+)
 
 SHARE, LOSS = (0.0, 1.0), (-1.0, 0.0, 1.0)
 
 
 def test_nothing_seen_is_no_evidence() -> None:
     assert log_odds([0, 0], SHARE, 0.1, "above") == 0
-    assert two_arms.log_odds([0], [0], [0], [0]) == pytest.approx([0])
+    assert two_arm_log_odds([0], [0], [0], [0]) == pytest.approx([0])
     assert bound([0, 0], SHARE, 100, "below") < 1e-6
     assert bound([0, 0, 0], LOSS, 100, "above") > 1 - 1e-6
 
@@ -52,16 +57,16 @@ def test_odds_of_two_arms_are_the_mean_of_all_likelihood_ratios(
 ) -> None:
     shares = (1e-4, 5e-4, 0.002, 0.008, 0.025, 0.06, 0.12, 0.25, 0.4, 0.55, 0.7, 0.85, 0.97)
     pairs, ratios = [*combinations(shares, 2)], []
-    for stable, canary in pairs:
+    for stable, candidate in pairs:
         ratio = 1.0
         for y, y_not, x, x_not in windows:
             n, m = y + y_not, x + x_not
-            both = (n * stable + m * canary) / (n + m) if n + m else 0.5
+            both = (n * stable + m * candidate) / (n + m) if n + m else 0.5
             ratio *= (stable / both) ** y * ((1 - stable) / (1 - both)) ** y_not
-            ratio *= (canary / both) ** x * ((1 - canary) / (1 - both)) ** x_not
+            ratio *= (candidate / both) ** x * ((1 - candidate) / (1 - both)) ** x_not
         ratios.append(ratio)
     y, y_not, x, x_not = np.array(windows).T
-    odds = two_arms.log_odds(y, y + y_not, x, x + x_not)
+    odds = two_arm_log_odds(y, y + y_not, x, x + x_not)
     assert odds.shape == (len(windows),)
     assert odds[-1] == pytest.approx(log(sum(ratios) / len(pairs)), abs=1e-9)
 
@@ -99,16 +104,16 @@ def test_a_paired_bet_on_no_loss_gains_nothing_where_there_is_none(
     assert (chances * np.exp(log_odds(counts, LOSS, 0.0, "above"))).sum() <= 1 + 1e-9
 
 
-@pytest.mark.parametrize(("stable", "canary"), [(0.1, 0.1), (0.7, 0.7), (0.4, 0.1), (0.9, 0.2)])
+@pytest.mark.parametrize(("stable", "candidate"), [(0.1, 0.1), (0.7, 0.7), (0.4, 0.1), (0.9, 0.2)])
 @pytest.mark.parametrize("of", [(3, 3), (9, 2), (1, 6)])
-def test_the_odds_of_two_arms_gain_nothing_where_the_canary_is_no_worse(
-    stable: float, canary: float, of: tuple[int, int]
+def test_the_odds_of_two_arms_gain_nothing_where_the_candidate_is_no_worse(
+    stable: float, candidate: float, of: tuple[int, int]
 ) -> None:
     n, m = of
     expected = sum(
         comb(n, y) * stable**y * (1 - stable) ** (n - y)
-        * comb(m, x) * canary**x * (1 - canary) ** (m - x)
-        * exp(float(two_arms.log_odds([y], [n], [x], [m])[-1]))
+        * comb(m, x) * candidate**x * (1 - candidate) ** (m - x)
+        * exp(float(two_arm_log_odds([y], [n], [x], [m])[-1]))
         for y in range(n + 1)
         for x in range(m + 1)
     )  # fmt: skip
@@ -127,7 +132,7 @@ def test_the_order_of_windows_makes_no_difference(
 
     def last(some: list[tuple[int, ...]]) -> float:
         y, y_not, x, x_not = np.array(some).T
-        return float(two_arms.log_odds(y, y + y_not, x, x + x_not)[-1])
+        return float(two_arm_log_odds(y, y + y_not, x, x + x_not)[-1])
 
     assert last(windows) == pytest.approx(last(shuffled), abs=1e-9)
 
@@ -135,11 +140,11 @@ def test_the_order_of_windows_makes_no_difference(
 @given(
     *[st.integers(0, 300)] * 4,
 )
-def test_one_more_canary_request_that_fails_is_more_evidence(
+def test_one_more_candidate_request_that_fails_is_more_evidence(
     y: int, y_not: int, x: int, x_not: int
 ) -> None:
     def odds(x: int, x_not: int) -> float:
-        return float(two_arms.log_odds([y], [y + y_not], [x], [x + x_not])[-1])
+        return float(two_arm_log_odds([y], [y + y_not], [x], [x + x_not])[-1])
 
     if x_not:
         assert odds(x + 1, x_not - 1) > odds(x, x_not) - 1e-9

@@ -4,16 +4,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from infra.release.verdict.engine import Check, judge
 from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
 from infra.release.verdict.policy import CHECKS, DEFAULT_POLICY, Policy
-from tests.infra.release.verdict.made import SAME_ANSWERS, arm, evidence, good, releases
+from tests.infra.release.verdict.made import SAME_PREDICTIONS, arm, evidence, good, releases
 
 ORDER = {"roll back": 0, "hold": 1, "promote": 2}
 
@@ -22,7 +22,7 @@ def check(release: Evidence, name: str, policy: Policy = DEFAULT_POLICY) -> Chec
     return next(check for check in judge(release, policy).checks if check.name == name)
 
 
-def with_canary(release: Evidence, change: Callable[[Window], Window]) -> Evidence:
+def with_candidate(release: Evidence, change: Callable[[Window], Window]) -> Evidence:
     last = change(release.windows[-1])
     return replace(release, windows=(*release.windows[:-1], last))
 
@@ -35,7 +35,7 @@ def test_no_evidence_is_no_reason_to_do_anything(windows: int) -> None:
     assert len(verdict.reasons) == len(CHECKS)
 
 
-def test_a_canary_like_stable_is_promoted_once_that_is_certain() -> None:
+def test_a_candidate_like_stable_is_promoted_once_that_is_certain() -> None:
     assert judge(good(windows=1)).decision == "hold"
     verdict = judge(good(windows=6))
     assert verdict.decision == "promote", verdict.reasons
@@ -43,39 +43,39 @@ def test_a_canary_like_stable_is_promoted_once_that_is_certain() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "canary", "golden"),
+    ("name", "candidate", "golden"),
     [
-        ("errors", arm(1000, 30), SAME_ANSWERS),
-        ("errors", arm(50, 50), SAME_ANSWERS),
-        ("latency", arm(1000, 1, slow=40), SAME_ANSWERS),
+        ("errors", arm(1000, 30), SAME_PREDICTIONS),
+        ("errors", arm(50, 50), SAME_PREDICTIONS),
+        ("latency", arm(1000, 1, slow=40), SAME_PREDICTIONS),
         ("accuracy", arm(1000, 1), Replay(910, 20, 0, 70, 0)),
         ("disagreement", arm(1000, 1), Replay(300, 300, 300, 50, 50)),
-        ("class mix", replace(arm(1000), classes=(3000, 0)), SAME_ANSWERS),
-        ("confidence", replace(arm(1000), confidence=(900, 100)), SAME_ANSWERS),
+        ("class mix", replace(arm(1000), classes=(3000, 0)), SAME_PREDICTIONS),
+        ("confidence", replace(arm(1000), confidence=(900, 100)), SAME_PREDICTIONS),
     ],
 )
 def test_each_harm_is_found_by_the_check_that_is_named_after_it(
-    name: str, canary: Arm, golden: Replay
+    name: str, candidate: Arm, golden: Replay
 ) -> None:
-    release = evidence(*good(2).windows, Window(arm(4000, 4), canary, golden))
+    release = evidence(*good(2).windows, Window(arm(4000, 4), candidate, golden))
     verdict = judge(release)
     assert verdict.decision == "roll back"
     assert [reason.split(":")[0] for reason in verdict.reasons] == [name]
 
 
-def test_an_outage_of_both_is_not_held_against_the_canary() -> None:
-    calm = Window(arm(9500, 9), arm(500, 0), SAME_ANSWERS)
-    outage = Window(arm(5000, 500, slow=900), arm(5000, 510, slow=900), SAME_ANSWERS)
+def test_an_outage_of_both_is_not_held_against_the_candidate() -> None:
+    calm = Window(arm(9500, 9), arm(500, 0), SAME_PREDICTIONS)
+    outage = Window(arm(5000, 500, slow=900), arm(5000, 510, slow=900), SAME_PREDICTIONS)
     checks = {check.name: check for check in judge(evidence(calm, outage)).checks}
     assert checks["errors"].state != "harmful"
     assert checks["latency"].state != "harmful"
-    # Without windows the canary would have failed in 9 % of its requests and stable in 4 %.
-    once = Window(arm(14_500, 509, slow=900), arm(5500, 510, slow=900), SAME_ANSWERS)
+    # Without windows the candidate would have failed in 9 % of its requests and stable in 4 %.
+    once = Window(arm(14_500, 509, slow=900), arm(5500, 510, slow=900), SAME_PREDICTIONS)
     assert judge(evidence(once)).decision == "roll back"
 
 
 def test_a_difference_too_small_to_matter_is_no_harm_however_certain() -> None:
-    release = evidence(Window(arm(10_000_000, 1000), arm(10_000_000, 2000), SAME_ANSWERS))
+    release = evidence(Window(arm(10_000_000, 1000), arm(10_000_000, 2000), SAME_PREDICTIONS))
     found = check(release, "errors")
     assert found.state == "safe"
     assert found.figures[0].value > found.figures[0].limit
@@ -99,12 +99,12 @@ def test_latencies_beyond_the_last_bucket_are_never_called_safe() -> None:
 
 def test_what_is_said_to_be_needed_is_enough() -> None:
     release = evidence(Window(arm(4000, 4), arm(1000, 1), Replay(93, both_wrong_alike=7)))
-    for name, unit in (("errors", "canary requests"), ("accuracy", "golden images")):
+    for name, unit in (("errors", "candidate requests"), ("accuracy", "golden images")):
         needed = check(release, name).needed
         assert unit in needed
         more = int(needed.split()[1].replace(",", ""))
         window = release.windows[0]
-        seen = window.canary.requests if name == "errors" else window.golden.images
+        seen = window.candidate.requests if name == "errors" else window.golden.images
         times = 1 + 1.1 * more / seen  # said with two digits
         before, after = int(times * 0.8) or 1, int(times + 1)
         assert check(evidence(*[window] * after), name).state == "safe"
@@ -129,16 +129,16 @@ def test_more_harm_never_makes_a_verdict_kinder(release: Evidence, kind: str, pa
     assume(release.windows)
 
     def worse(window: Window) -> Window:
-        canary, golden = window.canary, window.golden
+        candidate, golden = window.candidate, window.golden
         if kind in ("fail", "all"):
-            failed = int(part * sum(canary.latency[:1]))
-            latency = (canary.latency[0] - failed, *canary.latency[1:])
-            canary = replace(canary, errors=canary.errors + failed, latency=latency)
+            failed = int(part * sum(candidate.latency[:1]))
+            latency = (candidate.latency[0] - failed, *candidate.latency[1:])
+            candidate = replace(candidate, errors=candidate.errors + failed, latency=latency)
         if kind == "slow":
-            moved = int(part * canary.latency[1])
-            first, usual, *between, last = canary.latency
+            moved = int(part * candidate.latency[1])
+            first, usual, *between, last = candidate.latency
             latency = (first, usual - moved, *between, last + moved)
-            canary = replace(canary, latency=latency)
+            candidate = replace(candidate, latency=latency)
         if kind in ("lose", "all"):
             moved = int(part * golden.both_right)
             golden = replace(
@@ -146,10 +146,10 @@ def test_more_harm_never_makes_a_verdict_kinder(release: Evidence, kind: str, pa
                 both_right=golden.both_right - moved,
                 only_stable_right=golden.only_stable_right + moved,
             )
-        return Window(window.stable, canary, golden)
+        return Window(window.stable, candidate, golden)
 
     names = {"fail": ["errors"], "slow": ["latency"], "lose": ["accuracy", "disagreement"]}
-    before, after = judge(release), judge(with_canary(release, worse))
+    before, after = judge(release), judge(with_candidate(release, worse))
     for old, new in zip(before.checks, after.checks, strict=True):
         if old.name in names.get(kind, ["errors", "accuracy"]):
             order = ["harmful", "unsure", "safe"]
@@ -164,7 +164,7 @@ def test_names_of_classes_do_not_matter(release: Evidence) -> None:
     def renamed(one: Arm) -> Arm:
         return replace(one, classes=one.classes[::-1])
 
-    turned = [Window(renamed(w.stable), renamed(w.canary), w.golden) for w in release.windows]
+    turned = [Window(renamed(w.stable), renamed(w.candidate), w.golden) for w in release.windows]
     one = check(release, "class mix").state
     assert check(evidence(*turned), "class mix").state == one
 
@@ -175,10 +175,10 @@ def test_of_two_versions_at_most_one_is_harmful_to_errors_and_accuracy(release: 
     def swapped(window: Window) -> Window:
         golden = replace(
             window.golden,
-            only_stable_right=window.golden.only_canary_right,
-            only_canary_right=window.golden.only_stable_right,
+            only_stable_right=window.golden.only_candidate_right,
+            only_candidate_right=window.golden.only_stable_right,
         )
-        return Window(window.canary, window.stable, golden)
+        return Window(window.candidate, window.stable, golden)
 
     other = evidence(*map(swapped, release.windows))
     for name in ("errors", "accuracy"):
@@ -187,7 +187,7 @@ def test_of_two_versions_at_most_one_is_harmful_to_errors_and_accuracy(release: 
         )
 
 
-def test_the_engine_needs_numpy_and_the_contract_alone() -> None:
+def test_the_engine_needs_numpy_msgspec_and_the_contract_alone() -> None:
     script = "import sys; import infra.release.verdict.engine; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     modules = subprocess.run(
@@ -195,6 +195,6 @@ def test_the_engine_needs_numpy_and_the_contract_alone() -> None:
     ).stdout.split()
     names = {name.decode() for name in modules}
     packages = {name.split(".")[0] for name in names} - sys.stdlib_module_names
-    assert packages - {"__main__"} == {"infra", "numpy", "common"}
+    assert packages - {"__main__", "typing_extensions"} == {"infra", "numpy", "common", "msgspec"}
     of_serve = {name for name in names if name.startswith("serve.")}
     assert all(name.startswith("common.model") for name in of_serve)

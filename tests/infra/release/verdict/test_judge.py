@@ -15,9 +15,9 @@ from infra.release.verdict.engine import judge
 from infra.release.verdict.evidence import Evidence, Window, evidence_json, parse_evidence
 from infra.release.verdict.judge import main
 from infra.release.verdict.policy import DEFAULT_POLICY, Policy, parse_policy
-from tests.infra.release.verdict.made import SAME_ANSWERS, arm, evidence, good, releases
+from tests.infra.release.verdict.made import SAME_PREDICTIONS, arm, evidence, good, releases
 
-BAD = evidence(Window(arm(4000, 4), arm(200, 100), SAME_ANSWERS))
+BAD = evidence(Window(arm(4000, 4), arm(200, 100), SAME_PREDICTIONS))
 
 
 def said(*arguments: str | Path) -> tuple[int, str]:
@@ -41,7 +41,7 @@ def test_the_exit_code_says_what_the_table_says(
     assert said(written(tmp_path / "e.json", release)) == (code, said(tmp_path / "e.json")[1])
     text = said(tmp_path / "e.json")[1]
     assert word in text
-    assert "canary requests failed" in text
+    assert "candidate requests failed" in text
 
 
 def test_json_has_the_whole_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,20 +88,21 @@ def _set(*path: Any, value: Any) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("windows", 0, "canary", "errors", value=-1), "windows[0].canary.errors"),
-        (_set("windows", 0, "canary", "errors", value=10**6), "errors of 1000 requests"),
-        (_set("windows", 0, "canary", "latency", value=[1, 2]), "expected 6 counts"),
-        (_set("windows", 0, "canary", "latency", value=7), "expected a list of counts"),
-        (_set("windows", 0, "canary", "requests", value=1), "latencies of 1 requests"),
-        (_set("windows", 0, "canary", "classes", value=[1, 2, 3]), "classes: lengths differ"),
-        (_set("windows", 0, "canary", "requests", value="many"), "whole numbers"),
-        (_set("windows", 0, "canary", value=[]), "expected an object, got list"),
-        (_set("windows", 0, "golden", "lost", value=1), "unknown 'lost'"),
-        (_set("windows", value={}), "windows: expected a list"),
-        (_set("latency_edges_s", value=[2, 1]), "increasing"),
-        (_set("latency_edges_s", value="1"), "list of numbers"),
-        (_set("stable", value=12), "version as text"),
-        (lambda document: document.pop("canary"), "'canary' is missing"),
+        (_set("windows", 0, "candidate", "errors", value=-1), "$.windows[0].candidate.errors"),
+        (_set("windows", 0, "candidate", "errors", value=10**6), "errors of 1000 requests"),
+        (_set("windows", 0, "candidate", "latency", value=[1, 2]), "latency: lengths differ"),
+        (_set("windows", 0, "candidate", "latency", value=7), "$.windows[0].candidate.latency"),
+        (_set("windows", 0, "candidate", "requests", value=1), "latencies of 1 requests"),
+        (_set("windows", 0, "candidate", "classes", value=[1, 2, 3]), "classes: lengths differ"),
+        (_set("windows", 0, "candidate", "requests", value="7"), "$.windows[0].candidate.requests"),
+        (_set("windows", 0, "candidate", "requests", value=True), "candidate.requests"),
+        (_set("windows", 0, "candidate", value=[]), "$.windows[0].candidate"),
+        (_set("windows", 0, "golden", "lost", value=1), "field `lost` - at `$.windows[0].golden`"),
+        (_set("windows", value={}), "$.windows"),
+        (_set("latency_edges_s", value=[2, 1]), "latency_edges_s: expected increasing"),
+        (_set("latency_edges_s", value="1"), "$.latency_edges_s"),
+        (_set("stable", value=12), "$.stable"),
+        (lambda document: document.pop("candidate"), "field `candidate`"),
     ],
 )
 def test_wrong_evidence_is_named_and_judged_by_nobody(
@@ -122,18 +123,19 @@ def test_wrong_evidence_is_named_and_judged_by_nobody(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("false_alarm_rate = 2", "false_alarm_rate: expected a share"),
-        ("false_alarm_rate = 0", "false_alarm_rate: expected a share above 0"),
-        ("missed_harm_rate = 0.501", "missed_harm_rate: expected a share above 0, at most 0.5"),
-        ("tolerated_latency_ratio = 0.999", "tolerated_latency_ratio: expected 1 or more"),
-        ("harmful_disagreement = 1", "harmful_disagreement: expected a share between 0 and 1"),
-        ("false_alarm_rate = 'low'", "expected a number, got 'low'"),
-        ("false_alarms = 0.1", "unknown key 'false_alarms'"),
+        ("false_alarm_rate = 2", "$.false_alarm_rate"),
+        ("false_alarm_rate = 0", "$.false_alarm_rate"),
+        ("missed_harm_rate = 0.501", "$.missed_harm_rate"),
+        ("tolerated_latency_ratio = 0.999", "$.tolerated_latency_ratio"),
+        ("harmful_disagreement = 1", "$.harmful_disagreement"),
+        ("false_alarm_rate = 'low'", "$.false_alarm_rate"),
+        ("false_alarms = 0.1", "field `false_alarms`"),
         ("harmful_latency_ratio = 1.1", "more than tolerated_latency_ratio"),
-        ("required = ['speed']", "required: expected some of"),
-        ("required = 'errors'", "expected a list of texts"),
-        ("fewest_images = 0", "a number above 0"),
-        ("fewest_images", "no TOML"),
+        ("required = ['speed']", "$.required"),
+        ("required = []", "$.required"),
+        ("required = 'errors'", "$.required"),
+        ("fewest_images = 0", "$.fewest_images"),
+        ("fewest_images", "Expected '='"),
     ],
 )
 def test_a_wrong_policy_is_named(
@@ -150,7 +152,7 @@ def test_no_file_and_no_json_are_errors(tmp_path: Path, capsys: pytest.CaptureFi
     assert "No such file" in capsys.readouterr().err
     (tmp_path / "e.json").write_text("{")
     assert said(tmp_path / "e.json") == (2, "")
-    assert "no JSON" in capsys.readouterr().err
+    assert "e.json" in capsys.readouterr().err
     with pytest.raises(SystemExit) as left:
         said()
     assert left.value.code == 2

@@ -1,24 +1,25 @@
-"""infra/release/verdict/measures.py and its tallies, against numbers worked out by hand."""
+"""infra/release/verdict/measures.py and its arrays, against numbers worked out by hand."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from math import inf, log
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from infra.release.verdict import betting, measures, two_arms
-from infra.release.verdict.engine import side_by_side
+from infra.release.verdict import betting, measures
+from infra.release.verdict.engine import signal_counts
 from infra.release.verdict.evidence import Arm, Replay, Window
+from infra.release.verdict.measures import ArmArrays, EvidenceArrays, evidence_arrays, if_stable
 from infra.release.verdict.policy import DEFAULT_POLICY, Policy
-from infra.release.verdict.tallies import ArmTallies, Tallies, if_stable, tally
 from tests.infra.release.verdict.made import EDGES, evidence
 
 SHARE, LOSS = measures.SHARE, measures.LOSS
 NOBODY = Arm()
 
 
-def of(*windows: Window) -> Tallies:
-    return tally(evidence(*windows))
+def of(*windows: Window) -> EvidenceArrays:
+    return evidence_arrays(evidence(*windows))
 
 
 def latencies(*counts: int) -> Arm:
@@ -36,18 +37,18 @@ def full(fast: int, usual: int, slow: int, classes: tuple[int, int]) -> Arm:
 # --- Counts --------------------------------------------------------------------------------------
 
 
-def test_stable_is_put_in_the_canarys_place_window_by_window() -> None:
+def test_stable_is_put_in_the_candidates_place_window_by_window() -> None:
     windows = [
         Window(latencies(30, 10, 0, 0, 0, 0), latencies(4, 4, 0, 0, 0, 0)),
         Window(latencies(0, 0, 0, 0, 0, 50), latencies(0, 0, 0, 0, 10, 0)),
         Window(NOBODY, latencies(0, 0, 7, 0, 0, 0)),
     ]
-    canary, expected = if_stable(of(*windows), "latency")
+    candidate, expected = if_stable(of(*windows), "latency")
     assert expected.tolist() == [[6, 2, 0, 0, 0, 0], [6, 2, 0, 0, 0, 10], [6, 2, 0, 0, 0, 10]]
-    assert canary.tolist() == [[4, 4, 0, 0, 0, 0], [4, 4, 0, 0, 10, 0], [4, 4, 0, 0, 10, 0]]
+    assert candidate.tolist() == [[4, 4, 0, 0, 0, 0], [4, 4, 0, 0, 10, 0], [4, 4, 0, 0, 10, 0]]
 
 
-def test_a_single_answer_of_stable_stands_for_all_of_the_canarys() -> None:
+def test_a_single_answer_of_stable_stands_for_all_of_the_candidates() -> None:
     _, expected = if_stable(
         of(Window(latencies(0, 1, 0, 0, 0, 0), latencies(8, 0, 0, 0, 0, 0))), "latency"
     )
@@ -55,9 +56,9 @@ def test_a_single_answer_of_stable_stands_for_all_of_the_canarys() -> None:
 
 
 def test_golden_images_are_counted_by_what_they_say() -> None:
-    tallies = of(Window(NOBODY, NOBODY, Replay(1, 2, 3, 4, 5)), Window(NOBODY, NOBODY, Replay(10)))
-    assert measures.lost(tallies).tolist() == [[3, 10, 2], [3, 20, 2]]
-    assert measures.apart(tallies).tolist() == [[5, 10], [15, 10]]
+    arrays = of(Window(NOBODY, NOBODY, Replay(1, 2, 3, 4, 5)), Window(NOBODY, NOBODY, Replay(10)))
+    assert measures.lost(arrays).tolist() == [[3, 10, 2], [3, 20, 2]]
+    assert measures.apart(arrays).tolist() == [[5, 10], [15, 10]]
 
 
 def test_what_happened_is_summed_over_windows() -> None:
@@ -99,57 +100,57 @@ def test_a_quantile_lies_straight_within_its_bucket(
 )
 def test_the_limit_is_the_edge_nearest_to_the_harmful_multiple(ratio: float, edge: int) -> None:
     policy = Policy(harmful_latency_ratio=ratio, tolerated_latency_ratio=1.1)
-    tallies = of(Window(latencies(0, 100, 0, 0, 0, 0), latencies(1, 2, 3, 4, 5, 6)))
-    assert measures.latency_limit(tallies, policy, 0.5).tolist() == [edge]
+    arrays = of(Window(latencies(0, 100, 0, 0, 0, 0), latencies(1, 2, 3, 4, 5, 6)))
+    assert measures.latency_limit(arrays, policy, 0.5).tolist() == [edge]
     above = sum((1, 2, 3, 4, 5, 6)[edge + 1 :])
-    assert measures.latency_counts(tallies, policy, 0.5).tolist() == [[21 - above, above]]
+    assert measures.latency_counts(arrays, policy, 0.5).tolist() == [[21 - above, above]]
 
 
 def test_the_limit_is_never_inside_stables_own_bucket() -> None:
     policy = Policy(harmful_latency_ratio=1.2, tolerated_latency_ratio=1.1)
-    tallies = of(Window(latencies(0, 0, 0, 0, 1, 99), latencies(0, 0, 0, 0, 0, 9)))
-    assert measures.latency_limit(tallies, policy, 0.5).tolist() == [len(EDGES)]
-    tallies = of(Window(latencies(0, 99, 1, 0, 0, 0), latencies(0, 0, 9, 0, 0, 0)))
-    assert measures.latency_limit(tallies, policy, 0.01).tolist() == [1]  # 5.05 ms, near 5
+    arrays = of(Window(latencies(0, 0, 0, 0, 1, 99), latencies(0, 0, 0, 0, 0, 9)))
+    assert measures.latency_limit(arrays, policy, 0.5).tolist() == [len(EDGES)]
+    arrays = of(Window(latencies(0, 99, 1, 0, 0, 0), latencies(0, 0, 9, 0, 0, 0)))
+    assert measures.latency_limit(arrays, policy, 0.01).tolist() == [1]  # 5.05 ms, near 5
 
 
 def test_without_latencies_of_stable_there_is_no_limit() -> None:
-    tallies = of(Window(NOBODY, latencies(0, 9, 0, 0, 0, 0)))
-    assert measures.latency_limit(tallies, DEFAULT_POLICY, 0.5).tolist() == [len(EDGES)]
-    assert measures.latency_counts(tallies, DEFAULT_POLICY, 0.5).tolist() == [[0, 0]]
+    arrays = of(Window(NOBODY, latencies(0, 9, 0, 0, 0, 0)))
+    assert measures.latency_limit(arrays, DEFAULT_POLICY, 0.5).tolist() == [len(EDGES)]
+    assert measures.latency_counts(arrays, DEFAULT_POLICY, 0.5).tolist() == [[0, 0]]
 
 
 # --- Sizes, odds and what follows ----------------------------------------------------------------
 
 
 def test_errors_are_held_against_stable_at_the_same_times() -> None:
-    tallies = of(
+    arrays = of(
         Window(Arm(100, 10), Arm(50, 10)),
         Window(Arm(), Arm(30, 30)),  # stable was not there to compare with
         Window(Arm(100, 50), Arm(50, 20)),
     )
-    found = measures.errors(tallies, DEFAULT_POLICY)
+    found = measures.errors(arrays, DEFAULT_POLICY)
     assert found.size == pytest.approx([0.1, 0.1, 0])
-    odds = two_arms.log_odds([10, 0, 50], [100, 0, 100], [10, 30, 20], [50, 30, 50])
+    odds = betting.two_arm_log_odds([10, 0, 50], [100, 0, 100], [10, 30, 20], [50, 30, 50])
     assert found.odds_of_harm == pytest.approx(odds)
     seen = np.array([[40, 10], [40, 40], [70, 60]])
-    limit = measures.error_limit(tallies, DEFAULT_POLICY)
+    limit = measures.error_limit(arrays, DEFAULT_POLICY)
     assert found.odds_of_safety == pytest.approx(betting.log_odds(seen, SHARE, limit, "below"))
 
 
 def test_one_request_of_stable_that_failed_says_that_all_would() -> None:
-    tallies = of(Window(Arm(1, 1), Arm(10, 9)), Window(Arm(1, 0), Arm(1, 1)))
-    assert measures.errors(tallies, DEFAULT_POLICY).size == pytest.approx([-0.1, 0])
-    tallies = of(Window(Arm(1, 0), Arm(1, 1)))
-    assert measures.errors(tallies, DEFAULT_POLICY).size == [1]
+    arrays = of(Window(Arm(1, 1), Arm(10, 9)), Window(Arm(1, 0), Arm(1, 1)))
+    assert measures.errors(arrays, DEFAULT_POLICY).size == pytest.approx([-0.1, 0])
+    arrays = of(Window(Arm(1, 0), Arm(1, 1)))
+    assert measures.errors(arrays, DEFAULT_POLICY).size == [1]
 
 
-def test_the_canary_may_fail_as_stable_surely_does_and_a_little_more() -> None:
-    tallies = of(Window(Arm(1000, 100), Arm()), Window(Arm(1000, 1000), Arm()))
+def test_the_candidate_may_fail_as_stable_surely_does_and_a_little_more() -> None:
+    arrays = of(Window(Arm(1000, 100), Arm()), Window(Arm(1000, 1000), Arm()))
     policy = Policy(harmful_error_excess=0.01)
     least = betting.bound([[900, 100], [900, 1100]], SHARE, 200, "below")
-    assert measures.error_limit(tallies, policy) == pytest.approx(least + 0.01)
-    assert measures.error_limit(tallies, Policy(harmful_error_excess=0.9))[1] == 1
+    assert measures.error_limit(arrays, policy) == pytest.approx(least + 0.01)
+    assert measures.error_limit(arrays, Policy(harmful_error_excess=0.9))[1] == 1
 
 
 def test_the_size_of_a_delay_is_the_worse_of_two_ratios() -> None:
@@ -166,7 +167,7 @@ def test_a_delay_is_sought_at_every_edge_and_ruled_out_at_two() -> None:
     window = Window(latencies(5, 90, 5, 0, 0, 0), latencies(0, 9, 4, 3, 2, 1))
     found = measures.latency(of(window), DEFAULT_POLICY)
     slower = zip((95, 5, 0, 0, 0), (19, 10, 6, 3, 1), strict=True)
-    each = [np.exp(two_arms.log_odds([y], [100], [x], [19])) for y, x in slower]
+    each = [np.exp(betting.two_arm_log_odds([y], [100], [x], [19])) for y, x in slower]
     assert found.odds_of_harm == pytest.approx(np.log(np.mean(each)))
     # The p50 of stable is 7.5 ms and its p99 22 ms: twice that is nearest to 10 and to 50 ms.
     middle = betting.log_odds([9, 10], SHARE, 0.5, "below")
@@ -175,9 +176,9 @@ def test_a_delay_is_sought_at_every_edge_and_ruled_out_at_two() -> None:
 
 
 def test_accuracy_is_lost_on_balance() -> None:
-    tallies = of(Window(NOBODY, NOBODY, Replay(80, 12, 8, 0, 0)), Window(NOBODY, NOBODY))
+    arrays = of(Window(NOBODY, NOBODY, Replay(80, 12, 8, 0, 0)), Window(NOBODY, NOBODY))
     policy = Policy(tolerated_accuracy_loss=0.005)
-    found = measures.accuracy(tallies, policy)
+    found = measures.accuracy(arrays, policy)
     assert found.size == pytest.approx([0.04, 0.04])
     counts = [[8, 80, 12]] * 2
     assert found.odds_of_harm == pytest.approx(betting.log_odds(counts, LOSS, 0.005, "above"))
@@ -245,19 +246,19 @@ def test_what_is_tolerated_is_no_harm_up_to_its_limit(name: str, key: str) -> No
 # --- Many releases at once ------------------------------------------------------------------------
 
 
-def together(*releases: Tallies) -> Tallies:
+def together(*releases: EvidenceArrays) -> EvidenceArrays:
     """As the simulation has them: an axis of releases in front."""
     arms = {
-        arm: ArmTallies(
+        arm: ArmArrays(
             **{
                 field.name: np.stack([getattr(getattr(r, arm), field.name) for r in releases])
-                for field in fields(ArmTallies)
+                for field in fields(ArmArrays)
             }
         )
-        for arm in ("stable", "canary")
+        for arm in ("stable", "candidate")
     }
     golden = np.stack([release.golden for release in releases])
-    return Tallies(releases[0].edges, **arms, golden=golden)
+    return EvidenceArrays(releases[0].edges, **arms, golden=golden)
 
 
 ALONE = [
@@ -296,10 +297,10 @@ def test_releases_side_by_side_are_measured_as_each_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["classes", "confidence"])
-def test_answers_side_by_side_are_counted_as_each_alone(what: str) -> None:
-    found = side_by_side(together(*ALONE), what)
+def test_predictions_side_by_side_are_counted_as_each_alone(what: str) -> None:
+    found = signal_counts(together(*ALONE), what)
     for place, release in enumerate(ALONE):
-        alone = side_by_side(release, what)
+        alone = signal_counts(release, what)
         for name in ("live", "shares", "size"):
             assert getattr(found, name)[place] == pytest.approx(getattr(alone, name))
         last = found.at((place, -1))

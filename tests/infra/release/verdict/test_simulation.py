@@ -23,8 +23,8 @@ from benchmarks.verdict.releases import (
 )
 from infra.release.verdict.engine import judge
 from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
+from infra.release.verdict.measures import ArmArrays, EvidenceArrays
 from infra.release.verdict.policy import CHECKS, Policy
-from infra.release.verdict.tallies import ArmTallies, Tallies
 
 GOLDEN = made_up(2000, seed=1)
 LOOSE = Policy(false_alarm_rate=0.2)
@@ -58,21 +58,21 @@ def test_the_p99_is_doubled_where_it_is_said_to_be() -> None:
 
 @pytest.mark.parametrize("name", ["retrained", "p99 doubled", "2 % of accuracy lost, re", "crash"])
 def test_releases_side_by_side_are_judged_as_each_alone(name: str) -> None:
-    tallies = draw(named(name), GOLDEN, 2, SMALL, np.random.default_rng(4))
-    judged = judge_all(tallies, LOOSE)
+    arrays = draw(named(name), GOLDEN, 2, SMALL, np.random.default_rng(4))
+    judged = judge_all(arrays, LOOSE)
     for release in range(2):
         for look in (1, 5, len(PARTS)):
-            verdict = judge(one(tallies, release, look), LOOSE)
+            verdict = judge(one(arrays, release, look), LOOSE)
             states = [check.state for check in verdict.checks]
             place = (slice(None), release, look - 1)
             assert [s == "harmful" for s in states] == judged.harmful[place].tolist()
             assert [s == "safe" for s in states] == judged.safe[place].tolist()
 
 
-def one(tallies: Tallies, release: int, look: int) -> Evidence:
+def one(arrays: EvidenceArrays, release: int, look: int) -> Evidence:
     """A simulated release as the judge is given it."""
 
-    def arm(arm: ArmTallies, window: int) -> Arm:
+    def arm(arm: ArmArrays, window: int) -> Arm:
         rows = [
             getattr(arm, name)[release, window] for name in ("latency", "classes", "confidence")
         ]
@@ -81,13 +81,13 @@ def one(tallies: Tallies, release: int, look: int) -> Evidence:
 
     windows = [
         Window(
-            arm(tallies.stable, window),
-            arm(tallies.canary, window),
-            Replay(*(int(count) for count in tallies.golden[release, window])),
+            arm(arrays.stable, window),
+            arm(arrays.candidate, window),
+            Replay(*(int(count) for count in arrays.golden[release, window])),
         )
         for window in range(look)
     ]
-    return Evidence("12", "13", tuple(tallies.edges.tolist()), tuple(windows))
+    return Evidence("12", "13", tuple(arrays.edges.tolist()), tuple(windows))
 
 
 def test_accuracy_is_lost_as_said() -> None:
@@ -136,4 +136,4 @@ def test_a_wrong_policy_ends_the_program_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text("false_alarm_rate = 7\n")
     console = Console(file=StringIO(), width=160)
     assert main(["--policy", str(tmp_path / "p.toml"), "--made-up"], console) == 2
-    assert "false_alarm_rate: expected a share" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "$.false_alarm_rate" in console.file.getvalue()  # type: ignore[attr-defined]

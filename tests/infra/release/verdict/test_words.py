@@ -1,10 +1,10 @@
 """infra/release/verdict: what whoever is on call reads, figure by figure."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from io import StringIO
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from infra.release.verdict.engine import Check, Figure, decide, judge
@@ -33,20 +33,20 @@ def checks(release: Evidence, policy: Policy = DEFAULT_POLICY) -> dict[str, Chec
         (
             "errors",
             evidence(),
-            "0 of 0 (0.00%) canary requests failed, 0 of 0 (0.00%) of stable: no harm shown, but "
-            "the canary may fail up to 100.00% (0.50% is allowed)",
+            "0 of 0 (0.00%) candidate requests failed, 0 of 0 (0.00%) of stable: no harm shown, "
+            "but the candidate may fail up to 100.00% (0.50% is allowed)",
         ),
         (
             "errors",
             good(6),
-            "6 of 6,000 (0.10%) canary requests failed, 24 of 24,000 (0.10%) of stable: the "
-            "canary fails at most 0.35%, and 0.54% is allowed",
+            "6 of 6,000 (0.10%) candidate requests failed, 24 of 24,000 (0.10%) of stable: the "
+            "candidate fails at most 0.35%, and 0.54% is allowed",
         ),
         (
             "errors",
             evidence(*good(1).windows, BAD),
-            "31 of 2,000 (1.55%) canary requests failed, 8 of 8,000 (0.10%) of stable: 1.45% more "
-            "than stable at the same times, which chance does in less than one release of "
+            "31 of 2,000 (1.55%) candidate requests failed, 8 of 8,000 (0.10%) of stable: 1.45% "
+            "more than stable at the same times, which chance does in less than one release of "
             "1,000,000",
         ),
         (
@@ -83,13 +83,13 @@ def checks(release: Evidence, policy: Policy = DEFAULT_POLICY) -> dict[str, Chec
         (
             "accuracy",
             GAINED,
-            "of 2,000 golden images the canary loses 40 that stable gets right, and gains 70: "
+            "of 2,000 golden images the candidate loses 40 that stable gets right, and gains 70: "
             "1.50 points gained; a loss of 1 points is ruled out",
         ),
         (
             "accuracy",
             evidence(*good(1).windows, BAD),
-            "of 2,000 golden images the canary loses 100 that stable gets right, and gains 50: "
+            "of 2,000 golden images the candidate loses 100 that stable gets right, and gains 50: "
             "2.50 points lost (between 0.29 points lost and 4.89 points lost), which chance does "
             "in less than one release of 643",
         ),
@@ -110,17 +110,17 @@ def checks(release: Evidence, policy: Policy = DEFAULT_POLICY) -> dict[str, Chec
             "50 of 100 (50.00%) golden images are answered differently: more than 15% is proven, "
             "which chance does in less than one release of 1,000,000",
         ),
-        ("class mix", LITTLE, "99 answers of both versions are too few to compare"),
+        ("class mix", LITTLE, "99 predictions of both versions are too few to compare"),
         (
             "class mix",
             good(1),
-            "PSI 0.000 between the versions' answers at the same times: within 0.25",
+            "PSI 0.000 between the versions' predictions at the same times: within 0.25",
         ),
         (
             "confidence",
             evidence(*good(1).windows, BAD),
-            "KS 0.325 between the versions' answers at the same times: above 0.200, which chance "
-            "does not explain",
+            "KS 0.325 between the versions' predictions at the same times: above 0.200, which "
+            "chance does not explain",
         ),
     ],
 )
@@ -136,18 +136,18 @@ def test_a_difference_that_may_be_chance_is_called_that() -> None:
     assert found.state == "unsure"
     assert found.words.startswith("PSI 0.371 ")
     assert ": above 0.25, but up to " in found.words
-    assert found.needed == "more answers of both versions"
+    assert found.needed == "more predictions of both versions"
 
 
 @pytest.mark.parametrize(
     ("release", "needed"),
     [
-        (evidence(), [("errors", 1500, "canary requests"), ("accuracy", 690, "golden images")]),
-        (good(1), [("errors", 2200, "canary requests")]),
+        (evidence(), [("errors", 1500, "candidate requests"), ("accuracy", 690, "golden images")]),
+        (good(1), [("errors", 2200, "candidate requests")]),
         (
             LITTLE,
             [
-                ("latency", 590, "canary requests"),
+                ("latency", 590, "candidate requests"),
                 ("accuracy", 12_000, "golden images"),
                 ("disagreement", 2600, "golden images"),
             ],
@@ -162,9 +162,8 @@ def test_what_is_missing_is_said_as_a_number(
         assert checks(release)[name].needed == said
 
 
-def test_what_does_not_look_safe_cannot_be_foretold() -> None:
-    said = "more canary requests than can be foretold: so far it does not look safe"
-    assert checks(LITTLE)["errors"].needed == said
+def test_what_does_not_look_safe_cannot_be_estimated() -> None:
+    assert "cannot be estimated yet" in checks(LITTLE)["errors"].needed
     beyond = [Window(Arm(9, latency=(0, 0, 0, 0, 0, 9)), Arm(9, latency=(0, 0, 0, 0, 0, 9)))]
     assert checks(evidence(*beyond))["latency"].needed == (
         "latencies of both versions, inside the buckets"
@@ -213,11 +212,11 @@ def test_the_table_shows_every_check_and_what_it_needs() -> None:
     console = Console(file=StringIO(), width=200)
     show(judge(LITTLE), LITTLE, console)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert lines[0].strip() == "Canary 13 beside stable 12: 1 windows, 100 canary requests"
+    assert lines[0].strip() == "Candidate 13 beside stable 12: 1 windows, 100 candidate requests"
     text = "\n".join(lines)
     assert "odds of harm 0.165 / 1,000" in text
     assert "odds of safety 1.39 / 100" in text
-    assert "needs about 590 more canary requests" in text
+    assert "needs about 590 more candidate requests" in text
     assert lines[-7] == "HOLD"
     assert (
         lines[-4]

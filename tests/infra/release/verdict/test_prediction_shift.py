@@ -1,15 +1,14 @@
-"""infra/release/verdict/engine.py: stable's answers in the canary's place, and when they count."""
-
-from dataclasses import replace
+"""infra/release/verdict/engine.py: stable's predictions in the candidate's place."""
 
 import pytest
+from msgspec.structs import replace
 
 from common.model.drift import CLASSES
 from common.model.signals import CONFIDENCE
-from infra.release.verdict.engine import Answers, answers, side_by_side
+from infra.release.verdict.engine import PredictionShift, prediction_shift, signal_counts
 from infra.release.verdict.evidence import Arm, Window
+from infra.release.verdict.measures import evidence_arrays
 from infra.release.verdict.policy import Policy
-from infra.release.verdict.tallies import tally
 from tests.infra.release.verdict.made import evidence
 
 POLICY = Policy(fewest_images=10)
@@ -19,17 +18,17 @@ def classes(*counts: int) -> Arm:
     return Arm(sum(counts), classes=counts)
 
 
-def seen(stable: Arm, canary: Arm, policy: Policy = POLICY, look: int = 1) -> Answers:
-    tallies = tally(evidence(Window(stable, canary)))
+def seen(stable: Arm, candidate: Arm, policy: Policy = POLICY, look: int = 1) -> PredictionShift:
+    arrays = evidence_arrays(evidence(Window(stable, candidate)))
     classes, confidence = (
-        side_by_side(tallies, name).at((-1,)) for name in ("classes", "confidence")
+        signal_counts(arrays, name).at((-1,)) for name in ("classes", "confidence")
     )
-    return answers(classes, confidence, policy, look)
+    return prediction_shift(classes, confidence, policy, look)
 
 
 def test_windows_are_weighted_and_so_worth_fewer_images() -> None:
-    found = side_by_side(
-        tally(
+    found = signal_counts(
+        evidence_arrays(
             evidence(
                 Window(classes(30, 10), classes(4, 4)),
                 Window(classes(0, 20), classes(0, 10)),
@@ -46,30 +45,33 @@ def test_windows_are_weighted_and_so_worth_fewer_images() -> None:
 
 
 def test_one_answer_of_stable_is_worth_one_image() -> None:
-    found = side_by_side(tally(evidence(Window(classes(1, 0), classes(3, 1)))), "classes")
+    found = signal_counts(
+        evidence_arrays(evidence(Window(classes(1, 0), classes(3, 1)))), "classes"
+    )
     assert found.shares.tolist() == [[1, 0]]
     assert found.size.tolist() == [1]
 
 
 @pytest.mark.parametrize(
-    ("stable", "canary", "counts"), [(10, 10, True), (9, 10, False), (10, 9, False), (0, 90, False)]
+    ("stable", "candidate", "counts"),
+    [(10, 10, True), (9, 10, False), (10, 9, False), (0, 90, False)],
 )
-def test_answers_count_once_both_gave_enough(stable: int, canary: int, counts: bool) -> None:
-    found = seen(classes(stable, 0), classes(canary, 0))
-    assert found.images == min(stable, canary if stable else 0)
+def test_answers_count_once_both_gave_enough(stable: int, candidate: int, counts: bool) -> None:
+    found = seen(classes(stable, 0), classes(candidate, 0))
+    assert found.images == min(stable, candidate if stable else 0)
     assert (found.class_mix is not None) is counts
     assert found.confidence is None
 
 
 @pytest.mark.parametrize(
-    ("stable", "canary", "counts"), [(10, 10, True), (9, 10, False), (10, 9, False)]
+    ("stable", "candidate", "counts"), [(10, 10, True), (9, 10, False), (10, 9, False)]
 )
 def test_confidence_counts_once_both_told_it_often_enough(
-    stable: int, canary: int, counts: bool
+    stable: int, candidate: int, counts: bool
 ) -> None:
     found = seen(
         replace(classes(50, 50), confidence=(stable, 0)),
-        replace(classes(50, 50), confidence=(canary, 0)),
+        replace(classes(50, 50), confidence=(candidate, 0)),
     )
     assert found.class_mix
     assert (found.confidence is not None) is counts
