@@ -26,7 +26,7 @@ from ml.training.callbacks import metrics_log, save_weights
 from ml.training.config import is_fast_dev_run
 from ml.training.fitting import fit, load_best
 from ml.training.hardware import describe_device
-from ml.training.torchrun import is_first
+from ml.training.launch import is_first
 
 
 def conclude(

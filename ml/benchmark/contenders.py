@@ -14,9 +14,9 @@ from torch import nn
 from ml.artifact.artifact import ArtifactError, load_artifact
 from ml.artifact.export import ServingGraph, to_onnx
 from ml.artifact.quantise import quantised
+from ml.benchmark.compiler import uncompilable
 from ml.benchmark.roofline import flops_per_image
 from ml.benchmark.rounds import Contender
-from ml.training.compiler import uncompilable
 
 
 class Field(NamedTuple):

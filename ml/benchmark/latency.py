@@ -124,7 +124,7 @@ def _load_onnx(job: Job) -> Answer:
 def _load_torch(job: Job) -> Answer:
     import torch
 
-    from ml.training.compiler import compiler_environment
+    from ml.benchmark.compiler import compiler_environment
 
     torch.set_num_threads(job.threads)
     # Written by our parent process.

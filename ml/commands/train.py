@@ -17,8 +17,7 @@ from ml.data.cifar10 import DatasetError
 from ml.runs.folder import ResumeError, RunFolder
 from ml.runs.summary import print_summary
 from ml.training.config import ConfigError, check_values, register_schema
-from ml.training.launch import INTERRUPTED, begun_run, hydra_arguments
-from ml.training.torchrun import is_first
+from ml.training.launch import INTERRUPTED, begun_run, hydra_arguments, is_first
 
 if TYPE_CHECKING:
     import lightning

@@ -43,6 +43,17 @@ def save_weights(network: nn.Module, path: Path) -> None:
     write_whole(path, buffer.getvalue())
 
 
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The rate of each parameter group under its name in the configuration: ``filter_lr`` for the
+    group called filter, ``lr`` for groups without a name."""
+    rates: dict[str, float] = {}
+    for index, group in enumerate(optimizer.param_groups):
+        key = f"{group['name']}_lr" if "name" in group else "lr"
+        same = rates.get(key, group["lr"]) == group["lr"]
+        rates[key if same else f"{key}_{index}"] = group["lr"]
+    return rates
+
+
 class MetricsLog(lightning.Callback):
     """One JSON line an epoch in the run folder; a run that continues first drops the lines past
     its checkpoint."""
@@ -74,7 +85,7 @@ class MetricsLog(lightning.Callback):
                 "step": trainer.global_step,
                 **{name: float(value) for name, value in trainer.callback_metrics.items()},
                 "image_size": loader.size,
-                "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                **learning_rates(trainer.optimizers[0]),
                 "images_per_s": round(
                     trainer.num_training_batches * loader.batch_size / seconds, 1
                 ),

@@ -1,16 +1,14 @@
 """Processes of this machine that train together, one per device."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 import torch.distributed
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 from common.processes import python_environment
 
@@ -22,52 +20,24 @@ class RankError(RuntimeError):
     """The processes of one training cannot work together; the message says why."""
 
 
-class LocalRanks(ClusterEnvironment):
-    """What Lightning asks about the processes of this machine.
+class LocalRanks(LightningEnvironment):
+    """The processes of this machine, started by `together`.
 
     Lightning's own launcher would run the command line of the first process again, whatever that
     is: a sweep, a test, a build action. Here the others are told their run folder alone.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, port: int | None = None) -> None:
-        self._rank = rank
-        self._size = size
-        self._port = port
+    def __init__(self, rank: int = 0, size: int = 1, port: int = -1) -> None:
+        super().__init__()
+        self._global_rank, self._world_size = rank, size
+        self._main_port = port  # -1: the one in MASTER_PORT, else a free one
 
     @property
     def creates_processes_externally(self) -> bool:
         return True  # as Lightning sees it
 
-    @property
-    def main_address(self) -> str:
-        return "127.0.0.1"
-
-    @property
-    def main_port(self) -> int:
-        if self._port is None:
-            with socket.socket() as free:
-                free.bind((self.main_address, 0))
-                self._port = int(free.getsockname()[1])
-        return self._port
-
-    @staticmethod
-    def detect() -> bool:
-        return False  # it is never guessed, always named
-
-    def world_size(self) -> int:
-        return self._size
-
-    def set_world_size(self, size: int) -> None:
-        self._size = size
-
-    def global_rank(self) -> int:
-        return self._rank
-
-    def set_global_rank(self, rank: int) -> None:
-        assert rank == self._rank
-
     def local_rank(self) -> int:
-        return self._rank
+        return self._global_rank
 
     def node_rank(self) -> int:
         return 0
@@ -106,7 +76,7 @@ def together(ranks: LocalRanks, folder: Path) -> Iterator[None]:
 def _start(ranks: LocalRanks, rank: int, folder: Path) -> subprocess.Popen[bytes]:
     arguments = (str(rank), str(ranks.world_size()), str(ranks.main_port), str(folder))
     return subprocess.Popen(
-        [sys.executable, "-m", "ml.training.follower", *arguments],
+        [sys.executable, "-m", "ml.training.fitting", *arguments],
         env=python_environment(),
         stdin=subprocess.PIPE,  # held open by this process alone: its end is the others' end
         stdout=subprocess.DEVNULL,

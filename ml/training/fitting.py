@@ -1,6 +1,8 @@
 """Fits a network to the training images: from a configuration to the best weights."""
 
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,10 @@ from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.provenance import record_start
 from ml.training.callbacks import WholeCheckpointIO
 from ml.training.config import ConfigError, check_values, is_fast_dev_run
-from ml.training.distribution import LocalRanks, together
+from ml.training.distribution import LocalRanks, leave_group, together
 from ml.training.hardware import describe_device, quiet_lightning, shared_threads
-from ml.training.launch import INTERRUPTED
+from ml.training.launch import INTERRUPTED, is_started_by_torchrun
 from ml.training.module import ImageClassifier
-from ml.training.torchrun import is_started_by_torchrun
 
 _STEM_IMAGES = 5000
 
@@ -57,75 +58,29 @@ def fit(
         ResumeError: the checkpoint to continue from is damaged.
     """
     ranks = LocalRanks()
-    data, module, trainer = _assemble_or_refuse(cfg, run, extra_callbacks, ranks)
-    checkpoint = readable_checkpoint(run)
-    if trainer.is_global_zero:
-        _print_start(console, trainer, module, continued=checkpoint is not None)
-        if recorded:
-            _print_folder(console, cfg, run)
-            _record_start(console, cfg, run, data, trainer)
+    fitted = _assemble(cfg, run, extra_callbacks, ranks)
+    checkpoint = _readable_checkpoint(run)
+    if fitted.trainer.is_global_zero:
+        _announce(console, cfg, run, fitted, continued=checkpoint is not None, recorded=recorded)
     with together(ranks, run.path):
-        _fit(data, module, trainer, run, checkpoint)
-    return Fitted(data, module, trainer)
+        _run(fitted, run, checkpoint)
+    return fitted
 
 
-def follow(run: RunFolder, ranks: LocalRanks) -> None:
-    """Trains along with the process that started this one."""
-    data, module, trainer = _assemble_or_refuse(run.load_config(), run, (), ranks)
-    _fit(data, module, trainer, run, readable_checkpoint(run))
-
-
-def _assemble_or_refuse(
+def _assemble(
     cfg: DictConfig,
     run: RunFolder,
     extra_callbacks: Sequence[lightning.Callback],
     ranks: LocalRanks,
-) -> tuple[lightning.LightningDataModule, ImageClassifier, lightning.Trainer]:
+) -> Fitted:
+    """Data, module and trainer as the configuration names them; torchrun takes the place of
+    ``ranks`` where it started the process."""
     quiet_lightning()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    try:
-        return assemble(cfg, run, extra_callbacks, ranks)
-    except ValueError as exc:  # parts that do not fit each other: nothing has started yet
-        raise ConfigError(str(exc)) from exc
-
-
-def _fit(
-    data: lightning.LightningDataModule,
-    module: ImageClassifier,
-    trainer: lightning.Trainer,
-    run: RunFolder,
-    checkpoint: Path | None,
-) -> None:
-    try:
-        with shared_threads(trainer):
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        if trainer.is_global_zero:
-            print(f"\nInterrupted. Continue with: resume={run.path}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-
-
-def assemble(
-    cfg: DictConfig,
-    run: RunFolder,
-    extra_callbacks: Sequence[lightning.Callback] = (),
-    ranks: LocalRanks | None = None,
-) -> tuple[lightning.LightningDataModule, ImageClassifier, lightning.Trainer]:
-    """Data, model and trainer as the configuration names them.
-
-    Args:
-        ranks: the processes that train together, unless torchrun started them.
-
-    Raises:
-        InstantiationException: a part refuses its values.
-        ValueError: the parts do not fit each other.
-    """
     check_values(cfg)
-    plugins: list[Any] = [WholeCheckpointIO()]
-    if not is_started_by_torchrun():
-        if (nodes := cfg.trainer.get("num_nodes", 1)) > 1:
-            raise ValueError(f"trainer.num_nodes={nodes}: start it by torchrun on each machine")
-        plugins.append(ranks or LocalRanks())
+    nodes = cfg.trainer.get("num_nodes", 1)
+    if nodes > 1 and not is_started_by_torchrun():
+        raise ConfigError(f"trainer.num_nodes={nodes}: start it by torchrun on each machine")
     trainer = instantiate(
         cfg.trainer,
         callbacks=[*_callbacks(cfg), *extra_callbacks],
@@ -134,19 +89,22 @@ def assemble(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        plugins=plugins,
+        plugins=[WholeCheckpointIO(), *([] if is_started_by_torchrun() else [ranks])],
     )
     data = instantiate(cfg.data)
     data.device = trainer.strategy.root_device
     if data.batch_size % trainer.world_size:
-        raise ValueError(
+        raise ConfigError(
             f"data.batch_size={data.batch_size} cannot be shared equally by "
             f"{trainer.world_size} processes: choose a multiple of {trainer.world_size}"
         )
     network = instantiate(cfg.network, classes=len(data.classes))
-    if hasattr(network, "initialise_from"):
+    try:
         images = data.train_images()
-        network.initialise_from(images.normalise(images.pixels[:_STEM_IMAGES]).cpu())
+        if hasattr(network, "initialise_from"):
+            network.initialise_from(images.normalise(images.pixels[:_STEM_IMAGES]).cpu())
+    except ValueError as exc:  # the split and the batch size meet the images here
+        raise ConfigError(str(exc)) from exc
     module = ImageClassifier(
         network,
         classes=len(data.classes),
@@ -154,7 +112,7 @@ def assemble(
         label_smoothing=cfg.label_smoothing,
         warmup=cfg.warmup,
     )
-    return data, module, trainer
+    return Fitted(data, module, trainer)
 
 
 def _callbacks(cfg: DictConfig) -> list[lightning.Callback]:
@@ -164,7 +122,7 @@ def _callbacks(cfg: DictConfig) -> list[lightning.Callback]:
     return [instantiate(one) for one in (*named.values(), *more.values()) if one is not None]
 
 
-def readable_checkpoint(run: RunFolder) -> Path | None:
+def _readable_checkpoint(run: RunFolder) -> Path | None:
     """The checkpoint that a run continues from; None for one that has not finished an epoch.
 
     Raises:
@@ -182,6 +140,48 @@ def readable_checkpoint(run: RunFolder) -> Path | None:
     return path
 
 
+def _announce(
+    console: Console,
+    cfg: DictConfig,
+    run: RunFolder,
+    fitted: Fitted,
+    *,
+    continued: bool,
+    recorded: bool,
+) -> None:
+    """Says what is trained where, and writes down where the run comes from."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    device = describe_device(fitted.trainer)
+    parameters = sum(weight.numel() for weight in fitted.module.network.parameters())
+    verb = "Continuing" if continued else "Training"
+    say(f"{verb} {parameters:,} parameters on {device}, {fitted.trainer.precision}")
+    if not recorded:
+        return
+    where = "none, this is a fast development run" if is_fast_dev_run(cfg) else run.path
+    say(f"Run folder: {where}")
+    differences = record_start(
+        run, config_digest=config_digest(cfg), dataset_digest=fitted.data.digest, device=device
+    )
+    for difference in differences:
+        say(f"[yellow]Warning:[/] {difference}: the metrics may differ")
+
+
+def _run(fitted: Fitted, run: RunFolder, checkpoint: Path | None) -> None:
+    trainer = fitted.trainer
+    try:
+        with shared_threads(trainer):
+            trainer.fit(
+                fitted.module, datamodule=fitted.data, ckpt_path=checkpoint, weights_only=True
+            )
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if trainer.is_global_zero:
+            print(f"\nInterrupted. Continue with: resume={run.path}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
 def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
     """Puts the weights with the best monitored metric into the module."""
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
@@ -189,31 +189,19 @@ def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
     module.load_state_dict(checkpoint["state_dict"])
 
 
-def _print_start(
-    console: Console, trainer: lightning.Trainer, module: ImageClassifier, *, continued: bool
-) -> None:
-    parameters = sum(weight.numel() for weight in module.network.parameters())
-    console.print(
-        f"{'Continuing' if continued else 'Training'} {parameters:,} parameters on "
-        f"{describe_device(trainer)}, {trainer.precision}",
-        highlight=False,
-        soft_wrap=True,
-    )
+def _follow(rank: int, size: int, port: int, folder: Path) -> None:
+    """Trains along with the process that started this one, see `ml.training.distribution`."""
+
+    def end_with_the_first() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=end_with_the_first, daemon=True).start()
+    run = RunFolder(folder)
+    fitted = _assemble(run.load_config(), run, (), LocalRanks(rank, size, port))
+    _run(fitted, run, _readable_checkpoint(run))
+    leave_group()
 
 
-def _print_folder(console: Console, cfg: DictConfig, run: RunFolder) -> None:
-    where = "none, this is a fast development run" if is_fast_dev_run(cfg) else run.path
-    console.print(f"Run folder: {where}", highlight=False, soft_wrap=True)
-
-
-def _record_start(
-    console: Console, cfg: DictConfig, run: RunFolder, data: Any, trainer: lightning.Trainer
-) -> None:
-    differences = record_start(
-        run,
-        config_digest=config_digest(cfg),
-        dataset_digest=data.digest,
-        device=describe_device(trainer),
-    )
-    for difference in differences:
-        console.print(f"[yellow]Warning:[/] {difference}: the metrics may differ", highlight=False)
+if __name__ == "__main__":
+    _follow(*map(int, sys.argv[1:4]), Path(sys.argv[4]))

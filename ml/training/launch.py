@@ -1,11 +1,16 @@
-"""Parses the command line of a training and opens its run folder."""
+"""Parses the command line of a training and opens its run folder, one for all processes that
+torchrun started.
 
+PyTorch is imported only under torchrun, or where a new run has to choose among presets.
+"""
+
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -20,10 +25,13 @@ from ml.runs.folder import (
 )
 from ml.runs.provenance import mark_rerun
 from ml.training.config import is_fast_dev_run
-from ml.training.torchrun import agree_on_folder, is_first, is_started_by_torchrun
+
+if TYPE_CHECKING:
+    from ml.training.presets import Presets
 
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
 _FLAGS = ("--rerun", "--resume")  # written as flags too, since they are no values of the training
+_RENDEZVOUS_LIMIT = timedelta(seconds=120)
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
@@ -47,16 +55,31 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     return translated
 
 
-class Configurations(Protocol):
-    """What a command line may stand for on this machine; see `ml.training.presets.Presets`."""
+def is_started_by_torchrun() -> bool:
+    """Whether somebody else has started the processes of this training."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
-    def possible(self) -> list[DictConfig]:
-        """All configurations that `choose` may return."""
-        ...
 
-    def choose(self, console: Console) -> DictConfig:
-        """The one to train by."""
-        ...
+def is_first() -> bool:
+    """Whether this is the process that chooses the run folder and writes its files."""
+    return not is_started_by_torchrun() or os.environ["RANK"] == "0"
+
+
+def _agree_on_folder(folder: Path | None) -> Path:
+    """The run folder of all processes that torchrun started: the first gives it, the others give
+    None and wait for it."""
+    from torch import distributed
+
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,  # torchrun's agent is
+        timeout=_RENDEZVOUS_LIMIT,
+    )
+    key = f"kiln/run_folder/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if folder is not None:
+        store.set(key, str(folder))
+    return Path(store.get(key).decode())
 
 
 @contextmanager
@@ -64,24 +87,24 @@ def begun_run(
     cfg: DictConfig,
     overrides: Sequence[str],
     console: Console,
-    configurations: Callable[[], Configurations],
+    presets: "Callable[[], Presets]",
 ) -> Iterator[tuple[RunFolder, DictConfig]]:
     """The folder to train in, locked, and the configuration to train by; a folder in which nothing
     began is removed again.
 
     Args:
-        configurations: called only where a new run needs them, since they import PyTorch.
+        presets: called only where a new run needs them, since they import PyTorch.
 
     Raises:
         ResumeError: the named run cannot be continued or repeated, or was asked to change.
     """
     if not is_first():
-        run = RunFolder(agree_on_folder(None))
+        run = RunFolder(_agree_on_folder(None))
         yield run, run.load_config()
         return
-    with _own_folder(cfg, overrides, console, configurations) as (run, cfg):
+    with _own_folder(cfg, overrides, console, presets) as (run, cfg):
         if is_started_by_torchrun():
-            agree_on_folder(run.path)
+            _agree_on_folder(run.path)
         yield run, cfg
 
 
@@ -90,13 +113,13 @@ def _own_folder(
     cfg: DictConfig,
     overrides: Sequence[str],
     console: Console,
-    configurations: Callable[[], Configurations],
+    presets: "Callable[[], Presets]",
 ) -> Iterator[tuple[RunFolder, DictConfig]]:
     if is_fast_dev_run(cfg):
         with tempfile.TemporaryDirectory(prefix="kiln-fast-dev-run-") as folder:
             yield open_run(Path(folder), cfg), cfg
         return
-    run, cfg = _choose_run(cfg, overrides, console, configurations)
+    run, cfg = _choose_run(cfg, overrides, console, presets)
     with run.lock(), run.discarded_unless_begun():
         yield run, cfg
 
@@ -105,7 +128,7 @@ def _choose_run(
     cfg: DictConfig,
     overrides: Sequence[str],
     console: Console,
-    configurations: Callable[[], Configurations],
+    presets: "Callable[[], Presets]",
 ) -> tuple[RunFolder, DictConfig]:
     runs = Path(cfg.paths.runs)
     if cfg.resume and cfg.rerun:
@@ -120,14 +143,14 @@ def _choose_run(
         mark_rerun(run, original)
         return run, cfg
     if cfg.resume == "auto":
-        if found := find_unfinished(runs, configurations().possible()):
+        if found := find_unfinished(runs, presets().possible()):
             return found, found.load_config()
         console.print("resume=auto: no unfinished run of this configuration, starting one")
     elif cfg.resume:
         run = open_unfinished(_below(runs, cfg.resume))
         _refuse_changes("resume", cfg.resume, overrides)
         return run, run.load_config()
-    cfg = configurations().choose(console)
+    cfg = presets().choose(console)
     return create_run(runs, cfg, datetime.now()), cfg
 
 

@@ -76,13 +76,13 @@ class ImageClassifier(lightning.LightningModule):
         """The optimizer, and a schedule that moves with every step."""
         optimizer = self.make_optimizer(self.network)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, lambda step: rise_and_fall(step, steps, self.warmup))
+        schedule = LambdaLR(optimizer, lambda step: triangular(step, steps, self.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def rise_and_fall(step: int, steps: int, warmup: float) -> float:
-    """Factor on the learning rate: linear from 0 to 1 over the first share ``warmup``, then linear
-    to 0."""
+def triangular(step: int, steps: int, warmup: float) -> float:
+    """Factor on the learning rates: linear from 0 to 1 over the first share ``warmup`` of the
+    steps, then linear to 0."""
     progress = min(step / max(steps, 1), 1.0)
     if progress < warmup:
         return progress / warmup

@@ -10,7 +10,7 @@ import lightning
 import psutil
 import torch
 from lightning import LightningModule, Trainer
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 
 from common.files import write_whole
 from ml.runs.folder import RunFolder
@@ -40,10 +40,7 @@ class Profile(lightning.Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if trainer.is_global_zero and trainer.global_step == self.warmup:
-            activities = [ProfilerActivity.CPU]
-            if torch.cuda.is_available():
-                activities.append(ProfilerActivity.CUDA)
-            self._profile = profile(activities=activities, record_shapes=True)
+            self._profile = profile(record_shapes=True)  # of all that is there: CPU and GPU
             self._profile.start()
 
     def on_train_batch_end(
@@ -54,16 +51,13 @@ class Profile(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if self._profile and trainer.global_step == self.warmup + self.steps:
-            self._save(trainer)
+        if trainer.global_step == self.warmup + self.steps:
+            self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._profile:
-            self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
         measured, self._profile = self._profile, None
-        assert measured is not None
+        if measured is None:
+            return
         measured.stop()
         folder = Path(trainer.default_root_dir)
         by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
@@ -117,12 +111,12 @@ class SystemMonitor(lightning.Callback):
         self.on_train_end(trainer, pl_module)
 
     def _watch(self, trainer: Trainer, path: Path) -> None:
-        machine = Machine(trainer.strategy.root_device)
+        sampler = SystemSampler(trainer.strategy.root_device)
         log = metrics_log(trainer)
         with path.open("a", encoding="utf-8") as file:
             is_last = False
             while True:
-                row = {"elapsed_s": round(log.elapsed_s, 2), **machine.sample()}
+                row = {"elapsed_s": round(log.elapsed_s, 2), **sampler.sample()}
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 if is_last:
@@ -130,7 +124,7 @@ class SystemMonitor(lightning.Callback):
                 is_last = self._stop.wait(self.every_s)
 
 
-class Machine:
+class SystemSampler:
     """Takes samples of the machine and of this process; a percentage is the mean since the sample
     before."""
 

@@ -85,7 +85,7 @@ def muon(
     orthogonalise_in: Literal["auto", "bfloat16", "float32"] = "auto",
 ) -> Muon:
     """Muon over the trained parameters of a network: filters (4-D), biases and gains (1-D), heads
-    (2-D).
+    (2-D). The groups' names are those of the rates: ``filter``, ``bias``, ``head``.
 
     Args:
         weight_decay: as a share of the learning rate's product: each step shrinks a bias or head
@@ -99,19 +99,23 @@ def muon(
         raise ValueError(f"no rule for parameters of these shapes: {unknown}")
     return Muon(
         [
-            {"params": filters, "lr": filter_lr, "momentum": filter_momentum, "orthogonal": True},
             {
-                "params": biases,
-                "lr": bias_lr,
-                "momentum": momentum,
-                "weight_decay": weight_decay / bias_lr,
+                "name": "filter",
+                "params": filters,
+                "lr": filter_lr,
+                "momentum": filter_momentum,
+                "orthogonal": True,
             },
-            {
-                "params": heads,
-                "lr": head_lr,
-                "momentum": momentum,
-                "weight_decay": weight_decay / head_lr,
-            },
+            *(
+                {
+                    "name": name,
+                    "params": weights,
+                    "lr": lr,
+                    "momentum": momentum,
+                    "weight_decay": weight_decay / lr,
+                }
+                for name, weights, lr in (("bias", biases, bias_lr), ("head", heads, head_lr))
+            ),
         ],
         dtype=_matrix_dtype(orthogonalise_in, filters),
     )

@@ -39,7 +39,6 @@ DISTRIBUTIONS = {
 # Of a file, what whoever runs it brings along.
 BROUGHT = {
     "infra/terraform/modules/slack/function/slack.py": {"boto3"},  # Lambda's runtime
-    "ml/training/torchrun.py": {"torch"},  # the training, under torchrun
     "tools/coverage/measure.py": {"coverage"},  # if coverage is measured
     "common/programs.py": {"pytest"},  # a test, to be skipped
     "tools/offline/pypi_hub/distribution.py": {"packaging"},  # the lock that it installs

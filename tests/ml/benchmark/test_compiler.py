@@ -1,4 +1,4 @@
-"""ml/training/compiler.py: what torch.compile needs is found, or its absence said."""
+"""ml/benchmark/compiler.py: what torch.compile needs is found, or its absence said."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ml.artifact.export import ServingGraph
+from ml.benchmark.compiler import compiler_environment, uncompilable
 from ml.benchmark.latency import Job
 from ml.benchmark.rounds import Worker
-from ml.training.compiler import compiler_environment, uncompilable
 from tests.ml.artifact.small_model import MEAN, STD, sample
 
 

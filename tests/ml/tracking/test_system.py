@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ml.runs.metrics import read_rows
 from ml.training.callbacks import MetricsLog
-from ml.training.monitors import Machine, SystemMonitor
+from ml.training.monitors import SystemMonitor, SystemSampler
 
 
 class _Module(lightning.LightningModule):
@@ -33,7 +33,7 @@ class _Log(MetricsLog):
 
 
 def test_a_sample_holds_sensible_values() -> None:
-    sample = Machine(torch.device("cpu")).sample()
+    sample = SystemSampler(torch.device("cpu")).sample()
     assert 0 <= sample["cpu_percent"] <= 100
     assert 0 < sample["memory_percent"] <= 100
     assert 0 < sample["process_memory_gb"] < 1000

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ml.runs.folder import ResumeError, RunFolder
 from ml.training.launch import begun_run, hydra_arguments
+from ml.training.presets import Presets
 
 
 def _config(runs: Path, **changes: object) -> DictConfig:
@@ -25,7 +26,7 @@ def _config(runs: Path, **changes: object) -> DictConfig:
     return OmegaConf.create(values | changes)
 
 
-class _Several:
+class _Several(Presets):
     """A command line that may stand for several seeds; this machine chooses the last."""
 
     def __init__(self, cfg: DictConfig, *seeds: int) -> None:

@@ -7,19 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ml.training.module import EpochScores, rise_and_fall
+from ml.training.module import EpochScores, triangular
 
 
 @given(steps=st.integers(1, 500), warmup=st.sampled_from([0.0, 0.1, 0.5]))
 def test_schedule_stays_within_zero_and_one_and_ends_at_zero(steps: int, warmup: float) -> None:
-    factors = [rise_and_fall(step, steps, warmup) for step in range(steps + 2)]
+    factors = [triangular(step, steps, warmup) for step in range(steps + 2)]
     assert all(0 <= factor <= 1 for factor in factors)
     assert factors[-1] == 0.0
 
 
 def test_schedule_without_warmup_falls_from_one_and_with_it_rises_first() -> None:
-    assert [rise_and_fall(step, 4, 0.0) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert [rise_and_fall(step, 4, 0.5) for step in range(5)] == [0.0, 0.5, 1.0, 0.5, 0.0]
+    assert [triangular(step, 4, 0.0) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert [triangular(step, 4, 0.5) for step in range(5)] == [0.0, 0.5, 1.0, 0.5, 0.0]
 
 
 def test_scores_of_an_epoch_are_those_of_all_its_images_at_once() -> None:

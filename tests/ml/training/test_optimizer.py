@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ml.training.callbacks import learning_rates
 from ml.training.networks import ResNet
 from ml.training.optimizers import Muon, muon, orthogonalise, sgd
 
@@ -99,6 +100,19 @@ def test_muon_trains_every_weight_that_wants_training_once() -> None:
     optimizer = muon(network, **_RATES)
     held = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
     assert sorted(held) == sorted(id(w) for w in network.parameters() if w.requires_grad)
+
+
+def test_each_group_has_the_rate_that_the_configuration_gives_it_under_the_same_name() -> None:
+    network = ResNet(widths=(4, 8, 8))
+    named = {key: value for key, value in _RATES.items() if key.endswith("_lr")}
+    assert learning_rates(muon(network, **_RATES)) == named
+    assert learning_rates(sgd(network, lr=0.1, momentum=0.9, weight_decay=0.1)) == {"lr": 0.1}
+
+
+def test_groups_without_names_are_told_apart_where_their_rates_differ() -> None:
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": [weight], "lr": lr} for weight, lr in zip(weights, (1, 2), strict=True)]
+    assert learning_rates(torch.optim.SGD(groups)) == {"lr": 1, "lr_1": 2}
 
 
 def test_muon_refuses_parameters_of_a_shape_without_a_rule() -> None:

@@ -115,7 +115,7 @@ def test_the_others_end_with_the_first(workspace: Workspace) -> None:
 
 def _children(pid: int) -> list[int]:
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in listed if b"ml.training.follower" in _command(int(child))]
+    return [int(child) for child in listed if b"ml.training.fitting" in _command(int(child))]
 
 
 def _command(pid: int) -> bytes:
@@ -125,7 +125,7 @@ def _command(pid: int) -> bytes:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-        return b"ml.training.follower" in _command(pid)
+        return b"ml.training.fitting" in _command(pid)
     except (ProcessLookupError, FileNotFoundError):
         return False
 
