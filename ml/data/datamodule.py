@@ -2,6 +2,7 @@
 waits for data."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -118,13 +119,21 @@ class AugmentedImages:
             )
 
 
-class CIFAR10(lightning.LightningDataModule):
-    """CIFAR-10 as train, validation and test; the test file is not even read before it is asked
-    for.
+class ImageData(lightning.LightningDataModule, ABC):
+    """Labelled images, held in memory, as train, validation and test; the test part is not even
+    read before it is asked for.
+
+    A dataset is a subclass that states the attributes below, `read` and `digest`; see
+    docs/guides/new-dataset.md.
+
+    Attributes:
+        classes: names of the K classes, in the order of the labels.
+        image_size: height and width in pixels.
+        mean, std: of each channel, of pixels scaled to 0…1.
 
     Args:
         batch_size: images a training step.
-        validation_size: images set aside from the 50,000, equally many of each class.
+        validation_size: images set aside from the training part, equally many of each class.
         train_size: images to train on; None takes all that validation leaves.
         epochs: how many epochs the size schedule spans.
         sizes: edges in pixels of the training images, one for each stage of the schedule; small
@@ -137,13 +146,13 @@ class CIFAR10(lightning.LightningDataModule):
         mirror: whether images are shown left to right too; false where that would change their
             class, as it would an arrow's or a letter's.
         seed: of the split, the order and the augmentation.
-        folder: where train.bin and test.bin are; None looks in the usual places.
+        folder: where the files are; None looks in the dataset's usual places.
     """
 
-    classes = CLASSES
-    image_size = (32, 32)
-    mean = (0.4914, 0.4822, 0.4465)
-    std = (0.2470, 0.2435, 0.2616)
+    classes: Sequence[str]
+    image_size: tuple[int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
 
     def __init__(
         self,
@@ -161,7 +170,7 @@ class CIFAR10(lightning.LightningDataModule):
         folder: str | Path | None = None,
     ) -> None:
         super().__init__()
-        self.folder = Path(folder) if folder else locate()
+        self.folder = Path(folder) if folder else self.usual_folder()
         self.batch_size = batch_size
         self.validation_size = validation_size
         self.train_size = train_size
@@ -174,9 +183,21 @@ class CIFAR10(lightning.LightningDataModule):
         self._split: tuple[Images, Images] | None = None
 
     @property
+    @abstractmethod
     def digest(self) -> str:
-        """SHA-256 of the dataset's files."""
-        return dataset_digest(self.folder)
+        """SHA-256 in hex of the dataset, another for every change of it."""
+
+    @abstractmethod
+    def read(self, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Pixels (N, C, H, W) and labels (N,) of ``train`` or ``test``."""
+
+    def usual_folder(self) -> Path:
+        """Where the files are if no folder is named.
+
+        Raises:
+            ValueError: this dataset has no usual place.
+        """
+        raise ValueError("data.folder is missing: name the folder that holds the dataset")
 
     def train_images(self) -> Images:
         """What training may learn from."""
@@ -230,12 +251,6 @@ class CIFAR10(lightning.LightningDataModule):
             )
         return self._split
 
-    def read(self, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Pixels (N, C, H, W) and labels (N,) of `train` or `test`: what another dataset overrides,
-        see docs/guides/new-dataset.md."""
-        records = read_records(self.folder / f"{part}.bin")
-        return records.images, records.labels
-
     def _images(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Images:
         return Images(
             torch.from_numpy(pixels).to(self.device),
@@ -243,6 +258,29 @@ class CIFAR10(lightning.LightningDataModule):
             self.mean,
             self.std,
         )
+
+
+class CIFAR10(ImageData):
+    """The pinned dataset: train.bin and test.bin in the published binary layout."""
+
+    classes = CLASSES
+    image_size = (32, 32)
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2470, 0.2435, 0.2616)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of both files' names, hashes and sizes."""
+        return dataset_digest(self.folder)
+
+    def read(self, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The records of ``train.bin`` or ``test.bin``."""
+        records = read_records(self.folder / f"{part}.bin")
+        return records.images, records.labels
+
+    def usual_folder(self) -> Path:
+        """Bazel's @cifar10, else this machine's cache, filled if need be."""
+        return locate()
 
 
 def size_schedule(sizes: Sequence[int], milestones: Sequence[float], epochs: int) -> list[int]:

@@ -23,10 +23,10 @@ from ml.sweep.worker import Worker, check_data
 _MODULE = """
 import hashlib
 import numpy as np
-from ml.data.datamodule import CIFAR10
+from ml.data.datamodule import ImageData
 
 
-class Bars(CIFAR10):
+class Bars(ImageData):
     classes = ("upright", "flat")
     image_size = (16, 16)
     mean, std = (0.5, 0.5, 0.5), (0.3, 0.3, 0.3)
