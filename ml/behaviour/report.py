@@ -17,6 +17,7 @@ from common.files import write_whole
 from common.model.artifact import ArtifactMetadata
 from ml.behaviour.checks import Check
 from ml.behaviour.data_checks import Duplicates
+from ml.report.page import fill
 from ml.report.plots import pixels_to_png
 from ml.runs.inputs import Labelled
 
@@ -131,10 +132,7 @@ def _page(metadata: ArtifactMetadata, checks: Sequence[Check], facts: DataFacts 
         "rows": "".join(rows),
         "data": _data(facts) if facts else "",
     }
-    head, *pieces = _TEMPLATE.read_text(encoding="utf-8").split("{{")
-    return head + "".join(
-        parts[name.strip()] + rest for name, rest in (piece.split("}}", 1) for piece in pieces)
-    )
+    return fill(_TEMPLATE, parts)
 
 
 def _data(facts: DataFacts) -> str:

@@ -1,8 +1,8 @@
-"""Compares live images or logged answers with the drift reference inside a model.
+"""Compares live images or logged predictions with the drift reference inside a model.
 
 Exit code 0: no drift, 3: drift, 4: too few images to tell, 2: the input cannot be used.
 
-  bazel run //ml:drift -- --images incoming/             # a folder of images, answered here
+  bazel run //ml:drift -- --images incoming/             # images for the model to classify
   bazel run //ml:drift -- --predictions answers.jsonl    # answers of /predict, one JSON a line
   bazel run //ml:drift -- --cifar10-test --corruption noise:3
 """
@@ -10,6 +10,7 @@ Exit code 0: no drift, 3: drift, 4: too few images to tell, 2: the input cannot 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,12 @@ def main(arguments: Sequence[str], console: Console) -> int:
         corruption = parse_corruption(options.corruption) if options.corruption else None
         artifact = load_artifact(model_path(options.model), threads=options.threads)
         seen = _observed(options, artifact, corruption, console)
-        comparison = compared(artifact, seen, limits)
+        reference = artifact.metadata.drift_reference
+        window = counted(reference, seen.predictions, seen.signals)
+        report = compare(reference, window, limits)
+        comparison = Comparison(
+            artifact.metadata, seen.source, window, report, limits, seen.problems
+        )
         print_comparison(comparison, console)
         for path in write_comparison(comparison, user_path(options.out)):
             console.print(str(path), highlight=False, soft_wrap=True)
@@ -53,14 +59,6 @@ def main(arguments: Sequence[str], console: Console) -> int:
         console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT
     return EXIT_CODES[comparison.report.verdict]
-
-
-def compared(artifact: Artifact, seen: Observed, limits: Limits) -> Comparison:
-    """What was seen against the artifact's own reference."""
-    reference = artifact.metadata.drift_reference
-    window = counted(reference, seen.predictions, seen.signals)
-    report = compare(reference, window, limits)
-    return Comparison(artifact.metadata, seen.source, window, report, limits, seen.problems)
 
 
 def _observed(
@@ -81,9 +79,8 @@ def _observed(
         if corruption:
             images = corrupt(images, *corruption, seed=options.seed)
             source += f", {corruption[0]} of severity {corruption[1]}"
-        progress.begin("answering", len(images))
-        answers = observe(artifact, images, source, progress.advance)
-    return Observed(answers.source, answers.predictions, answers.signals, problems)
+        progress.begin("predicting", len(images))
+        return replace(observe(artifact, images, source, progress.advance), problems=problems)
 
 
 def _folder(
@@ -122,7 +119,9 @@ def _options() -> argparse.ArgumentParser:
     what.add_argument("--predictions", metavar="FILE", help="JSON lines, answers of the service")
     what.add_argument("--cifar10-test", action="store_true", help="the pinned test images")
     names = ", ".join([*CORRUPTIONS, *ALIASES])
-    parser.add_argument("--corruption", metavar="KIND:1-5", help=f"spoil the images first: {names}")
+    parser.add_argument(
+        "--corruption", metavar="KIND:1-5", help=f"of the images: {names}"
+    )
     parser.add_argument("--limit", type=count, help="use at most so many images, drawn at random")
     parser.add_argument("--out", default="drift-report", help="folder for results (%(default)s)")
     defaults = DEFAULT_LIMITS

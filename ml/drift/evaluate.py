@@ -1,18 +1,21 @@
 """Measures false-alarm and detection rates of drift detection with a model.
 
-The test images are split in halves again and again: one makes the reference, the other is cut into
-windows, clean or spoiled like CIFAR-10-C. Writes a table, JSON and a plot.
+The test images are split in halves again and again: one makes the reference, the other is traffic,
+clean or corrupted like CIFAR-10-C. It is cut into windows, or with --online streamed past the alarm
+of the service, which also shows its delay. Writes a table, JSON and a plot.
 
   bazel run //ml/drift:evaluate                           # the bundled model, 10,000 clean windows
   bazel run //ml/drift:evaluate -- --model runs/<folder> --corruptions noise jpeg --windows 200
+  bazel run //ml/drift:evaluate_online -- --corruptions noise jpeg --severities 1 --streams 100
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -23,7 +26,7 @@ from rich.text import Text
 
 from common.figures import INK, STYLE, new_figure, to_png, to_svg
 from common.files import user_path, write_whole
-from common.model.drift import DEFAULT_LIMITS, Limits
+from common.model.drift import DEFAULT_LIMITS, Limits, WatchLimits
 from common.terminal import Progress, terminal
 from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
 from ml.data.cifar10 import DatasetError
@@ -36,166 +39,346 @@ from ml.drift.corruptions import (
     parse_corruption,
 )
 from ml.drift.observed import Observed, observe
-from ml.drift.rates import Rate, measure_rates
+from ml.drift.simulation import (
+    Detection,
+    FalseAlarms,
+    WindowRate,
+    measure_streams,
+    measure_windows,
+)
 from ml.report.plots import HEAT
 from ml.runs.inputs import cifar10, count, model_path, share
 
+BAD_INPUT = 2
+_Found = TypeVar("_Found", WindowRate, Detection)
 
-def rates_figure(rates: Sequence[Rate]) -> Figure:
-    """Every cell written out; the title of a panel has the false alarms of its window size."""
-    sizes = sorted({rate.size for rate in rates})
-    spoiled = [rate for rate in rates if ":" in rate.condition]
-    kinds = list(dict.fromkeys(rate.condition.split(":")[0] for rate in spoiled))
-    severities = sorted({int(rate.condition.split(":")[1]) for rate in spoiled})
-    figure = new_figure(1.6 + 2.7 * len(sizes), 1.3 + 0.42 * max(1, len(kinds)))
+
+@dataclass(frozen=True)
+class WindowResults:
+    """How often single windows are called drift."""
+
+    rates: Sequence[WindowRate]
+    limits: Limits
+
+    def print(self, console: Console) -> None:
+        """Clean windows first, then one row a corruption and severity, one column a window size."""
+        clean = {rate.size: rate for rate in self.rates if rate.condition == "clean"}
+        names = ("images", "windows", "alarms", "rate, 95 % interval", "beyond chance alone")
+        table = _table("False alarms of clean windows", right=names)
+        for size, rate in clean.items():
+            low, high = rate.interval
+            shown = f"{rate.rate:.3%} ({low:.3%} to {high:.3%})"
+            chance = f"{rate.alarms_by_chance / rate.windows:.3%}"
+            table.add_row(str(size), f"{rate.windows:,}", str(rate.alarms), shown, chance)
+        console.print(table)
+        stated = f"Stated: at most {self.limits.false_alarm_rate:.2%} of windows."
+        console.print(stated, highlight=False)
+        table = _table(
+            "Share of corrupted windows detected",
+            left=["corruption"],
+            right=[*(f"{size} images" for size in clean), "by predictions alone"],
+        )
+        table.add_column("most telling signals")
+        for name, found in _by_condition(self.rates).items():
+            last = found[-1]
+            alone = _percent(last.alarms_of_predictions / last.windows)
+            telling = sorted(last.signals, key=lambda signal: -last.signals[signal])[:2]
+            table.add_row(name, *(_percent(rate.rate) for rate in found), alone, ", ".join(telling))
+        console.print(table)
+
+    def figure(self) -> Figure:
+        """Every rate written out; the title of a panel has the false alarms of its window size."""
+        return heat_map(
+            {
+                f"{clean.size} images: % detected\nfalse alarms {clean.rate:.2%}": {
+                    rate.condition: (rate.rate, f"{100 * rate.rate:.0f}")
+                    for rate in self.rates
+                    if rate.size == clean.size and rate.condition != "clean"
+                }
+                for clean in self.rates
+                if clean.condition == "clean"
+            },
+            cell=(2.7, 0.42),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        rows = [asdict(r) | {"rate": r.rate, "interval": r.interval} for r in self.rates]
+        return {"limits": asdict(self.limits), "rates": rows}
+
+
+@dataclass(frozen=True)
+class StreamResults:
+    """How the alarm of the service behaves on streams."""
+
+    false_alarms: Sequence[FalseAlarms]
+    detections: Sequence[Detection]
+    limits: WatchLimits
+
+    def print(self, console: Console) -> None:
+        """Clean streams first, then a row a corruption and severity, three columns a window."""
+        names = ("window", "windows", "judgements", "alarms", "at most, 95 %", "nearest miss")
+        table = _table("Alarms of clean streams", right=names)
+        for clean in self.false_alarms:
+            counts = (clean.window, clean.windows, clean.judgements, clean.alarms)
+            most = f"{clean.interval[1]:.3%} of windows"
+            table.add_row(*(f"{number:,}" for number in counts), most, f"{clean.nearest:.2f}")
+        console.print(table)
+        console.print(
+            f"Stated: at most one in {1 / self.limits.false_alarms:,.0f} images. "
+            "Nearest miss: the largest statistic as a share of its threshold.",
+            highlight=False,
+        )
+        columns = [
+            name
+            for clean in self.false_alarms
+            for name in (f"{clean.window:,} images", "raised after", "cleared after")
+        ]
+        title = "Corrupted streams: detected, median delay and relief"
+        table = _table(title, left=["corruption"], right=columns)
+        for name, found in _by_condition(self.detections).items():
+            cells = ((_percent(d.rate, 0), _images(d.delay), _images(d.relief)) for d in found)
+            table.add_row(name, *(cell for triple in cells for cell in triple))
+        console.print(table)
+        if early := sum(detection.early for detection in self.detections):
+            text = f"{early} streams left out: in alarm before they were corrupted"
+            console.print(text, style="red")
+
+    def figure(self) -> Figure:
+        """A panel a window: the share detected as colour; in a cell, that and the median delay."""
+        return heat_map(
+            {
+                f"{clean.window:,} images: share raised, after how many\n"
+                f"clean: {clean.alarms} alarms in {clean.windows:,} windows": {
+                    d.condition: (
+                        d.rate,
+                        f"{d.rate:.0%}" + ("" if d.delay is None else f" after {d.delay:,.0f}"),
+                    )
+                    for d in self.detections
+                    if d.window == clean.window
+                }
+                for clean in self.false_alarms
+            },
+            cell=(3.2, 0.46),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "limits": asdict(self.limits),
+            "clean": [asdict(one) | {"interval": one.interval} for one in self.false_alarms],
+            "corrupted": [
+                asdict(one) | {"rate": one.rate, "delay": one.delay, "relief": one.relief}
+                for one in self.detections
+            ],
+        }
+
+
+def heat_map(
+    panels: Mapping[str, Mapping[str, tuple[float, str]]], cell: tuple[float, float]
+) -> Figure:
+    """Panels of corruption by severity.
+
+    Args:
+        panels: by title, the colour's share and the text of each ``kind:severity``.
+        cell: width of a panel and height of a row in inches.
+    """
+    conditions = [name.split(":") for name in dict.fromkeys(n for p in panels.values() for n in p)]
+    kinds = list(dict.fromkeys(kind for kind, _ in conditions))
+    severities = sorted({severity for _, severity in conditions})
+    figure = new_figure(1.7 + cell[0] * len(panels), 1.4 + cell[1] * max(1, len(kinds)))
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
-        panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
-        for axes, size in zip(panels, sizes, strict=True):
-            cells = np.full((len(kinds), len(severities)), np.nan)
-            for rate in spoiled:
-                kind, severity = rate.condition.split(":")
-                if rate.size == size:
-                    cells[kinds.index(kind), severities.index(int(severity))] = rate.rate
-            if cells.size:
-                axes.imshow(cells, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
-            for (row, column), share in np.ndenumerate(cells):
-                color = "white" if share > 0.55 else INK
-                text = f"{100 * share:.0f}"
-                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-            clean = next(r for r in rates if r.condition == "clean" and r.size == size)
-            title = f"{size} images: % detected\nfalse alarms {clean.rate:.2%}"
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (title, cells) in zip(row, panels.items(), strict=True):
+            shares = np.full((len(kinds), len(severities)), np.nan)
+            for name, (value, text) in cells.items():
+                kind, severity = name.split(":")
+                y, x = kinds.index(kind), severities.index(severity)
+                shares[y, x] = value
+                color = "white" if value > 0.55 else INK
+                axes.text(x, y, text, ha="center", va="center", color=color, fontsize=8)
+            if shares.size:
+                axes.imshow(shares, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
             axes.set(title=title, xlabel="severity")
-            axes.set_xticks(range(len(severities)), map(str, severities))
+            axes.set_xticks(range(len(severities)), severities)
             axes.spines[:].set_visible(False)
-        panels[0].set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+        row[0].set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
     return figure
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Answer, resample, print, write; returns the exit code."""
-    options = _options().parse_args(arguments)
-    limits = Limits(false_alarm_rate=options.false_alarm_rate)
+    """Predicts, simulates, prints, writes; returns the exit code."""
+    is_online = "--online" in arguments
+    options = (_online_options() if is_online else _options()).parse_args(arguments)
     try:
+        study = _streams(options) if is_online else _windows(options)
         kinds = [parse_corruption(name)[0] for name in options.corruptions]
         artifact = load_artifact(model_path(options.model), threads=options.threads)
         with Progress("reading the images", console=console) as progress:
-            clean, spoiled = answers(
-                artifact,
-                kinds,
-                options.severities,
-                images=options.images,
-                seed=options.seed,
-                progress=progress,
-            )
-            progress.begin("resampling windows", 1.0)
-            rates = measure_rates(
-                clean,
-                spoiled,
-                classes=len(artifact.metadata.classes),
-                sizes=options.sizes,
-                clean_windows=options.clean_windows,
-                spoiled_windows=options.windows,
-                limits=limits,
-                seed=options.seed,
-                progress=progress.update,
-            )
-        print_rates(rates, limits, console)
+            clean, corrupted = _observe_conditions(artifact, kinds, options, progress)
+            progress.begin("simulating traffic", 1.0)
+            results = study(clean, corrupted, len(artifact.metadata.classes), progress.update)
+        results.print(console)
         facts = {
             "model": artifact.metadata.name,
             "model_version": artifact.metadata.version,
             "images": len(clean.predictions),
-            "limits": asdict(limits),
         }
-        for path in write_rates(rates, facts, user_path(options.out)):
+        stem = "drift_online" if is_online else "drift_rates"
+        for path in write_results(results, facts, user_path(options.out) / stem):
             console.print(str(path), highlight=False, soft_wrap=True)
     except (ArtifactError, CorruptionError, DatasetError, ValueError, OSError) as exc:
         console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
-        return 2
+        return BAD_INPUT
     return 0
 
 
-def print_rates(rates: Sequence[Rate], limits: Limits, console: Console) -> None:
-    """Clean windows first, then one row a corruption and severity, one column a window size."""
-    sizes = sorted({rate.size for rate in rates})
-    clean = {rate.size: rate for rate in rates if rate.condition == "clean"}
-    table = Table(title="False alarms of clean windows", title_justify="left")
-    for name in ("images", "windows", "alarms", "rate, 95 % interval", "beyond chance alone"):
-        table.add_column(name, justify="right")
-    for size in sizes:
-        rate = clean[size]
-        low, high = rate.interval
-        shown = f"{rate.rate:.3%} ({low:.3%} to {high:.3%})"
-        chance = f"{rate.alarms_by_chance / rate.windows:.3%}"
-        table.add_row(str(size), f"{rate.windows:,}", str(rate.alarms), shown, chance)
-    console.print(table)
-    console.print(f"Stated: at most {limits.false_alarm_rate:.2%} of windows.", highlight=False)
-    table = Table(title="Share of spoiled windows detected", title_justify="left")
-    table.add_column("corruption")
-    for size in sizes:
-        table.add_column(f"{size} images", justify="right")
-    table.add_column("by answers alone", justify="right")
-    table.add_column("most telling signals")
-    for name in dict.fromkeys(rate.condition for rate in rates if rate.condition != "clean"):
-        by_size = {rate.size: rate for rate in rates if rate.condition == name}
-        cells = [_percent(by_size[size].rate) for size in sizes]
-        largest = by_size[sizes[-1]]
-        answers = _percent(largest.alarms_of_answers / largest.windows)
-        table.add_row(name, *cells, answers, ", ".join(list(largest.signals)[:2]))
-    console.print(table)
-
-
-def write_rates(rates: Sequence[Rate], facts: dict[str, object], folder: Path) -> list[Path]:
-    """`drift_rates.json`, `.png` and `.svg`."""
-    rows = [asdict(rate) | {"rate": rate.rate, "interval": rate.interval} for rate in rates]
-    figure = rates_figure(rates)
+def write_results(
+    results: WindowResults | StreamResults, facts: Mapping[str, object], stem: Path
+) -> list[Path]:
+    """``<stem>.json``, ``.png`` and ``.svg``."""
+    figure = results.figure()
     files: dict[str, bytes | str] = {
-        "drift_rates.json": json.dumps({**facts, "rates": rows}, indent=2) + "\n",
-        "drift_rates.png": to_png(figure),
-        "drift_rates.svg": to_svg(figure),
+        ".json": json.dumps({**facts, **results.as_dict()}, indent=2) + "\n",
+        ".png": to_png(figure),
+        ".svg": to_svg(figure),
     }
-    for name, data in files.items():
-        write_whole(folder / name, data)
-    return [folder / name for name in files]
+    for suffix, data in files.items():
+        write_whole(stem.with_suffix(suffix), data)
+    return [stem.with_suffix(suffix) for suffix in files]
 
 
-def answers(
-    artifact: Artifact,
-    kinds: Sequence[str],
-    severities: Sequence[int],
-    *,
-    images: int,
-    seed: int,
-    progress: Progress,
+_Study = Callable[
+    [Observed, Mapping[str, Observed], int, Callable[[float], None]], WindowResults | StreamResults
+]
+
+
+def _windows(options: argparse.Namespace) -> _Study:
+    limits = Limits(false_alarm_rate=options.false_alarm_rate)
+    return lambda clean, corrupted, classes, progress: WindowResults(
+        measure_windows(
+            clean,
+            corrupted,
+            classes=classes,
+            sizes=sorted(options.sizes),
+            clean_windows=options.clean_windows,
+            corrupted_windows=options.windows,
+            limits=limits,
+            seed=options.seed,
+            progress=progress,
+        ),
+        limits,
+    )
+
+
+def _streams(options: argparse.Namespace) -> _Study:
+    limits = WatchLimits(tuple(options.windows), options.false_alarms)
+    return lambda clean, corrupted, classes, progress: StreamResults(
+        *measure_streams(
+            clean,
+            corrupted,
+            classes=classes,
+            limits=limits,
+            clean_windows=options.clean_windows,
+            streams=options.streams,
+            seed=options.seed,
+            progress=progress,
+        ),
+        limits,
+    )
+
+
+def _observe_conditions(
+    artifact: Artifact, kinds: Sequence[str], options: argparse.Namespace, progress: Progress
 ) -> tuple[Observed, dict[str, Observed]]:
-    """To the first test images as they are, and spoiled in each way: by `kind:severity`."""
-    pixels = cifar10("test").images[:images]
-    conditions = [(kind, severity) for kind in kinds for severity in severities]
-    progress.begin("answering", len(pixels) * (1 + len(conditions)))
-    clean, spoiled = observe(artifact, pixels, "clean", progress.advance), {}
+    """The first test images as they are, and corrupted in each way, by `kind:severity`."""
+    pixels = cifar10("test").images[: options.images]
+    conditions = [(kind, severity) for kind in kinds for severity in options.severities]
+    progress.begin("predicting", len(pixels) * (1 + len(conditions)))
+    clean, corrupted = observe(artifact, pixels, "clean", progress.advance), {}
     for kind, severity in conditions:
         name = f"{kind}:{severity}"
-        worse = corrupt(pixels, kind, severity, seed=seed)
-        spoiled[name] = observe(artifact, worse, name, progress.advance)
-    return clean, spoiled
+        worse = corrupt(pixels, kind, severity, seed=options.seed)
+        corrupted[name] = observe(artifact, worse, name, progress.advance)
+    return clean, corrupted
 
 
-def _percent(share: float) -> Text:
-    style = "green" if share >= 0.95 else "yellow" if share >= 0.5 else "red"
-    return Text(f"{share:.1%}", style)
+def _by_condition(found: Iterable[_Found]) -> dict[str, list[_Found]]:
+    grouped: dict[str, list[_Found]] = {}
+    for one in found:
+        if one.condition != "clean":
+            grouped.setdefault(one.condition, []).append(one)
+    return grouped
+
+
+def _table(title: str, left: Sequence[str] = (), right: Sequence[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in left:
+        table.add_column(name)
+    for name in right:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _percent(value: float, digits: int = 1) -> Text:
+    style = "green" if value >= 0.95 else "yellow" if value >= 0.5 else "red"
+    return Text(f"{value:.{digits}%}", style)
+
+
+def _images(number: float | None) -> Text:
+    return Text("–" if number is None else f"{number:,.0f}")
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
+    parser = _common_options("evaluate", SEVERITIES, "drift-rates")
     parser.add_argument(
-        "--sizes", type=count, nargs="+", default=[100, 300, 1000], help="images in a window"
+        "--sizes",
+        type=count,
+        nargs="+",
+        default=[100, 300, 1000],
+        help="images in a window (%(default)s)",
     )
-    parser.add_argument("--clean-windows", type=count, default=10_000, help="(%(default)s)")
     parser.add_argument(
         "--windows", type=count, default=1000, help="for each corruption and severity (%(default)s)"
     )
+    parser.add_argument(
+        "--false-alarm-rate",
+        type=share,
+        default=DEFAULT_LIMITS.false_alarm_rate,
+        help="of a window without drift (%(default)s)",
+    )
+    return parser
+
+
+def _online_options() -> argparse.ArgumentParser:
+    defaults = WatchLimits()
+    parser = _common_options("evaluate_online", (1, 3, 5), "drift-online")
+    parser.add_argument(
+        "--windows",
+        type=int,
+        nargs="+",
+        default=list(defaults.windows),
+        help="images in a window, multiples of 10 (default: those of the service)",
+    )
+    parser.add_argument(
+        "--false-alarms",
+        type=share,
+        default=defaults.false_alarms,
+        help="of a clean image, at most (%(default)s)",
+    )
+    parser.add_argument(
+        "--streams", type=count, default=100, help="for each corruption and severity (%(default)s)"
+    )
+    return parser
+
+
+def _common_options(program: str, severities: Sequence[int], out: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
+    parser.add_argument("--online", action="store_true", help="streams past the service's alarm")
+    parser.add_argument("--clean-windows", type=count, default=10_000, help="(%(default)s)")
     parser.add_argument(
         "--corruptions",
         nargs="+",
@@ -204,18 +387,12 @@ def _options() -> argparse.ArgumentParser:
         help=f"of {', '.join([*CORRUPTIONS, *ALIASES])} (default: all)",
     )
     parser.add_argument(
-        "--severities", type=int, nargs="+", default=list(SEVERITIES), choices=SEVERITIES
+        "--severities", type=int, nargs="+", default=list(severities), choices=SEVERITIES
     )
     parser.add_argument(
         "--images", type=count, default=10_000, help="test images used (%(default)s)"
     )
-    parser.add_argument(
-        "--false-alarm-rate",
-        type=share,
-        default=DEFAULT_LIMITS.false_alarm_rate,
-        help="of a window without drift (%(default)s)",
-    )
-    parser.add_argument("--out", default="drift-rates", help="folder for results (%(default)s)")
+    parser.add_argument("--out", default=out, help="folder for results (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="of the model (0: one a core)")
     parser.add_argument("--seed", type=int, default=0)
     return parser

@@ -1,4 +1,4 @@
-"""Live traffic to compare: images of a folder, or a log of predictions."""
+"""Observed traffic to compare: images of a folder, or a log of predictions."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from common.model.artifact import DriftReference
-from common.model.drift import Counts
+from common.model.drift import CLASSES, Counts
 from common.model.signals import CONFIDENCE, IMAGE_SIGNALS
 from ml.artifact.artifact import Artifact
 from ml.artifact.drift_reference import Signals, bins_of, measured
@@ -25,7 +25,7 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Observed:
-    """Answers to N images, and what was measured on as many of them as possible.
+    """Predictions for N images, and what was measured on as many of them as possible.
 
     Attributes:
         predictions: (N,) class indices.
@@ -39,36 +39,37 @@ class Observed:
     problems: Sequence[str] = field(default=())
 
 
-def answered(
-    probabilities: NDArray[np.floating], images: NDArray[np.uint8], source: str
-) -> Observed:
-    """What (N, K) answers to (N, H, W, 3) images amount to."""
-    return Observed(source, probabilities.argmax(axis=1), measured(images, probabilities))
-
-
 def observe(
     artifact: Artifact,
     images: NDArray[np.uint8],
     source: str,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Observed:
-    """Have the model answer (N, H, W, 3) images, N >= 1; `progress` hears of each batch's size."""
+    """What a model predicts for (N, H, W, 3) images, N >= 1; `progress` hears of each batch's
+    size."""
     parts = []
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
         parts.append(artifact.predict(batch).probabilities)
         progress(len(batch))
-    return answered(np.concatenate(parts), images, source)
+    probabilities = np.concatenate(parts)
+    return Observed(source, probabilities.argmax(axis=1), measured(images, probabilities))
 
 
 def counted(reference: DriftReference, predictions: NDArray[np.int64], signals: Signals) -> Counts:
     """The window in the reference's bins: `Counts.add` for whole arrays."""
+    bins = {s.name: bins_of(s, signals[s.name]) for s in reference.signals if s.name in signals}
+    return count_bins(reference, bins | {CLASSES: predictions})
+
+
+def count_bins(reference: DriftReference, bins: Mapping[str, NDArray[np.int64]]) -> Counts:
+    """The window of predicted classes and bins, one of each an image; a signal that is missing was
+    not measured."""
     window = Counts.empty(reference)
-    window.classes = _counts(predictions, len(window.classes))
-    for signal in reference.signals:
-        if signal.name in signals:
-            bins = bins_of(signal, signals[signal.name])
-            window.signals[signal.name] = _counts(bins, len(signal.shares))
+    window.classes = np.bincount(bins[CLASSES], minlength=len(window.classes)).tolist()
+    for name, counts in window.signals.items():
+        if name in bins:
+            window.signals[name] = np.bincount(bins[name], minlength=len(counts)).tolist()
     return window
 
 
@@ -78,11 +79,7 @@ def listed(problems: Iterable[str], most: int = 5) -> list[str]:
     return every[:most] + ([f"… and {len(every) - most} more"] if len(every) > most else [])
 
 
-def _counts(values: NDArray[np.int64], length: int) -> list[int]:
-    return [int(count) for count in np.bincount(values, minlength=length)]
-
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -96,12 +93,14 @@ def image_files(folder: Path) -> list[Path]:
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in ENDINGS
+        if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     if not files:
-        raise InputError(f"{folder} holds no image: expected files ending in {', '.join(ENDINGS)}")
+        raise InputError(
+            f"{folder} holds no image: expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+        )
     return files
 
 

@@ -21,9 +21,11 @@ from common.files import write_whole
 from common.model.artifact import ArtifactMetadata, DriftReference
 from common.model.drift import CLASSES, Counts, DriftReport, Limits, Statistic
 from ml.drift.observed import listed
+from ml.report.page import fill
 
 _COLUMNS = 5
-_TITLES = {"psi": "PSI", "ks": "KS"}
+_TEMPLATE = Path(__file__).parent / "page.html"
+_STYLES = {"drift": "bold red", "no drift": "green", "too little evidence": "yellow"}
 
 
 def distributions(
@@ -59,7 +61,7 @@ def statistics(report: DriftReport) -> Figure:
         colors = [RED if s.drifted else BLUE for s in rows]
         axes.barh(range(len(rows)), ratios, 0.62, color=colors)
         axes.axvline(1, color=INK, linewidth=1)
-        axes.set_yticks(range(len(rows)), [f"{s.signal}  {_TITLES[s.kind]}" for s in rows])
+        axes.set_yticks(range(len(rows)), [f"{s.signal}  {s.kind.upper()}" for s in rows])
         axes.set(xlabel="value / threshold", title="Beyond the line is drift")
         axes.set_xlim(0, max(1.25, *ratios) * 1.05)
         axes.grid(visible=False, axis="y")
@@ -83,7 +85,7 @@ def _panel(
         text = "not measured"
         axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=MUTED)
     axes.step(np.arange(len(shares) + 1) - 0.5, [*shares, shares[-1]], where="post", color=INK)
-    values = ", ".join(f"{_TITLES[s.kind]} {s.value:.2g}" for s in statistics)
+    values = ", ".join(f"{s.kind.upper()} {s.value:.2g}" for s in statistics)
     axes.set_title(f"{name.replace('_', ' ')}\n{values or '–'}", fontsize=9)
     axes.title.set_color(RED if drifted else INK)
     if len(ticks) == len(shares):
@@ -95,11 +97,6 @@ def _panel(
         right.set_horizontalalignment("right")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.tick_params(axis="y", labelsize=7)
-
-
-_TEMPLATE = Path(__file__).parent / "page.html"
-_KINDS = {"psi": "PSI", "ks": "KS"}
-_STYLES = {"drift": "bold red", "no drift": "green", "too little evidence": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         for s in report.statistics:
             verdict = Text("drift", "bold red") if s.drifted else Text("–", "dim")
             style = "red" if s.drifted else ""
-            cells = (_KINDS[s.kind], f"{s.value:.3f}", f"{s.threshold:.3f}", _chance(s.p_value))
+            cells = (s.kind.upper(), f"{s.value:.3f}", f"{s.threshold:.3f}", _chance(s.p_value))
             table.add_row(s.signal, *cells, verdict, style=style)
         console.print(table)
     for problem in listed(comparison.problems):
@@ -196,14 +193,11 @@ def _page(comparison: Comparison, distributions_svg: str) -> str:
         "limits": html.escape(_explained(comparison)),
         "problems": _problems(comparison.problems),
     }
-    head, *pieces = _TEMPLATE.read_text(encoding="utf-8").split("{{")
-    return head + "".join(
-        parts[name.strip()] + rest for name, rest in (piece.split("}}", 1) for piece in pieces)
-    )
+    return fill(_TEMPLATE, parts)
 
 
 def _row(s: Statistic) -> str:
-    cells = [s.signal.replace("_", " "), _KINDS[s.kind], f"{s.images:,}", f"{s.value:.4f}"]
+    cells = [s.signal.replace("_", " "), s.kind.upper(), f"{s.images:,}", f"{s.value:.4f}"]
     cells += [f"{s.threshold:.4f}", _chance(s.p_value), "drift" if s.drifted else "–"]
     style = ' class="drift"' if s.drifted else ""
     return f"<tr{style}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"

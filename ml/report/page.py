@@ -106,8 +106,12 @@ def render(run: Run) -> str:
         "provenance": _provenance(run.provenance),
         "config": html.escape(run.config),
     }
-    page = _TEMPLATE.read_text(encoding="utf-8")
-    head, *pieces = page.split("{{")
+    return fill(_TEMPLATE, parts)
+
+
+def fill(template: Path, parts: Mapping[str, str]) -> str:
+    """The template's text with each ``{{ name }}`` replaced by the part of that name."""
+    head, *pieces = template.read_text(encoding="utf-8").split("{{")
     names = (piece.split("}}", 1) for piece in pieces)
     return head + "".join(parts[name.strip()] + rest for name, rest in names)
 

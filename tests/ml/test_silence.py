@@ -55,8 +55,8 @@ def _lasting_until_something_is_said(
         ("ml.commands.export", "open_source", SourceError("gone"), ["run"]),
         ("ml.commands.report", "open_finished", FinishedError("gone"), ["run"]),
         ("ml.drift.detect", "cifar10", DatasetError("gone"), ["--cifar10-test"]),
-        ("ml.drift.evaluate", "measure_rates", ValueError("gone"), ["--images=50"]),
-        ("ml.drift.evaluate_online", "measure_online", ValueError("gone"), ["--images=50"]),
+        ("ml.drift.evaluate", "measure_windows", ValueError("gone"), ["--images=50"]),
+        ("ml.drift.evaluate", "measure_streams", ValueError("gone"), ["--online", "--images=50"]),
         ("ml.bundled.adopt", "open_finished", FinishedError("gone"), ["run"]),
     ],
 )

@@ -89,7 +89,7 @@ def test_logged_answers_are_compared_without_images(model: Path, tmp_path: Path)
     assert "red_mean" not in text
 
 
-def test_the_test_images_can_be_spoiled_first(
+def test_the_test_images_can_be_corrupted_first(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = scenes(300, seed=3)

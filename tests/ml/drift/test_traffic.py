@@ -1,4 +1,4 @@
-"""serve/drift with the bundled model on real images: silent on clean ones, not on spoiled ones."""
+"""serve/drift with the bundled model on real images: silent on clean ones alone."""
 
 from collections.abc import Iterator
 
@@ -57,7 +57,7 @@ def test_clean_traffic_is_silent(
 @pytest.mark.parametrize(
     "kind", ["gaussian_noise", "gaussian_blur", "contrast", "brightness", "jpeg"]
 )
-def test_spoiled_traffic_is_noticed_within_a_short_window(
+def test_corrupted_traffic_is_noticed_within_a_short_window(
     kind: str,
     monitor: DriftMonitor,
     artifact: Artifact,
