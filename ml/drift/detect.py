@@ -119,9 +119,7 @@ def _options() -> argparse.ArgumentParser:
     what.add_argument("--predictions", metavar="FILE", help="JSON lines, answers of the service")
     what.add_argument("--cifar10-test", action="store_true", help="the pinned test images")
     names = ", ".join([*CORRUPTIONS, *ALIASES])
-    parser.add_argument(
-        "--corruption", metavar="KIND:1-5", help=f"of the images: {names}"
-    )
+    parser.add_argument("--corruption", metavar="KIND:1-5", help=f"of the images: {names}")
     parser.add_argument("--limit", type=count, help="use at most so many images, drawn at random")
     parser.add_argument("--out", default="drift-report", help="folder for results (%(default)s)")
     defaults = DEFAULT_LIMITS

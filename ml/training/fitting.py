@@ -189,7 +189,7 @@ def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
     module.load_state_dict(checkpoint["state_dict"])
 
 
-def _follow(rank: int, size: int, port: int, folder: Path) -> None:
+def _follow(ranks: LocalRanks, run: RunFolder) -> None:
     """Trains along with the process that started this one, see `ml.training.distribution`."""
 
     def end_with_the_first() -> None:
@@ -197,11 +197,11 @@ def _follow(rank: int, size: int, port: int, folder: Path) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_the_first, daemon=True).start()
-    run = RunFolder(folder)
-    fitted = _assemble(run.load_config(), run, (), LocalRanks(rank, size, port))
+    fitted = _assemble(run.load_config(), run, (), ranks)
     _run(fitted, run, _readable_checkpoint(run))
     leave_group()
 
 
 if __name__ == "__main__":
-    _follow(*map(int, sys.argv[1:4]), Path(sys.argv[4]))
+    _rank, _size, _port = map(int, sys.argv[1:4])
+    _follow(LocalRanks(_rank, _size, _port), RunFolder(Path(sys.argv[4])))
