@@ -1,6 +1,8 @@
-"""The environment of Python child processes that import this repository."""
+"""The environment of child processes, and who runs this one."""
 
+import getpass
 import os
+import socket
 import sys
 
 
@@ -8,3 +10,14 @@ def python_environment() -> dict[str, str]:
     """Environment in which a child finds the modules that this process finds, also under Bazel."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def this_user() -> str:
+    """KILN_ACTOR, GITHUB_ACTOR, or the user at this machine."""
+    if named := os.environ.get("KILN_ACTOR") or os.environ.get("GITHUB_ACTOR"):
+        return named
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

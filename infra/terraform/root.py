@@ -25,6 +25,7 @@ from typing import Any
 
 from rich.console import Console
 
+from common.aws import own_s3_endpoint
 from common.terminal import Progress
 from infra.terraform.installation import (
     NO_MIRROR,
@@ -44,7 +45,7 @@ from infra.terraform.plan import (
     following,
     parse_change,
 )
-from infra.terraform.state import State, own_s3_endpoint
+from infra.terraform.state import State
 
 SOURCES = Path(__file__).absolute().parent
 ROOTS = ("state", "registry", "github", "service", "observability")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,19 +13,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from common.aws import addressing
 from common.files import user_path
 from infra.terraform.installation import TerraformError
-
-
-def own_s3_endpoint(environ: Mapping[str, str]) -> bool:
-    """Whether S3 is a store of one's own, which rarely has a host name for every bucket."""
-    return any(environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
-
-
-def addressing(environ: Mapping[str, str]) -> dict[str, str]:
-    """What botocore's `Config` takes as `s3`."""
-    return {"addressing_style": "path" if own_s3_endpoint(environ) else "auto"}
-
 
 # Merged over the roots' own `backend "s3"`: a folder needs no bucket, no account and no network.
 _OVERRIDE = "state_override.tf.json"

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ml.registry.ledger import Record
-from ml.registry.manifest import Manifest
-from ml.registry.registry import PREFIX, Image, Registry
-from ml.registry.store import RegistryError
+from ml.registry.ledger import Record, RegistryError
+from ml.registry.registry import Registry
+from ml.registry.versions import PREFIX, Image, Manifest
 
 REQUEST_KEYS = ("request_id", "requestId", "request.id", "trace_id", "traceId", "x-request-id")
 VERSION_KEYS = ("model_version", "model.version", "modelVersion", "x-model-version")

@@ -12,8 +12,7 @@ import numpy as np
 
 from common.model.artifact import INPUT, ArtifactError
 from ml.artifact.artifact import Artifact, load_artifact, new_session
-from ml.registry.limits import Gate, Limits
-from ml.registry.manifest import Manifest
+from ml.registry.ledger import Gate, GateLimits
 from ml.registry.outcomes import (
     Comparison,
     Examples,
@@ -23,6 +22,7 @@ from ml.registry.outcomes import (
     outcomes,
 )
 from ml.registry.registry import Registry
+from ml.registry.versions import Manifest
 
 _ROUNDS, _ROUND_S, _FEWEST_SAMPLES = 3, 0.4, 100
 
@@ -45,7 +45,7 @@ def judge(
     registry: Registry,
     candidate: str,
     champion: str | None,
-    limits: Limits,
+    limits: GateLimits,
     examples: Examples | None,
     *,
     use_benchmark: bool = False,
@@ -102,13 +102,13 @@ def examine(
     return Subject(manifest, artifact, outcomes(registry, version, artifact, examples))
 
 
-def _size(manifest: Manifest, limits: Limits) -> Gate:
+def _size(manifest: Manifest, limits: GateLimits) -> Gate:
     size = manifest.file.size
     detail = f"{size / 1e6:.3g} MB, at most {limits.max_bytes / 1e6:g} MB"
     return Gate("size", size <= limits.max_bytes, detail, {"bytes": size})
 
 
-def _calibration(subject: Subject, limits: Limits) -> Gate:
+def _calibration(subject: Subject, limits: GateLimits) -> Gate:
     measured = subject.outcomes
     error = (measured or subject.manifest.test).calibration_error
     source = "measured here" if measured else "as the artifact says"
@@ -116,7 +116,7 @@ def _calibration(subject: Subject, limits: Limits) -> Gate:
     return Gate("calibration", error <= limits.max_calibration_error, detail, {"error": error})
 
 
-def _accuracy(subject: Subject, limits: Limits) -> Iterator[Gate]:
+def _accuracy(subject: Subject, limits: GateLimits) -> Iterator[Gate]:
     claimed, measured = subject.manifest.test.accuracy, subject.outcomes
     on_its_own_test = measured and measured.test_set.startswith(subject.manifest.dataset_digest)
     if measured and on_its_own_test:
@@ -130,7 +130,7 @@ def _accuracy(subject: Subject, limits: Limits) -> Iterator[Gate]:
         yield Gate("accuracy", passed, detail, {"accuracy": subject.accuracy})
 
 
-def _latency(registry: Registry, subject: Subject, limits: Limits, use_benchmark: bool) -> Gate:
+def _latency(registry: Registry, subject: Subject, limits: GateLimits, use_benchmark: bool) -> Gate:
     if use_benchmark:
         p99_ms = _benchmarked_p99(subject.manifest)
         if p99_ms is None:
@@ -171,7 +171,7 @@ def _benchmarked_p99(manifest: Manifest) -> float | None:
     return None
 
 
-def _against(subject: Subject, champion: Subject, limits: Limits) -> Gate:
+def _against(subject: Subject, champion: Subject, limits: GateLimits) -> Gate:
     if subject.manifest.classes != champion.manifest.classes:
         return Gate("against the champion", False, "it knows other classes: nothing to compare")
     comparison = _compare(subject, champion, limits.alpha)

@@ -1,30 +1,66 @@
-"""The release ledger: an append-only chain of records, one for every move of an alias.
+"""The ledger of the model registry: a record for every move of an alias, with its gates.
 
-Record n is the object ``ledger/0000000n.json``, created only if there is none: that creation is
-what commits a move. Each record carries where all aliases point after it and the digest of the
-record before, so the newest says what holds now, and a change to any other shows.
+Each record carries where all aliases point after it, so the newest says what holds now.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ml.registry.store import Conflict, Damaged, Store
+from common.ledger import Chain, decode, encode
+from common.objects import Conflict, Store
 
-SCHEMA = 1
 REFUSED = "refused"  # the verdict of a record that moved nothing
 
-_FOLDER = "ledger/"
 _TRIES = 200
-_READERS = 16
+
+
+class RegistryError(Exception):
+    """Asked for something that cannot be; the message says what to do. Nothing was changed.
+
+    No ValueError: those are what a damaged object is noticed by.
+    """
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class GateLimits:
+    """The limits of all gates."""
+
+    margin: float = 0.01  # share of images; how much accuracy the champion may be missed by
+    alpha: float = 0.05  # probability of passing a model that is worse than that
+    must_be_better: bool = False  # than the champion, significantly
+    min_accuracy: float = 0.0
+    accuracy_drift: float = 0.002  # between what the artifact says and what is measured here
+    max_calibration_error: float = 0.05
+    max_bytes: int = 16_000_000
+    p99_ms: float = 25.0  # one image, one thread
+
+    def __post_init__(self) -> None:
+        """Refuse what no gate can stand at."""
+        shares = {"margin": 1.0, "alpha": 0.5, "min_accuracy": 1.0, "max_calibration_error": 1.0}
+        for name, most in shares.items():
+            if not 0 <= getattr(self, name) <= most:
+                option = f"--{name.replace('_', '-')}"
+                raise RegistryError(f"{option} {getattr(self, name)}: expected 0 to {most:g}")
+        if not self.alpha or self.max_bytes <= 0 or not self.p99_ms > 0:
+            raise RegistryError("--alpha, --max-bytes and --p99-ms must be above 0")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The result of one gate."""
+
+    name: str
+    passed: bool
+    detail: str
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,15 +108,12 @@ class Record:
 
     def to_json(self) -> bytes:
         """What is stored; its SHA-256 is the record's digest."""
-        values = {"schema": SCHEMA, **self.as_dict()}
-        return f"{json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()
+        return encode(self.as_dict())
 
     @classmethod
     def from_json(cls, data: bytes) -> Record:
         """Inverse of `to_json`; ValueError, KeyError or TypeError for anything else."""
-        values = json.loads(data)
-        if values.pop("schema") != SCHEMA:
-            raise ValueError("another release of Kiln wrote it")
+        values = decode(data)
         own = {name: values.pop(name) for name in ("number", "previous", "aliases")}
         source, target = values.pop("from"), values.pop("to")
         return cls(move=Move(target=target, **values), source=source, **own)
@@ -109,12 +142,11 @@ class Ledger:
     """Reads and appends records."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._chain = Chain(store, "ledger/", Record.from_json)
 
     def state(self) -> State:
         """What holds now: one listing, one object."""
-        keys = [stored.key for stored in self._store.entries(_FOLDER)]
-        return self._state(keys[-1]) if keys else State()
+        return _state_after(self._chain.newest())
 
     def records(self, after: int = 0) -> list[Record]:
         """All records behind number `after`, oldest first.
@@ -122,9 +154,7 @@ class Ledger:
         Raises:
             Damaged: one cannot be read.
         """
-        keys = [stored.key for stored in self._store.entries(_FOLDER, _key(after))]
-        with ThreadPoolExecutor(_READERS) as pool:
-            return [record for record, _ in pool.map(self._read, keys)]
+        return [record for record, _ in self._chain.records(after)]
 
     def append(self, decide: Callable[[State], Move | None]) -> Record | None:
         """Commits the move that `decide` wants in the newest state; None if it wants none.
@@ -137,42 +167,23 @@ class Ledger:
             if (move := decide(state)) is None:
                 return None
             record = state.after(move)
-            if self._store.create(_key(record.number), record.to_json()):
+            if self._chain.append(record):
                 return record
             time.sleep(random.uniform(0, 0.01 * min(attempt + 1, 20)))
         raise Conflict(f"{_TRIES} other records came first: try again when it is quieter")
 
     def problems(self) -> list[str]:
         """What shows that the chain is not as it was written; empty if nothing does."""
-        found, state = [], State()
-        for place, stored in enumerate(self._store.entries(_FOLDER), start=1):
-            try:
-                record, digest = self._read(stored.key)
-            except Damaged as exc:
-                found.append(str(exc))
-                continue
-            if record.number != place or stored.key != _key(place):
-                return [*found, f"{_key(place)} is missing: the records behind it stand alone"]
-            if record.previous != state.digest and state.number == place - 1:
-                found.append(f"{_key(place - 1)} was changed: {stored.key} names another digest")
-            elif state.number == place - 1 and state.after(record.move) != record:
-                found.append(f"{stored.key} contradicts the records before it")
-            state = State(record.number, digest, record.aliases)
-        return found
+        return self._chain.problems(
+            lambda record, before: _state_after(before).after(record.move) != record
+        )
 
-    def _state(self, key: str) -> State:
-        record, digest = self._read(key)
-        return State(record.number, digest, record.aliases)
 
-    def _read(self, key: str) -> tuple[Record, str]:
-        data = self._store.read(key)
-        try:
-            return Record.from_json(data), hashlib.sha256(data).hexdigest()
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise Damaged(
-                f"{key} in {self._store.url} is no record of the ledger ({exc!r}): "
-                "restore it from a backup"
-            ) from exc
+def _state_after(committed: tuple[Record, str] | None) -> State:
+    if committed is None:
+        return State()
+    record, digest = committed
+    return State(record.number, digest, record.aliases)
 
 
 def previous_target(records: Sequence[Record], alias: str) -> str | None:
@@ -190,7 +201,3 @@ def previous_target(records: Sequence[Record], alias: str) -> str | None:
         else:
             stack.append(move.target)
     return stack[-2] if len(stack) > 1 else None
-
-
-def _key(number: int) -> str:
-    return f"{_FOLDER}{number:08d}.json"

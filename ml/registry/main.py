@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from common.objects import StoreError
 from common.terminal import Progress as Heartbeat
 from common.terminal import terminal
-from ml.registry.options import parser
-from ml.registry.queries import Answer, Progress
-from ml.registry.registry import Registry
-from ml.registry.store import RegistryError
+from ml.registry import commands
+from ml.registry.commands import CommandResult, Progress
+from ml.registry.ledger import GateLimits, RegistryError
+from ml.registry.registry import CHAMPION, Registry
 
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
 
-_READING = {
-    "list": "list_versions",
-    "history": "history",
-    "explain": "explain_reference",
-    "pull": "pull",
-    "verify": "verify",
-}
+_Subparsers = Any  # argparse has no public name for what add_subparsers returns
+_Handler = Callable[[Registry, argparse.Namespace, Progress], CommandResult]
+_DESCRIPTION = """\
+The model registry: which models there are, which one is live, who decided it, and why.
+
+  register runs/<folder>      keep the model of a finished training, with everything it came from
+  list                        all versions: accuracy, size, aliases
+  promote 3fa8                make a version the champion, if it passes the gates
+  rollback                    back to the champion before
+  explain champion            commit, data, configuration, metrics and decisions behind a model
+"""
+_EPILOGUE = """\
+A REF is an alias (champion), a version or the start of one (3fa8), or a linked image (sha256:…).
+The registry is --registry, else KILN_REGISTRY, else the folder .kiln/registry of the workspace:
+a path, file:///path, or s3://bucket/prefix (AWS_ENDPOINT_URL for stores that are not Amazon's).
+Exit codes: 0 done, 1 refused (a gate, somebody was faster, damage found), 2 bad input.
+"""
 
 
 def main(arguments: Sequence[str], console: Console, errors: Console) -> int:
@@ -38,10 +50,12 @@ def main(arguments: Sequence[str], console: Console, errors: Console) -> int:
     try:
         with _progress(errors) as progress:
             registry = Registry.open(_location(options), getattr(options, "by", None))
-            answer = _handler(options.command)(registry, options, progress)
-    except RegistryError as exc:
+            result = options.handler(registry, options, progress)
+    except (RegistryError, StoreError) as exc:
         if options.json:
-            answer = Answer(print, {"error": str(exc), "exit_code": exc.exit_code}, exc.exit_code)
+            result = CommandResult(
+                print, {"error": str(exc), "exit_code": exc.exit_code}, exc.exit_code
+            )
         else:
             errors.print(f"[red]{escape(str(exc))}[/]", highlight=False, soft_wrap=True)
             return exc.exit_code
@@ -49,20 +63,10 @@ def main(arguments: Sequence[str], console: Console, errors: Console) -> int:
         errors.print("Interrupted: what had not been said to be done was not done.")
         return INTERRUPTED
     if options.json:
-        console.file.write(json.dumps(answer.data, indent=2, ensure_ascii=False) + "\n")
+        console.file.write(json.dumps(result.data, indent=2, ensure_ascii=False) + "\n")
     else:
-        answer.show(console)
-    return answer.exit_code
-
-
-def _handler(command: str) -> Callable[[Registry, argparse.Namespace, Progress], Answer]:
-    """Imports the function of a command on demand: the gates need onnxruntime, a list does not."""
-    name = "queries" if command in _READING else "changes"
-    module = importlib.import_module(f"ml.registry.{name}")
-    handler: Callable[[Registry, argparse.Namespace, Progress], Answer] = getattr(
-        module, _READING.get(command, command)
-    )
-    return handler
+        result.show(console)
+    return result.exit_code
 
 
 @contextmanager
@@ -83,6 +87,262 @@ def _location(options: argparse.Namespace) -> str:
     workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
     default = str(Path(workspace, ".kiln", "registry"))
     return str(options.registry or os.environ.get("KILN_REGISTRY") or default)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all sub-commands; the function of the chosen one is in `handler`."""
+    top = argparse.ArgumentParser(
+        prog="registry",
+        description=_DESCRIPTION,
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (
+        _list,
+        _register,
+        _promote,
+        _rollback,
+        _unalias,
+        _history,
+        _explain,
+        _pull,
+        _link,
+        _verify,
+        _gc,
+    ):
+        add(subs)
+    return top
+
+
+def _command(
+    subs: _Subparsers, name: str, handler: _Handler, text: str, *examples: str
+) -> argparse.ArgumentParser:
+    lines = "\n".join(f"  bazel run //ml:registry -- {example}" for example in examples)
+    sub: argparse.ArgumentParser = subs.add_parser(
+        name,
+        help=text[0].lower() + text[1:].split(".")[0].split(";")[0],
+        description=textwrap.fill(text, 100),
+        epilog=f"examples:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.set_defaults(handler=handler)
+    sub.add_argument("--registry", metavar="URL", help="where it is (default: KILN_REGISTRY)")
+    sub.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    return sub
+
+
+def _writes(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--reason", default="", metavar="TEXT", help="kept in the history")
+    sub.add_argument(
+        "--by", metavar="WHO", help="kept in the history (default: KILN_ACTOR, or you)"
+    )
+
+
+def _mirrors(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--wandb",
+        metavar="PROJECT",
+        help="show it in Weights & Biases too (default: KILN_REGISTRY_WANDB); never fails",
+    )
+
+
+def _list(subs: _Subparsers) -> None:
+    _command(
+        subs,
+        "list",
+        commands.list_versions,
+        "All versions, the newest first.",
+        "list",
+        "list --json",
+    )
+
+
+def _register(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "register",
+        commands.register,
+        "Keep a model under its version, with everything it came from. The same file again changes "
+        "nothing.",
+        "register runs/2026-11-25_10-00-00_default",
+        "register model.int8.onnx --parent champion --relation 'int8 of'",
+    )
+    sub.add_argument("model", help="finished run folder, or model.onnx")
+    sub.add_argument("--parent", metavar="REF", action="append", default=[], help="made from it")
+    sub.add_argument("--relation", default="made from", help="how, e.g. 'int8 of' (%(default)s)")
+    _writes(sub)
+    _mirrors(sub)
+
+
+def _promote(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "promote",
+        commands.promote,
+        "Point an alias at a version, if it passes the gates. It is compared with the champion on "
+        "the same test images (McNemar's exact test) where they are at hand, else by the recorded "
+        "accuracies (two proportions); a loss beyond the margin must be ruled out.",
+        "promote 3fa8 --reason 'wider network'",
+        "promote 3fa8 --alias challenger --dry-run",
+        "promote 3fa8 --margin 0.003 --p99-ms 5",
+        "promote 3fa8 --force --reason 'the champion leaks memory'",
+    )
+    sub.add_argument("version", metavar="REF")
+    sub.add_argument("--alias", default=CHAMPION, help="(default: %(default)s)")
+    sub.add_argument("--against", metavar="REF", help="compare with this (default: the champion)")
+    sub.add_argument("--dry-run", action="store_true", help="ask the gates, change nothing")
+    sub.add_argument("--force", action="store_true", help="in spite of the gates; needs --reason")
+    _writes(sub)
+    _mirrors(sub)
+    data = sub.add_mutually_exclusive_group()
+    data.add_argument(
+        "--test-data",
+        metavar="NPZ",
+        help="arrays images (uint8, N×H×W×3) and labels; default: the test images of the dataset "
+        "that the model was made from",
+    )
+    data.add_argument("--no-test-data", action="store_true", help="compare recorded accuracies")
+    _gate_options(sub)
+
+
+def _rollback(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "rollback",
+        commands.rollback,
+        "Point an alias back at its version before, at once: no gate is asked. A second rollback "
+        "goes one further back; with --from it can be repeated safely.",
+        "rollback --reason 'errors on phones'",
+        "rollback --from 3fa8 --reason 'errors on phones'",
+        "rollback --to 91c2",
+    )
+    sub.add_argument("--alias", default=CHAMPION, help="(default: %(default)s)")
+    sub.add_argument("--to", metavar="REF", help="this version instead of the one before")
+    sub.add_argument("--from", dest="expected", metavar="REF", help="only if this is live now")
+    _writes(sub)
+    _mirrors(sub)
+
+
+def _unalias(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "unalias",
+        commands.unalias,
+        "Take an alias away. Its history stays; a rollback brings it back.",
+        "unalias challenger",
+    )
+    sub.add_argument("alias")
+    _writes(sub)
+
+
+def _history(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "history",
+        commands.history,
+        "Every promotion, rollback and refusal: who, when, from, to, verdict, why.",
+        "history",
+        "history --alias champion --json",
+    )
+    sub.add_argument("--alias", help="of this one alone")
+
+
+def _explain(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "explain",
+        commands.explain_reference,
+        "Walk back from an alias, version, image or request to commit, data, configuration, "
+        "metrics and decisions.",
+        "explain champion",
+        "explain sha256:9c1f",
+        "explain 4bf92f3577b34da6 --log service.jsonl",
+        """explain '{"request_id": "4bf92f35", "model_version": "3fa8"}'""",
+    )
+    sub.add_argument("reference", metavar="REF", help="or a JSON log line, or a request id")
+    sub.add_argument("--log", metavar="FILE", help="of the service, where the request id is")
+    sub.add_argument("--all", action="store_true", help="with configuration and all evidence")
+
+
+def _pull(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "pull",
+        commands.pull,
+        "Write a version's model to a file, checked.",
+        "pull champion -o model.onnx",
+    )
+    sub.add_argument("version", metavar="REF")
+    sub.add_argument("-o", "--output", metavar="FILE", help="(default: <name>-<version>.onnx)")
+    sub.add_argument("--overwrite", action="store_true", help="replace another file there")
+
+
+def _link(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "link",
+        commands.link,
+        "Record which version a container image holds, so that the image can be explained.",
+        "link --image sha256:9c1f… --version champion",
+    )
+    sub.add_argument("--image", required=True, metavar="DIGEST", help="sha256: and 64 digits")
+    sub.add_argument("--version", required=True, metavar="REF")
+    _writes(sub)
+
+
+def _verify(subs: _Subparsers) -> None:
+    _command(
+        subs,
+        "verify",
+        commands.verify,
+        "Read everything and check it: models, manifests, the chain of the ledger, links.",
+        "verify",
+    )
+
+
+def _gc(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "gc",
+        commands.gc,
+        "Remove what killed registrations left. Versions and history always stay.",
+        "gc --dry-run",
+    )
+    sub.add_argument("--dry-run", action="store_true", help="say what would go")
+    sub.add_argument(
+        "--older-than-hours", type=float, default=24.0, metavar="X", help="(default: %(default)g)"
+    )
+
+
+def _gate_options(sub: argparse.ArgumentParser) -> None:
+    """Adds an option for each field of `GateLimits`; what is not typed stays out of the result."""
+    limits = GateLimits()
+    gates = sub.add_argument_group("gates")
+    number: dict[str, Any] = {"type": float, "metavar": "X", "default": argparse.SUPPRESS}
+    gates.add_argument("--margin", **number, help=f"accuracy that may be lost ({limits.margin})")
+    gates.add_argument(
+        "--alpha", **number, help=f"chance of passing a model that loses more ({limits.alpha})"
+    )
+    gates.add_argument(
+        "--must-be-better",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="significantly better than the champion, not only no worse",
+    )
+    gates.add_argument("--min-accuracy", **number, help="share of images (no limit)")
+    gates.add_argument(
+        "--max-calibration-error", **number, help=f"({limits.max_calibration_error})"
+    )
+    gates.add_argument(
+        "--max-bytes", **number | {"type": int}, help=f"size of the file ({limits.max_bytes:,})"
+    )
+    gates.add_argument("--p99-ms", **number, help=f"one image on one thread ({limits.p99_ms:g})")
+    gates.add_argument(
+        "--use-benchmark",
+        action="store_true",
+        help="take the latency from the benchmark in the run folder instead of measuring it",
+    )
 
 
 if __name__ == "__main__":

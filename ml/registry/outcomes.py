@@ -32,9 +32,9 @@ from ml.artifact.evaluation import evaluate
 from ml.data.cifar10 import DatasetError, dataset_digest, locate, read_records
 from ml.data.cifar10_pin import read_pin
 from ml.data.fetch import FetchError
-from ml.registry.manifest import Manifest
+from ml.registry.ledger import RegistryError
 from ml.registry.registry import Registry
-from ml.registry.store import RegistryError
+from ml.registry.versions import Manifest
 
 
 @dataclass(frozen=True)

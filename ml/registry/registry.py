@@ -6,223 +6,31 @@ ledger, a link. So there is nothing to repair after a kill; what it leaves is un
 
 from __future__ import annotations
 
-import getpass
-import hashlib
 import json
 import os
 import re
-import socket
+import time
 import uuid
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from common.files import user_path
-from common.model.artifact import ArtifactError, ArtifactMetadata, read_artifact
-from common.model.model_file import read_model_file
-from ml.registry.ledger import Ledger, Move, Record, State, previous_target
-from ml.registry.manifest import Act, Lineage, Manifest
-from ml.registry.store import Conflict, Damaged, FolderStore, RegistryError, Store, StoreError
-
-PREFIX = "sha256:"
-_FOLDER = "images/"
-_DIGEST = re.compile(PREFIX + "[0-9a-f]{64}")
-_READERS = 16
-
-
-@dataclass(frozen=True)
-class Image:
-    """A container image and the model version inside it."""
-
-    digest: str  # sha256:…
-    version: str
-    linked: Act
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)  # so that no two links are alike
-
-
-class Images:
-    """Links that never change, since an image does not."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def add(self, image: Image) -> tuple[Image, bool]:
-        """Keeps a link.
-
-        Returns:
-            It, or the same link made earlier; and whether it is new.
-
-        Raises:
-            RegistryError: its digest is none.
-            Conflict: the image is linked to another version.
-        """
-        if not _DIGEST.fullmatch(image.digest):
-            raise RegistryError(
-                f"{image.digest} is no image digest: expected {PREFIX} and 64 hexadecimal digits"
-            )
-        if self._store.create(_key(image.digest), f"{json.dumps(asdict(image))}\n".encode()):
-            return image, True
-        earlier = self._read(image.digest)
-        if earlier.version != image.version:
-            raise Conflict(
-                f"{image.digest} holds version {earlier.version}, linked by {earlier.linked.who} "
-                f"at {earlier.linked.when}: an image never changes its model"
-            )
-        return earlier, False
-
-    def find(self, reference: str) -> Image:
-        """The link of an image, by its digest or the start of one (``sha256:12ab``).
-
-        Raises:
-            RegistryError: it is not linked, or not the only one.
-        """
-        found = self.digests(reference)
-        if len(found) != 1:
-            cure = "give more digits" if found else "`link` records which version an image holds"
-            raise RegistryError(
-                f"{reference} fits {len(found)} images in {self._store.url}: {cure}"
-            )
-        return self._read(found[0])
-
-    def digests(self, start: str = "") -> list[str]:
-        """All linked image digests with this prefix, sorted."""
-        stored = self._store.entries(f"{_FOLDER}{start.removeprefix(PREFIX)}")
-        return [PREFIX + s.key.removeprefix(_FOLDER).removesuffix(".json") for s in stored]
-
-    def all(self) -> list[Image]:
-        """Every link, oldest first."""
-        with ThreadPoolExecutor(_READERS) as pool:
-            return sorted(pool.map(self._read, self.digests()), key=lambda i: i.linked.when)
-
-    def _read(self, digest: str) -> Image:
-        key = _key(digest)
-        try:
-            values = json.loads(self._store.read(key))
-            return Image(linked=Act(**values.pop("linked")), **values)
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise Damaged(f"{key} in {self._store.url} is no link ({exc!r}): restore it") from exc
-
-
-def _key(digest: str) -> str:
-    return f"{_FOLDER}{digest.removeprefix(PREFIX)}.json"
-
-
-MODELS = "models/"
-_VERSIONS_FOLDER = "versions/"
-
-
-class Versions:
-    """Immutable and named after their content, so that writers need no order among them."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def add(self, data: bytes, lineage: Lineage, registered: Act) -> tuple[Manifest, bool]:
-        """Keeps an artifact's bytes with their manifest, whose creation is the commit.
-
-        Every attempt writes the bytes under a key of its own: what a killed one leaves is named by
-        no manifest and never will be, so it can be removed at any later time.
-
-        Returns:
-            The manifest, and whether it is new: the same file again changes nothing.
-
-        Raises:
-            ArtifactError: the bytes are no model artifact.
-            Conflict: the version is registered with other metadata.
-        """
-        metadata = read_artifact(data)
-        if known := self.find(metadata.version):
-            return _same(known, data, metadata), False
-        key = f"{MODELS}{metadata.version}-{uuid.uuid4().hex[:8]}.onnx"
-        manifest = Manifest.of(metadata, data, key, registered, lineage)
-        self._store.create(key, data)
-        if self._store.create(_versions_key(metadata.version), manifest.to_json()):
-            return manifest, True
-        self._store.delete(key)
-        return _same(self.manifest(metadata.version), data, metadata), False
-
-    def names(self, start: str = "") -> list[str]:
-        """All versions with this prefix, sorted."""
-        stored = self._store.entries(f"{_VERSIONS_FOLDER}{start}")
-        return [entry.key.removeprefix(_VERSIONS_FOLDER).removesuffix(".json") for entry in stored]
-
-    def manifests(self) -> list[Manifest]:
-        """All manifests, oldest first.
-
-        Raises:
-            Damaged: one cannot be read.
-        """
-        with ThreadPoolExecutor(_READERS) as pool:
-            found = list(pool.map(self.manifest, self.names()))
-        return sorted(found, key=lambda manifest: (manifest.registered.when, manifest.version))
-
-    def find(self, version: str) -> Manifest | None:
-        """The manifest of a full version, if it is registered."""
-        try:
-            data = self._store.read(_versions_key(version))
-        except KeyError:
-            return None
-        try:
-            manifest = Manifest.from_json(data)
-            if manifest.version != version:
-                raise ValueError(f"it describes {manifest.version}")
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise Damaged(
-                f"{_versions_key(version)} in {self._store.url} is no manifest ({exc!r}): "
-                "restore it from a backup"
-            ) from exc
-        return manifest
-
-    def manifest(self, version: str) -> Manifest:
-        """The manifest of a version; RegistryError if it is not registered."""
-        if (found := self.find(version)) is None:
-            raise RegistryError(f"version {version} is not registered in {self._store.url}")
-        return found
-
-    def model(self, version: str) -> bytes:
-        """The artifact's bytes, once file, graph and weights are what was registered.
-
-        Whether this release can serve them is for the gates to say: a registry outlives contracts.
-
-        Raises:
-            Damaged: they are missing, or others.
-        """
-        file = self.manifest(version).file
-        where = f"{file.key} in {self._store.url}, the model of version {version},"
-        try:
-            data = self._store.read(file.key)
-        except KeyError:
-            raise Damaged(f"{where} is missing: restore it from a backup") from None
-        if (found := hashlib.sha256(data).hexdigest()) != file.sha256:
-            raise Damaged(f"{where} has SHA-256 {found}, expected {file.sha256}: restore it")
-        try:
-            content = read_model_file(data).version
-        except ArtifactError as exc:
-            raise Damaged(f"{where} is none: {exc}") from exc
-        if content != version:
-            raise Damaged(f"{where} is version {content}: restore manifest and model")
-        return data
-
-
-def _same(known: Manifest, data: bytes, found: ArtifactMetadata) -> Manifest:
-    """The manifest, if these bytes are the ones it stands for."""
-    if known.file.sha256 == hashlib.sha256(data).hexdigest():
-        return known
-    names = ("git_revision", "config_digest", "dataset_digest", "lock_digest", "name", "device")
-    pairs = [(name, getattr(known, name), getattr(found, name)) for name in names]
-    other = [f"{name} {there}, here {here}" for name, there, here in pairs if there != here]
-    raise Conflict(
-        f"version {known.version[:12]} was registered by {known.registered.who} at "
-        f"{known.registered.when} with other metadata ({'; '.join(other) or 'other metrics'}): "
-        "the same graph and weights stand for one origin, the first; nothing was written"
-    )
-
-
-def _versions_key(version: str) -> str:
-    return f"{_VERSIONS_FOLDER}{version}.json"
-
+from common.objects import Conflict, Damaged, FolderStore, Store, Stored, StoreError
+from common.processes import this_user
+from ml.registry.ledger import Ledger, Move, Record, RegistryError, State, previous_target
+from ml.registry.versions import (
+    MODELS,
+    PREFIX,
+    Act,
+    Image,
+    Images,
+    Lineage,
+    Manifest,
+    Versions,
+)
 
 CHAMPION = "champion"
 FORMAT = "format.json"
@@ -231,6 +39,7 @@ _FORMAT_NUMBER = 1
 _ALIAS = re.compile(r"[a-z][a-z0-9._/-]{0,63}")
 _HEX = re.compile(r"[0-9a-f]+")
 _FEWEST_DIGITS = 4
+GRACE_S = 24 * 3600  # no registration takes longer
 
 
 class Registry:
@@ -245,7 +54,7 @@ class Registry:
     def __init__(self, store: Store, who: str | None = None) -> None:
         """Act as `who` (KILN_ACTOR, GITHUB_ACTOR, or the user at this machine); StoreError if the
         store cannot be used."""
-        self.store, self.who = store, who or _this_user()
+        self.store, self.who = store, who or this_user()
         self.versions, self.images, self.ledger = Versions(store), Images(store), Ledger(store)
         self._is_prepared = self._has_format()
 
@@ -443,16 +252,6 @@ def check_alias(alias: str) -> None:
         )
 
 
-def _this_user() -> str:
-    if named := os.environ.get("KILN_ACTOR") or os.environ.get("GITHUB_ACTOR"):
-        return named
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
-
-
 def open_store(url: str) -> Store:
     """The store that a URL or a path names.
 
@@ -464,14 +263,113 @@ def open_store(url: str) -> Store:
     """
     parts = urlsplit(url)
     if parts.scheme == "s3":
-        from ml.registry.s3_store import S3Store  # boto3 takes a while, a folder needs none of it
-
         if not parts.netloc:
             raise StoreError(f"{url} names no bucket: expected s3://bucket/prefix")
-        return S3Store(parts.netloc, parts.path.strip("/"))
+        return _open_bucket(parts.netloc, parts.path)
     if parts.scheme not in ("", "file") or (parts.scheme and parts.netloc):
         raise StoreError(
             f"{url} cannot hold a registry: expected s3://bucket/prefix, file:///path or a path "
             "(other stores promise no atomic creation)"
         )
     return FolderStore(user_path(parts.path if parts.scheme else url))
+
+
+def _open_bucket(bucket: str, prefix: str) -> Store:
+    """Endpoint, region and credentials come from where boto3 finds them; AWS_ENDPOINT_URL names
+    another store than Amazon's."""
+    # boto3 takes a while, a folder needs none of it.
+    import boto3
+    from botocore.config import Config
+
+    from common.aws import OTHER, S3Store, addressing, aws_errors
+
+    advice = {
+        "NoSuchBucket": "create the bucket, or name another with --registry",
+        "NotImplemented": "this store has no conditional writes, which a registry needs",
+        OTHER: "check the bucket's name, the credentials and their permissions",
+    }
+    explained = partial(aws_errors, error=StoreError, advice=advice)
+    config = Config(
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"mode": "standard"},
+        s3=addressing(os.environ),
+    )
+    with explained(f"s3://{bucket}"):
+        session = boto3.session.Session()
+        region = session.region_name or "us-east-1"
+        client: Any = session.client("s3", region_name=region, config=config)
+    return S3Store(client, bucket, prefix, explained)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a check of a whole registry found."""
+
+    versions: int
+    records: int
+    images: int
+    problems: tuple[str, ...]
+    leftovers: tuple[Stored, ...]  # unreferenced: no harm, only space
+
+
+def inspect(registry: Registry, progress: Callable[[str], None] = lambda _: None) -> Inspection:
+    """Reads every object: digests, graph and weights of models, the ledger's chain, all links."""
+    problems = registry.ledger.problems()
+    versions = registry.versions.names()
+    progress(f"reading {len(versions)} versions")
+    for version in versions:
+        try:
+            registry.versions.model(version)
+        except Damaged as exc:
+            problems.append(str(exc))
+    known, images = set(versions), set(registry.images.digests())
+    records = 0
+    try:
+        history = registry.history()
+        records = len(history)
+        targets = {(r.number, t) for r in history for t in (r.source, r.move.target) if t}
+        problems += [
+            f"record {number} names {target}, which is not registered"
+            for number, target in sorted(targets)
+            if target not in known and not target.startswith(PREFIX)
+        ]
+    except Damaged:
+        pass  # among the ledger's problems already
+    for digest in sorted(images):
+        try:
+            if (version := registry.images.find(digest).version) not in known:
+                problems.append(f"image {digest} holds {version}, which is not registered")
+        except (Damaged, RegistryError) as exc:
+            problems.append(str(exc))
+    try:
+        found = tuple(leftovers(registry))
+    except Damaged:
+        found = ()  # nobody knows which bytes that manifest names
+    return Inspection(len(versions), records, len(images), tuple(problems), found)
+
+
+def leftovers(registry: Registry) -> list[Stored]:
+    """Bytes that no manifest names, and files that were being written.
+
+    Registrations at work are among them. Models are listed first: one that is committed meanwhile
+    counts as named.
+    """
+    candidates = registry.store.entries(MODELS)
+    named = {registry.versions.manifest(version).file.key for version in registry.versions.names()}
+    unnamed = [stored for stored in candidates if stored.key not in named]
+    return [*registry.store.unfinished(), *unnamed]
+
+
+def collect(registry: Registry, grace_s: float = GRACE_S, *, dry_run: bool = False) -> list[Stored]:
+    """Removes leftovers that are older than a registration can be; returns them.
+
+    Raises:
+        Damaged: a manifest cannot be read, so that nobody knows which bytes it names.
+    """
+    oldest = time.time() - grace_s
+    removed = [stored for stored in leftovers(registry) if stored.modified < oldest]
+    for stored in removed:
+        if not dry_run:
+            registry.store.delete(stored.key)
+    return removed

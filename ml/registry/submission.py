@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from common.model.artifact import ArtifactError, ArtifactMetadata, read_artifact
-from ml.registry.manifest import Lineage, Parent
-from ml.registry.store import RegistryError
+from ml.registry.ledger import RegistryError
+from ml.registry.versions import Lineage, Parent
 from ml.runs.folder import RunFolder, config_digest
 
 _BENCHMARK = Path("benchmark", "benchmark.json")

@@ -13,11 +13,9 @@ from rich.table import Table
 from rich.tree import Tree
 
 from ml.registry.explanation import Explanation
-from ml.registry.housekeeping import Inspection
-from ml.registry.ledger import Record
-from ml.registry.limits import Gate
-from ml.registry.manifest import Manifest
-from ml.registry.registry import PREFIX
+from ml.registry.ledger import Gate, Record
+from ml.registry.registry import Inspection
+from ml.registry.versions import PREFIX, Manifest
 
 DIGITS = 12
 _VERDICTS = {"passed": "green", "healthy": "green", "forced": "yellow", "refused": "red"}

@@ -112,8 +112,8 @@ def test_a_function_shows_its_signature_arguments_and_errors() -> None:
 def test_types_lead_to_their_pages(documents: dict[str, Document]) -> None:
     links = documents["ml.registry.registry.html"].links
     assert "ml.registry.ledger.html#Record" in links, "of a signature"
-    assert "ml.registry.store.html#Conflict" in links, "of Raises"
-    assert "ml.registry.registry.html#Versions.add" in links, "of a name in backticks"
+    assert "common.objects.html#Conflict" in links, "of Raises"
+    assert "ml.registry.versions.html#Versions.add" in links, "of a name in backticks"
 
 
 def test_the_comment_behind_a_field_is_shown() -> None:

@@ -18,7 +18,7 @@ from ml.data.cifar10 import DatasetError
 from ml.pipeline import evaluate, export, prepare, runner
 from ml.pipeline.resolve import ChoicesError
 from ml.registry import main as registry
-from ml.registry.store import RegistryError
+from ml.registry.ledger import RegistryError
 from ml.report.finished import FinishedError
 from ml.runs.folder import RunFolder
 from ml.runs.loading import RunError, TrainedError

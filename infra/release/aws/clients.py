@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
+from common.aws import OTHER, S3Store, addressing, aws_errors
 from infra.release.errors import ReleaseError
-from infra.terraform.state import addressing
 
 _ADVICE = {
     "AccessDenied": "the identity lacks a permission: see infra/terraform's deploy role",
@@ -25,6 +23,7 @@ _ADVICE = {
     "InvalidClientTokenId": "the credentials are of no account: check AWS_PROFILE",
     "NoSuchBucket": "the ledger's bucket is missing: apply Terraform first",
     "NotImplemented": "this store has no conditional writes, which the ledger needs",
+    OTHER: "check names, credentials and permissions",
 }
 
 
@@ -58,6 +57,10 @@ class Aws:
     @cached_property
     def s3(self) -> Any:
         return self._client("s3", read_timeout=5, s3=addressing(os.environ))
+
+    def bucket(self, name: str, prefix: str) -> S3Store:
+        """The objects below ``s3://name/prefix``."""
+        return S3Store(self.s3, name, prefix, explained)
 
     @cached_property
     def ecr(self) -> Any:
@@ -93,28 +96,9 @@ class Aws:
             return self._session.client(service, region_name=self.region, config=config)
 
 
-def error_code(error: ClientError) -> str:
-    """The error code of AWS, such as "ResourceNotFoundException"."""
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-@contextmanager
-def explained(what: str) -> Iterator[None]:
+def explained(what: str) -> AbstractContextManager[None]:
     """Errors of boto3 inside become ReleaseErrors about `what`."""
-    try:
-        yield
-    except NoCredentialsError as exc:
-        raise ReleaseError(
-            f"{what}: no AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY"
-        ) from exc
-    except ClientError as exc:
-        advice = _ADVICE.get(error_code(exc), "check names, credentials and permissions")
-        raise ReleaseError(f"{what}: {exc}: {advice}") from exc
-    except BotoCoreError as exc:
-        raise ReleaseError(
-            f"{what}: {exc}. It is safe to repeat the command once AWS answers"
-        ) from exc
+    return aws_errors(what, ReleaseError, _ADVICE)
 
 
 class Clock(Protocol):

@@ -12,7 +12,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.release.aws.clients import Aws, error_code, explained
+from common.aws import error_code
+from infra.release.aws.clients import Aws, explained
 from infra.release.errors import LeaseLost, Refused, ReleaseError
 
 _OURS = b"kiln"  # in hexadecimal digits, with four more letters that say what for

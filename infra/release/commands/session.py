@@ -6,8 +6,10 @@ import argparse
 from functools import cached_property
 from pathlib import Path
 
+from common.aws import S3Store
 from common.files import user_path
 from common.golden import GoldenSet, GoldenSetError, read_golden_set
+from common.processes import this_user
 from infra.release.aws.clients import Aws, WallClock, explained
 from infra.release.aws.function import LambdaFunction
 from infra.release.commands.command import Terminal
@@ -17,9 +19,8 @@ from infra.release.rollout.notices import Notices
 from infra.release.rollout.preflight import Image, parse_image
 from infra.release.settings import Settings, read_settings
 from infra.release.state.journal import Journal
-from infra.release.state.lease import Lease, this_user
+from infra.release.state.lease import Lease
 from infra.release.state.ledger import Ledger
-from infra.release.state.objects import Objects
 from infra.terraform.outputs import ServiceOutputs
 
 _GOLDEN_SET = Path(__file__).parents[1] / "golden_set.zip"
@@ -36,12 +37,13 @@ class Session:
         self.function = LambdaFunction(aws, outputs.function_name, outputs.alias_name)
 
     @cached_property
-    def objects(self) -> Objects:
-        return Objects(self.aws.s3, self.outputs.ledger_bucket, self.outputs.ledger_prefix)
+    def store(self) -> S3Store:
+        """Where ledger and lease are."""
+        return self.aws.bucket(self.outputs.ledger_bucket, self.outputs.ledger_prefix)
 
     @cached_property
     def lease(self) -> Lease:
-        return Lease(self.objects, self.settings.lease_s)
+        return Lease(self.store, self.settings.lease_s)
 
     @cached_property
     def collector(self) -> Collector:
@@ -56,7 +58,7 @@ class Session:
 
     def journal(self) -> Journal:
         """The ledger as it is now."""
-        return Journal(Ledger(self.objects), self.who, self.clock)
+        return Journal(Ledger(self.store), self.who, self.clock)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

@@ -21,7 +21,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from infra.release.aws.clients import Aws, error_code, explained
+from common.aws import error_code
+from infra.release.aws.clients import Aws, explained
 from infra.release.aws.function import is_ours
 from infra.release.errors import ReleaseError
 from infra.release.verdict.evidence import Arm

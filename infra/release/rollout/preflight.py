@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
+from common.aws import error_code
 from common.registry_login import LoginError
-from infra.release.aws.clients import Aws, error_code, explained
+from infra.release.aws.clients import Aws, explained
 from infra.release.errors import ReleaseError
 from infra.release.settings import Preflight
-from infra.release.state.objects import Objects
 from infra.supply_chain.signature import Expectation, NotTrusted, verify
 
 _URI = re.compile(
@@ -190,18 +190,18 @@ def _registered(aws: Aws, settings: Preflight, image: Image) -> tuple[Check, str
         raise ReleaseError(
             f"preflight.model_registry: expected s3://bucket/prefix, got {settings.model_registry}"
         )
-    objects = Objects(aws.s3, parts.netloc, parts.path)
-    linked = objects.read(f"images/{image.digest.removeprefix('sha256:')}.json")
-    if linked is None:
+    store = aws.bucket(parts.netloc, parts.path)
+    try:
+        linked = store.read(f"images/{image.digest.removeprefix('sha256:')}.json")
+    except KeyError:
         detail = (
-            f"{objects.url} does not know this image: `bazel run //ml:registry -- link --image "
+            f"{store.url} does not know this image: `bazel run //ml:registry -- link --image "
             f"{image.digest} --version …`"
         )
         return Check("model registry", False, detail), None
-    version = str(json.loads(linked[0])["version"])
-    keys = objects.keys("ledger/")
-    newest = objects.read(keys[-1]) if keys else None
-    aliases = json.loads(newest[0])["aliases"] if newest else {}
+    version = str(json.loads(linked)["version"])
+    records = store.entries("ledger/")
+    aliases = json.loads(store.read(records[-1].key))["aliases"] if records else {}
     passed = aliases.get(settings.model_alias) in (version, image.digest)
     detail = f"model {version[:12]} is {settings.model_alias}"
     if not passed:

@@ -7,10 +7,8 @@ wait: its process is known to be gone.
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
-import socket
 import threading
 import time
 import uuid
@@ -20,8 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from common.aws import S3Store
 from infra.release.errors import LeaseLost, Refused, ReleaseError
-from infra.release.state.objects import Objects
 
 _KEY = "lease.json"
 _TRIES = 10
@@ -47,12 +45,12 @@ class Lease:
     """The right to move the alias. Use it as `with lease.held(...)`."""
 
     def __init__(
-        self, objects: Objects, seconds: float, now: Callable[[], float] = time.time
+        self, store: S3Store, seconds: float, now: Callable[[], float] = time.time
     ) -> None:
-        self._objects, self._seconds, self._now = objects, seconds, now
+        self._store, self._seconds, self._now = store, seconds, now
         self._guard = threading.Lock()
         self._holder: Holder | None = None
-        self._etag = ""
+        self._etag: str | None = None
 
     def holder(self) -> Holder | None:
         """Who holds it now, if anybody does."""
@@ -102,9 +100,7 @@ class Lease:
                 raise Refused(_occupied(before, now))
             mine = Holder(uuid.uuid4().hex, who, what, now, now + self._seconds, _this_process())
             data = _to_json(mine)
-            new = self._objects.replace(_KEY, data, etag) if etag else None
-            new = new or (None if etag else self._objects.create(_KEY, data))
-            if new:
+            if new := self._store.put(_KEY, data, etag):
                 self._holder, self._etag = mine, new
                 return before
         raise Refused("several runs want the lease at once: try again")
@@ -118,7 +114,7 @@ class Lease:
         if self._holder is None:
             raise LeaseLost("the lease was lost: another run took over")
         renewed = replace(self._holder, until=self._now() + self._seconds)
-        etag = self._objects.replace(_KEY, _to_json(renewed), self._etag)
+        etag = self._store.put(_KEY, _to_json(renewed), self._etag)
         if etag is None:
             self._holder = None
             other, _ = self._read()
@@ -131,31 +127,21 @@ class Lease:
     def _release(self) -> None:
         with self._guard:
             if self._holder is not None:
-                self._objects.replace(_KEY, b"{}\n", self._etag)
+                self._store.put(_KEY, b"{}\n", self._etag)
                 self._holder = None
 
-    def _read(self) -> tuple[Holder | None, str]:
-        found = self._objects.read(_KEY)
-        if found is None:
-            return None, ""
+    def _read(self) -> tuple[Holder | None, str | None]:
         try:
-            values = json.loads(found[0])
-            return (Holder(**values) if values else None), found[1]
+            found, etag = self._store.read_tagged(_KEY)
+        except KeyError:
+            return None, None
+        try:
+            values = json.loads(found)
+            return (Holder(**values) if values else None), etag
         except (ValueError, TypeError) as exc:
             raise ReleaseError(
-                f"{self._objects.url}/{_KEY} is unreadable ({exc}): delete it if nothing runs"
+                f"{self._store.url}/{_KEY} is unreadable ({exc}): delete it if nothing runs"
             ) from exc
-
-
-def this_user() -> str:
-    """KILN_ACTOR, GITHUB_ACTOR, or the user at this machine."""
-    if named := os.environ.get("KILN_ACTOR") or os.environ.get("GITHUB_ACTOR"):
-        return named
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _occupied(holder: Holder, now: float) -> str:

@@ -1,18 +1,15 @@
-"""The release ledger: an append-only hash chain with one record for every decision."""
+"""The release ledger: a record for every decision, in an append-only chain."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+from common.ledger import Chain, decode, encode
+from common.objects import Damaged, Store
 from infra.release.errors import DONE, HELD, REFUSED, ROLLED_BACK, LeaseLost, ReleaseError
-from infra.release.state.objects import Objects
 
-SCHEMA = 1
 Kind = Literal[
     "begin",  # a release of a digest was asked for
     "go on",  # another run continues it; what the one before writes from here on is refused
@@ -31,8 +28,6 @@ Kind = Literal[
     "destroyed",  # with all versions, whose numbers begin anew
 ]
 ENDS = ("promoted", "rolled back", "failed", "unchanged", "reported", "destroyed")
-_FOLDER = "records/"
-_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -76,15 +71,12 @@ class Record:
 
     def to_json(self) -> bytes:
         """What is stored; its SHA-256 is the record's digest."""
-        values = {"schema": SCHEMA, **self.as_dict()}
-        return f"{json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)}\n".encode()
+        return encode(self.as_dict(), indent=1)
 
     @classmethod
     def from_json(cls, data: bytes) -> Record:
         """Inverse of `to_json`; ValueError, KeyError or TypeError for anything else."""
-        values = json.loads(data)
-        if values.pop("schema") != SCHEMA:
-            raise ValueError("another release of Kiln wrote it")
+        values = decode(data)
         number, previous = values.pop("number"), values.pop("previous")
         if values["kind"] not in get_args(Kind):
             raise ValueError(f"unknown kind {values['kind']!r}")
@@ -94,15 +86,12 @@ class Record:
 class Ledger:
     """Reads and appends records."""
 
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
+    def __init__(self, store: Store) -> None:
+        self._chain = Chain(store, "records/", Record.from_json)
+        self.url = store.url
         self._number, self._digest = 0, None
 
     _digest: str | None
-
-    @property
-    def url(self) -> str:
-        return self._objects.url
 
     def records(self) -> list[Record]:
         """All records, oldest first. Later appends go behind the last one seen here.
@@ -110,17 +99,11 @@ class Ledger:
         Raises:
             ReleaseError: one cannot be read, is missing, or was changed.
         """
-        keys = self._objects.keys(_FOLDER)
-        with ThreadPoolExecutor(_READERS) as pool:
-            found = list(pool.map(self._read, keys))
-        self._number, self._digest = 0, None
-        for record, digest in found:
-            if record.number != self._number + 1 or record.previous != self._digest:
-                raise ReleaseError(
-                    f"{self.url}/{_key(self._number + 1)}: the chain is broken there "
-                    "(missing or changed): restore it from the bucket's versions"
-                )
-            self._number, self._digest = record.number, digest
+        try:
+            found = self._chain.whole()
+        except Damaged as exc:
+            raise ReleaseError(str(exc)) from exc
+        self._number, self._digest = len(found), found[-1][1] if found else None
         return [record for record, _ in found]
 
     def append(self, decision: Decision) -> Record:
@@ -130,33 +113,14 @@ class Ledger:
             LeaseLost: somebody else appended: what this decision rests on has changed.
         """
         record = Record(self._number + 1, self._digest, decision)
-        data = record.to_json()
-        if self._objects.create(_key(record.number), data) is None:
+        digest = self._chain.append(record)
+        if digest is None:
             raise LeaseLost(
                 f"record {record.number} of {self.url} was written by somebody else: "
                 "nothing was changed here. See `bazel run //infra:status`"
             )
-        self._number, self._digest = record.number, hashlib.sha256(data).hexdigest()
+        self._number, self._digest = record.number, digest
         return record
-
-    def _read(self, key: str) -> tuple[Record, str]:
-        found = self._objects.read(key)
-        try:
-            if found is None:
-                raise ValueError("it is gone")
-            record = Record.from_json(found[0])
-            if _key(record.number) != key:
-                raise ValueError(f"it is record {record.number}")
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise ReleaseError(
-                f"{self.url}/{key} is no record of the ledger ({exc!r}): "
-                "restore it from the bucket's versions"
-            ) from exc
-        return record, hashlib.sha256(found[0]).hexdigest()
-
-
-def _key(number: int) -> str:
-    return f"{_FOLDER}{number:08d}.json"
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from infra.release.aws.clients import WallClock
+from common.aws import S3Store
+from infra.release.aws.clients import WallClock, explained
 from infra.release.errors import LeaseLost, Refused, ReleaseError
 from infra.release.state.journal import Journal
 from infra.release.state.lease import Lease
 from infra.release.state.ledger import Ledger
-from infra.release.state.objects import Objects
 from infra.release.state.progress import live_before
 from tests.helpers.waiting import wait_until
 from tests.infra.release.bare import BUCKET
@@ -26,18 +26,18 @@ Changed = Callable[[dict[str, object]], None]
 
 
 @pytest.fixture
-def objects(world: World) -> Objects:
-    return Objects(client(world.cloud, "s3"), BUCKET, "test")
+def store(world: World) -> S3Store:
+    return S3Store(client(world.cloud, "s3"), BUCKET, "test", explained)
 
 
-def test_records_come_back_as_they_were_written(objects: Objects) -> None:
-    ledger = Ledger(objects)
+def test_records_come_back_as_they_were_written(store: S3Store) -> None:
+    ledger = Ledger(store)
     written = [ledger.append(decision(why=f"no. {n}", weights={"1": 0.9})) for n in range(12)]
-    assert Ledger(objects).records() == written
+    assert Ledger(store).records() == written
 
 
-def test_of_two_writers_behind_the_same_record_one_is_refused(objects: Objects) -> None:
-    first, second = Ledger(objects), Ledger(objects)
+def test_of_two_writers_behind_the_same_record_one_is_refused(store: S3Store) -> None:
+    first, second = Ledger(store), Ledger(store)
     first.append(decision())
     second.records()
     first.append(decision("test"))
@@ -56,8 +56,8 @@ def test_of_two_writers_behind_the_same_record_one_is_refused(objects: Objects) 
     ],
     ids=["text", "schema", "kind", "missing"],
 )
-def test_a_changed_record_shows(objects: Objects, world: World, change: Changed, says: str) -> None:
-    ledger = Ledger(objects)
+def test_a_changed_record_shows(store: S3Store, world: World, change: Changed, says: str) -> None:
+    ledger = Ledger(store)
     for _ in range(3):
         ledger.append(decision())
     s3, key = client(world.cloud, "s3"), "test/records/00000002.json"
@@ -65,20 +65,20 @@ def test_a_changed_record_shows(objects: Objects, world: World, change: Changed,
     change(values)
     s3.put_object(Bucket=BUCKET, Key=key, Body=json.dumps(values))
     with pytest.raises(ReleaseError, match=says):
-        Ledger(objects).records()
+        Ledger(store).records()
 
 
-def test_a_missing_record_shows(objects: Objects, world: World) -> None:
-    ledger = Ledger(objects)
+def test_a_missing_record_shows(store: S3Store, world: World) -> None:
+    ledger = Ledger(store)
     for _ in range(3):
         ledger.append(decision())
     client(world.cloud, "s3").delete_object(Bucket=BUCKET, Key="test/records/00000002.json")
     with pytest.raises(ReleaseError, match=r"00000002\.json: the chain is broken"):
-        Ledger(objects).records()
+        Ledger(store).records()
 
 
-def test_rollbacks_go_back_further_each_time(objects: Objects) -> None:
-    ledger = Ledger(objects)
+def test_rollbacks_go_back_further_each_time(store: S3Store) -> None:
+    ledger = Ledger(store)
     records = [
         ledger.append(decision("promoted", from_version=old, to_version=new))
         for old, new in (("1", "2"), ("2", "3"), ("3", "4"))
@@ -91,21 +91,21 @@ def test_rollbacks_go_back_further_each_time(objects: Objects) -> None:
     assert live_before([], "1") is None
 
 
-def test_who_took_the_lease_is_heard_though_the_other_writes_once_more(objects: Objects) -> None:
-    Ledger(objects).append(decision(evidence={"strategy": "canary"}))
-    late = Ledger(objects)
+def test_who_took_the_lease_is_heard_though_the_other_writes_once_more(store: S3Store) -> None:
+    Ledger(store).append(decision(evidence={"strategy": "canary"}))
+    late = Ledger(store)
     late.records()
-    journal = Journal(Ledger(objects), "ann", WallClock())
+    journal = Journal(Ledger(store), "ann", WallClock())
     late.append(decision("publish"))
 
     said = journal.insist(lambda: decision("roll back", why=f"after {len(journal.records)}"))
 
     assert said.why == "after 2"
-    assert [r.decision.kind for r in Ledger(objects).records()][-2:] == ["publish", "roll back"]
+    assert [r.decision.kind for r in Ledger(store).records()][-2:] == ["publish", "roll back"]
 
 
-def test_one_holds_the_lease_and_others_are_told_who(objects: Objects) -> None:
-    lease, other = Lease(objects, 30), Lease(objects, 30)
+def test_one_holds_the_lease_and_others_are_told_who(store: S3Store) -> None:
+    lease, other = Lease(store, 30), Lease(store, 30)
     with lease.held("ann", "deploy 1"):
         with pytest.raises(Refused, match="ann is running `deploy 1` since"), other.held("bob", ""):
             pass
@@ -118,8 +118,8 @@ def test_one_holds_the_lease_and_others_are_told_who(objects: Objects) -> None:
         assert before is None
 
 
-def test_who_is_taken_over_is_told(objects: Objects) -> None:
-    lease, other = Lease(objects, 30), Lease(objects, 30)
+def test_who_is_taken_over_is_told(store: S3Store) -> None:
+    lease, other = Lease(store, 30), Lease(store, 30)
     with lease.held("ann", "deploy 1"):
         with other.held("bob", "rollback", take_over=True) as before:
             assert before
@@ -130,37 +130,35 @@ def test_who_is_taken_over_is_told(objects: Objects) -> None:
             lease.check()
 
 
-def test_a_lease_that_is_not_renewed_ends(
-    objects: Objects, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lease_that_is_not_renewed_ends(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.release.state.lease._this_process", lambda: "")
-    crashed = Lease(objects, 30, now=lambda: 1000.0)
+    crashed = Lease(store, 30, now=lambda: 1000.0)
     crashed._acquire("ann", "deploy 1", False)  # and is never seen again
     with (
         pytest.raises(Refused, match="another 1 s"),
-        Lease(objects, 30, lambda: 1029.0).held("bob", ""),
+        Lease(store, 30, lambda: 1029.0).held("bob", ""),
     ):
         pass
-    with Lease(objects, 30, now=lambda: 1030.0).held("bob", "deploy 2") as before:
+    with Lease(store, 30, now=lambda: 1030.0).held("bob", "deploy 2") as before:
         assert before
         assert before.who == "ann"
 
 
-def test_a_lease_is_renewed_while_it_is_held(objects: Objects) -> None:
+def test_a_lease_is_renewed_while_it_is_held(store: S3Store) -> None:
     ticks = itertools.count()
-    with Lease(objects, 1.5, now=lambda: float(next(ticks))).held("ann", "deploy 1"):
-        other = Lease(objects, 1.5, now=lambda: 0.0)
+    with Lease(store, 1.5, now=lambda: float(next(ticks))).held("ann", "deploy 1"):
+        other = Lease(store, 1.5, now=lambda: 0.0)
         first = other.holder()
         assert first
         wait_until(lambda: (other.holder() or first).until > first.until)
 
 
-def test_of_many_who_want_the_lease_one_gets_it(objects: Objects) -> None:
+def test_of_many_who_want_the_lease_one_gets_it(store: S3Store) -> None:
     got, done = [], threading.Barrier(8)
 
     def want(who: str) -> None:
         try:
-            with Lease(objects, 30).held(who, "deploy"):
+            with Lease(store, 30).held(who, "deploy"):
                 got.append(who)
                 done.wait(20)
         except Refused:

@@ -23,13 +23,14 @@ from moto.cloudwatch.models import cloudwatch_backends
 from moto.sns.models import sns_backends
 from rich.console import Console
 
+from common.aws import S3Store
 from common.golden import GoldenImage, write_golden_set
+from infra.release.aws.clients import explained
 from infra.release.aws.infrastructure import Infrastructure
 from infra.release.commands import deploy, rollback, status
 from infra.release.commands.command import Terminal
 from infra.release.state.lease import Lease
 from infra.release.state.ledger import Ledger, Record
-from infra.release.state.objects import Objects
 from infra.twin.cloud.cloud import Cloud
 from tests.helpers.waiting import wait_until
 from tests.infra.release.bare import BUCKET, BareInfrastructure
@@ -227,8 +228,12 @@ class World:
         found = client(self.cloud, "lambda").list_versions_by_function(FunctionName=self.name)
         return [version["Version"] for version in found["Versions"]]
 
+    def store(self) -> S3Store:
+        """Where its ledger and its lease are."""
+        return S3Store(client(self.cloud, "s3"), BUCKET, self.name, explained)
+
     def lease(self) -> Lease:
-        return Lease(Objects(client(self.cloud, "s3"), BUCKET, self.name), 10)
+        return Lease(self.store(), 10)
 
     def delete_ledger(self) -> None:
         """Its bucket, with everything in it."""
@@ -239,7 +244,7 @@ class World:
 
     def ledger(self) -> list[Record]:
         """The records; raises if the chain is broken."""
-        return Ledger(Objects(client(self.cloud, "s3"), BUCKET, self.name)).records()
+        return Ledger(self.store()).records()
 
     def kinds(self) -> list[str]:
         return [record.decision.kind for record in self.ledger()]

@@ -15,7 +15,7 @@ from infra.release.commands import shadow
 from infra.terraform.root import Root
 from infra.terraform.state import LocalState
 from infra.twin.cloud.cloud import Cloud
-from ml.registry.s3_store import S3Store
+from ml.registry.registry import open_store
 from tests.infra.release.bare import BUCKET
 from tests.infra.release.world import World
 from tests.infra.terraform.aws import ACCOUNT, REGION, require_terraform
@@ -97,7 +97,7 @@ def test_the_model_registry_calls_what_it_may_and_nothing_else(
     world: World, recorder: Recorder, policies: dict[str, str]
 ) -> None:
     """Its store is the one place where it meets S3."""
-    store = S3Store(BUCKET, "registry")
+    store = open_store(f"s3://{BUCKET}/registry")
     assert store.create("a", b"1")
     assert not store.create("a", b"2")
     assert store.read("a") == b"1"

@@ -3,9 +3,11 @@
 import os
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from tests.ml.registry.object_store import BUCKET, object_store
 
@@ -13,7 +15,9 @@ from tests.ml.registry.object_store import BUCKET, object_store
 @pytest.fixture(scope="session")
 def where_s3_is() -> Iterator[dict[str, str]]:
     """An object store on this machine, by the variables that boto3 finds it by."""
-    with object_store() as variables:
+    with object_store() as variables, pytest.MonkeyPatch.context() as patch:
+        # Descriptions of services are read once, and not by each client and each forked process.
+        patch.setattr(JSONFileLoader, "load_file", cache(JSONFileLoader.load_file))
         yield variables
 
 

@@ -15,8 +15,9 @@ from hypothesis.stateful import (
     rule,
 )
 
+from common.objects import Conflict
+from ml.registry.ledger import RegistryError
 from ml.registry.registry import Registry
-from ml.registry.store import Conflict, RegistryError
 from tests.ml.registry.artifacts import artifact, version_of
 
 WEIGHTS = st.sampled_from("abcde")

@@ -282,7 +282,7 @@ def test_a_conflict_says_who_was_faster(
         Registry.open(place, who="grace").promote(theirs)
         return judge(*arguments, **options)
 
-    monkeypatch.setattr("ml.registry.changes.judge", slow_judge)
+    monkeypatch.setattr("ml.registry.gates.judge", slow_judge)
     assert terminal.promotes(mine) == 1
     assert f"grace moved champion to {theirs}" in terminal.errors
     assert "repeat the command" in terminal.errors

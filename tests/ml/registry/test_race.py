@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from common.objects import Conflict
 from ml.registry.registry import Registry
-from ml.registry.store import Conflict
 from tests.ml.registry.artifacts import artifact, version_of
 from tests.ml.registry.processes import Barrier, start, wait
 

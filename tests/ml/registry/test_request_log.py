@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.registry.explanation import version_in_line, version_of_request
-from ml.registry.store import RegistryError
+from ml.registry.ledger import RegistryError
 
 FLAT = {"level": "INFO", "request_id": "r-1", "model_version": "3fa8"}
 NESTED = {"body": "served", "attributes": {"trace_id": "r-1", "model": {"model.version": "3fa8"}}}

@@ -1,4 +1,4 @@
-"""ml/registry/store.py and its two stores keep one promise: whole, and once."""
+"""The two stores of common/ keep one promise: whole, and once."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from common.aws import S3Store
+from common.objects import FolderStore, StoreError
 from ml.registry.registry import open_store
-from ml.registry.s3_store import S3Store
-from ml.registry.store import FolderStore, StoreError
 from tests.ml.registry.object_store import BUCKET
+
+
+def bucket(prefix: str) -> S3Store:
+    store = open_store(f"s3://{BUCKET}/{prefix}")
+    assert isinstance(store, S3Store)
+    return store
 
 
 def test_an_object_is_created_once(url: str) -> None:
@@ -55,12 +61,11 @@ def test_its_url_opens_it_again(url: str) -> None:
 def test_a_listing_longer_than_a_page_is_whole(
     loopback_s3: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store(f"s3://{BUCKET}/pages")
-    assert isinstance(store, S3Store)
+    store = bucket("pages")
     for number in range(5):
         store.create(f"{number}", b"")
-    paginator = store._client.get_paginator("list_objects_v2")
-    monkeypatch.setattr(store._client, "get_paginator", lambda _: _Small(paginator))
+    paginator = store.client.get_paginator("list_objects_v2")
+    monkeypatch.setattr(store.client, "get_paginator", lambda _: _Small(paginator))
     assert len(store.entries("")) == 5
 
 
@@ -75,14 +80,14 @@ class _Small:
 def test_a_request_repeated_after_a_lost_answer_is_no_failure(
     loopback_s3: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = S3Store(BUCKET, "lost")
-    put = store._client.put_object
+    store = bucket("lost")
+    put = store.client.put_object
 
     def lose_the_first_answer(**options: Any) -> Any:
         put(**options)
         return put(**options)
 
-    monkeypatch.setattr(store._client, "put_object", lose_the_first_answer)
+    monkeypatch.setattr(store.client, "put_object", lose_the_first_answer)
     assert store.create("a", b"mine")
     assert not store.create("a", b"another's")
 
@@ -90,15 +95,15 @@ def test_a_request_repeated_after_a_lost_answer_is_no_failure(
 def test_a_key_that_another_writer_is_at_is_asked_for_again(
     loopback_s3: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = S3Store(BUCKET, "busy")
-    put, answers = store._client.put_object, iter([409, 409, 200])
+    store = bucket("busy")
+    put, answers = store.client.put_object, iter([409, 409, 200])
 
     def busy_twice(**options: Any) -> Any:
         if next(answers) == 200:
             return put(**options)
         raise ClientError({"Error": {"Code": "ConditionalRequestConflict"}}, "PutObject")
 
-    monkeypatch.setattr(store._client, "put_object", busy_twice)
+    monkeypatch.setattr(store.client, "put_object", busy_twice)
     assert store.create("a", b"1")
 
 
@@ -128,7 +133,7 @@ def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     with pytest.raises(StoreError, match=r"127.0.0.1:9.*safe to repeat"):
-        S3Store("b", "p").read("a")
+        open_store("s3://b/p").read("a")
 
 
 def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -138,7 +143,7 @@ def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path:
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(StoreError, match="no AWS credentials: set AWS_PROFILE"):
-        S3Store("b", "p").read("a")
+        open_store("s3://b/p").read("a")
 
 
 def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:

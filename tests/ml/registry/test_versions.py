@@ -1,4 +1,4 @@
-"""ml/registry/registry.py and images.py: who comes second, and bytes that are not what was kept."""
+"""ml/registry/versions.py: who comes second, and bytes that are not what was kept."""
 
 import hashlib
 import json
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ml.registry.manifest import Act, Lineage, Manifest
-from ml.registry.registry import Image, Images, Versions
-from ml.registry.store import Conflict, Damaged, FolderStore, RegistryError
+from common.objects import Conflict, Damaged, FolderStore
+from ml.registry.ledger import RegistryError
+from ml.registry.versions import Act, Image, Images, Lineage, Manifest, Versions
 from tests.ml.registry.artifacts import artifact, version_of
 
 NOTHING = Lineage()

@@ -1,4 +1,4 @@
-"""Object storage of the registry: the interface, its errors, and a folder."""
+"""Object storage whose objects are written once: the interface, its errors, and a folder."""
 
 from __future__ import annotations
 
@@ -12,31 +12,22 @@ from pathlib import Path
 from typing import Protocol
 
 
-class RegistryError(Exception):
-    """Asked for something that cannot be; the message says what to do. Nothing was changed.
-
-    No ValueError: those are what a damaged object is noticed by.
-    """
+class StoreError(Exception):
+    """The folder or bucket cannot be used; the message says what to do. Nothing was changed."""
 
     exit_code = 2
 
 
-class StoreError(RegistryError):
-    """The folder or bucket cannot be used."""
-
-
-class Refused(RegistryError):
-    """Understood, and declined: a gate did not pass."""
+class Conflict(StoreError):
+    """Another writer was faster; the message says who, and what to do."""
 
     exit_code = 1
 
 
-class Conflict(Refused):
-    """Somebody else was faster; the message says who, and what to do."""
-
-
-class Damaged(Refused):
+class Damaged(StoreError):
     """What is stored is not what was written."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -188,7 +179,7 @@ def _explained() -> Iterator[None]:
     except OSError as exc:
         if exc.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP) and exc.filename2:
             raise StoreError(
-                f"{exc.filename2} cannot be linked into place: a registry needs a file system "
+                f"{exc.filename2} cannot be linked into place: this needs a file system "
                 "with hard links, or an s3:// URL"
             ) from exc
         raise StoreError(f"{exc.filename} cannot be used: {exc.strerror}") from exc
