@@ -8,7 +8,8 @@ from pathlib import Path
 
 from common.programs import require_program
 from infra.observability.catalogue import PATH, load
-from infra.observability.dashboard_panels import Panel, panel
+from infra.observability.dashboards import PATH as DASHBOARDS
+from infra.observability.dashboards import dashboards
 from infra.observability.generate import files
 from serve.telemetry.instruments import Instrument
 
@@ -58,5 +59,7 @@ def test_the_instrument_says_what_the_catalogue_says(tmp_path: Path) -> None:
 
 
 def test_the_panel_is_one(tmp_path: Path) -> None:
-    made = eval(PANEL, {"panel": panel})  # nosec B307 # the page's own block
-    assert isinstance(made, Panel)
+    place = tmp_path / "dashboards.toml"
+    place.write_text(f"{DASHBOARDS.read_text(encoding='utf-8')}\n{PANEL}", encoding="utf-8")
+    last = dashboards(load(extended(tmp_path)), place)[-1].panels[-1]
+    assert (last.title, last.warn_above) == ("Large images", 5.0)

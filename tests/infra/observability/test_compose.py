@@ -13,9 +13,8 @@ import yaml
 
 from common.programs import require_program
 from infra.observability.catalogue import load
-from infra.observability.dashboard_panels import grafana
-from infra.observability.dashboard_service import service
-from infra.observability.stack.containers import COMPOSE, ContainerPorts, Containers
+from infra.observability.dashboards import dashboards, grafana
+from infra.observability.main import COMPOSE, ContainerPorts, Containers
 
 FOLDER = COMPOSE.parent
 
@@ -87,7 +86,9 @@ def test_dashboards_and_links_use_data_sources_that_are_provisioned() -> None:
     kinds = {source["type"] for source in sources}
     assert {"prometheus", "tempo", "loki"} <= kinds
     (variable,) = (
-        one for one in grafana(service(load()))["templating"]["list"] if one["name"] == "datasource"
+        one
+        for one in grafana(dashboards(load())[0])["templating"]["list"]
+        if one["name"] == "datasource"
     )
     assert variable["query"] in kinds
     provider = yaml.safe_load((folder / "dashboards" / "kiln.yaml").read_text())["providers"][0]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from infra.observability.catalogue import load
-from infra.observability.dashboard_release import dashboards
+from infra.observability.dashboards import dashboards
 from infra.observability.rules import rule_file
 
 CATALOGUE = load()

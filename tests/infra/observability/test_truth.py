@@ -26,7 +26,7 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
 from common.programs import require_program
 from infra.observability.catalogue import load
-from infra.observability.dashboard_release import dashboards
+from infra.observability.dashboards import dashboards
 from infra.observability.rules import rule_file
 from infra.observability.stack.local import Ports, Stack, local_stack
 from tests.helpers.waiting import wait_until

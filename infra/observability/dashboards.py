@@ -1,13 +1,18 @@
-"""Dashboards as values, and their JSON for Grafana."""
+"""Grafana's dashboards, read from dashboards.toml, and their JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+from infra.observability.catalogue import Catalogue
 
 Kind = Literal["timeseries", "stat", "gauge", "bargauge"]
 
+PATH = Path(__file__).with_name("dashboards.toml")
 _COLUMNS = 24  # of Grafana's grid
 _HEIGHT = 8
 _SCHEMA = 39  # of Grafana 11 and later
@@ -24,12 +29,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel of a dashboard.
-
-    Attributes:
-        unit: one of Grafana's: short, reqps, percentunit, s, bytes, …
-        warn_above, warn_below: where the colour changes.
-    """
+    """One panel of a dashboard; dashboards.toml explains the fields."""
 
     title: str
     unit: str
@@ -40,6 +40,7 @@ class Panel:
     width: int = 8
     warn_above: float | None = None
     warn_below: float | None = None
+    overview: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Dashboard:
     uid: str
     title: str
     description: str
-    rows: Sequence[tuple[str, Sequence[Panel]]]
-    constants: Sequence[Constant] = ()
+    rows: tuple[tuple[str, tuple[Panel, ...]], ...]
+    constants: tuple[Constant, ...] = ()
 
     @property
     def panels(self) -> list[Panel]:
@@ -73,9 +74,48 @@ class Dashboard:
         return expression
 
 
-def panel(title: str, unit: str, *queries: tuple[str, str], **options: Any) -> Panel:
-    """From (expression, legend) pairs."""
-    return Panel(title, unit, tuple(Query(*query) for query in queries), **options)
+def dashboards(catalogue: Catalogue, path: Path = PATH) -> list[Dashboard]:
+    """All dashboards, in the order in which people look at them."""
+    return [
+        Dashboard(
+            entry["uid"],
+            entry["title"],
+            entry["description"],
+            tuple(
+                (row["title"], tuple(_panel(one, catalogue) for one in row["panel"]))
+                for row in entry["row"]
+            ),
+            tuple(Constant(**one) for one in entry.get("constants", ())),
+        )
+        for entry in tomllib.loads(path.read_text(encoding="utf-8"))["dashboard"]
+    ]
+
+
+def _panel(entry: Mapping[str, Any], catalogue: Catalogue) -> Panel:
+    objectives = catalogue.objectives
+    shorthands = {
+        "$burn_rates": " or ".join(
+            f'kiln:slo_bad:ratio_1h{{slo="{one.name}"}} / {one.budget:g}' for one in objectives
+        ),
+        "$promises": "; ".join(f"{one.name}: {one.promise}" for one in objectives),
+    }
+
+    def written_out(text: str) -> str:
+        for shorthand, meaning in shorthands.items():
+            text = text.replace(shorthand, meaning)
+        return text
+
+    limits = {
+        alert.name: alert.below if alert.above is None else alert.above
+        for _, alert in catalogue.alerts
+    }
+    values = dict(entry)
+    for name in ("warn_above", "warn_below"):
+        if isinstance(alert := values.get(name), str):
+            values[name] = limits[alert]
+    values["queries"] = tuple(Query(written_out(text), legend) for text, legend in entry["queries"])
+    values["description"] = written_out(entry.get("description", ""))
+    return Panel(**values)
 
 
 def grafana(dashboard: Dashboard) -> dict[str, Any]:
@@ -160,13 +200,13 @@ def _placed(dashboard: Dashboard) -> list[dict[str, Any]]:
             if left + one.width > _COLUMNS:
                 top, left = top + _HEIGHT, 0
             place = {"x": left, "y": top, "w": one.width, "h": _HEIGHT}
-            found.append(_panel(one, len(found) + 1, place))
+            found.append(_described(one, len(found) + 1, place))
             left += one.width
         top += _HEIGHT
     return found
 
 
-def _panel(one: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
+def _described(one: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
     is_line = one.kind == "timeseries"
     targets = [
         {
