@@ -33,7 +33,8 @@ def test_the_entry_trains_as_the_command_does(tmp_path: Path) -> None:
     with tarfile.open(LAYER) as layer:
         layer.extractall(tmp_path / "root", filter="data")
     # The packages are those of this test: it depends on the same library as the image's layers.
-    packages = [path for path in sys.path if path.endswith("site-packages")]
+    own_tree = os.path.abspath(__file__).removesuffix("tests/ml/train_image/test_boot.py")
+    packages = [path for path in sys.path if path.rstrip("/") != own_tree.rstrip("/")]
     program = f"import sys; sys.path += {packages!r}; sys.argv = [sys.argv[1], *sys.argv[2:]];"
     program += "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
     boot = tmp_path / "root/srv/kiln/ml/train_image/boot.py"

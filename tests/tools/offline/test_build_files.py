@@ -42,7 +42,7 @@ def test_a_distribution_carries_its_files_and_what_it_requires_and_nothing_else(
     found = site(distribution("a", "b"), distribution("b"), distribution("torch"))
 
     assert found["a.files"]["srcs"] == ["a/__init__.py"]
-    assert found["a.files"]["data"] == ["a/x.so"]
+    assert found["a.files"]["data"] == ["a/x.so", "//a:digest", "//on_disk:sitecustomize.py"]
     assert found["a.files"]["imports"] == ["."]
     assert closure(found, "a.pkg") == {"a.pkg", "a.files", "b.pkg", "b.files"}
 

@@ -70,6 +70,46 @@ def test_a_second_clone_gets_links_to_the_same_files(wheels: Path, tmp_path: Pat
     )
 
 
+def test_a_program_imports_from_the_disk_what_it_declares_alone(
+    wheels: Path, tmp_path: Path
+) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text(
+        make_wheel(wheels, "apple", {"fruit/apple.py": "", "apple.py": "import fruit.apple"})
+        + make_wheel(wheels, "pear", {"fruit/pear.py": ""})
+    )
+    hub = tmp_path / "hub"
+    link(installation(lock, {}, tmp_path / "cache"), hub)
+    declared = tmp_path / "program.runfiles/hub"  # as Bazel links it, with the digest of one
+    for file in ("on_disk/sitecustomize.py", "apple/digest"):
+        (declared / file).parent.mkdir(parents=True)
+        (declared / file).symlink_to(hub / file)
+
+    def imported(module: str) -> bool:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {module}"],
+            env={"PYTHONPATH": str(declared / "on_disk")},
+            stderr=subprocess.DEVNULL,
+        )
+        return done.returncode == 0
+
+    assert [imported(name) for name in ("apple", "fruit.apple", "fruit.pear")] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_the_digest_follows_every_byte_of_a_distribution(wheels: Path, tmp_path: Path) -> None:
+    digests = set()
+    for content in ("a = 1", "a = 2", "a = 1"):
+        lock = tmp_path / f"{len(content)}.txt"
+        lock.write_text(make_wheel(wheels, "apple", {"apple.py": content}))
+        made = installation(lock, {}, tmp_path / "cache")
+        digests.add((made / "apple" / "digest").read_text())
+    assert len(digests) == 2
+
+
 def test_a_changed_lock_is_another_installation(wheels: Path, tmp_path: Path) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text(make_wheel(wheels, "apple", {"apple.py": ""}))

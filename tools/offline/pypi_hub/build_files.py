@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from tools.offline.pypi_hub.distribution import Distribution, HubError
 
 _LOAD = 'load("@rules_python//python:py_library.bzl", "py_library")\n'
 _PUBLIC = 'package(default_visibility = ["//visibility:public"])\n'
+_SITECUSTOMIZE = Path(__file__).with_name("sitecustomize.py")
 
 
 def render(
@@ -34,9 +36,12 @@ def render(
     files = {
         "BUILD.bazel": f"exports_files({json.dumps(programs)})\n",
         "site-packages/BUILD.bazel": "\n".join(site),
+        "on_disk/BUILD.bazel": 'exports_files(["sitecustomize.py"])\n',
+        "on_disk/sitecustomize.py": _SITECUSTOMIZE.read_text(encoding="utf-8"),
     }
     for name, distribution in distributions.items():
         files[f"{name}/BUILD.bazel"] = _public_package(distribution)
+        files[f"{name}/digest"] = f"{distribution.digest}\n"
     return files
 
 
@@ -75,7 +80,13 @@ def _targets(
     files = _library(
         f"{name}.files",
         srcs=distribution.sources,
-        data=[*distribution.data, *compiled, *labels],
+        data=[
+            *distribution.data,
+            *compiled,
+            *labels,
+            f"//{name}:digest",
+            "//on_disk:sitecustomize.py",
+        ],
         imports=["."],
     )
     if group:
@@ -106,7 +117,7 @@ def _group(group: str, members: Sequence[Distribution]) -> str:
 def _public_package(distribution: Distribution) -> str:
     name = distribution.name
     aliases = {name: "pkg", "pkg": "pkg", "data": "data", "dist_info": "dist_info"}
-    lines = [_PUBLIC]
+    lines = [_PUBLIC, 'exports_files(["digest"])\n']
     for alias, target in aliases.items():
         lines.append(
             f'alias(\n    name = "{alias}",\n    actual = "//site-packages:{name}.{target}",\n)\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +15,17 @@ from tools.offline.pypi_hub.lockfile import Pin, normalise
 _NEEDS_ITS_HEADERS = frozenset({"triton"})
 # ... or by those who follow the symbolic link of a source: torch.compile builds kernels with it.
 _HAS_HEADERS_ON_DISK = frozenset({"torch"})
+_ADDED_BY_THE_INSTALLER = tuple(
+    f".dist-info/{name}"
+    for name in (
+        "RECORD",
+        "INSTALLER",
+        "REQUESTED",
+        "direct_url.json",
+        "uv_cache.json",
+        "uv_build.json",
+    )
+)
 
 
 class HubError(Exception):
@@ -24,7 +36,8 @@ class HubError(Exception):
 class Distribution:
     """Files are relative to the installation; programs are the non-Python files of its ``bin``.
 
-    Headers stay on the disk beside the sources and belong to no target.
+    Headers stay on the disk beside the sources and belong to no target. The digest stands for the
+    content of all files where a program reads them from the disk.
     """
 
     name: str
@@ -34,6 +47,7 @@ class Distribution:
     programs: tuple[str, ...]
     headers: tuple[str, ...]
     requires: frozenset[str]
+    digest: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -110,7 +124,25 @@ def _read(
         ),
         headers=tuple(path for path in everything if is_header_on_disk(pin.name, path)),
         requires=requires,
+        digest=_digest(found, {path for path in modules if not path.endswith(".pyc")}),
     )
+
+
+def _digest(found: importlib.metadata.Distribution, kept: Iterable[str]) -> str:
+    """SHA-256 in hex of paths and contents, by the hashes that the installer recorded.
+
+    Without what the installer adds: times, and in RECORD the hashes of scripts, whose first line is
+    this machine's path of Python.
+    """
+    recorded = {str(path): path.hash for path in found.files or ()}
+    digest = hashlib.sha256()
+    for path in sorted(kept):
+        if path.endswith(_ADDED_BY_THE_INSTALLER):
+            continue
+        known = recorded[path]
+        content = known.value if known else Path(str(found.locate_file(path))).read_bytes().hex()
+        digest.update(f"{path} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def required(requirements: Iterable[str], pin: Pin, evaluate: Evaluate) -> frozenset[str]:

@@ -10,11 +10,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from tools.offline.pypi_hub.build_files import render
-from tools.offline.pypi_hub.distribution import HubError, evaluator, read_distributions
+from tools.offline.pypi_hub.distribution import (
+    Distribution,
+    HubError,
+    evaluator,
+    read_distributions,
+)
 from tools.offline.pypi_hub.lockfile import read_lock
 from tools.offline.pypi_hub.uv import find_uv
 from tools.provision.cache import lock, say, staged
@@ -58,6 +64,7 @@ def _make(lock_file: Path, cycles: Mapping[str, Sequence[str]], aside: Path, cac
     _keep_only(packages, kept | set(bytecode.values()))
     if (packages / "bin").is_dir():
         (packages / "bin").rename(aside / "bin")
+    _make_views(aside, distributions.values(), bytecode)
     for name, content in render(distributions, cycles, bytecode).items():
         path = aside / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,14 +128,55 @@ def _keep_only(packages: Path, kept: set[str]) -> None:
             os.rmdir(folder)
 
 
+def _make_views(
+    store: Path, distributions: Iterable[Distribution], bytecode: Mapping[str, str]
+) -> None:
+    """A folder for each distribution, `views/NAME`, in which nothing else can be imported.
+
+    It links to whole folders of `site-packages` where they belong to this distribution alone, and
+    to parts of them where several share a folder.
+    """
+    files = {
+        each.name: [
+            *each.sources,
+            *each.data,
+            *each.programs,
+            *(bytecode[source] for source in each.sources if source in bytecode),
+        ]
+        for each in distributions
+    }
+    owners = Counter(
+        part for paths in files.values() for part in {p for path in paths for p in _parts(path)}
+    )
+    for name, paths in files.items():
+        for part in {next((p for p in _parts(path) if owners[p] == 1), path) for path in paths}:
+            place = store / "views" / name / part
+            place.parent.mkdir(parents=True, exist_ok=True)
+            target = store / part if part.startswith("bin/") else store / _PACKAGES / part
+            place.symlink_to(os.path.relpath(target, place.parent))
+
+
+def _parts(path: str) -> Iterator[str]:
+    """The path's folders, outermost first, and itself; of programs the file alone."""
+    if not path.startswith("bin/"):
+        yield from (str(folder) for folder in reversed(PurePosixPath(path).parents[:-1]))
+    yield path
+
+
 def link(store: Path, destination: Path) -> None:
     """Hard links to all of ``store`` in ``destination``, or copies between file systems."""
     place = os.link
-    for folder, _, names in os.walk(store):
+    for folder, folders, names in os.walk(store):
         target = destination / os.path.relpath(folder, store)
         target.mkdir(parents=True, exist_ok=True)
+        for name in (*folders, *names):
+            source, copy = os.path.join(folder, name), os.path.join(target, name)
+            if os.path.islink(source):
+                os.symlink(os.readlink(source), copy)
         for name in names:
             source, copy = os.path.join(folder, name), os.path.join(target, name)
+            if os.path.islink(source):
+                continue
             try:
                 place(source, copy)
             except OSError:

@@ -23,6 +23,7 @@ _pypi = repository_rule(
             "@@//tools/offline/pypi_hub:build_files.py",
             "@@//tools/offline/pypi_hub:distribution.py",
             "@@//tools/offline/pypi_hub:lockfile.py",
+            "@@//tools/offline/pypi_hub:sitecustomize.py",
             "@@//tools/offline/pypi_hub:store.py",
             "@@//tools/offline/pypi_hub:uv.py",
         ]),

@@ -1,0 +1,27 @@
+"""Puts the packages that a program declares on its path, from where they lie on the disk.
+
+Python runs this module at its start, since its folder is what the offline rules_python puts on
+PYTHONPATH. Among the program's files there is of each package its digest alone: thousands of files
+need not be linked into each sandbox.
+"""
+
+import os
+import sys
+
+
+def _declared(place: str) -> list[str]:
+    """The views of the packages whose digests lie beside this file, in the program's tree."""
+    hub = os.path.dirname(
+        os.path.dirname(os.path.realpath(os.path.join(place, "sitecustomize.py")))
+    )
+    beside = os.path.dirname(place)
+    return [
+        os.path.join(hub, "views", name)
+        for name in sorted(os.listdir(beside))
+        if os.path.exists(os.path.join(beside, name, "digest"))
+    ]
+
+
+for _place in [entry for entry in sys.path if os.path.basename(entry) == "on_disk"]:
+    _at = sys.path.index(_place) + 1
+    sys.path[_at:_at] = [view for view in _declared(_place) if view not in sys.path]
