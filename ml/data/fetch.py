@@ -36,10 +36,9 @@ from ml.data.cifar10_cache import (  # noqa: E402
     staging,
 )
 from ml.data.cifar10_pin import PIN_FILE, Mismatch, Pin, PinError, read_pin  # noqa: E402
-from ml.data.source import Progress, Source, SourceError  # noqa: E402
+from ml.data.source import OfficialSource, Progress, Source, SourceError  # noqa: E402
 from ml.data.source_dvc import DvcSource  # noqa: E402
 from ml.data.source_npm import NpmSource  # noqa: E402
-from ml.data.source_official import OfficialSource  # noqa: E402
 
 _EPILOG = """\
 Sources, in this order; what they deliver is checked against the pin, and none is asked when the

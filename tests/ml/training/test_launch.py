@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
+from hydra.utils import get_object, instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +13,8 @@ from rich.console import Console
 from ml.runs.folder import ResumeError, RunFolder
 from ml.training.launch import begun_run, hydra_arguments
 from ml.training.presets import Presets
+
+BUNDLED = Path(__file__).absolute().parents[3] / "ml" / "bundled"
 
 
 def _config(runs: Path, **changes: object) -> DictConfig:
@@ -78,6 +81,15 @@ def test_a_run_is_repeated_by_its_own_configuration_in_a_new_folder(tmp_path: Pa
     assert run.path != original.path
     assert cfg.seed == 7
     assert run.load_config() == original.load_config()
+
+
+def test_the_bundled_models_training_can_be_repeated(tmp_path: Path) -> None:
+    _, cfg = _begin(_config(tmp_path / "runs", rerun=str(BUNDLED)))
+    callbacks = [callback for callback in cfg.callbacks.values() if callback]
+    for part in (cfg.data, cfg.network, cfg.optimizer, cfg.trainer, *callbacks):
+        get_object(part._target_)
+    assert instantiate(cfg.network, classes=10).head.out_features == 10
+    assert cfg.optimizer.filter_lr == 0.12
 
 
 @pytest.mark.parametrize("key", ["resume", "rerun"])
