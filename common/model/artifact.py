@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -62,12 +62,15 @@ class ParityVector:
 
 
 @dataclass(frozen=True)
-class Field:
-    """One metadata key: its name in error messages, its writer and its reader."""
+class Codec:
+    """Of a metadata key: what error messages expect of it, its writer and its reader."""
 
     expectation: str
     encode: Callable[[Any], str]
     decode: Callable[[str], Any]  # raises an ordinary exception on anything unexpected
+
+
+_CODEC = "codec"  # key of it among what a dataclass knows of a field
 
 
 def shortened(text: str) -> str:
@@ -88,22 +91,23 @@ def _require(condition: bool) -> None:
         raise ValueError
 
 
-def _text(pattern: str, expectation: str) -> Field:
+def _text(pattern: str, expectation: str) -> dict[str, Codec]:
     def decode(text: str) -> str:
         _require(re.fullmatch(pattern, text) is not None)
         return text
 
-    return Field(expectation, str, decode)
+    return {_CODEC: Codec(expectation, str, decode)}
 
 
 def _json(
     expectation: str,
     decode: Callable[[Any], Any],
     encode: Callable[[Any], Any] = lambda value: value,
-) -> Field:
-    return Field(
+) -> dict[str, Codec]:
+    codec = Codec(
         expectation, lambda value: to_json(encode(value)), lambda text: decode(json.loads(text))
     )
+    return {_CODEC: codec}
 
 
 def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> float:
@@ -175,43 +179,6 @@ def _parity_to_json(parity: ParityVector) -> dict[str, Any]:
     return asdict(parity) | {"images": base64.b64encode(parity.images).decode()}
 
 
-_DIGEST = "(?:md5:|sha256:)?[0-9a-f]{32,64}(?:[.]dir)?"
-FIELDS: dict[str, Field] = {
-    "name": _text("[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'"),
-    "version": _text("[0-9a-f]{64}", "64 hexadecimal digits"),
-    "classes": _json("a JSON list of two or more different names", _class_names),
-    "input_size": _json(
-        "[height, width] in pixels", lambda v: tuple(_integer(n) for n in _sequence(v, 2))
-    ),
-    "mean": _json(
-        "three numbers in 0..1", lambda v: tuple(_number(n, 0, 1) for n in _sequence(v, 3))
-    ),
-    "std": _json(
-        "three numbers in 0.001..1", lambda v: tuple(_number(n, 1e-3, 1) for n in _sequence(v, 3))
-    ),
-    "opset": _json("a positive integer", _integer),
-    "git_revision": _text(
-        "[0-9a-f]{40}(?:-dirty)?|unknown",
-        "40 hexadecimal digits, perhaps '-dirty', or 'unknown'",
-    ),
-    "config_digest": _text(_DIGEST, "a digest in hexadecimal digits"),
-    "dataset_digest": _text(_DIGEST, "a digest in hexadecimal digits"),
-    "lock_digest": _text(_DIGEST, "a digest in hexadecimal digits"),
-    "test_metrics": _json(
-        "images, accuracy, macro_f1, loss and calibration_error", _test_metrics, asdict
-    ),
-    "quantisation": _text("none|int8", "'none' or 'int8'"),
-    "drift_reference": _json(
-        f"images, class_priors and the signals {', '.join(SIGNALS)}", _drift_reference, asdict
-    ),
-    "parity": _json(
-        "images in base64, their probabilities and a tolerance", _parity, _parity_to_json
-    ),
-    "device": _text(".+", "the kind of device that trained it"),
-    "precision": _text(".+", "the precision it was trained with"),
-}
-
-
 __all__ = [
     "CHANNELS",
     "INPUT",
@@ -221,6 +188,7 @@ __all__ = [
     "ArtifactMetadata",
     "DriftReference",
     "ParityVector",
+    "Provenance",
     "Scores",
     "SignalReference",
     "read_artifact",
@@ -234,27 +202,72 @@ _SCHEMA_KEY = _PREFIX + "schema"
 _DIGEST_KEY = _PREFIX + "metadata_digest"
 
 
+_DIGEST = _text("(?:md5:|sha256:)?[0-9a-f]{32,64}(?:[.]dir)?", "a digest in hexadecimal digits")
+
+
 @dataclass(frozen=True)
-class ArtifactMetadata:
+class Provenance:
+    """Where a model comes from: the commit, the inputs and the machine that it was trained by."""
+
+    git_revision: str = field(
+        metadata=_text(
+            "[0-9a-f]{40}(?:-dirty)?|unknown",
+            "40 hexadecimal digits, perhaps '-dirty', or 'unknown'",
+        )
+    )
+    config_digest: str = field(metadata=_DIGEST)
+    dataset_digest: str = field(metadata=_DIGEST)
+    lock_digest: str = field(metadata=_DIGEST)
+    device: str = field(metadata=_text(".+", "the kind of device that trained it"))
+    precision: str = field(metadata=_text(".+", "the precision it was trained with"))
+
+
+@dataclass(frozen=True)
+class ArtifactMetadata(Provenance):
     """Everything a model artifact says about itself."""
 
-    name: str
-    version: str  # digest of graph and weights, 64 hexadecimal digits
-    classes: tuple[str, ...]
-    input_size: tuple[int, int]  # height, width in pixels
-    mean: tuple[float, float, float]  # of the channels scaled to 0..1; applied inside the graph
-    std: tuple[float, float, float]
-    opset: int
-    git_revision: str
-    config_digest: str
-    dataset_digest: str
-    lock_digest: str
-    test_metrics: Scores
-    quantisation: Literal["none", "int8"]
-    drift_reference: DriftReference
-    parity: ParityVector
-    device: str  # that it was trained on
-    precision: str  # that it was trained with
+    name: str = field(
+        metadata=_text("[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'")
+    )
+    # The digest of graph and weights.
+    version: str = field(metadata=_text("[0-9a-f]{64}", "64 hexadecimal digits"))
+    classes: tuple[str, ...] = field(
+        metadata=_json("a JSON list of two or more different names", _class_names)
+    )
+    input_size: tuple[int, int] = field(
+        metadata=_json(
+            "[height, width] in pixels", lambda v: tuple(_integer(n) for n in _sequence(v, 2))
+        )
+    )
+    # Of the channels scaled to 0..1; applied inside the graph.
+    mean: tuple[float, float, float] = field(
+        metadata=_json(
+            "three numbers in 0..1", lambda v: tuple(_number(n, 0, 1) for n in _sequence(v, 3))
+        )
+    )
+    std: tuple[float, float, float] = field(
+        metadata=_json(
+            "three numbers in 0.001..1",
+            lambda v: tuple(_number(n, 1e-3, 1) for n in _sequence(v, 3)),
+        )
+    )
+    opset: int = field(metadata=_json("a positive integer", _integer))
+    test_metrics: Scores = field(
+        metadata=_json(
+            "images, accuracy, macro_f1, loss and calibration_error", _test_metrics, asdict
+        )
+    )
+    quantisation: Literal["none", "int8"] = field(metadata=_text("none|int8", "'none' or 'int8'"))
+    drift_reference: DriftReference = field(
+        metadata=_json(
+            f"images, class_priors and the signals {', '.join(SIGNALS)}", _drift_reference, asdict
+        )
+    )
+    parity: ParityVector = field(
+        metadata=_json(
+            "images in base64, their probabilities and a tolerance", _parity, _parity_to_json
+        )
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
@@ -268,7 +281,7 @@ class ArtifactMetadata:
             ArtifactError: a value is one that no reader would take.
         """
         props = {
-            _PREFIX + f.name: FIELDS[f.name].encode(getattr(self, f.name)) for f in fields(self)
+            _PREFIX + name: codec.encode(getattr(self, name)) for name, codec in FIELDS.items()
         }
         props[_SCHEMA_KEY] = SCHEMA
         props[_DIGEST_KEY] = _metadata_digest(props)
@@ -293,15 +306,15 @@ class ArtifactMetadata:
                 "another release of Kiln wrote it, export the model again"
             )
         values, problems = dict[str, Any](), list[str]()
-        for name, field in FIELDS.items():
+        for name, codec in FIELDS.items():
             key = _PREFIX + name
             if key not in props:
-                problems.append(f"{key} is missing, expected {field.expectation}")
+                problems.append(f"{key} is missing, expected {codec.expectation}")
                 continue
             try:
-                values[name] = field.decode(props[key])
+                values[name] = codec.decode(props[key])
             except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-                problems.append(f"{key} is {shortened(props[key])}, expected {field.expectation}")
+                problems.append(f"{key} is {shortened(props[key])}, expected {codec.expectation}")
         if problems:
             raise ArtifactError("; ".join(problems))
         metadata = cls(**values)
@@ -311,6 +324,9 @@ class ArtifactMetadata:
                 "the metadata was changed after export"
             )
         return metadata
+
+
+FIELDS: dict[str, Codec] = {f.name: f.metadata[_CODEC] for f in fields(ArtifactMetadata)}
 
 
 def read_artifact(data: bytes) -> ArtifactMetadata:

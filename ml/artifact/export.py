@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from common.model.artifact import (
     PROBABILITIES,
     ArtifactMetadata,
     ParityVector,
+    Provenance,
     Scores,
 )
 from ml.artifact.artifact import canonical, new_session, predict, write_artifact
 from ml.artifact.drift_reference import drift_reference
-from ml.artifact.evaluation import Evaluation, evaluate
+from ml.artifact.evaluation import Evaluation, Labelled, evaluate
 from ml.artifact.fold import fold_pooled_norms
 from ml.artifact.simplify import simplify
 
@@ -35,24 +36,11 @@ PARITY_TOLERANCE = 1e-4  # largest |difference| in probability between ONNX and 
 PROVED_BATCHES = (1, 2, 7, 100)
 PARITY_IMAGES = 2
 
-_BATCH = 500
 _UNSEALED = "0" * 64
 
 
 class ParityError(ValueError):
     """The exported model answers differently from PyTorch: nothing was written."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a model comes from; the fields of the same names in `ArtifactMetadata`."""
-
-    git_revision: str
-    config_digest: str
-    dataset_digest: str
-    lock_digest: str
-    device: str
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -109,27 +97,24 @@ def export_artifact(
     mean: Sequence[float],
     std: Sequence[float],
     provenance: Provenance,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.integer],
-    probabilities: NDArray[np.float32] | None = None,
+    test: Labelled,
+    probabilities: NDArray[np.float32],
     opset: int = OPSET,
 ) -> ExportReport:
     """Write `network` as a model artifact, or refuse to.
 
     Args:
         network: maps float32 (N, 3, H, W), normalised by `mean` and `std`, to (N, K) logits.
-        images: (N, H, W, 3), RGB: the test set, on which parity is checked and scores are taken.
-        labels: (N,).
-        probabilities: PyTorch's fp32 answers to `images`, if already known; else computed here.
+        test: the images on which parity is checked and scores are taken.
+        probabilities: (N, K), PyTorch's fp32 answers to them, see `torch_probabilities`.
 
     Raises:
         ParityError: the ONNX model and PyTorch disagree by more than `PARITY_TOLERANCE`.
         ArtifactError: the metadata breaks the contract.
     """
     start = time.perf_counter()
-    if probabilities is None:
-        probabilities = torch_probabilities(network, images, mean, std)
-    evaluation = evaluate(probabilities, labels, classes)
+    images = test.images
+    evaluation = evaluate(probabilities, test.labels, classes)
     full = to_onnx(network, images.shape[1:3], mean, std, opset)
     model, parity, simplification = _simplest_faithful(full, images, probabilities)
     metadata = ArtifactMetadata(
@@ -140,16 +125,11 @@ def export_artifact(
         mean=_triple(mean),
         std=_triple(std),
         opset=opset,
-        git_revision=provenance.git_revision,
-        config_digest=provenance.config_digest,
-        dataset_digest=provenance.dataset_digest,
-        lock_digest=provenance.lock_digest,
+        **asdict(provenance),
         test_metrics=scores(evaluation),
         quantisation="none",
         drift_reference=drift_reference(images, probabilities),
         parity=parity_vector(images, probabilities, PARITY_TOLERANCE),
-        device=provenance.device,
-        precision=provenance.precision,
     )
     metadata = write_artifact(model, metadata, path)
     return ExportReport(
@@ -161,20 +141,6 @@ def export_artifact(
         size_bytes=path.stat().st_size,
         elapsed_s=time.perf_counter() - start,
     )
-
-
-def torch_probabilities(
-    network: nn.Module, images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
-) -> NDArray[np.float32]:
-    """PyTorch's fp32 answers on the CPU, normalising as the training data does: the reference."""
-    network = _inference_copy(network)
-    parts = []
-    with torch.inference_mode():
-        for i in range(0, len(images), _BATCH):
-            pixels = torch.from_numpy(images[i : i + _BATCH]).permute(0, 3, 1, 2).float()
-            normalised = (pixels / 255 - _channels(mean)) / _channels(std)
-            parts.append(torch.softmax(network(normalised), dim=1))
-    return np.asarray(torch.cat(parts).numpy())
 
 
 def to_onnx(

@@ -28,7 +28,7 @@ from ml.artifact.artifact import (
     write_artifact,
 )
 from ml.artifact.drift_reference import drift_reference
-from ml.artifact.evaluation import Evaluation, evaluate
+from ml.artifact.evaluation import Evaluation, Labelled, evaluate
 from ml.artifact.export import parity_vector, scores
 from ml.artifact.fold import fold_pooled_norms
 
@@ -65,21 +65,19 @@ def quantise_artifact(
     path: Path,
     *,
     calibration_images: NDArray[np.uint8],
-    images: NDArray[np.uint8],
-    labels: NDArray[np.integer],
+    test: Labelled,
 ) -> QuantisationReport:
     """Write the INT8 model of an fp32 artifact, or refuse to.
 
     Args:
         calibration_images: (N, H, W, 3) from the training set; a few hundred fix the ranges.
-        images: (N, H, W, 3), the test set that the gate and the metadata's scores come from.
-        labels: (N,).
+        test: what the gate and the metadata's scores come from.
 
     Raises:
         AccuracyError: it loses more than `ACCURACY_TOLERANCE` of accuracy.
         ArtifactError: `fp32_path` holds no artifact, or one that is quantised already.
     """
-    start = time.perf_counter()
+    start, images, labels = time.perf_counter(), test.images, test.labels
     full = load_artifact(fp32_path)
     if full.metadata.quantisation != "none":
         raise ArtifactError(f"{fp32_path} is quantised already ({full.metadata.quantisation})")

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.artifact.evaluation import evaluate
-from ml.runs.inputs import Labelled
+from ml.artifact.evaluation import Labelled, evaluate
 
 Images = NDArray[np.uint8]
 Answer = Callable[[Images], NDArray[np.float32]]  # (N, H, W, 3) to (N, K) probabilities

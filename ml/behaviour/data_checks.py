@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.runs.inputs import Labelled
+from ml.artifact.evaluation import Labelled
 
 _SIDE = 8  # pixels of the thumbnail that finds candidates
 # Least correlations: of thumbnails, of all pixels, and of what the thumbnails leave out, by which

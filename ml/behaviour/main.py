@@ -20,6 +20,7 @@ from rich.console import Console
 from common.files import user_path
 from common.terminal import Progress, terminal
 from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
+from ml.artifact.evaluation import Labelled
 from ml.behaviour.checks import (
     Check,
     Limits,
@@ -30,7 +31,7 @@ from ml.behaviour.checks import (
 from ml.behaviour.data_checks import class_counts, find_duplicates
 from ml.behaviour.report import DataFacts, print_checks, print_data, write_findings
 from ml.data.cifar10 import CLASSES, DatasetError
-from ml.runs.inputs import Labelled, cifar10, count, model_path
+from ml.runs.inputs import cifar10, count, model_path
 
 FAILED, BAD_INPUT = 3, 2
 _BATCH = 200

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from common.files import write_whole
 from common.model.artifact import ArtifactMetadata
+from ml.artifact.evaluation import Labelled
 from ml.behaviour.checks import Check
 from ml.behaviour.data_checks import Duplicates
 from ml.report.page import fill
 from ml.report.plots import pixels_to_png
-from ml.runs.inputs import Labelled
 
 _TEMPLATE = Path(__file__).parent / "page.html"
 _SHOWN = 24  # pairs of duplicates

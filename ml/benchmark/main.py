@@ -24,9 +24,8 @@ from ml.artifact.artifact import ArtifactError
 from ml.benchmark.contenders import Field, of_files, of_network
 from ml.benchmark.results import benchmark_figure, print_table
 from ml.benchmark.rounds import Benchmark, measure_rounds
-from ml.runs.folder import RunFolder
 from ml.runs.inputs import BUNDLED
-from ml.runs.loading import TrainedError, calibration_images, load_network, make_data
+from ml.runs.loading import TrainedError, calibration_images, open_trained
 
 BATCHES = (1, 8, 32, 128)
 _BUNDLED = (BUNDLED, BUNDLED.with_name("model.int8.onnx"))
@@ -81,9 +80,9 @@ def gather(paths: Sequence[Path], folder: Path, *, compiled: bool = True) -> Fie
         files = [path / "model.onnx" if path.is_dir() else path for path in paths]
         return of_files(files)
     (run,) = paths
-    network = load_network(run)
-    images = calibration_images(make_data(RunFolder(run).load_config()))
-    found, size, flops = of_network(network, run / "model.onnx", images, folder)
+    trained = open_trained(run)
+    images = calibration_images(trained.data)
+    found, size, flops = of_network(trained.network, run / "model.onnx", images, folder)
     return Field([c for c in found if compiled or c.runtime != "compile"], size, flops)
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from common.files import user_path, write_whole
 from common.terminal import Progress, duration, terminal
-from ml.training.config import LADDER, register_schema
+from ml.training.config import LADDER, composed
 
 AS_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 _MACHINES: dict[str, dict[str, str]] = {"as it is": {}, "as AVX2": AS_AVX2}
@@ -73,18 +73,13 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 def measure(machine: str, preset: str) -> Row:
     """Measures one row in the environment of this process."""
-    from hydra import compose, initialize_config_dir
-
-    from ml.commands.train import CONFIGS
     from ml.training.presets import measure_speed, settle, training_seconds
 
-    register_schema()
     # PyTorch's own question for bfloat16 reads the processor, not the variables.
     old = ["trainer.precision=32-true", "optimizer.orthogonalise_in=float32"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        chosen = [f"preset={preset}", "trainer=cpu", *(old if machine == "as AVX2" else [])]
-        cfg = settle(compose("train", chosen))
-        emulated = compose("train", [*chosen, "optimizer.orthogonalise_in=bfloat16"])
+    chosen = [f"preset={preset}", "trainer=cpu", *(old if machine == "as AVX2" else [])]
+    cfg = settle(composed(chosen))
+    emulated = composed([*chosen, "optimizer.orthogonalise_in=bfloat16"])
     speed = measure_speed(cfg)
     return Row(
         machine=machine,

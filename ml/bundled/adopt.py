@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from rich.console import Console
 
 from common.figures import to_svg
 from common.files import user_path, write_whole
-from common.model.artifact import ArtifactMetadata
+from common.model.artifact import ArtifactMetadata, Provenance
 from common.terminal import Progress, terminal
+from ml import stages
 from ml.artifact.evaluation import accuracy_interval
 from ml.artifact.export import PARITY_TOLERANCE
 from ml.artifact.quantise import ACCURACY_TOLERANCE, AccuracyError
-from ml.commands.export import export_small
 from ml.report import plots
 from ml.report.finished import (
     UNUSABLE,
@@ -56,7 +56,7 @@ class AdoptionError(ValueError):
 
 def problems(finished: Finished, small: Small, small_parity_loss: float, floor: float) -> list[str]:
     """What keeps a model from being the reference, one line each."""
-    size = finished.source.run.model.stat().st_size
+    size = finished.trained.run.model.stat().st_size
     accuracy, small_accuracy = finished.evaluation.accuracy, small.evaluation.accuracy
     checks = [
         (accuracy >= floor, f"accuracy {accuracy:.2%}, expected at least {floor:.2%}"),
@@ -79,7 +79,7 @@ def problems(finished: Finished, small: Small, small_parity_loss: float, floor: 
 
 def files(finished: Finished, small_path: Path, small: Small) -> dict[str, bytes | str]:
     """The files of the bundled model by name, the card last."""
-    run, rows = finished.source.run, finished.rows
+    run, rows = finished.trained.run, finished.rows
     card = card_facts(finished, _reproduce(finished), small)
     return {
         "model.onnx": run.model.read_bytes(),
@@ -112,12 +112,12 @@ def adopt(finished: Finished, folder: Path, floor: float) -> Small:
 
 def _small_path(finished: Finished, scratch: Path) -> Path:
     path = scratch / "model.int8.onnx"
-    export_small(finished.source, finished.test, finished.source.run.model, path)
+    stages.quantise(finished.trained.data, finished.trained.run.model, path, finished.test)
     return path
 
 
 def _metrics(finished: Finished, small: Small) -> dict[str, Any]:
-    summary, run = finished.source.summary, finished.source.run
+    summary, run = finished.trained.training, finished.trained.run
     return {
         "name": finished.artifact.metadata.name,
         "test": finished.evaluation.as_dict(),
@@ -134,13 +134,12 @@ def _metrics(finished: Finished, small: Small) -> dict[str, Any]:
 
 
 def _provenance(metadata: ArtifactMetadata) -> dict[str, Any]:
-    names = ("version", "git_revision", "config_digest", "dataset_digest", "lock_digest")
-    values = asdict(metadata)
-    return {name: values[name] for name in (*names, "device", "precision")}
+    names = ("version", *(field.name for field in fields(Provenance)))
+    return {name: getattr(metadata, name) for name in names}
 
 
 def _reproduce(finished: Finished) -> str:
-    name, seed = finished.source.cfg.name, finished.source.cfg.seed
+    name, seed = finished.trained.cfg.name, finished.trained.cfg.seed
     preset = "" if name == "default" else f" experiment={name}"
     return (
         f"git checkout {finished.artifact.metadata.git_revision.removesuffix('-dirty')}\n"

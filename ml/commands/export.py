@@ -15,95 +15,30 @@ Exit codes: 0 written, 1 refused by a gate, 2 bad input.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
-from hydra.errors import InstantiationException
 from rich.console import Console
 from rich.table import Table
 
 from common.files import user_path
 from common.model.artifact import ArtifactMetadata
 from common.terminal import Progress, terminal
-from ml.artifact.artifact import ArtifactError, load_artifact
+from ml import stages
+from ml.artifact.artifact import ArtifactError
 from ml.artifact.evaluation import Evaluation, accuracy_interval
-from ml.artifact.export import PARITY_TOLERANCE, ExportReport, ParityError, export_artifact
-from ml.artifact.quantise import (
-    ACCURACY_TOLERANCE,
-    AccuracyError,
-    QuantisationReport,
-    quantise_artifact,
-)
+from ml.artifact.export import PARITY_TOLERANCE, ExportReport, ParityError
+from ml.artifact.quantise import ACCURACY_TOLERANCE, AccuracyError, QuantisationReport
 from ml.data.cifar10 import DatasetError
-from ml.runs.loading import HeldOut, WeightsError, calibration_images, held_out
-from ml.runs.source import Source, SourceError, open_source
+from ml.runs.loading import TrainedError, open_trained
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The files that were written."""
-
-    full: ExportReport
-    small: QuantisationReport | None
-
-
-def export_full(source: Source, test: HeldOut, path: Path) -> ExportReport:
-    """The fp32 artifact, or `ParityError`."""
-    return export_artifact(
-        source.network,
-        path,
-        name=source.cfg.name,
-        classes=source.data.classes,
-        mean=source.data.mean,
-        std=source.data.std,
-        provenance=source.provenance,
-        images=test.images,
-        labels=test.labels,
-    )
-
-
-def export_small(source: Source, test: HeldOut, full: Path, path: Path) -> QuantisationReport:
-    """Exports the INT8 sibling; raises `AccuracyError`."""
-    return quantise_artifact(
-        full,
-        path,
-        calibration_images=calibration_images(source.data),
-        images=test.images,
-        labels=test.labels,
-    )
-
-
-def export(
-    source: Source, folder: Path, *, int8: bool, progress: Callable[[str], None]
-) -> Exported:
-    """Writes model.onnx and model.int8.onnx, and loads each once more as a service would.
-
-    Raises:
-        ParityError, AccuracyError: a gate refuses; what passed before it stays.
-    """
-    progress("evaluating on the test set, exporting, comparing ONNX with PyTorch")
-    test, full, small = held_out(source.data), folder / "model.onnx", folder / "model.int8.onnx"
-    report = export_full(source, test, full)
-    load_artifact(full)
-    if not int8:
-        return Exported(report, None)
-    progress("calibrating and evaluating INT8")
-    quantised = export_small(source, test, full, small)
-    load_artifact(small)
-    return Exported(report, quantised)
-
-
-def print_table(exported: Exported, console: Console) -> None:
+def print_table(full: ExportReport, small: QuantisationReport | None, console: Console) -> None:
     """Prints one row per file with the results of its gates."""
-    table = Table(
-        title=f"{exported.full.metadata.name}, {exported.full.evaluation.images:,} images"
-    )
+    table = Table(title=f"{full.metadata.name}, {full.evaluation.images:,} images")
     for name in ("", "bytes", "test accuracy", "95 %", "gate", "version"):
         table.add_column(name, justify="left" if name in ("", "gate", "version") else "right")
-    full, small = exported.full, exported.small
     gate = f"[green]max |Δp| {full.parity:.1e}[/] ≤ {PARITY_TOLERANCE:g}"
     table.add_row("fp32", *_cells(full.size_bytes, full.evaluation), gate, _short(full.metadata))
     if small:
@@ -136,19 +71,20 @@ def main(arguments: Sequence[str], console: Console) -> int:
                 console.print(f"[dim]{step} ...[/]")
                 progress.begin(step)
 
-            source = open_source(user_path(options.source))
-            folder = user_path(options.output) if options.output else source.run.path / "export"
-            console.print(f"Exporting {source.weights}", highlight=False, soft_wrap=True)
-            if source.temperature != 1.0:
-                console.print(f"Calibrated on validation: temperature {source.temperature:.3f}")
-            exported = export(source, folder, int8=not options.no_int8, progress=begin)
-    except (SourceError, WeightsError, DatasetError, InstantiationException, OSError) as exc:
+            trained = open_trained(user_path(options.source), or_checkpoint=True)
+            folder = user_path(options.output) if options.output else trained.run.path / "export"
+            console.print(f"Exporting {trained.weights}", highlight=False, soft_wrap=True)
+            if trained.temperature != 1.0:
+                console.print(f"Calibrated on validation: temperature {trained.temperature:.3f}")
+            int8 = not options.no_int8
+            full, small = stages.export_anew(trained, folder, int8=int8, progress=begin)
+    except (TrainedError, DatasetError, OSError) as exc:
         console.print(f"[red]{exc}[/]\nNothing was written.", highlight=False, soft_wrap=True)
         return BAD_INPUT
     except (ParityError, AccuracyError, ArtifactError) as exc:
         console.print(f"[red]Refused:[/] {exc}", highlight=False, soft_wrap=True)
         return REFUSED
-    print_table(exported, console)
+    print_table(full, small, console)
     return 0
 
 

@@ -26,16 +26,14 @@ REFUSED, BAD_INPUT = 1, 2  # exit codes
 
 def write_all(finished: Finished) -> list[str]:
     """Plots, report and both forms of the card; the paths."""
-    run = finished.source.run
+    run = finished.trained.run
     draw_run(
         run,
         finished.artifact.metadata,
         finished.evaluation,
-        rows=finished.rows,
-        images=finished.test.images,
-        labels=finished.test.labels,
+        test=finished.test,
         probabilities=finished.probabilities,
-        parameters=finished.parameters,
+        parameters=finished.trained.parameters,
     )
     card = card_facts(finished, f"./tools/bazel run //ml:report -- runs/{run.path.name}")
     page, text = run.path / "model_card.html", run.path / "MODEL_CARD.md"

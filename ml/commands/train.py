@@ -2,8 +2,6 @@
 run //ml:train``."""
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
@@ -16,34 +14,21 @@ from ml.commands.completion import answers
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import ResumeError, RunFolder
 from ml.runs.summary import print_summary
-from ml.training.config import ConfigError, check_values, register_schema
+from ml.training.config import CONFIGS, ConfigError, check_values, composed, register_schema
 from ml.training.launch import INTERRUPTED, begun_run, hydra_arguments, is_first
 
 if TYPE_CHECKING:
-    import lightning
-
     from ml.training.presets import Presets
 
 
-CONFIGS = Path(__file__).absolute().parents[2] / "configs"
 BAD_INPUT = 2  # exit code: nothing was trained
 
 
-def train(
-    cfg: DictConfig,
-    run: RunFolder,
-    console: Console,
-    extra_callbacks: "Sequence[lightning.Callback]" = (),
-) -> dict[str, Any]:
-    """`ml.stages.train`: one run from its configuration to its summary."""
-    from ml import stages
+def _train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
+    from ml import stages  # imports PyTorch, for which --help need not wait
 
-    return stages.train(cfg, run, console, extra_callbacks)
-
-
-def _train_interruptibly(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
     try:
-        return train(cfg, run, console)
+        return stages.train(cfg, run, console)
     except KeyboardInterrupt:
         hint = f" Continue with: resume={run.path}" if run.metrics.exists() else ""
         print(f"\nInterrupted.{hint}", file=sys.stderr)
@@ -63,7 +48,7 @@ def main(cfg: DictConfig) -> float:
         check_values(cfg)
         overrides = HydraConfig.get().overrides.task
         with begun_run(cfg, overrides, console, lambda: _configurations(cfg)) as (run, chosen):
-            summary = _train_interruptibly(chosen, run, console)
+            summary = _train(chosen, run, console)
     except (ConfigError, ResumeError, DatasetError, InstantiationException) as exc:
         _refuse(exc)
     if is_first():
@@ -84,9 +69,7 @@ def _configurations(cfg: DictConfig) -> "Presets":
     if cfg.budget is None or named or not known:
         return Presets(cfg)
     search = [text for text in hydra_cfg.overrides.hydra if text.startswith("hydra.searchpath")]
-    return Presets(
-        cfg, overrides, lambda name: hydra.compose("train", [*overrides, *search, f"preset={name}"])
-    )
+    return Presets(cfg, overrides, lambda name: composed([*overrides, *search, f"preset={name}"]))
 
 
 def _refuse(exc: Exception) -> NoReturn:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +26,7 @@ from ml.artifact.evaluation import Evaluation, evaluate
 from ml.data.cifar10 import DatasetError
 from ml.pipeline.layout import csv_text, enter_stage, is_stage
 from ml.runs.folder import RunFolder
-from ml.runs.loading import RunError, TrainedRun, open_trained
+from ml.runs.loading import Trained, TrainedError, labelled_test, open_trained
 
 
 @dataclass(frozen=True)
@@ -103,19 +102,16 @@ def _reliability(e: Evaluation) -> str:
 BAD_INPUT = 2
 
 
-def evaluate_run(run: TrainedRun) -> Evaluated:
+def evaluate_run(trained: Trained) -> Evaluated:
     """Answers the test set and writes what came out into the run folder.
 
     Raises:
         DatasetError: the test set cannot be read.
     """
-    test = run.data.test_images()
-    with torch.inference_mode():
-        parts = [torch.softmax(run.network(images.cpu()), dim=1) for images, _ in test]
-    probabilities: NDArray[np.float32] = torch.cat(parts).float().numpy()
-    scores = evaluate(probabilities, test.labels.cpu().numpy(), run.data.classes)
-    evaluated = Evaluated(probabilities, scores)
-    evaluated.write(run.folder)
+    test = labelled_test(trained.data)
+    probabilities = trained.answer(test.images)
+    evaluated = Evaluated(probabilities, evaluate(probabilities, test.labels, trained.data.classes))
+    evaluated.write(trained.run)
     return evaluated
 
 
@@ -143,20 +139,20 @@ def main(arguments: Sequence[str], console: Console) -> int:
     else:  # where the command was typed
         os.chdir(user_path("."))
     try:
-        run = open_trained(options.run)
-        evaluated = read_evaluated(run.folder)
+        trained = open_trained(options.run)
+        evaluated = read_evaluated(trained.run)
         if evaluated:
             console.print("This network has answered the test set before; it found then:")
         with Progress("answering the test set", console=console):
-            evaluated = evaluated or evaluate_run(run)
-    except (DatasetError, RunError) as exc:
+            evaluated = evaluated or evaluate_run(trained)
+    except (DatasetError, TrainedError) as exc:
         print(exc, file=sys.stderr)
         return BAD_INPUT
     if options.metrics:
         text = json.dumps(figures(evaluated.evaluation), indent=2) + "\n"
         write_whole(options.metrics, text)
     print_scores(evaluated.evaluation, console)
-    console.print(str(run.folder.path / "evaluation"), highlight=False, soft_wrap=True)
+    console.print(str(trained.run.path / "evaluation"), highlight=False, soft_wrap=True)
     return 0
 
 

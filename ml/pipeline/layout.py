@@ -2,16 +2,12 @@
 
 import csv
 import io
-import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from common.files import write_whole
 
 
 def die_with_parent(interval_s: float = 0.5) -> None:
@@ -67,33 +63,3 @@ def csv_text(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     for row in rows:
         writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row])
     return text.getvalue()
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """How a network came about, beside its configuration and its metrics.
-
-    Attributes:
-        device: as `ml.training.hardware.describe_device` says it.
-        temperature: by which the logits were divided, see `ml.artifact.calibration`.
-        lock_digest: SHA-256 in hex of the lock of all packages.
-        parameters: how many numbers were trained.
-        training_s: seconds, interruptions left out.
-    """
-
-    device: str
-    precision: str
-    temperature: float
-    git_revision: str
-    lock_digest: str
-    parameters: int
-    best_epoch: int
-    training_s: float
-
-    def write(self, path: Path) -> None:
-        write_whole(path, json.dumps(asdict(self), indent=2) + "\n")
-
-    @classmethod
-    def read(cls, path: Path) -> "TrainingRecord":
-        """Raises TypeError if keys are missing or unknown."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))

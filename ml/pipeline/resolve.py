@@ -5,15 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ml.runs.folder import run_config
-from ml.training.config import ConfigError, check_values, register_schema
+from ml.training.config import resolved
 
 
 class ChoicesError(ValueError):
@@ -49,23 +45,9 @@ def resolve(choices: Mapping[str, Any], configs: Path) -> DictConfig:
     Raises:
         ConfigError: a choice that the configuration does not take, or that makes no sense.
     """
-    register_schema()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(configs.absolute()), version_base="1.3"):
-            cfg = compose("train", list(overrides(_chosen(choices, configs))))
-            check_values(cfg)
-            if missing := OmegaConf.missing_keys(cfg):
-                raise ConfigError(f"without a value: {', '.join(sorted(missing))}")
-            return run_config(cfg)
-    except (HydraException, OmegaConfBaseException) as exc:
-        reason = str(exc.__cause__ or "").partition("\n")[0]
-        raise ConfigError(f"{exc}: {reason}" if reason else str(exc)) from exc
-
-
-def _chosen(choices: Mapping[str, Any], configs: Path) -> dict[str, Any]:
-    """Without the groups that are null: Hydra takes no such override, the default stays."""
-    return {k: v for k, v in choices.items() if v is not None or not (configs / k).is_dir()}
+    # Groups that are null are left out: Hydra takes no such override, the default stays.
+    chosen = {k: v for k, v in choices.items() if v is not None or not (configs / k).is_dir()}
+    return resolved(list(overrides(chosen)), configs)
 
 
 def overrides(choices: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -8,23 +8,21 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from rich.console import Console
 
 from common.files import write_whole
-from ml.artifact.calibration import calibrate
 from ml.data.cifar10 import DatasetError
 from ml.data.cifar10_pin import file_md5
-from ml.pipeline.layout import CODE, CONFIG, DATA, METRICS, RUN, TrainingRecord, enter_stage
+from ml.pipeline.layout import CODE, CONFIG, DATA, METRICS, RUN, enter_stage
 from ml.runs.folder import ResumeError, RunFolder
 from ml.runs.metrics import best_row
-from ml.runs.provenance import git_revision, lock_digest
-from ml.training.callbacks import metrics_log, save_weights
+from ml.training.callbacks import metrics_log
 from ml.training.config import ConfigError
-from ml.training.fitting import Fitted, fit, load_best
-from ml.training.hardware import describe_device
+from ml.training.fitting import finish, fit
 
 BAD_INPUT = 2
 
@@ -39,15 +37,11 @@ def train(run: RunFolder, console: Console) -> None:
     with run.lock():
         cfg = _begin(run)
         fitted = fit(cfg, run, console)
-        load_best(fitted.module, fitted.trainer)
-        network = fitted.module.network.cpu().float().eval()
-        temperature = calibrate(network, fitted.data.validation_images())
-        save_weights(network, run.weights)
-        best = best_row(metrics_log(fitted.trainer).rows, cfg)
-        record = _record(fitted, temperature, best)
-        record.write(run.path / "training.json")
+        training = finish(cfg, fitted, run.weights)
+        write_whole(run.training, json.dumps(training, indent=2) + "\n")
         run.system.touch()  # a training may end before the machine was looked at, or not ask for it
-        write_whole(METRICS / "train.json", json.dumps(_figures(best, record), indent=2) + "\n")
+        best = best_row(metrics_log(fitted.trainer).rows, cfg)
+        write_whole(METRICS / "train.json", json.dumps(_figures(best, training), indent=2) + "\n")
         shutil.rmtree(run.checkpoints)
 
 
@@ -66,26 +60,13 @@ def _begin(run: RunFolder) -> DictConfig:
     return run.load_config()
 
 
-def _record(fitted: Fitted, temperature: float, best: Mapping[str, float]) -> TrainingRecord:
-    return TrainingRecord(
-        device=describe_device(fitted.trainer),
-        precision=str(fitted.trainer.precision),
-        temperature=temperature,
-        git_revision=git_revision(),
-        lock_digest=lock_digest(),
-        parameters=sum(weight.numel() for weight in fitted.module.network.parameters()),
-        best_epoch=int(best["epoch"]),
-        training_s=metrics_log(fitted.trainer).rows[-1]["elapsed_s"],
-    )
-
-
-def _figures(best: Mapping[str, float], record: TrainingRecord) -> dict[str, float]:
+def _figures(best: Mapping[str, float], training: Mapping[str, Any]) -> dict[str, float]:
     scores = {name: value for name, value in best.items() if name.startswith(("train/", "val/"))}
     return {
         **{name.replace("/", "_"): round(value, 6) for name, value in scores.items()},
-        "best_epoch": record.best_epoch,
-        "parameters": record.parameters,
-        "seconds": record.training_s,
+        "best_epoch": training["best_epoch"],
+        "parameters": training["parameters"],
+        "seconds": training["training_s"],
     }
 
 

@@ -1,34 +1,25 @@
 """A finished run with its model's answers to the test set, ready for the report and the model
 card."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from hydra.errors import InstantiationException
 from numpy.typing import NDArray
 
 from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
-from ml.artifact.evaluation import Evaluation, evaluate, loss_interval
-from ml.artifact.export import torch_probabilities
+from ml.artifact.evaluation import Evaluation, Labelled, evaluate, loss_interval
 from ml.data.cifar10 import DatasetError
 from ml.report.model_card import Facts, Small
 from ml.report.plots import Rows
-from ml.runs.loading import HeldOut, WeightsError, held_out
-from ml.runs.source import Source, SourceError, open_source
+from ml.runs.loading import Trained, TrainedError, labelled_test, open_trained
+from ml.runs.metrics import read_rows
 
 _SCORE_TOLERANCE = 1e-3  # of accuracy; another processor may turn a few of 10,000 answers around
 _SMALL = "model.int8.onnx"
 
-UNUSABLE = (  # what `open_finished` raises of a run, a dataset or a disk that is of no use
-    SourceError,
-    WeightsError,
-    ArtifactError,
-    DatasetError,
-    InstantiationException,
-    OSError,
-)
+# What `open_finished` raises of a run, a dataset or a disk that is of no use.
+UNUSABLE = (TrainedError, ArtifactError, DatasetError, OSError)
 
 
 class FinishedError(ValueError):
@@ -44,44 +35,38 @@ class Finished:
         small: the INT8 sibling, if the run has one, with its own evaluation.
     """
 
-    source: Source
+    trained: Trained
     artifact: Artifact
-    test: HeldOut
+    test: Labelled
     probabilities: NDArray[np.float32]
     evaluation: Evaluation
     parity: float
     small: Small | None
 
     @property
-    def parameters(self) -> int:
-        """The number of the network's parameters."""
-        return sum(weight.numel() for weight in self.source.network.parameters())
-
-    @property
     def rows(self) -> Rows:
         """The metrics of each epoch."""
-        text = self.source.run.metrics.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return read_rows(self.trained.run.metrics)
 
 
 def open_finished(path: Path) -> Finished:
     """Loads a run's model and answers the test set with it.
 
     Raises:
-        SourceError: no finished run.
+        TrainedError: no finished run.
         ArtifactError: a model file is damaged or missing.
         FinishedError: the model's accuracy is not the one that its metadata tells.
     """
-    source = open_source(path)
-    run = source.run
-    if not source.summary or not run.model.is_file():
-        raise SourceError(f"{path} has not finished: continue it with resume={path}")
-    artifact, test = load_artifact(run.model), held_out(source.data)
+    trained = open_trained(path)
+    run = trained.run
+    if not run.is_finished or not run.model.is_file():
+        raise TrainedError(f"{path} has not finished: continue it with resume={path}")
+    artifact, test = load_artifact(run.model), labelled_test(trained.data)
     probabilities = artifact.predict(test.images).probabilities
     evaluation = checked_scores(artifact, probabilities, test, run.model)
-    reference = torch_probabilities(source.network, test.images, source.data.mean, source.data.std)
+    reference = trained.answer(test.images)
     return Finished(
-        source,
+        trained,
         artifact,
         test,
         probabilities,
@@ -92,7 +77,7 @@ def open_finished(path: Path) -> Finished:
 
 
 def checked_scores(
-    artifact: Artifact, probabilities: NDArray[np.float32], test: HeldOut, path: Path
+    artifact: Artifact, probabilities: NDArray[np.float32], test: Labelled, path: Path
 ) -> Evaluation:
     """The evaluation of these answers, once it is what the metadata says.
 
@@ -112,15 +97,15 @@ def checked_scores(
 def card_facts(finished: Finished, reproduce: str, small: Small | None = None) -> Facts:
     """What a model card tells; `small` if it is not the run's own."""
     metadata = finished.artifact.metadata
-    run = finished.source.run
+    run = finished.trained.run
     return Facts(
         metadata=metadata,
         evaluation=finished.evaluation,
         loss_interval=loss_interval(finished.probabilities, finished.test.labels, metadata.classes),
         parity=finished.parity,
-        parameters=finished.parameters,
+        parameters=finished.trained.parameters,
         size_bytes=run.model.stat().st_size,
-        training=finished.source.summary,
+        training=finished.trained.training,
         rows=finished.rows,
         config=run.config.read_text(encoding="utf-8"),
         reproduce=reproduce,
@@ -128,7 +113,7 @@ def card_facts(finished: Finished, reproduce: str, small: Small | None = None) -
     )
 
 
-def small_of(path: Path, test: HeldOut) -> Small:
+def small_of(path: Path, test: Labelled) -> Small:
     """An INT8 artifact with its evaluation.
 
     Raises:
@@ -141,6 +126,6 @@ def small_of(path: Path, test: HeldOut) -> Small:
     return Small(artifact.metadata, evaluation, path.stat().st_size)
 
 
-def _small(folder: Path, test: HeldOut) -> Small | None:
+def _small(folder: Path, test: Labelled) -> Small | None:
     found = [p for p in (folder / _SMALL, folder / "export" / _SMALL) if p.is_file()]
     return small_of(found[0], test) if found else None

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from common.figures import BLUE, INK, LINE, MUTED, ORANGE, to_png, to_svg
 from common.files import write_whole
 from common.model.artifact import ArtifactMetadata
-from ml.artifact.evaluation import Evaluation, worst_mistakes
+from ml.artifact.evaluation import Evaluation, Labelled, worst_mistakes
 from ml.report import plots
-from ml.report.plots import Rows
 from ml.runs.folder import RunFolder
 from ml.runs.metrics import read_rows
 
@@ -256,27 +255,24 @@ def draw_run(
     metadata: ArtifactMetadata,
     evaluation: Evaluation,
     *,
-    rows: Rows,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.integer[Any]],
+    test: Labelled,
     probabilities: NDArray[np.floating[Any]],
     parameters: int,
 ) -> None:
     """Writes plots/, mistakes/ and report.html into a folder that holds its model.
 
     Args:
-        rows: metrics, one an epoch.
-        images: (N, H, W, 3), RGB: the test set.
-        labels: (N,).
+        test: the images that were answered.
         probabilities: (N, K), what `evaluation` is of.
         parameters: of the network.
     """
+    rows = read_rows(run.metrics)
     facts = Run(
         name=metadata.name,
         evaluation=evaluation,
         rows=rows,
-        images=images,
-        labels=labels,
+        images=test.images,
+        labels=test.labels,
         probabilities=probabilities,
         parameters=parameters,
         size_bytes=run.model.stat().st_size,

@@ -93,8 +93,7 @@ def _trained_model_impl(ctx):
 
     exported, metrics, drift_reference = declare("exported/model.onnx"), declare("metrics.json"), declare("drift_reference.json")
     arguments = ctx.actions.args()
-    arguments.add("--config", config).add("--weights", weights).add("--history", history)
-    arguments.add("--train", train).add("--test", test)
+    arguments.add("--weights", weights).add("--history", history).add("--train", train)
     arguments.add("--model", exported).add("--metrics", metrics).add("--drift-reference", drift_reference)
     run(
         "export",
@@ -107,8 +106,7 @@ def _trained_model_impl(ctx):
 
     quantised, quantised_metrics = declare("exported/model.int8.onnx"), declare("metrics.int8.json")
     arguments = ctx.actions.args()
-    arguments.add("--config", config).add("--model", exported)
-    arguments.add("--train", train).add("--test", test)
+    arguments.add("--config", config).add("--model", exported).add("--train", train)
     arguments.add("--output", quantised).add("--metrics", quantised_metrics)
     run(
         "quantise",

@@ -8,22 +8,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from common.files import write_whole
-from ml.artifact.calibration import calibrate
 from ml.data.cifar10 import DatasetError
 from ml.rules.action import shown_beside
-from ml.runs.folder import open_run
-from ml.runs.metrics import best_row
-from ml.training.callbacks import metrics_log, save_weights
+from ml.runs.folder import RunFolder, open_run
+from ml.training.callbacks import metrics_log
 from ml.training.config import ConfigError
-from ml.training.fitting import Fitted, fit, load_best
-from ml.training.hardware import describe_device
+from ml.training.fitting import finish, fit
 
 REFUSALS = (ConfigError, DatasetError, InstantiationException)
-_OF_THE_CLOCK = ("elapsed_s", "images_per_s")  # would differ from build to build
+# Would differ from build to build, or from commit to commit: see seal_model.py.
+_OF_THIS_BUILD = ("elapsed_s", "images_per_s", "training_s", "git_revision")
 
 
 def fit_weights(cfg: DictConfig, train: Path, scratch: Path, weights: Path) -> dict[str, Any]:
@@ -37,27 +35,12 @@ def fit_weights(cfg: DictConfig, train: Path, scratch: Path, weights: Path) -> d
     cfg.data.folder = str(train.absolute().parent)
     cfg.callbacks.system = None  # nobody would see what it samples
     fitted = fit(cfg, run, Console(width=100), recorded=False)
-    load_best(fitted.module, fitted.trainer)
-    network = fitted.module.network.cpu().float().eval()
-    temperature = calibrate(network, fitted.data.validation_images())
-    save_weights(network, weights)
-    return _history(cfg, fitted, temperature)
+    rows = [_repeatable(row) for row in metrics_log(fitted.trainer).rows]
+    return _repeatable(finish(cfg, fitted, weights)) | {"rows": rows}
 
 
-def _history(cfg: DictConfig, fitted: Fitted, temperature: float) -> dict[str, Any]:
-    timed = metrics_log(fitted.trainer).rows
-    rows = [{key: row[key] for key in row if key not in _OF_THE_CLOCK} for row in timed]
-    best = best_row(rows, cfg)
-    return {
-        "monitor": cfg.monitor,
-        cfg.monitor: best[cfg.monitor],
-        "best_epoch": best["epoch"],
-        "epochs": len(rows),
-        "temperature": temperature,
-        "device": describe_device(fitted.trainer),
-        "precision": str(fitted.trainer.precision),
-        "rows": rows,
-    }
+def _repeatable(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in _OF_THIS_BUILD}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -66,8 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     for name in ("--config", "--train", "--weights", "--history"):
         parser.add_argument(name, type=Path, required=True)
     options = parser.parse_args(arguments)
-    cfg = OmegaConf.load(options.config)
-    assert isinstance(cfg, DictConfig)
+    cfg = RunFolder(options.config.parent).load_config()
     with TemporaryDirectory(prefix="kiln-run-") as folder, shown_beside(options.weights):
         history = fit_weights(cfg, options.train, Path(folder), options.weights)
     write_whole(options.history, json.dumps(history, indent=2) + "\n")

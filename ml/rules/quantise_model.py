@@ -4,40 +4,30 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from common.files import write_whole
+from ml import stages
 from ml.artifact.artifact import ArtifactError
-from ml.artifact.quantise import AccuracyError, QuantisationReport, quantise_artifact
+from ml.artifact.quantise import AccuracyError
 from ml.data.cifar10 import DatasetError
-from ml.runs.loading import calibration_images, held_out, load_config, make_data
+from ml.runs.folder import RunFolder
+from ml.runs.loading import labelled_test, open_data
 
 REFUSALS = (AccuracyError, ArtifactError, DatasetError)
 
 
-def metrics(report: QuantisationReport) -> dict[str, Any]:
-    """What the small model can do and what it cost."""
-    return {
+def main(arguments: Sequence[str]) -> None:
+    """Entry point of the action; test.bin lies beside train.bin."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("config", "model", "train", "output", "metrics"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    data = open_data(RunFolder(options.config.parent).load_config(), options.train.parent)
+    report = stages.quantise(data, options.model, options.output, labelled_test(data))
+    metrics = {
         "test": report.evaluation.as_dict(),
         "accuracy_lost": report.accuracy_lost,
         "model_version": report.metadata.version,
         "model_bytes": report.size_bytes,
     }
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Entry point of the action."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("config", "model", "train", "test", "output", "metrics"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    options = parser.parse_args(arguments)
-    data = make_data(load_config(options.config), options.train.parent)
-    test = held_out(data)
-    report = quantise_artifact(
-        options.model,
-        options.output,
-        calibration_images=calibration_images(data),
-        images=test.images,
-        labels=test.labels,
-    )
-    write_whole(options.metrics, json.dumps(metrics(report), indent=2) + "\n")
+    write_whole(options.metrics, json.dumps(metrics, indent=2) + "\n")

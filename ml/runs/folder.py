@@ -93,6 +93,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def training(self) -> Path:
+        """How the training went; a run of //ml:train tells it in its summary."""
+        return self.path / "training.json"
+
+    @property
     def is_finished(self) -> bool:
         return self.summary.is_file()
 

@@ -2,23 +2,15 @@
 
 from argparse import ArgumentTypeError
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.files import user_path
 from ml.artifact.artifact import ArtifactError
+from ml.artifact.evaluation import Labelled
 from ml.data.cifar10 import locate, read_records
 
 BUNDLED = Path(__file__).parents[1] / "bundled" / "model.onnx"
-
-
-class Labelled(NamedTuple):
-    """Images (N, H, W, 3) uint8 RGB, and (N,) class indices."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
 
 
 def model_path(text: str | None) -> Path:

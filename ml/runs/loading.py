@@ -1,6 +1,6 @@
-"""Loads the network and data of a trained run."""
+"""Opens a trained run: its configuration, its data and its network with the weights of the end."""
 
-import pickle  # nosec B403 # for the name of an error
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,152 +10,170 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from omegaconf import DictConfig
+from torch import Tensor, nn
 
-from ml.artifact.artifact import load_artifact
-from ml.runs.folder import ResumeError, RunFolder
+from common.model.artifact import Provenance
+from ml.artifact.calibration import calibrate
+from ml.artifact.evaluation import Labelled, torch_probabilities
+from ml.runs.folder import ResumeError, RunFolder, config_digest
+from ml.runs.provenance import UNKNOWN, git_revision, lock_digest
 
-CALIBRATION_IMAGES = 512
+_CALIBRATION_IMAGES = 512
+_CHECKPOINTS = "best.ckpt", "last.ckpt"
+_PREFIX = "network."  # of the network's weights in a checkpoint of Lightning's
 
 
 class TrainedError(ValueError):
-    """The folder holds no finished run; the message says what is missing."""
-
-
-def load_network(path: Path) -> nn.Module:
-    """The network of a finished run as it was exported, in eval mode.
-
-    Raises:
-        TrainedError: no run folder, or an unfinished one.
-        ArtifactError: its model.onnx is missing or damaged.
-    """
-    run = RunFolder(path)
-    try:
-        cfg = run.load_config()
-    except ResumeError as exc:
-        raise TrainedError(str(exc)) from exc
-    if not run.weights.is_file():
-        raise TrainedError(f"{path} holds no {run.weights.name}: finish it with resume={path}")
-    classes = len(load_artifact(run.model).metadata.classes)
-    network: nn.Module = instantiate(cfg.network, classes=classes)
-    network.load_state_dict(torch.load(run.weights, map_location="cpu", weights_only=True))
-    return network.eval()
-
-
-class WeightsError(ValueError):
-    """The file holds no weights of this network."""
+    """There is no trained network that could be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """What a finished network is judged by.
+class Trained:
+    """A trained network with what it was trained by.
 
     Attributes:
-        images: (N, H, W, 3) uint8, RGB.
-        labels: (N,) int64.
+        weights: the file that they come from.
+        data: as the configuration names it; images are read when they are asked for.
+        network: in eval mode, on the CPU.
+        training: what `ml.training.fitting.finish` told of it, empty if it has not finished.
+        temperature: that the logits were divided by here, 1 if the weights were calibrated already.
     """
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    run: RunFolder
+    weights: Path
+    cfg: DictConfig
+    data: Any
+    network: nn.Module
+    training: dict[str, Any]
+    temperature: float = 1.0
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where the weights come from, as far as the run has written it down."""
+        known = self.training
+        return Provenance(
+            git_revision=known.get("git_revision") or git_revision(),
+            config_digest=config_digest(self.cfg),
+            dataset_digest=self.data.digest,
+            lock_digest=known.get("lock_digest") or lock_digest(),
+            device=known.get("device") or UNKNOWN,
+            precision=known.get("precision") or UNKNOWN,
+        )
+
+    @property
+    def parameters(self) -> int:
+        """The number of the network's parameters."""
+        return sum(weight.numel() for weight in self.network.parameters())
+
+    def answer(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, K) probabilities for (N, H, W, 3) images, by PyTorch in fp32."""
+        return torch_probabilities(self.network, images, self.data.mean, self.data.std)
 
 
-def load_config(path: Path) -> DictConfig:
-    """The resolved configuration in a file."""
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig)
-    return cfg
+def open_trained(
+    path: Path, *, or_checkpoint: bool = False, dataset: Path | None = None
+) -> Trained:
+    """The network of a run folder, or of a ``.pt`` or ``.ckpt`` file in one.
 
+    Weights straight from training (a checkpoint) are calibrated on the validation images first, as
+    a finished run's have been.
 
-def make_data(cfg: DictConfig, folder: Path | None = None) -> Any:
-    """The data module of a configuration; `folder` holds train.bin and test.bin, if not the usual
-    places."""
-    return instantiate(cfg.data, **({} if folder is None else {"folder": str(folder.absolute())}))
-
-
-def make_network(cfg: DictConfig, classes: int, state: dict[str, Any]) -> nn.Module:
-    """The network of a configuration with these weights, in eval mode.
+    Args:
+        or_checkpoint: take the best checkpoint of a run that has not finished.
+        dataset: the folder of train.bin and test.bin, if they are not in the usual places.
 
     Raises:
-        WeightsError: they are of another network.
+        TrainedError: nothing there, not in a run folder, or no weights of this network.
+        DatasetError: the validation images cannot be read.
     """
-    network: nn.Module = instantiate(cfg.network, classes=classes)
+    weights = _find_weights(path, or_checkpoint)
+    run = RunFolder(_run_folder(weights))
     try:
+        cfg = run.load_config()
+    except ResumeError as exc:
+        raise TrainedError(f"{weights} is in no run folder: {exc}") from exc
+    state = _read(weights)
+    checkpoint = state.get("state_dict")
+    if isinstance(checkpoint, dict):
+        names = [name for name in checkpoint if name.startswith(_PREFIX)]
+        state = {name.removeprefix(_PREFIX): checkpoint[name] for name in names}
+    try:
+        data = open_data(cfg, dataset)
+        network: nn.Module = instantiate(cfg.network, classes=len(data.classes))
         network.load_state_dict(state)
+    except InstantiationException as exc:
+        raise TrainedError(f"{run.config}: {exc.__cause__ or exc}") from exc
     except RuntimeError as exc:
-        raise WeightsError(f"these weights are of another network: {exc}") from exc
-    return network.eval()
+        raise TrainedError(f"the weights in {weights} are of another network: {exc}") from exc
+    network.eval()
+    temperature = calibrate(network, data.validation_images()) if checkpoint else 1.0
+    return Trained(run, weights, cfg, data, network, _training(run), temperature)
 
 
-def load_weights(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote: weights by name, or a checkpoint of Lightning's.
-
-    Raises:
-        WeightsError: neither.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as exc:
-        raise WeightsError(f"{path} holds no readable weights: {str(exc).splitlines()[0]}") from exc
-    if not isinstance(state, dict):
-        raise WeightsError(f"{path} holds {type(state).__name__}, expected weights by name")
-    return state
+def open_data(cfg: DictConfig, dataset: Path | None = None) -> Any:
+    """The data module of a configuration; `dataset` holds train.bin and test.bin, if not the usual
+    places."""
+    return instantiate(cfg.data, **({} if dataset is None else {"folder": str(dataset.absolute())}))
 
 
-def held_out(data: Any) -> HeldOut:
+def labelled_test(data: Any) -> Labelled:
     """The test images, in the order of their file."""
     test = data.test_images()
-    return HeldOut(_channels_last(test.pixels), test.labels.cpu().numpy())
+    return Labelled(_channels_last(test.pixels), test.labels.cpu().numpy())
 
 
 def calibration_images(data: Any) -> NDArray[np.uint8]:
     """(N, H, W, 3): the first training images, which are in random order."""
-    return _channels_last(data.train_images().pixels[:CALIBRATION_IMAGES])
+    return _channels_last(data.train_images().pixels[:_CALIBRATION_IMAGES])
 
 
-def _channels_last(pixels: torch.Tensor) -> NDArray[np.uint8]:
+def _channels_last(pixels: Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
-class RunError(ValueError):
-    """The folder cannot be used; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """What later stages work with.
-
-    Attributes:
-        data: as the configuration names it; nothing of it is read yet.
-        network: with its final weights, in eval mode, on the CPU.
-    """
-
-    folder: RunFolder
-    cfg: DictConfig
-    data: Any
-    network: nn.Module
-
-
-def open_trained(path: Path) -> TrainedRun:
-    """The trained run in a folder.
-
-    Raises:
-        RunError: no run folder, an unfinished one, or weights that do not fit its configuration.
-    """
+def _find_weights(path: Path, or_checkpoint: bool) -> Path:
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise TrainedError(f"{path}: there is no such file or folder; `ls runs` shows the runs")
     run = RunFolder(path)
+    checkpoints = [run.checkpoints / name for name in _CHECKPOINTS if or_checkpoint]
+    candidates = [run.weights, *checkpoints]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    expected = ", ".join(str(candidate.relative_to(path)) for candidate in candidates)
+    raise TrainedError(
+        f"{path} holds no trained network, expected {expected}: if its training has not finished, "
+        f"continue it with resume={path}"
+    )
+
+
+def _run_folder(weights: Path) -> Path:
+    """The nearest folder above with a config.yaml, else the file's own."""
+    folders = [weights.absolute().parent, weights.absolute().parent.parent]
+    return next((f for f in folders if RunFolder(f).config.is_file()), folders[0])
+
+
+def _read(weights: Path) -> dict[str, Any]:
+    """What `torch.save` wrote: weights by name, or a checkpoint of Lightning's."""
     try:
-        cfg = run.load_config()
-    except ResumeError as exc:
-        raise RunError(str(exc)) from exc
-    if not run.weights.is_file():
-        raise RunError(f"{path} holds no {run.weights.name}: its training is not finished")
-    try:
-        data = instantiate(cfg.data)
-        network: nn.Module = instantiate(cfg.network, classes=len(data.classes))
-    except InstantiationException as exc:
-        raise RunError(f"{run.config}: {exc.__cause__ or exc}") from exc
-    try:
-        network.load_state_dict(torch.load(run.weights, map_location="cpu", weights_only=True))
+        state = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as exc:  # whatever unpickling a damaged file comes upon
-        raise RunError(f"{run.weights} cannot be used ({type(exc).__name__}): {exc}") from exc
-    return TrainedRun(run, cfg, data, network.eval())
+        reason = str(exc).partition("\n")[0]
+        raise TrainedError(
+            f"{weights} holds no readable weights ({type(exc).__name__}: {reason})"
+        ) from exc
+    if not isinstance(state, dict):
+        raise TrainedError(f"{weights} holds {type(state).__name__}, expected weights by name")
+    return state
+
+
+def _training(run: RunFolder) -> dict[str, Any]:
+    """What a finished training wrote down; the pipeline's stage writes it to a file of its own."""
+    for path in (run.training, run.summary):
+        if path.is_file():
+            known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return known
+    return {}

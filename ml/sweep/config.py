@@ -6,18 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ml.runs.metrics import direction
-from ml.training.config import register_schema
+from ml.training.config import ConfigError, composed, composing
 
 
 class SweepError(ValueError):
@@ -148,9 +145,6 @@ def _is_file_name(text: str) -> bool:
     return bool(text) and text[0] not in ".-" and all(c.isalnum() or c in "._-" for c in text)
 
 
-CONFIGS = Path(__file__).absolute().parents[2] / "configs"
-
-
 class _Search:
     extra: list[str] = []  # noqa: RUF012 (set once, before anything is composed)
 
@@ -158,25 +152,10 @@ class _Search:
 @contextmanager
 def configuration(config_dirs: Sequence[str] = ()) -> Iterator[None]:
     """Makes Hydra know our configurations, and those in further folders."""
-    register_schema()
     register_sweep_schema()
     _Search.extra = [f"file://{Path(folder).absolute()}" for folder in config_dirs]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with composing():
         yield
-
-
-@contextmanager
-def elsewhere(configs: Path) -> Iterator[None]:
-    """Within `configuration`: looks into another folder in place of our own."""
-    ours = GlobalHydra.instance().hydra
-    assert ours is not None
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(configs), version_base="1.3"):
-            yield
-    finally:
-        GlobalHydra.instance().clear()
-        GlobalHydra.instance().initialize(ours)
 
 
 def hydra_loader() -> ConfigLoader:
@@ -194,9 +173,6 @@ def compose_checked(name: str, overrides: Sequence[str]) -> DictConfig:
     """
     search = [f"hydra.searchpath=[{','.join(_Search.extra)}]"] if _Search.extra else []
     try:
-        return compose(name, [*overrides, *search])
-    except (HydraException, OmegaConfBaseException) as exc:
-        reasons = [str(exc).split("\nSee https")[0]]
-        if exc.__cause__:
-            reasons.append(str(exc.__cause__).split("\n    full_key")[0])
-        raise SweepError("\n".join(reasons)) from exc
+        return composed([*overrides, *search], name)
+    except ConfigError as exc:
+        raise SweepError(str(exc)) from exc

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from common.files import user_path
 from common.terminal import Progress, terminal
-from ml.sweep.config import CONFIGS, SweepError, configuration
+from ml.sweep.config import SweepError, configuration
 from ml.sweep.plan import Plan, make_plan
 from ml.sweep.search import Search, SweepFailed
+from ml.training.config import CONFIGS
 
 BAD_INPUT = 2  # exit code: nothing was trained
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C

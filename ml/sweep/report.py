@@ -23,10 +23,11 @@ from optuna.trial import FrozenTrial
 from common.files import write_whole
 from ml.runs.folder import run_config
 from ml.sweep import ledger, standings
-from ml.sweep.config import CONFIGS, SweepError, compose_checked, elsewhere, hydra_loader
+from ml.sweep.config import SweepError, compose_checked, hydra_loader
 from ml.sweep.plan import Plan
 from ml.sweep.space import parse_override
 from ml.sweep.standings import shown_number, shown_values
+from ml.training.config import CONFIGS, composing
 
 _MARK = "# Written by //ml:sweep"
 
@@ -112,7 +113,7 @@ def _difference(plan: Plan, text: str, wanted: DictConfig) -> str:
         target = configs / "experiment" / f"{plan.experiment}.yaml"
         target.unlink(missing_ok=True)
         target.write_text(text, encoding="utf-8")
-        with elsewhere(configs):
+        with composing(configs):
             got = compose_checked("train", [f"experiment={plan.experiment}", "conclude=false"])
     have, want = _flat(run_config(got)), _flat(run_config(wanted))
     for key in sorted(have.keys() | want.keys()):

@@ -2,14 +2,23 @@
 starts."""
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from ml.runs.folder import run_config
 from ml.runs.metrics import direction
 
+CONFIGS = Path(__file__).absolute().parents[2] / "configs"
 LADDER = ("tiny", "small", "large", "reference")  # configs/preset, cheapest first
 
 
@@ -240,6 +249,55 @@ def register_schema() -> None:
     store.store(group="schema", name="sgd", node=SGDConfig)
     store.store(group="schema", name="wandb", node=WandbConfig)
     store.store(group="schema", name="preset", node=PresetConfig)
+
+
+@contextmanager
+def composing(configs: Path = CONFIGS) -> Iterator[None]:
+    """Makes Hydra compose from a folder, in place of the one that it composes from so far."""
+    register_schema()
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(configs.absolute()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().clear()
+        if before is not None:
+            GlobalHydra.instance().initialize(before)
+
+
+def composed(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
+    """What the file of this name means with these overrides; within a Hydra application or
+    `composing` from its folder, else from ours.
+
+    Raises:
+        ConfigError: with Hydra's reasons.
+    """
+    if not GlobalHydra.instance().is_initialized():
+        with composing():
+            return composed(overrides, name)
+    try:
+        return compose(name, [*overrides])
+    except (HydraException, OmegaConfBaseException) as exc:
+        reasons = [str(exc).split("\nSee https")[0]]
+        if exc.__cause__:
+            reasons.append(str(exc.__cause__).split("\n    full_key")[0])
+        raise ConfigError("\n".join(reasons)) from exc
+
+
+def resolved(overrides: Sequence[str], configs: Path = CONFIGS) -> DictConfig:
+    """The plain values that a training with these overrides is made of; not where and how it is
+    started.
+
+    Raises:
+        ConfigError: an override that the configuration does not take, or that makes no sense.
+    """
+    with composing(configs):
+        cfg = composed(overrides)
+        check_values(cfg)
+        if missing := OmegaConf.missing_keys(cfg):
+            raise ConfigError(f"without a value: {', '.join(sorted(missing))}")
+        return run_config(cfg)
 
 
 def check_values(cfg: DictConfig) -> None:

@@ -14,9 +14,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from ml.artifact.calibration import calibrate
 from ml.runs.folder import ResumeError, RunFolder, config_digest
-from ml.runs.provenance import record_start
-from ml.training.callbacks import WholeCheckpointIO
+from ml.runs.metrics import best_row
+from ml.runs.provenance import git_revision, lock_digest, record_start
+from ml.training.callbacks import WholeCheckpointIO, metrics_log, save_weights
 from ml.training.config import ConfigError, check_values, is_fast_dev_run
 from ml.training.distribution import LocalRanks, leave_group, together
 from ml.training.hardware import describe_device, quiet_lightning, shared_threads
@@ -187,6 +189,42 @@ def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
+
+
+def finish(cfg: DictConfig, fitted: Fitted, weights: Path) -> dict[str, Any]:
+    """Puts the best weights in, calibrates them on the validation images, and writes them.
+
+    Returns:
+        What is known of the training: `summarise`, and what the network became.
+    """
+    load_best(fitted.module, fitted.trainer)
+    network = fitted.module.network.cpu().float().eval()
+    temperature = calibrate(network, fitted.data.validation_images())
+    save_weights(network, weights)
+    return {
+        **summarise(cfg, fitted),
+        "lock_digest": lock_digest(),
+        "temperature": temperature,
+        "parameters": sum(weight.numel() for weight in network.parameters()),
+    }
+
+
+def summarise(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
+    """What can be said of a run before its test: the monitored metric at its best, time, place."""
+    rows = metrics_log(fitted.trainer).rows
+    best = best_row(rows, cfg)
+    return {
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "monitor": cfg.monitor,
+        cfg.monitor: best[cfg.monitor],
+        "best_epoch": best["epoch"],
+        "epochs": len(rows),
+        "training_s": rows[-1]["elapsed_s"],
+        "device": describe_device(fitted.trainer),
+        "precision": str(fitted.trainer.precision),
+        "git_revision": git_revision(),
+    }
 
 
 def _follow(ranks: LocalRanks, run: RunFolder) -> None:

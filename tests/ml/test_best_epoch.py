@@ -8,20 +8,17 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ml import stages
-from ml.commands.train import CONFIGS
 from ml.pipeline import layout
 from ml.pipeline import train as pipeline
 from ml.rules.fit_model import fit_weights
-from ml.runs.folder import RunFolder, open_run, run_config
+from ml.runs.folder import RunFolder, open_run
 from ml.runs.metrics import best_row, direction
 from ml.sweep.trials import run_trial
-from ml.training.config import register_schema
+from ml.training.config import resolved
 from tests.ml.data.small_dataset import write_dataset
 
 _SMALL = (
@@ -68,11 +65,7 @@ def test_directions_follow_from_names() -> None:
 def cfg(tmp_path: Path) -> DictConfig:
     """A training whose validation loss falls, so that the highest is not the best."""
     folder = write_dataset(tmp_path / "dataset", train=300, test=100)
-    register_schema()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", [*_SMALL, f"data.folder={folder}", "monitor=val/loss"])
-    GlobalHydra.instance().clear()
-    return run_config(cfg)
+    return resolved([*_SMALL, f"data.folder={folder}", "monitor=val/loss"])
 
 
 def _rows(run: RunFolder) -> list[dict[str, float]]:

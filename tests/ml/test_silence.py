@@ -21,8 +21,8 @@ from ml.registry import main as registry
 from ml.registry.ledger import RegistryError
 from ml.report.finished import FinishedError
 from ml.runs.folder import RunFolder
-from ml.runs.loading import RunError, TrainedError
-from ml.runs.source import SourceError
+from ml.runs.loading import TrainedError
+from ml.training import fitting
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def _lasting_until_something_is_said(
     [
         ("ml.behaviour.main", "check_model", DatasetError("gone"), []),
         ("ml.benchmark.main", "gather", TrainedError("gone"), []),
-        ("ml.commands.export", "open_source", SourceError("gone"), ["run"]),
+        ("ml.commands.export", "open_trained", TrainedError("gone"), ["run"]),
         ("ml.commands.report", "open_finished", FinishedError("gone"), ["run"]),
         ("ml.drift.detect", "cifar10", DatasetError("gone"), ["--cifar10-test"]),
         ("ml.drift.evaluate", "measure_windows", ValueError("gone"), ["--images=50"]),
@@ -79,10 +79,12 @@ def test_a_command_says_that_it_is_at_work(
 def test_a_training_says_that_it_concludes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = io.StringIO()
     fitted = SimpleNamespace(
-        data=None, module=SimpleNamespace(network=None), trainer=SimpleNamespace()
+        data=None,
+        module=SimpleNamespace(network=None),
+        trainer=SimpleNamespace(is_global_zero=True),
     )
-    monkeypatch.setattr(stages, "fit", lambda *_: fitted)
-    monkeypatch.setattr(stages, "load_best", lambda *_: None)
+    monkeypatch.setattr(fitting, "fit", lambda *_: fitted)
+    monkeypatch.setattr(fitting, "finish", lambda *_: {})
     work = _lasting_until_something_is_said(text.getvalue, DatasetError("gone"))
     monkeypatch.setattr(stages, "conclude", work)
     cfg = OmegaConf.create({"logger": None, "trainer": {}})
@@ -105,8 +107,8 @@ def test_the_registry_says_that_it_waits_for_its_store(
     ("module", "step", "error"),
     [
         (prepare, "prepare", ChoicesError("gone")),
-        (evaluate, "evaluate_run", RunError("gone")),
-        (export, "export", RunError("gone")),
+        (evaluate, "evaluate_run", TrainedError("gone")),
+        (export, "export", TrainedError("gone")),
     ],
 )
 def test_a_stage_of_the_pipeline_says_that_it_is_at_work(
@@ -119,7 +121,7 @@ def test_a_stage_of_the_pipeline_says_that_it_is_at_work(
     monkeypatch.setattr(module, step, _lasting_until_something_is_said(text.getvalue, error))
     for name in ("open_trained", "read_evaluated"):
         if hasattr(module, name):
-            monkeypatch.setattr(module, name, lambda *_: SimpleNamespace(folder=None))
+            monkeypatch.setattr(module, name, lambda *_: SimpleNamespace(run=None))
     monkeypatch.setattr(evaluate, "read_evaluated", lambda _: None)
     arguments = (["run"], Console(file=text)) if module is evaluate else ()
     assert module.main(*arguments) == 2

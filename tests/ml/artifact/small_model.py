@@ -1,14 +1,16 @@
 """A network with the operators that a small ResNet exports, and images it has opinions about."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ml.artifact.export import Provenance
+from common.model.artifact import Provenance
+from ml.artifact.evaluation import Labelled, torch_probabilities
+from ml.artifact.export import ExportReport, export_artifact
 
 CLASSES = ("plane", "car", "bird", "cat")
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -58,17 +60,35 @@ class Sample:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
-    def export_arguments(self) -> dict[str, Any]:
-        """What `export_artifact` needs beside network and path."""
-        return {
-            "name": "small",
-            "classes": CLASSES,
-            "mean": MEAN,
-            "std": STD,
-            "provenance": PROVENANCE,
-            "images": self.images,
-            "labels": self.labels,
-        }
+    @property
+    def test(self) -> Labelled:
+        """The data as what the network is judged by."""
+        return Labelled(self.images, self.labels)
+
+    def probabilities(self, network: nn.Module | None = None) -> NDArray[np.float32]:
+        """What this network, or another, answers."""
+        return torch_probabilities(network or self.network, self.images, MEAN, STD)
+
+    def export(
+        self,
+        path: Path,
+        network: nn.Module | None = None,
+        probabilities: NDArray[np.float32] | None = None,
+    ) -> ExportReport:
+        """Writes the artifact of this network, or of another; `probabilities` are taken for its
+        answers."""
+        answers = self.probabilities(network) if probabilities is None else probabilities
+        return export_artifact(
+            network or self.network,
+            path,
+            name="small",
+            classes=CLASSES,
+            mean=MEAN,
+            std=STD,
+            provenance=PROVENANCE,
+            test=self.test,
+            probabilities=answers,
+        )
 
 
 def sample(seed: int = 0, images: int = 120, size: int = 16) -> Sample:

@@ -15,16 +15,15 @@ from torch import nn
 
 from ml.artifact import export
 from ml.artifact.artifact import load_artifact
+from ml.artifact.evaluation import torch_probabilities
 from ml.artifact.export import (
     PARITY_TOLERANCE,
     PROVED_BATCHES,
     ExportReport,
     ParityError,
     ServingGraph,
-    export_artifact,
     parity_gap,
     to_onnx,
-    torch_probabilities,
 )
 from ml.artifact.simplify import Simplified, simplify
 from tests.ml.artifact.small_model import CLASSES, MEAN, STD, Sample, sample
@@ -38,7 +37,7 @@ def trained() -> Sample:
 @pytest.fixture(scope="module")
 def report(trained: Sample, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
     path = tmp_path_factory.mktemp("export") / "model.onnx"
-    return export_artifact(trained.network, path, **trained.export_arguments())
+    return trained.export(path)
 
 
 def test_onnx_answers_like_pytorch_at_every_batch_size(
@@ -77,7 +76,7 @@ def test_the_file_tells_nothing_of_the_machine_that_wrote_it(report: ExportRepor
 def test_the_serving_graph_normalises_as_training_does(trained: Sample) -> None:
     images = torch.from_numpy(trained.images)
     _, probabilities = ServingGraph(trained.network, MEAN, STD).eval()(images)
-    expected = torch_probabilities(trained.network, trained.images, MEAN, STD)
+    expected = trained.probabilities()
     np.testing.assert_allclose(probabilities.detach().numpy(), expected, atol=1e-6)
 
 
@@ -87,7 +86,7 @@ def test_the_same_weights_give_the_same_bytes_in_another_process(
     code = (
         "import sys; from pathlib import Path; from ml.artifact.export import export_artifact;"
         "from tests.ml.artifact.small_model import sample; s = sample();"
-        "export_artifact(s.network, Path(sys.argv[1]), **s.export_arguments())"
+        "s.export(Path(sys.argv[1]))"
     )
     path = os.pathsep.join(filter(None, sys.path))
     again = tmp_path / "again.onnx"
@@ -107,7 +106,7 @@ def test_half_precision_networks_are_exported_in_full_precision(
     trained: Sample, report: ExportReport, tmp_path: Path
 ) -> None:
     network = sample().network.bfloat16()
-    half = export_artifact(network, tmp_path / "half.onnx", **trained.export_arguments())
+    half = trained.export(tmp_path / "half.onnx", network)
     assert half.parity <= PARITY_TOLERANCE
     assert half.metadata.version != report.metadata.version
     assert next(network.parameters()).dtype is torch.bfloat16
@@ -116,7 +115,7 @@ def test_half_precision_networks_are_exported_in_full_precision(
 def test_the_network_is_left_as_it_was(trained: Sample, tmp_path: Path) -> None:
     network = sample(seed=1).network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    export_artifact(network, tmp_path / "model.onnx", **trained.export_arguments())
+    trained.export(tmp_path / "model.onnx", network)
     assert network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
@@ -125,9 +124,9 @@ def test_a_model_that_disagrees_with_pytorch_is_not_written(
     trained: Sample, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
-    wrong = torch_probabilities(sample(seed=3).network, trained.images, MEAN, STD)
+    wrong = trained.probabilities(sample(seed=3).network)
     with pytest.raises(ParityError, match=r"expected at most 0.0001; nothing was written"):
-        export_artifact(trained.network, path, **trained.export_arguments(), probabilities=wrong)
+        trained.export(path, probabilities=wrong)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,12 +134,12 @@ def test_a_network_that_answers_nan_is_not_written(trained: Sample, tmp_path: Pa
     network = sample(seed=1).network
     nn.init.constant_(next(network.parameters()), float("nan"))
     with pytest.raises(ValueError, match="sum to one"):
-        export_artifact(network, tmp_path / "model.onnx", **trained.export_arguments())
+        trained.export(tmp_path / "model.onnx", network)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_parity_covers_every_image(trained: Sample, report: ExportReport) -> None:
-    expected = torch_probabilities(trained.network, trained.images, MEAN, STD)
+    expected = trained.probabilities()
     expected[-1] += [0.5, -0.5, 0, 0]
     model = onnx.load(report.path)
     assert parity_gap(model, trained.images, expected) == pytest.approx(0.5, abs=1e-3)
@@ -155,7 +154,7 @@ def test_a_simplified_model_that_loses_parity_is_replaced_by_the_full_one(
 
     monkeypatch.setattr(export, "simplify", spoil)
     path = tmp_path / "model.onnx"
-    kept = export_artifact(trained.network, path, **trained.export_arguments())
+    kept = trained.export(path)
     assert kept.simplification.startswith("kept unsimplified: simplification moved a probability")
     assert kept.parity <= PARITY_TOLERANCE
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from common.model.artifact import INPUT, PROBABILITIES
 from infra.twin.image.container import Root
-from ml.artifact.export import OPSET, export_artifact, to_onnx, torch_probabilities
+from ml.artifact.evaluation import torch_probabilities
+from ml.artifact.export import OPSET, to_onnx
 from tests.ml.artifact.small_model import CLASSES, MEAN, STD, Sample, sample
 from tests.serve.image import built
 from tests.serve.image.parity import COUNTS, Send, ask, doors
@@ -39,7 +40,7 @@ class Chain:
 @pytest.fixture(scope="module")
 def chain(root: Root, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     trained, path = sample(), tmp_path_factory.mktemp("export") / "model.onnx"
-    report = export_artifact(trained.network, path, **trained.export_arguments())
+    report = trained.export(path)
     assert report.simplification.startswith("simplified")
     full = to_onnx(trained.network, trained.images.shape[1:3], MEAN, STD, OPSET)
     cpu = ["CPUExecutionProvider"]

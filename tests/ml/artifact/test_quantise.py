@@ -9,7 +9,8 @@ import pytest
 
 from ml.artifact import quantise
 from ml.artifact.artifact import ArtifactError, load_artifact
-from ml.artifact.export import ExportReport, export_artifact
+from ml.artifact.evaluation import Labelled
+from ml.artifact.export import ExportReport
 from ml.artifact.quantise import AccuracyError, QuantisationReport, quantise_artifact, quantised
 from tests.ml.artifact.small_model import Sample, sample
 
@@ -30,15 +31,14 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder, data = tmp_path_factory.mktemp("quantise"), sample()
-    full = export_artifact(data.network, folder / "model.onnx", **data.export_arguments())
+    full = data.export(folder / "model.onnx")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantise, "ACCURACY_TOLERANCE", 0.03)  # one image of 120 is 0.8 %
         small = quantise_artifact(
             full.path,
             folder / "model.int8.onnx",
             calibration_images=sample(seed=1).images,
-            images=data.images,
-            labels=data.labels,
+            test=data.test,
         )
     return Pair(data, full, small)
 
@@ -83,8 +83,7 @@ def test_a_model_that_loses_accuracy_is_not_written(
             pair.full.path,
             tmp_path / "model.onnx",
             calibration_images=pair.data.images,
-            images=pair.data.images,
-            labels=pair.labels,
+            test=Labelled(pair.data.images, pair.labels),
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -95,6 +94,5 @@ def test_an_int8_artifact_is_not_quantised_again(pair: Pair, tmp_path: Path) -> 
             pair.small.path,
             tmp_path / "model.onnx",
             calibration_images=pair.data.images,
-            images=pair.data.images,
-            labels=pair.data.labels,
+            test=pair.data.test,
         )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ml.artifact.evaluation import Labelled
 from ml.behaviour import main
-from ml.runs.inputs import Labelled
 from tests.ml.drift.tiny_artifact import scenes, write_tiny_artifact
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ml.artifact.evaluation import Labelled
 from ml.behaviour.checks import (
     Check,
     Limits,
@@ -14,7 +15,6 @@ from ml.behaviour.checks import (
     lit,
     moved,
 )
-from ml.runs.inputs import Labelled
 
 CLASSES = ("dark", "bright")
 Images = NDArray[np.uint8]

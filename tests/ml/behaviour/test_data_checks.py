@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ml.artifact.evaluation import Labelled
 from ml.behaviour.data_checks import class_counts, find_duplicates
-from ml.runs.inputs import Labelled
 
 
 def pictures(count: int, seed: int) -> Labelled:

@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from ml.artifact.artifact import ArtifactError
-from ml.artifact.export import export_artifact
 from ml.benchmark import main as program
 from ml.benchmark.contenders import Field, of_files, of_network
 from ml.benchmark.results import print_table
@@ -26,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def field(folder: Path) -> Field:
     data = sample()
-    export_artifact(data.network, folder / "model.onnx", **data.export_arguments())
+    data.export(folder / "model.onnx")
     return of_network(data.network, folder / "model.onnx", data.images, folder)
 
 

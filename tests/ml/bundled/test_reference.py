@@ -12,8 +12,7 @@ from ml.artifact.evaluation import evaluate
 from ml.artifact.quantise import ACCURACY_TOLERANCE
 from ml.bundled.adopt import MAX_BYTES, MAX_SMALL_BYTES
 from ml.data.cifar10 import locate, read_records
-from ml.runs.folder import config_digest
-from ml.runs.loading import load_config
+from ml.runs.folder import RunFolder, config_digest
 
 FOLDER = Path(__file__).absolute().parents[3] / "ml" / "bundled"
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
@@ -69,7 +68,7 @@ def test_card_and_metrics_are_about_these_very_files(
 def test_the_configuration_beside_it_is_the_one_it_was_trained_by(
     artifacts: dict[str, Artifact],
 ) -> None:
-    config = load_config(FOLDER / "config.yaml")
+    config = RunFolder(FOLDER).load_config()
     assert config_digest(config) == artifacts["fp32"].metadata.config_digest
 
 

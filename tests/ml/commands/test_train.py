@@ -13,10 +13,8 @@ import pytest
 import torch
 
 from ml.artifact.artifact import load_artifact
-from ml.artifact.export import torch_probabilities
 from ml.commands.train import BAD_INPUT
-from ml.data.datamodule import CIFAR10
-from ml.runs.loading import load_network
+from ml.runs.loading import open_trained
 from ml.training.launch import INTERRUPTED
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
@@ -85,10 +83,9 @@ def test_a_finished_run_gives_back_the_network_that_it_exported(
     unbroken: tuple[Workspace, str],
 ) -> None:
     (run,) = unbroken[0].runs
-    network = load_network(run)
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     expected = load_artifact(run / "model.onnx").predict(images).probabilities
-    answers = torch_probabilities(network, images, CIFAR10.mean, CIFAR10.std)
+    answers = open_trained(run).answer(images)
     np.testing.assert_allclose(answers, expected, atol=1e-5)
 
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from ml.artifact.evaluation import Labelled
 from ml.drift import detect, evaluate
 from ml.drift.corruptions import corrupt
-from ml.runs.inputs import Labelled
 from tests.ml.drift.tiny_artifact import CLASSES, scenes, write_tiny_artifact
 
 

@@ -10,7 +10,6 @@ import pytest
 from ml.artifact.evaluation import evaluate
 from ml.pipeline.benchmark import arguments, figures, summary_rows
 from ml.pipeline.evaluate import Evaluated, read_evaluated
-from ml.pipeline.layout import TrainingRecord
 from ml.pipeline.prepare import hashes
 from ml.pipeline.resolve import ChoicesError
 from ml.runs.folder import RunFolder
@@ -59,12 +58,6 @@ def test_an_evaluation_of_other_weights_does_not_count(
     run, _ = evaluated_run
     run.weights.write_bytes(b"others")
     assert read_evaluated(run) is None
-
-
-def test_a_training_record_survives_its_file(tmp_path: Path) -> None:
-    record = TrainingRecord("cpu", "32-true", 1.2, "rev", "lock", 100, 3, 12.5)
-    record.write(tmp_path / "training.json")
-    assert TrainingRecord.read(tmp_path / "training.json") == record
 
 
 def test_hashes_are_those_of_sha256sum_sorted_by_name(

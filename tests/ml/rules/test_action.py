@@ -9,7 +9,6 @@ import pytest
 
 from common.processes import python_environment
 from ml.artifact.artifact import Artifact, load_artifact
-from ml.artifact.export import export_artifact
 from ml.rules import action
 from tests.ml.artifact.small_model import sample
 
@@ -19,7 +18,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path, data = tmp_path_factory.mktemp("exported") / "model.onnx", sample()
-    export_artifact(data.network, path, **data.export_arguments())
+    data.export(path)
     return path
 
 

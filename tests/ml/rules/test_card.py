@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from ml.artifact.evaluation import Interval, evaluate
-from ml.artifact.export import export_artifact
 from ml.report.model_card import Facts, Small, to_html, to_markdown
 from tests.ml.artifact.small_model import CLASSES, sample
 
@@ -14,7 +13,7 @@ from tests.ml.artifact.small_model import CLASSES, sample
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     path, data = tmp_path_factory.mktemp("card") / "model.onnx", sample()
-    report = export_artifact(data.network, path, **data.export_arguments())
+    report = data.export(path)
     return Facts(
         metadata=report.metadata,
         evaluation=report.evaluation,

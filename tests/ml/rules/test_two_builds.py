@@ -77,7 +77,6 @@ def test_a_small_model_can_be_made_of_it(tmp_path: Path, monkeypatch: pytest.Mon
         "config": built["config.yaml"],
         "model": built["model.onnx"],
         "train": dataset["train.bin"],
-        "test": dataset["test.bin"],
         "output": small,
         "metrics": metrics,
     }

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from ml.sweep.config import CONFIGS, METRICS, SweepError, configuration
+from ml.sweep.config import METRICS, SweepError, configuration
 from ml.sweep.ledger import baseline
 from ml.sweep.plan import Plan, make_plan
+from ml.training.config import CONFIGS
 from ml.training.module import EpochScores
 
 PRESETS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml") if path.stem != "base")

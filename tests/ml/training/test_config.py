@@ -11,9 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch.nn import functional as F
 
-from ml.commands.train import CONFIGS
 from ml.data.datamodule import size_schedule
-from ml.training.config import ConfigError, check_values, register_schema
+from ml.training.config import CONFIGS, ConfigError, check_values, register_schema
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 OPTIMIZERS = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml"))

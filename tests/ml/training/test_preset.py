@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ml.commands.train import CONFIGS
 from ml.runs.folder import config_digest
 from ml.training import hardware, presets
-from ml.training.config import LADDER, ConfigError, check_values, parse_duration, register_schema
+from ml.training.config import (
+    CONFIGS,
+    LADDER,
+    ConfigError,
+    check_values,
+    parse_duration,
+    register_schema,
+)
 from ml.training.presets import Presets, Speed, climb, measure_speed, settle, training_seconds
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace

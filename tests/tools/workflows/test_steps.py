@@ -47,7 +47,9 @@ def targets() -> set[str]:
     found = set()
     for path in BUILD_FILES:
         package = str(Path(path).parent).removeprefix(".")
-        for name in re.findall(r'^    name = "([^"]+)"', Path(path).read_text(), re.MULTILINE):
+        # `name = "a"`, or an entry of a table of aliases.
+        names = r'^    (?:name = "|    ")(\w+)(?:"|": "//.*"),$'
+        for name in re.findall(names, Path(path).read_text(), re.MULTILINE):
             found |= {
                 f"//{package}:{name}",
                 f"//{package}" if name == Path(path).parent.name else "",
