@@ -1,48 +1,73 @@
 """Settings of a deployment, from the environment."""
 
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from msgspec import Meta, Struct, ValidationError, convert, field, structs
 
 from common.resources import available_cpus
 
 _PREFIX = "KILN_"
 MAX_IMAGES = 100  # in one /predict/batch
 
-_Parse = Callable[[str], object]
-
 
 class SettingsError(ValueError):
     """A variable has a value that makes no sense; the message names it and what was expected."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Each field is a variable: `max_body_bytes` is KILN_MAX_BODY_BYTES."""
+def _whole(low: int, high: int) -> Meta:
+    return Meta(ge=low, le=high, description=f"a whole number from {low} to {high}")
 
-    model: Path | None = None  # the artifact; None: the one that was built in
+
+_Count = Annotated[int, _whole(1, 256)]
+_Timeout = Annotated[int, _whole(100, 900_000)]
+_Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+_Digests = Annotated[tuple[_Digest, ...], Meta(description="SHA-256 digests, separated by commas")]
+_Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s,]+)$")]
+_Origins = Annotated[
+    tuple[_Origin, ...],
+    Meta(description="origins as https://example.org, separated by commas, or *"),
+]
+_RootPath = Annotated[
+    str, Meta(pattern="^(/[A-Za-z0-9._~-]+)+/?$", description="a prefix as /prod")
+]
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Each field is a variable: `max_body_bytes` is KILN_MAX_BODY_BYTES.
+
+    The types say what a variable may hold; a default may mean what no variable can say.
+    """
+
+    # The artifact; None: the one that was built in.
+    model: Annotated[Path | None, Meta(description="the path of a model.onnx")] = None
     host: str = "127.0.0.1"
-    port: int = 8000
-    workers: int = 0  # processes; 0: one for each processor
-    threads: int = 0  # of a session; 0: the processors, shared by the workers
-    max_batch: int = 16  # images in one run of the session
-    max_queue: int = 512  # images that wait in one process
-    deadline_ms: int = 2_000  # of an image, from its request to the start of its run
-    max_body_bytes: int = 6 * 1024 * 1024  # what a synchronous call of AWS Lambda carries
-    head_timeout_ms: int = 10_000  # for a request's headers to arrive, or to begin
-    body_timeout_ms: int = 10_000  # for a body to arrive
-    max_pixels: int = 25_000_000  # of one image, before anything is decoded
-    api_keys: tuple[str, ...] = ()  # SHA-256 of each, in hexadecimal digits; none: open to all
-    cors_origins: tuple[str, ...] = ()  # that a browser may call from; "*" for any
-    root_path: str = ""  # prefix of every path where a proxy leaves it on, as /prod
-    log_level: str = "info"
-    log_format: str = ""  # json or text; "": text to a terminal, else JSON
-    access_log: str = "errors"  # requests with a line in the log: off, errors (5xx) or all
-    drift_rate: int | None = None  # images a second watched for drift; 0: none; None: by their size
-    flush_ms: int = 500  # that a call on AWS Lambda waits at most for its telemetry to be sent
-    cpus: int = field(default_factory=available_cpus)
+    port: Annotated[int, _whole(0, 65535)] = 8000
+    workers: _Count = 0  # processes; 0: one for each processor
+    threads: _Count = 0  # of a session; 0: the processors, shared by the workers
+    max_batch: Annotated[int, _whole(1, 1024)] = 16  # images in one run of the session
+    max_queue: Annotated[int, _whole(MAX_IMAGES, 1_000_000)] = 512  # images waiting in one process
+    # Of an image, from its request to the start of its run.
+    deadline_ms: Annotated[int, _whole(1, 900_000)] = 2_000
+    # What a synchronous invocation of AWS Lambda carries.
+    max_body_bytes: Annotated[int, _whole(1024, 2**30)] = 6 * 1024 * 1024
+    head_timeout_ms: _Timeout = 10_000  # for a request's headers to arrive, or to begin
+    body_timeout_ms: _Timeout = 10_000  # for a body to arrive
+    # Of one image, before anything is decoded.
+    max_pixels: Annotated[int, _whole(1024, 2**31)] = 25_000_000
+    api_keys: _Digests = ()  # none: open to all
+    cors_origins: _Origins = ()  # that a browser may call from; "*" for any
+    root_path: _RootPath = ""  # prefix of every path where a proxy leaves it on, as /prod
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["", "json", "text"] = ""  # "": text to a terminal, else JSON
+    access_log: Literal["off", "errors", "all"] = "errors"  # requests with a line; errors are 5xx
+    # Images a second watched for drift; 0: none; None: by their size.
+    drift_rate: Annotated[int, _whole(0, 1_000_000)] | None = None
+    # How long a call on AWS Lambda waits at most for its telemetry to be sent.
+    flush_ms: Annotated[int, _whole(1, 60_000)] = 500
+    cpus: int = field(default_factory=available_cpus)  # no variable
 
     @property
     def processes(self) -> int:
@@ -61,77 +86,35 @@ class Settings:
         Raises:
             SettingsError: names every variable that is wrong.
         """
-        values: dict[str, object] = {}
+        values: dict[str, Any] = {}
         problems: list[str] = []
-        for name, (parse, expectation) in _PARSERS.items():
-            variable = _PREFIX + name.upper()
-            if text := environ.get(variable, "").strip():
+        for one in structs.fields(cls):
+            variable = _PREFIX + one.name.upper()
+            text = environ.get(variable, "").strip() if one.name != "cpus" else ""
+            if text:
                 try:
-                    values[name] = parse(text)
-                except ValueError:
+                    values[one.name] = _value(text, one.type)
+                except ValidationError:
+                    expectation = next(_expectations(one.type), "another value")
                     problems.append(f"{variable} is {text!r}, expected {expectation}")
         if problems:
             raise SettingsError("; ".join(problems))
-        return cls(**values)  # type: ignore[arg-type]  # each parser gives its field's type
+        if "root_path" in values:
+            values["root_path"] = values["root_path"].rstrip("/")
+        return cls(**values)
 
 
-def _number(low: int, high: int) -> tuple[_Parse, str]:
-    def parse(text: str) -> int:
-        number = int(text)
-        if not low <= number <= high:
-            raise ValueError
-        return number
-
-    return parse, f"a whole number from {low} to {high}"
+def _value(text: str, kind: Any) -> Any:
+    of_many = kind in (_Digests, _Origins)
+    found = [item.strip() for item in text.split(",") if item.strip()] if of_many else text
+    return convert(found, kind, strict=False, dec_hook=lambda _, path: Path(path))
 
 
-def _list_of(pattern: str) -> _Parse:
-    def parse(text: str) -> tuple[str, ...]:
-        items = tuple(item.strip() for item in text.split(",") if item.strip())
-        if not all(re.fullmatch(pattern, item) for item in items):
-            raise ValueError
-        return items
-
-    return parse
-
-
-def _one_of(*words: str) -> tuple[_Parse, str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError
-        return text
-
-    return parse, f"one of {', '.join(words)}"
-
-
-def _root_path(text: str) -> str:
-    if not re.fullmatch(r"(?:/[A-Za-z0-9._~-]+)+/?", text):
-        raise ValueError
-    return text.rstrip("/")
-
-
-_PARSERS: dict[str, tuple[_Parse, str]] = {
-    "model": (Path, "the path of a model.onnx"),
-    "host": (str, "an address"),
-    "port": _number(0, 65535),
-    "workers": _number(1, 256),
-    "threads": _number(1, 256),
-    "max_batch": _number(1, 1024),
-    "max_queue": _number(MAX_IMAGES, 1_000_000),
-    "deadline_ms": _number(1, 900_000),
-    "max_body_bytes": _number(1024, 2**30),
-    "head_timeout_ms": _number(100, 900_000),
-    "body_timeout_ms": _number(100, 900_000),
-    "max_pixels": _number(1024, 2**31),
-    "api_keys": (_list_of("[0-9a-f]{64}"), "SHA-256 digests, separated by commas"),
-    "cors_origins": (
-        _list_of(r"\*|https?://[^/\s,]+"),
-        "origins as https://example.org, separated by commas, or *",
-    ),
-    "root_path": (_root_path, "a prefix as /prod"),
-    "log_level": _one_of("debug", "info", "warning", "error"),
-    "log_format": _one_of("json", "text"),
-    "access_log": _one_of("off", "errors", "all"),
-    "drift_rate": _number(0, 1_000_000),
-    "flush_ms": _number(1, 60_000),
-}
+def _expectations(kind: Any) -> Iterator[str]:
+    """What the parts of a type say that they hold."""
+    parts = get_args(kind)
+    yield from (one.description for one in parts if isinstance(one, Meta) and one.description)
+    if words := [one for one in parts if isinstance(one, str) and one]:
+        yield f"one of {', '.join(words)}"
+    for part in parts:
+        yield from _expectations(part)

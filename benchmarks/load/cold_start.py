@@ -27,8 +27,8 @@ from rich.table import Table
 
 from benchmarks.load.servers import interruptible, python_environment
 from common.terminal import Progress, terminal
+from serve.aws_lambda.lifecycle import one_pixel_event
 from serve.image import boot
-from serve.image.snapshot import one_pixel_event
 from serve.inference.model_path import model_path, read_model
 from serve.settings import Settings
 

@@ -31,7 +31,7 @@ from benchmarks.load.servers import (
 from common.model.artifact import INPUT, PROBABILITIES
 from common.terminal import Progress
 from serve.inference.images import Codec
-from serve.inference.quiet_onnxruntime import ort
+from serve.inference.predictor import ort
 
 _SECONDS = 2.0
 _BATCH = 100

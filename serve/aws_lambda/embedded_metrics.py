@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from common.model.artifact import ArtifactMetadata
-from serve.call import Call
-from serve.drift import metrics as drift_metrics
-from serve.drift.monitor import DriftMonitor
+from serve.drift.monitor import PAUSE_S, DriftMonitor
 from serve.errors import Overloaded
+from serve.exchange import Exchange
 from serve.telemetry import instruments as inst
 from serve.telemetry import process
 from serve.telemetry.instruments import Instrument
-from serve.telemetry.recorder import Recorder, Request
-from serve.telemetry.requests import RequestObserver
-from serve.telemetry.sampling import Sampler
+from serve.telemetry.recorder import Request
+from serve.telemetry.requests import SeriesNames
 
 NAMESPACE = "Kiln"
 MAX_VALUES = 100  # of one metric in one line
@@ -38,7 +36,7 @@ class Point(NamedTuple):
 
 
 class EmbeddedMetrics:
-    """An `Observer` that writes what it saw when it is flushed; nothing of it waits for anybody.
+    """An `Observer` that writes the metrics of what it saw when it is flushed.
 
     `version` is the function's: by it a release compares what its versions did.
     """
@@ -46,7 +44,6 @@ class EmbeddedMetrics:
     def __init__(
         self,
         metadata: ArtifactMetadata,
-        root_path: str = "",
         service: str = "kiln",
         version: str = "",
         write: Callable[[str], object] = lambda line: sys.stdout.write(line),
@@ -54,54 +51,52 @@ class EmbeddedMetrics:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._classes, self._service = metadata.classes, service
-        recorder = Recorder(metadata.classes)  # has the names of the series, and records nothing
-        self._identify = RequestObserver(recorder, Sampler(), None, root_path).identify
+        self._series = SeriesNames()
         self._write = write
         self._drift, self._clock, self._drift_due = drift, clock, clock()
         self._facts = {"kiln.model.name": metadata.name, "kiln.model.version": metadata.version}
         if version:
             self._facts["faas.version"] = version
-        self._calls: list[tuple[Call, Request, float]] = []
+        self._seen: list[tuple[Exchange, Request, float]] = []
         self._cpu_s = process.cpu_s()
         self._start_s: float | None = process.uptime_s()
 
-    def __call__(self, call: Call, method: str, path: str) -> None:
-        request = self._identify(method, path, call.status, call.error)
-        self._calls.append((call, request, time.perf_counter() - call.start))
+    def __call__(self, exchange: Exchange, method: str, path: str) -> None:
+        request = self._series(exchange, method)
+        self._seen.append((exchange, request, time.perf_counter() - exchange.start))
 
     def flush(self) -> bool:
-        """Writes the lines of what it saw, and is done."""
-        calls, self._calls = self._calls, []
-        for call, request, duration_s in calls:
-            facts = self._facts | {"trace_id": call.request_id}
-            points = [*self._request(call, request, duration_s)]
-            if call is calls[0][0]:
+        """Writes the lines of everything that it saw since the last flush."""
+        seen, self._seen = self._seen, []
+        for exchange, request, duration_s in seen:
+            facts = self._facts | {"trace_id": exchange.request_id}
+            points = [*self._request(exchange, request, duration_s)]
+            if exchange is seen[0][0]:
                 points += [*self._process(), *self._windows()]
             for line in documents(points, {_SERVICE: self._service}, facts, time.time()):
                 self._write(json.dumps(line, separators=(",", ":")) + "\n")
         return True
 
     def renew(self) -> None:
-        """Starts afresh in a copy of the process: what the original counted is not reported
-        twice."""
-        self._calls, self._cpu_s, self._start_s = [], process.cpu_s(), 0.0
+        """Starts afresh in a copy of the process, which must not report the original's counts."""
+        self._seen, self._cpu_s, self._start_s = [], process.cpu_s(), 0.0
 
-    def _request(self, call: Call, request: Request, duration_s: float) -> Iterable[Point]:
+    def _request(self, exchange: Exchange, request: Request, duration_s: float) -> Iterable[Point]:
         labels = {name: str(value) for name, value in request.labels().items()}
         yield Point(inst.REQUEST_DURATION, [round(duration_s, 6)], labels)
         yield Point(inst.SHED, [int(request.error == Overloaded.kind)])
         if request.error:
             yield Point(inst.ERRORS, [1], {inst.ERROR: request.error})
-        if call.probabilities is None:
+        if exchange.probabilities is None:
             return
-        times = (call.decode_s, call.queue_s, call.infer_s, call.encode_s)
+        times = (exchange.decode_s, exchange.queue_s, exchange.infer_s, exchange.encode_s)
         for stage, seconds in zip(inst.STAGES, times, strict=True):
             yield Point(inst.STAGE_DURATION, [round(seconds, 6)], {"stage": stage})
-        yield Point(inst.BATCH_SIZE, [call.batch])
-        yield Point(inst.QUEUE_DEPTH, [call.waiting])
-        confidence: list[float] = call.probabilities.max(axis=1).tolist()
+        yield Point(inst.BATCH_SIZE, [exchange.batch])
+        yield Point(inst.QUEUE_DEPTH, [exchange.waiting])
+        confidence: list[float] = exchange.probabilities.max(axis=1).tolist()
         yield Point(inst.CONFIDENCE, [round(value, 6) for value in confidence])
-        winners: list[int] = call.probabilities.argmax(axis=1).tolist()
+        winners: list[int] = exchange.probabilities.argmax(axis=1).tolist()
         for winner in sorted(set(winners)):
             yield Point(inst.PREDICTIONS, [winners.count(winner)], {"class": self._classes[winner]})
 
@@ -116,14 +111,14 @@ class EmbeddedMetrics:
             self._start_s = None
 
     def _windows(self) -> Iterable[Point]:
-        """Drift of the window, seldom, because it changes little with one call."""
+        """Drift of the window, seldom, because it changes little with one request."""
         if self._drift is None or self._clock() < self._drift_due:
             return
-        self._drift_due = self._clock() + drift_metrics.PAUSE_S
+        self._drift_due = self._clock() + PAUSE_S
         for state in self._drift.state().windows:
             labels = {"window": str(state.window)}
-            yield Point(drift_metrics.ALARM, [int(state.raised)], labels)
-            yield Point(drift_metrics.WINDOW_IMAGES, [state.images], labels)
+            yield Point(inst.DRIFT_ALARM, [int(state.raised)], labels)
+            yield Point(inst.DRIFT_WINDOW_IMAGES, [state.images], labels)
 
 
 def documents(

@@ -4,7 +4,7 @@ import gc
 
 from mangum import Mangum
 
-from serve.aws_lambda.invocation import Flushing, Outlet
+from serve.aws_lambda.invocation import FlushingHandler, LambdaTelemetry
 from serve.http.app import create_app
 from serve.inference.model_path import model_path
 from serve.inference.predictor import Predictor
@@ -12,10 +12,10 @@ from serve.settings import Settings
 
 settings = Settings.from_environment()
 predictor = Predictor.load(model_path(settings), settings.session_threads)
-outlet = Outlet.open(settings, predictor.metadata)
-app = create_app(predictor, settings, observer=outlet.observer)
+telemetry = LambdaTelemetry.start(settings, predictor.metadata)
+app = create_app(predictor, settings, observer=telemetry.observer)
 adapter = Mangum(app, lifespan="off")  # it would run start-up again for every event
-handler = Flushing(adapter, outlet.flush, settings.flush_ms / 1e3)
+handler = FlushingHandler(adapter, telemetry.flush, settings.flush_ms / 1e3)
 
 gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
 gc.enable()  # serve/image/boot.py starts without it

@@ -7,16 +7,16 @@ from typing import Any
 
 from common.model.artifact import ArtifactMetadata
 from serve.aws_lambda.embedded_metrics import EmbeddedMetrics
-from serve.call import Observer
-from serve.drift.attach import watch_traffic
+from serve.drift.watch import watch_traffic
+from serve.exchange import Observer
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
 
 CLOSE_S = 0.25  # Lambda kills a process 300 ms after SIGTERM
 
 
-class Outlet:
-    """`Telemetry`, with metrics in CloudWatch's embedded format where nothing is exported."""
+class LambdaTelemetry:
+    """`Telemetry`; metrics go to the log in CloudWatch's format where nothing is exported."""
 
     def __init__(self, telemetry: Telemetry, embedded: EmbeddedMetrics | None) -> None:
         self._telemetry, self._embedded = telemetry, embedded
@@ -25,13 +25,13 @@ class Outlet:
             telemetry.add_observer(embedded)
 
     @classmethod
-    def open(
+    def start(
         cls,
         settings: Settings,
         metadata: ArtifactMetadata,
         environ: Mapping[str, str] = os.environ,
-    ) -> "Outlet":
-        """As OpenTelemetry's variables have it; `none` as the exporter of metrics means none.
+    ) -> "LambdaTelemetry":
+        """Telemetry as OpenTelemetry's variables ask for; metrics may be switched off by `none`.
 
         Raises:
             SettingsError: names every variable that is wrong.
@@ -44,11 +44,11 @@ class Outlet:
         version = environ.get("AWS_LAMBDA_FUNCTION_VERSION", "")
         return cls(
             telemetry,
-            EmbeddedMetrics(metadata, settings.root_path, service, version=version, drift=drift),
+            EmbeddedMetrics(metadata, service, version=version, drift=drift),
         )
 
     def flush(self, deadline_s: float) -> bool:
-        """Everything that was seen so far; False if the collector did not take it in time."""
+        """Sends everything that was seen so far; False if the collector did not take it in time."""
         return self._embedded.flush() if self._embedded else self._telemetry.flush(deadline_s)
 
     def renew(self) -> None:
@@ -58,7 +58,7 @@ class Outlet:
         self._telemetry.renew()
 
     def close(self) -> None:
-        """What is left, in the time that Lambda gives."""
+        """Sends what is left, in the time that Lambda gives."""
         if self._embedded:
             self._embedded.flush()
         self._telemetry.close(CLOSE_S)
@@ -77,12 +77,12 @@ Handler = Callable[[Any, Any], Any]
 Flush = Callable[[float], bool]
 
 
-class Flushing:
+class FlushingHandler:
     """A handler that has everything flushed before its answer returns to Lambda.
 
-    A collector that does not take it in time costs the call `budget_s` at most, and then few calls
-    anything: there is a pause, twice as long after each failure, in which nobody waits. What could
-    not be sent stays in its queue.
+    A collector that does not take it in time costs the invocation `budget_s` at most, and few of
+    those that follow anything: there is a pause, twice as long after each failure, in which nobody
+    waits. What could not be sent stays in its queue.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Flushing:
             self._send(context.get_remaining_time_in_millis() / 1e3)
 
     def reset(self) -> None:
-        """The next call waits for the collector, whatever happened before."""
+        """Has the next invocation wait for the collector, whatever happened before."""
         self._failures, self._paused_until = 0, float("-inf")
 
     def _send(self, remaining_s: float) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from common.model.drift import CLASSES
-from serve.drift.metrics import ALARM, PAUSE_S, WINDOW_IMAGES
-from serve.drift.monitor import DriftMonitor, DriftState
+from serve.drift.monitor import PAUSE_S, DriftMonitor, DriftState
+from serve.telemetry import instruments as inst
 
 _Read = Callable[[], Iterable[Observation]]
 
@@ -35,31 +35,28 @@ def register_instruments(
         signals = {signal.name: signal.shares for signal in reference.signals}
         return _by_bin(reference.class_priors, signals, monitor.metadata.classes)
 
-    for what, of_window in ((ALARM, _alarms), (WINDOW_IMAGES, _images)):
-        meter.create_observable_gauge(what.name, of_state(of_window), what.unit, what.description)
-    meter.create_observable_gauge(
-        "kiln.drift.score", of_state(_scores), "1", "Distance from the reference"
-    )
-    meter.create_observable_gauge(
-        "kiln.drift.threshold", of_state(_thresholds), "1", "Score above which an alarm is raised"
-    )
-    meter.create_observable_counter(
-        "kiln.drift.images", of_state(bins), "{image}", "Measured images in a bin of a signal"
-    )
-    meter.create_observable_gauge(
-        "kiln.drift.reference.share",
-        [_paced(shares, clock)],
-        "1",
-        "Share of the reference's images in a bin",
-    )
+    for what, read in (
+        (inst.DRIFT_ALARM, _alarms),
+        (inst.DRIFT_WINDOW_IMAGES, _images),
+        (inst.DRIFT_SCORE, _scores),
+        (inst.DRIFT_THRESHOLD, _thresholds),
+        (inst.DRIFT_IMAGES, bins),
+    ):
+        create = (
+            meter.create_observable_counter
+            if what.kind == "counter"
+            else meter.create_observable_gauge
+        )
+        create(what.name, of_state(read), what.unit, what.description)
+    what = inst.DRIFT_REFERENCE_SHARE
+    meter.create_observable_gauge(what.name, [_paced(shares, clock)], what.unit, what.description)
 
 
 def _paced(
     read: _Read, clock: Callable[[], float]
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    due = (
-        clock()
-    )  # on Lambda every call exports, and 450 series each time cost more than the answer
+    # On Lambda every call exports, and 450 series each time cost more than the answer.
+    due = clock()
 
     def callback(_: CallbackOptions) -> Iterable[Observation]:
         nonlocal due

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from common.model.artifact import ArtifactMetadata
 from common.model.drift import Change, Counts, DriftReport, DriftWatch, WatchLimits
 from common.model.signals import CONFIDENCE, image_signals
-from serve.call import Call
+from serve.exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ _RATE = 50.0  # images measured in a second: under a hundredth of a processor, a
 _BLOCK = 32  # measured together; 16 and 128 cost the same each
 _BURST = 100  # that may be measured at once after a pause: a whole batch
 
+PAUSE_S = 15.0  # between two exports of a process's drift
 _MOST_BLOCKS = 4  # that wait for the thread; each has at most _BLOCK + _BURST images
 _FLUSH_S = 1.0
 
@@ -62,7 +63,7 @@ class DriftState:
 
 
 class DriftMonitor:
-    """An `Observer` of calls: counts their images in the bins of the model's reference.
+    """An `Observer` that counts the images of requests in the bins of the model's reference.
 
     Args:
         rate: images measured in a second at most, of more traffic a part; None: what takes under
@@ -92,17 +93,17 @@ class DriftMonitor:
         self._intake, self._counting = threading.Lock(), threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drift")
 
-    def __call__(self, call: Call, method: str, path: str) -> None:
-        """Takes some of a call's images; never raises."""
-        if call.images is None or call.probabilities is None:
+    def __call__(self, exchange: Exchange, method: str, path: str) -> None:
+        """Takes some of a request's images; never raises."""
+        if exchange.images is None or exchange.probabilities is None:
             return
         try:
-            self._take(call.images, call.probabilities)
+            self._take(exchange.images, exchange.probabilities)
         except Exception:
             self._report_failure()
 
     def state(self) -> DriftState:
-        """Everything up to the last call, for which the thread finishes its work."""
+        """Everything up to the last exchange, for which the thread finishes its work."""
         self.flush()
         with self._counting:
             totals = Counts.empty(self._reference)

@@ -1,22 +1,30 @@
-"""The service as an ASGI application: routes and middleware."""
+"""The service as an ASGI application: routes, middleware and CORS."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.routing import Route
 
-from serve.call import Observer
-from serve.http.middleware import Envelope
+from serve.exchange import Observer
+from serve.http.middleware import RequestMiddleware
 from serve.http.pages import page_routes
-from serve.http.routes import Predict, PredictBatch, Service, information_routes
+from serve.http.routes import Service, api_routes
 from serve.inference.predictor import Predictor
 from serve.settings import Settings
+
+# What browsers of other origins may do. A test holds the same lists in
+# infra/terraform/roots/service/api.tf to these.
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["authorization", "content-type", "traceparent", "tracestate", "x-api-key"],
+    "expose_headers": ["retry-after", "x-model-version", "x-request-id"],
+    "max_age": 3600,
+}
 
 
 def create_app(
@@ -35,6 +43,12 @@ def create_app(
         at_end: is called when the last request was answered.
     """
     service = Service(predictor, settings)
+    around_requests = Middleware(
+        RequestMiddleware,
+        model_version=predictor.version,
+        root_path=settings.root_path,
+        observer=observer,
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -45,13 +59,11 @@ def create_app(
 
     app = Starlette(
         routes=[
-            Route("/predict", Predict(service), methods=["POST"]),
-            Route("/predict/batch", PredictBatch(service), methods=["POST"]),
-            *information_routes(predictor, settings),
-            *page_routes(predictor.metadata),
+            *api_routes(service),
+            *page_routes(),
         ],
-        middleware=[*middleware, *_cors(settings), _envelope(predictor, settings, observer)],
-        exception_handlers={HTTPException: _leave_to_envelope},
+        middleware=[*middleware, *_cors(settings), around_requests],
+        exception_handlers={HTTPException: _leave_to_middleware},
         lifespan=lifespan,
     )
     # A redirect names a host and a path, and behind a proxy's prefix both would be wrong.
@@ -59,41 +71,16 @@ def create_app(
     return app
 
 
-def _envelope(predictor: Predictor, settings: Settings, observer: Observer | None) -> Middleware:
-    return Middleware(
-        Envelope,
-        model_version=predictor.version,
-        root_path=settings.root_path,
-        observer=observer,
-    )
-
-
 def _cors(settings: Settings) -> list[Middleware]:
     """For a service that is asked directly, or through a proxy that leaves CORS alone.
 
-    On AWS the HTTP API speaks instead (infra/terraform/roots/service/api.tf), by the same lists: it
-    answers preflights, its own refusals (401, 429) carry the headers, too, and it ignores what
-    is said here. Function URLs, whose callers sign, have no CORS of their own.
+    On AWS the HTTP API answers instead, preflights and its own refusals (401, 429) too, and ignores
+    what is said here. Function URLs, whose callers sign, have no CORS of their own.
     """
     if not settings.cors_origins:
         return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=[
-                "authorization",
-                "content-type",
-                "traceparent",
-                "tracestate",
-                "x-api-key",
-            ],
-            expose_headers=["retry-after", "x-model-version", "x-request-id"],
-            max_age=3600,
-        )
-    ]
+    return [Middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)]
 
 
-async def _leave_to_envelope(_: Request, exc: Exception) -> NoReturn:
+async def _leave_to_middleware(_: Request, exc: Exception) -> NoReturn:
     raise exc

@@ -7,8 +7,8 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.call import KEY, Call, Observer
 from serve.errors import ClientLeft, InternalError, MethodNotAllowed, NotFound, ServiceError
+from serve.exchange import KEY, Exchange, Observer
 from serve.http.schemas import Problem
 
 logger = logging.getLogger(__name__)
@@ -20,8 +20,8 @@ _PROBLEM_JSON = b"application/problem+json"
 _FROM_STARLETTE: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
 
 
-class Envelope:
-    """Our outermost layer: identifies the request, answers its errors, and tells the observer."""
+class RequestMiddleware:
+    """Identifies each request, answers its errors, and calls the observer."""
 
     def __init__(
         self,
@@ -41,18 +41,18 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        call = scope[KEY] = Call(header(scope, b"traceparent"), scope.get("scheme", "http"))
-        if call.parent:
-            call.tracestate = header(scope, b"tracestate")
+        exchange = scope[KEY] = Exchange(header(scope, b"traceparent"), scope.get("scheme", "http"))
+        if exchange.parent:
+            exchange.tracestate = header(scope, b"tracestate")
         if self._root_path:
             scope["root_path"] = self._root_path
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                call.status = message["status"]
+                exchange.status = message["status"]
                 message["headers"] = [
                     *message.get("headers", ()),
-                    (b"x-request-id", call.request_id.encode()),
+                    (b"x-request-id", exchange.request_id.encode()),
                     *self._common,
                 ]
             await send(message)
@@ -60,27 +60,28 @@ class Envelope:
         try:
             await self._app(scope, receive, send_with_headers)
         except ClientLeft:
-            call.error = "client-left"
+            exchange.error = "client-left"
         except Exception as exc:
             error = as_service_error(exc, scope)
             if isinstance(error, InternalError):
-                logger.exception("request failed", extra={"request_id": call.request_id})
-            if call.status:  # too late for another answer: the server cuts the connection
+                logger.exception("request failed", extra={"request_id": exchange.request_id})
+            if exchange.status:  # too late for another answer: the server cuts the connection
                 raise
-            call.error = error.kind
-            await self._answer_error(error, call, send_with_headers)
+            exchange.error = error.kind
+            await self._answer_error(error, exchange, send_with_headers)
         finally:
+            exchange.route = getattr(scope.get("route"), "path", "")  # that Starlette found
             if self._observer is not None:
-                self._observer(call, scope["method"], scope["path"])
+                self._observer(exchange, scope["method"], scope["path"])
 
-    async def _answer_error(self, error: ServiceError, call: Call, send: Send) -> None:
+    async def _answer_error(self, error: ServiceError, exchange: Exchange, send: Send) -> None:
         problem = Problem(
             type=PROBLEM + error.kind,
             title=error.title,
             status=error.status,
             detail=error.detail,
             field=error.field or msgspec.UNSET,
-            request_id=call.request_id,
+            request_id=exchange.request_id,
             model_version=self._model_version,
         )
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]

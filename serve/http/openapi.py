@@ -16,6 +16,7 @@ from serve import errors
 from serve.errors import ServiceError
 from serve.http import schemas
 from serve.http.middleware import PROBLEM
+from serve.http.routes import ENDPOINTS
 from serve.settings import MAX_IMAGES
 
 _FILE = Path("serve/site/openapi.json")
@@ -47,6 +48,7 @@ _IMAGE_ERRORS = (errors.ImageTooLarge, errors.UnsupportedImage, errors.Unreadabl
 
 def document() -> Json:
     """The complete OpenAPI document."""
+    operations = _operations()
     _, components = msgspec.json.schema_components(_DOCUMENTS, ref_template=_REF)
     return {
         "openapi": "3.1.0",
@@ -63,19 +65,10 @@ def document() -> Json:
         },
         "servers": [{"url": "."}],
         "paths": {
-            "/predict": {"post": _predict()},
-            "/predict/batch": {"post": _predict_batch()},
-            "/model/info": {"get": _get("getModelInfo", "What the served model is", "ModelInfo")},
-            "/health": {"get": _get("getHealth", "Whether the process is alive", "Status")},
-            "/ready": {
-                "get": _get(
-                    "getReadiness",
-                    "Whether the model gives the answers that were recorded when it was exported",
-                    "Status",
-                    errors.NotReady,
-                )
-            },
-            "/samples": {"get": _get("getSamples", "Images to try", "Samples")},
+            one.path: {
+                one.method.lower(): {"operationId": one.operation, **operations[one.operation]}
+            }
+            for one in ENDPOINTS
         },
         "components": {
             "schemas": components,
@@ -88,10 +81,25 @@ def document() -> Json:
     }
 
 
+def _operations() -> dict[str, Json]:
+    """What is said of each operation of the table in serve/http/routes.py."""
+    return {
+        "predict": _predict(),
+        "predictBatch": _predict_batch(),
+        "getModelInfo": _get("What the served model is", "ModelInfo"),
+        "getHealth": _get("Whether the process is alive", "Status"),
+        "getReadiness": _get(
+            "Whether the model gives the answers that were recorded when it was exported",
+            "Status",
+            errors.NotReady,
+        ),
+        "getSamples": _get("Images to try", "Samples"),
+    }
+
+
 def _predict() -> Json:
     form = _form("image", {"type": "string", "contentMediaType": "application/octet-stream"})
     return {
-        "operationId": "predict",
         "summary": "Classify one image",
         "description": (
             "As base64 in JSON, as the bare file, or as the part `image` of a form. With a bare "
@@ -122,7 +130,6 @@ def _predict_batch() -> Json:
         "items": {"type": "string", "contentMediaType": "application/octet-stream"},
     }
     return {
-        "operationId": "predictBatch",
         "summary": f"Classify up to {MAX_IMAGES} images",
         "description": (
             "Each image succeeds or fails on its own; the answer has one item for each, in order."
@@ -140,9 +147,8 @@ def _predict_batch() -> Json:
     }
 
 
-def _get(operation: str, summary: str, answer: str, *problems: type[ServiceError]) -> Json:
+def _get(summary: str, answer: str, *problems: type[ServiceError]) -> Json:
     return {
-        "operationId": operation,
         "summary": summary,
         "parameters": [_traceparent()],
         "responses": {"200": _success(answer), **_problems(*problems)},

@@ -3,12 +3,16 @@
 import base64
 import hashlib
 import io
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,6 +20,7 @@ from starlette.routing import Route
 from common.model.artifact import ArtifactMetadata
 from serve.http.schemas import Sample, Samples
 
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 _FOLDER = Path(__file__).parents[1] / "site"
 _SHARED = ("style.css", "icon.svg", "demo.js", "docs.js")
 _TYPES = {
@@ -34,19 +39,45 @@ _PAGE_HEADERS = {
 }
 
 
-def page_routes(metadata: ArtifactMetadata) -> list[Route]:
-    """/, /docs, /openapi.json, /samples and the files of the pages.
+def page_routes() -> list[Route]:
+    """/, /docs, /openapi.json and the files of the pages.
 
     Pages name everything by relative URLs, so they work below any prefix.
     """
-    offered = msgspec.json.encode(samples(metadata))
+    files = {name: _file(name) for name in _SHARED}
+
+    async def shared(request: Request) -> Response:
+        if (answer := files.get(request.path_params["file"])) is None:
+            raise HTTPException(404)
+        return await answer(request)
+
     return [
-        _route("/", "demo.html"),
-        _route("/docs", "docs.html"),
-        _route("/openapi.json", "openapi.json"),
-        *(_route("/site/" + name, name) for name in _SHARED),
-        _route("/samples", "samples.json", offered),
+        Route("/", _file("demo.html")),
+        Route("/docs", _file("docs.html")),
+        Route("/openapi.json", _file("openapi.json")),
+        Route("/site/{file}", shared),
     ]
+
+
+def _file(name: str) -> Endpoint:
+    body, suffix = (_FOLDER / name).read_bytes(), Path(name).suffix
+    return unchanging(body, _TYPES[suffix], _PAGE_HEADERS if suffix == ".html" else {})
+
+
+def unchanging(
+    body: bytes, kind: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> Endpoint:
+    """An endpoint whose answer stays while the process lives; browsers ask whether theirs is it."""
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    cached = {"cache-control": "no-cache", "etag": tag}
+    whole = {**cached, "content-type": kind, **headers}
+
+    async def answer(request: Request) -> Response:
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=cached)
+        return Response(body, headers=whole)
+
+    return answer
 
 
 def samples(metadata: ArtifactMetadata) -> Samples:
@@ -62,23 +93,6 @@ def samples(metadata: ArtifactMetadata) -> Samples:
     labels = [metadata.classes[int(np.argmax(row))] for row in metadata.parity.probabilities]
     pairs = zip(labels, images, strict=True)
     return Samples([Sample(label, _data_url(image)) for label, image in pairs])
-
-
-def _route(path: str, name: str, content: bytes | None = None) -> Route:
-    """What stays while the process lives; browsers ask whether theirs is still the same."""
-    body = (_FOLDER / name).read_bytes() if content is None else content
-    kind = Path(name).suffix
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {"cache-control": "no-cache", "etag": tag, "content-type": _TYPES[kind]}
-    if kind == ".html":
-        headers |= _PAGE_HEADERS
-
-    async def answer(request: Request) -> Response:
-        if tag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers={"cache-control": "no-cache", "etag": tag})
-        return Response(body, headers=headers)
-
-    return Route(path, answer)
 
 
 def _data_url(image: NDArray[np.uint8]) -> str:

@@ -1,11 +1,14 @@
-"""The API's routes: predictions, and information about the service and its model."""
+"""The API: one table of its endpoints, and what answers each of them.
+
+The application is assembled from the table, the OpenAPI document lists it, and telemetry names
+requests by the route that the application found.
+"""
 
 import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,28 +19,201 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from common.model.artifact import ArtifactError, ArtifactMetadata
-from serve.call import KEY, Call
 from serve.errors import NotReady, ServiceError
+from serve.exchange import KEY, Exchange
 from serve.http.bodies import Options, Upload, many_images, one_image, read_body
 from serve.http.keys import KeyRing
 from serve.http.middleware import PROBLEM, respond
+from serve.http.pages import samples, unchanging
 from serve.http.schemas import (
     BatchItem,
     BatchResponse,
     ClassScore,
     ItemError,
-    Limits,
     ModelInfo,
     Prediction,
     PredictResponse,
+    RequestLimits,
     Status,
-    TestMetrics,
     Timing,
 )
 from serve.inference.batching import Batcher
 from serve.inference.images import Codec, Pixels, is_quick
 from serve.inference.predictor import Predictor
 from serve.settings import MAX_IMAGES, Settings
+
+
+class Endpoint(NamedTuple):
+    """A method of a path; `operation` is its id in the OpenAPI document."""
+
+    method: str
+    path: str
+    operation: str
+
+
+ENDPOINTS = (
+    Endpoint("POST", "/predict", "predict"),
+    Endpoint("POST", "/predict/batch", "predictBatch"),
+    Endpoint("GET", "/model/info", "getModelInfo"),
+    Endpoint("GET", "/health", "getHealth"),
+    Endpoint("GET", "/ready", "getReadiness"),
+    Endpoint("GET", "/samples", "getSamples"),
+)
+
+
+def api_routes(service: "Service") -> list[Route]:
+    """A route for each endpoint of the table."""
+    metadata = service.predictor.metadata
+    readiness = Readiness(service.predictor)
+
+    def ready() -> Status:
+        readiness.check()
+        return Status("ready", metadata.version)
+
+    answers: dict[str, Any] = {
+        "predict": PredictEndpoint(service),
+        "predictBatch": PredictBatchEndpoint(service),
+        "getModelInfo": _get(lambda: model_info(metadata, service.settings)),
+        "getHealth": _get(lambda: Status("ok", metadata.version)),
+        "getReadiness": _get(ready),
+        "getSamples": unchanging(msgspec.json.encode(samples(metadata)), "application/json"),
+    }
+    return [
+        Route(one.path, answers[one.operation], methods=[one.method], name=one.operation)
+        for one in ENDPOINTS
+    ]
+
+
+Decoded = Pixels | ServiceError
+_encode = msgspec.json.Encoder().encode
+
+
+class Service:
+    """The model behind its queue, the image codec, and threads for large images."""
+
+    def __init__(self, predictor: Predictor, settings: Settings) -> None:
+        self.predictor, self.settings = predictor, settings
+        self.classes, self.version = predictor.metadata.classes, predictor.version
+        self.keys = KeyRing(settings.api_keys)
+        self.codec = Codec(predictor.metadata.input_size, settings.max_pixels)
+        self.batcher = Batcher(
+            predictor, settings.max_batch, settings.max_queue, settings.deadline_ms / 1e3
+        )
+        self._threads = ThreadPoolExecutor(settings.cpus, thread_name_prefix="decode")
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def decode(self, uploads: list[Upload]) -> list[Decoded]:
+        """Pixels or errors in the order of the files, in threads unless all files are tiny."""
+        if all(isinstance(one.data, ServiceError) or is_quick(one.data) for one in uploads):
+            return [self._decode(one) for one in uploads]
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(
+            *(loop.run_in_executor(self._threads, self._decode, one) for one in uploads)
+        )
+
+    async def predict(self, exchange: Exchange, images: Pixels) -> None:
+        """Fills in what the model says of (n, H, W, 3) pixels."""
+        done = await self.batcher(images)
+        exchange.images, exchange.probabilities = images, done.probabilities
+        exchange.queue_s, exchange.infer_s, exchange.batch = done.queue_s, done.infer_s, done.batch
+
+    def _decode(self, upload: Upload) -> Decoded:
+        if isinstance(upload.data, ServiceError):
+            return upload.data
+        try:
+            return self.codec.decode(upload.data)
+        except ServiceError as error:
+            error.field = upload.field
+            return error
+
+
+class PredictEndpoint:
+    """POST /predict, an ASGI application."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service, exchange = self._service, scope[KEY]
+        service.keys.check(scope)
+        body = await read_body(scope, receive, service.settings)
+        exchange.decode_at = start = time.perf_counter()
+        service.batcher.check_room()  # parsing a body that is then turned away costs time
+        uploads, options = self._parse(scope, body)
+        exchange.waiting = service.batcher.admitted
+        with service.batcher.admission(len(uploads)):
+            decoded = await service.decode(uploads)
+            exchange.decode_s = time.perf_counter() - start
+            if pixels := self._accepted(exchange, decoded):
+                images = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
+                await service.predict(exchange, images)
+        exchange.encode_at = start = time.perf_counter()
+        answer = _encode(self._answer(exchange, decoded, options))
+        exchange.encode_s = time.perf_counter() - start
+        await respond(send, answer)
+
+    def _parse(self, scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
+        upload, options = one_image(scope, body)
+        return [upload], options
+
+    def _accepted(self, exchange: Exchange, decoded: list[Decoded]) -> list[Pixels]:
+        """The images that the model is to see."""
+        (one,) = decoded
+        if isinstance(one, ServiceError):
+            raise one
+        return [one]
+
+    def _answer(
+        self, exchange: Exchange, decoded: list[Decoded], options: Options
+    ) -> PredictResponse | BatchResponse:
+        assert exchange.probabilities is not None
+        found = prediction(exchange.probabilities[0], self._service.classes, options)
+        return PredictResponse(
+            found.label,
+            found.index,
+            found.probability,
+            found.top_k,
+            found.probabilities,
+            model_version=self._service.version,
+            request_id=exchange.request_id,
+            timing=_timing(exchange),
+        )
+
+
+class PredictBatchEndpoint(PredictEndpoint):
+    """POST /predict/batch: each image succeeds or fails on its own."""
+
+    def _parse(self, scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
+        return many_images(scope, body)
+
+    def _accepted(self, exchange: Exchange, decoded: list[Decoded]) -> list[Pixels]:
+        exchange.refused = [one.kind for one in decoded if isinstance(one, ServiceError)]
+        return [one for one in decoded if not isinstance(one, ServiceError)]
+
+    def _answer(
+        self, exchange: Exchange, decoded: list[Decoded], options: Options
+    ) -> BatchResponse:
+        rows = iter(() if exchange.probabilities is None else exchange.probabilities)
+        classes = self._service.classes
+        results = [
+            BatchItem(index, error=_item_error(one))
+            if isinstance(one, ServiceError)
+            else BatchItem(index, prediction=prediction(next(rows), classes, options))
+            for index, one in enumerate(decoded)
+        ]
+        failed = len(exchange.refused)
+        return BatchResponse(
+            results,
+            len(decoded) - failed,
+            failed,
+            self._service.version,
+            exchange.request_id,
+            _timing(exchange),
+        )
+
 
 _DECIMALS = 6
 
@@ -52,184 +228,21 @@ def prediction(row: NDArray[np.float32], classes: tuple[str, ...], options: Opti
     return Prediction(best.label, best.index, best.probability, top, every)
 
 
-_encode = msgspec.json.Encoder().encode
-
-
-class Service:
-    """What both routes share: the model behind its queue, the codec, threads for large images."""
-
-    def __init__(self, predictor: Predictor, settings: Settings) -> None:
-        self.settings = settings
-        self.classes, self.version = predictor.metadata.classes, predictor.version
-        self.keys = KeyRing(settings.api_keys)
-        self.codec = Codec(predictor.metadata.input_size, settings.max_pixels)
-        self.batcher = Batcher(
-            predictor, settings.max_batch, settings.max_queue, settings.deadline_ms / 1e3
-        )
-        self._threads = ThreadPoolExecutor(settings.cpus, thread_name_prefix="decode")
-
-    def close(self) -> None:
-        """Stops the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def elsewhere(self, work: Callable[[], "Decoded"]) -> "Decoded":
-        """The result of work that would hold the event loop up, from another thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    def decode(self, upload: Upload) -> "Decoded":
-        """The pixels, or the error with the field's name."""
-        if isinstance(upload.data, ServiceError):
-            return upload.data
-        try:
-            return self.codec.decode(upload.data)
-        except ServiceError as error:
-            error.field = upload.field
-            return error
-
-
-Decoded = Pixels | ServiceError
-
-
-class Predict:
-    """POST /predict, an ASGI application."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service, call = self._service, scope[KEY]
-        service.keys.check(scope)
-        body = await read_body(scope, receive, service.settings)
-        call.decode_at = start = time.perf_counter()
-        call.waiting = service.batcher.admitted
-        with service.batcher.admission(1):
-            upload, options = one_image(scope, body)
-            if isinstance(upload.data, ServiceError) or is_quick(upload.data):
-                pixels = service.decode(upload)
-            else:
-                pixels = await service.elsewhere(lambda: service.decode(upload))
-            if isinstance(pixels, ServiceError):
-                raise pixels
-            images = pixels[np.newaxis]
-            call.decode_s = time.perf_counter() - start
-            await _answer(service, call, images)
-        call.encode_at = start = time.perf_counter()
-        answer = _encode(_single(service, call, options))
-        call.encode_s = time.perf_counter() - start
-        await respond(send, answer)
-
-
-class PredictBatch:
-    """POST /predict/batch, an ASGI application."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service, call = self._service, scope[KEY]
-        service.keys.check(scope)
-        body = await read_body(scope, receive, service.settings)
-        call.decode_at = start = time.perf_counter()
-        uploads, options = many_images(scope, body)
-        call.waiting = service.batcher.admitted
-        with service.batcher.admission(len(uploads)):
-            decoded = await _decode_all(service, uploads)
-            call.decode_s = time.perf_counter() - start
-            pixels = [one for one in decoded if not isinstance(one, ServiceError)]
-            call.refused = [one.kind for one in decoded if isinstance(one, ServiceError)]
-            if pixels:
-                await _answer(service, call, np.stack(pixels))
-        call.encode_at = start = time.perf_counter()
-        answer = _encode(_batch(service, call, decoded, options))
-        call.encode_s = time.perf_counter() - start
-        await respond(send, answer)
-
-
-async def _decode_all(service: Service, uploads: list[Upload]) -> list[Decoded]:
-    """Decodes images in their order, in as many threads as there are CPUs unless the files are
-    tiny."""
-    if all(isinstance(one.data, ServiceError) or is_quick(one.data) for one in uploads):
-        return [service.decode(one) for one in uploads]
-    return await asyncio.gather(
-        *(service.elsewhere(lambda one=one: service.decode(one)) for one in uploads)  # type: ignore[misc]
-    )
-
-
-async def _answer(service: Service, call: Call, images: Pixels) -> None:
-    answer = await service.batcher(images)
-    call.images, call.probabilities = images, answer.probabilities
-    call.queue_s, call.infer_s, call.batch = answer.queue_s, answer.infer_s, answer.batch
-
-
-def _single(service: Service, call: Call, options: Options) -> PredictResponse:
-    assert call.probabilities is not None
-    found = prediction(call.probabilities[0], service.classes, options)
-    return PredictResponse(
-        found.label,
-        found.index,
-        found.probability,
-        found.top_k,
-        found.probabilities,
-        model_version=service.version,
-        request_id=call.request_id,
-        timing=_timing(call),
-    )
-
-
-def _batch(service: Service, call: Call, decoded: list[Decoded], options: Options) -> BatchResponse:
-    rows = iter(() if call.probabilities is None else call.probabilities)
-    results = [
-        BatchItem(index, error=_item_error(one))
-        if isinstance(one, ServiceError)
-        else BatchItem(index, prediction=prediction(next(rows), service.classes, options))
-        for index, one in enumerate(decoded)
-    ]
-    failed = len(call.refused)
-    succeeded = len(decoded) - failed
-    return BatchResponse(
-        results, succeeded, failed, service.version, call.request_id, _timing(call)
-    )
-
-
 def _item_error(error: ServiceError) -> ItemError:
     return ItemError(
         PROBLEM + error.kind, error.title, error.status, error.detail, error.field or ""
     )
 
 
-def _timing(call: Call) -> Timing:
-    total = time.perf_counter() - call.start
-    seconds = (call.decode_s, call.queue_s, call.infer_s, total)
+def _timing(exchange: Exchange) -> Timing:
+    total = time.perf_counter() - exchange.start
+    seconds = (exchange.decode_s, exchange.queue_s, exchange.infer_s, total)
     return Timing(*(round(second * 1e3, 3) for second in seconds))
 
 
 IMAGE_TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"]
 _RECHECK_S = 5.0
 _NO_STORE = {"cache-control": "no-store"}
-
-
-def information_routes(predictor: Predictor, settings: Settings) -> list[Route]:
-    """/health, /ready and /model/info."""
-    healthy = msgspec.json.encode(Status("ok", predictor.version))
-    ready = msgspec.json.encode(Status("ready", predictor.version))
-    info = msgspec.json.encode(model_info(predictor.metadata, settings))
-    readiness = Readiness(predictor)
-
-    async def answer_health(_: Request) -> Response:
-        return _json(healthy)
-
-    async def answer_ready(_: Request) -> Response:
-        readiness.check()
-        return _json(ready)
-
-    async def answer_model_info(_: Request) -> Response:
-        return _json(info)
-
-    return [
-        Route("/health", answer_health),
-        Route("/ready", answer_ready),
-        Route("/model/info", answer_model_info),
-    ]
 
 
 class Readiness:
@@ -256,23 +269,19 @@ class Readiness:
 
 def model_info(metadata: ArtifactMetadata, settings: Settings) -> ModelInfo:
     """The answer of /model/info."""
+    facts = {
+        name: getattr(metadata, name) for name in ModelInfo.__struct_fields__ if name != "limits"
+    }
     return ModelInfo(
-        name=metadata.name,
-        version=metadata.version,
-        classes=list(metadata.classes),
-        input_size=list(metadata.input_size),
-        quantisation=metadata.quantisation,
-        opset=metadata.opset,
-        git_revision=metadata.git_revision,
-        config_digest=metadata.config_digest,
-        dataset_digest=metadata.dataset_digest,
-        lock_digest=metadata.lock_digest,
-        device=metadata.device,
-        precision=metadata.precision,
-        test_metrics=TestMetrics(**asdict(metadata.test_metrics)),
-        limits=Limits(settings.max_body_bytes, settings.max_pixels, MAX_IMAGES, IMAGE_TYPES),
+        **facts,
+        limits=RequestLimits(settings.max_body_bytes, settings.max_pixels, MAX_IMAGES, IMAGE_TYPES),
     )
 
 
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json", headers=_NO_STORE)
+def _get(answer: Callable[[], msgspec.Struct]) -> Callable[[Request], Any]:
+    """An endpoint that nothing may store."""
+
+    async def respond_with_json(_: Request) -> Response:
+        return Response(_encode(answer()), media_type="application/json", headers=_NO_STORE)
+
+    return respond_with_json

@@ -138,7 +138,7 @@ class TestMetrics(Struct):
     calibration_error: float
 
 
-class Limits(Struct):
+class RequestLimits(Struct):
     """What a request may hold."""
 
     body_bytes: int
@@ -163,7 +163,7 @@ class ModelInfo(Struct):
     device: str
     precision: str
     test_metrics: TestMetrics
-    limits: Limits
+    limits: RequestLimits
 
 
 class Sample(Struct):

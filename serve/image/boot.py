@@ -18,14 +18,16 @@ def main(arguments: list[str]) -> None:
 
         sys.exit(run_server())
 
-    from serve.aws_lambda.termination import at_sigterm, block_sigterm
+    from serve.aws_lambda.lifecycle import (
+        at_sigterm,
+        block_sigterm,
+        register_snapshot_hooks,
+    )
 
     block_sigterm()
     at_sigterm(_close_telemetry)
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
-        from serve.image import snapshot
-
-        snapshot.register()
+        register_snapshot_hooks()
     if not arguments:
         gc.disable()  # imports leave no garbage to look for; our handler enables it again
     from awslambdaric.__main__ import main as run_lambda
@@ -35,8 +37,9 @@ def main(arguments: list[str]) -> None:
 
 def _close_telemetry() -> None:
     """Closes the telemetry of our handler, if it was loaded."""
-    if outlet := getattr(sys.modules.get("serve.aws_lambda.handler"), "outlet", None):
-        outlet.close()
+    handler = sys.modules.get("serve.aws_lambda.handler")
+    if telemetry := getattr(handler, "telemetry", None):
+        telemetry.close()
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 _SMOOTHING = 0.1  # of the time that an image takes
 
 
-class Answer(NamedTuple):
-    """(n, K) probabilities, and how they came about."""
+class Inference(NamedTuple):
+    """(n, K) probabilities, how long they waited and ran, and with how many others."""
 
     probabilities: NDArray[np.float32]
     queue_s: float
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
 class _Waiting(NamedTuple):
     images: NDArray[np.uint8]
-    future: "asyncio.Future[Answer]"
+    future: "asyncio.Future[Inference]"
     since: float
     until: float
 
@@ -50,9 +50,8 @@ class Batcher:
         self._seconds_per_image = 0.0
         self.admitted = 0  # images that were let in and have no answer yet
 
-    @contextmanager
-    def admission(self, images: int) -> Iterator[None]:
-        """A place for so many images, from their arrival to their answer.
+    def check_room(self, images: int = 1) -> None:
+        """Passes if so many images could be admitted now.
 
         Raises:
             Overloaded: there is no room, or they would wait for longer than the deadline.
@@ -60,13 +59,22 @@ class Batcher:
         wait = self.admitted * self._seconds_per_image
         if self.admitted and (self.admitted + images > self._max_queue or wait > self._deadline_s):
             raise self._overloaded(f"{self.admitted} images are waiting")
+
+    @contextmanager
+    def admission(self, images: int) -> Iterator[None]:
+        """A place for so many images, from their arrival to their answer.
+
+        Raises:
+            Overloaded: there is no room, or they would wait for longer than the deadline.
+        """
+        self.check_room(images)
         self.admitted += images
         try:
             yield
         finally:
             self.admitted -= images
 
-    async def __call__(self, images: NDArray[np.uint8]) -> Answer:
+    async def __call__(self, images: NDArray[np.uint8]) -> Inference:
         """Answers for (n, H, W, 3) images, in their order.
 
         Raises:
@@ -77,16 +85,16 @@ class Batcher:
         starts = range(0, len(images), self._max_batch)
         parts = [self._submit(images[start : start + self._max_batch]) for start in starts]
         answers = await asyncio.gather(*parts)
-        return Answer(
+        return Inference(
             np.concatenate([answer.probabilities for answer in answers]),
             max(answer.queue_s for answer in answers),
             sum(answer.infer_s for answer in answers),
             len(images),
         )
 
-    def _submit(self, images: NDArray[np.uint8]) -> "asyncio.Future[Answer]":
+    def _submit(self, images: NDArray[np.uint8]) -> "asyncio.Future[Inference]":
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
+        future: asyncio.Future[Inference] = loop.create_future()
         now = time.monotonic()
         self._waiting.append(_Waiting(images, future, now, now + self._deadline_s))
         self._schedule(loop)
@@ -135,7 +143,7 @@ class Batcher:
         for waiting in group:
             end = position + len(waiting.images)
             rows = probabilities[position:end]
-            waiting.future.set_result(Answer(rows, start - waiting.since, infer_s, len(images)))
+            waiting.future.set_result(Inference(rows, start - waiting.since, infer_s, len(images)))
             position = end
 
     def _learn(self, seconds: float) -> None:

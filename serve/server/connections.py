@@ -1,10 +1,8 @@
-"""uvicorn's HTTP protocol with header timeouts and limits, and connections shared evenly by
-processes.
+"""uvicorn with header timeouts and limits, and connections shared evenly by processes.
 
 uvicorn ends connections that are idle between requests; one that sends its headers a byte at a
 time, or none at all, would stay for ever, and so would one that goes on with a body which was
-refused. Bodies are timed by serve/http/bodies.py. Connections are counted for
-serve/server/connections.py.
+refused. Bodies are timed by serve/http/bodies.py.
 
 Nor does uvicorn limit how many bytes a head has, or what a body has beside its data (the parts of
 a chunk's line, the fields after the last chunk), and it takes such fields for headers of the
@@ -30,7 +28,7 @@ import httptools
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-_MEMORY = "KILN_TALLY"  # the variable by which processes learn from their parent where it is
+_MEMORY = "KILN_CONNECTION_COUNTS"  # the variable by which processes learn where it is
 _COUNT_BYTES = 4
 _NOBODY = -1
 _COURTESY_S = 1e-3  # for those with fewer connections to take one; they may be busy
@@ -38,7 +36,7 @@ _EXHAUSTED_S = 1.0  # without accepting, where the machine has no files or memor
 logger = logging.getLogger(__name__)
 
 
-class Tally:
+class ConnectionCounts:
     """How many connections each process has, in memory that they share."""
 
     def __init__(self, path: str) -> None:
@@ -80,22 +78,22 @@ class Tally:
         return min(self.counts) < self._counts[self._own]
 
 
-def share_tally(processes: int) -> None:
+def share_counts(processes: int) -> None:
     """Allocates the shared memory in the parent, before it starts the processes."""
     if hasattr(os, "memfd_create"):  # Linux; elsewhere chance decides
-        file = os.memfd_create("kiln-tally")
+        file = os.memfd_create("kiln-connections")
         os.write(file, _NOBODY.to_bytes(_COUNT_BYTES, "little", signed=True) * processes)
         os.environ[_MEMORY] = f"/proc/{os.getpid()}/fd/{file}"
 
 
 @cache
-def own_tally() -> Tally | None:
-    """The tally of this process, if its parent has others to share connections with."""
+def own_counts() -> ConnectionCounts | None:
+    """The counts as this process sees them, if its parent has others to share connections with."""
     path = os.environ.get(_MEMORY)
     if path is None:
         return None
     try:
-        return Tally(path)
+        return ConnectionCounts(path)
     except OSError as exc:
         logger.warning("connections are not shared out evenly", extra={"reason": str(exc)})
         return None
@@ -115,12 +113,12 @@ class EvenLoop(uvloop.Loop):
         **options: Any,
     ) -> "asyncio.AbstractServer | _EvenServer":
         """Like asyncio's, on a socket that is shared with other processes or for this one alone."""
-        tally = own_tally()
-        if tally is None or sock is None:
+        counts = own_counts()
+        if counts is None or sock is None:
             return await super().create_server(
                 protocol_factory, host, port, sock=sock, backlog=backlog, **options
             )
-        return _EvenServer(self, protocol_factory, sock, backlog, tally)
+        return _EvenServer(self, protocol_factory, sock, backlog, counts)
 
 
 class _EvenServer:
@@ -132,9 +130,9 @@ class _EvenServer:
         protocol_factory: Callable[[], asyncio.Protocol],
         listener: socket.socket,
         backlog: int,
-        tally: Tally,
+        counts: ConnectionCounts,
     ) -> None:
-        self._loop, self._protocol_factory, self._tally = loop, protocol_factory, tally
+        self._loop, self._protocol_factory, self._counts = loop, protocol_factory, counts
         self._listener = listener.dup()  # whose life is this server's
         self._listener.setblocking(False)
         self._listener.listen(backlog)
@@ -147,7 +145,7 @@ class _EvenServer:
         self._loop.add_reader(self._listener, self._somebody_waits)
 
     def _somebody_waits(self) -> None:
-        if self._tally.others_have_fewer:
+        if self._counts.others_have_fewer:
             self._pause_for(_COURTESY_S, self._insist)
         else:
             self._accept()
@@ -191,10 +189,10 @@ class _EvenServer:
 _MOST_BESIDE_DATA = 64 * 1024
 
 
-class _OfferBlindParser(httptools.HttpRequestParser):
-    """Goes on where httptools leaves the connection to the protocol that a request offers."""
+class _NoUpgradeParser(httptools.HttpRequestParser):
+    """Reads on where httptools leaves the connection to the protocol that a request offers."""
 
-    def __init__(self, protocol: "ImpatientProtocol") -> None:
+    def __init__(self, protocol: "TimedProtocol") -> None:
         super().__init__(protocol)
         self._protocol = protocol
         self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
@@ -209,31 +207,31 @@ class _OfferBlindParser(httptools.HttpRequestParser):
             else:
                 return
             head = self._protocol.head_without_offer()
-            _OfferBlindParser.__init__(self, self._protocol)  # it may have seen a last request
+            _NoUpgradeParser.__init__(self, self._protocol)  # it may have seen a last request
             super().feed_data(head)
 
 
-class ImpatientProtocol(HttpToolsProtocol):
+class TimedProtocol(HttpToolsProtocol):
     """Closes connections whose first byte or whose headers do not come, or come without end."""
 
     head_timeout_s = 10.0
-    tally: Tally | None = None
+    counts: ConnectionCounts | None = None
     _beside_data = 0  # bytes that came since the last of a head or of a body's data
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.parser = _OfferBlindParser(self)
+        self.parser = _NoUpgradeParser(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_head()
-        if self.tally is not None:
-            self.tally.opened()
+        if self.counts is not None:
+            self.counts.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.tally is not None:
-            self.tally.closed()
+        if self.counts is not None:
+            self.counts.closed()
         self._head_is_here()
         super().connection_lost(exc)
 

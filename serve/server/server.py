@@ -18,10 +18,10 @@ import uvicorn
 
 from common.model.artifact import ArtifactError
 from serve.inference.model_path import model_path, read_model
-from serve.server.connections import ImpatientProtocol, own_tally, share_tally
+from serve.server.connections import TimedProtocol, own_counts, share_counts
 from serve.settings import Settings, SettingsError
-from serve.telemetry.choices import Choices
 from serve.telemetry.logs import log_to_stderr
+from serve.telemetry.settings import ExportSettings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 def application() -> "Starlette":
     """What each process serves."""
-    from serve.drift.attach import watch_traffic
+    from serve.drift.watch import watch_traffic
     from serve.http.app import create_app
     from serve.inference.predictor import Predictor
     from serve.telemetry.telemetry import Telemetry
@@ -49,8 +49,8 @@ def application() -> "Starlette":
     telemetry = Telemetry.start(settings, predictor.metadata)
     watch_traffic(telemetry, settings, predictor.metadata)
     app = create_app(predictor, settings, observer=telemetry.observer, at_end=telemetry.close)
-    ImpatientProtocol.head_timeout_s = settings.head_timeout_ms / 1e3
-    ImpatientProtocol.tally = own_tally()
+    TimedProtocol.head_timeout_s = settings.head_timeout_ms / 1e3
+    TimedProtocol.counts = own_counts()
     gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
     return app
 
@@ -59,7 +59,7 @@ def main() -> int:
     """Serves until SIGTERM or Ctrl-C, then answers what has arrived and ends."""
     try:
         settings = Settings.from_environment()
-        Choices.from_environment()  # each process makes its own of them: wrong ones end here
+        ExportSettings.from_environment()  # each process makes its own of them: wrong ones end here
         metadata = read_model(model_path(settings))
         _require_free(settings.host, settings.port)
     except (SettingsError, ArtifactError) as exc:
@@ -77,7 +77,7 @@ def main() -> int:
     # A lone process hands the signal on when it is done, and would seem to have been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if settings.processes > 1:
-        share_tally(settings.processes)
+        share_counts(settings.processes)
     uvicorn.run(
         "serve.server.server:application",
         factory=True,
@@ -85,7 +85,7 @@ def main() -> int:
         port=settings.port,
         workers=settings.processes,
         loop="serve.server.connections:EvenLoop",
-        http=ImpatientProtocol,
+        http=TimedProtocol,
         ws="none",
         access_log=False,
         server_header=False,

@@ -84,7 +84,7 @@ class Worker:
             return False
 
 
-class Outbox:
+class ExportQueue:
     """Hands items to `export` in another thread, some of them at once; the newest go when full."""
 
     def __init__(

@@ -110,6 +110,40 @@ DROPPED = Instrument(
     "Spans, log records and exports of metrics that reached no collector",
     ("signal",),
 )
+DRIFT_ALARM = Instrument(
+    "kiln.drift.alarm", "gauge", "1", "1 while a window's alarm is raised", ("window",)
+)
+DRIFT_SCORE = Instrument(
+    "kiln.drift.score",
+    "gauge",
+    "1",
+    "Distance from the reference",
+    ("window", "signal", "statistic"),
+)
+DRIFT_THRESHOLD = Instrument(
+    "kiln.drift.threshold",
+    "gauge",
+    "1",
+    "Score above which an alarm is raised",
+    ("window", "signal", "statistic"),
+)
+DRIFT_WINDOW_IMAGES = Instrument(
+    "kiln.drift.window.images", "gauge", "{image}", "Images in a window", ("window",)
+)
+DRIFT_IMAGES = Instrument(
+    "kiln.drift.images",
+    "counter",
+    "{image}",
+    "Measured images in a bin of a signal",
+    ("signal", "bin"),
+)
+DRIFT_REFERENCE_SHARE = Instrument(
+    "kiln.drift.reference.share",
+    "gauge",
+    "1",
+    "Share of the reference's images in a bin",
+    ("signal", "bin"),
+)
 CPU_TIME = Instrument(
     "process.cpu.time",
     "counter",
@@ -132,4 +166,6 @@ ALL = (
     *(REQUEST_DURATION, ERRORS, REFUSED, SHED, STAGE_DURATION, BATCH_SIZE, QUEUE_DEPTH),
     *(PREDICTIONS, CONFIDENCE, MODEL_INFO, COLD_STARTS, COLD_START_DURATION, DROPPED),
     *(CPU_TIME, MEMORY, FILES, THREADS, UPTIME),
+    *(DRIFT_ALARM, DRIFT_SCORE, DRIFT_THRESHOLD, DRIFT_WINDOW_IMAGES),
+    *(DRIFT_IMAGES, DRIFT_REFERENCE_SHARE),
 )

@@ -19,14 +19,14 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from serve.call import Call
+from serve.exchange import Exchange
 from serve.telemetry import instruments as inst
 from serve.telemetry import process
-from serve.telemetry.choices import Choices
-from serve.telemetry.export import Outbox, Worker
+from serve.telemetry.export import ExportQueue, Worker
 from serve.telemetry.instruments import Instrument
 from serve.telemetry.metric_data import Reader, metrics
 from serve.telemetry.recorder import Collected, Recorder, Request
+from serve.telemetry.settings import ExportSettings
 from serve.telemetry.spans import SpanBuilder
 
 _GAUGES: dict[Instrument, Callable[[], float]] = {
@@ -62,30 +62,30 @@ class Providers:
 
     def __init__(
         self,
-        choices: Choices,
+        settings: ExportSettings,
         facts: Mapping[str, str],
         recorder: Recorder,
         constants: Sequence[Collected] = (),
     ) -> None:
         self._recorder, self._constants = recorder, constants
         self.resource = resource(facts)
-        self._outboxes: list[Outbox] = []
+        self._queues: list[ExportQueue] = []
         self._workers: list[Worker] = []
         self._reader: Reader | None = None
-        self.log_outbox: Outbox | None = None
-        self.traces = "traces" in choices.signals
+        self.log_queue: ExportQueue | None = None
+        self.traces = "traces" in settings.signals
         if self.traces:
-            self._open_traces(choices)
-        if "logs" in choices.signals:
-            self._open_logs(choices)
-        if "metrics" in choices.signals:
+            self._open_traces(settings)
+        if "logs" in settings.signals:
+            self._open_logs(settings)
+        if "metrics" in settings.signals:
             exporter = OTLPMetricExporter()
             self._reader = Reader(exporter, self._collect, SCOPE, self.resource)
-            interval_s = choices.metrics_interval_s
+            interval_s = settings.metrics_interval_s
             self._workers.append(
                 Worker("export-metrics", self._reader.export, interval_s, exporter.shutdown)
             )
-        self._workers += [outbox.worker for outbox in self._outboxes]
+        self._workers += [queue.worker for queue in self._queues]
         readers = [self._reader] if self._reader else []
         provider = MeterProvider(readers, self.resource, shutdown_on_exit=False)
         self.meter: Meter = provider.get_meter(SCOPE.name)
@@ -94,10 +94,12 @@ class Providers:
             inst.DROPPED.name, [self._dropped], inst.DROPPED.unit, inst.DROPPED.description
         )
 
-    def trace(self, call: Call, request: Request, path: str, start_ns: int, end_ns: int) -> str:
+    def trace(
+        self, exchange: Exchange, request: Request, path: str, start_ns: int, end_ns: int
+    ) -> str:
         """Sends a request's spans, some time; the id of the server's."""
-        spans = self._spans.tree(call, request, path, start_ns, end_ns)
-        self._span_outbox.put(spans)
+        spans = self._spans.tree(exchange, request, path, start_ns, end_ns)
+        self._span_queue.put(spans)
         context = spans[0].context
         return f"{context.span_id:016x}" if context else ""
 
@@ -120,22 +122,22 @@ class Providers:
         for worker in self._workers:
             worker.stop()
 
-    def _open_traces(self, choices: Choices) -> None:
+    def _open_traces(self, settings: ExportSettings) -> None:
         exporter = OTLPSpanExporter()
 
         def export(spans: Sequence[ReadableSpan]) -> bool:
             return exporter.export(spans) is SpanExportResult.SUCCESS
 
         self._spans = SpanBuilder(self.resource, SCOPE)
-        self._span_outbox = Outbox("traces", export, *choices.span_queue, exporter.shutdown)
-        self._outboxes.append(self._span_outbox)
+        self._span_queue = ExportQueue("traces", export, *settings.span_queue, exporter.shutdown)
+        self._queues.append(self._span_queue)
 
-    def _open_logs(self, choices: Choices) -> None:
+    def _open_logs(self, settings: ExportSettings) -> None:
         from serve.telemetry.log_export import LogExport  # 0.1 s to import
 
         log = LogExport(self.resource, SCOPE)
-        self.log_outbox = Outbox("logs", log.export, *choices.log_queue, log.shutdown)
-        self._outboxes.append(self.log_outbox)
+        self.log_queue = ExportQueue("logs", log.export, *settings.log_queue, log.shutdown)
+        self._queues.append(self.log_queue)
 
     def _collect(self) -> list[Metric]:
         collected = [*self._recorder.collect(), *self._constants]
@@ -143,7 +145,7 @@ class Providers:
 
     def _dropped(self, _: CallbackOptions) -> list[Observation]:
         failures = self._reader.failures if self._reader else 0
-        lost = {"metrics": failures} | {box.name: box.dropped for box in self._outboxes}
+        lost = {"metrics": failures} | {queue.name: queue.dropped for queue in self._queues}
         return [Observation(count, {"signal": signal}) for signal, count in lost.items()]
 
 

@@ -4,15 +4,15 @@ import logging
 import time
 from collections.abc import Callable
 
-from serve.call import Call, Observer
+from serve.exchange import Exchange, Observer
 from serve.telemetry.recorder import Exemplar, Recorder, Request
-from serve.telemetry.sampling import ErrorBudget, Sampler
+from serve.telemetry.settings import Sampler
 
 logger = logging.getLogger(__name__)
 
 
 class Observers:
-    """An `Observer` that tells others, in their order; a mistake of one is logged once."""
+    """An `Observer` that calls others in their order; the failure of one is logged once."""
 
     def __init__(self) -> None:
         self.first: Observer | None = None  # the service's own, which `renew` replaces
@@ -20,13 +20,13 @@ class Observers:
         self._failed: set[int] = set()
 
     def add(self, observer: Observer) -> None:
-        """From now on it is told, too."""
+        """Has it called for every request from now on."""
         self._added = (*self._added, observer)
 
-    def __call__(self, call: Call, method: str, path: str) -> None:
+    def __call__(self, exchange: Exchange, method: str, path: str) -> None:
         for observer in (self.first, *self._added) if self.first else self._added:
             try:
-                observer(call, method, path)
+                observer(exchange, method, path)
             except Exception:
                 self._report(observer)
 
@@ -42,58 +42,72 @@ class Observers:
 METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 )
-ROUTES = frozenset(
-    {
-        *("/predict", "/predict/batch", "/health", "/ready", "/model/info"),
-        *("/", "/docs", "/openapi.json", "/samples"),
-    }
-)
-_FILES = "/site/"
-# (call, request, path, start and end in nanoseconds) to the id of the server's span
-Trace = Callable[[Call, Request, str, int, int], str]
+_ERRORS_PER_SECOND = 10  # traces of errors beside the ratio: an overload makes thousands
+# (exchange, request, path, start and end in nanoseconds) to the id of the server's span
+Trace = Callable[[Exchange, Request, str, int, int], str]
+
+
+class SeriesNames:
+    """Names the series of a request, one object for each."""
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str, int, str | None], Request] = {}
+
+    def __call__(self, exchange: Exchange, method: str) -> Request:
+        """The request's series; callers' inventions of methods and paths do not make new ones."""
+        known = method if method in METHODS else "_OTHER"
+        key = (known, exchange.route, exchange.status, exchange.error)
+        if (found := self._requests.get(key)) is None:
+            found = self._requests[key] = Request(*key)
+        return found
 
 
 class RequestObserver:
     """Records every request, and hands on those that are sampled to be traced."""
 
-    def __init__(
-        self, recorder: Recorder, sampler: Sampler, trace: Trace | None, root_path: str = ""
-    ) -> None:
+    def __init__(self, recorder: Recorder, sampler: Sampler, trace: Trace | None) -> None:
         self._recorder, self._sampler, self._trace = recorder, sampler, trace
-        self._root_path = root_path
         self._errors = ErrorBudget()
-        self._requests: dict[tuple[str, str, int, str | None], Request] = {}
+        self._series = SeriesNames()
 
-    def __call__(self, call: Call, method: str, path: str) -> None:
-        duration_s = time.perf_counter() - call.start
-        request = self.identify(method, path, call.status, call.error)
-        stages = (call.decode_s, call.queue_s, call.infer_s, call.encode_s)
+    def __call__(self, exchange: Exchange, method: str, path: str) -> None:
+        duration_s = time.perf_counter() - exchange.start
+        request = self._series(exchange, method)
+        stages = (exchange.decode_s, exchange.queue_s, exchange.infer_s, exchange.encode_s)
         self._recorder.record(
-            request, duration_s, call.waiting, stages, call.batch, call.probabilities, call.refused
+            request,
+            duration_s,
+            exchange.waiting,
+            stages,
+            exchange.batch,
+            exchange.probabilities,
+            exchange.refused,
         )
-        if self._trace is not None and self._is_sampled(call):
+        if self._trace is not None and self._is_sampled(exchange):
             end_ns = time.time_ns()
             start_ns = end_ns - round(duration_s * 1e9)
-            span_id = self._trace(call, request, path, start_ns, end_ns)
-            exemplar = Exemplar(duration_s, end_ns, call.request_id, span_id)
+            span_id = self._trace(exchange, request, path, start_ns, end_ns)
+            exemplar = Exemplar(duration_s, end_ns, exchange.request_id, span_id)
             self._recorder.mark(request, exemplar)
 
-    def identify(self, method: str, path: str, status: int, error: str | None) -> Request:
-        """The request's series; callers' inventions of methods and paths do not make new ones."""
-        route = self._route(path)
-        known = method if method in METHODS else "_OTHER"
-        key = (known, route, status, error)
-        if (found := self._requests.get(key)) is None:
-            found = self._requests[key] = Request(*key)
-        return found
-
-    def _route(self, path: str) -> str:
-        path = path.removeprefix(self._root_path)
-        if path in ROUTES:
-            return path
-        return _FILES + "{file}" if path.startswith(_FILES) else ""
-
-    def _is_sampled(self, call: Call) -> bool:
-        if self._sampler.takes(call.request_id, call.parent is not None, call.sampled):
+    def _is_sampled(self, exchange: Exchange) -> bool:
+        if self._sampler.takes(exchange.request_id, exchange.parent is not None, exchange.sampled):
             return True
-        return call.status >= 500 and self._sampler.errors and self._errors.take()
+        return exchange.status >= 500 and self._sampler.errors and self._errors.take()
+
+
+class ErrorBudget:
+    """Lets so many through in each second."""
+
+    def __init__(
+        self, per_second: int = _ERRORS_PER_SECOND, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_second, self._clock = per_second, clock
+        self._second, self._taken = 0, 0
+
+    def take(self) -> bool:
+        """Whether there is one left."""
+        if (second := int(self._clock())) != self._second:
+            self._second, self._taken = second, 0
+        self._taken += 1
+        return self._taken <= self._per_second

@@ -13,7 +13,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 
-from serve.call import Call
+from serve.exchange import Exchange
 from serve.telemetry.instruments import STAGES
 from serve.telemetry.recorder import Request
 
@@ -28,65 +28,69 @@ class SpanBuilder:
         self._resource, self._scope = resource, scope
 
     def tree(
-        self, call: Call, request: Request, path: str, start_ns: int, end_ns: int
+        self, exchange: Exchange, request: Request, path: str, start_ns: int, end_ns: int
     ) -> list[ReadableSpan]:
         """The server's span, and after it the stages that the request reached.
 
         Args:
             start_ns, end_ns: of the whole request, since 1970.
         """
-        trace, state = int(call.request_id, 16), _trace_state(call)
+        trace, state = int(exchange.request_id, 16), _trace_state(exchange)
         parent = None
-        if call.parent:
-            parent = SpanContext(trace, int(call.parent, 16), True, TraceFlags(call.sampled), state)
+        if exchange.parent:
+            parent = SpanContext(
+                trace, int(exchange.parent, 16), True, TraceFlags(exchange.sampled), state
+            )
         context = SpanContext(trace, new_id(), False, _SAMPLED, state)
         server = ReadableSpan(
             f"{request.method} {request.route}".rstrip(),
             context,
             parent,
             self._resource,
-            {**_attributes(call, path), **request.labels()},
+            {**_attributes(exchange, path), **request.labels()},
             kind=SpanKind.SERVER,
             status=Status(StatusCode.ERROR if request.status >= 500 else StatusCode.UNSET),
             start_time=start_ns,
             end_time=end_ns,
             instrumentation_scope=self._scope,
         )
-        return [server, *self._stages(call, context, start_ns, end_ns)]
+        return [server, *self._stages(exchange, context, start_ns, end_ns)]
 
     def _stages(
-        self, call: Call, parent: SpanContext, start_ns: int, end_ns: int
+        self, exchange: Exchange, parent: SpanContext, start_ns: int, end_ns: int
     ) -> Iterator[ReadableSpan]:
-        for name, begin_s, finish_s in stages(call, (end_ns - start_ns) / 1e9):
+        for name, begin_s, finish_s in stages(exchange, (end_ns - start_ns) / 1e9):
             yield ReadableSpan(
                 name,
                 SpanContext(parent.trace_id, new_id(), False, _SAMPLED, parent.trace_state),
                 parent,
                 self._resource,
-                {"kiln.batch.size": call.batch} if name == "infer" else {},
+                {"kiln.batch.size": exchange.batch} if name == "infer" else {},
                 start_time=min(end_ns, start_ns + round(begin_s * 1e9)),
                 end_time=min(end_ns, start_ns + round(finish_s * 1e9)),
                 instrumentation_scope=self._scope,
             )
 
 
-def stages(call: Call, duration_s: float) -> Iterator[tuple[str, float, float]]:
+def stages(exchange: Exchange, duration_s: float) -> Iterator[tuple[str, float, float]]:
     """(name, begin, end) of what the request went through, in seconds since its start.
 
     They follow each other within the request; the parts of a large batch ran one after another, and
     the wait of the last for the first is told as part of their run.
     """
-    encode = min(call.encode_at - call.start, duration_s) if call.encode_at else duration_s
-    begin = min(call.decode_at - call.start, encode)
-    reached = 3 if call.batch else 1 if call.decode_s else 0
+    encode = (
+        min(exchange.encode_at - exchange.start, duration_s) if exchange.encode_at else duration_s
+    )
+    begin = min(exchange.decode_at - exchange.start, encode)
+    reached = 3 if exchange.batch else 1 if exchange.decode_s else 0
     for name, seconds in zip(
-        STAGES[:reached], (call.decode_s, call.queue_s, call.infer_s), strict=False
+        STAGES[:reached], (exchange.decode_s, exchange.queue_s, exchange.infer_s), strict=False
     ):
         end = min(begin + seconds, encode)
         yield name, begin, end
         begin = end
-    if call.encode_at:
-        yield STAGES[3], encode, min(encode + call.encode_s, duration_s)
+    if exchange.encode_at:
+        yield STAGES[3], encode, min(encode + exchange.encode_s, duration_s)
 
 
 def new_id() -> int:
@@ -94,15 +98,15 @@ def new_id() -> int:
     return int.from_bytes(os.urandom(8), "big") or 1
 
 
-def _attributes(call: Call, path: str) -> dict[str, str | int]:
-    found: dict[str, str | int] = {"url.path": path[:_LONGEST], "url.scheme": call.scheme}
-    if call.images is not None:
-        found["kiln.images"] = len(call.images)
+def _attributes(exchange: Exchange, path: str) -> dict[str, str | int]:
+    found: dict[str, str | int] = {"url.path": path[:_LONGEST], "url.scheme": exchange.scheme}
+    if exchange.images is not None:
+        found["kiln.images"] = len(exchange.images)
     return found
 
 
-def _trace_state(call: Call) -> TraceState | None:
+def _trace_state(exchange: Exchange) -> TraceState | None:
     """What other systems pass along the trace: theirs to read, ours to hand on."""
-    if not call.tracestate:
+    if not exchange.tracestate:
         return None
-    return TraceState.from_header([call.tracestate.decode("latin-1")])
+    return TraceState.from_header([exchange.tracestate.decode("latin-1")])

@@ -17,15 +17,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from common.model.artifact import ArtifactMetadata
-from serve.call import Observer
+from serve.exchange import Observer
 from serve.settings import Settings
 from serve.telemetry import instruments as inst
-from serve.telemetry.access import AccessLog
-from serve.telemetry.choices import Choices
-from serve.telemetry.logs import OutboxHandler
+from serve.telemetry.logs import AccessLog, ExportHandler
 from serve.telemetry.process import uptime_s
 from serve.telemetry.recorder import Collected, Point, Recorder
 from serve.telemetry.requests import Observers, RequestObserver
+from serve.telemetry.settings import ExportSettings
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -40,14 +39,16 @@ Register = Callable[["Meter"], None]
 class Telemetry:
     """Off, unless a standard OTEL_ variable names an endpoint; then OpenTelemetry is loaded."""
 
-    def __init__(self, choices: Choices, settings: Settings, metadata: ArtifactMetadata) -> None:
-        self._choices, self._settings, self._metadata = choices, settings, metadata
+    def __init__(
+        self, export: ExportSettings, settings: Settings, metadata: ArtifactMetadata
+    ) -> None:
+        self._export, self._settings, self._metadata = export, settings, metadata
         self._observers = Observers()
         self._registers: list[Register] = []
         self._providers: Providers | None = None
-        self._log_handler: OutboxHandler | None = None
+        self._log_handler: ExportHandler | None = None
         self._start_s = uptime_s()
-        if choices.signals:
+        if export.signals:
             self._open()
         if settings.access_log != "off":
             self.add_observer(AccessLog(errors_only=settings.access_log == "errors"))
@@ -64,7 +65,7 @@ class Telemetry:
         Raises:
             SettingsError: names every variable that is wrong.
         """
-        return cls(Choices.from_environment(environ), settings, metadata)
+        return cls(ExportSettings.from_environment(environ), settings, metadata)
 
     @property
     def is_on(self) -> bool:
@@ -114,15 +115,13 @@ class Telemetry:
 
         recorder = Recorder(self._metadata.classes)
         constants = _constants(self._metadata, self._start_s)
-        providers = Providers(self._choices, _resource(self._metadata), recorder, constants)
+        providers = Providers(self._export, _resource(self._metadata), recorder, constants)
         trace = providers.trace if providers.traces else None
-        self._observers.first = RequestObserver(
-            recorder, self._choices.sampler, trace, self._settings.root_path
-        )
+        self._observers.first = RequestObserver(recorder, self._export.sampler, trace)
         for register in self._registers:
             register(providers.meter)
-        if providers.log_outbox is not None:
-            self._log_handler = OutboxHandler(providers.log_outbox)
+        if providers.log_queue is not None:
+            self._log_handler = ExportHandler(providers.log_queue)
             logging.getLogger().addHandler(self._log_handler)
         self._providers = providers
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from serve.call import Call
+from serve.exchange import Exchange
 from serve.http.app import create_app
 from serve.http.keys import new_key
 from serve.inference.predictor import Predictor
@@ -189,13 +189,16 @@ def test_a_full_service_answers_503_and_when_to_come_again(predictor: Predictor)
 
 
 def test_the_observer_sees_every_request_and_what_became_of_it(predictor: Predictor) -> None:
-    seen: list[tuple[Call, str, str]] = []
-    app = create_app(predictor, Settings(cpus=1), observer=lambda *call: seen.append(call))
+    seen: list[tuple[Exchange, str, str]] = []
+    app = create_app(predictor, Settings(cpus=1), observer=lambda *told: seen.append(told))
     with TestClient(app) as service:
         answer = service.post("/predict", json=BODY)
         service.post("/predict", content=b"{")
         service.get("/health")
-    (good, *_), (bad, *_), (health, *where) = seen
+        service.get("/site/style.css")
+        service.get("/predict")
+        service.get("/nowhere")
+    (good, *_), (bad, *_), (health, *where), *_ = seen
     assert good.request_id == answer.json()["request_id"]
     assert good.status == 200
     assert good.probabilities is not None
@@ -204,6 +207,12 @@ def test_the_observer_sees_every_request_and_what_became_of_it(predictor: Predic
     assert min(good.decode_s, good.infer_s, good.batch) > 0
     assert (bad.status, bad.error) == (415, "unsupported-media-type") or bad.status == 400
     assert (health.status, where) == (200, ["GET", "/health"])
+    assert [(exchange.route, exchange.status) for exchange, *_ in seen[2:]] == [
+        ("/health", 200),
+        ("/site/{file}", 200),
+        ("/predict", 405),
+        ("", 404),
+    ]
 
 
 def test_a_page_that_the_browser_has_is_not_sent_again(service: TestClient) -> None:
@@ -251,7 +260,7 @@ def test_pages_may_load_nothing_from_elsewhere(service: TestClient) -> None:
     ),
     query=st.sampled_from(["", "?top_k=1", "?top_k=%ff", "?probabilities=", "?top_k=²"]),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_make_the_service_fail(
     service: TestClient, path: str, body: bytes, content_type: str, query: str
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from serve.errors import Overloaded
-from serve.inference.batching import Answer, Batcher
+from serve.inference.batching import Batcher, Inference
 
 
 class Recorder:
@@ -33,14 +33,14 @@ def batcher(predict: Recorder, **changes: float) -> Batcher:
     )
 
 
-def values(answer: Answer) -> list[float]:
+def values(answer: Inference) -> list[float]:
     return [float(row[0]) for row in answer.probabilities]
 
 
 def test_concurrent_requests_share_runs_and_get_their_own_answers() -> None:
     predict = Recorder()
 
-    async def ask() -> list[Answer]:
+    async def ask() -> list[Inference]:
         ours = batcher(predict)
         return await asyncio.gather(*(ours(images(value)) for value in range(10)))
 
@@ -59,7 +59,7 @@ def test_a_lone_request_waits_for_nobody() -> None:
 def test_a_large_request_is_answered_in_parts_and_in_order() -> None:
     predict = Recorder()
 
-    async def ask() -> tuple[Answer, Answer]:
+    async def ask() -> tuple[Inference, Inference]:
         ours = batcher(predict)
         return await asyncio.gather(ours(images(*range(10))), ours(images(99)))
 
@@ -73,7 +73,7 @@ def test_a_run_never_mixes_up_requests_of_different_sizes() -> None:
     predict = Recorder()
     sizes = [1, 3, 2, 4, 1, 1, 2, 7, 1]
 
-    async def ask() -> list[Answer]:
+    async def ask() -> list[Inference]:
         ours = batcher(predict)
         return await asyncio.gather(*(ours(images(*[n] * size)) for n, size in enumerate(sizes)))
 
@@ -122,7 +122,7 @@ def test_requests_that_waited_past_the_deadline_are_not_run() -> None:
 def test_a_request_that_was_given_up_is_not_run() -> None:
     predict = Recorder()
 
-    async def ask() -> Answer:
+    async def ask() -> Inference:
         ours = batcher(predict)
         given_up = asyncio.ensure_future(ours(images(1, 2)))
         await asyncio.sleep(0)  # it waits now
@@ -141,7 +141,7 @@ def test_an_error_of_the_model_reaches_everybody_who_waits_and_nobody_after() ->
                 raise RuntimeError("the first run fails")
             return super().__call__(images)
 
-    async def ask() -> tuple[tuple[Answer | BaseException, ...], Answer]:
+    async def ask() -> tuple[tuple[Inference | BaseException, ...], Inference]:
         ours = batcher(Flaky())
         first = await asyncio.gather(ours(images(1)), ours(images(2)), return_exceptions=True)
         return first, await ours(images(3))

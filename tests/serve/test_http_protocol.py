@@ -70,14 +70,14 @@ REQUESTS: dict[str, tuple[bytes, bytes]] = {  # line and fields, what follows th
 def test_a_head_that_does_not_end_ends_the_connection(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections.ImpatientProtocol, "head_timeout_s", 0.05)
+    monkeypatch.setattr(connections.TimedProtocol, "head_timeout_s", 0.05)
     assert asyncio.run(_answer_to(sent)) == b""
 
 
 def test_a_whole_request_is_answered_and_its_connection_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections.ImpatientProtocol, "head_timeout_s", 30)
+    monkeypatch.setattr(connections.TimedProtocol, "head_timeout_s", 30)
     whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert asyncio.run(_answer_to(whole + last)).count(b"200 OK") == 2
@@ -160,7 +160,7 @@ class _Transport(asyncio.Transport):
 
 async def _said_to(parts: Sequence[bytes]) -> bytes:
     """What the protocol answers to data that come in these parts, before the caller leaves."""
-    protocol = connections.ImpatientProtocol(_CONFIG, ServerState(), {})
+    protocol = connections.TimedProtocol(_CONFIG, ServerState(), {})
     transport = _Transport()
     protocol.connection_made(transport)
     for part in parts:
@@ -179,7 +179,7 @@ async def _answer_to(sent: bytes) -> bytes:
     config = uvicorn.Config(
         PlainTextResponse("hello"),
         port=0,
-        http=connections.ImpatientProtocol,
+        http=connections.TimedProtocol,
         lifespan="off",
         log_config=None,
     )

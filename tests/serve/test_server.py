@@ -84,25 +84,25 @@ def test_a_process_that_dies_is_replaced_and_the_others_go_on() -> None:
 
 def test_processes_have_equal_shares_of_the_callers_who_stay() -> None:
     with running(workers=2, KILN_HEAD_TIMEOUT_MS="600000") as server, ExitStack() as callers:
-        wait_until(lambda: tally(server) == [0, 0])
+        wait_until(lambda: counts(server) == [0, 0])
         for number in range(1, 41):
             call_and_wait(server, callers, number)
         assert min(connections(server).values()) >= 15  # 20 where no process is late for its turn
-        assert sum(tally(server)) == 40
+        assert sum(counts(server)) == 40
         callers.close()
-        wait_until(lambda: tally(server) == [0, 0])
+        wait_until(lambda: counts(server) == [0, 0])
 
 
 def test_the_share_of_a_process_that_died_goes_to_its_successor() -> None:
     with running(workers=2, KILN_HEAD_TIMEOUT_MS="600000") as server, ExitStack() as callers:
-        wait_until(lambda: tally(server) == [0, 0])
+        wait_until(lambda: counts(server) == [0, 0])
         for number in range(1, 9):
             call_and_wait(server, callers, number)
         first, second = server.workers()
         kept = connections(server)[second]
         os.kill(first, signal.SIGKILL)
         assert server.ask("GET", "/health")[0] == 200  # not left to the dead, who has fewer
-        wait_until(lambda: 0 in tally(server))  # its successor has its place
+        wait_until(lambda: 0 in counts(server))  # its successor has its place
         for number in range(1, 21):
             call_and_wait(server, callers, kept + number)
         assert (
@@ -112,7 +112,7 @@ def test_the_share_of_a_process_that_died_goes_to_its_successor() -> None:
 
 def test_processes_end_with_a_parent_that_is_killed() -> None:
     with running(workers=2) as server:
-        wait_until(lambda: tally(server) == [0, 0])
+        wait_until(lambda: counts(server) == [0, 0])
         server.process.kill()
         wait_until(lambda: refuses_connections(server.port))
 
@@ -123,30 +123,31 @@ def call_and_wait(server: Server, callers: ExitStack, number: int) -> None:
     wait_until(lambda: sum(connections(server).values()) == number)
 
 
-def tally(server: Server) -> list[int]:
+def counts(server: Server) -> list[int]:
     """What the processes say of their connections; empty before they have said it all."""
     with suppress(FileNotFoundError):
         for pid in server.workers():
             variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-            for path in (v.partition("=")[2] for v in variables if v.startswith("KILN_TALLY=")):
+            known = dict(one.split("=", 1) for one in variables if one)
+            if path := known.get("KILN_CONNECTION_COUNTS"):
                 return [int(count) for count in np.fromfile(path, np.int32)]
     return []
 
 
 def connections(server: Server) -> dict[int, int]:
     """What the system says of them, by process."""
-    counts = {}
+    found = {}
     for pid in server.workers():
         files = Path(f"/proc/{pid}/fd").iterdir()
         links = {os.readlink(file) for file in files if file.is_symlink()}
         rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-        counts[pid] = sum(
+        found[pid] = sum(
             row[1].endswith(f":{server.port:04X}")
             and row[3] == "01"  # established
             and f"socket:[{row[9]}]" in links
             for row in rows
         )
-    return counts
+    return found
 
 
 def test_sigterm_lets_requests_that_have_arrived_be_answered() -> None:

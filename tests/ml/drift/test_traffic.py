@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from ml.artifact.artifact import Artifact, load_artifact
 from ml.drift.corruptions import corrupt
 from ml.runs.inputs import cifar10, model_path
-from serve.call import Call
 from serve.drift.monitor import DriftMonitor
+from serve.exchange import Exchange
 
 BATCH = 50
 
@@ -36,10 +36,10 @@ def monitor(artifact: Artifact) -> Iterator[DriftMonitor]:
 
 def send(monitor: DriftMonitor, artifact: Artifact, images: NDArray[np.uint8]) -> None:
     for start in range(0, len(images), BATCH):
-        call = Call(None)
-        call.images = images[start : start + BATCH]
-        call.probabilities = artifact.predict(call.images).probabilities
-        monitor(call, "POST", "/predict/batch")
+        exchange = Exchange(None)
+        exchange.images = images[start : start + BATCH]
+        exchange.probabilities = artifact.predict(exchange.images).probabilities
+        monitor(exchange, "POST", "/predict/batch")
         monitor.flush(60)
 
 

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.aws_lambda.embedded_metrics import EmbeddedMetrics, Point, documents
-from serve.call import Call
-from serve.drift import metrics as drift_metrics
 from serve.drift.monitor import DriftMonitor
+from serve.exchange import Exchange
 from serve.telemetry import instruments
 from serve.telemetry.instruments import Instrument
 from tests.serve.aws_lambda.embedded_metric_format import MAX_LINE_BYTES, Sample, samples
@@ -105,8 +104,7 @@ def test_without_a_collector_the_log_of_the_function_has_the_metrics(tmp_path: P
 
 
 def assert_as_catalogued(found: list[Sample]) -> None:
-    all_of_them = (*instruments.ALL, drift_metrics.ALARM, drift_metrics.WINDOW_IMAGES)
-    known = {instrument.name: instrument for instrument in all_of_them}
+    known = {instrument.name: instrument for instrument in instruments.ALL}
     for sample in found:
         instrument = known[sample.name]
         assert sample.unit == UNITS.get(instrument.unit, "Count")
@@ -128,11 +126,13 @@ def test_drift_is_told_with_the_next_call_and_then_every_quarter_of_a_minute() -
     alarms = []
     for wait in (0, 10, 5):
         now[0] += wait
-        call = Call(None)
-        call.images = np.stack([pixels(seed) for seed in range(90)])  # noise: nothing photographed
-        call.probabilities = predictor(call.images)
-        monitor(call, "POST", "/predict/batch")
-        metrics(call, "POST", "/predict/batch")
+        exchange = Exchange(None)
+        exchange.images = np.stack(
+            [pixels(seed) for seed in range(90)]
+        )  # noise: nothing photographed
+        exchange.probabilities = predictor(exchange.images)
+        monitor(exchange, "POST", "/predict/batch")
+        metrics(exchange, "POST", "/predict/batch")
         metrics.flush()
         found = [sample for line in lines for sample in samples(json.loads(line))]
         alarms.append(sorted(sample.value for sample in of(found, "kiln.drift.alarm")))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve.aws_lambda.invocation import Flushing
+from serve.aws_lambda.invocation import FlushingHandler
 
 
 class World:
@@ -15,7 +15,9 @@ class World:
 
     def __init__(self, budget_s: float = 0.5) -> None:
         self.now_s, self.dead, self.deadlines_s = 0.0, False, list[float]()
-        self.handler = Flushing(lambda event, context: event, self.flush, budget_s, self.clock)
+        self.handler = FlushingHandler(
+            lambda event, context: event, self.flush, budget_s, self.clock
+        )
 
     def clock(self) -> float:
         return self.now_s
@@ -82,7 +84,7 @@ def test_what_a_failing_call_left_is_sent_too() -> None:
     def fail(event: Any, context: Any) -> Any:
         raise RuntimeError("a bug")
 
-    handler = Flushing(fail, world.flush, 0.5, world.clock)
+    handler = FlushingHandler(fail, world.flush, 0.5, world.clock)
     with pytest.raises(RuntimeError):
         handler("an event", SimpleNamespace(get_remaining_time_in_millis=lambda: 1000))
     assert world.deadlines_s == [0.5]

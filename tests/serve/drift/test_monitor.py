@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from common.model.artifact import DriftReference, ParityVector, SignalReference
 from common.model.drift import Counts, WatchLimits
 from common.model.signals import CONFIDENCE, SIGNALS, image_signals
-from serve.call import Call
 from serve.drift import monitor as module
 from serve.drift.monitor import DriftMonitor, DriftState
+from serve.exchange import Exchange
 from tests.common.model.samples import sample_metadata
 
 _HALVES = {"confidence": 0.75, "red_mean": 0.5, "green_mean": 0.5, "blue_mean": 0.5}
@@ -44,13 +44,13 @@ def pixels(count: int, seed: int = 0, darkest: int = 0) -> Images:
     return np.broadcast_to(levels, (count, 4, 5, 3)).astype(np.uint8)
 
 
-def call_of(images: Images) -> Call:
+def call_of(images: Images) -> Exchange:
     """Answered; the classes take turns by the images' brightness."""
-    call = Call(None)
-    call.images = images
+    exchange = Exchange(None)
+    exchange.images = images
     share = images[:, 0, 0, 0].astype(np.float32) / 255
-    call.probabilities = np.stack([share, 1 - share], axis=1)
-    return call
+    exchange.probabilities = np.stack([share, 1 - share], axis=1)
+    return exchange
 
 
 def send(monitor: DriftMonitor, images: Images, batches: Sequence[int] = ()) -> None:
@@ -79,7 +79,7 @@ def monitor() -> Iterator[DriftMonitor]:
     unlimited.close()
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 90), max_size=8))
 def test_what_it_counts_is_a_recount_whatever_the_sizes_of_the_calls(
     batches: Sequence[int],
@@ -101,8 +101,8 @@ def test_the_state_has_every_call_so_far(monitor: DriftMonitor) -> None:
 
 
 def test_calls_without_answers_are_not_counted(monitor: DriftMonitor) -> None:
-    monitor(Call(None), "GET", "/health")
-    refused = Call(None)
+    monitor(Exchange(None), "GET", "/health")
+    refused = Exchange(None)
     refused.images = pixels(3)
     monitor(refused, "POST", "/predict")
     assert monitor.state().seen == 0

@@ -14,11 +14,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from starlette.testclient import TestClient
 
-from serve.aws_lambda.invocation import Outlet
-from serve.call import Call
-from serve.drift.attach import watch_traffic
+from serve.aws_lambda.invocation import LambdaTelemetry
 from serve.drift.instruments import register_instruments
 from serve.drift.monitor import DriftMonitor
+from serve.drift.watch import watch_traffic
+from serve.exchange import Exchange
 from serve.http.app import create_app
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
@@ -117,10 +117,10 @@ def test_bins_add_up_so_that_a_fleet_can_be_compared(predictor: Any) -> None:
 
 def test_the_instruments_are_those_of_the_catalogue(predictor: Any) -> None:
     monitor = DriftMonitor(predictor.metadata)
-    call = Call(None)
-    call.images = np.stack([pixels(seed) for seed in range(60)])
-    call.probabilities = predictor(call.images)
-    monitor(call, "POST", "/predict/batch")
+    exchange = Exchange(None)
+    exchange.images = np.stack([pixels(seed) for seed in range(60)])
+    exchange.probabilities = predictor(exchange.images)
+    monitor(exchange, "POST", "/predict/batch")
     found = {
         metric.name: (metric.unit, metric.description, set(metric.data.data_points[0].attributes))
         for metric in read(monitor)
@@ -151,8 +151,8 @@ def test_on_lambda_the_log_tells_of_drift_without_a_collector(
     predictor: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Settings(cpus=1, deadline_ms=60_000)
-    outlet = Outlet.open(settings, predictor.metadata, environ={})
-    with TestClient(create_app(predictor, settings, observer=outlet.observer)) as client:
+    lambda_telemetry = LambdaTelemetry.start(settings, predictor.metadata, environ={})
+    with TestClient(create_app(predictor, settings, observer=lambda_telemetry.observer)) as client:
         send(client, [pixels(seed) for seed in range(90)])
         for _ in range(100):  # the monitor's thread is about to say it
             if "drift raised" in caplog.messages:

@@ -49,7 +49,7 @@ sys.path.insert(0, "/var/task")
 import serve.image.boot as boot
 module, _, name = boot.HANDLER.rpartition(".")
 print(callable(getattr(__import__(module, fromlist=[name]), name)))
-import awslambdaric.__main__, serve.server.server, serve.image.snapshot
+import awslambdaric.__main__, serve.server.server, serve.aws_lambda.lifecycle
 """
     python = root.but(entrypoint=("/usr/bin/python3", "-I", "-B", "-c", program))
     with running(python, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as container:

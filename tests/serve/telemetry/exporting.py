@@ -29,7 +29,7 @@ def service(url: str, **variables: str) -> Iterator[tuple[Telemetry, TestClient]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        logger = logging.getLogger("serve.telemetry.access")
+        logger = logging.getLogger("serve.telemetry.logs")
         patch.setattr(logger, "level", logging.INFO)
         predictor = bundled_predictor()
         telemetry = Telemetry.start(settings, predictor.metadata, os.environ)

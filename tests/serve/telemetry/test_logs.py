@@ -1,19 +1,25 @@
-"""serve/telemetry/logs.py, access.py: lines of JSON into which no caller can write a line."""
+"""serve/telemetry/logs.py: lines of JSON into which no caller can write a line."""
 
 import io
 import json
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.call import Call
+from serve.exchange import Exchange
 from serve.settings import Settings
-from serve.telemetry.access import AccessLog
-from serve.telemetry.logs import JsonFormatter, Sparingly, TextFormatter, log_to_stderr
+from serve.telemetry.logs import (
+    AccessLog,
+    JsonFormatter,
+    Sparingly,
+    TextFormatter,
+    log_to_stderr,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +87,7 @@ def test_a_failing_exporter_says_so_once_in_a_while() -> None:
 @pytest.mark.parametrize(
     ("log_format", "first"), [("", "{"), ("json", "{"), ("text", "INFO serve.test: hello n=1")]
 )
-def test_the_format_is_a_setting(log_format: str, first: str) -> None:
+def test_the_format_is_a_setting(log_format: Any, first: str) -> None:
     stream = io.StringIO()
     log_to_stderr(Settings(cpus=1, log_format=log_format), stream)
     logging.getLogger("serve.test").info("hello", extra={"n": 1})
@@ -97,18 +103,18 @@ def test_requests_have_a_line_each_or_only_failures(
     caplog.set_level(logging.INFO)
     log = AccessLog(errors_only)
     for status in (200, 404, 503, 0):
-        call = Call(None)
-        call.status = status
-        log(call, "GET", "/x" * 500)
+        exchange = Exchange(None)
+        exchange.status = status
+        log(exchange, "GET", "/x" * 500)
     assert [one.levelno for one in caplog.records] == levels
     assert all(len(vars(one)["path"]) == 256 for one in caplog.records)
 
 
 def test_callers_who_leave_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    call = Call(None)
-    call.error = "client-left"
+    exchange = Exchange(None)
+    exchange.error = "client-left"
     with caplog.at_level(logging.INFO):
-        AccessLog(errors_only=True)(call, "POST", "/predict")
+        AccessLog(errors_only=True)(exchange, "POST", "/predict")
         assert caplog.records == []
-        AccessLog(errors_only=False)(call, "POST", "/predict")
+        AccessLog(errors_only=False)(exchange, "POST", "/predict")
         assert [record.levelname for record in caplog.records] == ["INFO"]

@@ -8,15 +8,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.call import Call
-from serve.http.app import create_app
-from serve.settings import Settings
+from serve.exchange import Exchange
 from serve.telemetry import instruments as inst
 from serve.telemetry.instruments import Instrument
 from serve.telemetry.recorder import Distribution, Exemplar, Point, Recorder, Request
-from serve.telemetry.requests import _FILES, ROUTES, RequestObserver
-from serve.telemetry.sampling import Sampler
-from tests.serve.serving import bundled_predictor
+from serve.telemetry.requests import RequestObserver
+from serve.telemetry.settings import Sampler
 
 CLASSES = ("cat", "dog", "ship")
 ANSWERED = Request("POST", "/predict", 200, None)
@@ -126,11 +123,11 @@ def test_only_known_labels_are_collected() -> None:
 
 def test_callers_cannot_make_new_series() -> None:
     recorder = Recorder(CLASSES)
-    observer = RequestObserver(recorder, Sampler(0.0), None, root_path="/prod")
+    observer = RequestObserver(recorder, Sampler(0.0), None)
     for number in range(100):
-        observer(_call(404), f"BREW{number}", f"/prod/teapot/{number}")
-    observer(_call(200), "GET", "/prod/site/common.css")
-    observer(_call(200), "GET", "/prod/health")
+        observer(_exchange(404, ""), f"BREW{number}", f"/prod/teapot/{number}")
+    observer(_exchange(200, "/site/{file}"), "GET", "/prod/site/common.css")
+    observer(_exchange(200, "/health"), "GET", "/prod/health")
     points = collected(recorder)[inst.REQUEST_DURATION]
     assert [(p.labels[inst.METHOD], p.labels.get(inst.ROUTE)) for p in points] == [
         ("_OTHER", None),
@@ -139,13 +136,7 @@ def test_callers_cannot_make_new_series() -> None:
     ]
 
 
-def test_every_route_of_the_service_is_known() -> None:
-    app = create_app(bundled_predictor(), Settings(cpus=1))
-    paths = {getattr(route, "path", "") for route in app.routes}
-    assert {path for path in paths if not path.startswith(_FILES)} == ROUTES
-
-
-def _call(status: int) -> Call:
-    call = Call(None)
-    call.start, call.status = time.perf_counter(), status
-    return call
+def _exchange(status: int, route: str) -> Exchange:
+    exchange = Exchange(None)
+    exchange.start, exchange.status, exchange.route = time.perf_counter(), status, route
+    return exchange

@@ -1,4 +1,4 @@
-"""serve/telemetry/spans.py: any call becomes a valid tree of spans."""
+"""serve/telemetry/spans.py: any exchange becomes a valid tree of spans."""
 
 import re
 
@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, StatusCode
 
-from serve.call import Call
+from serve.exchange import Exchange
 from serve.telemetry.recorder import Request
 from serve.telemetry.spans import SpanBuilder
 
@@ -21,29 +21,29 @@ seconds = st.floats(0, 30)
 
 
 @st.composite
-def calls(draw: st.DrawFn) -> tuple[Call, float]:
+def exchanges(draw: st.DrawFn) -> tuple[Exchange, float]:
     """Any request, also one whose times contradict each other, and its duration."""
-    call = Call(draw(st.sampled_from([None, PARENT, b"garbage"])))
+    exchange = Exchange(draw(st.sampled_from([None, PARENT, b"garbage"])))
     duration = draw(seconds)
-    call.status = draw(st.sampled_from([0, 200, 404, 422, 500, 503]))
-    call.decode_at = call.start + draw(seconds)
+    exchange.status = draw(st.sampled_from([0, 200, 404, 422, 500, 503]))
+    exchange.decode_at = exchange.start + draw(seconds)
     if draw(st.booleans()):
-        call.decode_s = draw(seconds)
+        exchange.decode_s = draw(seconds)
     if draw(st.booleans()):
-        call.queue_s, call.infer_s = draw(seconds), draw(seconds)
-        call.batch = draw(st.integers(0, 100))
+        exchange.queue_s, exchange.infer_s = draw(seconds), draw(seconds)
+        exchange.batch = draw(st.integers(0, 100))
     if draw(st.booleans()):
-        call.encode_at, call.encode_s = call.start + draw(seconds), draw(seconds)
-    return call, duration
+        exchange.encode_at, exchange.encode_s = exchange.start + draw(seconds), draw(seconds)
+    return exchange, duration
 
 
-def tree(call: Call, duration: float, path: str = "/predict") -> list[ReadableSpan]:
-    request = Request("POST", "/predict", call.status, call.error)
-    return BUILDER.tree(call, request, path, START_NS, START_NS + round(duration * 1e9))
+def tree(exchange: Exchange, duration: float, path: str = "/predict") -> list[ReadableSpan]:
+    request = Request("POST", "/predict", exchange.status, exchange.error)
+    return BUILDER.tree(exchange, request, path, START_NS, START_NS + round(duration * 1e9))
 
 
-@given(calls())
-def test_any_call_becomes_a_valid_tree(drawn: tuple[Call, float]) -> None:
+@given(exchanges())
+def test_any_call_becomes_a_valid_tree(drawn: tuple[Exchange, float]) -> None:
     server, *children = tree(*drawn)
     assert server.context
     assert server.start_time is not None
@@ -63,24 +63,24 @@ def test_any_call_becomes_a_valid_tree(drawn: tuple[Call, float]) -> None:
 
 @given(st.binary(max_size=70))
 def test_any_traceparent_gives_valid_ids(header: bytes) -> None:
-    call = Call(header)
-    server = tree(call, 0.1)[0]
+    exchange = Exchange(header)
+    server = tree(exchange, 0.1)[0]
     assert server.context is not None
     assert server.context.is_valid
-    assert (server.parent is None) == (call.parent is None)
+    assert (server.parent is None) == (exchange.parent is None)
 
 
 @given(st.binary(max_size=100))
 def test_any_tracestate_is_taken_or_left(header: bytes) -> None:
-    call = Call(PARENT)
-    call.tracestate = header
-    assert tree(call, 0.1)[0].context
+    exchange = Exchange(PARENT)
+    exchange.tracestate = header
+    assert tree(exchange, 0.1)[0].context
 
 
 def test_a_caller_s_trace_goes_on() -> None:
-    call = Call(PARENT)
-    call.tracestate = b"vendor=opaque,other=1"
-    server = tree(call, 0.1)[0]
+    exchange = Exchange(PARENT)
+    exchange.tracestate = b"vendor=opaque,other=1"
+    server = tree(exchange, 0.1)[0]
     assert server.parent
     assert server.parent.span_id == 0xB7AD6B7169203331
     assert server.parent.is_remote
@@ -89,9 +89,9 @@ def test_a_caller_s_trace_goes_on() -> None:
 
 
 def test_names_are_those_of_the_conventions() -> None:
-    call = Call(None, "https")
-    call.status, call.error = 500, "internal-error"
-    server = tree(call, 0.1, "/prod/predict" + "x" * 1000)[0]
+    exchange = Exchange(None, "https")
+    exchange.status, exchange.error = 500, "internal-error"
+    server = tree(exchange, 0.1, "/prod/predict" + "x" * 1000)[0]
     assert (server.name, server.kind) == ("POST /predict", SpanKind.SERVER)
     assert server.status.status_code is StatusCode.ERROR
     assert server.attributes is not None
@@ -106,9 +106,9 @@ def test_names_are_those_of_the_conventions() -> None:
 
 
 def test_a_caller_s_mistake_is_no_error_of_the_server() -> None:
-    call = Call(None)
-    call.status, call.error = 422, "unreadable-image"
-    server = tree(call, 0.1)[0]
+    exchange = Exchange(None)
+    exchange.status, exchange.error = 422, "unreadable-image"
+    server = tree(exchange, 0.1)[0]
     assert server.status.status_code is StatusCode.UNSET
     assert server.attributes
     assert server.attributes["error.type"] == "unreadable-image"

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from serve.call import Call
+from serve.exchange import Exchange
 from serve.settings import Settings, SettingsError
-from serve.telemetry.choices import SIGNALS, Choices, Queue
-from serve.telemetry.sampling import Sampler
+from serve.telemetry.settings import SIGNALS, ExportSettings, QueueSettings, Sampler
 from serve.telemetry.telemetry import Telemetry
 from tests.serve.serving import bundled_predictor
 
@@ -44,13 +43,13 @@ def test_telemetry_that_is_off_can_be_used_as_if_it_were_on() -> None:
 def test_every_observer_is_told_even_after_one_that_fails() -> None:
     telemetry, seen = off(), list[str]()
 
-    def fails(call: Call, method: str, path: str) -> None:
+    def fails(exchange: Exchange, method: str, path: str) -> None:
         raise ZeroDivisionError
 
     telemetry.add_observer(fails)
-    telemetry.add_observer(lambda call, method, path: seen.append(path))
-    telemetry.observer(Call(None), "GET", "/health")
-    telemetry.observer(Call(None), "GET", "/ready")
+    telemetry.add_observer(lambda exchange, method, path: seen.append(path))
+    telemetry.observer(Exchange(None), "GET", "/health")
+    telemetry.observer(Exchange(None), "GET", "/ready")
     assert seen == ["/health", "/ready"]
 
 
@@ -68,11 +67,11 @@ def test_every_observer_is_told_even_after_one_that_fails() -> None:
 def test_a_signal_is_exported_where_it_has_an_endpoint(
     variables: Mapping[str, str], signals: set[str]
 ) -> None:
-    assert Choices.from_environment(variables).signals == signals
+    assert ExportSettings.from_environment(variables).signals == signals
 
 
 def test_standard_variables_are_followed() -> None:
-    found = Choices.from_environment(
+    found = ExportSettings.from_environment(
         {
             **ENDPOINT,
             "OTEL_TRACES_SAMPLER": "traceidratio",
@@ -84,7 +83,10 @@ def test_standard_variables_are_followed() -> None:
     )
     assert found.sampler == Sampler(0.25, follows_parent=False)
     assert found.metrics_interval_s == 15.0
-    assert (found.span_queue, found.log_queue) == (Queue(0.1), Queue(1.0, capacity=9))
+    assert (found.span_queue, found.log_queue) == (
+        QueueSettings(0.1),
+        QueueSettings(1.0, capacity=9),
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,12 +105,12 @@ def test_standard_variables_are_followed() -> None:
 )
 def test_a_wrong_variable_is_named_with_what_was_expected(variable: str, text: str) -> None:
     with pytest.raises(SettingsError, match=rf"{variable}.* is '{text}', expected "):
-        Choices.from_environment({**ENDPOINT, variable: text})
-    Choices.from_environment({variable: text} if "ENDPOINT" not in variable else {})
+        ExportSettings.from_environment({**ENDPOINT, variable: text})
+    ExportSettings.from_environment({variable: text} if "ENDPOINT" not in variable else {})
 
 
 def test_all_wrong_variables_are_named_at_once() -> None:
     wrong = {"OTEL_TRACES_SAMPLER_ARG": "2", "OTEL_BLRP_SCHEDULE_DELAY": "soon"}
     with pytest.raises(SettingsError) as refusal:
-        Choices.from_environment({**ENDPOINT, **wrong})
+        ExportSettings.from_environment({**ENDPOINT, **wrong})
     assert all(variable in str(refusal.value) for variable in wrong)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from serve.telemetry.export import Outbox, Worker
+from serve.telemetry.export import ExportQueue, Worker
 
 PATIENCE_S = 30.0
 NEVER_S = 3600.0
@@ -82,7 +82,7 @@ def test_the_interval_alone_makes_it_work() -> None:
     worker.stop()
 
 
-def test_a_full_outbox_drops_what_comes_and_counts_it() -> None:
+def test_a_full_queue_drops_what_comes_and_counts_it() -> None:
     sent: list[int] = []
     release = threading.Event()
 
@@ -91,7 +91,7 @@ def test_a_full_outbox_drops_what_comes_and_counts_it() -> None:
         sent.extend(items)
         return True
 
-    box = Outbox("test", export, NEVER_S, capacity=5, batch=9)
+    box = ExportQueue("test", export, NEVER_S, capacity=5, batch=9)
     box.put([1, 2, 3])
     box.put([4, 5, 6, 7])
     box.put([8])
@@ -111,7 +111,7 @@ def test_a_full_batch_is_sent_without_waiting_and_the_rest_when_asked() -> None:
         first.set()
         return True
 
-    box = Outbox("test", export, NEVER_S, capacity=100, batch=4)
+    box = ExportQueue("test", export, NEVER_S, capacity=100, batch=4)
     box.put([1, 2, 3])
     box.put([4])
     assert first.wait(PATIENCE_S)
@@ -127,7 +127,7 @@ def test_what_the_collector_refuses_is_counted() -> None:
             raise OSError
         return False
 
-    box = Outbox("test", refuse, NEVER_S, capacity=100, batch=4)
+    box = ExportQueue("test", refuse, NEVER_S, capacity=100, batch=4)
     for items in ([1, 2], [3]):
         box.put(items)
         assert not box.worker.wait(box.worker.ask(), patience())

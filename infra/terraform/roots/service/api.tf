@@ -19,7 +19,7 @@ resource "aws_apigatewayv2_api" "this" {
   dynamic "cors_configuration" {
     for_each = length(var.cors_origins) > 0 ? [var.cors_origins] : []
 
-    content { # as serve/http/app.py says where no API is in front; with this here, the API ignores what the function says
+    content { # CORS in serve/http/app.py, which a test compares; with this here, the API ignores what the function says
       allow_origins  = cors_configuration.value
       allow_methods  = ["GET", "POST"]
       allow_headers  = ["authorization", "content-type", "traceparent", "tracestate", "x-api-key"]

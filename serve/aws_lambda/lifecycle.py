@@ -1,14 +1,19 @@
-"""Lambda SnapStart: what a snapshot keeps warm, and what each restored copy must renew.
+"""The life of a process on Lambda: SIGTERM some 300 ms before it is killed, and SnapStart.
 
-Request ids come from the kernel, which AWS reseeds. The service has no credentials of AWS, and its
-clocks only measure differences within one request.
+Apart from what the handler imports: numpy starts threads, and the signal has to be blocked before.
+
+A snapshot keeps what is warm, and each restored copy must renew the rest. Request ids come from
+the kernel, which AWS reseeds. The service has no credentials of AWS, and its clocks only measure
+differences within one request.
 """
 
+import os
 import random
+import signal
+import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
-
-from snapshot_restore_py import register_after_restore, register_before_snapshot
 
 # PNG of one grey pixel: small, and it takes every step that a photo takes.
 _PIXEL = (
@@ -16,8 +21,30 @@ _PIXEL = (
 )
 
 
-def register() -> None:
-    """Before the handler is imported: hooks run in the order in which they were registered."""
+def block_sigterm() -> None:
+    """Before other threads are started, which inherit it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def at_sigterm(last: Callable[[], object]) -> None:
+    """Has a thread wait for the signal, call `last`, and then end the process by the signal."""
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        try:
+            last()
+        finally:
+            # Sent to this thread, the only one that takes it; nobody has set a handler.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()
+
+
+def register_snapshot_hooks() -> None:
+    """Registers the hooks; before the handler is imported, since they run in this order."""
+    from snapshot_restore_py import register_after_restore, register_before_snapshot
+
     register_before_snapshot(warm)
     register_after_restore(renew)
 
@@ -40,10 +67,10 @@ def renew() -> None:
 
     What the warm-up was measured at is forgotten with the original's connections.
     """
-    from serve.aws_lambda.handler import handler, outlet
+    from serve.aws_lambda.handler import handler, telemetry
 
     random.seed()
-    outlet.renew()
+    telemetry.renew()
     handler.reset()
 
 

@@ -9,26 +9,59 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from serve.settings import SettingsError
-from serve.telemetry.sampling import SAMPLERS, Sampler
 
 SIGNALS = ("metrics", "traces", "logs")
+SAMPLERS = (
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+)
 _PROTOCOL = "http/protobuf"
+_HALF = 16  # hexadecimal digits of a trace id that decide, the last ones
 _RATIO = 0.01  # of requests that come without a trace of their own
 
 
 @dataclass(frozen=True)
-class Choices:
-    """No signal: nothing is exported, and OpenTelemetry is not even imported."""
+class Sampler:
+    """Takes `ratio` of the traces, the same ones as every other service with this ratio."""
+
+    ratio: float = 0.0
+    follows_parent: bool = True  # a caller's own decision counts, where there is one
+    errors: bool = True  # are taken beside the ratio
+
+    @classmethod
+    def named(cls, name: str, ratio: float) -> "Sampler":
+        """The sampler of a name in `SAMPLERS`; the ratio is for those that have one."""
+        kind = name.removeprefix("parentbased_")
+        fixed = {"always_on": 1.0, "always_off": 0.0}
+        return cls(fixed.get(kind, ratio), kind != name, errors=kind != "always_off")
+
+    def takes(self, trace_id: str, has_parent: bool, parent_sampled: bool) -> bool:
+        """Whether the trace of 32 hexadecimal digits is recorded.
+
+        Source: opentelemetry.sdk.trace.sampling.TraceIdRatioBased, which compares the same digits.
+        """
+        if has_parent and self.follows_parent:
+            return parent_sampled
+        return int(trace_id[_HALF:], 16) < round(self.ratio * 2**64)
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What is exported and how; without a signal, OpenTelemetry is not even imported."""
 
     signals: frozenset[str] = frozenset()
     sampler: Sampler = field(default_factory=Sampler)
     metrics_interval_s: float = 60.0
-    span_queue: "Queue" = field(default_factory=lambda: Queue(5.0))
-    log_queue: "Queue" = field(default_factory=lambda: Queue(1.0))
+    span_queue: "QueueSettings" = field(default_factory=lambda: QueueSettings(5.0))
+    log_queue: "QueueSettings" = field(default_factory=lambda: QueueSettings(1.0))
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Choices":
-        """What the variables say.
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "ExportSettings":
+        """The settings that the variables give.
 
         Raises:
             SettingsError: names every variable that is wrong, where anything is exported.
@@ -49,8 +82,8 @@ class Choices:
         return found
 
 
-class Queue(NamedTuple):
-    """What waits to be exported, and how long."""
+class QueueSettings(NamedTuple):
+    """How much waits to be exported, and for how long."""
 
     delay_s: float
     capacity: int = 2048
@@ -58,7 +91,7 @@ class Queue(NamedTuple):
 
 
 class _Reader:
-    """Variables without what surrounds their values, and what is wrong with them."""
+    """Values of variables without spaces around them, and a list of those that are wrong."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -105,9 +138,9 @@ def _require_cumulative(get: _Reader) -> None:
         get.wrong(variable, preference, "cumulative")
 
 
-def _queue(get: _Reader, prefix: str, delay_s: float) -> Queue:
-    standard = Queue(delay_s)
-    return Queue(
+def _queue(get: _Reader, prefix: str, delay_s: float) -> QueueSettings:
+    standard = QueueSettings(delay_s)
+    return QueueSettings(
         _milliseconds(get, f"{prefix}_SCHEDULE_DELAY", delay_s),
         int(_number(get, f"{prefix}_MAX_QUEUE_SIZE", standard.capacity)),
         int(_number(get, f"{prefix}_MAX_EXPORT_BATCH_SIZE", standard.batch)),

@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Callable
 
-from serve.image.snapshot import renew, warm
+from serve.aws_lambda.lifecycle import renew, warm
 
 
 def copies(after_restore: Callable[[], None]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Attaches the drift monitor to a process."""
+"""Has the drift monitor see every request of a process."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 def watch_traffic(
     telemetry: Telemetry, settings: Settings, metadata: ArtifactMetadata
 ) -> DriftMonitor | None:
-    """Every request from now on, for the log and, where metrics are exported, for those."""
+    """Monitors every request from now on; None where the settings switch that off.
+
+    Alarms are logged and, where metrics are exported, exported with the states behind them.
+    """
     if settings.drift_rate == 0:
         return None
     monitor = DriftMonitor(metadata, rate=settings.drift_rate)

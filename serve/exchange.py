@@ -1,13 +1,14 @@
-"""The state of one request: its identity, and what became of it."""
+"""One exchange of HTTP: the identity of a request, and what became of it."""
 
 import os
 import re
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # the server's parent logs, and needs no arrays
+    import numpy as np
+    from numpy.typing import NDArray
 
 # https://www.w3.org/TR/trace-context/#traceparent-header; later versions may be longer.
 _TRACEPARENT = re.compile(
@@ -16,11 +17,14 @@ _TRACEPARENT = re.compile(
 )
 _NEWEST = b"00"
 
-KEY = "kiln.call"  # of a scope
+KEY = "kiln.exchange"  # of a scope
 
 
-class Call:
-    """Facts of a request, filled in on its way; times are `time.perf_counter()` in seconds."""
+class Exchange:
+    """Facts of a request and its answer, filled in on the way.
+
+    Times are `time.perf_counter()` in seconds.
+    """
 
     __slots__ = (
         "batch",
@@ -36,6 +40,7 @@ class Call:
         "queue_s",
         "refused",
         "request_id",
+        "route",
         "sampled",
         "scheme",
         "start",
@@ -49,6 +54,7 @@ class Call:
         self.scheme = scheme
         self.request_id, self.parent, self.sampled = _context(traceparent)
         self.tracestate: bytes | None = None  # of the parent, as it came
+        self.route = ""  # the template that the path matched; "" where there is none
         self.status = 0
         self.error: str | None = None  # kind of the problem that was answered
         self.decode_at = self.encode_at = 0.0
@@ -63,7 +69,7 @@ class Call:
 class Observer(Protocol):
     """Sees every request when its answer has been sent; must not raise, nor take long."""
 
-    def __call__(self, call: Call, method: str, path: str) -> None: ...
+    def __call__(self, exchange: Exchange, method: str, path: str) -> None: ...
 
 
 def _context(traceparent: bytes | None) -> tuple[str, str | None, bool]:
