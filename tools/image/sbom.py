@@ -1,7 +1,4 @@
-"""Write an image's bill of materials: CycloneDX 1.6, from what is in its layers and from the lock.
-
-https://cyclonedx.org/docs/1.6/json/
-"""
+"""Writes an image's bill of materials, CycloneDX 1.6, from its layers and from the lock."""
 
 from __future__ import annotations
 
@@ -14,14 +11,20 @@ import sys
 import tarfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from email.message import Message
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+
+from cyclonedx.model import HashAlgorithm, HashType, Property
+from cyclonedx.model.bom import Bom, BomMetaData
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import DisjunctiveLicense, License, LicenseExpression
+from cyclonedx.output import make_outputter
+from cyclonedx.schema import OutputFormat, SchemaVersion
+from packageurl import PackageURL
 
 from tools.image.inspection import File, Inspected, Layer, inspect
 
-Json = dict[str, Any]
 _METADATA = re.compile(r"(?:.*/)?(?:site|dist)-packages/[^/]+\.dist-info/METADATA")
 _DEBIAN = re.compile(r"var/lib/dpkg/status\.d/(?!.*\.md5sums)[^/]+")
 _MODEL = re.compile(r".*\.onnx")
@@ -37,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     digest = json.loads((options.image / "index.json").read_bytes())["manifests"][0]["digest"]
     content = bill(inspect(options.image), options.name, digest, options.lock.read_text())
-    options.output.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    options.output.write_text(f"{content}\n")
     return 0
 
 
-def bill(image: Inspected, name: str, digest: str, lock: str) -> Json:
-    """The document, which depends on nothing but the image and the lock.
+def bill(image: Inspected, name: str, digest: str, lock: str) -> str:
+    """The JSON document, which depends on nothing but the image and the lock.
 
     Args:
         image: taken apart.
@@ -50,24 +53,23 @@ def bill(image: Inspected, name: str, digest: str, lock: str) -> Json:
         digest: of its manifest.
         lock: requirements with hashes.
     """
-    found = {part["bom-ref"]: part for part in _components(image, locked_hashes(lock))}
-    subject = {
-        "type": "container",
-        "bom-ref": f"{name}@{digest}",
-        "name": name,
-        "version": digest,
-        "hashes": [{"alg": "SHA-256", "content": digest.removeprefix("sha256:")}],
-    }
-    return {
-        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "serialNumber": uuid.uuid5(uuid.NAMESPACE_OID, digest).urn,
-        "version": 1,
-        "metadata": {"component": subject},
-        "components": [found[reference] for reference in sorted(found)],
-        "dependencies": [{"ref": subject["bom-ref"], "dependsOn": sorted(found)}],
-    }
+    components = {one.bom_ref.value: one for one in _components(image, locked_hashes(lock))}
+    subject = Component(
+        type=ComponentType.CONTAINER,
+        bom_ref=f"{name}@{digest}",
+        name=name,
+        version=digest,
+        hashes=[_sha256(digest.removeprefix("sha256:"))],
+    )
+    bom = Bom(
+        serial_number=uuid.uuid5(uuid.NAMESPACE_OID, digest),
+        # As all files of the image: a bill with the time of its build would differ each time.
+        metadata=BomMetaData(component=subject, timestamp=datetime.fromtimestamp(0, UTC)),
+        components=components.values(),
+    )
+    bom.register_dependency(subject, components.values())
+    document = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6)
+    return document.output_as_string(indent=1)
 
 
 def locked_hashes(lock: str) -> dict[str, list[str]]:
@@ -83,7 +85,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _components(image: Inspected, hashes: Mapping[str, list[str]]) -> Iterator[Json]:
+def _components(image: Inspected, hashes: Mapping[str, list[str]]) -> Iterator[Component]:
     for layer, file in image.files():
         if _METADATA.fullmatch(file.path):
             yield _python(email.message_from_bytes(file.head), layer, hashes)
@@ -93,58 +95,65 @@ def _components(image: Inspected, hashes: Mapping[str, list[str]]) -> Iterator[J
             yield _model(file, layer)
 
 
-def _python(metadata: Message, layer: Layer, hashes: Mapping[str, list[str]]) -> Json:
+def _python(metadata: Message, layer: Layer, hashes: Mapping[str, list[str]]) -> Component:
     name, version = _normal(str(metadata["Name"])), str(metadata["Version"])
-    url = f"pkg:pypi/{name}@{quote(version)}"
-    locked = [("kiln:lock:hash", value) for value in hashes.get(f"{name}=={version}", [])]
-    part = _component("library", name, version, layer, locked) | {"purl": url, "bom-ref": url}
-    if licences := _licences(metadata):
-        part["licenses"] = licences
-    return part
+    locked = hashes.get(f"{name}=={version}", [])
+    url = PackageURL("pypi", None, name, version)
+    return Component(
+        name=name,
+        version=version,
+        purl=url,
+        bom_ref=str(url),
+        licenses=_licences(metadata),
+        properties=[_where(layer), *(Property(name="kiln:lock:hash", value=h) for h in locked)],
+    )
 
 
-def _licences(metadata: Message) -> list[Json]:
+def _licences(metadata: Message) -> list[License]:
     if expression := metadata["License-Expression"]:
-        return [{"expression": str(expression)}]
+        return [LicenseExpression(str(expression))]
     classifiers = [str(value) for value in metadata.get_all("Classifier") or []]
     names = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License :: ")]
     if not names and (text := str(metadata["License"] or "").strip()):
         names = [text.splitlines()[0]]
-    return [{"license": {"name": name}} for name in names]
+    return [DisjunctiveLicense(name=name) for name in names]
 
 
-def _debian(record: Message, layer: Layer) -> Json:
+def _debian(record: Message, layer: Layer) -> Component:
     name, version = str(record["Package"]), str(record["Version"])
-    architecture = str(record["Architecture"])
-    url = f"pkg:deb/debian/{name}@{quote(version)}?arch={architecture}&distro=debian-12"
-    part = _component("library", name, version, layer, []) | {"purl": url, "bom-ref": url}
-    if digest := record["SHA256"]:
-        part["hashes"] = [{"alg": "SHA-256", "content": str(digest)}]
-    return part
+    qualifiers = {"arch": str(record["Architecture"]), "distro": "debian-12"}
+    url = PackageURL("deb", "debian", name, version, qualifiers)
+    return Component(
+        name=name,
+        version=version,
+        purl=url,
+        bom_ref=str(url),
+        hashes=[_sha256(str(record["SHA256"]))] if record["SHA256"] else [],
+        properties=[_where(layer)],
+    )
 
 
-def _model(file: File, layer: Layer) -> Json:
+def _model(file: File, layer: Layer) -> Component:
     with tarfile.open(layer.blob) as archive:
         content = archive.extractfile(file.info.name)
         assert content
         digest = hashlib.sha256(content.read()).hexdigest()
-    name = file.path.rpartition("/")[2]
-    return _component("machine-learning-model", name, digest[:16], layer, []) | {
-        "bom-ref": f"model:{digest}",
-        "hashes": [{"alg": "SHA-256", "content": digest}],
-    }
+    return Component(
+        type=ComponentType.MACHINE_LEARNING_MODEL,
+        name=file.path.rpartition("/")[2],
+        version=digest[:16],
+        bom_ref=f"model:{digest}",
+        hashes=[_sha256(digest)],
+        properties=[_where(layer)],
+    )
 
 
-def _component(
-    kind: str, name: str, version: str, layer: Layer, properties: Sequence[tuple[str, str]]
-) -> Json:
-    where = [("kiln:image:layer", layer.digest), *properties]
-    return {
-        "type": kind,
-        "name": name,
-        "version": version,
-        "properties": [{"name": key, "value": value} for key, value in where],
-    }
+def _where(layer: Layer) -> Property:
+    return Property(name="kiln:image:layer", value=layer.digest)
+
+
+def _sha256(digest: str) -> HashType:
+    return HashType(alg=HashAlgorithm.SHA_256, content=digest)
 
 
 if __name__ == "__main__":

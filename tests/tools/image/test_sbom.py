@@ -14,8 +14,11 @@ from common.oci import Entry, add_layer, empty_image, with_parents, write_image,
 from tools.image import sbom
 
 SITE = "usr/local/lib/python3.11/dist-packages"
-HASH = "sha256:" + "ab" * 32
-LOCK = f"# text\nmy-package[extra]==1.0 \\\n    --hash={HASH} \\\n    --hash={HASH}\n    # via x\n"
+HASHES = ["sha256:" + "ab" * 32, "sha256:" + "cd" * 32]
+LOCK = (
+    f"# text\nmy-package[extra]==1.0 \\\n    --hash={HASHES[0]} \\\n    --hash={HASHES[1]}\n"
+    "    # via x\n"
+)
 FILES = [
     Entry(
         f"{SITE}/my_package-1.0.dist-info/METADATA",
@@ -64,9 +67,9 @@ def test_it_lists_packages_of_python_and_debian_and_the_model(layout: Path, tmp_
     assert set(parts) == {"my-package", "old", "zlib1g", "model.onnx"}
     assert parts["my-package"]["purl"] == "pkg:pypi/my-package@1.0"
     assert parts["my-package"]["licenses"] == [{"expression": "MIT"}]
-    assert [p["value"] for p in parts["my-package"]["properties"][1:]] == [HASH, HASH]
+    assert [p["value"] for p in parts["my-package"]["properties"][1:]] == HASHES
     assert parts["old"]["licenses"] == [{"license": {"name": "BSD License"}}]
-    assert parts["zlib1g"]["purl"].startswith("pkg:deb/debian/zlib1g@1%3A1.2.13?arch=amd64")
+    assert parts["zlib1g"]["purl"].startswith("pkg:deb/debian/zlib1g@1:1.2.13?arch=amd64")
     assert parts["zlib1g"]["hashes"] == [{"alg": "SHA-256", "content": "cd" * 32}]
     model = hashlib.sha256(b"model").hexdigest()
     assert parts["model.onnx"]["hashes"] == [{"alg": "SHA-256", "content": model}]
