@@ -1,4 +1,4 @@
-"""What running the service costs; docs/cost.md explains it, and a test recomputes its numbers.
+"""What a request costs; docs/cost.md explains it, and a test recomputes its numbers.
 
 The standard library alone.
 """
@@ -12,7 +12,6 @@ from math import ceil
 from pathlib import Path
 
 PRICES = Path(__file__).with_name("prices.toml")
-HOURS = 730  # of a month
 REQUEST_KB = 512  # API Gateway counts a larger one as several
 GIB, MB = 1 << 30, 10**6
 
@@ -69,46 +68,3 @@ def per_thousand(service: Service, prices: Prices) -> PerThousand:
         front=1000 * counted * prices["api_gateway_http"]["million_requests"] / 10**6,
         logs=1000 * service.log_bytes / 10**9 * prices["cloudwatch"]["log_gb"],
     )
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What costs the same without a request: numbers of things and stored gigabytes."""
-
-    images: int = 10
-    image_mb: float = 66.7
-    registry_gb: float = 1.0
-    alarms: int = 15
-    dashboards: int = 1
-    metrics: int = 40
-    collector_vcpu: float = 0.0
-    collector_gb: float = 0.0
-
-
-def per_month(standing: Standing, prices: Prices) -> dict[str, float]:
-    """US dollars a month, by part."""
-    fargate = prices["fargate"]
-    return {
-        "images in ECR": standing.images * standing.image_mb / 1000 * prices["ecr"]["gb_month"],
-        "models and ledger in S3": standing.registry_gb * prices["s3"]["gb_month"],
-        "alarms": standing.alarms * prices["cloudwatch"]["alarm_month"],
-        "dashboards": standing.dashboards * prices["cloudwatch"]["dashboard_month"],
-        "metrics": standing.metrics * prices["cloudwatch"]["metric_month"],
-        "collector and Grafana": HOURS
-        * (
-            standing.collector_vcpu * fargate["vcpu_hour"]
-            + standing.collector_gb * fargate["gb_hour"]
-        ),
-    }
-
-
-def server_break_even(service: Service, prices: Prices, vcpu: float, memory_gb: float) -> float:
-    """Requests a second, day and night, from which a container of that size is cheaper than Lambda.
-
-    Both behind the same front, so that only computing counts; the container must also be able to
-    answer that many.
-    """
-    fargate = prices["fargate"]
-    month = HOURS * (vcpu * fargate["vcpu_hour"] + memory_gb * fargate["gb_hour"])
-    cost = per_thousand(service, prices)
-    return month / ((cost.compute + cost.requests) / 1000) / (HOURS * 3600)
