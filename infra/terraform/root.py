@@ -14,9 +14,11 @@ for the state's lock.
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +36,6 @@ from infra.terraform.installation import (
     TerraformFailed,
     find_installation,
 )
-from infra.terraform.package import package
 from infra.terraform.plan import (
     CHANGED,
     Change,
@@ -53,6 +54,7 @@ ENVIRONMENTS = ("account", "dev", "staging", "prod")
 _SUFFIXES = (".tf", ".tf.json", ".tftest.hcl", ".tftpl")
 _ENDPOINT_OVERRIDE = "endpoint_override.tf.json"
 _FUNCTION = "function"  # folder of a module's Lambda function
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip file can say
 
 
 def copy_root(root: str, work: Path, environ: Mapping[str, str]) -> Path:
@@ -113,6 +115,17 @@ def _copy(source: Path, target: Path) -> None:
         elif path.name == _FUNCTION and path.is_dir():
             place.parent.mkdir(parents=True, exist_ok=True)
             place.with_suffix(".zip").write_bytes(package(path))
+
+
+def package(folder: Path) -> bytes:
+    """The ZIP file of a Lambda function: the same sources give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(folder.rglob("*.py")):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _EARLIEST)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+    return buffer.getvalue()
 
 
 _VARIABLES = "given.tfvars.json"

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from common.terminal import Progress
-from infra.terraform.outputs import ServiceOutputs, parse_service_outputs
 from infra.terraform.root import Root
+from infra.terraform.service import ServiceOutputs, parse_service_outputs
 from infra.terraform.state import LocalState
 from infra.twin.cloud.cloud import Cloud
 from infra.twin.deployment import PROMOTED, Deployer, Deployment, publish

@@ -69,7 +69,7 @@ def predict_event(image: bytes, trace: str | None = None) -> dict[str, Any]:
     return http_event("POST", "/predict", document, trace)
 
 
-def http_answer(payload: bytes) -> tuple[int, Any]:
+def http_response(payload: bytes) -> tuple[int, Any]:
     """Status and JSON of what the function returned; ValueError if it is no answer to a request."""
     answer = json.loads(payload)
     if not isinstance(answer, dict) or "statusCode" not in answer:
@@ -115,8 +115,8 @@ def shares(weights: Mapping[str, float]) -> str:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a version answered to a request, and which version it was."""
+class Response:
+    """The response of a version to a request, and which version it was."""
 
     status: int
     document: Any
@@ -257,7 +257,7 @@ class LambdaFunction:
 
     # ---- Calls ----
 
-    def ask(self, qualifier: str, event: Mapping[str, Any]) -> Answer:
+    def ask(self, qualifier: str, event: Mapping[str, Any]) -> Response:
         """The answer of a version, or of the alias.
 
         Raises:
@@ -278,11 +278,11 @@ class LambdaFunction:
         if answer.get("FunctionError"):
             raise CallFailed(f"{answer['FunctionError']}: {payload[:300].decode(errors='replace')}")
         try:
-            status, document = http_answer(payload)
+            status, document = http_response(payload)
         except ValueError as exc:
             raise CallFailed(str(exc)) from exc
         version = answer.get("ExecutedVersion")
-        return Answer(status, document, version, time.monotonic() - start)
+        return Response(status, document, version, time.monotonic() - start)
 
     def send(self, qualifier: str, event: Mapping[str, Any]) -> None:
         """Leaves an event for a version, which answers it some time later to nobody."""

@@ -18,13 +18,20 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.markup import escape
 
+from common.files import user_path
+from common.golden import GoldenSet, GoldenSetError, read_golden_set
 from common.terminal import terminal
-from infra.release.aws.infrastructure import Infrastructure, TerraformService
+from infra.release.aws.clients import Aws, explained
 from infra.release.errors import INTERRUPTED, ReleaseError
+from infra.release.rollout.context import ReleaseContext
+from infra.release.rollout.preflight import Image, parse_image
+from infra.release.settings import Settings, read_settings
 from infra.terraform.installation import TerraformError
+from infra.terraform.service import Infrastructure, ServiceOutputs, TerraformService
 from infra.terraform.state import parse_state
 
 ENVIRONMENTS = ("dev", "staging", "prod")
+_GOLDEN_SET = Path(__file__).parents[1] / "golden_set.zip"
 EXIT_CODES = """\
 exit codes: 0 done (promoted, nothing to do), 1 refused (a check, the smoke test, somebody else is
 at it), 2 input or AWS cannot be used, 10 stopped for a person to decide (plan: there are changes),
@@ -39,8 +46,8 @@ _INTERRUPTED = (
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was found or done."""
+class Result:
+    """What a command found or did."""
 
     data: dict[str, Any]
     show: Callable[[Console], None] = field(default=lambda console: None)
@@ -74,7 +81,7 @@ class Terminal:
 
 
 Open = Callable[[argparse.Namespace, Terminal], Infrastructure]
-Handler = Callable[[argparse.Namespace, Terminal, Open], Answer]
+Handler = Callable[[argparse.Namespace, Terminal, Open], Result]
 
 
 def parser(name: str, description: str, *examples: str) -> argparse.ArgumentParser:
@@ -126,16 +133,16 @@ def run(
             raise ReleaseError(
                 f"which environment? --env {', '.join(ENVIRONMENTS)}, or KILN_ENV{there}"
             )
-        answer = handler(options, terminal, open_ or open_terraform)
+        result = handler(options, terminal, open_ or open_terraform)
     except (ReleaseError, TerraformError) as exc:
         return _failed(str(exc), exc.exit_code, options.json, out, errors)
     except KeyboardInterrupt:
         return _failed(_INTERRUPTED, INTERRUPTED, options.json, out, errors)
     if options.json:
-        out.file.write(json.dumps(answer.data, indent=2, ensure_ascii=False) + "\n")
+        out.file.write(json.dumps(result.data, indent=2, ensure_ascii=False) + "\n")
     else:
-        answer.show(out)
-    return answer.exit_code
+        result.show(out)
+    return result.exit_code
 
 
 def _failed(text: str, exit_code: int, is_json: bool, out: Console, errors: Console) -> int:
@@ -155,6 +162,61 @@ def open_terraform(options: argparse.Namespace, terminal: Terminal) -> Infrastru
     return TerraformService(
         options.env, state, folder / "work", _variables(options.var), terminal.log
     )
+
+
+# ---- What options mean ----
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The environment's, or of the file that the user names."""
+    return read_settings(options.env, user_path(options.config) if options.config else None)
+
+
+def aws_of(settings: Settings, outputs: ServiceOutputs | None) -> Aws:
+    """The AWS session, in the environment's region once that is known."""
+    return Aws(outputs.region if outputs else None, settings.invoke_timeout_s)
+
+
+def golden_of(name: str | None) -> GoldenSet | None:
+    """The bundled golden set, another file, or none."""
+    if name == "none":
+        return None
+    try:
+        return read_golden_set(user_path(name) if name else _GOLDEN_SET)
+    except GoldenSetError as exc:
+        raise ReleaseError(str(exc)) from exc
+
+
+def image_of(text: str, aws: Aws, outputs: ServiceOutputs | None) -> Image:
+    """An image from its URI, or from its digest in the environment's repository."""
+    if not text.startswith("sha256:"):
+        return parse_image(text)
+    if outputs is None:
+        raise ReleaseError(
+            "nothing is deployed yet, so the repository is not known: expected "
+            "REPOSITORY@sha256:…, as `bazel run //serve:push_image` prints it"
+        )
+    with explained("ECR"):
+        found = aws.ecr.describe_repositories(repositoryNames=[outputs.ecr_repository])
+    return parse_image(text, found["repositories"][0]["repositoryUri"])
+
+
+def required(outputs: ServiceOutputs | None, env: str) -> ServiceOutputs:
+    """ReleaseError if the environment was never applied to the end."""
+    if outputs is None:
+        raise ReleaseError(
+            f"{env} was never deployed, or not to the end, or its Terraform state is elsewhere "
+            f"(--state): `bazel run //infra:deploy -- --env {env} --image …`"
+        )
+    return outputs
+
+
+def open_context(options: argparse.Namespace, terminal: Terminal, open_: Open) -> ReleaseContext:
+    """The environment, which must have been deployed."""
+    settings = settings_of(options)
+    outputs = required(open_(options, terminal).outputs(), options.env)
+    aws = aws_of(settings, outputs)
+    return ReleaseContext.open(options.env, settings, aws, outputs, terminal.log)
 
 
 def number_above_zero(text: str) -> float:

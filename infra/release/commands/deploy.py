@@ -18,19 +18,28 @@ from rich.markup import escape
 from rich.table import Table
 
 from common.terminal import Progress
-from infra.release.aws.infrastructure import Infrastructure
-from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
-from infra.release.commands.session import Session, aws_of, golden_of, image_of, settings_of
+from infra.release.aws.clients import Aws
+from infra.release.commands.command import (
+    Open,
+    Result,
+    Terminal,
+    aws_of,
+    entry,
+    golden_of,
+    image_of,
+    parser,
+    run,
+    settings_of,
+)
 from infra.release.errors import Refused
-from infra.release.rollout.baking import Alarms
-from infra.release.rollout.observer import Observer
-from infra.release.rollout.preflight import Check, Image, alarm_states, check_all
-from infra.release.rollout.rollout import Machine, Wanted
-from infra.release.rollout.timeline import ConsoleTimeline
+from infra.release.rollout.context import ReleaseContext
+from infra.release.rollout.preflight import Check, Image, check_all
+from infra.release.rollout.rollout import Rollout, Wanted
 from infra.release.settings import MEANING, STRATEGIES, Settings, StrategyName
 from infra.release.state.journal import admit
 from infra.release.state.ledger import Outcome
 from infra.terraform.plan import show_plan
+from infra.terraform.service import Infrastructure, ServiceOutputs
 
 
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
@@ -38,7 +47,7 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
     return run(_options().parse_args(arguments), deploy, open_, out, errors)
 
 
-def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
+def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Result:
     """Releases an image to an environment."""
     settings = settings_of(options)
     strategy: StrategyName = options.strategy or settings.strategy
@@ -47,65 +56,38 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answ
     outputs = infrastructure.outputs()
     aws = aws_of(settings, outputs)
     image = image_of(options.image, aws, outputs)
-    with Progress("checking", console=terminal.log) as progress:
+    with Progress("checking", console=terminal.log):
         checks, registered = check_all(
-            aws,
-            settings.preflight,
-            image,
-            outputs.region if outputs else "",
-            outputs.drift_alarm if outputs else None,
-            options.ignore_drift,
-            lambda text: progress.update(detail=text),
+            aws, settings.preflight, image, outputs, options.ignore_drift
         )
     _show_checks(checks, terminal.log)
     if failed := [check for check in checks if not check.passed and check.blocks]:
         raise Refused("; ".join(f"{check.name}: {check.detail}" for check in failed))
-    if outputs and (options.dry_run or not terminal.agreed):  # before anybody is asked
-        session = Session(options.env, settings, aws, outputs, terminal)
-        admit(session.journal(), image.digest, options.again)
+
+    def context_of(outputs: ServiceOutputs, aws: Aws) -> ReleaseContext:
+        return ReleaseContext.open(options.env, settings, aws, outputs, terminal.log)
+
+    context = context_of(outputs, aws) if outputs else None
+    if context and (options.dry_run or not terminal.agreed):  # before anybody is asked
+        admit(context.journal(), image.digest, options.again)
     if options.dry_run:
         return _dry_run(infrastructure, image, settings, strategy, checks, terminal)
     terminal.confirm(f"Deploy {image.digest[:19]}… to {options.env} by {strategy}?")
-    is_first = outputs is None
-    outputs = outputs or infrastructure.apply(image.uri)
-    session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
-    timeline = ConsoleTimeline(terminal.log)
-    what = f"deploy {image.digest[:19]}…"
+    apply = infrastructure.apply if context else None
+    if context is None:
+        outputs = infrastructure.apply(image.uri)
+        context = context_of(outputs, aws_of(settings, outputs))
     model = options.model_version or registered
-    wanted = Wanted(image.digest, strategy, model, options.reason, options.again)
+    wanted = Wanted(image, strategy, model, options.reason, options.again)
+    what = f"deploy {image.digest[:19]}…"
     with (
-        session.lease.held(session.who, what, options.take_over) as before,
-        timeline.shown(),
+        context.lease.held(context.who, what, options.take_over) as before,
+        context.timeline.shown(),
     ):
         if before:
-            timeline.event(f"took over from {before.who} (`{before.what}`)", "yellow")
-        observer = Observer(
-            settings,
-            session.function,
-            session.collector,
-            golden,
-            session.notices,
-            session.journal(),
-            timeline,
-            session.clock,
-        )
-        machine = Machine(
-            options.env,
-            observer,
-            Alarms(
-                outputs.alarm_names,
-                outputs.page_alarm_names,
-                partial(alarm_states, session.aws),
-            ),
-            session.lease.check,
-            (lambda: None) if is_first else lambda: _apply(infrastructure, image),
-        )
-        outcome = machine.run(wanted)
-    return Answer(_data(outcome, image), partial(_show, outcome), outcome.exit_code)
-
-
-def _apply(infrastructure: Infrastructure, image: Image) -> None:
-    infrastructure.apply(image.uri)
+            context.timeline.event(f"took over from {before.who} (`{before.what}`)", "yellow")
+        outcome = Rollout(context, wanted, golden, apply).run()
+    return Result(_data(outcome, image), partial(_show, outcome), outcome.exit_code)
 
 
 def _dry_run(
@@ -115,7 +97,7 @@ def _dry_run(
     strategy: StrategyName,
     checks: Sequence[Check],
     terminal: Terminal,
-) -> Answer:
+) -> Result:
     plan = infrastructure.plan(image.uri)
     steps = settings.steps(strategy)
     data = {
@@ -142,7 +124,7 @@ def _dry_run(
         console.print(table)
         console.print("Dry run: nothing was changed.")
 
-    return Answer(data, show)
+    return Result(data, show)
 
 
 def _data(outcome: Outcome, image: Image) -> dict[str, Any]:
@@ -179,10 +161,10 @@ def _report(evidence: dict[str, Any]) -> Table:
         accuracies = (f"{evidence['golden'][version]:.2%}" for version in versions)
         table.add_row(f"accuracy on {evidence['golden_images']:,} golden images", *accuracies)
     for name in evidence["classes"][versions[0]]:
-        answers = [sum(evidence["classes"][version].values()) for version in versions]
+        totals = [sum(evidence["classes"][version].values()) for version in versions]
         counts = [evidence["classes"][version].get(name, 0) for version in versions]
-        parts = (count / max(1, all_) for count, all_ in zip(counts, answers, strict=True))
-        table.add_row(f"answered {name}", *(f"{part:.1%}" for part in parts))
+        parts = (count / max(1, total) for count, total in zip(counts, totals, strict=True))
+        table.add_row(f"predicted {name}", *(f"{part:.1%}" for part in parts))
     return table
 
 

@@ -12,9 +12,19 @@ from dataclasses import asdict
 from rich.console import Console
 
 from infra.release.aws.clients import iso
-from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
-from infra.release.commands.session import Session, aws_of, required, settings_of
+from infra.release.commands.command import (
+    Open,
+    Result,
+    Terminal,
+    aws_of,
+    entry,
+    parser,
+    required,
+    run,
+    settings_of,
+)
 from infra.release.errors import Refused
+from infra.release.rollout.context import ReleaseContext
 from infra.release.state.ledger import Decision
 from infra.terraform.plan import show_plan
 
@@ -24,48 +34,49 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
     return run(_options().parse_args(arguments), destroy, open_, out, errors)
 
 
-def destroy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
+def destroy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Result:
     """Plans the deletion, asks, and deletes."""
     settings, infrastructure = settings_of(options), open_(options, terminal)
     outputs = infrastructure.outputs()
-    session = None  # where the first deploy failed half-way there is neither alias nor release
+    context = None  # where the first deploy failed half-way there is neither alias nor release
     if outputs:
-        session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
-        _demand_no_release(session)
+        aws = aws_of(settings, outputs)
+        context = ReleaseContext.open(options.env, settings, aws, outputs, terminal.log)
+        _demand_no_release(context)
     plan = infrastructure.plan_destruction()
     if not plan.changed:
         required(outputs, options.env)
     data = {"env": options.env, "destroyed": [asdict(change) for change in plan.changes]}
     show_plan(plan, f"service of {options.env}, to be destroyed", terminal.log)
     if options.dry_run:
-        return Answer({**data, "dry_run": True}, lambda c: c.print("Dry run: nothing was changed."))
+        return Result({**data, "dry_run": True}, lambda c: c.print("Dry run: nothing was changed."))
     terminal.confirm(f"Destroy the service of {options.env}? Callers get no answer any more.")
-    if session is None:
+    if context is None:
         infrastructure.destroy()
     else:
-        with session.lease.held(session.who, "destroy"):
-            _record(session)
+        with context.lease.held(context.who, "destroy"):
+            _record(context)
             infrastructure.destroy()
-    return Answer(data, lambda console: console.print("[bold]DESTROYED[/]"))
+    return Result(data, lambda console: console.print("[bold]DESTROYED[/]"))
 
 
-def _demand_no_release(session: Session) -> None:
-    if (now := session.journal().unfinished) is not None:
+def _demand_no_release(context: ReleaseContext) -> None:
+    if (now := context.journal().unfinished) is not None:
         raise Refused(
             f"release {now.release} has not ended: deploy its image again, or roll back first"
         )
 
 
-def _record(session: Session) -> None:
+def _record(context: ReleaseContext) -> None:
     """The ledger outlives the service: later versions are others with the same numbers."""
-    journal, alias = session.journal(), session.function.alias()
-    digest = session.function.digest(alias.version)
+    journal, alias = context.journal(), context.function.alias()
+    digest = context.function.digest(alias.version)
     journal.append(
         Decision(
             kind="destroyed",
             release=journal.new_release(),
-            who=session.who,
-            when=iso(session.clock.now()),
+            who=context.who,
+            when=iso(context.clock.now()),
             from_digest=digest,
             to_digest=None,
             from_version=alias.version,

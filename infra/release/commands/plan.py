@@ -9,8 +9,17 @@ from functools import partial
 
 from rich.console import Console
 
-from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
-from infra.release.commands.session import aws_of, image_of, settings_of
+from infra.release.commands.command import (
+    Open,
+    Result,
+    Terminal,
+    aws_of,
+    entry,
+    image_of,
+    parser,
+    run,
+    settings_of,
+)
 from infra.release.errors import HELD, Refused
 from infra.release.rollout.preflight import check_image
 from infra.terraform.plan import show_plan
@@ -21,7 +30,7 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
     return run(_options().parse_args(arguments), plan, open_, out, errors)
 
 
-def plan(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
+def plan(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Result:
     """Plans the change and shows it."""
     settings, infrastructure = settings_of(options), open_(options, terminal)
     outputs = infrastructure.outputs()
@@ -36,7 +45,7 @@ def plan(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer
         "changes": [asdict(change) for change in found.changes],
     }
     show = partial(show_plan, found, f"service of {options.env}")
-    return Answer(data, show, HELD if found.changed else 0)
+    return Result(data, show, HELD if found.changed else 0)
 
 
 def _options() -> argparse.ArgumentParser:

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 from rich.console import Console
 from rich.markup import escape
 
 from common.terminal import Progress
-from infra.release.commands.command import Answer, Open, Terminal, entry, parser, run
-from infra.release.commands.session import Session, aws_of, required, settings_of
-from infra.release.rollout.rollback import choose_version, is_there, roll_back_to
-from infra.release.rollout.timeline import ConsoleTimeline
+from infra.release.aws.clients import iso
+from infra.release.aws.function import Alias, CallFailed, LambdaFunction
+from infra.release.commands.command import (
+    Open,
+    Result,
+    Terminal,
+    entry,
+    open_context,
+    parser,
+    run,
+)
+from infra.release.errors import ReleaseError
+from infra.release.rollout.context import ReleaseContext
 from infra.release.rollout.traffic import verify
+from infra.release.state.journal import Journal
+from infra.release.state.ledger import Decision, Outcome
+from infra.release.state.progress import live_before
 
 
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
@@ -25,56 +38,123 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
     return run(_options().parse_args(arguments), rollback, open_, out, errors)
 
 
-def rollback(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
+def rollback(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Result:
     """Moves the alias to one version."""
-    settings = settings_of(options)
-    outputs = required(open_(options, terminal).outputs(), options.env)
-    session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
-    journal = session.journal()
-    version = choose_version(session.function, journal, options.to)
-    alias, holder = session.function.alias(), session.lease.holder()
+    context = open_context(options, terminal, open_)
+    function, journal = context.function, context.journal()
+    version = choose_version(function, journal, options.to)
+    alias, holder = function.alias(), context.lease.holder()
     if holder is None and is_there(alias, journal, version):
-        return _unchanged(session, version)
+        return _unchanged(context, version, terminal)
     if options.dry_run:
         text = f"would move all traffic to version {version} (now {alias}); nothing was changed"
         data = {"dry_run": True, "alias": alias.weights, "to": version}
-        return Answer(data, lambda console: console.print(text, highlight=False))
+        return Result(data, lambda console: console.print(text, highlight=False))
     running = f", and stop {holder.who}'s `{holder.what}`" if holder else ""
     terminal.confirm(f"Roll {options.env} back to version {version}{running}? Now {alias}.")
-    timeline = ConsoleTimeline(terminal.log)
     what = f"rollback to {version}"
-    with session.lease.held(session.who, what, take_over=True), timeline.shown("rolling back"):
-        outcome = roll_back_to(
-            options.env,
-            session.who,
-            version,
-            options.reason,
-            session.function,
-            session.journal(),
-            session.notices,
-            timeline,
-            session.clock,
-            settings.rollback_s,
-        )
+    with (
+        context.lease.held(context.who, what, take_over=True),
+        context.timeline.shown("rolling back"),
+    ):
+        outcome = roll_back_to(context, version, options.reason)
     data = {"outcome": outcome.kind, "text": outcome.text, "record": dict(outcome.data)}
 
     def show(console: Console) -> None:
         console.print(f"[bold green]ROLLED BACK[/]  {escape(outcome.text)}", highlight=False)
 
-    return Answer(data, show)  # asked for, so 0: a release that is rolled back exits with 20
+    return Result(data, show)  # asked for, so 0: a release that is rolled back exits with 20
 
 
-def _unchanged(session: Session, version: str) -> Answer:
+def _unchanged(context: ReleaseContext, version: str, terminal: Terminal) -> Result:
     """Nothing is to be moved, and whether callers are answered is looked at all the same."""
-    with Progress(f"asking version {version}", console=session.terminal.log):
-        verify(session.function, version, None, session.settings.rollback_s, session.clock)
+    with Progress(f"asking version {version}", console=terminal.log):
+        verify(context.function, version, None, context.settings.rollback_s, context.clock)
     text = f"version {version} has all traffic already, and answers"
     data = {"outcome": "unchanged", "text": text, "record": {}}
 
     def show(console: Console) -> None:
         console.print(f"[bold green]UNCHANGED[/]  {text}", highlight=False)
 
-    return Answer(data, show)
+    return Result(data, show)
+
+
+def choose_version(function: LambdaFunction, journal: Journal, to: str | None) -> str:
+    """Where a rollback goes: as asked, else to stable of the release that runs, else to the
+    version that was live before.
+
+    Raises:
+        ReleaseError: there is no such version.
+    """
+    newest = journal.records[-1].decision if journal.records else None
+    if to is None and newest and newest.kind == "roll back":  # it was decided, and not finished
+        to = newest.from_version
+    if to is None and (now := journal.unfinished) is not None:
+        to = now.stable
+    to = to or live_before(journal.records, function.alias().version)
+    if to is None:
+        raise ReleaseError(
+            "the ledger knows no version before this one: name one with --to; there are "
+            f"{', '.join(function.versions()) or 'none'}"
+        )
+    function.demand(to)
+    return to
+
+
+def is_there(alias: Alias, journal: Journal, version: str) -> bool:
+    """Whether a rollback has nothing to move and nothing to end."""
+    pending = journal.records and journal.records[-1].decision.kind == "roll back"
+    return alias.weights == {version: 1.0} and not (pending or journal.unfinished)
+
+
+def roll_back_to(context: ReleaseContext, version: str, why: str) -> Outcome:
+    """Moves the alias, verifies it, and ends the release that may be running.
+
+    Raises:
+        NotVerified: callers are not answered by that version in time.
+    """
+    journal, function, clock = context.journal(), context.function, context.clock
+    decision = journal.insist(lambda: _decision(context, journal, version, why))
+    start = clock.now()
+    function.point(version, {})
+    context.timeline.event(f"traffic: {Alias(version)}", "cyan")
+    within_s = context.settings.rollback_s
+    model = verify(function, version, _model(function, version), within_s, clock)
+    took = clock.now() - start
+    ended = replace(decision, kind="rolled back", when=iso(clock.now()), model_version=model)
+    context.notices.measure(0, 0.0, "roll back")
+    context.notices.tell(context.env, ended)
+    journal.append(ended)
+    return Outcome("rolled back", f"version {version} answers, after {took:.1f} s", asdict(ended))
+
+
+def _decision(context: ReleaseContext, journal: Journal, version: str, why: str) -> Decision:
+    """The ledger record of a rollback: `from` is the version that it returns to, `to` the one
+    that it leaves."""
+    function, now = context.function, journal.unfinished
+    alias = function.alias()
+    left = now.candidate if now and now.candidate else alias.version
+    return Decision(
+        kind="roll back",
+        release=now.release if now else journal.new_release(),
+        who=context.who,
+        when=iso(context.clock.now()),
+        from_digest=function.digest(version),
+        to_digest=function.digest(left),
+        from_version=version,
+        to_version=left,
+        weights={version: 1.0},
+        verdict="by hand",
+        why=why,
+        evidence={"alias_before": alias.weights},
+    )
+
+
+def _model(function: LambdaFunction, version: str) -> str | None:
+    try:
+        return str(function.model_info(version).get("version"))
+    except CallFailed:
+        return None  # what calls of the alias answer is looked at next
 
 
 def _options() -> argparse.ArgumentParser:

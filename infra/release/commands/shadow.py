@@ -21,19 +21,19 @@ from rich.table import Table
 
 from common.files import user_path
 from infra.release.commands.command import (
-    Answer,
     Open,
+    Result,
     Terminal,
     entry,
+    golden_of,
     number_above_zero,
+    open_context,
     parser,
     run,
     share,
 )
-from infra.release.commands.session import Session, aws_of, golden_of, required, settings_of
 from infra.release.errors import REFUSED, ReleaseError
 from infra.release.evidence.shadow import Disagreement, sampled, shadow
-from infra.release.rollout.timeline import ConsoleTimeline
 
 _LISTED = 10
 
@@ -43,30 +43,28 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
     return run(_options().parse_args(arguments), compare, open_, out, errors)
 
 
-def compare(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
+def compare(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Result:
     """Sends shadow traffic to a version and reports the differences."""
-    settings = settings_of(options)
-    outputs = required(open_(options, terminal).outputs(), options.env)
-    session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
-    session.function.demand(options.candidate)
-    stable = session.function.alias().version
+    context = open_context(options, terminal, open_)
+    function, timeline = context.function, context.timeline
+    function.demand(options.candidate)
+    stable = function.alias().version
     images = sampled(_images(options), options.share)
-    timeline = ConsoleTimeline(terminal.log)
     with timeline.shown("comparing"):
         found = shadow(
-            session.function,
+            function,
             stable,
             options.candidate,
             images,
             options.rate,
-            session.collector.lines,
-            session.clock,
+            context.collector.lines,
+            context.clock,
             options.wait,
             timeline.wait,
         )
     data = {"stable": stable, "candidate": options.candidate, "share": found.share, **asdict(found)}
     code = REFUSED if found.share > options.most else 0
-    return Answer(data, partial(_show, stable, options.candidate, found), code)
+    return Result(data, partial(_show, stable, options.candidate, found), code)
 
 
 def _images(options: argparse.Namespace) -> Iterable[bytes]:

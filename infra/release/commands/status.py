@@ -12,9 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.release.aws.clients import iso
-from infra.release.commands.command import Answer, Open, Terminal, count, entry, parser, run
-from infra.release.commands.session import Session, aws_of, required, settings_of
-from infra.release.rollout.preflight import alarm_states
+from infra.release.commands.command import (
+    Open,
+    Result,
+    Terminal,
+    count,
+    entry,
+    open_context,
+    parser,
+    run,
+)
 from infra.release.state.ledger import Decision, Record
 
 _COLOURS = {
@@ -32,23 +39,20 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
     return run(_options().parse_args(arguments), status, open_, out, errors)
 
 
-def status(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answer:
+def status(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Result:
     """Reads the ledger, the alias, the lease and the alarms."""
-    settings = settings_of(options)
-    outputs = required(open_(options, terminal).outputs(), options.env)
-    session = Session(options.env, settings, aws_of(settings, outputs), outputs, terminal)
-    journal, alias = session.journal(), session.function.alias()
-    states = alarm_states(session.aws, list(outputs.alarm_names))
-    raised = sorted(name for name, state in states.items() if state == "ALARM")
-    holder, unfinished = session.lease.holder(), journal.unfinished
+    context = open_context(options, terminal, open_)
+    outputs, function, journal = context.outputs, context.function, context.journal()
+    alias, raised = function.alias(), context.raised_alarms()
+    holder, unfinished = context.lease.holder(), journal.unfinished
     models = _models(journal.records)
     data: dict[str, Any] = {
         "env": options.env,
-        "function": session.function.name,
+        "function": function.name,
         "url": outputs.api_url or outputs.function_url,
         "alias": alias.weights,
         "versions": {
-            version: {"image": session.function.digest(version), "model": models.get(version)}
+            version: {"image": function.digest(version), "model": models.get(version)}
             for version in alias.weights
         },
         "alarms": raised,
@@ -61,7 +65,7 @@ def status(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Answ
         else None,
         "records": [record.as_dict() for record in journal.records[-options.last :]],
     }
-    return Answer(data, partial(_show, data, journal.records[-options.last :]))
+    return Result(data, partial(_show, data, journal.records[-options.last :]))
 
 
 def _models(records: Sequence[Record]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def read_buckets(path: Path = CATALOGUE) -> Buckets:
 
 
 @dataclass
-class Tally:
+class VersionCounts:
     """Counts of one version's requests."""
 
     buckets: Buckets
@@ -83,7 +83,7 @@ class Tally:
             self.confidence[bisect_left(self.buckets.confidence, value)] += 1
 
     def arm(self, lost: int, classes: Sequence[str]) -> Arm:
-        """The tally as evidence, with `lost` further requests that failed without a log line."""
+        """The counts as evidence, with `lost` further requests that failed without a log line."""
         return Arm(
             requests=self.requests + lost,
             errors=self.errors + lost,
@@ -93,11 +93,11 @@ class Tally:
         )
 
 
-def tallies(
+def counts_by_version(
     events: Iterable[tuple[str, str]], versions: Sequence[str], buckets: Buckets
-) -> dict[str, Tally]:
+) -> dict[str, VersionCounts]:
     """What the log's events, (stream, message), say about each of the versions."""
-    found = {version: Tally(buckets) for version in versions}
+    found = {version: VersionCounts(buckets) for version in versions}
     for stream, message in events:
         line = embedded(message)
         if line is None or is_ours(str(line.get("trace_id", ""))):
@@ -172,7 +172,7 @@ class Collector:
             lost_before: the totals of the window before.
             classes: names of all classes, in an order that is the same for every window.
         """
-        found = tallies(self.lines(window), (stable, candidate), self.buckets)
+        found = counts_by_version(self.lines(window), (stable, candidate), self.buckets)
         lost = self.lost((stable, candidate), began_s, window[1])
         arms = [
             found[version].arm(max(0, lost[version] - lost_before.get(version, 0)), classes)

@@ -24,8 +24,8 @@ Lines = Callable[[tuple[float, float]], Iterable[tuple[str, str]]]  # of the log
 
 
 @dataclass
-class Answered:
-    """What a version made of one request; None where it has not said yet."""
+class ShadowResponse:
+    """The response of a version to one request; None where it is not in the log yet."""
 
     label: str | None = None
     confidence: float | None = None
@@ -51,8 +51,8 @@ class Answered:
 class Pair:
     """One request as both versions answered it."""
 
-    stable: Answered = field(default_factory=Answered)
-    candidate: Answered = field(default_factory=Answered)
+    stable: ShadowResponse = field(default_factory=ShadowResponse)
+    candidate: ShadowResponse = field(default_factory=ShadowResponse)
 
     @property
     def is_known(self) -> bool:
@@ -113,7 +113,7 @@ def shadow(
     """
     began = clock.now()
     pairs: list[Pair] = []
-    places: dict[str, Answered] = {}
+    places: dict[str, ShadowResponse] = {}
     for image in images:
         pair = Pair()
         for version, answered in ((stable, pair.stable), (candidate, pair.candidate)):
@@ -162,15 +162,15 @@ def compare(pairs: list[Pair]) -> Disagreement:
     )
 
 
-def _failed(answers: list[Answered]) -> float:
+def _failed(answers: list[ShadowResponse]) -> float:
     return sum(answer.failed for answer in answers)
 
 
-def _confidence(answers: list[Answered]) -> float:
+def _confidence(answers: list[ShadowResponse]) -> float:
     found = [answer.confidence for answer in answers if answer.confidence is not None]
     return sum(found) / max(1, len(found))
 
 
-def _slowest(answers: list[Answered]) -> float:
+def _slowest(answers: list[ShadowResponse]) -> float:
     found = sorted(answer.seconds for answer in answers if answer.seconds is not None)
     return found[min(len(found) - 1, int(0.99 * len(found)))] if found else 0.0

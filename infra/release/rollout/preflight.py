@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ from infra.release.aws.clients import Aws, explained
 from infra.release.errors import ReleaseError
 from infra.release.settings import Preflight
 from infra.supply_chain.signature import Expectation, NotTrusted, verify
+from infra.terraform.service import ServiceOutputs
 
 _URI = re.compile(
     r"(?P<registry>[^/@]+)/(?P<repository>[a-z0-9._/-]+)(:[\w.-]+)?@(?P<digest>sha256:[0-9a-f]{64})"
@@ -61,28 +61,25 @@ def check_all(
     aws: Aws,
     settings: Preflight,
     image: Image,
-    region: str,
-    drift_alarm: str | None,
+    outputs: ServiceOutputs | None,
     ignore_drift: bool,
-    progress: Callable[[str], None],
 ) -> tuple[list[Check], str | None]:
-    """Every check, and the model version that signature or registry say is in the image."""
-    found = []
-    progress("who am I")
-    found += [_identity(aws, settings.account), _region(aws, region)]
-    progress("looking for the image")
+    """Every check, and the model version that signature or registry say is in the image.
+
+    Args:
+        outputs: of the environment, once it was applied.
+    """
+    region, drift_alarm = (outputs.region, outputs.drift_alarm) if outputs else ("", None)
+    found = [_identity(aws, settings.account), _region(aws, region)]
     found.append(exists := check_image(aws, image))
     if exists.passed:
         found.append(_scan(aws, settings, image))
-    progress("asking the drift alarm")
     found.append(_drift(aws, drift_alarm, ignore_drift))
     signed = registered = None
     if settings.signing_key:
-        progress("checking the signature")
         check, signed = check_signature(settings, image)
         found.append(check)
     if settings.model_registry:
-        progress("asking the model registry")
         check, registered = _registered(aws, settings, image)
         found.append(check)
     if signed and registered and signed != registered:

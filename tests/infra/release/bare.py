@@ -10,8 +10,8 @@ from typing import Any
 
 import boto3
 
-from infra.terraform.outputs import ServiceOutputs
 from infra.terraform.plan import Plan
+from infra.terraform.service import ServiceOutputs
 
 BUCKET = "ledgers"
 

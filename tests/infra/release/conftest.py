@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from infra.release.aws.clients import Aws
 from infra.twin.cloud.cloud import Cloud
 from tests.infra.release.bare import BUCKET
 from tests.infra.release.world import World
@@ -28,6 +30,19 @@ def short_lived_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield found
 
 
+def cache_clients(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Several commands of a test share their clients: making all of them takes a second."""
+    made: dict[str, Any] = {}
+
+    def client(aws: Aws, service: str, **options: Any) -> Any:
+        key = f"{service} {aws.region} {sorted(options.items(), key=str)}"
+        if key not in made:
+            made[key] = make(aws, service, **options)
+        return made[key]
+
+    return client
+
+
 @contextmanager
 def _world(folder: Path, monkeypatch: pytest.MonkeyPatch, keep_idle_s: float) -> Iterator[World]:
     functions = Functions(folder)
@@ -38,4 +53,5 @@ def _world(folder: Path, monkeypatch: pytest.MonkeyPatch, keep_idle_s: float) ->
             monkeypatch.delenv(name)
         for name, value in cloud.environment.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr(Aws, "_client", cache_clients(Aws._client))
         yield World(cloud, functions, folder)

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from infra.release.aws.infrastructure import TerraformService
 from infra.release.commands import destroy, status
-from infra.terraform.outputs import ServiceOutputs
 from infra.terraform.plan import Change, Plan
+from infra.terraform.service import ServiceOutputs, TerraformService
 from infra.terraform.state import LocalState
 
 ARGUMENTS = ["--env", "dev", "--json", "--yes"]

@@ -143,5 +143,5 @@ def test_a_process_killed_on_another_machine_holds_the_lease_until_it_ends(
     refused = world.deploy(image)
     assert (refused.code, "is running `deploy" in refused.data["error"]) == (1, True)
     later = partial(Lease, now=lambda: time.time() + 31)
-    monkeypatch.setattr("infra.release.commands.session.Lease", later)
+    monkeypatch.setattr("infra.release.rollout.context.Lease", later)
     assert world.deploy(image).code == 0

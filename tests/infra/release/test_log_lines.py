@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.release.aws.function import REPLAY, is_ours, trace_id
-from infra.release.evidence.collector import Buckets, read_buckets, tallies
+from infra.release.evidence.collector import Buckets, counts_by_version, read_buckets
 from serve.aws_lambda.embedded_metrics import Point, documents
 from serve.telemetry import instruments as inst
 
@@ -35,7 +35,7 @@ def lines(
 def test_a_batch_is_one_request_and_many_answers() -> None:
     written = lines("/predict/batch", 200, 0.05, [("cat", 0.95), ("dog", 0.4), ("cat", 0.7)])
     assert len(written) > 1  # a class each
-    tally = tallies([(STREAM, line) for line in written], ("7",), BUCKETS)["7"]
+    tally = counts_by_version([(STREAM, line) for line in written], ("7",), BUCKETS)["7"]
     arm = tally.arm(0, ("cat", "dog"))
     assert (arm.requests, arm.errors, arm.latency) == (1, 0, (0, 1, 0))
     assert (arm.classes, arm.confidence) == ((2, 1), (1, 1, 1))
@@ -55,7 +55,7 @@ def test_only_what_callers_come_for_counts_and_only_5xx_is_an_error(
     requests: list[tuple[str, int, float]],
 ) -> None:
     events = [(STREAM, line) for r in requests for line in lines(*r, answers=[])]
-    arm = tallies(events, ("7",), BUCKETS)["7"].arm(0, ())
+    arm = counts_by_version(events, ("7",), BUCKETS)["7"].arm(0, ())
     counted = [status for route, status, _ in requests if route.startswith("/predict")]
     assert arm.requests == len(counted)
     assert arm.errors == sum(status >= 500 for status in counted)
@@ -63,13 +63,15 @@ def test_only_what_callers_come_for_counts_and_only_5xx_is_an_error(
 
 
 def test_calls_that_died_without_a_line_are_requests_that_failed() -> None:
-    arm = tallies([(STREAM, lines("/predict", 200, 0.05, [])[0])], ("7",), BUCKETS)["7"].arm(3, ())
+    arm = counts_by_version([(STREAM, lines("/predict", 200, 0.05, [])[0])], ("7",), BUCKETS)[
+        "7"
+    ].arm(3, ())
     assert (arm.requests, arm.errors) == (4, 3)
 
 
 def test_what_the_release_manager_asks_is_no_traffic() -> None:
     events = [(STREAM, line) for line in lines("/predict", 500, 0.1, [], trace_id(REPLAY))]
-    assert tallies(events, ("7",), BUCKETS)["7"].requests == 0
+    assert counts_by_version(events, ("7",), BUCKETS)["7"].requests == 0
     assert not is_ours("00" * 16)
 
 
@@ -85,7 +87,7 @@ def test_other_versions_and_other_lines_are_left_out() -> None:
         (STREAM.replace("7", "8"), line),  # what the line says counts
         (STREAM.replace("7", "8"), json.dumps(old)),  # where it does not, the stream's name does
     ]
-    found = tallies(events, ("7", "8"), BUCKETS)
+    found = counts_by_version(events, ("7", "8"), BUCKETS)
     assert (found["7"].requests, found["8"].requests) == (1, 1)
 
 

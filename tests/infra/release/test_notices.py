@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.release.aws.clients import Aws
-from infra.release.rollout.notices import Notices, _provider, message
+from infra.release.rollout.reporting import Notices, _provider, message
 from tests.helpers.waiting import wait_until
 from tests.infra.release.made import decision
 from tests.infra.release.world import World

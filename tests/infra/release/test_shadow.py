@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from infra.release.commands import shadow as command
-from infra.release.evidence.shadow import Answered, Pair, compare, sampled
+from infra.release.evidence.shadow import Pair, ShadowResponse, compare, sampled
 from tests.infra.release.world import World
 from tests.infra.twin.cloud.functions import publish
 
@@ -86,7 +86,7 @@ def test_the_sample_is_an_even_part(share: float) -> None:
 
 
 answers = st.builds(
-    Answered,
+    ShadowResponse,
     st.sampled_from(["cat", "dog", None]),
     st.floats(0, 1),
     st.floats(0, 1),

@@ -26,11 +26,11 @@ from rich.console import Console
 from common.aws import S3Store
 from common.golden import GoldenImage, write_golden_set
 from infra.release.aws.clients import explained
-from infra.release.aws.infrastructure import Infrastructure
 from infra.release.commands import deploy, rollback, status
 from infra.release.commands.command import Terminal
 from infra.release.state.lease import Lease
 from infra.release.state.ledger import Ledger, Record
+from infra.terraform.service import Infrastructure
 from infra.twin.cloud.cloud import Cloud
 from tests.helpers.waiting import wait_until
 from tests.infra.release.bare import BUCKET, BareInfrastructure

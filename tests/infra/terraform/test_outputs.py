@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.terraform.installation import TerraformError
-from infra.terraform.outputs import read_outputs
 from infra.terraform.root import alone
+from infra.terraform.service import read_outputs
 from infra.terraform.state import LocalState, S3State, State
 from infra.twin.cloud.cloud import Cloud
 from tests.infra.twin.cloud.functions import Functions, client

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from infra.terraform.outputs import parse_service_outputs
 from infra.terraform.root import ROOTS
+from infra.terraform.service import parse_service_outputs
 from tests.infra.terraform.aws import ACCOUNT, REGION
 from tests.infra.terraform.history import STATE_BUCKET, History
 

@@ -17,10 +17,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from infra.terraform.installation import StateLocked, TerraformError, TerraformFailed
-from infra.terraform.outputs import parse_service_outputs
-from infra.terraform.package import package
 from infra.terraform.plan import Change, Plan, Process, following, parse_change, show_plan
-from infra.terraform.root import ENVIRONMENTS, ROOTS, Root, alone, copy_root, variable_files
+from infra.terraform.root import (
+    ENVIRONMENTS,
+    ROOTS,
+    Root,
+    alone,
+    copy_root,
+    package,
+    variable_files,
+)
+from infra.terraform.service import parse_service_outputs
 from infra.terraform.state import LocalState, S3State, parse_state
 from tests.helpers.waiting import wait_until
 from tests.infra.terraform.fake import fake_terraform, planned

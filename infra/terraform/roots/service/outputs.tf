@@ -1,4 +1,4 @@
-# infra/terraform/outputs.py reads these.
+# infra/terraform/service.py reads these.
 
 output "function_name" {
   description = "Name of the Lambda function."

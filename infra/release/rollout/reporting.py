@@ -1,21 +1,100 @@
-"""Notifications of a release: metrics after each decision, and a message at its end.
-
-Neither decides anything, so neither may fail a release: what could not be sent is said once.
-"""
+"""Reports of a release: on the terminal, as metrics, and as messages to people."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from common.terminal import Progress
 from infra.release.aws.clients import Aws, explained
 from infra.release.errors import ReleaseError
+from infra.release.settings import Step
 from infra.release.state.ledger import Decision
+from infra.release.verdict.engine import Verdict
+
+_COLOURS = {"promote": "green", "hold": "yellow", "roll back": "red"}
+
+
+class Timeline:
+    """Shows events, and what is waited for, on a terminal or in a log."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._start = console, time.monotonic()
+        self._steps: Sequence[Step] = ()
+        self._place, self._waiting, self._live = -1, "", Live(console=console, transient=True)
+        self._progress: Progress | None = None
+
+    @contextmanager
+    def shown(self, what: str = "releasing") -> Iterator[Timeline]:
+        """Updates one line of a terminal; a log gets a line about `what` every 20 s."""
+        if self._console.is_terminal:
+            with self._live:
+                yield self
+            return
+        with Progress(what, console=self._console) as self._progress:
+            yield self
+
+    def event(self, text: str, style: str = "") -> None:
+        """Prints what happened, with the time since the beginning."""
+        elapsed = time.monotonic() - self._start
+        text = f"[{style}]{escape(text)}[/]" if style else escape(text)
+        self._console.print(f"[dim]{elapsed:7.1f} s[/]  {text}", highlight=False, soft_wrap=True)
+
+    def wait(self, text: str) -> None:
+        """Shows what is waited for just now."""
+        self._waiting = text
+        if self._progress:
+            self._progress.update(detail=text)
+        self._refresh()
+
+    def plan(self, steps: Sequence[Step], place: int) -> None:
+        """Shows the steps, and the place of the current one: their number once all are done."""
+        self._steps, self._place = steps, place
+        self._refresh()
+
+    def verdict(self, verdict: Verdict) -> None:
+        """Prints the decision and its reasons."""
+        decision = verdict.decision
+        self.event(f"verdict: {decision}", f"bold {_COLOURS[decision]}")
+        for reason in verdict.reasons:
+            needs = "needs " if decision == "hold" else ""
+            name, _, words = reason.partition(": ")
+            self._console.print(
+                f"             [dim]{escape(name)}: {needs}{escape(words)}[/]",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _refresh(self) -> None:
+        if self._live.is_started:
+            grid = Table.grid(padding=(0, 1))
+            bar = [self._mark(n, step) for n, step in enumerate((*self._steps, None))]
+            line = Text.from_markup("  ".join(bar)) if self._steps else Text()
+            grid.add_row(Spinner("dots"), line, Text(self._waiting, style="dim"))
+            self._live.update(grid, refresh=True)
+
+    def _mark(self, place: int, step: Step | None) -> str:
+        text = "100 %" if step is None else f"{100 * step.weight:.4g} %"
+        if place < self._place:
+            return f"[green]{text} ✓[/]"
+        return f"[bold]{text} ▶[/]" if place == self._place else f"[dim]{text}[/]"
+
 
 Value = tuple[str, float, Mapping[str, str]]  # name, value, attributes
 _TIMEOUT_S = 5
+NAMESPACE = "Kiln"
+VERDICTS = {"roll back": -1, "hold": 0, "promote": 1}
 
 
 def export(values: Sequence[Value]) -> bool:
@@ -43,12 +122,11 @@ def _provider() -> tuple[Any, Any]:
     return provider, provider.get_meter("kiln.release")
 
 
-NAMESPACE = "Kiln"
-VERDICTS = {"roll back": -1, "hold": 0, "promote": 1}
-
-
 class Notices:
-    """Metrics and messages of one environment."""
+    """Metrics after each decision and a message at the end of a release.
+
+    Neither decides anything, so neither may fail a release: what could not be sent is reported.
+    """
 
     def __init__(self, aws: Aws, function: str, topic: str, warn: Callable[[str], None]) -> None:
         self._aws, self._function, self._topic, self._warn = aws, function, topic, warn

@@ -1,0 +1,195 @@
+"""One step of a rollout: hold the split, watch alarms, judge evidence, decide what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from msgspec.structs import replace
+
+from common.golden import GoldenImage, GoldenSet
+from infra.release.errors import LeaseLost, ReleaseError
+from infra.release.evidence.replay import replay
+from infra.release.rollout.context import ReleaseContext
+from infra.release.rollout.traffic import wanted_alias
+from infra.release.settings import GOLDEN_CHECKS, Step
+from infra.release.state.journal import Journal
+from infra.release.verdict.engine import Verdict, judge
+from infra.release.verdict.evidence import Evidence, Window
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """What follows a step, and why."""
+
+    action: Literal["advance", "roll back", "stop"]
+    verdict: str
+    why: str
+
+
+class Looks:
+    """The looks at one release: each collects new evidence, judges all of it and records that."""
+
+    def __init__(self, context: ReleaseContext, journal: Journal, golden: GoldenSet | None) -> None:
+        self._context, self._journal, self._golden = context, journal, golden
+        self._warned: set[str] = set()
+
+    def hold(self, step: Step) -> StepEnd:
+        """Holds a step until it is clear what follows.
+
+        Raises:
+            LeaseLost: another run took over.
+        """
+        context, journal = self._context, self._journal
+        clock, settings = context.clock, context.settings
+        since = journal.progress.since_s
+        until = since + step.bake_s
+        while True:
+            next_look = journal.progress.seen_until_s + settings.settle_s + step.look_s
+            left = max(0.0, until - clock.now())
+            context.timeline.wait(
+                f"{100 * step.weight:.4g} % for another {left:.0f} s" if left else "more evidence"
+            )
+            clock.sleep(max(0.0, min(settings.poll_s, next_look - clock.now())))
+            context.lease.check()
+            if objection := self.alarm_objection():
+                return objection
+            if clock.now() < next_look:
+                continue
+            verdict = self._look(step)
+            context.lease.check()
+            if (end := self._end(step, verdict, clock.now() - since)) is not None:
+                return end
+
+    def alarm_objection(self) -> StepEnd | None:
+        """A rollback if a paging alarm is raised since the release began; one that only warns is
+        shown, once."""
+        pages = self._context.outputs.page_alarm_names
+        raised = self._context.raised_alarms(but=self._journal.progress.raised_before)
+        for name in raised:
+            if name not in pages and name not in self._warned:
+                self._warned.add(name)
+                self._context.timeline.event(f"raised, but only a warning: {name}", "yellow")
+        paging = [name for name in raised if name in pages]
+        return StepEnd("roll back", "alarm", f"alarm: {', '.join(paging)}") if paging else None
+
+    def failed_before(self) -> dict[str, int]:
+        """Failed calls of each version that were counted before the candidate gets traffic."""
+        now = self._journal.progress
+        versions = [version for version in (now.stable, now.candidate) if version]
+        return self._context.collector.lost(versions, now.began_s, self._context.clock.now())
+
+    def report(self) -> dict[str, Any]:
+        """Both versions side by side, over all windows."""
+        now = self._journal.progress
+        arms = {
+            str(now.stable): [window.stable for window in now.windows],
+            str(now.candidate): [window.candidate for window in now.windows],
+        }
+        return {
+            "windows": len(now.windows),
+            "requests": {v: sum(arm.requests for arm in found) for v, found in arms.items()},
+            "errors": {v: sum(arm.errors for arm in found) for v, found in arms.items()},
+            "classes": {
+                v: dict(zip(now.classes, _sums([arm.classes for arm in found]), strict=False))
+                for v, found in arms.items()
+            },
+            "latency_edges_s": self._context.collector.buckets.latency_s,
+            "latency": {v: _sums([arm.latency for arm in found]) for v, found in arms.items()},
+            "golden": self._accuracies(),
+            "golden_images": sum(window.golden.images for window in now.windows),
+        }
+
+    def _end(self, step: Step, verdict: Verdict, elapsed_s: float) -> StepEnd | None:
+        settings = self._context.settings
+        why = "; ".join(verdict.reasons)
+        if verdict.decision == "roll back":
+            return StepEnd("roll back", "roll back", why)
+        if elapsed_s < step.bake_s:
+            return None
+        if verdict.decision == "promote" or not step.proof:
+            return StepEnd("advance", verdict.decision, why)
+        if elapsed_s < step.bake_s + settings.most_hold_s:
+            return None
+        spent = f"too little evidence within {elapsed_s:.0f} s; needs {why}"
+        return StepEnd(settings.on_hold, "hold", spent)
+
+    def _look(self, step: Step) -> Verdict:
+        now, context = self._journal.progress, self._context
+        stable, candidate = str(now.stable), str(now.candidate)
+        settings, collector, timeline = context.settings, context.collector, context.timeline
+        timeline.wait("replaying golden images")
+        golden = settings.golden
+        replayed = replay(
+            context.function,
+            stable,
+            candidate,
+            self._next_images(),
+            golden.concurrency,
+            golden.budget_s,
+        )
+        timeline.wait("reading the log")
+        until = max(now.seen_until_s, context.clock.now() - settings.settle_s)
+        seen = collector.collect(
+            stable, candidate, (now.seen_until_s, until), now.began_s, now.lost, now.classes
+        )
+        window = Window(seen.stable, seen.candidate, replayed.replay)
+        windows = (*now.windows, window)
+        policy = settings.policy
+        if step.weight == 0:
+            policy = replace(policy, required=GOLDEN_CHECKS)
+        verdict = judge(Evidence(stable, candidate, collector.buckets.latency_s, windows), policy)
+        timeline.event(
+            f"look {len(windows)}: {seen.candidate.requests:,} requests to the candidate, "
+            f"{seen.stable.requests:,} to stable, {replayed.replay.images:,} golden images"
+        )
+        timeline.verdict(verdict)
+        evidence = {
+            "window": window,
+            "until": until,
+            "golden_used": now.golden_used + replayed.used,
+            "lost": dict(seen.lost),
+            "checks": verdict.checks,
+        }
+        self._record(step, verdict, evidence)
+        context.notices.measure(now.step + 1, step.weight, verdict.decision, self._accuracies())
+        return verdict
+
+    def _record(self, step: Step, verdict: Verdict, evidence: dict[str, Any]) -> None:
+        now = self._journal.progress
+        weights = wanted_alias(str(now.stable), str(now.candidate), step.weight).weights
+        why = "; ".join(verdict.reasons)
+        try:
+            self._journal.write(
+                "look", weights, step=now.step, verdict=verdict.decision, why=why, evidence=evidence
+            )
+        except LeaseLost:
+            raise
+        except ReleaseError as exc:
+            if verdict.decision != "roll back":  # which waits for no ledger
+                raise
+            self._context.timeline.event(f"the ledger does not answer: {exc}", "yellow")
+
+    def _next_images(self) -> Sequence[GoldenImage]:
+        if self._golden is None:
+            return ()
+        now = self._journal.progress
+        order = self._golden.order(now.release)
+        return order[now.golden_used : now.golden_used + self._context.settings.golden.per_look]
+
+    def _accuracies(self) -> dict[str, float]:
+        """Accuracy of both versions on the golden images so far."""
+        now = self._journal.progress
+        replays = [window.golden for window in now.windows]
+        images = sum(replay.images for replay in replays)
+        if not images:
+            return {}
+        both = sum(replay.both_right for replay in replays)
+        stable = both + sum(replay.only_stable_right for replay in replays)
+        candidate = both + sum(replay.only_candidate_right for replay in replays)
+        return {str(now.stable): stable / images, str(now.candidate): candidate / images}
+
+
+def _sums(rows: Sequence[Sequence[int]]) -> list[int]:
+    return [sum(column) for column in zip(*rows, strict=True)]
