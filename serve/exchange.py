@@ -1,9 +1,12 @@
 """One exchange of HTTP: the identity of a request, and what became of it."""
 
+from __future__ import annotations
+
 import os
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # the server's parent logs, and needs no arrays
@@ -20,50 +23,37 @@ _NEWEST = b"00"
 KEY = "kiln.exchange"  # of a scope
 
 
+@dataclass(slots=True, eq=False)
 class Exchange:
     """Facts of a request and its answer, filled in on the way.
 
     Times are `time.perf_counter()` in seconds.
     """
 
-    __slots__ = (
-        "batch",
-        "decode_at",
-        "decode_s",
-        "encode_at",
-        "encode_s",
-        "error",
-        "images",
-        "infer_s",
-        "parent",
-        "probabilities",
-        "queue_s",
-        "refused",
-        "request_id",
-        "route",
-        "sampled",
-        "scheme",
-        "start",
-        "status",
-        "tracestate",
-        "waiting",
-    )
+    traceparent: InitVar[bytes | None]
+    scheme: str = "http"
+    start: float = field(default_factory=time.perf_counter, init=False)
+    request_id: str = field(init=False)  # 32 hexadecimal digits, also the trace id
+    parent: str | None = field(init=False)  # the caller's span
+    sampled: bool = field(init=False)  # by the caller
+    tracestate: bytes | None = None  # of the parent, as it came
+    route: str = ""  # the template that the path matched; "" where there is none
+    status: int = 0
+    error: str | None = None  # kind of the problem that was answered
+    decode_at: float = 0.0
+    encode_at: float = 0.0
+    decode_s: float = 0.0
+    queue_s: float = 0.0
+    infer_s: float = 0.0
+    encode_s: float = 0.0
+    waiting: int = 0  # images that had been admitted before and had no answer yet
+    batch: int = 0  # images in the run that answered
+    refused: Sequence[str] = ()  # kinds of the errors of single images of a batch
+    images: NDArray[np.uint8] | None = None  # (n, H, W, 3) that were decoded
+    probabilities: NDArray[np.float32] | None = None  # (n, K)
 
-    def __init__(self, traceparent: bytes | None, scheme: str = "http") -> None:
-        self.start = time.perf_counter()
-        self.scheme = scheme
+    def __post_init__(self, traceparent: bytes | None) -> None:
         self.request_id, self.parent, self.sampled = _context(traceparent)
-        self.tracestate: bytes | None = None  # of the parent, as it came
-        self.route = ""  # the template that the path matched; "" where there is none
-        self.status = 0
-        self.error: str | None = None  # kind of the problem that was answered
-        self.decode_at = self.encode_at = 0.0
-        self.decode_s = self.queue_s = self.infer_s = self.encode_s = 0.0
-        self.waiting = 0  # images that had been let in before and had no answer yet
-        self.batch = 0  # images in the run that answered
-        self.refused: Sequence[str] = ()  # kinds of the errors of single images of a batch
-        self.images: NDArray[np.uint8] | None = None  # (n, H, W, 3) that were decoded
-        self.probabilities: NDArray[np.float32] | None = None  # (n, K)
 
 
 class Observer(Protocol):

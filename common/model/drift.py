@@ -75,7 +75,7 @@ _PER_BIN = 10  # images expected in a bin, or it is merged: below, PSI's chi-squ
 
 
 @dataclass(frozen=True)
-class Limits:
+class DriftLimits:
     """When a difference is called drift.
 
     `psi` and `ks` are the smallest values worth an alarm: PSI below 0.1 is by custom "no change",
@@ -88,7 +88,7 @@ class Limits:
     fewest_images: int = 50
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = DriftLimits()
 
 
 @dataclass
@@ -176,7 +176,7 @@ class DriftReport:
 
 
 def compare(
-    reference: DriftReference, window: Counts, limits: Limits = DEFAULT_LIMITS
+    reference: DriftReference, window: Counts, limits: DriftLimits = DEFAULT_LIMITS
 ) -> DriftReport:
     """Compare a window with the reference; signals measured on too few images are left out."""
     pairs = [(CLASSES, tuple(window.classes), reference.class_priors)]
@@ -293,10 +293,10 @@ class WatchLimits:
             if window < PARTS or window % PARTS:
                 raise ValueError(f"a window of {window} images, expected a multiple of {PARTS}")
 
-    def of_judgement(self, window: int) -> Limits:
+    def of_judgement(self, window: int) -> DriftLimits:
         """What a single judgement of a window of that many images is held to."""
         rate = self.false_alarms * (window // PARTS) / len(self.windows)
-        return Limits(rate, self.psi, self.ks, self.fewest_images)
+        return DriftLimits(rate, self.psi, self.ks, self.fewest_images)
 
 
 class DriftWatch:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from common.files import user_path
-from common.model.drift import DEFAULT_LIMITS, Limits, compare
+from common.model.drift import DEFAULT_LIMITS, DriftLimits, compare
 from common.terminal import Progress, terminal
 from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
 from ml.data.cifar10 import DatasetError
@@ -41,7 +41,7 @@ BAD_INPUT = 2
 def main(arguments: Sequence[str], console: Console) -> int:
     """Compare, print, write; returns the exit code."""
     options = _options().parse_args(arguments)
-    limits = Limits(options.false_alarm_rate, options.psi, options.ks, options.fewest)
+    limits = DriftLimits(options.false_alarm_rate, options.psi, options.ks, options.fewest)
     try:
         corruption = parse_corruption(options.corruption) if options.corruption else None
         artifact = load_artifact(model_path(options.model), threads=options.threads)

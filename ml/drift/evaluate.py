@@ -26,7 +26,7 @@ from rich.text import Text
 
 from common.figures import INK, STYLE, new_figure, to_png, to_svg
 from common.files import user_path, write_whole
-from common.model.drift import DEFAULT_LIMITS, Limits, WatchLimits
+from common.model.drift import DEFAULT_LIMITS, DriftLimits, WatchLimits
 from common.terminal import Progress, terminal
 from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
 from ml.data.cifar10 import DatasetError
@@ -58,7 +58,7 @@ class WindowResults:
     """How often single windows are called drift."""
 
     rates: Sequence[WindowRate]
-    limits: Limits
+    limits: DriftLimits
 
     def print(self, console: Console) -> None:
         """Clean windows first, then one row a corruption and severity, one column a window size."""
@@ -254,7 +254,7 @@ _Study = Callable[
 
 
 def _windows(options: argparse.Namespace) -> _Study:
-    limits = Limits(false_alarm_rate=options.false_alarm_rate)
+    limits = DriftLimits(false_alarm_rate=options.false_alarm_rate)
     return lambda clean, corrupted, classes, progress: WindowResults(
         measure_windows(
             clean,

@@ -19,7 +19,7 @@ from rich.text import Text
 from common.figures import BLUE, INK, MUTED, RED, STYLE, new_figure, to_png, to_svg
 from common.files import write_whole
 from common.model.artifact import ArtifactMetadata, DriftReference
-from common.model.drift import CLASSES, Counts, DriftReport, Limits, Statistic
+from common.model.drift import CLASSES, Counts, DriftLimits, DriftReport, Statistic
 from ml.drift.observed import listed
 from ml.report.page import fill
 
@@ -107,7 +107,7 @@ class Comparison:
     source: str
     window: Counts
     report: DriftReport
-    limits: Limits
+    limits: DriftLimits
     problems: Sequence[str]
 
     def as_dict(self) -> dict[str, Any]:

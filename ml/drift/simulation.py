@@ -18,9 +18,9 @@ from common.model.drift import (
     CLASSES,
     PARTS,
     Counts,
+    DriftLimits,
     DriftReport,
     DriftWatch,
-    Limits,
     WatchLimits,
     compare,
 )
@@ -56,7 +56,7 @@ class WindowRate:
         """95 % Wilson interval of the rate, as if windows were independent."""
         return wilson(self.alarms, self.windows)
 
-    def add(self, report: DriftReport, limits: Limits) -> None:
+    def add(self, report: DriftReport, limits: DriftLimits) -> None:
         """Counts one window."""
         level = limits.false_alarm_rate / max(1, len(report.statistics))
         self.windows += 1
@@ -75,7 +75,7 @@ def measure_windows(
     sizes: Sequence[int],
     clean_windows: int,
     corrupted_windows: int,
-    limits: Limits,
+    limits: DriftLimits,
     seed: int = 0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[WindowRate]:

@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
 
 class _Reader:
-    """Collects parts from the parser's callbacks, which name places within a buffer."""
+    """Collects parts from the parser's callbacks, which give positions within a buffer."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
@@ -105,7 +105,7 @@ _MEDIA_TYPES = "application/json, image/* or multipart/form-data"
 
 
 class Options(NamedTuple):
-    """What the caller wants to know."""
+    """What the answer should hold."""
 
     top_k: int = 3
     probabilities: bool = False

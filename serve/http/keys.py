@@ -27,7 +27,7 @@ def digest_of(key: bytes) -> str:
 
 
 class KeyRing:
-    """Lets requests through that carry one of the keys; all of them if there is none."""
+    """Admits requests that carry one of the keys, or all requests if there are no keys."""
 
     def __init__(self, digests: Sequence[str]) -> None:
         self._digests = tuple(digests)

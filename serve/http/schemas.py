@@ -122,7 +122,7 @@ class Problem(Struct):
 
 
 class Status(Struct):
-    """How the service is."""
+    """The state of the service."""
 
     status: str
     model_version: Digest

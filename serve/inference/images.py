@@ -1,18 +1,17 @@
 """Decodes image files to the model's input pixels, deterministically.
 
-1. The first bytes tell the type; PNG, JPEG, WebP, GIF and BMP are taken, of films the first frame.
+1. The first bytes tell the type: PNG, JPEG, WebP, GIF or BMP. Of animations the first frame counts.
 2. The size in the header is checked against a limit before anything is decoded.
-3. 16 bits become the upper 8; palettes, greys, CMYK and others become RGB; what is transparent lies
-   on white.
+3. Of 16 bits the upper 8 are kept; palettes, greys, CMYK and others become RGB; transparent pixels
+   are blended over white.
 4. The largest centred part of the model's proportions is brought to the model's size by a bicubic
    filter whose support grows with the reduction (no aliasing). JPEGs are first decoded at the
    smallest of 1/2, 1/4 and 1/8 that is still twice the model's size; other large images are first
    reduced by whole factors.
 5. The EXIF orientation is applied. Colour profiles are not.
 
-An image that is RGB and of the model's size already keeps every pixel as it is. What follows the
-end of an image is not looked at: cameras append previews, films, notes and padding, programs a line
-break.
+An image that is RGB and of the model's size already keeps every pixel as it is. Bytes after the end
+of an image are ignored: cameras append previews, videos, notes and padding, programs a line break.
 """
 
 import io
@@ -102,7 +101,7 @@ def decode(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
         return None
     try:
         image = Image.frombytes("RGB", (width, height), compressed, "zip", "RGB", 0)
-    except Exception:  # the other way knows what to say of it
+    except Exception:  # the general decoder names the mistake
         return None
     return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
 
@@ -128,7 +127,7 @@ def _image_data(data: bytes) -> bytes | None:
 
 
 Image.MAX_IMAGE_PIXELS = None  # ours is checked instead: it is lower, and it answers 413
-# What Pillow finds odd in a caller's image is told to the caller or to nobody, never to the log.
+# Pillow's warnings about a caller's image must not fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 Pixels = NDArray[np.uint8]
 # Imported here and not by the first request, which would wait for 20 ms.
@@ -211,7 +210,7 @@ class Codec:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How EXIF says to turn the image: 1 where it says nothing that makes sense."""
+    """The EXIF orientation; 1, upright, where there is none or it is invalid."""
     if "exif" not in image.info:
         return 1
     try:

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Does `work` every so often; whoever asks may wait for it, no longer than they want.
+    """Does `work` at an interval and when asked; whoever asks may wait for it, up to a deadline.
 
     The SDK's own flush takes as long as the collector does, whatever the deadline:
     https://github.com/open-telemetry/opentelemetry-python/issues/4568
@@ -35,7 +35,7 @@ class Worker:
         self._thread.start()
 
     def ask(self) -> int:
-        """Has the work begin soon; a ticket to wait for its end."""
+        """Has the work begin soon; returns a ticket to wait for its end."""
         with self._changed:
             self._asked += 1
             self._changed.notify_all()
@@ -85,7 +85,7 @@ class Worker:
 
 
 class ExportQueue:
-    """Hands items to `export` in another thread, some of them at once; the newest go when full."""
+    """Exports items in batches from a thread of its own; drops the newest when it is full."""
 
     def __init__(
         self,

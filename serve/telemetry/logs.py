@@ -37,7 +37,7 @@ def log_to_stderr(settings: Settings, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream)
     as_json = settings.log_format == "json" or (not settings.log_format and not stream.isatty())
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
-    handler.addFilter(Sparingly())
+    handler.addFilter(RepetitionFilter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
 
 
@@ -81,8 +81,8 @@ class TextFormatter(logging.Formatter):
         return "\n".join(_UNSAFE.sub(lambda found: repr(found[0])[1:-1], one) for one in lines)
 
 
-class Sparingly(logging.Filter):
-    """Lets a message of the exporters pass once in five minutes."""
+class RepetitionFilter(logging.Filter):
+    """Passes each message of the exporters once in five minutes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Sparingly(logging.Filter):
 
 
 class ExportHandler(logging.Handler):
-    """Sends records on, except those about sending."""
+    """Enqueues records for export, except those about exporting."""
 
     def __init__(self, queue: ExportQueue) -> None:
         super().__init__(logging.INFO)
@@ -112,7 +112,7 @@ class ExportHandler(logging.Handler):
 
 
 class AccessLog:
-    """An `Observer`; a line costs 20 µs, so that by default only failures have one."""
+    """An `Observer` that logs requests; by default only failures, since a line costs 20 µs."""
 
     def __init__(self, errors_only: bool) -> None:
         self._errors_only = errors_only

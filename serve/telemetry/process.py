@@ -12,7 +12,7 @@ _THREADS, _STARTED = 17, 19  # places in /proc/self/stat after the name
 
 
 def cpu_s() -> tuple[float, float]:
-    """Processor time so far in user and in system mode."""
+    """CPU time so far, in seconds: (user, system)."""
     times = os.times()
     return times.user, times.system
 
@@ -23,17 +23,17 @@ def memory_bytes() -> int:
 
 
 def open_files() -> int:
-    """Files, sockets and pipes."""
+    """Number of open files, sockets and pipes."""
     return len(os.listdir(_SELF / "fd")) - 1  # the listing has one open itself
 
 
 def threads() -> int:
-    """That run or wait."""
+    """Number of threads, running or waiting."""
     return int(_stat()[_THREADS])
 
 
 def uptime_s() -> float:
-    """Since the process was started; 0 where the system does not say, as in AWS Lambda at times."""
+    """Seconds since the process was started; 0 where the system does not say."""
     with suppress(OSError, IndexError, ValueError):
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         return max(0.0, now - int(_stat()[_STARTED]) / _TICKS)

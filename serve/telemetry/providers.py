@@ -38,7 +38,7 @@ _GAUGES: dict[Instrument, Callable[[], float]] = {
 
 
 def observe_process(meter: Meter) -> None:
-    """Read at each export."""
+    """Creates instruments of the process's resources, which are read at each export."""
     for what, read in _GAUGES.items():
         meter.create_observable_gauge(what.name, [_one(read)], what.unit, what.description)
     cpu = inst.CPU_TIME
@@ -97,7 +97,7 @@ class Providers:
     def trace(
         self, exchange: Exchange, request: Request, path: str, start_ns: int, end_ns: int
     ) -> str:
-        """Sends a request's spans, some time; the id of the server's."""
+        """Enqueues a request's spans for export; the id of the server's span."""
         spans = self._spans.tree(exchange, request, path, start_ns, end_ns)
         self._span_queue.put(spans)
         context = spans[0].context
@@ -150,9 +150,9 @@ class Providers:
 
 
 def resource(facts: Mapping[str, str]) -> Resource:
-    """What all signals of a process say of it: OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME win.
+    """Attributes of all signals; OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME override them.
 
-    Not over the instance: each worker of a server counts on its own, so it must have its own.
+    They do not override the instance: each worker of a server counts on its own.
     """
     instance = {"service.instance.id": str(uuid.UUID(bytes=os.urandom(16), version=4))}
     return Resource.create({**facts, **OTELResourceDetector().detect().attributes, **instance})

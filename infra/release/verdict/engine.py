@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common.model.artifact import DriftReference, SignalReference
-from common.model.drift import CLASSES, Counts, Limits, Statistic, compare
+from common.model.drift import CLASSES, Counts, DriftLimits, Statistic, compare
 from common.model.signals import CONFIDENCE
 from infra.release.verdict import betting, measures
 from infra.release.verdict.betting import Floats
@@ -77,7 +77,7 @@ def prediction_shift(
         shares = tuple(confidence.shares.tolist())
         signals = (SignalReference(CONFIDENCE, 0.0, 0.0, edges, shares),)
         counts = {CONFIDENCE: confidence.live.astype(int).tolist()}
-    limits = Limits(
+    limits = DriftLimits(
         false_alarm_rate=policy.rate_at_look(look),
         psi=policy.harmful_class_mix_psi,
         ks=policy.harmful_confidence_ks,

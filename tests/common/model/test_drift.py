@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.model.artifact import DriftReference, SignalReference
-from common.model.drift import CLASSES, Counts, Limits, compare, ks_distance, psi
+from common.model.drift import CLASSES, Counts, DriftLimits, compare, ks_distance, psi
 from common.model.signals import SIGNALS
 
 BINS = 20
@@ -35,7 +35,7 @@ def window(seed: int, images: int, **shifts: float) -> Counts:
 
 @pytest.mark.parametrize("images", [50, 100, 1000])
 def test_the_false_alarm_rate_is_below_the_stated_one(images: int) -> None:
-    limits = Limits(false_alarm_rate=0.1, psi=0, ks=0)
+    limits = DriftLimits(false_alarm_rate=0.1, psi=0, ks=0)
     alarms = sum(
         compare(REFERENCE, window(seed, images), limits).verdict == "drift" for seed in range(60)
     )
@@ -60,7 +60,7 @@ def test_a_shift_too_small_to_matter_is_no_drift_however_certain() -> None:
     certain = next(s for s in statistics if s.kind == "ks")
     assert certain.p_value < 1e-9
     assert not certain.drifted
-    strict = compare(REFERENCE, seen, Limits(psi=0, ks=0))
+    strict = compare(REFERENCE, seen, DriftLimits(psi=0, ks=0))
     assert strict.drifted == ("red_mean",)
 
 

@@ -49,7 +49,7 @@ def counted(whole: Stream) -> Counts:
     return counts
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 6).map(lambda parts: parts * PARTS),
     st.lists(st.integers(0, 60), max_size=8),
@@ -70,7 +70,7 @@ def test_sliding_is_what_a_recount_of_the_last_images_gives(
             assert watch.report == compare(REFERENCE, counted(last), LIMITS.of_judgement(window))
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 50), max_size=12), st.floats(0, 0.4))
 def test_how_a_stream_is_cut_into_calls_makes_no_difference(
     batches: Sequence[int], shift: float
@@ -86,7 +86,7 @@ def test_how_a_stream_is_cut_into_calls_makes_no_difference(
     assert (cut.counts, cut.report, cut.raised) == (at_once.counts, at_once.report, at_once.raised)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.permutations(range(100)))
 def test_the_order_within_a_part_makes_no_difference(order: Sequence[int]) -> None:
     classes, signals = stream(100)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from common.figures import to_png
-from common.model.drift import Limits, WatchLimits
+from common.model.drift import DriftLimits, WatchLimits
 from common.model.signals import SIGNALS
 from ml.drift.evaluate import StreamResults, WindowResults, main, write_results
 from ml.drift.observed import Observed
@@ -39,7 +39,7 @@ def test_clean_windows_stay_silent_and_corrupted_ones_are_noticed(clean: Observe
         sizes=[60, 250],
         clean_windows=40,
         corrupted_windows=10,
-        limits=Limits(),
+        limits=DriftLimits(),
     )
     by_name = {(rate.condition, rate.size): rate for rate in rates}
     assert len(by_name) == 4
@@ -51,12 +51,12 @@ def test_clean_windows_stay_silent_and_corrupted_ones_are_noticed(clean: Observe
         assert rate.alarms_by_chance == rate.windows
         assert rate.alarms_of_predictions == 0
         assert rate.signals["sharpness"] == rate.windows
-    figure = WindowResults(rates, Limits()).figure()
+    figure = WindowResults(rates, DriftLimits()).figure()
     assert to_png(figure).startswith(b"\x89PNG")
 
 
 def test_chance_is_told_from_what_matters(clean: Observed) -> None:
-    loose = Limits(false_alarm_rate=0.5, psi=9, ks=0.9)
+    loose = DriftLimits(false_alarm_rate=0.5, psi=9, ks=0.9)
     (rate,) = measure_windows(
         clean,
         {},
@@ -79,7 +79,7 @@ def test_windows_larger_than_a_half_are_refused(clean: Observed) -> None:
             sizes=[501],
             clean_windows=1,
             corrupted_windows=1,
-            limits=Limits(),
+            limits=DriftLimits(),
         )
 
 

@@ -16,7 +16,7 @@ from serve.settings import Settings
 from serve.telemetry.logs import (
     AccessLog,
     JsonFormatter,
-    Sparingly,
+    RepetitionFilter,
     TextFormatter,
     log_to_stderr,
 )
@@ -75,13 +75,13 @@ def test_an_exception_is_a_field_and_its_lines_are_indented_in_text() -> None:
 
 def test_a_failing_exporter_says_so_once_in_a_while() -> None:
     now = [0.0]
-    sparingly = Sparingly(lambda: now[0])
+    repetitions = RepetitionFilter(lambda: now[0])
     failure = record("Failed to export %s batch")
     failure.name = "opentelemetry.exporter"
-    assert [sparingly.filter(failure) for _ in range(3)] == [True, False, False]
+    assert [repetitions.filter(failure) for _ in range(3)] == [True, False, False]
     now[0] = 301.0
-    assert sparingly.filter(failure)
-    assert all(sparingly.filter(record()) for _ in range(3))
+    assert repetitions.filter(failure)
+    assert all(repetitions.filter(record()) for _ in range(3))
 
 
 @pytest.mark.parametrize(
