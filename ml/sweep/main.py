@@ -80,7 +80,7 @@ def _search(plan: Plan, console: Console) -> int:
     try:
         search.run()
     except KeyboardInterrupt:
-        done = search.tally()
+        done = search.counts()
         search.conclude()
         print(
             f"\nInterrupted after {done.used} of {done.total} trials, none of them is lost. "
@@ -116,7 +116,7 @@ def _sort_flags(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str
 
 
 def _shown(plan: Plan) -> dict[str, object]:
-    from ml.sweep.storage import shown
+    from ml.sweep.study import shown
 
     values = {key: getattr(plan, key) for key in Plan.__dataclass_fields__}
     plain = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}

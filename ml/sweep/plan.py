@@ -79,6 +79,10 @@ class Plan:
         values["objectives"] = tuple((name, way) for name, way in values["objectives"])
         return cls(**values)
 
+    def trial_folder(self, number: int) -> Path:
+        """Where the trial of a number trains."""
+        return Path(self.folder) / "trials" / f"{number:04}"
+
     def parse_space(self) -> Space:
         """The space; within `configuration`, which knows the groups that ``glob`` looks into."""
         return Space.parse(self.space, hydra_loader())

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from common.terminal import Progress
-from ml.sweep import ledger, standings
-from ml.sweep.ledger import Tally
+from ml.sweep import standings
+from ml.sweep.standings import TrialCounts
 
 _ROWS = 8
 _STYLES = {"finished": "green", "pruned": "yellow", "failed": "red", "lost": "magenta"}
@@ -44,36 +44,36 @@ class SweepProgress:
         else:
             self._lines.__exit__(None, None, None)
 
-    def show(self, study: Study, tally: Tally) -> None:
+    def show(self, study: Study, counts: TrialCounts) -> None:
         """The state of now."""
         trials = study.get_trials(deepcopy=False)
         if self._console.is_terminal:
-            self._live.update(self._picture(study, trials, tally), refresh=True)
+            self._live.update(self._picture(study, trials, counts), refresh=True)
         else:
-            self._count(trials, tally)
+            self._count(trials, counts)
         for trial in trials:
             if trial.state.is_finished() and trial.number not in self._said:
                 self._said.add(trial.number)
-                self._say(trial, tally)
+                self._say(trial, counts)
 
-    def _count(self, trials: Sequence[FrozenTrial], tally: Tally) -> None:
+    def _count(self, trials: Sequence[FrozenTrial], counts: TrialCounts) -> None:
         """For the lines that appear while trials take long: how many are done, how far the others
         are."""
         if not self._begun:
-            self._lines.begin("trials", tally.total, completed=tally.used)
+            self._lines.begin("trials", counts.total, completed=counts.used)
             self._begun = True
-        running = [trial for trial in trials if ledger.outcome(trial) == "running"]
+        running = [trial for trial in trials if standings.outcome(trial) == "running"]
         at_work = [f"trial {trial.number} {_detail(trial, self._names)}" for trial in running]
         self._lines.update(
-            tally.used, what=f"trials {tally.used}/{tally.total}", detail="; ".join(at_work)
+            counts.used, what=f"trials {counts.used}/{counts.total}", detail="; ".join(at_work)
         )
 
-    def _say(self, trial: FrozenTrial, tally: Tally) -> None:
-        what = ledger.outcome(trial)
+    def _say(self, trial: FrozenTrial, counts: TrialCounts) -> None:
+        what = standings.outcome(trial)
         if self._console.is_terminal and what not in ("failed", "lost"):
             return
         self._console.print(
-            f"[{tally.used}/{tally.total}] trial {trial.number} {_detail(trial, self._names)}  "
+            f"[{counts.used}/{counts.total}] trial {trial.number} {_detail(trial, self._names)}  "
             f"{standings.shown_params(trial)}",
             style=None if what == "finished" else _STYLES.get(what),
             highlight=False,
@@ -81,15 +81,17 @@ class SweepProgress:
             soft_wrap=True,
         )
 
-    def _picture(self, study: Study, trials: Sequence[FrozenTrial], tally: Tally) -> RenderableType:
+    def _picture(
+        self, study: Study, trials: Sequence[FrozenTrial], counts: TrialCounts
+    ) -> RenderableType:
         table = Table(box=None, pad_edge=False, expand=True)
         widths = {"trial": 5, "state": 8, "values": 26}
         for name, width in widths.items():
             table.add_column(name, no_wrap=True, min_width=width)
         table.add_column("parameters", no_wrap=True, ratio=1)
-        shown = [t for t in trials if ledger.outcome(t) not in ("surplus", "waiting")]
+        shown = [t for t in trials if standings.outcome(t) not in ("surplus", "waiting")]
         for trial in shown[-_ROWS:]:
-            what = ledger.outcome(trial)
+            what = standings.outcome(trial)
             detail = _detail(trial, self._names)
             style = _STYLES.get(what, "cyan")
             table.add_row(
@@ -97,8 +99,8 @@ class SweepProgress:
             )
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=tally.total, completed=tally.used, width=40),
-            f"{tally.used} of {tally.total} trials, {tally.running} running",
+            ProgressBar(total=counts.total, completed=counts.used, width=40),
+            f"{counts.used} of {counts.total} trials, {counts.running} running",
         )
         leader = standings.best(study)
         best = Text("best so far: –")
@@ -124,14 +126,14 @@ def print_standings(console: Console, study: Study, names: Sequence[str]) -> Non
 
 
 def _detail(trial: FrozenTrial, names: Sequence[str]) -> str:
-    match ledger.outcome(trial):
+    match standings.outcome(trial):
         case "finished" | "pruned" as what:
             values = standings.shown_values(names, trial)
-            same = trial.user_attrs.get(ledger.REUSED)
+            same = trial.user_attrs.get(standings.REUSED)
             again = "" if same is None else f" (same as trial {same})"
             return values + again if what == "finished" else f"pruned at {values}{again}"
         case "failed":
-            return f"failed: {trial.user_attrs[ledger.ERROR]}"
+            return f"failed: {trial.user_attrs[standings.ERROR]}"
         case "lost":
             return "lost with its worker, begins again"
         case "running" if trial.intermediate_values:

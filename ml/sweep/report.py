@@ -22,11 +22,11 @@ from optuna.trial import FrozenTrial
 
 from common.files import write_whole
 from ml.runs.folder import run_config
-from ml.sweep import ledger, standings
+from ml.sweep import standings
 from ml.sweep.config import SweepError, compose_checked, hydra_loader
 from ml.sweep.plan import Plan
 from ml.sweep.space import parse_override
-from ml.sweep.standings import shown_number, shown_values
+from ml.sweep.standings import TrialCounts, shown_number, shown_values
 from ml.training.config import CONFIGS, composing
 
 _MARK = "# Written by //ml:sweep"
@@ -141,12 +141,12 @@ _FEWEST_FOR_IMPORTANCE = 4
 _STILL = {"displaylogo": False, "responsive": True}
 
 
-def write_report(plan: Plan, study: Study, tally: ledger.Tally) -> list[Path]:
+def write_report(plan: Plan, study: Study, counts: TrialCounts) -> list[Path]:
     """Writes ``report.html``, ``trials.csv`` and ``trials.json`` into the sweep's folder."""
     folder = Path(plan.folder)
     rows = trial_rows(plan, study)
     files = {
-        "report.html": _page(plan, study, tally, rows),
+        "report.html": _page(plan, study, counts, rows),
         "trials.csv": _csv(rows),
         "trials.json": json.dumps(rows, indent=2) + "\n",
     }
@@ -160,7 +160,7 @@ def trial_rows(plan: Plan, study: Study) -> list[dict[str, Any]]:
     names = [name for name, _ in plan.objectives]
     rows = []
     for trial in study.get_trials(deepcopy=False):
-        what = ledger.outcome(trial)
+        what = standings.outcome(trial)
         values = trial.values if what == "finished" else None
         duration = trial.duration
         rows.append(
@@ -171,10 +171,10 @@ def trial_rows(plan: Plan, study: Study) -> list[dict[str, Any]]:
                 **{key: trial.params.get(key) for key in plan.space},
                 "epochs": max(trial.intermediate_values, default=None),
                 "seconds": round(duration.total_seconds(), 2) if duration else None,
-                "same_as": trial.user_attrs.get(ledger.REUSED),
-                "continues": trial.user_attrs.get(ledger.ORIGIN),
-                "error": trial.user_attrs.get(ledger.ERROR),
-                "worker": trial.user_attrs.get(ledger.WORKER),
+                "same_as": trial.user_attrs.get(standings.REUSED),
+                "continues": trial.user_attrs.get(standings.ORIGIN),
+                "error": trial.user_attrs.get(standings.ERROR),
+                "worker": trial.user_attrs.get(standings.WORKER),
             }
         )
     return rows
@@ -183,7 +183,7 @@ def trial_rows(plan: Plan, study: Study) -> list[dict[str, Any]]:
 def figures(plan: Plan, study: Study) -> Iterator[tuple[str, str, Any]]:
     """Title, explanation and plotly figure of everything that there is enough data for."""
     trials = study.get_trials(deepcopy=False)
-    done = [trial for trial in trials if ledger.outcome(trial) == "finished"]
+    done = [trial for trial in trials if standings.outcome(trial) == "finished"]
     names = [name for name, _ in plan.objectives]
     if not done:
         return
@@ -232,12 +232,12 @@ def _target(index: int, sign: int = 1) -> Callable[[FrozenTrial], float]:
     return lambda trial: sign * trial.values[index]
 
 
-def _page(plan: Plan, study: Study, tally: ledger.Tally, rows: Sequence[dict[str, Any]]) -> str:
+def _page(plan: Plan, study: Study, counts: TrialCounts, rows: Sequence[dict[str, Any]]) -> str:
     leader = standings.best(study)
     parts = {
         "title": html.escape(plan.name),
         "plotly": plotly.offline.get_plotlyjs(),
-        "cards": _cards(plan, leader, tally, rows),
+        "cards": _cards(plan, leader, counts, rows),
         "experiment": html.escape(f"bazel run //ml:train experiment={plan.experiment}"),
         "best": html.escape(_best_text(plan, leader)),
         "figures": "".join(_sections(plan, study)),
@@ -264,11 +264,14 @@ def _sections(plan: Plan, study: Study) -> Iterator[str]:
 
 
 def _cards(
-    plan: Plan, leader: FrozenTrial | None, tally: ledger.Tally, rows: Sequence[dict[str, Any]]
+    plan: Plan,
+    leader: FrozenTrial | None,
+    counts: TrialCounts,
+    rows: Sequence[dict[str, Any]],
 ) -> str:
     states = [row["state"] for row in rows]
     same = sum(row["same_as"] is not None for row in rows)
-    facts = {"trials": f"{tally.used} of {tally.total}"}
+    facts = {"trials": f"{counts.used} of {counts.total}"}
     if leader:
         for (name, _), value in zip(plan.objectives, leader.values, strict=True):
             facts[f"{name}, best trial"] = shown_number(value)

@@ -1,12 +1,213 @@
-"""Ranks trials and formats them."""
+"""The trials of a study: which count, which were lost or repeat others, and how they rank."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from omegaconf import DictConfig, OmegaConf
 from optuna import Study
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ml.sweep.ledger import REUSED
+from ml.sweep.plan import Plan
+from ml.sweep.space import Space
+
+Outcome = Literal["finished", "pruned", "failed", "lost", "surplus", "running", "waiting"]
+# User attributes of a trial.
+WORKER = "worker"  # who trains it
+DIGEST = "digest"  # of configuration, data, code and packages
+ERROR = "error"  # why it failed
+SURPLUS = "surplus"  # asked for at the same moment as the last one
+REUSED = "reused"  # number of the trial whose values these are
+ORIGIN = "origin"  # number of the lost trial that this one continues, in whose folder
+ATTEMPT = "attempt"  # how many workers were lost with it before
+RETRY = "retry"  # number of the failed trial that this one tries once more
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def outcome(trial: FrozenTrial) -> Outcome:
+    """What became of a trial."""
+    match trial.state:
+        case TrialState.COMPLETE:
+            return "finished"
+        case TrialState.PRUNED:
+            return "pruned"
+        case TrialState.RUNNING:
+            return "running"
+        case TrialState.WAITING:
+            return "waiting"
+    if ERROR in trial.user_attrs:
+        return "failed"
+    return "surplus" if SURPLUS in trial.user_attrs else "lost"
+
+
+@dataclass(frozen=True)
+class TrialCounts:
+    """How far a sweep is.
+
+    Attributes:
+        used: trials that count towards the total: finished, pruned, failed and not tried again, or
+            lost too often.
+        running: trials that a worker has taken.
+        total: how many there shall be.
+    """
+
+    used: int
+    running: int
+    total: int
+
+    @property
+    def is_done(self) -> bool:
+        return self.used >= self.total
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a further trial may begin."""
+        return self.used + self.running < self.total
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How trials are counted.
+
+    Attributes:
+        n_trials: the total that was asked for.
+        retries: how often a trial may be lost and begin again.
+        points: of a space that can be counted: when all were tried the sweep is done.
+        is_grid: a point that comes up twice does not count.
+    """
+
+    n_trials: int
+    retries: int
+    points: int | None = None
+    is_grid: bool = False
+
+    @classmethod
+    def of(cls, plan: Plan, space: Space) -> "Rules":
+        """A plan's total, and where its space ends."""
+        return cls(plan.n_trials, plan.retries, space.size, plan.sampler == "grid")
+
+    def counts(self, trials: Sequence[FrozenTrial], before: int | None = None) -> TrialCounts:
+        """The state of a sweep with these trials; of those whose number is below ``before``, if
+        given."""
+        used = running = 0
+        tried = set()
+        retried = {trial.user_attrs.get(RETRY) for trial in trials}
+        for trial in trials:
+            if before is not None and trial.number >= before:
+                continue
+            match outcome(trial):
+                case "failed" if trial.number in retried:
+                    pass
+                case "finished" | "pruned" | "failed":
+                    tried.add(tuple(sorted((k, str(v)) for k, v in trial.params.items())))
+                    used += not (self.is_grid and REUSED in trial.user_attrs)
+                case "lost":
+                    used += trial.user_attrs.get(ATTEMPT, 0) >= self.retries
+                case "running":
+                    running += 1
+        total = self.n_trials
+        if self.points is not None and len(tried) >= self.points:
+            total = min(total, used)
+        return TrialCounts(used, running, total)
+
+    def is_surplus(self, trials: Sequence[FrozenTrial], number: int) -> bool:
+        """Whether a trial that has just begun is one too many: several workers may ask for the
+        last one at the same moment, and the lower numbers have it."""
+        return not self.counts(trials, before=number).has_room
+
+
+def twin(trials: Iterable[FrozenTrial], number: int, digest: str) -> FrozenTrial | None:
+    """An earlier trial of the same digest that is finished, or else one that is running."""
+    same = [
+        trial
+        for trial in trials
+        if trial.number != number and trial.user_attrs.get(DIGEST) == digest
+    ]
+    for trial in same:
+        if trial.state in _FINISHED:
+            return trial
+    return next((t for t in same if t.state == TrialState.RUNNING and t.number < number), None)
+
+
+def retry_failed(study: Study) -> int:
+    """Queues the values of the trials that failed in earlier calls, once each, unless somebody is
+    at work; returns how many.
+
+    What made them fail, a missing file or an error in the code, may have been mended since.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.RUNNING for trial in trials):
+        return 0
+    retried = {trial.user_attrs.get(RETRY) for trial in trials}
+    failed = [t for t in trials if outcome(t) == "failed" and t.number not in retried]
+    for trial in failed:
+        _queue(study, trial, {RETRY: trial.number})
+    return len(failed)
+
+
+def give_up_lost(study: Study, trial: FrozenTrial, retries: int, *, counts: bool = True) -> None:
+    """Closes a running trial whose worker is gone and lets it begin again, unless somebody else was
+    faster."""
+    try:
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (UpdateFinishedTrialError, ValueError):
+        return
+    begin_again(study, trial, retries, counts=counts)
+
+
+def begin_again(study: Study, trial: FrozenTrial, retries: int, *, counts: bool = True) -> None:
+    """Queues the values of a lost trial, unless it was lost too often or had none yet."""
+    attempt = trial.user_attrs.get(ATTEMPT, 0) + counts
+    if attempt > retries or not trial.params:
+        return
+    kept = {key: trial.user_attrs[key] for key in (DIGEST,) if key in trial.user_attrs}
+    origin = trial.user_attrs.get(ORIGIN, trial.number)
+    reported = trial.intermediate_values
+    _queue(study, trial, {**kept, ORIGIN: origin, ATTEMPT: attempt}, reported)
+
+
+def _queue(
+    study: Study,
+    trial: FrozenTrial,
+    attributes: dict[str, Any],
+    reported: dict[int, float] | None = None,
+) -> None:
+    """A new trial with the values of another."""
+    study.add_trial(
+        create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=attributes,
+            system_attrs=trial.system_attrs,
+            intermediate_values=reported,
+        )
+    )
+
+
+def queue_baseline(plan: Plan, study: Study, space: Space) -> bool:
+    """Queues the configuration as it stands as the first trial; False if the space does not
+    contain it."""
+    params = baseline(plan.compose_trial([]), space)
+    if params is not None:
+        study.enqueue_trial(params, skip_if_exists=True)
+    return params is not None
+
+
+def baseline(cfg: DictConfig, space: Space) -> dict[str, Any] | None:
+    """The point of the space that a configuration lies on."""
+    params = {}
+    for dimension in space.dimensions:
+        value = OmegaConf.select(cfg, dimension.key.lstrip("+"))
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value)
+        point = dimension.find(value)
+        if point is None:
+            return None
+        params[dimension.key] = point
+    return params
 
 
 def ranked(study: Study) -> list[FrozenTrial]:

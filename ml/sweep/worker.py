@@ -4,8 +4,10 @@ Started by `ml.sweep.search` with its name as argument and the plan as the first
 input, which stays open: when it closes, whoever started the worker is gone, and so is the worker.
 """
 
+import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -16,21 +18,22 @@ from pathlib import Path
 
 import optuna
 from hydra.errors import InstantiationException
+from omegaconf import DictConfig
 from optuna import TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
+from common.files import write_whole
 from ml.data.cifar10 import DatasetError
-from ml.sweep import ledger
+from ml.runs.folder import RunFolder, open_run
+from ml.sweep import standings
 from ml.sweep.config import SweepError, configuration
-from ml.sweep.digest import data_digest, trial_digest
-from ml.sweep.leases import Leases
 from ml.sweep.plan import Plan
 from ml.sweep.space import Space
-from ml.sweep.storage import open_study
-from ml.sweep.trial_folder import open_trial_run, read_values, trial_folder, write_values
-from ml.sweep.trials import run_trial
+from ml.sweep.study import open_study
+from ml.sweep.supervisor import Leases
+from ml.sweep.trial import data_digest, run_trial, trial_digest
 
 REFUSED = 2  # exit code: nothing that another worker could do better
 _POLL_S = 0.5
@@ -48,16 +51,16 @@ class Worker:
         self.name = name
         self.study = open_study(plan, create=False)
         self.space: Space = plan.parse_space()
-        self.rules = ledger.Rules.of(plan, self.space)
+        self.rules = standings.Rules.of(plan, self.space)
         self.console = Console(width=120)
 
     def work(self) -> None:
         """Takes trials until all are used up, by whomever."""
         while True:
-            tally = self.rules.tally(self.study.get_trials(deepcopy=False))
-            if tally.is_done:
+            counts = self.rules.counts(self.study.get_trials(deepcopy=False))
+            if counts.is_done:
                 return
-            if tally.has_room:
+            if counts.has_room:
                 self._take_one()
             else:  # a trial that runs elsewhere may be lost yet
                 time.sleep(_POLL_S)
@@ -71,9 +74,9 @@ class Worker:
 
     def objective(self, trial: Trial) -> list[float]:
         """The values of a trial: trained, or those of a trial that was the same."""
-        trial.set_user_attr(ledger.WORKER, self.name)
+        trial.set_user_attr(standings.WORKER, self.name)
         if self.rules.is_surplus(self.study.get_trials(deepcopy=False), trial.number):
-            trial.set_user_attr(ledger.SURPLUS, True)
+            trial.set_user_attr(standings.SURPLUS, True)
             raise SurplusTrial
         try:
             return self._values(trial)
@@ -82,18 +85,18 @@ class Worker:
         except Exception as exc:
             cause = exc.__cause__ if isinstance(exc, InstantiationException) else None
             shown = cause or exc
-            trial.set_user_attr(ledger.ERROR, f"{type(shown).__name__}: {shown}"[:500])
+            trial.set_user_attr(standings.ERROR, f"{type(shown).__name__}: {shown}"[:500])
             traceback.print_exc()
             raise
 
     def _values(self, trial: Trial) -> list[float]:
         cfg = self.plan.compose_trial(self.space.suggest(trial))
         digest = trial_digest(cfg)
-        trial.set_user_attr(ledger.DIGEST, digest)
+        trial.set_user_attr(standings.DIGEST, digest)
         if same := self._finished_twin(trial.number, digest):
             return self._reuse(trial, same)
-        number = trial.user_attrs.get(ledger.ORIGIN, trial.number)
-        run = open_trial_run(trial_folder(Path(self.plan.folder), number), cfg, digest)
+        number = trial.user_attrs.get(standings.ORIGIN, trial.number)
+        run = open_trial_run(self.plan.trial_folder(number), cfg, digest)
         self.console.print(f"\nTrial {trial.number} in {run.path}: {trial.params}")
         with run.lock():
             if known := read_values(run):  # its worker died before it could tell
@@ -105,19 +108,42 @@ class Worker:
 
     def _finished_twin(self, number: int, digest: str) -> FrozenTrial | None:
         while True:
-            same = ledger.twin(self.study.get_trials(deepcopy=False), number, digest)
+            same = standings.twin(self.study.get_trials(deepcopy=False), number, digest)
             if same is None or same.state != TrialState.RUNNING:
                 return same
             time.sleep(_POLL_S)
 
     def _reuse(self, trial: Trial, same: FrozenTrial) -> list[float]:
-        trial.set_user_attr(ledger.REUSED, same.number)
+        trial.set_user_attr(standings.REUSED, same.number)
         self.console.print(f"\nTrial {trial.number} is the same as trial {same.number}")
         if same.state == TrialState.PRUNED:
             for step, value in same.intermediate_values.items():
                 trial.report(value, step)
             raise TrialPruned
         return list(same.values)
+
+
+def open_trial_run(folder: Path, cfg: DictConfig, digest: str) -> RunFolder:
+    """The run in a trial's folder: begun anew, unless the very same was begun there before."""
+    marker = folder / "digest"
+    if folder.exists() and not (marker.is_file() and marker.read_text() == digest):
+        shutil.rmtree(folder)
+    write_whole(marker, digest)
+    return open_run(folder, cfg)
+
+
+def write_values(run: RunFolder, values: list[float]) -> None:
+    """Keeps the values of a trained trial, until the study knows them."""
+    write_whole(run.path / "values.json", json.dumps(values) + "\n")
+
+
+def read_values(run: RunFolder) -> list[float] | None:
+    """Reads what `write_values` wrote."""
+    path = run.path / "values.json"
+    if not path.is_file():
+        return None
+    values: list[float] = json.loads(path.read_text(encoding="utf-8"))
+    return values
 
 
 def check_data(plan: Plan) -> None:

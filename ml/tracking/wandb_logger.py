@@ -1,7 +1,11 @@
-"""Starts the W&B mirror of a training, and waits for it only briefly at the end."""
+"""Starts the W&B mirror of a training, and waits for it only briefly at the end.
+
+Imports nothing of W&B, which has a process of its own: `ml.tracking.wandb_mirror`.
+"""
 
 import json
 import math
+import netrc
 import os
 import signal
 import subprocess
@@ -10,20 +14,76 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
 from common.processes import python_environment
 from ml.runs.folder import RunFolder
-from ml.tracking.wandb_settings import FOLDER, Destination, choose_mode, environment, has_key
 
+FOLDER = "wandb"  # inside a run folder: everything that W&B writes
+SYNCED = f"{FOLDER}/synced.json"  # where the run was sent to, once all of it was
 _LOOK_S = 0.2
+_ANSWER_S = 10.0  # within which a server answers that is there
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Whose run it becomes on the server.
+
+    Attributes:
+        project: made if it is missing.
+        entity: a user or a team; None is the default of the key.
+        group: what belongs together, such as the trials of a sweep.
+        tags: for filtering.
+        notes: a sentence for people.
+    """
+
+    project: str
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+
+
+def has_key() -> bool:
+    """Whether there is a key for the server, in WANDB_API_KEY or in ~/.netrc; it may be wrong."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def choose_mode(asked: str) -> str:
+    """``online`` or ``offline``: auto is online where there is a key."""
+    if asked == "auto":
+        return "online" if has_key() else "offline"
+    return asked
+
+
+def environment(run_folder: Path) -> dict[str, str]:
+    """Variables that keep everything W&B writes inside a run folder."""
+    home = run_folder / FOLDER
+    return {
+        "WANDB_DIR": str(run_folder),  # W&B appends its own name
+        "WANDB_DATA_DIR": str(home / "data"),
+        "WANDB_ARTIFACT_DIR": str(home / "artifacts"),
+        "WANDB_CACHE_DIR": str(home / "cache"),
+        "WANDB_CONFIG_DIR": str(home / "config"),
+        "WANDB_CREDENTIALS_FILE": str(home / "config" / "credentials.json"),
+        "WANDB_SILENT": "true",
+        "WANDB_ERROR_REPORTING": "false",
+    }
 
 
 class WandbProcess:
-    """Starts `ml.tracking.wandb_follow` for a run folder and listens to what it says.
+    """Starts `ml.tracking.wandb_mirror` for a run folder and listens to what it says.
 
     Attributes:
         state: the last word: starting, connecting, mirroring, failed or done.
@@ -40,7 +100,7 @@ class WandbProcess:
         with (folder / "mirror.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "ml.tracking.wandb_follow"),
+                    *(sys.executable, "-m", "ml.tracking.wandb_mirror"),
                     *(str(run.path.absolute()), mode, json.dumps(asdict(destination))),
                 ],
                 env=python_environment() | environment(run.path.absolute()),
@@ -91,9 +151,6 @@ class WandbProcess:
             state, _, detail = line.strip().partition(" ")
             self._state_since = time.monotonic()
             self.state, self.detail = state, detail or self.detail
-
-
-_ANSWER_S = 10.0  # within which a server answers that is there
 
 
 class WandbLogger:

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ml.runs.folder import ResumeError, RunFolder
-from ml.tracking.wandb_logger import WandbProcess
-from ml.tracking.wandb_settings import SYNCED, Destination, has_key
+from ml.tracking.wandb_logger import SYNCED, Destination, WandbProcess, has_key
 
 BAD_INPUT, FAILED = 2, 1
 _PATIENCE_S = 600.0  # for one run

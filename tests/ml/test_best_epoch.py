@@ -17,7 +17,7 @@ from ml.pipeline import train as pipeline
 from ml.rules.fit_model import fit_weights
 from ml.runs.folder import RunFolder, open_run
 from ml.runs.metrics import best_row, direction
-from ml.sweep.trials import run_trial
+from ml.sweep.trial import run_trial
 from ml.training.config import resolved
 from tests.ml.data.small_dataset import write_dataset
 

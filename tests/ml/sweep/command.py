@@ -1,5 +1,6 @@
 """The program as a user starts it, in a workspace of its own, on a few images that are not real."""
 
+import io
 import os
 import signal
 import subprocess
@@ -7,16 +8,24 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
+from rich.console import Console
 
-from ml.sweep.ledger import outcome
-from ml.sweep.storage import open_storage
+from ml.sweep import trial as trial_module
+from ml.sweep.main import main
+from ml.sweep.plan import Plan
+from ml.sweep.standings import outcome
+from ml.sweep.study import open_storage
 from tests.helpers.program import Program
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.sweep.plans import small_plan
+
+if TYPE_CHECKING:
+    import pytest
 
 _TRIAL = (
     *("sweep=base", "sweep.name=small", "experiment=smoke", "label_smoothing=interval(0,0.5)"),
@@ -25,6 +34,25 @@ _TRIAL = (
     *("trainer.max_epochs=3", "trainer.precision=32-true", "sweep.threads=1"),
     *("sweep.pruner=none", "sweep.startup_trials=2"),
 )
+
+
+class WorkersHere:
+    """One worker, in this process: those in processes of their own are for test_search.py."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.names = ["here"]
+
+    def start(self) -> None:
+        from ml.sweep.worker import Worker  # torch: a test of processes needs none of it
+
+        Worker(self._plan, "here").work()
+
+    def running(self) -> int:
+        return 0
+
+    def end(self) -> None:
+        pass
 
 
 class SweepWorkspace:
@@ -53,6 +81,14 @@ class SweepWorkspace:
         )
         self._processes.append(process)
         return process
+
+    def run_here(self, patch: "pytest.MonkeyPatch", *arguments: str) -> int:
+        """The command and one worker in this process; returns the exit code."""
+        patch.setattr("ml.sweep.search.Workers", WorkersHere)
+        patch.setenv("BUILD_WORKSPACE_DIRECTORY", str(self.path))
+        patch.setenv("KILN_CIFAR10", str(self._dataset))
+        trial_module._known.clear()
+        return main([*_TRIAL, *arguments], Console(file=io.StringIO(), width=140))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The same, to its end."""

@@ -13,12 +13,13 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ml.sweep import digest
+from ml.sweep import trial as trial_module
 from ml.sweep.config import SweepError, configuration
-from ml.sweep.digest import data_digest, trial_digest
 from ml.sweep.main import FAILED, main
 from ml.sweep.plan import Plan, make_plan
-from ml.sweep.worker import Worker, check_data
+from ml.sweep.trial import data_digest, trial_digest
+from ml.sweep.worker import check_data
+from tests.ml.sweep.command import WorkersHere
 
 _MODULE = """
 import hashlib
@@ -59,23 +60,6 @@ _ARGUMENTS = (
 )
 
 
-class _WorkersHere:
-    """One worker, in this process: those in processes of their own are for test_search.py."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self.names = ["here"]
-
-    def start(self) -> None:
-        Worker(self._plan, "here").work()
-
-    def running(self) -> int:
-        return 0
-
-    def end(self) -> None:
-        pass
-
-
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the user's module, configuration and dataset, on a machine where CIFAR-10 is
@@ -88,8 +72,8 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("KILN_CIFAR10", str(tmp_path / "empty"))
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("ml.sweep.search.Workers", _WorkersHere)
-    digest._known.clear()
+    monkeypatch.setattr("ml.sweep.search.Workers", WorkersHere)
+    trial_module._known.clear()
     yield tmp_path
     sys.modules.pop("bars", None)
 
@@ -156,10 +140,10 @@ def test_the_digest_follows_the_data_and_the_users_code(mine: Path) -> None:
     other_batches = OmegaConf.merge(cfg, {"data": {"batch_size": 10}})
     _draw(mine, seed=1)
     assert data_digest(other_batches) == data  # type: ignore[arg-type] # read once a process
-    digest._known.clear()
+    trial_module._known.clear()
     assert data_digest(cfg) != data
     _draw(mine, seed=0)
-    digest._known.clear()
+    trial_module._known.clear()
     assert trial_digest(cfg) == trial
     (mine / "bars.py").write_text(_MODULE + "# another\n")
     assert trial_digest(cfg) != trial

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial
 
-from ml.sweep.ledger import outcome
+from ml.sweep.standings import outcome
 from tests.ml.sweep.command import SweepWorkspace, kill_worker
 from tests.ml.sweep.postgres import running_postgres
 

@@ -12,11 +12,11 @@ import pytest
 from optuna import Trial, TrialPruned
 from rich.console import Console
 
-from ml.sweep import ledger, standings
+from ml.sweep import standings
 from ml.sweep.plan import Plan
 from ml.sweep.progress import SweepProgress, print_standings
 from ml.sweep.report import write_report
-from ml.sweep.storage import open_study
+from ml.sweep.study import open_study
 from tests.ml.sweep.plans import small_plan
 
 _SPACE = {"optimizer.filter_lr": "tag(log,interval(0.01,1))", "network.depths": "[1],[2]"}
@@ -29,11 +29,11 @@ def _objective(trial: Trial) -> float:
     if trial.number == 3:
         raise TrialPruned
     if trial.number == 4:
-        trial.set_user_attr(ledger.ERROR, "ValueError: <diverged>")
+        trial.set_user_attr(standings.ERROR, "ValueError: <diverged>")
         raise ValueError
     trial.report(rate / 2, 2)
     if trial.number == 5:
-        trial.set_user_attr(ledger.REUSED, 2)
+        trial.set_user_attr(standings.REUSED, 2)
     return 0.5 + rate / 4 + (depth == "[2]") / 100
 
 
@@ -63,8 +63,8 @@ def front(tmp_path: Path) -> tuple[Plan, optuna.Study]:
     return plan, study
 
 
-def _tally(plan: Plan, study: optuna.Study) -> ledger.Tally:
-    return ledger.Rules(plan.n_trials, plan.retries).tally(study.trials)
+def _tally(plan: Plan, study: optuna.Study) -> standings.TrialCounts:
+    return standings.Rules(plan.n_trials, plan.retries).counts(study.trials)
 
 
 def test_the_page_needs_nothing_but_itself(plan: Plan, study: optuna.Study) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from ml.sweep.config import configuration
 from ml.sweep.plan import Plan
-from ml.sweep.samplers import make_pruner, make_sampler
+from ml.sweep.study import make_pruner, make_sampler
 from tests.ml.sweep.plans import small_plan
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial
 
-from ml.sweep.ledger import outcome
+from ml.sweep.standings import outcome
 from tests.ml.sweep.command import SweepWorkspace, kill_worker
 
 
@@ -94,16 +94,17 @@ def test_ctrl_c_ends_with_130_and_says_how_to_continue(workspace: SweepWorkspace
     assert workspace.trials()[-1].user_attrs["attempt"] == 0
 
 
+@pytest.mark.filterwarnings("default")  # as in a worker, which shows none
 def test_what_was_tried_is_not_trained_again_and_a_tried_space_ends_the_sweep(
-    workspace: SweepWorkspace,
+    workspace: SweepWorkspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = workspace.run("label_smoothing=0.1,0.2", "sweep.n_trials=30", "trainer.max_epochs=1")
-    assert done.returncode == 0, done.stderr
+    space = ("label_smoothing=0.1,0.2", "sweep.n_trials=30", "trainer.max_epochs=1")
+    assert workspace.run_here(monkeypatch, *space) == 0
     trials = workspace.trials()
     trained = [t for t in trials if "reused" not in t.user_attrs]
     assert {t.params["label_smoothing"] for t in trained} == {"0.1", "0.2"}
     assert len(trained) == 2
-    assert workspace.log().count("\nTraining ") == 2
+    assert capsys.readouterr().out.count("\nTraining ") == 2
     for trial in trials:
         same = trials[trial.user_attrs.get("reused", trial.number)]
         assert trial.value == same.value
@@ -117,15 +118,17 @@ def test_a_sweep_of_errors_stops_and_says_why(workspace: SweepWorkspace) -> None
     assert workspace.outcomes()[:2] == ["failed", "failed"]
 
 
+@pytest.mark.filterwarnings("default")  # as in a worker, which shows none
 def test_accuracy_is_weighed_against_the_latency_of_the_exported_model(
-    workspace: SweepWorkspace,
+    workspace: SweepWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = workspace.run(
+    code = workspace.run_here(
+        monkeypatch,
         "network.widths=[8,8,8],[64,64,64]",
         *("label_smoothing=0.1", "sweep.sampler=grid", "trainer.max_epochs=1"),
         *("sweep.minimize=[latency_ms,model_bytes]", "sweep.pruner=auto"),
     )
-    assert done.returncode == 0, done.stderr
+    assert code == 0
     rows = {row["network.widths"]: row for row in _rows(workspace)}
     small, large = rows["[8,8,8]"], rows["[64,64,64]"]
     assert small["latency_ms"] > 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.sweep.config import SweepError
-from ml.sweep.storage import JournalLock, cut_unfinished_line, journal, open_study, shown
+from ml.sweep.study import JournalLock, cut_unfinished_line, journal, open_study, shown
 from tests.ml.sweep.plans import small_plan
 
 

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from ml.runs.folder import RunFolder
 from ml.tracking import wandb_logger
-from ml.tracking.wandb_logger import WandbLogger, WandbProcess
-from ml.tracking.wandb_settings import Destination
+from ml.tracking.wandb_logger import Destination, WandbLogger, WandbProcess
 from tests.ml.tracking.finished_run import write_run
 from tests.ml.tracking.loopback_wandb import KEY, LoopbackWandb, loopback_wandb
 

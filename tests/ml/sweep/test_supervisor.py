@@ -9,9 +9,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from ml.sweep import ledger
-from ml.sweep.leases import Leases, Undertaker, new_worker_name
-from ml.sweep.storage import open_study
+from ml.sweep import standings
+from ml.sweep.study import open_study
+from ml.sweep.supervisor import Leases, Undertaker, new_worker_name
 from tests.ml.sweep.plans import small_plan
 
 
@@ -19,12 +19,12 @@ def _begin(study: optuna.Study, worker: str | None = None) -> optuna.Trial:
     trial = study.ask()
     trial.suggest_float("label_smoothing", 0, 0.5)
     if worker:
-        trial.set_user_attr(ledger.WORKER, worker)
+        trial.set_user_attr(standings.WORKER, worker)
     return trial
 
 
 def _outcomes(study: optuna.Study) -> list[str]:
-    return [ledger.outcome(trial) for trial in study.trials]
+    return [standings.outcome(trial) for trial in study.trials]
 
 
 def _hold(folder: Path, worker: str, held: "multiprocessing.synchronize.Event") -> None:
