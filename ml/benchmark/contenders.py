@@ -2,6 +2,7 @@
 files."""
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,7 @@ from torch import nn
 from ml.artifact.artifact import ArtifactError, load_artifact
 from ml.artifact.export import ServingGraph, to_onnx
 from ml.artifact.quantise import quantised
-from ml.benchmark.compiler import uncompilable
-from ml.benchmark.roofline import flops_per_image
+from ml.benchmark.latency import uncompilable
 from ml.benchmark.rounds import Contender
 
 
@@ -76,3 +76,33 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
         if len({*names}) == len(paths):
             return names
     raise ArtifactError("the same model is named twice")
+
+
+def flops_per_image(model: onnx.ModelProto) -> int:
+    """Floating-point operations of convolutions and matrix products; a multiply-add counts as two.
+
+    Args:
+        model: takes any number of images; shapes are inferred for one.
+    """
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    for value in (*single.graph.input, *single.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del single.graph.value_info[:]
+    graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    shapes: dict[str, Sequence[int]] = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    shapes |= {weight.name: weight.dims for weight in graph.initializer}
+    return sum(_operations(node, shapes) for node in graph.node)
+
+
+def _operations(node: onnx.NodeProto, shapes: dict[str, Sequence[int]]) -> int:
+    if node.op_type == "Conv":  # weight: (outputs, inputs per group, height, width)
+        return 2 * prod(shapes[node.output[0]]) * prod(shapes[node.input[1]][1:])
+    if node.op_type in ("Gemm", "MatMul"):
+        inner = shapes[node.input[0]]
+        turned = any(a.name == "transA" and a.i for a in node.attribute)
+        return 2 * prod(shapes[node.output[0]]) * inner[0 if turned else -1]
+    return 0

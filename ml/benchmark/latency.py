@@ -6,7 +6,9 @@ a `Point` for each batch size that it reads, at last its memory.
 
 import json
 import os
+import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Runtime = Literal["eager", "compile", "onnx"]
-Answer = Callable[[NDArray[np.uint8]], Any]
+Predict = Callable[[NDArray[np.uint8]], Any]
 
 _FEWEST_SAMPLES = 5
 
@@ -50,17 +52,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Cold load runs from the first line of the process, imports included, to the first answer."""
+    """Cold load lasts from the first line of the process, imports included, to the first result."""
 
     cold_load_s: float
     peak_memory_bytes: int
     points: tuple[Point, ...]
-
-    @classmethod
-    def from_json(cls, text: str) -> "Measurement":
-        """Inverse of JSON of `asdict`."""
-        values = json.loads(text)
-        return cls(**values | {"points": tuple(Point(**point) for point in values["points"])})
 
 
 def median_of_rounds(points: Sequence[Point]) -> Point:
@@ -95,25 +91,25 @@ def peak_memory_bytes() -> int:
     raise OSError("/proc/self/status has no VmHWM: measuring memory needs Linux")
 
 
-def time_batches(answer: Answer, images: NDArray[np.uint8], budget_s: float) -> Point:
+def time_batches(predict: Predict, images: NDArray[np.uint8], budget_s: float) -> Point:
     """Latencies of the same images over and over, for so long and five times at least."""
     for _ in range(2):  # a new shape: buffers are allocated, torch.compile compiles
-        answer(images)
+        predict(images)
     seconds: list[float] = []
     end = time.perf_counter() + budget_s
     while len(seconds) < _FEWEST_SAMPLES or time.perf_counter() < end:
         start = time.perf_counter()
-        answer(images)
+        predict(images)
         seconds.append(time.perf_counter() - start)
     return summarise(len(images), seconds)
 
 
-def load(job: Job) -> Answer:
-    """The model, ready to answer (N, H, W, 3) images."""
+def load(job: Job) -> Predict:
+    """The model, ready to classify (N, H, W, 3) images."""
     return _load_onnx(job) if job.runtime == "onnx" else _load_torch(job)
 
 
-def _load_onnx(job: Job) -> Answer:
+def _load_onnx(job: Job) -> Predict:
     from common.model.artifact import INPUT
     from ml.artifact.artifact import new_session
 
@@ -121,10 +117,8 @@ def _load_onnx(job: Job) -> Answer:
     return lambda images: session.run(None, {INPUT: images})
 
 
-def _load_torch(job: Job) -> Answer:
+def _load_torch(job: Job) -> Predict:
     import torch
-
-    from ml.benchmark.compiler import compiler_environment
 
     torch.set_num_threads(job.threads)
     # Written by our parent process.
@@ -134,11 +128,44 @@ def _load_torch(job: Job) -> Answer:
         os.environ |= compiler_environment()
         graph.compile()
 
-    def answer(images: NDArray[np.uint8]) -> Any:
+    def predict(images: NDArray[np.uint8]) -> Any:
         with torch.inference_mode():
             return graph(torch.from_numpy(images))
 
-    return answer
+    return predict
+
+
+def uncompilable() -> str:
+    """Why torch.compile cannot work here, for want of a C++ compiler or of headers; or an empty
+    text."""
+    compiler = os.environ.get("CXX") or "g++"
+    if not (shutil.which(compiler) or shutil.which("clang++")):
+        return "skipped: torch.compile needs a C++ compiler (install g++, or set CXX)"
+    for needed in (_torch_headers(), Path(sysconfig.get_path("include"), "Python.h")):
+        if not needed.exists():
+            return f"skipped: torch.compile needs {needed.name}, which this installation leaves out"
+    return ""
+
+
+def compiler_environment() -> dict[str, str]:
+    """Variables by which the compiler finds PyTorch's headers where PyTorch does not look."""
+    import torch
+
+    headers = _torch_headers()
+    if headers.parent == Path(torch.__file__).parent:
+        return {}
+    folders = (headers, headers / "torch/csrc/api/include")
+    given = os.environ.get("CPLUS_INCLUDE_PATH", "")
+    return {"CPLUS_INCLUDE_PATH": os.pathsep.join([*map(str, folders), *filter(None, [given])])}
+
+
+def _torch_headers() -> Path:
+    """Beside the module, or beside the file that it is a symbolic link to, as Bazel has them."""
+    import torch
+
+    module = Path(torch.__file__)
+    beside = module.parent / "include"
+    return beside if beside.exists() else module.resolve().parent / "include"
 
 
 def _main(started: float, job: Job) -> None:
@@ -149,14 +176,14 @@ def _main(started: float, job: Job) -> None:
         replies.write(json.dumps(values) + "\n")
         replies.flush()
 
-    answer, random = load(job), np.random.default_rng(0)
-    answer(np.zeros((1, *job.size, 3), np.uint8))
+    predict, random = load(job), np.random.default_rng(0)
+    predict(np.zeros((1, *job.size, 3), np.uint8))
     reply({"cold_load_s": time.perf_counter() - started})
     for line in sys.stdin:
         if not (wish := json.loads(line)):
             break
         images = random.integers(0, 256, (wish["batch"], *job.size, 3)).astype(np.uint8)
-        reply(asdict(time_batches(answer, images, wish["seconds"])))
+        reply(asdict(time_batches(predict, images, wish["seconds"])))
     reply({"peak_memory_bytes": peak_memory_bytes()})
     os._exit(0)  # compiler workers and thread pools need no farewell
 

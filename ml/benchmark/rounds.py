@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -17,9 +18,9 @@ import torch
 from common.processes import python_environment
 from ml.benchmark import latency
 from ml.benchmark.latency import Job, Measurement, Point, Runtime, median_of_rounds
-from ml.benchmark.roofline import peak_gflops
 
-_TIMEOUT_S = 600.0  # for one answer; torch.compile may compile for minutes
+_TIMEOUT_S = 600.0  # for one reply; torch.compile may compile for minutes
+_SIDE, _REPEATS = 2048, 12  # of the matrix product that shows the peak
 
 
 class WorkerError(RuntimeError):
@@ -30,7 +31,7 @@ class Worker:
     """A child that holds one loaded model and times it when asked."""
 
     def __init__(self, job: Job, cache: Path, timeout_s: float = _TIMEOUT_S) -> None:
-        """Start it and wait for the first answer of its model.
+        """Start it and wait for the first prediction of its model.
 
         Args:
             cache: an empty folder for the compiler, so that cold is cold.
@@ -51,20 +52,20 @@ class Worker:
             text=True,
         )
         try:
-            self.cold_load_s: float = self._answer()["cold_load_s"]
+            self.cold_load_s: float = self._reply()["cold_load_s"]
         except WorkerError:
             self.close()
             raise
 
     def time(self, batch: int, seconds: float) -> Point:
         """Latencies of batches for so long; WorkerError if the child does not survive it."""
-        self._ask({"batch": batch, "seconds": seconds})
-        return Point(**self._answer())
+        self._send({"batch": batch, "seconds": seconds})
+        return Point(**self._reply())
 
     def finish(self) -> int:
         """End it; the most memory it ever held, in bytes."""
-        self._ask({})
-        memory = int(self._answer()["peak_memory_bytes"])
+        self._send({})
+        memory = int(self._reply()["peak_memory_bytes"])
         self.close()
         return memory
 
@@ -77,7 +78,7 @@ class Worker:
                 with suppress(BrokenPipeError):  # what was asked of a child that had died
                     pipe.close()
 
-    def _ask(self, message: Mapping[str, Any]) -> None:
+    def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
@@ -85,7 +86,7 @@ class Worker:
         except BrokenPipeError as exc:
             raise self._failure() from exc
 
-    def _answer(self) -> dict[str, Any]:
+    def _reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         timer = Timer(self._timeout_s, self._process.kill)
         timer.start()
@@ -193,12 +194,39 @@ def measure_rounds(
     for n in threads:
         # Before and after, in case something else kept the machine busy once.
         peaks[n] = peak_gflops(n)
-        results += _all(contenders, size, n, batches, seconds, rounds, progress)
+        results += _measure(contenders, size, n, batches, seconds, rounds, progress)
         peaks[n] = round(max(peaks[n], peak_gflops(n)), 1)
     return Benchmark(_processor(), round(load, 2), rounds, flops, peaks, tuple(results))
 
 
-def _all(
+@dataclass
+class _Attempt:
+    """One contender with one number of threads: its process, and what was measured so far."""
+
+    contender: Contender
+    worker: Worker | None = None
+    memory_bytes: int = 0
+    points: dict[int, list[Point]] = field(default_factory=dict)
+    problem: str = ""
+
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """A failure is this contender's problem: the others go on."""
+        try:
+            yield
+        except WorkerError as exc:
+            self.problem = str(exc)
+
+    def result(self, threads: int) -> Result:
+        measurement = None
+        if self.worker and not self.problem:
+            points = tuple(median_of_rounds(found) for found in self.points.values())
+            measurement = Measurement(self.worker.cold_load_s, self.memory_bytes, points)
+        size_bytes = self.contender.path.stat().st_size
+        return Result(self.contender.name, threads, size_bytes, measurement, self.problem)
+
+
+def _measure(
     contenders: Sequence[Contender],
     size: tuple[int, int],
     threads: int,
@@ -208,64 +236,50 @@ def _all(
     progress: Callable[[str], None],
 ) -> list[Result]:
     """With one number of threads: load one after the other, then time in turn."""
-    workers, problems = dict[str, Worker](), dict[str, str]()
-    points: dict[str, dict[int, list[Point]]] = {c.name: {} for c in contenders}
-    memory = dict[str, int]()
+    attempts = [_Attempt(c, problem=c.skipped) for c in contenders]
     with tempfile.TemporaryDirectory(prefix="kiln-benchmark-") as cache:
         try:
-            for index, c in enumerate(contenders):
-                if c.skipped:
-                    problems[c.name] = c.skipped
+            for index, attempt in enumerate(attempts):
+                if attempt.problem:
                     continue
-                progress(f"loading {c.name}, threads: {threads}")
-                job = Job(c.runtime, str(c.path.absolute()), threads, size)
-                with _noting(problems, c.name):
-                    workers[c.name] = Worker(job, Path(cache, str(index)))
+                contender = attempt.contender
+                progress(f"loading {contender.name}, threads: {threads}")
+                job = Job(contender.runtime, str(contender.path.absolute()), threads, size)
+                with attempt.noting_failure():
+                    attempt.worker = Worker(job, Path(cache, str(index)))
             for number in range(rounds):
                 progress(f"round {number + 1} of {rounds}, threads: {threads}")
                 for batch in batches:
-                    for name in [name for name in workers if name not in problems]:
-                        with _noting(problems, name):
-                            point = workers[name].time(batch, seconds / rounds)
-                            points[name].setdefault(batch, []).append(point)
-            for name in [name for name in workers if name not in problems]:
-                with _noting(problems, name):
-                    memory[name] = workers[name].finish()
+                    for attempt in attempts:
+                        if attempt.worker and not attempt.problem:
+                            with attempt.noting_failure():
+                                point = attempt.worker.time(batch, seconds / rounds)
+                                attempt.points.setdefault(batch, []).append(point)
+            for attempt in attempts:
+                if attempt.worker and not attempt.problem:
+                    with attempt.noting_failure():
+                        attempt.memory_bytes = attempt.worker.finish()
         finally:
-            for worker in workers.values():
-                worker.close()
-    return [
-        Result(
-            c.name,
-            threads,
-            c.path.stat().st_size,
-            None
-            if c.name in problems
-            else Measurement(
-                workers[c.name].cold_load_s,
-                memory[c.name],
-                tuple(median_of_rounds(found) for found in points[c.name].values()),
-            ),
-            problems.get(c.name, ""),
-        )
-        for c in contenders
-    ]
+            for attempt in attempts:
+                if attempt.worker:
+                    attempt.worker.close()
+    return [attempt.result(threads) for attempt in attempts]
 
 
-class _noting:
-    """Keeps a contender's failure as its problem: the others go on."""
-
-    def __init__(self, problems: dict[str, str], name: str) -> None:
-        self._problems, self._name = problems, name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, WorkerError):
-            return False
-        self._problems[self._name] = str(error)
-        return True
+def peak_gflops(threads: int) -> float:
+    """Best speed of an fp32 matrix product on this CPU, in 1e9 operations a second."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        a, b = torch.randn(2, _SIDE, _SIDE).unbind()
+        seconds = []
+        for _ in range(_REPEATS):
+            start = time.perf_counter()
+            torch.mm(a, b)
+            seconds.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return 2 * _SIDE**3 / min(seconds) / 1e9
 
 
 def _processor() -> str:

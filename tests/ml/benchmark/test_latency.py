@@ -1,7 +1,5 @@
 """ml/benchmark/latency.py, the process that it runs in, and the machine's roof above it."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +9,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ml.artifact.export import ServingGraph, to_onnx
 from ml.artifact.quantise import quantised
-from ml.benchmark import contenders, latency
-from ml.benchmark.latency import Job, Measurement, Point, median_of_rounds, summarise, time_batches
-from ml.benchmark.roofline import flops_per_image, peak_gflops
-from ml.benchmark.rounds import Worker, WorkerError
+from ml.benchmark import latency
+from ml.benchmark.contenders import distinct_names, flops_per_image
+from ml.benchmark.latency import (
+    Job,
+    Point,
+    compiler_environment,
+    median_of_rounds,
+    summarise,
+    time_batches,
+    uncompilable,
+)
+from ml.benchmark.rounds import Worker, WorkerError, peak_gflops
 from tests.ml.artifact.small_model import MEAN, STD, sample
 
 
@@ -42,11 +48,6 @@ def test_a_batch_is_timed_five_times_however_slow_it_is() -> None:
     )
     assert (point.batch, point.samples) == (3, 5)
     assert seen == [3] * 7  # two before the clock starts
-
-
-def test_measurements_survive_their_journey_between_processes() -> None:
-    measurement = Measurement(0.5, 1000, (Point(1, 5, 1.0, 2.0, 3.0, 900.0, 0.1),))
-    assert Measurement.from_json(json.dumps(asdict(measurement))) == measurement
 
 
 @pytest.fixture
@@ -111,5 +112,60 @@ def test_the_peak_is_measured_and_the_thread_count_restored() -> None:
 
 def test_names_are_as_long_as_it_takes() -> None:
     paths = [Path("/a/x/model.onnx"), Path("/b/x/model.onnx")]
-    assert contenders.distinct_names(paths) == ["a/x/model.onnx", "b/x/model.onnx"]
-    assert contenders.distinct_names(paths[:1]) == ["model.onnx"]
+    assert distinct_names(paths) == ["a/x/model.onnx", "b/x/model.onnx"]
+    assert distinct_names(paths[:1]) == ["model.onnx"]
+
+
+def test_a_missing_compiler_is_noticed_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "install g++" in uncompilable()
+
+
+def test_missing_headers_are_noticed_beforehand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
+    assert "needs include, which this installation" in uncompilable()
+    (tmp_path / "include").mkdir()
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert "needs Python.h" in uncompilable()
+    (tmp_path / "Python.h").touch()
+    assert uncompilable() == ""
+
+
+def test_headers_are_found_behind_a_symbolic_link(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    include = tmp_path / "installed" / "include"
+    include.mkdir(parents=True)
+    (tmp_path / "installed" / "__init__.py").touch()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "__init__.py").symlink_to(tmp_path / "installed" / "__init__.py")
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "linked" / "__init__.py"))
+    monkeypatch.setenv("CPLUS_INCLUDE_PATH", "/mine")
+
+    expected = f"{include}:{include}/torch/csrc/api/include:/mine"
+    assert compiler_environment() == {"CPLUS_INCLUDE_PATH": expected}
+
+
+def test_headers_beside_the_module_need_no_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "include").mkdir()
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
+    assert compiler_environment() == {}
+
+
+def test_a_compiled_network_is_timed(tmp_path: Path) -> None:
+    if reason := uncompilable():
+        pytest.skip(reason)
+    graph = ServingGraph(sample().network, MEAN, STD).eval()
+    torch.save(graph, tmp_path / "graph.pt")
+
+    worker = Worker(Job("compile", str(tmp_path / "graph.pt"), 1, (16, 16)), tmp_path / "cache")
+    point = worker.time(2, 0.01)
+    worker.finish()
+
+    assert point.samples >= 5
+    assert list((tmp_path / "cache").rglob("*.so")), "nothing was compiled"
