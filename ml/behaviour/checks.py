@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.artifact.evaluation import Labelled, evaluate
+from ml.drift.corruptions import shifted
 
 Images = NDArray[np.uint8]
-Answer = Callable[[Images], NDArray[np.float32]]  # (N, H, W, 3) to (N, K) probabilities
+Predict = Callable[[Images], NDArray[np.float32]]  # (N, H, W, 3) to (N, K) probabilities
 
-CONFIDENT = 0.9  # the top probability from which an answer counts as sure of itself
+CONFIDENT = 0.9  # the top probability from which a prediction counts as confident
 _PIXELS = 2  # of a shift
 _FACTORS = (0.85, 1.15)  # of brightness
 _CLAIM = 0.002  # a rounding on another processor may turn a few of 10,000 images
@@ -62,7 +63,7 @@ def check_scores(
     """Accuracy, the weakest class, calibration; with `claimed`, whether that figure holds.
 
     Args:
-        probabilities: (N, K) answers to the N images of `data`.
+        probabilities: (N, K) predictions for the N images of `data`.
         claimed: the accuracy that the artifact states, if `data` is the set it was measured on.
     """
     e = evaluate(probabilities, data.labels, classes)
@@ -70,7 +71,7 @@ def check_scores(
     weakest = min(recall, key=lambda name: recall[name])
     meaning = f"images of the weakest class, {weakest}, that are recognised"
     checks = [
-        Check("accuracy", e.accuracy, limits.accuracy, True, "images answered right"),
+        Check("accuracy", e.accuracy, limits.accuracy, True, "images classified right"),
         Check("class floor", recall[weakest], limits.class_recall, True, meaning, recall),
         Check(
             "calibration error",
@@ -88,25 +89,25 @@ def check_scores(
 
 
 def check_invariance(
-    answer: Answer, images: Images, probabilities: NDArray[np.float32], limits: Limits
+    predict: Predict, images: Images, probabilities: NDArray[np.float32], limits: Limits
 ) -> list[Check]:
     """How many images keep their class when mirrored, moved by 2 pixels, made darker or brighter.
 
     Args:
-        probabilities: (N, K) answers to the N images as they are.
+        probabilities: (N, K) predictions for the N images as they are.
     """
     before = probabilities.argmax(axis=1)
 
     def kept(changed: Images) -> float:
-        return float((answer(changed).argmax(axis=1) == before).mean())
+        return float((predict(changed).argmax(axis=1) == before).mean())
 
     shifts = {
-        "up": kept(moved(images, -_PIXELS, 0)),
-        "down": kept(moved(images, _PIXELS, 0)),
-        "left": kept(moved(images, 0, -_PIXELS)),
-        "right": kept(moved(images, 0, _PIXELS)),
+        "up": kept(shifted(images, -_PIXELS, 0)),
+        "down": kept(shifted(images, _PIXELS, 0)),
+        "left": kept(shifted(images, 0, -_PIXELS)),
+        "right": kept(shifted(images, 0, _PIXELS)),
     }
-    lights = {f"× {factor}": kept(lit(images, factor)) for factor in _FACTORS}
+    lights = {f"× {factor}": kept(brightened(images, factor)) for factor in _FACTORS}
     shift, light = min(shifts.values()), min(lights.values())
     mirrored = kept(images[:, :, ::-1])
     return [
@@ -130,13 +131,13 @@ def check_invariance(
     ]
 
 
-def check_garbage(answer: Answer, size: tuple[int, int], limits: Limits, seed: int = 0) -> Check:
-    """How many images that show nothing are answered with confidence of 90 % and more."""
+def check_garbage(predict: Predict, size: tuple[int, int], limits: Limits, seed: int = 0) -> Check:
+    """How many images that show nothing are classified with confidence of 90 % and more."""
     sure = {
-        kind: float((answer(images).max(axis=1) >= CONFIDENT).mean())
+        kind: float((predict(images).max(axis=1) >= CONFIDENT).mean())
         for kind, images in garbage(size, seed).items()
     }
-    meaning = f"images of noise or of one colour answered with ≥ {CONFIDENT:.0%} confidence"
+    meaning = f"images of noise or of one colour classified with ≥ {CONFIDENT:.0%} confidence"
     return Check("garbage", float(np.mean([*sure.values()])), limits.garbage, False, meaning, sure)
 
 
@@ -153,13 +154,6 @@ def garbage(size: tuple[int, int], seed: int = 0) -> dict[str, Images]:
     return {name: np.ascontiguousarray(images.astype(np.uint8)) for name, images in kinds.items()}
 
 
-def moved(images: Images, down: int, right: int) -> Images:
-    """Shifted by whole pixels; the border is repeated."""
-    rows = np.clip(np.arange(images.shape[1]) - down, 0, images.shape[1] - 1)
-    columns = np.clip(np.arange(images.shape[2]) - right, 0, images.shape[2] - 1)
-    return np.ascontiguousarray(images[:, rows][:, :, columns])
-
-
-def lit(images: Images, factor: float) -> Images:
+def brightened(images: Images, factor: float) -> Images:
     """Brightness times a factor, clipped."""
     return np.clip(np.rint(images * np.float32(factor)), 0, 255).astype(np.uint8)

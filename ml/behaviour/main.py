@@ -80,22 +80,22 @@ def check_model(
     if len(metadata.classes) <= int(test.labels.max()):
         raise ArtifactError(f"the model knows {len(metadata.classes)} classes, not the dataset's")
     part = test.images[:images]
-    progress.begin("answering", len(test.images) + 7 * len(part) + 600)
+    progress.begin("predicting", len(test.images) + 7 * len(part) + 600)
 
-    def answer(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def predict(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         parts = []
         for start in range(0, len(batch), _BATCH):
             parts.append(artifact.predict(batch[start : start + _BATCH]).probabilities)
             progress.advance(len(parts[-1]))
         return np.concatenate(parts)
 
-    probabilities = answer(test.images)
+    probabilities = predict(test.images)
     claimed = metadata.test_metrics
     comparable = claimed.accuracy if claimed.images == len(test.images) else None
     return [
         *check_scores(probabilities, test, metadata.classes, limits, comparable),
-        *check_invariance(answer, part, probabilities[: len(part)], limits),
-        check_garbage(answer, metadata.input_size, limits),
+        *check_invariance(predict, part, probabilities[: len(part)], limits),
+        check_garbage(predict, metadata.input_size, limits),
     ]
 
 

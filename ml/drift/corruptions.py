@@ -71,8 +71,8 @@ def _gaussian_blur(images: Images, sigma: float, _: np.random.Generator) -> Imag
     weights /= weights.sum()
     pixels = _scaled(images)
     steps = range(-reach, reach + 1)
-    rows = sum(w * _moved(pixels, step, 0) for w, step in zip(weights, steps, strict=True))
-    return _bytes(sum(w * _moved(rows, 0, step) for w, step in zip(weights, steps, strict=True)))
+    rows = sum(w * shifted(pixels, step, 0) for w, step in zip(weights, steps, strict=True))
+    return _bytes(sum(w * shifted(rows, 0, step) for w, step in zip(weights, steps, strict=True)))
 
 
 def _motion_blur(
@@ -90,7 +90,7 @@ def _motion_blur(
         pixels = _scaled(images[chosen])
         blurred[chosen] = _bytes(
             sum(
-                w * _moved(pixels, round(step * down), round(step * right))
+                w * shifted(pixels, round(step * down), round(step * right))
                 for step, w in enumerate(weights)
             )
         )
@@ -130,8 +130,8 @@ def _bytes(pixels: Any) -> Images:
     return np.asarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8))
 
 
-def _moved(pixels: Any, down: int, right: int) -> Any:
-    """Shifted by whole pixels; the border is repeated."""
+def shifted(pixels: Any, down: int, right: int) -> Any:
+    """(N, H, W, 3) images shifted by whole pixels; the border is repeated."""
     rows = np.clip(np.arange(pixels.shape[1]) - down, 0, pixels.shape[1] - 1)
     columns = np.clip(np.arange(pixels.shape[2]) - right, 0, pixels.shape[2] - 1)
     return pixels[:, rows][:, :, columns]

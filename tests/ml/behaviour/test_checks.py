@@ -8,13 +8,13 @@ from ml.artifact.evaluation import Labelled
 from ml.behaviour.checks import (
     Check,
     Limits,
+    brightened,
     check_garbage,
     check_invariance,
     check_scores,
     garbage,
-    lit,
-    moved,
 )
+from ml.drift.corruptions import shifted
 
 CLASSES = ("dark", "bright")
 Images = NDArray[np.uint8]
@@ -113,6 +113,6 @@ def test_nan_never_passes() -> None:
 
 def test_shifts_repeat_the_border_and_light_is_clipped() -> None:
     images = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1)
-    assert moved(images, 1, 0)[0, :, :, 0].tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
-    assert moved(images, 0, -1)[0, :, :, 0].tolist() == [[1, 2, 2], [4, 5, 5], [7, 8, 8]]
-    assert lit(np.array([0, 100, 250], np.uint8), 1.15).tolist() == [0, 115, 255]
+    assert shifted(images, 1, 0)[0, :, :, 0].tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
+    assert shifted(images, 0, -1)[0, :, :, 0].tolist() == [[1, 2, 2], [4, 5, 5], [7, 8, 8]]
+    assert brightened(np.array([0, 100, 250], np.uint8), 1.15).tolist() == [0, 115, 255]

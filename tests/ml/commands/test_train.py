@@ -13,19 +13,40 @@ import pytest
 import torch
 
 from ml.artifact.artifact import load_artifact
-from ml.commands import train
 from ml.commands.train import BAD_INPUT
 from ml.runs.loading import open_trained
 from ml.training.launch import INTERRUPTED
 from tests.ml.data.small_dataset import write_dataset
-from tests.ml.workspace import SMALL, Workspace
+from tests.ml.workspace import Workspace
 
+_SMALL = [
+    "data.validation_size=50",
+    "data.batch_size=10",
+    "data.sizes=[20]",
+    "data.size_milestones=[]",
+    "network.widths=[8,8,8]",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=3",
+]
 _SECONDS = ("elapsed_s", "images_per_s")
+
+
+def _small_workspace(path: Path) -> Workspace:
+    return Workspace(path, write_dataset(path / "dataset", train=300, test=100))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
+    """A workspace with one finished run, and what the run printed."""
+    workspace = _small_workspace(tmp_path_factory.mktemp("unbroken"))
+    done = workspace.run(*_SMALL)
+    assert done.returncode == 0, done.stderr
+    return workspace, done.stdout
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path, write_dataset(tmp_path / "dataset", train=300, test=100))
+    return _small_workspace(tmp_path)
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
@@ -44,8 +65,9 @@ def _wait_for_epochs(workspace: Workspace, count: int, process: subprocess.Popen
     raise AssertionError(f"no epoch {count}: {process.communicate()[1]}")
 
 
-def test_a_run_leaves_model_metrics_plots_and_summary(finished: Workspace) -> None:
-    (run,) = finished.runs
+def test_a_run_leaves_model_metrics_plots_and_summary(unbroken: tuple[Workspace, str]) -> None:
+    workspace, output = unbroken
+    (run,) = workspace.runs
     summary = json.loads((run / "summary.json").read_text())
     assert load_artifact(run / "model.onnx").metadata.version == summary["model_version"]
     assert [row["epoch"] for row in _metrics(run)] == [1, 2, 3]
@@ -54,13 +76,13 @@ def test_a_run_leaves_model_metrics_plots_and_summary(finished: Workspace) -> No
     assert list((run / "plots").glob("*"))
     assert (run / "report.html").is_file()
     for path in (run / "model.onnx", run / "report.html", run / "summary.json"):
-        assert str(path) in finished.printed
+        assert str(path) in output
 
 
 def test_a_finished_run_gives_back_the_network_that_it_exported(
-    finished: Workspace,
+    unbroken: tuple[Workspace, str],
 ) -> None:
-    (run,) = finished.runs
+    (run,) = unbroken[0].runs
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     expected = load_artifact(run / "model.onnx").predict(images).probabilities
     answers = open_trained(run).answer(images)
@@ -71,7 +93,7 @@ def test_a_run_that_is_not_to_conclude_reads_no_test_set_and_exports_nothing(
     workspace: Workspace,
 ) -> None:
     (workspace.path / "dataset" / "test.bin").write_bytes(b"")
-    done = workspace.run(*SMALL, "trainer.max_epochs=1", "conclude=false")
+    done = workspace.run(*_SMALL, "trainer.max_epochs=1", "conclude=false")
     assert done.returncode == 0, done.stderr
     (run,) = workspace.runs
     summary = json.loads((run / "summary.json").read_text())
@@ -81,8 +103,8 @@ def test_a_run_that_is_not_to_conclude_reads_no_test_set_and_exports_nothing(
     assert "not exported (conclude=false)" in done.stdout
 
 
-def test_it_learns(finished: Workspace) -> None:
-    (run,) = finished.runs
+def test_it_learns(unbroken: tuple[Workspace, str]) -> None:
+    (run,) = unbroken[0].runs
     accuracy = json.loads((run / "summary.json").read_text())["test"]["accuracy"]
     assert (
         accuracy > 0.25
@@ -97,7 +119,7 @@ def test_every_epoch_leaves_a_checkpoint_to_continue_from_even_if_it_is_not_the_
         "callbacks.checkpoint.mode=max",
         "+callbacks.more.falling._target_=tests.ml.commands.falling.Falling",
     )
-    done = workspace.run(*SMALL, *falls, "conclude=false")
+    done = workspace.run(*_SMALL, *falls, "conclude=false")
     assert done.returncode == 0, done.stderr
     checkpoints = workspace.runs[0] / "checkpoints"
     best, last = (
@@ -108,9 +130,9 @@ def test_every_epoch_leaves_a_checkpoint_to_continue_from_even_if_it_is_not_the_
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_broken_run_continues_to_the_very_bytes_of_the_unbroken_one(
-    finished: Workspace, workspace: Workspace, end: signal.Signals
+    unbroken: tuple[Workspace, str], workspace: Workspace, end: signal.Signals
 ) -> None:
-    process = workspace.start(*SMALL)
+    process = workspace.start(*_SMALL)
     run = _wait_for_epochs(workspace, 1, process)
     process.send_signal(end)
     _, errors = process.communicate(timeout=60)
@@ -118,20 +140,21 @@ def test_a_broken_run_continues_to_the_very_bytes_of_the_unbroken_one(
     if end == signal.SIGINT:
         assert process.returncode == INTERRUPTED
         assert f"resume={run}" in errors
-    done = workspace.run(*SMALL, "resume=auto")
+    done = workspace.run(*_SMALL, "resume=auto")
     assert done.returncode == 0, done.stderr
     assert workspace.runs == [run]
     assert "Continuing" in done.stdout
-    (reference,) = finished.runs
+    (reference,) = unbroken[0].runs
     assert _metrics(run) == _metrics(reference)
     assert (run / "model.onnx").read_bytes() == (reference / "model.onnx").read_bytes()
 
 
 def test_a_repeated_run_gives_the_same_metrics_and_model_in_a_new_folder(
-    finished: Workspace,
+    unbroken: tuple[Workspace, str],
 ) -> None:
-    (original,) = finished.runs
-    second = finished.sibling("again")
+    first, _ = unbroken
+    (original,) = first.runs
+    second = first.sibling("again")
     done = second.run("--rerun", str(original))
     assert done.returncode == 0, done.stderr
     (run,) = second.runs
@@ -176,29 +199,18 @@ def test_a_named_run_is_not_changed_by_overrides(workspace: Workspace) -> None:
     ],
 )
 def test_bad_input_is_explained_and_nothing_is_trained(
-    workspace: Workspace,
-    override: str,
-    complaint: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    workspace: Workspace, override: str, complaint: str
 ) -> None:
-    monkeypatch.chdir(workspace.path)
-    for name, value in workspace.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(train._Job, "has_begun", False)  # by another test of this process
-    monkeypatch.setattr(sys, "argv", ["train", "budget=null", SMALL[0], override])
-    with pytest.raises(SystemExit) as leaving:
-        train.run_entry()
-    errors = capsys.readouterr().err
-    assert leaving.value.code == BAD_INPUT, errors
-    assert complaint in errors
-    assert "Traceback" not in errors
+    done = workspace.run(*_SMALL[:1], override)
+    assert done.returncode == BAD_INPUT, done.stderr
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
     assert workspace.runs == []
 
 
 def test_bad_input_is_explained_beside_a_debugger_as_well(workspace: Workspace) -> None:
-    program = "runpy.run_module('ml.commands.train', run_name='__main__')"
-    traced = f"import runpy, sys; sys.settrace(lambda *_: None); {program}"
+    train = "runpy.run_module('ml.commands.train', run_name='__main__')"
+    traced = f"import runpy, sys; sys.settrace(lambda *_: None); {train}"
     done = subprocess.run(
         [sys.executable, "-c", traced, "trainer.max_epoch=3"],
         cwd=workspace.path,
@@ -213,12 +225,12 @@ def test_bad_input_is_explained_beside_a_debugger_as_well(workspace: Workspace) 
 
 
 def test_a_damaged_checkpoint_is_named_and_kept(workspace: Workspace) -> None:
-    run = _wait_for_epochs(workspace, 1, process := workspace.start(*SMALL))
+    run = _wait_for_epochs(workspace, 1, process := workspace.start(*_SMALL))
     process.kill()
     process.communicate()
     checkpoint = run / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(damaged := checkpoint.read_bytes()[:1000])
-    done = workspace.run(*SMALL, "resume=auto")
+    done = workspace.run(*_SMALL, "resume=auto")
     assert done.returncode == BAD_INPUT
     assert f"{checkpoint} is damaged" in done.stderr
     assert checkpoint.read_bytes() == damaged
@@ -227,7 +239,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(workspace: Workspace) -> None:
 def test_a_crash_after_the_start_exits_with_one_and_says_what_happened(
     workspace: Workspace,
 ) -> None:
-    done = workspace.run(*SMALL, "callbacks.early_stopping.monitor=val/nothing")
+    done = workspace.run(*_SMALL, "callbacks.early_stopping.monitor=val/nothing")
     assert done.returncode == 1
     assert "val/nothing" in done.stderr
 

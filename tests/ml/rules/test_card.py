@@ -7,12 +7,13 @@ import pytest
 
 from ml.artifact.evaluation import Interval, evaluate
 from ml.report.model_card import Facts, Small, to_html, to_markdown
-from tests.ml.artifact.small_model import CLASSES, exported
+from tests.ml.artifact.small_model import CLASSES, sample
 
 
 @pytest.fixture(scope="module")
-def facts() -> Facts:
-    report = exported()
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    path, data = tmp_path_factory.mktemp("card") / "model.onnx", sample()
+    report = data.export(path)
     return Facts(
         metadata=report.metadata,
         evaluation=report.evaluation,
