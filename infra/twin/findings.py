@@ -1,13 +1,19 @@
-"""The twin's expectations, and whether they held."""
+"""The twin's expectations, whether they held, and the figure of its run."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+
+from common.figures import COLORS, GREEN, RED, STYLE, new_figure, to_png
+from infra.twin.cloud.data_plane import Seen
 from infra.twin.deployment import PROMOTED, ROLLED_BACK, Deployment
-from infra.twin.load import Answer
+from infra.twin.load import TimedResponse
 from infra.twin.traffic import Traffic
 
 MOST_ROLLBACK_S = 60.0
@@ -60,7 +66,7 @@ class Measured:
 def measure(release: Release, traffic: Traffic) -> Measured:
     """What callers and functions saw while it went on."""
     began, ended = release.deployment.began_s, release.deployment.ended_s + _SETTLE_S
-    answers = [answer for answer in list(traffic.answers) if began <= answer.time_s <= ended]
+    responses = [one for one in list(traffic.responses) if began <= one.time_s <= ended]
     calls = [
         call
         for call in list(traffic.calls)
@@ -70,9 +76,9 @@ def measure(release: Release, traffic: Traffic) -> Measured:
     left = traffic.left(release.version, began) if release.version else None
     alerts = [alert.time_s for alert in list(traffic.alerts) if began <= alert.time_s <= ended]
     return Measured(
-        len(answers),
-        sum(map(failed, answers)),
-        dict(Counter(answer.status for answer in answers if failed(answer))),
+        len(responses),
+        sum(map(failed, responses)),
+        dict(Counter(one.status for one in responses if failed(one))),
         len(calls),
         sum(call.error is not None for call in calls),
         dict(Counter(call.error for call in calls if call.error)),
@@ -82,9 +88,9 @@ def measure(release: Release, traffic: Traffic) -> Measured:
     )
 
 
-def failed(answer: Answer) -> bool:
+def failed(response: TimedResponse) -> bool:
     """Whether a caller did not get what was asked for."""
-    return answer.status != 200
+    return response.status != 200
 
 
 def find(
@@ -138,3 +144,53 @@ def _at_the_end(releases: Sequence[Release], alias: Mapping[str, float]) -> Find
     return Finding(
         "at the end all traffic goes to the last good version", alias == {expected: 1}, seen
     )
+
+
+_BIN_S = 2.0
+
+
+def draw(traffic: Traffic, releases: Sequence[Release]) -> bytes:
+    """PNG over the seconds since the first request: traffic by version, failures, latency."""
+    start = traffic.responses[0].time_s
+    by_version: defaultdict[str, list[Seen]] = defaultdict(list)
+    for call in traffic.calls:
+        if call.time_s >= start:
+            by_version[call.target.version].append(call)
+    versions = sorted(by_version, key=int)
+    end = max(response.time_s for response in traffic.responses)
+    edges = np.arange(0.0, end - start + 2 * _BIN_S, _BIN_S)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(13, 8.5)
+        split, failures, latency = figure.subplots(3, 1, sharex=True, height_ratios=[1.5, 0.8, 1.2])
+        rates = []
+        for number, version in enumerate(versions):
+            times = np.array([call.time_s - start for call in by_version[version]])
+            took_ms = np.array([call.duration_ms for call in by_version[version]])
+            rates.append(np.histogram(times, edges)[0] / _BIN_S)
+            latency.plot(times, took_ms, ".", color=COLORS[number % len(COLORS)], markersize=2)
+        split.stackplot(edges[:-1], *rates, labels=versions, colors=COLORS, step="post")
+        split.legend(title="version", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        split.set_title("Requests a second by the version that answered", pad=22)
+        failed_s = [one.time_s - start for one in traffic.responses if failed(one)]
+        failures.hist(failed_s, edges, color=RED)
+        failures.set_title(f"Requests that failed: {len(failed_s):,} of {len(traffic.responses):,}")
+        latency.set(yscale="log", xlabel="seconds since the first request", xlim=(0, edges[-1]))
+        latency.set_title("Time in the function, ms")
+        for release in releases:
+            _mark(split, release, traffic, start)
+    return to_png(figure)
+
+
+def _mark(axes: Axes, release: Release, traffic: Traffic, start: float) -> None:
+    """From the candidate's first request until the alias led back."""
+    seen = measure(release, traffic)
+    if seen.first_canary_s is None:
+        return
+    colour, text = GREEN if release.good else RED, release.name
+    first = seen.first_canary_s - start
+    if seen.rollback_s is not None:
+        text += f"\nback after {seen.rollback_s:.0f} s"
+        axes.axvspan(first, first + seen.rollback_s, color=colour, alpha=0.2)
+    axes.axvline(first, color=colour, linestyle="--", linewidth=0.9)
+    place = axes.get_xaxis_transform()
+    axes.text(first, 1.01, text, transform=place, color=colour, va="bottom")

@@ -26,8 +26,8 @@ _TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The answer to one request."""
+class TimedResponse:
+    """The response to one request, as its caller saw it."""
 
     time_s: float  # since 1970, of its end
     status: int  # 0: the connection broke
@@ -94,7 +94,7 @@ class _Caller:
         self._address = urlsplit(url).netloc
         self._connection = http.client.HTTPConnection(self._address, timeout=_TIMEOUT_S)
 
-    def ask(self, body: bytes) -> Answer:
+    def ask(self, body: bytes) -> TimedResponse:
         begun = time.monotonic()
         status, model = 0, ""
         try:
@@ -105,7 +105,7 @@ class _Caller:
             status, model = response.status, response.headers.get("x-model-version", "")
         except (OSError, http.client.HTTPException):
             self._connection.close()
-        return Answer(time.time(), status, (time.monotonic() - begun) * 1e3, model)
+        return TimedResponse(time.time(), status, (time.monotonic() - begun) * 1e3, model)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,9 @@ from common.files import user_path
 from common.programs import ProgramMissing
 from common.terminal import terminal
 from infra.terraform.installation import TerraformError
-from infra.twin import edits, models, story
+from infra.twin import models, story
 from infra.twin.deployment import Deployer, NotPushed
-from infra.twin.figure import draw
-from infra.twin.findings import Finding, Release, find, measure
+from infra.twin.findings import Finding, Release, draw, find, measure
 from infra.twin.story import Failed, Narrator, Platform
 from infra.twin.traffic import Traffic
 
@@ -38,7 +37,7 @@ _DESCRIPTION = """\
 Kiln's whole path on this machine, without a cloud account: an image with a model, pushed to a
 registry; Terraform and `//infra:deploy` against AWS's APIs on loopback; callers; a good release,
 which must be promoted, and bad ones, which must be rolled back by themselves, with an alert.
-Writes what it saw as JSON and as a picture.
+Writes what it saw as JSON and as a figure.
 """
 _EPILOG = """\
 examples:
@@ -201,7 +200,7 @@ def run(
         uris = story.push_all(images, platform, narrator)
         deployer = _deployer(options, golden, folder, narrator)
         narrator.say("the first release: Terraform makes the service", "bold")
-        service = story.first_release(uris[images[0].name], deployer, folder)
+        service = story.first_release(uris[images[0].name], deployer)
         with story.alive(platform, service, _load(options, platform), narrator):
             releases = []
             for candidate in images[1:]:
@@ -225,7 +224,7 @@ def _models(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     if options.model == "bundled":
         return options.bundled, options.bundled_int8
     better = folder / "rounded.onnx"
-    better.write_bytes(edits.rounded(options.trained.read_bytes()))
+    better.write_bytes(models.rounded(options.trained.read_bytes()))
     return options.trained, better
 
 
@@ -319,7 +318,7 @@ def _stay(
     try:
         while True:
             time.sleep(_FORGET_EVERY_S)
-            traffic.answers.clear()
+            traffic.responses.clear()
             traffic.calls.clear()
             cloud.forget(time.time() - _REMEMBERED_S)
     except KeyboardInterrupt:

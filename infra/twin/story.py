@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from common.terminal import Progress
 from infra.terraform.root import Root
-from infra.terraform.service import ServiceOutputs, parse_service_outputs
+from infra.terraform.service import ServiceOutputs, parse_service_outputs, read_outputs
 from infra.terraform.state import LocalState
 from infra.twin.cloud.cloud import Cloud
 from infra.twin.deployment import PROMOTED, Deployer, Deployment, publish
@@ -177,7 +177,7 @@ def push_all(
     return uris
 
 
-def first_release(uri: str, deployer: Deployer, folder: Path) -> ServiceOutputs:
+def first_release(uri: str, deployer: Deployer) -> ServiceOutputs:
     """Terraform makes the service, and the image is live.
 
     Raises:
@@ -186,15 +186,7 @@ def first_release(uri: str, deployer: Deployer, folder: Path) -> ServiceOutputs:
     done = deployer.deploy(uri, "the twin's first release", "--strategy", "all-at-once")
     if done.exit_code != PROMOTED:
         raise Failed(f"the first release: exit code {done.exit_code}, {_told(done)}")
-    root = Root.open(
-        "service",
-        ENV,
-        state=LocalState(folder / "state"),
-        work=folder / "look",
-        console=Console(file=StringIO()),
-    )
-    root.init()
-    return parse_service_outputs(root.outputs())
+    return parse_service_outputs(read_outputs("service", ENV, LocalState(deployer.state)))
 
 
 def _told(deployment: Deployment) -> str:
@@ -219,12 +211,12 @@ def alive(
         )
         stack.enter_context(alias)
         program = stack.enter_context(callers(load, os.environ, traffic))
-        while not traffic.answers:
+        while not traffic.responses:
             if program.poll() is not None:
                 raise Failed(f"the callers ended with exit code {program.returncode}")
             time.sleep(0.1)
         time.sleep(_WARM_S)
-        narrator.say(f"callers got {len(traffic.answers):,} answers in {_WARM_S:g} s")
+        narrator.say(f"callers got {len(traffic.responses):,} answers in {_WARM_S:g} s")
         yield
 
 

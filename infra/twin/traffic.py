@@ -1,4 +1,4 @@
-"""Observed traffic of the twin: answers, invocations, and the alias over time."""
+"""Observed traffic of the twin: responses, invocations, and the alias over time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from infra.twin.cloud.background import regularly, serving
 from infra.twin.cloud.data_plane import Seen
-from infra.twin.load import Answer
+from infra.twin.load import TimedResponse
 
 _POLL_S = 0.25
 
@@ -39,7 +40,7 @@ class Alert:
 class Traffic:
     """Everything so far. Lists only grow, and each has one writer."""
 
-    answers: list[Answer] = field(default_factory=list)
+    responses: list[TimedResponse] = field(default_factory=list)
     calls: list[Seen] = field(default_factory=list)
     routings: list[Routing] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
@@ -60,7 +61,9 @@ class Traffic:
 
     def so_far(self) -> Traffic:
         """A copy that grows no more."""
-        return Traffic(list(self.answers), list(self.calls), list(self.routings), list(self.alerts))
+        return Traffic(
+            list(self.responses), list(self.calls), list(self.routings), list(self.alerts)
+        )
 
     def left(self, version: str, since_s: float) -> float | None:
         """When the alias led to the version no more."""
@@ -89,7 +92,7 @@ def callers(
 
         def read() -> None:
             for line in lines:
-                traffic.answers.append(Answer(**json.loads(line)))
+                traffic.responses.append(TimedResponse(**json.loads(line)))
 
         reader = threading.Thread(target=read)
         reader.start()
@@ -103,26 +106,19 @@ def callers(
 @contextmanager
 def watched_alias(client: Any, function: str, alias: str, traffic: Traffic) -> Iterator[None]:
     """Notes each change of the alias, a quarter of a second late at most."""
-    ending = threading.Event()
 
-    def watch() -> None:
-        while not ending.wait(_POLL_S):
-            try:
-                found = client.get_alias(FunctionName=function, Name=alias)
-            except client.exceptions.ResourceNotFoundException:
-                continue  # destroyed by hand, while the twin is kept
-            weights = dict((found.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {})
-            weights[found["FunctionVersion"]] = 1 - sum(weights.values())
-            if not traffic.routings or traffic.routings[-1].weights != weights:
-                traffic.routings.append(Routing(time.time(), weights))
+    def look() -> None:
+        try:
+            found = client.get_alias(FunctionName=function, Name=alias)
+        except client.exceptions.ResourceNotFoundException:
+            return  # destroyed by hand, while the twin is kept
+        weights = dict((found.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {})
+        weights[found["FunctionVersion"]] = 1 - sum(weights.values())
+        if not traffic.routings or traffic.routings[-1].weights != weights:
+            traffic.routings.append(Routing(time.time(), weights))
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with regularly(look, _POLL_S):
         yield
-    finally:
-        ending.set()
-        thread.join()
 
 
 @contextmanager
@@ -140,12 +136,5 @@ def subscriber(traffic: Traffic) -> Iterator[str]:
         def log_message(self, *arguments: object) -> None:
             """Suppresses the access log."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url

@@ -38,6 +38,7 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import make_server
 
 from infra.twin.cloud.alarms import AlarmWatch
+from infra.twin.cloud.background import regularly, serving
 from infra.twin.cloud.data_plane import RETRY_AFTER_S, DataPlane, Observe, ignore
 from infra.twin.cloud.fleet import KEEP_IDLE_S, Fleet, Launch
 from infra.twin.cloud.gateway import Gateway, listening
@@ -225,9 +226,9 @@ class Cloud:
             )
             stack.callback(data_plane.close)
             lambda_api.data_plane = data_plane
-            stack.enter_context(_regularly(self.flush, _FLUSH_EVERY_S))
+            stack.enter_context(regularly(self.flush, _FLUSH_EVERY_S))
             alarms = AlarmWatch(self.region, store)
-            stack.enter_context(_regularly(alarms.look, self._alarms_every_s))
+            stack.enter_context(regularly(alarms.look, self._alarms_every_s))
             gateway = Gateway(data_plane, self._metrics, self.region)
             self.url = stack.enter_context(listening(gateway))
             self._stack = stack.pop_all()
@@ -267,29 +268,5 @@ def _serving(application: LambdaApi, log: Any) -> Iterator[str]:
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     # What moto lacks ends in a traceback, and as an answer 500: who called says what it means.
     server.log = lambda type, message, *args: log.write(f"{message % args}\n")  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@contextmanager
-def _regularly(work: Any, every_s: float) -> Iterator[None]:
-    ending = threading.Event()
-
-    def run() -> None:
-        while not ending.wait(every_s):
-            work()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        ending.set()
-        thread.join()
-        work()
+    with serving(server) as url:
+        yield url

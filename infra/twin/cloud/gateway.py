@@ -12,7 +12,6 @@ import json
 import logging
 import re
 import secrets
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from urllib.parse import parse_qsl, unquote
 from moto.apigatewayv2.models import apigatewayv2_backends
 from moto.awslambda.models import lambda_backends
 
+from infra.twin.cloud.background import serving
 from infra.twin.cloud.data_plane import DataPlane, TooLarge, new_trace_id
 from infra.twin.cloud.fleet import Throttled
 from infra.twin.cloud.metrics import MetricWriter, Series
@@ -304,11 +304,5 @@ def listening(gateway: Gateway) -> Iterator[str]:
     """Serves as long as the block runs; yields the URL."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.gateway = gateway
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(server) as url:
+        yield url

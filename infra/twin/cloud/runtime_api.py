@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from infra.twin.cloud.background import serving
+
 Json = dict[str, Any]
 _VERSION = "/2018-06-01/runtime"
 MAX_ANSWER_BYTES = 6 * 1024 * 1024 + 512 * 1024  # of a synchronous call, with some room for JSON
@@ -232,13 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
 def runtime_api() -> Iterator[RuntimeApi]:
     """A server that listens for as long as the block runs."""
     api = RuntimeApi()
-    server = api._server
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield api
-    finally:
-        api.close()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(api._server):
+        try:
+            yield api
+        finally:
+            api.close()

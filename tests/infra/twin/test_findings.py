@@ -10,9 +10,8 @@ from PIL import Image
 from infra.twin.cloud.data_plane import Seen
 from infra.twin.cloud.targets import Target
 from infra.twin.deployment import Deployment
-from infra.twin.figure import draw
-from infra.twin.findings import Finding, Release, find, measure
-from infra.twin.load import Answer
+from infra.twin.findings import Finding, Release, draw, find, measure
+from infra.twin.load import TimedResponse
 from infra.twin.traffic import Alert, Routing, Traffic
 
 BEGAN = 1000.0
@@ -38,11 +37,11 @@ def traffic() -> Traffic:
     found = Traffic()
     for second in range(60):
         found.calls.append(seen("1", second))
-        found.answers.append(Answer(BEGAN + second, 200, 12.0, "a"))
+        found.responses.append(TimedResponse(BEGAN + second, 200, 12.0, "a"))
     for second in range(10, 22):
         crash = "Runtime.ExitError" if second in (12, 15) else None
         found.calls.append(seen("2", second + 0.01, crash))
-        found.answers.append(Answer(BEGAN + second, 500 if crash else 200, 12.0, "b"))
+        found.responses.append(TimedResponse(BEGAN + second, 500 if crash else 200, 12.0, "b"))
     found.routings += [
         Routing(BEGAN - 5, {"1": 1.0}),
         Routing(BEGAN + 9.5, {"1": 0.8, "2": 0.2}),
@@ -74,7 +73,7 @@ def test_failures_of_a_release_that_fails_nothing_are_broken_promises(traffic: T
 
 
 def test_more_failures_than_crashes_are_a_broken_promise(traffic: Traffic) -> None:
-    traffic.answers.append(Answer(BEGAN + 30, 503, 5.0, ""))
+    traffic.responses.append(TimedResponse(BEGAN + 30, 503, 5.0, ""))
     assert broken(find([release(fails=0.1)], traffic, {"1": 1})) == [
         "bad: only its own requests fail"
     ]
@@ -111,7 +110,7 @@ def test_calls_of_a_version_itself_are_no_traffic() -> None:
     assert [call.target.qualifier for call in found.calls] == ["live"]
 
 
-def test_the_picture_is_a_png(traffic: Traffic, tmp_path: Any) -> None:
+def test_the_figure_is_a_png(traffic: Traffic, tmp_path: Any) -> None:
     place = tmp_path / "twin.png"
     place.write_bytes(draw(traffic, [release(fails=0.1)]))
     with Image.open(place) as image:

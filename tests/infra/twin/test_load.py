@@ -58,13 +58,13 @@ def test_it_calls_at_its_rate_and_tells_every_answer(url: str, tmp_path: Path) -
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     traffic = Traffic()
     with callers(command, environment, traffic):
-        while not traffic.answers:
+        while not traffic.responses:
             time.sleep(0.01)
         time.sleep(2)
-    statuses = [answer.status for answer in traffic.answers]
+    statuses = [answer.status for answer in traffic.responses]
     assert 40 <= len(statuses) <= 130  # 100 in two seconds, on a machine that may be busy
     assert abs(statuses.count(200) - statuses.count(0)) <= 2
-    assert {answer.model for answer in traffic.answers if answer.status == 200} == {"abc"}
+    assert {answer.model for answer in traffic.responses if answer.status == 200} == {"abc"}
 
 
 def test_it_ends_with_whoever_started_it(url: str, tmp_path: Path) -> None:

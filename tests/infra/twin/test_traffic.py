@@ -41,5 +41,5 @@ def test_a_function_that_is_destroyed_and_made_anew_is_seen_again() -> None:
 def test_a_copy_of_what_was_seen_grows_no_more() -> None:
     traffic = Traffic()
     copy = traffic.so_far()
-    traffic.answers.append(None)  # type: ignore[arg-type]
-    assert copy.answers == []
+    traffic.responses.append(None)  # type: ignore[arg-type]
+    assert copy.responses == []

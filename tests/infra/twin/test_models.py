@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from infra.twin import edits
+from infra.twin import models
 from serve.inference.predictor import Predictor
 
 GOOD = Path(os.environ.get("MODEL", "ml/bundled/model.onnx")).read_bytes()
@@ -31,7 +31,7 @@ def predictor(artifact: bytes) -> Predictor:
 
 
 def test_a_rounded_model_answers_nearly_the_same() -> None:
-    good, other = predictor(GOOD), predictor(edits.rounded(GOOD))
+    good, other = predictor(GOOD), predictor(models.rounded(GOOD))
     some = images(64, below=256)
     difference = np.abs(good(some) - other(some)).max()
     assert 0 < difference < 0.05
@@ -39,7 +39,7 @@ def test_a_rounded_model_answers_nearly_the_same() -> None:
 
 
 def test_a_mislabelled_model_gives_the_same_numbers_other_names() -> None:
-    good, bad = predictor(GOOD), predictor(edits.mislabelled(GOOD))
+    good, bad = predictor(GOOD), predictor(models.mislabelled(GOOD))
     some = images(8)
     np.testing.assert_allclose(good(some), bad(some), atol=1e-6)
     shifted = good.metadata.classes[1:] + good.metadata.classes[:1]
@@ -47,7 +47,7 @@ def test_a_mislabelled_model_gives_the_same_numbers_other_names() -> None:
 
 
 def test_a_slow_model_gives_the_same_answers_later() -> None:
-    good, bad = predictor(GOOD), predictor(edits.slow(GOOD))
+    good, bad = predictor(GOOD), predictor(models.slow(GOOD))
     some = images(1)
     np.testing.assert_allclose(good(some), bad(some), atol=1e-6)
     assert fastest_s(bad, some) > 4 * fastest_s(good, some)
@@ -64,7 +64,7 @@ def fastest_s(model: Predictor, some: NDArray[np.uint8]) -> float:
 
 
 def test_a_crashing_model_answers_dark_images_as_before() -> None:
-    good, bad = predictor(GOOD), predictor(edits.crashing(GOOD))
+    good, bad = predictor(GOOD), predictor(models.crashing(GOOD))
     some = images(8)
     np.testing.assert_allclose(good(some), bad(some), atol=1e-6)
 
@@ -74,8 +74,8 @@ def test_a_crashing_model_ends_the_process_from_its_brightness_on(
     tmp_path: Path, difference: int, code: int
 ) -> None:
     place = tmp_path / "model.onnx"
-    place.write_bytes(edits.crashing(GOOD))
-    limit = edits.crash_brightness(predictor(GOOD).metadata)
+    place.write_bytes(models.crashing(GOOD))
+    limit = models.crash_brightness(predictor(GOOD).metadata)
     program = f"""
 import sys
 sys.path[:0] = {sys.path!r}
@@ -91,4 +91,4 @@ model(np.full((1, 32, 32, 3), {limit + difference}, np.uint8))
 
 def test_brightness_is_the_mean_of_each_image() -> None:
     some = np.stack([np.full((32, 32, 3), value, np.uint8) for value in (0, 7, 255)])
-    assert edits.brightness(some).tolist() == [0, 7, 255]
+    assert models.brightness(some).tolist() == [0, 7, 255]
