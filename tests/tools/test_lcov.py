@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.coverage import lcov, merge, table
+from tools.coverage import lcov, table
 
 A = "SF:ml/a.py\nDA:1,1\nDA:2,0\nBRDA:1,0,jump to line 2,-\nBRDA:1,0,exit, now,1\nend_of_record\n"
 B = "TN:\nSF:ml/a.py\nDA:2,3,checksum\nBRDA:1,0,jump to line 2,0\nend_of_record\n"
@@ -57,7 +57,7 @@ def test_the_merger_adds_up_a_tests_own_folder(tmp_path: Path) -> None:
     output = tmp_path / "out" / "merged.lcov"
     output.parent.mkdir()
     arguments = [f"--coverage_dir={tmp_path}", f"--output_file={output}"]
-    assert merge.main([*arguments, "--filter_sources=/usr/.+", "--source_file_manifest=x"]) == 0
+    assert lcov.main([*arguments, "--filter_sources=/usr/.+", "--source_file_manifest=x"]) == 0
     assert lcov.parse(output.read_text())["ml/a.py"].lines == {1: 1, 2: 3}
 
 
@@ -65,7 +65,7 @@ def test_the_merger_adds_up_a_list_of_reports(tmp_path: Path) -> None:
     (tmp_path / "one.dat").write_text(A)
     (tmp_path / "list").write_text(f"{tmp_path / 'one.dat'}\n")
     output = tmp_path / "merged"
-    assert merge.main([f"--reports_file={tmp_path / 'list'}", f"--output_file={output}"]) == 0
+    assert lcov.main([f"--reports_file={tmp_path / 'list'}", f"--output_file={output}"]) == 0
     assert lcov.parse(output.read_text()) == lcov.parse(A)
 
 

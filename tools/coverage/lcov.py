@@ -1,9 +1,19 @@
-"""LCOV tracefiles: read, add up, write. Line and branch records; the rest has no reader here."""
+"""LCOV tracefiles: read, add up, write. Line and branch records; the rest has no reader here.
+
+The program is Bazel's tool for both of its merging steps: one test's own files after it ran, and
+all tests' in the combined report. The built-in tool is a Java program fetched from GitHub; all our
+coverage comes from coverage.py, so these few lines do the same work anywhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.files import write_whole
 
 Branch = tuple[int, str, str]  # line, block, branch
 
@@ -85,3 +95,31 @@ def _section(path: str, coverage: FileCoverage) -> str:
     records += [f"DA:{line},{hits}" for line, hits in sorted(coverage.lines.items())]
     records += [f"LF:{len(coverage.lines)}", f"LH:{coverage.lines_hit}", "end_of_record"]
     return "\n".join(records) + "\n"
+
+
+def main(argv: Sequence[str]) -> int:
+    options = _parse(argv)
+    tracefiles = (parse(path.read_text(encoding="utf-8")) for path in _inputs(options))
+    write_whole(options.output_file, render(merge(tracefiles)))
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--coverage_dir", type=Path, help="folder whose .dat files are added up")
+    source.add_argument("--reports_file", type=Path, help="file that lists one LCOV file per line")
+    parser.add_argument("--output_file", type=Path, required=True)
+    # Bazel also names sources to leave out; the measurement was already limited to ours.
+    return parser.parse_known_args(argv)[0]
+
+
+def _inputs(options: argparse.Namespace) -> Iterable[Path]:
+    if options.coverage_dir:
+        return sorted(options.coverage_dir.rglob("*.dat"))
+    listed = options.reports_file.read_text(encoding="utf-8").split("\n")
+    return [Path(line) for line in listed if line]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
