@@ -1,7 +1,9 @@
 """Trains, evaluates once on the test set, exports, and writes everything to a run folder: ``bazel
 run //ml:train``."""
 
+import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
@@ -10,10 +12,8 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from ml.commands.completion import answers
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import ResumeError, RunFolder
-from ml.runs.summary import print_summary
 from ml.training.config import CONFIGS, ConfigError, check_values, composed, register_schema
 from ml.training.launch import INTERRUPTED, begun_run, hydra_arguments, is_first
 
@@ -52,9 +52,46 @@ def main(cfg: DictConfig) -> float:
     except (ConfigError, ResumeError, DatasetError, InstantiationException) as exc:
         _refuse(exc)
     if is_first():
-        print_summary(console, run, summary)
+        _print_summary(console, run, summary)
     metric: float = summary[chosen.monitor]
     return metric
+
+
+def _print_summary(console: Console, run: RunFolder, summary: dict[str, Any]) -> None:
+    """The scores of a run and where its files are."""
+    metric = summary["monitor"]
+    if summary.get("fast_dev_run"):
+        console.print(
+            f"\n[bold green]One batch trained and one validated[/]: {metric} "
+            f"{summary[metric]:.4f}, which means nothing. Nothing was kept.",
+            highlight=False,
+        )
+    elif "test" not in summary:
+        console.print(
+            f"\n[bold green]Best {metric} {summary[metric]:.4f}[/] at epoch "
+            f"{summary['best_epoch']}; not tested, not exported (conclude=false)\n"
+            f"  summary  {run.summary}\n  metrics  {run.metrics}",
+            highlight=False,
+        )
+    else:
+        console.print("\n".join(_results(run, summary)), highlight=False)
+
+
+def _results(run: RunFolder, summary: dict[str, Any]) -> tuple[str, ...]:
+    test, version = summary["test"], summary["model_version"][:12]
+    return (
+        f"\n[bold green]Test accuracy {test['accuracy']:.2%}[/], macro F1 {test['macro_f1']:.4f}, "
+        f"loss {test['loss']:.4f}, calibration error {test['calibration_error']:.4f} "
+        f"({test['images']:,} images, seen once)",
+        f"Validation best at epoch {summary['best_epoch']}; "
+        f"training took {summary['training_s']:.0f} s, export {summary['export_s']:.0f} s; "
+        f"ONNX and PyTorch agree within {summary['parity']:.1e}",
+        f"  model    {run.model}  ({summary['model_bytes'] / 1e6:.2f} MB, version {version})",
+        f"  summary  {run.summary}",
+        f"  metrics  {run.metrics}",
+        f"  plots    {run.plots}",
+        f"  report   {run.report}",
+    )
 
 
 def _configurations(cfg: DictConfig) -> "Presets":
@@ -81,7 +118,7 @@ def _refuse(exc: Exception) -> NoReturn:
 def run_entry() -> None:
     """Runs `main` with exit codes that a script can tell apart: 2 bad input, 130 interrupted, 1 a
     crash."""
-    if answers(sys.argv[1:]):
+    if prints_completion(sys.argv[1:]):
         return
     register_schema()
     try:
@@ -98,6 +135,49 @@ def run_entry() -> None:
         # Hydra leaves with 1 for a configuration that does not compose, as for a crash of the job.
         refused = exc.code == 1 and not _Job.has_begun
         sys.exit(BAD_INPUT if refused else exc.code)
+
+
+# --- Completion ----------------------------------------------------------------------------------
+
+_BASH = r"""# Completes: bazel run //ml:train [--] <TAB>
+_kiln_train() {
+    local line="${COMP_LINE:0:COMP_POINT}" head="" current choice
+    local asked='(^|/)bazel(isk)? .*//ml:train +(-- +)?(.*)$'
+    if [[ ! "$line" =~ $asked ]]; then
+        # Anything else is left to the completion that was there before.
+        if [[ -n "$_KILN_BEFORE" ]]; then "$_KILN_BEFORE" "$@"; fi
+        return
+    fi
+    local arguments="${BASH_REMATCH[4]}"
+    current="${arguments##*[[:space:]]}"
+    # Bash replaces only what follows the last of its word breaks.
+    if [[ "$COMP_WORDBREAKS" == *"="* && "$current" == *"="* ]]; then head="${current%=*}="; fi
+    COMPREPLY=()
+    for choice in $(COMP_LINE="train $arguments" @PROGRAM@ -sc query=bash 2>/dev/null); do
+        if [[ "$choice" == "$current"* ]]; then COMPREPLY+=("${choice#"$head"}"); fi
+    done
+    compopt -o nospace 2>/dev/null
+}
+if [[ "$(complete -p bazel 2>/dev/null)" =~ -F[[:space:]]+([^[:space:]]+) ]]; then
+    if [[ "${BASH_REMATCH[1]}" != _kiln_train ]]; then _KILN_BEFORE="${BASH_REMATCH[1]}"; fi
+fi
+complete -o default -F _kiln_train bazel bazelisk ./tools/bazel tools/bazel
+"""
+
+
+def prints_completion(arguments: Sequence[str]) -> bool:
+    """Prints the script by which bash completes ``bazel run //ml:train``, if that is what was asked
+    for; Hydra's own completes only commands of one word.
+
+    Without Bazel the question is left to Hydra, as are other shells and what to complete.
+    """
+    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY")
+    asked = len(arguments) == 2 and arguments[0] in ("-sc", "--shell-completion")
+    if not (workspace and asked and arguments[1] == "install=bash"):
+        return False
+    program = os.path.join(workspace, "bazel-bin", "ml", "commands", "train")
+    sys.stdout.write(_BASH.replace("@PROGRAM@", "'" + program.replace("'", "'\\''") + "'"))
+    return True
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ml.artifact.evaluation import (
 )
 from ml.data.cifar10 import CLASSES
 from ml.report import plots
-from ml.report.page import inline_svg
+from ml.report.page import inline_svg, origin
 
 
 @dataclass(frozen=True)
@@ -226,12 +226,7 @@ def _origin(facts: Facts) -> Section:
     m, t = facts.metadata, facts.training
     best = f"best {t['monitor']} {t[t['monitor']]:.4f} after {t['best_epoch']}"
     rows = [
-        ("Model version", m.version),
-        ("Git revision", m.git_revision),
-        ("Configuration", m.config_digest),
-        ("Dataset", m.dataset_digest),
-        ("Package lock", m.lock_digest),
-        ("Trained on", f"{m.device}, {m.precision}"),
+        *origin(m).items(),
         ("Training", f"{t['epochs']} epochs, {best}"),
         ("ONNX opset", str(m.opset)),
     ]

@@ -250,6 +250,18 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
 
 
+def origin(metadata: ArtifactMetadata) -> dict[str, str]:
+    """What a model was made of, by the names that people read."""
+    return {
+        "Model version": metadata.version,
+        "Git revision": metadata.git_revision,
+        "Configuration": metadata.config_digest,
+        "Dataset": metadata.dataset_digest,
+        "Package lock": metadata.lock_digest,
+        "Trained on": f"{metadata.device}, {metadata.precision}",
+    }
+
+
 def draw_run(
     run: RunFolder,
     metadata: ArtifactMetadata,
@@ -278,14 +290,7 @@ def draw_run(
         size_bytes=run.model.stat().st_size,
         training_s=rows[-1]["elapsed_s"],
         config=run.config.read_text(encoding="utf-8"),
-        provenance={
-            "Model version": metadata.version,
-            "Git revision": metadata.git_revision,
-            "Configuration": metadata.config_digest,
-            "Dataset": metadata.dataset_digest,
-            "Package lock": metadata.lock_digest,
-            "Trained on": f"{metadata.device}, {metadata.precision}",
-        },
+        provenance=origin(metadata),
         system=read_rows(run.system),
     )
     write_plots(facts, run.plots)

@@ -6,17 +6,7 @@ import pytest
 import torch
 
 from tests.ml.data.small_dataset import write_dataset
-from tests.ml.workspace import Workspace
-
-_SMALL = [
-    "data.validation_size=50",
-    "data.batch_size=25",
-    "data.sizes=[20]",
-    "data.size_milestones=[]",
-    "network.widths=[8,8,8]",
-    "trainer.accelerator=cpu",
-    "trainer.max_epochs=1",
-]
+from tests.ml.workspace import SMALL, Workspace
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +14,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace with one finished run. A test changes a copy."""
     path = tmp_path_factory.mktemp("finished")
     workspace = Workspace(path, write_dataset(path / "dataset", train=300, test=100))
-    done = workspace.run(*_SMALL)
+    done = workspace.run(*SMALL)
     assert done.returncode == 0, done.stderr
     return workspace
 

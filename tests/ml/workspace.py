@@ -7,6 +7,15 @@ from pathlib import Path
 
 from tests.helpers.program import Program
 
+SMALL = (  # a training that takes seconds
+    "data.validation_size=50",
+    "data.batch_size=10",
+    "data.sizes=[20]",
+    "data.size_milestones=[]",
+    "network.widths=[8,8,8]",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=3",
+)
 _FIXED = ("budget=null",)  # a choice by the machine's speed would differ from test to test
 
 
@@ -15,6 +24,7 @@ class Workspace:
 
     def __init__(self, path: Path, dataset: Path | None = None) -> None:
         self.path = path
+        self.printed = ""  # by the last program that ran to its end
         self._dataset = {"KILN_CIFAR10": str(dataset)} if dataset else {}
 
     @property
@@ -36,7 +46,9 @@ class Workspace:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The same, to its end."""
-        return self.start(*arguments).finish()
+        done = self.start(*arguments).finish()
+        self.printed = done.stdout
+        return done
 
     def sibling(self, name: str) -> "Workspace":
         """A workspace beside this one, with the same dataset."""

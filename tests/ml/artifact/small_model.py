@@ -1,7 +1,9 @@
 """A network with the operators that a small ResNet exports, and images it has opinions about."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -89,6 +91,15 @@ class Sample:
             test=self.test,
             probabilities=answers,
         )
+
+
+_FOLDER = TemporaryDirectory(prefix="kiln-small-model-")
+
+
+@cache
+def exported() -> ExportReport:
+    """The artifact of `sample()`, written once for all tests of a process, which leave it alone."""
+    return sample().export(Path(_FOLDER.name) / "model.onnx")
 
 
 def sample(seed: int = 0, images: int = 120, size: int = 16) -> Sample:

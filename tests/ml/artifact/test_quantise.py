@@ -12,7 +12,7 @@ from ml.artifact.artifact import ArtifactError, load_artifact
 from ml.artifact.evaluation import Labelled
 from ml.artifact.export import ExportReport
 from ml.artifact.quantise import AccuracyError, QuantisationReport, quantise_artifact, quantised
-from tests.ml.artifact.small_model import Sample, sample
+from tests.ml.artifact.small_model import Sample, exported, sample
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder, data = tmp_path_factory.mktemp("quantise"), sample()
-    full = data.export(folder / "model.onnx")
+    full = exported()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantise, "ACCURACY_TOLERANCE", 0.03)  # one image of 120 is 0.8 %
         small = quantise_artifact(

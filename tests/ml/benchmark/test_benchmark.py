@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from ml.benchmark import main as program
 from ml.benchmark.contenders import Field, of_files, of_network
 from ml.benchmark.results import print_table
 from ml.benchmark.rounds import Benchmark, Contender, measure_rounds
-from tests.ml.artifact.small_model import sample
+from tests.ml.artifact.small_model import exported, sample
 from tests.ml.drift.tiny_artifact import scenes, write_tiny_artifact
 
 
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def field(folder: Path) -> Field:
     data = sample()
-    data.export(folder / "model.onnx")
+    shutil.copy(exported().path, folder / "model.onnx")
     return of_network(data.network, folder / "model.onnx", data.images, folder)
 
 
@@ -138,7 +139,7 @@ def test_model_files_are_compared_as_they_are(field: Field, folder: Path, tmp_pa
 @pytest.mark.parametrize(
     ("paths", "reason"),
     [
-        (["empty"], "is not a run folder"),
+        (["empty"], "no trained network"),
         (["missing.onnx"], "missing.onnx"),
         (["odd.onnx"], "odd.onnx is refused"),
         (["empty", "odd.onnx"], "empty/model.onnx"),

@@ -52,7 +52,7 @@ def test_a_finished_run_is_exported_to_the_very_model_that_it_wrote(run: Path) -
 
 def test_a_checkpoint_is_calibrated_first(run: Path) -> None:
     output = run / "from_checkpoint"
-    code, said = _export(run / "checkpoints" / "last.ckpt", "--output", output, "--no-int8")
+    code, said = _export(run / "checkpoints" / "best.ckpt", "--output", output, "--no-int8")
     assert code == 0, said
     assert re.search(r"temperature \d", said)
     full, again = load_artifact(run / "model.onnx"), load_artifact(output / "model.onnx")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.commands.completion import answers
+from ml.commands.train import prints_completion
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def script(
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ml.commands.train "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
-    assert answers(["-sc", "install=bash"])
+    assert prints_completion(["-sc", "install=bash"])
     return capsys.readouterr().out
 
 
@@ -62,7 +62,7 @@ def test_other_targets_are_left_to_the_completion_that_was_there(script: str) ->
     assert _complete(script, "bazel build //serve") == []
 
 
-def test_without_bazel_hydra_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bazel_hydra_prints_completion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BUILD_WORKSPACE_DIRECTORY", raising=False)
-    assert not answers(["-sc", "install=bash"])
-    assert not answers(["seed=1"])
+    assert not prints_completion(["-sc", "install=bash"])
+    assert not prints_completion(["seed=1"])

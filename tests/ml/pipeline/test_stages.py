@@ -87,21 +87,11 @@ def test_the_plots_draw_what_the_stages_wrote(finished: Project) -> None:
         assert text in page
 
 
-def test_training_does_not_read_the_test_set(finished: Project, tmp_path: Path) -> None:
-    project = _small(tmp_path)
-    (project.path / "ml" / "data" / "test.bin").write_bytes(b"")  # reading it would be an error
-    process = _start(project, "train")
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    assert (_run_folder(project) / "network.pt").is_file()
-    expected = (_run_folder(finished) / "network.pt").read_bytes()
-    assert (_run_folder(project) / "network.pt").read_bytes() == expected  # same key, same bytes
-
-
-def test_a_killed_training_continues_unless_its_code_changed(
+def test_a_training_without_the_test_set_continues_when_killed_unless_its_code_changed(
     finished: Project, tmp_path: Path
 ) -> None:
     project = _small(tmp_path)
+    (project.path / "ml" / "data" / "test.bin").write_bytes(b"")  # reading it would be an error
     process = _start(project, "train")
     checkpoint = _run_folder(project) / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 300
@@ -116,16 +106,17 @@ def test_a_killed_training_continues_unless_its_code_changed(
     continued = _start(project, "train").communicate(timeout=600)[0]
     assert "Continuing" in continued
     expected = (_run_folder(finished) / "network.pt").read_bytes()
-    assert (_run_folder(project) / "network.pt").read_bytes() == expected
+    assert (_run_folder(project) / "network.pt").read_bytes() == expected  # same key, same bytes
 
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"of other code")
     code = project.path / "pipeline" / "prepared" / "code" / "train.txt"
     code.write_text(code.read_text() + "0  ml/other.py\n")
     process = _start(project, "train")
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    assert "Training" in output
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("Training")
+    process.kill()
+    process.communicate()
 
 
 def _small(folder: Path) -> Project:

@@ -3,6 +3,7 @@ numbers."""
 
 import io
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 
 import matplotlib
 import numpy as np
@@ -34,16 +35,14 @@ def evaluation() -> Evaluation:
     return evaluate(PROBABILITIES, LABELS, ("cat & co", "dog"))
 
 
-def figures() -> dict[str, Figure]:
-    """One of each, freshly drawn."""
-    return {
-        "learning_curves": plots.learning_curves(ROWS),
-        "confusion_matrix": plots.confusion_matrix(evaluation()),
-        "reliability": plots.reliability(evaluation()),
-        "per_class": plots.per_class(evaluation()),
-        "machine": plots.machine(SAMPLES),
-        "mistakes": plots.mistakes(IMAGES[2:], LABELS[2:], PROBABILITIES[2:], ("cat", "dog")),
-    }
+DRAW: dict[str, Callable[[], Figure]] = {
+    "learning_curves": lambda: plots.learning_curves(ROWS),
+    "confusion_matrix": lambda: plots.confusion_matrix(evaluation()),
+    "reliability": lambda: plots.reliability(evaluation()),
+    "per_class": lambda: plots.per_class(evaluation()),
+    "machine": lambda: plots.machine(SAMPLES),
+    "mistakes": lambda: plots.mistakes(IMAGES[2:], LABELS[2:], PROBABILITIES[2:], ("cat", "dog")),
+}
 
 
 def texts(figure: Figure) -> list[str]:
@@ -51,24 +50,17 @@ def texts(figure: Figure) -> list[str]:
     return [element.text or "" for element in ET.fromstring(to_svg(figure)).iter()]
 
 
-@pytest.mark.parametrize("name", figures())
-def test_drawing_twice_gives_the_same_bytes(name: str) -> None:
-    once, again = figures()[name], figures()[name]
+@pytest.mark.parametrize("name", DRAW)
+def test_drawing_twice_gives_the_same_bytes_and_leaves_global_settings_alone(name: str) -> None:
+    before = dict(matplotlib.rcParams)
+    once, again = DRAW[name](), DRAW[name]()
     assert to_svg(once) == to_svg(again)
-    assert to_png(once) == to_png(again)
-
-
-@pytest.mark.parametrize("name", figures())
-def test_a_png_is_a_readable_picture(name: str) -> None:
-    with Image.open(io.BytesIO(to_png(figures()[name]))) as image:
+    png = to_png(once)
+    assert png == to_png(again)
+    assert dict(matplotlib.rcParams) == before
+    with Image.open(io.BytesIO(png)) as image:
         assert min(image.size) > 200
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 10
-
-
-def test_global_settings_stay_untouched() -> None:
-    before = dict(matplotlib.rcParams)
-    figures()
-    assert dict(matplotlib.rcParams) == before
 
 
 def test_curves_hold_the_values_of_the_rows() -> None:
@@ -108,7 +100,7 @@ def bins() -> tuple[tuple[float, ...], tuple[int, ...]]:
 
 
 def test_mistakes_are_titled_with_label_prediction_and_confidence() -> None:
-    figure = figures()["mistakes"]
+    figure = DRAW["mistakes"]()
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["dog\n→ cat 70%", "cat\n→ dog 60%", *[""] * 6]
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), IMAGES[2])

@@ -5,21 +5,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from common.processes import python_environment
 from ml.artifact.artifact import Artifact, load_artifact
 from ml.rules import action
-from tests.ml.artifact.small_model import sample
+from tests.ml.artifact.small_model import exported, sample
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path, data = tmp_path_factory.mktemp("exported") / "model.onnx", sample()
-    data.export(path)
-    return path
 
 
 def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -39,9 +31,10 @@ def _sealed(model: Path, folder: Path, status: str) -> Artifact:
     return load_artifact(folder / "sealed.onnx")
 
 
-def test_a_release_names_its_revision_and_keeps_its_version(exported: Path, tmp_path: Path) -> None:
+def test_a_release_names_its_revision_and_keeps_its_version(tmp_path: Path) -> None:
+    model = exported().path
     status = f"BUILD_USER someone\nSTABLE_GIT_REVISION {REVISION}\nBUILD_EMBED_LABEL \n"
-    before, after = load_artifact(exported), _sealed(exported, tmp_path, status)
+    before, after = load_artifact(model), _sealed(model, tmp_path, status)
     assert after.metadata.git_revision == REVISION
     assert after.metadata.version == before.metadata.version
     images = sample(seed=1).images
@@ -50,13 +43,13 @@ def test_a_release_names_its_revision_and_keeps_its_version(exported: Path, tmp_
     )
 
 
-def test_a_workspace_outside_git_is_unknown(exported: Path, tmp_path: Path) -> None:
-    assert _sealed(exported, tmp_path, "BUILD_USER me\n").metadata.git_revision == "unknown"
+def test_a_workspace_outside_git_is_unknown(tmp_path: Path) -> None:
+    assert _sealed(exported().path, tmp_path, "BUILD_USER me\n").metadata.git_revision == "unknown"
 
 
-def test_a_damaged_model_is_refused_in_one_line(exported: Path, tmp_path: Path) -> None:
+def test_a_damaged_model_is_refused_in_one_line(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
-    damaged.write_bytes(exported.read_bytes()[:-100])
+    damaged.write_bytes(exported().path.read_bytes()[:-100])
     paths = ("--status", damaged, "--output", tmp_path / "sealed.onnx")
     done = _run("ml.rules.seal_model", "--model", damaged, *paths)
     assert done.returncode == action.REFUSED

@@ -7,13 +7,12 @@ import pytest
 
 from ml.artifact.evaluation import Interval, evaluate
 from ml.report.model_card import Facts, Small, to_html, to_markdown
-from tests.ml.artifact.small_model import CLASSES, sample
+from tests.ml.artifact.small_model import CLASSES, exported
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
-    path, data = tmp_path_factory.mktemp("card") / "model.onnx", sample()
-    report = data.export(path)
+def facts() -> Facts:
+    report = exported()
     return Facts(
         metadata=report.metadata,
         evaluation=report.evaluation,
