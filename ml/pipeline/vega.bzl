@@ -1,6 +1,6 @@
 """`@vega`: the libraries that draw the pages of `dvc plots`, in the versions that DVC asks for, from npm."""
 
-load("//tools:programs.bzl", "program_on_path")
+load("//tools:npm.bzl", "npm_package")
 
 _PACKAGES = {
     "vega": ("5.20.2", "sha512-qmH7aD9GGPpssVdxL1xgcdxTbQzyRUeRR16Os385ymvQhiwCYQNA6+eXUPAZDTVLfk0RXu6Jzj6kUE5jQ80EVw=="),
@@ -11,23 +11,11 @@ _BUILD = """exports_files(["vega.js", "vega-embed.js", "vega-lite.js"])\n"""
 
 def _vega_impl(rctx):
     rctx.file("BUILD.bazel", _BUILD, executable = False)
-    npm = program_on_path(rctx, "npm")
     for name, (version, integrity) in _PACKAGES.items():
-        if not npm:
+        if npm_package(rctx, name, version, integrity, "package/" + name):
+            rctx.symlink("package/{0}/build/{0}.min.js".format(name), name + ".js")
+        else:
             rctx.file(name + ".js", "", executable = False)  # the page asks the network instead, as DVC's own does
-            continue
-        packed = rctx.execute([npm, "pack", "--silent", "{}@{}".format(name, version)], timeout = 300)
-        if packed.return_code:
-            fail("npm could not fetch {}@{}:\n{}".format(name, version, packed.stderr))
-        archive = "{}-{}.tgz".format(name, version)
-        rctx.download_and_extract(
-            url = "file://{}".format(rctx.path(archive)),
-            integrity = integrity,
-            output = "package/" + name,
-            stripPrefix = "package",
-        )
-        rctx.symlink("package/{0}/build/{0}.min.js".format(name), name + ".js")
-        rctx.delete(archive)
 
 _repository = repository_rule(
     implementation = _vega_impl,

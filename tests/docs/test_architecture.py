@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -14,26 +15,30 @@ import pytest
 
 FOLDERS = ("benchmarks", "common", "infra", "ml", "serve", "tools")
 MODULES = [Path(name) for name in os.environ["MODULES"].split() if name.endswith(".py")]
+PAGE = Path("docs/architecture.md").read_text(encoding="utf-8")
+_MODULE = re.compile(r"\]\(\.\./([\w/]+\.py)\)")
 _ROW = re.compile(r"^\| `(\w+)/` \|[^|]*\| ([^|]*?) ?\|$", re.MULTILINE)
 
 
 def permissions() -> dict[str, set[str]]:
     """By folder: what its row lets it import."""
-    page = Path("docs/architecture.md").read_text(encoding="utf-8")
-    return {folder: set(re.findall(r"`(\w+)`", cell)) for folder, cell in _ROW.findall(page)}
+    return {folder: set(re.findall(r"`(\w+)`", cell)) for folder, cell in _ROW.findall(PAGE)}
 
 
 PERMISSIONS = permissions()
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> list[str]:
     """What a module imports anywhere, in functions and for types alone too."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path} imports relatively: read that here, too"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def across() -> list[tuple[Path, str]]:
@@ -66,6 +71,22 @@ def test_nothing_is_imported_in_a_circle(depth: str) -> None:
             ends = tuple(names[name].parent.as_posix() for name in ends)
         graph.setdefault(ends[0], set()).update(set(ends[1:]) - {ends[0]})
     TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def undescribed(node: ast.AST) -> Iterator[str]:
+    """Public classes, functions and methods below a node that have no docstring."""
+    definitions = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, definitions) and not inner.name.startswith("_"):
+            if ast.get_docstring(inner) is None:
+                yield f"{inner.name}, line {inner.lineno}"
+            if isinstance(inner, ast.ClassDef):
+                yield from undescribed(inner)
+
+
+@pytest.mark.parametrize("module", _MODULE.findall(PAGE))
+def test_what_a_project_builds_on_has_docstrings(module: str) -> None:
+    assert list(undescribed(ast.parse(Path(module).read_text(encoding="utf-8")))) == []
 
 
 def test_the_contract_imports_the_standard_library_alone() -> None:

@@ -33,7 +33,6 @@ DISTRIBUTIONS = {
     "griffe": "griffelib",
     "grpc": "grpcio",
     "hydra": "hydra_core",
-    "markdown_it": "markdown_it_py",
     "yaml": "pyyaml",
 }
 # Of a file, what whoever runs it brings along.

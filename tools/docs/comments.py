@@ -1,0 +1,32 @@
+"""Griffe extension: the comment behind a field or a constant is its description."""
+
+from __future__ import annotations
+
+import re
+import tokenize
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+_FOR_TOOLS = re.compile(r"(noqa|nosec|pragma:|type: ignore|ruff:)")
+
+
+class Comments(griffe.Extension):
+    """Reads the comment at the end of an attribute's last line, where there is no docstring."""
+
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        said = _comments(Path(str(attr.filepath))).get(attr.endlineno or 0)
+        if said and attr.docstring is None:
+            attr.docstring = griffe.Docstring(said, lineno=attr.endlineno, parent=attr)
+
+
+@cache
+def _comments(path: Path) -> dict[int, str]:
+    """By line: comments that follow code and speak to readers."""
+    with path.open(encoding="utf-8") as file:
+        found = [t for t in tokenize.generate_tokens(file.readline) if t.type == tokenize.COMMENT]
+    behind = [token for token in found if token.line[: token.start[1]].strip()]
+    texts = {token.start[0]: token.string.lstrip("# ") for token in behind}
+    return {line: text for line, text in texts.items() if not _FOR_TOOLS.match(text)}
