@@ -58,9 +58,3 @@ def as_shell(command: str) -> str:
     if "PYTHONPATH=" in command:
         return re.sub(r"PYTHONPATH=(\S+)", rf"PYTHONPATH=\1:{path}", command, count=1)
     return f"PYTHONPATH={path} {command}"
-
-
-def lines_of_code(page: Page) -> int:
-    """Of all its files, without blank lines and comments."""
-    lines = (line.strip() for text in page.files.values() for line in text.splitlines())
-    return sum(bool(line) and not line.startswith("#") for line in lines)

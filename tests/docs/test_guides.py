@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.model.artifact import read_artifact
-from tests.docs.pages import Page, as_shell, lines_of_code, read_page, write_files
+from tests.docs.pages import Page, as_shell, read_page, write_files
 from tests.helpers.waiting import free_port
 
 GUIDES = Path("docs/guides").resolve()
@@ -130,10 +130,6 @@ def test_a_new_network_learns_and_is_exported(mine: Path) -> None:
     model = read_artifact((run / "model.onnx").read_bytes())
     assert model.test_metrics.accuracy > 0.8
     assert "plain.Plain" in (run / "config.yaml").read_text()
-
-
-def test_a_new_dataset_takes_sixty_lines_at_most() -> None:
-    assert lines_of_code(read_page(GUIDES / "new-dataset.md")) <= 60
 
 
 def test_a_new_endpoint_answers_beside_the_others(tmp_path: Path) -> None:
