@@ -12,6 +12,8 @@ PAGES = [Path(name) for name in os.environ["PAGES"].split() if name.endswith(".m
 BUILD_FILES = [Path(name) for name in os.environ["BAZEL_SOURCES"].split()]
 _LINK = re.compile(r"\]\((?!https?:|mailto:)(?P<path>[^)#\s]*)(?:#(?P<anchor>[^)]*))?\)")
 _TARGET = re.compile(r"(?:bazel|Bazel) (?:run|build|test) (?:--\S+ )*(//[\w/.-]*(?::[\w.-]+)?)")
+# A target, or an alias of many that are made from one table.
+_NAME = re.compile(r'^(?:    name = |        (?="[\w-]+": "//))"([^"]+)"', re.MULTILINE)
 
 
 def targets() -> set[str]:
@@ -21,7 +23,7 @@ def targets() -> set[str]:
         if path.name == "BUILD.bazel":
             package = str(path.parent).removeprefix(".")
             text = path.read_text(encoding="utf-8")
-            for name in re.findall(r'^    name = "([^"]+)"', text, re.MULTILINE):
+            for name in _NAME.findall(text):
                 found.add(f"//{package}:{name}")
                 if name == path.parent.name:
                     found.add(f"//{package}")

@@ -63,8 +63,7 @@ base = repository_rule(
         "_debian": attr.label(default = "@@//tools/provision:debian.py"),
         "_lock": attr.label(default = "@@//tools/offline/oci_layout:base.lock.json"),
         "_modules": attr.label_list(default = [
-            "@@//tools/image:archive.py",
-            "@@//tools/image:layout.py",
+            "@@//common:oci.py",
             "@@//tools/offline/oci_layout:image.py",
         ]),
         "_program": attr.label(default = "@@//tools/offline/oci_layout:base.py"),
