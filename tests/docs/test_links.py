@@ -12,8 +12,8 @@ PAGES = [Path(name) for name in os.environ["PAGES"].split() if name.endswith(".m
 BUILD_FILES = [Path(name) for name in os.environ["BAZEL_SOURCES"].split()]
 _LINK = re.compile(r"\]\((?!https?:|mailto:)(?P<path>[^)#\s]*)(?:#(?P<anchor>[^)]*))?\)")
 _TARGET = re.compile(r"(?:bazel|Bazel) (?:run|build|test) (?:--\S+ )*(//[\w/.-]*(?::[\w.-]+)?)")
-# A target, or an alias of many that are made from one table.
-_NAME = re.compile(r'^(?:    name = |        (?="[\w-]+": "//))"([^"]+)"', re.MULTILINE)
+# A target, or one of several that are made from a table of their names.
+_NAME = re.compile(r'^(?:    name = |        (?="[\w-]+"(?:: |,$)))"([^"]+)"', re.MULTILINE)
 
 
 def targets() -> set[str]:

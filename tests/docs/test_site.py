@@ -68,8 +68,8 @@ def test_types_lead_to_their_pages_and_comments_describe_fields(pages: dict[Path
     assert 'id="ml.registry.registry.Registry.promote"' in registry
     assert 'href="ledger.html#ml.registry.ledger.Record"' in registry
     artifact = pages[SITE / "common/model/artifact.html"]
-    field = artifact.partition('id="common.model.artifact.ArtifactMetadata.input_size"')[2]
-    assert "height, width in pixels" in field[:3000]
+    field = artifact.partition('id="common.model.artifact.Scores.loss"')[2]
+    assert "mean cross-entropy, nats" in field[:3000]
 
 
 @pytest.fixture
