@@ -17,7 +17,7 @@ from rich.markup import escape
 from common.terminal import terminal
 from infra.terraform.installation import TerraformError
 from infra.terraform.plan import Plan, show_plan
-from infra.terraform.root import ENVIRONMENTS, ROOTS, Root
+from infra.terraform.root import ENVIRONMENTS, ROOTS, Root, parse_variable
 from infra.terraform.state import LocalState, State, parse_state
 
 CHANGES = 10  # exit code of `plan`: there is something to apply
@@ -97,20 +97,9 @@ def _root(options: argparse.Namespace, log: Console) -> Root:
         environment,
         state=state,
         work=folder / "work",
-        variables=dict(_variable(text) for text in options.var),
+        variables=dict(map(parse_variable, options.var)),
         console=log,
     )
-
-
-def _variable(text: str) -> tuple[str, object]:
-    """``name=value``; the value is JSON where it can be, else text."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise TerraformError(f"expected --var NAME=VALUE, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _confirm(options: argparse.Namespace, question: str, log: Console) -> None:

@@ -79,6 +79,21 @@ def variable_files(root: str, environment: str) -> list[Path]:
     return [path for name in names if (path := SOURCES / "envs" / name).is_file()]
 
 
+def parse_variable(text: str) -> tuple[str, object]:
+    """Name and value of ``name=value``; the value is JSON where it can be, else text.
+
+    Raises:
+        TerraformError: it has no name or no equals sign.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise TerraformError(f"expected --var NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 @contextmanager
 def alone(work: Path) -> Iterator[None]:
     """Raises:

@@ -19,9 +19,12 @@ def free_port() -> int:
 
 
 def wait_until(
-    holds: Callable[[], object], what: str = "what was waited for", patience_s: float = PATIENCE_S
+    holds: Callable[[], object],
+    what: str = "what was waited for",
+    patience_s: float = PATIENCE_S,
+    every_s: float = 0.02,
 ) -> None:
-    """Returns as soon as `holds` is true.
+    """Returns as soon as `holds`, asked so often, is true.
 
     Raises:
         AssertionError: it is still false after `patience_s`.
@@ -29,4 +32,4 @@ def wait_until(
     deadline = time.monotonic() + patience_s
     while not holds():
         assert time.monotonic() < deadline, f"waited {patience_s:g} s for {what}"
-        time.sleep(0.02)
+        time.sleep(every_s)

@@ -27,6 +27,7 @@ from infra.release.rollout.context import ReleaseContext
 from infra.release.rollout.preflight import Image, parse_image
 from infra.release.settings import Settings, read_settings
 from infra.terraform.installation import TerraformError
+from infra.terraform.root import parse_variable
 from infra.terraform.service import Infrastructure, ServiceOutputs, TerraformService
 from infra.terraform.state import parse_state
 
@@ -159,9 +160,8 @@ def open_terraform(options: argparse.Namespace, terminal: Terminal) -> Infrastru
     workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd())
     folder = workspace / ".kiln" / "terraform"
     state = parse_state(options.state or str(folder / "state"))
-    return TerraformService(
-        options.env, state, folder / "work", _variables(options.var), terminal.log
-    )
+    variables = dict(map(parse_variable, options.var))
+    return TerraformService(options.env, state, folder / "work", variables, terminal.log)
 
 
 # ---- What options mean ----
@@ -248,19 +248,6 @@ def entry(main: Callable[[Sequence[str], Console, Console], int]) -> NoReturn:
     except Exception:
         traceback.print_exc()
         sys.exit(_OWN_MISTAKE)
-
-
-def _variables(given: Sequence[str]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for text in given:
-        name, is_there, value = text.partition("=")
-        if not is_there:
-            raise ReleaseError(f"--var {text}: expected NAME=VALUE")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
 
 
 def interrupt_by_sigterm() -> None:

@@ -21,32 +21,31 @@ class BareInfrastructure:
 
     def __init__(self, name: str) -> None:
         """Region, endpoint and credentials are the environment's."""
-        self._name, self._lambda = name, boto3.client("lambda")
-        self._region = str(self._lambda.meta.region_name)
-        self.topic = f"arn:aws:sns:{self._region}:123456789012:{name}"
+        self.name, self.functions = name, boto3.client("lambda")
+        self._region = str(self.functions.meta.region_name)
 
     def outputs(self) -> ServiceOutputs | None:
         return ServiceOutputs(
-            function_name=self._name,
+            function_name=self.name,
             alias_name="live",
             api_url="",
             function_url="",
             ledger_bucket=BUCKET,
-            ledger_prefix=self._name,
+            ledger_prefix=self.name,
             ecr_repository="kiln",
-            sns_topic_arn=self.topic,
-            alarm_names=tuple(f"{self._name}-{what}" for what in ("drift", "errors", "throttles")),
-            page_alarm_names=tuple(f"{self._name}-{what}" for what in ("drift", "errors")),
+            sns_topic_arn=f"arn:aws:sns:{self._region}:123456789012:{self.name}",
+            alarm_names=tuple(f"{self.name}-{what}" for what in ("drift", "errors", "throttles")),
+            page_alarm_names=tuple(f"{self.name}-{what}" for what in ("drift", "errors")),
             region=self._region,
         )
 
     def plan(self, image_uri: str) -> Plan:
-        found: Any = self._lambda.get_function(FunctionName=self._name)["Code"]["ImageUri"]
+        found: Any = self.functions.get_function(FunctionName=self.name)["Code"]["ImageUri"]
         return Plan(Path("none"), found != image_uri, ())
 
     def apply(self, image_uri: str) -> ServiceOutputs:
         if self.plan(image_uri).changed:
-            self._lambda.update_function_code(FunctionName=self._name, ImageUri=image_uri)
+            self.functions.update_function_code(FunctionName=self.name, ImageUri=image_uri)
         outputs = self.outputs()
         assert outputs
         return outputs
@@ -55,4 +54,4 @@ class BareInfrastructure:
         return Plan(Path("none"), True, (), destroys=True)
 
     def destroy(self) -> None:
-        self._lambda.delete_function(FunctionName=self._name)
+        self.functions.delete_function(FunctionName=self.name)

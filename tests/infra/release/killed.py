@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import IO, Any
 
 RENEWAL = "s3.PutObject/lease.json"
@@ -69,16 +70,34 @@ def changes(call: str) -> bool:
 
 
 def _serve() -> None:
-    from infra.release.commands import deploy  # what takes the time
+    from infra.release.aws.clients import Aws
+    from infra.release.commands import command, deploy  # what takes the time
+    from tests.infra.release.bare import BareInfrastructure
 
-    _remember_models()
+    # Every fork has these clients, none of which has a connection yet: making them takes a second.
+    aws = Aws(os.environ["AWS_REGION"])
+    clients = [
+        aws.functions,
+        aws.calls,
+        aws.s3,
+        aws.ecr,
+        aws.logs,
+        aws.cloudwatch,
+        aws.sns,
+        aws.sts,
+    ]
+    vars(command)["Aws"] = lambda *_: aws
+    infrastructure = BareInfrastructure("")
+    clients.append(infrastructure.functions)
+
     for line in sys.stdin:
         job = json.loads(line)
+        infrastructure.name = job["name"]
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(reading)
-            _become(job, writing, deploy)
+            _become(job, writing, clients, partial(deploy.main, open_=lambda *_: infrastructure))
         os.close(writing)
         with os.fdopen(reading) as pipe:
             calls = pipe.read()
@@ -86,11 +105,10 @@ def _serve() -> None:
         print(os.waitstatus_to_exitcode(status), calls, flush=True)
 
 
-def _become(job: Mapping[str, Any], calls: int, deploy: Any) -> None:
+def _become(job: Mapping[str, Any], calls: int, clients: Sequence[Any], deploy: Any) -> None:
     from rich.console import Console
 
     from infra.release.commands.command import interrupt_by_sigterm
-    from tests.infra.release.bare import BareInfrastructure
 
     lock = threading.Lock()
     made = 0
@@ -106,39 +124,12 @@ def _become(job: Mapping[str, Any], calls: int, deploy: Any) -> None:
                 call += f"/{request.url.rpartition('/')[2]}"
             os.write(calls, f"{call} ".encode())
 
-    _count_calls_by(count)
+    for client in clients:
+        client.meta.events.register_first("before-send", count)
     interrupt_by_sigterm()
     with open(os.devnull, "w") as nowhere:
-        code = deploy.main(
-            job["arguments"],
-            Console(file=nowhere),
-            Console(file=sys.stderr),
-            lambda options, terminal: BareInfrastructure(job["name"]),
-        )
+        code = deploy(job["arguments"], Console(file=nowhere), Console(file=sys.stderr))
     os._exit(code)
-
-
-def _count_calls_by(count: Any) -> None:
-    """Has botocore call it before each request is sent."""
-    from boto3.session import Session
-
-    client = Session.client
-
-    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
-        made = client(self, *arguments, **options)
-        made.meta.events.register_first("before-send", count)
-        return made
-
-    Session.client = counted
-
-
-def _remember_models() -> None:
-    """Descriptions of services are read once for all forks, and not by each session."""
-    from functools import cache
-
-    from botocore.loaders import JSONFileLoader
-
-    JSONFileLoader.load_file = cache(JSONFileLoader.load_file)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from infra.release.commands import deploy, plan, rollback, status
 from tests.helpers.waiting import wait_until
-from tests.infra.release.world import Result, World, alarm, raised
+from tests.infra.release.world import READ_EVERY_S, Result, World, alarm, raised
 from tests.infra.twin.cloud.functions import client
 
 GOOD, OTHER = "a" * 64, "b" * 64
@@ -81,7 +81,7 @@ def test_a_ledger_that_is_gone_keeps_nobody_with_a_bad_version(world: World) -> 
     image = world.push(OTHER, wrong=1.0)
 
     def lose_the_ledger() -> None:
-        wait_until(lambda: "shift" in world.kinds())
+        wait_until(lambda: "shift" in world.kinds(), every_s=READ_EVERY_S)
         world.delete_ledger()
 
     losing = threading.Thread(target=lose_the_ledger)
@@ -225,7 +225,7 @@ def long_release(world: World, image: str) -> Iterator[list[Result]]:
     world.set("bake_s = 1\n", "bake_s = 600\n")
     running.start()
     try:
-        wait_until(lambda: "look" in world.kinds())
+        wait_until(lambda: "look" in world.kinds(), every_s=READ_EVERY_S)
         world.set("bake_s = 600\n", "bake_s = 1\n")
         yield found
     finally:

@@ -37,6 +37,7 @@ from tests.infra.release.bare import BUCKET, BareInfrastructure
 from tests.infra.twin.cloud.functions import Functions, client, create
 
 CLASSES = ("cat", "dog", "ship")
+READ_EVERY_S = 0.2  # the ledger: reading all of it takes time from the release that writes it
 
 PROGRAM = """
 import base64, random
@@ -301,7 +302,7 @@ def alarm(world: World, when: Callable[[], bool], name: str = "kiln-errors") -> 
     )
 
     def go_off() -> None:
-        wait_until(when)
+        wait_until(when, every_s=READ_EVERY_S)
         alarms.set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="test")
 
     thread = threading.Thread(target=go_off)
