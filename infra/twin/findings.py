@@ -55,11 +55,11 @@ class Measured:
     requests: int
     failed: int
     statuses: Mapping[int, int]  # of those that failed; 0 where the connection broke
-    canary_calls: int
-    canary_failed: int
-    canary_errors: Mapping[str, int]  # by type, as Lambda names them
-    first_canary_s: float | None
-    rollback_s: float | None  # from the first canary request until the alias led back
+    candidate_calls: int
+    candidate_failed: int
+    candidate_errors: Mapping[str, int]  # by type, as Lambda names them
+    first_candidate_s: float | None
+    rollback_s: float | None  # from the first candidate request until the alias led back
     alert_s: float | None  # likewise, until a subscriber was told
 
 
@@ -112,7 +112,7 @@ def _of(release: Release, seen: Measured) -> Iterator[Finding]:
         yield Finding(
             f"{release.name}: rolled back within {MOST_ROLLBACK_S:g} s of its first request",
             seen.rollback_s is not None and seen.rollback_s <= MOST_ROLLBACK_S,
-            f"{took}, {seen.canary_calls:,} requests",
+            f"{took}, {seen.candidate_calls:,} requests",
         )
         told_after = "nobody" if seen.alert_s is None else f"after {seen.alert_s:.1f} s"
         yield Finding(f"{release.name}: an alert is sent", seen.alert_s is not None, told_after)
@@ -123,7 +123,7 @@ def _failures(release: Release, seen: Measured) -> Finding:
     counted = f"{seen.failed:,} of {seen.requests:,} requests"
     if seen.failed:
         listed = [f"{count} × {status or 'broken'}" for status, count in seen.statuses.items()]
-        listed += [f"{count} × {kind}" for kind, count in seen.canary_errors.items()]
+        listed += [f"{count} × {kind}" for kind, count in seen.candidate_errors.items()]
         counted += f" ({', '.join(listed)})"
     if not release.fails:
         return Finding(f"{release.name}: no request fails", seen.failed == 0, counted)
@@ -131,9 +131,9 @@ def _failures(release: Release, seen: Measured) -> Finding:
     share = seen.failed / seen.requests if seen.requests else 0.0
     return Finding(
         f"{release.name}: only its own requests fail",
-        seen.failed <= seen.canary_failed,
-        f"{counted} ({share:.2%}); the candidate crashed at {seen.canary_failed:,} of its"
-        f" {seen.canary_calls:,}, its own share of images is {release.fails:.1%}",
+        seen.failed <= seen.candidate_failed,
+        f"{counted} ({share:.2%}); the candidate crashed at {seen.candidate_failed:,} of its"
+        f" {seen.candidate_calls:,}, its own share of images is {release.fails:.1%}",
     )
 
 
@@ -184,10 +184,10 @@ def draw(traffic: Traffic, releases: Sequence[Release]) -> bytes:
 def _mark(axes: Axes, release: Release, traffic: Traffic, start: float) -> None:
     """From the candidate's first request until the alias led back."""
     seen = measure(release, traffic)
-    if seen.first_canary_s is None:
+    if seen.first_candidate_s is None:
         return
     colour, text = GREEN if release.good else RED, release.name
-    first = seen.first_canary_s - start
+    first = seen.first_candidate_s - start
     if seen.rollback_s is not None:
         text += f"\nback after {seen.rollback_s:.0f} s"
         axes.axvspan(first, first + seen.rollback_s, color=colour, alpha=0.2)

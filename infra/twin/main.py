@@ -254,7 +254,7 @@ def _load(options: argparse.Namespace, platform: Platform) -> list[str]:
 
 def _say_numbers(release: Release, traffic: Traffic, narrator: Narrator) -> None:
     seen = measure(release, traffic)
-    text = f"{release.name}: version {release.version} answered {seen.canary_calls:,} callers"
+    text = f"{release.name}: version {release.version} answered {seen.candidate_calls:,} callers"
     text += f", {seen.failed:,} of {seen.requests:,} requests failed"
     if seen.rollback_s is not None:
         text += f"; rolled back {seen.rollback_s:.1f} s after its first request"

@@ -33,7 +33,7 @@ def release(good: bool = False, fails: float = 0.0, code: int = 20, **more: Any)
 
 @pytest.fixture
 def traffic() -> Traffic:
-    """A canary from second 10 on, back after 12 seconds, with two crashes."""
+    """A candidate from second 10 on, back after 12 seconds, with two crashes."""
     found = Traffic()
     for second in range(60):
         found.calls.append(seen("1", second))
@@ -55,11 +55,11 @@ def broken(findings: list[Finding]) -> list[str]:
     return [finding.promise for finding in findings if not finding.kept]
 
 
-def test_it_measures_from_the_first_canary_request(traffic: Traffic) -> None:
+def test_it_measures_from_the_first_candidate_request(traffic: Traffic) -> None:
     numbers = measure(release(), traffic)
     assert (numbers.requests, numbers.failed, numbers.statuses) == (72, 2, {500: 2})
-    assert (numbers.canary_calls, numbers.canary_failed) == (12, 2)
-    assert numbers.canary_errors == {"Runtime.ExitError": 2}
+    assert (numbers.candidate_calls, numbers.candidate_failed) == (12, 2)
+    assert numbers.candidate_errors == {"Runtime.ExitError": 2}
     assert numbers.rollback_s == pytest.approx(12)
     assert numbers.alert_s == pytest.approx(13)
 

@@ -57,8 +57,8 @@ def test_a_good_release_is_promoted_and_a_crashing_one_rolled_back(
     assert told["kept"]
     good, bad = told["releases"]
     assert good["measured"]["failed"] == 0
-    assert good["measured"]["canary_calls"] > 400
+    assert good["measured"]["candidate_calls"] > 400
     assert bad["measured"]["rollback_s"] <= 60
-    assert 0 < bad["measured"]["failed"] <= bad["measured"]["canary_failed"]
+    assert 0 < bad["measured"]["failed"] <= bad["measured"]["candidate_failed"]
     assert any("back on version 2" in alert["subject"] for alert in told["alerts"])
     assert (out / "twin.png").read_bytes().startswith(b"\x89PNG")
