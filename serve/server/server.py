@@ -15,10 +15,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import uvicorn
+from uvicorn.supervisors import multiprocess
 
 from common.model.artifact import ArtifactError
 from serve.inference.model_path import model_path, read_model
 from serve.server.connections import TimedProtocol, own_counts, share_counts
+from serve.server.workers import Worker
 from serve.settings import Settings, SettingsError
 from serve.telemetry.logs import log_to_stderr
 from serve.telemetry.settings import ExportSettings
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 _SHUTDOWN_S = 20  # for the answers that are under way
 # uvicorn replaces processes that say nothing for 5 s: on a machine too busy to start one in that
-# time it never got to serve. One that dies while uvicorn waits for its word is replaced only then.
+# time it never got to serve. One that dies is noticed at once, see `Worker`.
 _SILENT_S = 60
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -78,6 +80,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if settings.processes > 1:
         share_counts(settings.processes)
+    multiprocess.Process = Worker  # type: ignore[misc]  # uvicorn has no option for it
     uvicorn.run(
         "serve.server.server:application",
         factory=True,

@@ -2,9 +2,12 @@
 end."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -12,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from uvicorn import Config
 
+from serve.server.workers import Worker
 from tests.helpers.waiting import PATIENCE_S, wait_until
 from tests.serve.server_process import Server, program, running
 from tests.serve.serving import base64_of, image_file, pixels
@@ -108,6 +113,18 @@ def test_the_share_of_a_process_that_died_goes_to_its_successor() -> None:
         assert (
             connections(server)[second] < kept + 10
         )  # at most 4 + 8 where no process is late for its turn
+
+
+def test_a_process_that_dies_while_its_answer_is_awaited_is_noticed() -> None:
+    worker = Worker(Config("no:app"), [])
+    worker.process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(3600,))
+    worker.start()
+    try:
+        threading.Timer(0.1, worker.process.kill).start()
+        assert worker.ping(timeout=3600) is False  # or this test waits for an hour
+    finally:
+        worker.kill()
+        worker.join()
 
 
 def test_processes_end_with_a_parent_that_is_killed() -> None:
