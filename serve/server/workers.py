@@ -1,6 +1,5 @@
 """Worker processes whose death the supervisor notices at once."""
 
-import pickle
 from multiprocessing.connection import Connection, wait
 
 from uvicorn.supervisors.multiprocess import Process
@@ -23,5 +22,5 @@ class Worker(Process):
                 return None
             started: bool = self.parent_conn.recv()
             return started
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except (OSError, EOFError):
             return None

@@ -22,6 +22,6 @@ def _declared(place: str) -> list[str]:
     ]
 
 
+# At the end, where packages usually are: the standard library is found without a look at them.
 for _place in [entry for entry in sys.path if os.path.basename(entry) == "on_disk"]:
-    _at = sys.path.index(_place) + 1
-    sys.path[_at:_at] = [view for view in _declared(_place) if view not in sys.path]
+    sys.path += [view for view in _declared(_place) if view not in sys.path]
