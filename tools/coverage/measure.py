@@ -76,8 +76,8 @@ def _follow_children(scratch: Path, settings: Path, site_packages: Path) -> None
     hook = scratch / "hook" / "sitecustomize.py"
     hook.parent.mkdir()
     hook.write_text(_SITE_HOOK.format(site_packages=str(site_packages)), encoding="utf-8")
-    inherited = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(hook.parent), inherited]))
+    # A child of which Python runs this hook alone needs the whole path of its parent.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(hook.parent), *filter(None, sys.path)])
     sys.path.insert(0, str(hook.parent))  # for children that are given this process's path
     os.environ["COVERAGE_PROCESS_START"] = str(settings)
 

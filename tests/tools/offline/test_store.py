@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.programs import wheel_program
-from tools.offline.pypi_hub import store
+from tools.offline.pypi_hub import build_files, store
 from tools.offline.pypi_hub.distribution import HubError
 from tools.offline.pypi_hub.store import installation, link
 
@@ -98,6 +98,20 @@ def test_a_program_imports_from_the_disk_what_it_declares_alone(
         True,
         False,
     ]
+
+
+def test_another_sitecustomize_runs_as_well(tmp_path: Path) -> None:
+    place = tmp_path / "program.runfiles/hub/on_disk"
+    place.mkdir(parents=True)
+    (place / "sitecustomize.py").symlink_to(Path(build_files.__file__).parent / "sitecustomize.py")
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.environ['RAN'] = 'yes'\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.environ.get('RAN'))"],
+        env={"PYTHONPATH": f"{place}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "yes\n", done.stderr
 
 
 def test_the_digest_follows_every_byte_of_a_distribution(wheels: Path, tmp_path: Path) -> None:
