@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from torchmetrics.functional import classification as reference
@@ -74,6 +74,7 @@ def test_json_round_trips_to_an_equal_value() -> None:
     assert json.loads(result.to_json())["accuracy"] == result.accuracy
 
 
+@settings(max_examples=25)  # each draws a thousand resamples for the intervals
 @given(st.integers(1, 60), st.integers(0, 999))
 def test_counts_add_up_whatever_the_predictions(images: int, seed: int) -> None:
     result = evaluate(*predictions(images, seed), CLASSES)

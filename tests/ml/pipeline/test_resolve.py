@@ -37,7 +37,11 @@ def test_nested_choices_become_what_people_type() -> None:
     ]
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), min_size=1))
+@given(
+    st.text(
+        st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), min_size=1, max_size=12
+    )
+)
 def test_hydra_reads_a_text_as_it_was_written(name: str) -> None:
     [override] = OverridesParser.create().parse_overrides(list(overrides({"name": name})))
     assert override.value() == name
