@@ -133,6 +133,10 @@ def _bazel_options(scratch: Path) -> list[str]:
         f"--basetemp={scratch / 'pytest'}",
     ]
     environ = os.environ
+    # Plugins of whatever is installed would be imported otherwise, with all that they import.
+    environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    if importlib.util.find_spec("_hypothesis_pytestplugin"):
+        options += ["-p", "_hypothesis_pytestplugin"]
     if report := environ.get("XML_OUTPUT_FILE"):
         suite = environ.get("TEST_TARGET", "pytest")
         options += [f"--junit-xml={report}", "--override-ini", f"junit_suite_name={suite}"]
