@@ -173,9 +173,8 @@ def link(store: Path, destination: Path) -> None:
             source, copy = os.path.join(folder, name), os.path.join(target, name)
             if os.path.islink(source):
                 os.symlink(os.readlink(source), copy)
-        for name in names:
-            source, copy = os.path.join(folder, name), os.path.join(target, name)
-            if os.path.islink(source):
+                continue
+            if os.path.isdir(source):
                 continue
             try:
                 place(source, copy)
