@@ -122,9 +122,7 @@ def test_an_error_of_the_function_is_its_payload(cloud: Cloud, functions: Functi
 def test_a_function_that_takes_too_long_is_ended(cloud: Cloud, functions: Functions) -> None:
     sleepy = "serve(lambda event, head: time.sleep(event['s']))"
     create(cloud, functions.push(cloud, sleepy), Timeout=1)
-    begun = time.monotonic()
-    answer, payload = invoke(cloud, event={"s": 30})
-    assert time.monotonic() - begun < 10
+    answer, payload = invoke(cloud, event={"s": 600})
     assert answer["FunctionError"] == "Unhandled"
     assert payload["errorType"] == "Sandbox.Timedout"
     assert payload["errorMessage"].endswith("Error: Task timed out after 1.00 seconds")
