@@ -78,8 +78,12 @@ def random_cutout(images: Tensor, size: int, generator: Generator) -> Tensor:
     return images.masked_fill(hole.to(images.device), int(images.float().mean()))
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """(N, C, H, W) float -> (N, C, size, size) by antialiased bilinear interpolation."""
-    if images.shape[-1] == size:
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) float -> (N, C, *size) by antialiased bilinear interpolation.
+
+    Args:
+        size: height and width in pixels.
+    """
+    if tuple(images.shape[-2:]) == tuple(size):
         return images
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    return F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True)

@@ -76,7 +76,7 @@ class AugmentedImages:
         max_shift: int,
         cutout: int,
         mirror: bool,
-        sizes: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
         seed: int,
         current_epoch: Callable[[], int],
         rank: int = 0,
@@ -97,9 +97,9 @@ class AugmentedImages:
         return len(self.images.labels) // self.batch_size
 
     @property
-    def size(self) -> int:
-        """Edge of this epoch's images in pixels."""
-        return self.sizes[self._current_epoch()]
+    def size(self) -> tuple[int, int]:
+        """Height and width of this epoch's images in pixels; the last of the schedule is kept."""
+        return self.sizes[min(self._current_epoch(), len(self.sizes) - 1)]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, size = self._current_epoch(), self.size
@@ -136,9 +136,10 @@ class ImageData(lightning.LightningDataModule, ABC):
         validation_size: images set aside from the training part, equally many of each class.
         train_size: images to train on; None takes all that validation leaves.
         epochs: how many epochs the size schedule spans.
-        sizes: edges in pixels of the training images, one for each stage of the schedule; small
-            ones first make the early epochs cheap. Source: progressive resizing, Howard 2018
-            (fast.ai's DAWNBench entry).
+        sizes: of the training images, one for each stage of the schedule: up to 1 a share of
+            image_size, above it the shorter edge in pixels; the other edge follows. None trains at
+            image_size throughout. Small ones first make the early epochs cheap. Source: progressive
+            resizing, Howard 2018 (fast.ai's DAWNBench entry).
         size_milestones: at which share of the epochs each further stage begins; one fewer than
             sizes.
         max_shift: pixels of random translation each way.
@@ -161,7 +162,7 @@ class ImageData(lightning.LightningDataModule, ABC):
         validation_size: int,
         epochs: int,
         seed: int,
-        sizes: Sequence[int] = (32,),
+        sizes: Sequence[float] | None = None,
         size_milestones: Sequence[float] = (),
         max_shift: int = 2,
         cutout: int = 0,
@@ -174,7 +175,7 @@ class ImageData(lightning.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.validation_size = validation_size
         self.train_size = train_size
-        self.sizes = size_schedule(sizes, size_milestones, epochs)
+        self.sizes = size_schedule(sizes, size_milestones, epochs, self.image_size)
         self.max_shift = max_shift
         self.cutout = cutout
         self.mirror = mirror
@@ -283,17 +284,39 @@ class CIFAR10(ImageData):
         return locate()
 
 
-def size_schedule(sizes: Sequence[int], milestones: Sequence[float], epochs: int) -> list[int]:
-    """Edge in pixels for every epoch.
+def size_schedule(
+    sizes: Sequence[float] | None,
+    milestones: Sequence[float],
+    epochs: int,
+    image_size: tuple[int, int],
+) -> list[tuple[int, int]]:
+    """Height and width in pixels for every epoch, in the proportion of ``image_size``.
 
     Raises:
-        ValueError: milestones are not one fewer than sizes, or do not rise between 0 and 1.
+        ValueError: a size is no share and no number of pixels, or larger than the images;
+            milestones are not one fewer than sizes, or do not rise between 0 and 1.
     """
-    if len(milestones) != len(sizes) - 1:
+    stages = [_scaled(size, image_size) for size in ([1] if sizes is None else sizes)]
+    if len(milestones) != len(stages) - 1:
         raise ValueError(
             f"data.size_milestones must be one fewer than data.sizes, got {list(milestones)} "
-            f"for {list(sizes)}"
+            f"for {None if sizes is None else list(sizes)}"
         )
     if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
         raise ValueError(f"data.size_milestones must rise between 0 and 1, got {list(milestones)}")
-    return [sizes[sum(epoch >= share * epochs for share in milestones)] for epoch in range(epochs)]
+    return [stages[sum(epoch >= share * epochs for share in milestones)] for epoch in range(epochs)]
+
+
+def _scaled(size: float, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width at one entry of ``sizes``."""
+    shorter = min(image_size)
+    is_number = isinstance(size, int | float) and not isinstance(size, bool)
+    if not is_number or not 0 < size <= shorter or (size > 1 and size != int(size)):
+        raise ValueError(
+            f"data.sizes has {size}: expected a share of the images' size, above 0 and at most 1, "
+            f"or whole pixels of their shorter edge, at most {shorter} (they are "
+            f"{image_size[0]} × {image_size[1]}); null trains at that size"
+        )
+    share = size if size <= 1 else size / shorter
+    height, width = (max(1, round(edge * share)) for edge in image_size)
+    return height, width

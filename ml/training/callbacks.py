@@ -5,6 +5,7 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class MetricsLog(lightning.Callback):
                 "epoch": trainer.current_epoch + 1,
                 "step": trainer.global_step,
                 **{name: float(value) for name, value in trainer.callback_metrics.items()},
-                "image_size": loader.size,
+                "image_size": min(loader.size),  # the shorter edge
                 **learning_rates(trainer.optimizers[0]),
                 "images_per_s": round(
                     trainer.num_training_batches * loader.batch_size / seconds, 1
@@ -195,9 +196,9 @@ class ProgressTable(lightning.Callback):
 
 def _epoch_costs(trainer: Trainer) -> list[float]:
     """What each epoch costs beside the others: in proportion to the pixels of its images."""
-    sizes = getattr(trainer.train_dataloader, "sizes", None) or [1]
+    sizes = getattr(trainer.train_dataloader, "sizes", None) or [(1, 1)]
     assert trainer.max_epochs is not None
-    return [float(sizes[min(epoch, len(sizes) - 1)]) ** 2 for epoch in range(trainer.max_epochs)]
+    return [float(prod(sizes[min(epoch, len(sizes) - 1)])) for epoch in range(trainer.max_epochs)]
 
 
 def _cost_so_far(trainer: Trainer, epoch: int, share: float) -> float:

@@ -56,7 +56,7 @@ class DataConfig:
     validation_size: int = MISSING
     train_size: int | None = None
     epochs: int = MISSING
-    sizes: list[int] = MISSING
+    sizes: list[Any] | None = None  # numbers; OmegaConf hands a union out boxed
     size_milestones: list[float] = MISSING
     max_shift: int = MISSING
     cutout: int = MISSING

@@ -17,12 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.resources import available_memory
 from common.terminal import duration
 from ml.data.cifar10 import TRAIN_IMAGES
-from ml.data.datamodule import size_schedule
+from ml.data.datamodule import CIFAR10, size_schedule
 from ml.training.config import LADDER, parse_duration
 from ml.training.hardware import best_precision, quiet_lightning
 
 _GIBIBYTE = 2**30
 _PROBE_BATCH = 64
+_OWN_SIZE = CIFAR10.image_size  # no other dataset has presets
 _PROBE_S = 0.4  # for each preset; the first step, which compiles kernels, is not counted
 # What a preset's accuracy was measured with; a command line that changes none of it may expect it.
 _RECIPE = ("data", "network", "optimizer", "label_smoothing", "warmup", "trainer.max_epochs")
@@ -98,7 +99,7 @@ class Presets:
         if self._keeps_recipe:
             expected = f"{cfg.preset.accuracy:.1%} on the test set expected"
         fits = "within" if seconds <= budget_s else "no preset is smaller, but it exceeds"
-        images_per_s = f"{1 / choice.speed.image_s:,.0f} images/s at {max(cfg.data.sizes)} pixels"
+        images_per_s = f"{1 / choice.speed.image_s:,.0f} images/s at {_largest(cfg)[0]} pixels"
         obstacle = f"; {choice.obstacle}" if choice.obstacle else ""
         return (
             f"Preset {cfg.preset.name}: {expected}, about {duration(seconds)} of training, done "
@@ -160,8 +161,7 @@ def measure_speed(cfg: DictConfig) -> Speed:
     device, context = trainer.strategy.root_device, trainer.precision_plugin.forward_context
     with torch.random.fork_rng():
         network = instantiate(cfg.network, classes=10).to(device, memory_format=torch.channels_last)
-        size = max(cfg.data.sizes)
-        images = torch.randn(_PROBE_BATCH, 3, size, size, device=device)
+        images = torch.randn(_PROBE_BATCH, 3, *_largest(cfg), device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(_PROBE_BATCH, dtype=torch.long, device=device)
     optimizer = instantiate(cfg.optimizer)(network)
@@ -193,7 +193,7 @@ def training_seconds(cfg: DictConfig, speed: Speed) -> float:
     """Seconds that a whole training takes at a measured speed: an image of another size costs in
     proportion to its multiplications."""
     steps = _train_images(cfg) // cfg.data.batch_size * cfg.trainer.max_epochs
-    images = training_flop(cfg) / _flop(_on_no_device(cfg), max(cfg.data.sizes)) / 3
+    images = training_flop(cfg) / _flop(_on_no_device(cfg), _largest(cfg)) / 3
     return images * speed.image_s + steps * speed.step_s
 
 
@@ -201,10 +201,19 @@ def training_flop(cfg: DictConfig) -> float:
     """Floating-point operations of a whole training: three times those of the forward pass for each
     training image, once for each validation image."""
     data, epochs, network = cfg.data, cfg.trainer.max_epochs, _on_no_device(cfg)
-    sizes = size_schedule(data.sizes, data.size_milestones, epochs)
+    sizes = _schedule(cfg)
     images = _train_images(cfg) // data.batch_size * data.batch_size
     of_training = sum(sizes.count(size) * _flop(network, size) for size in set(sizes))
-    return 3.0 * images * of_training + data.validation_size * epochs * _flop(network, 32)
+    return 3.0 * images * of_training + data.validation_size * epochs * _flop(network, _OWN_SIZE)
+
+
+def _schedule(cfg: DictConfig) -> list[tuple[int, int]]:
+    data = cfg.data
+    return size_schedule(data.sizes, data.size_milestones, cfg.trainer.max_epochs, _OWN_SIZE)
+
+
+def _largest(cfg: DictConfig) -> tuple[int, int]:
+    return max(_schedule(cfg))
 
 
 def _train_images(cfg: DictConfig) -> int:
@@ -218,8 +227,8 @@ def _on_no_device(cfg: DictConfig) -> nn.Module:
     return network.to("meta").eval()
 
 
-def _flop(network: nn.Module, size: int) -> int:
-    images: Tensor = torch.empty(1, 3, size, size, device="meta")
+def _flop(network: nn.Module, size: tuple[int, int]) -> int:
+    images: Tensor = torch.empty(1, 3, *size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(images)
     return int(counter.get_total_flops())

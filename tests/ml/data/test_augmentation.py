@@ -73,7 +73,8 @@ def test_cutout_blanks_one_square_of_the_given_size() -> None:
 
 
 def test_resizing_to_the_same_size_copies_nothing() -> None:
-    images = torch.rand(2, 3, 8, 8)
-    assert resize(images, 8) is images
-    assert resize(images, 6).shape == (2, 3, 6, 6)
-    assert resize(images, 4).mean().item() == pytest.approx(images.mean().item(), abs=0.02)
+    images = torch.rand(2, 3, 8, 12)
+    assert resize(images, (8, 12)) is images
+    for size in ((6, 6), (8, 6), (6, 12), (16, 12)):
+        assert resize(images, size).shape == (2, 3, *size)
+    assert resize(images, (4, 6)).mean().item() == pytest.approx(images.mean().item(), abs=0.02)

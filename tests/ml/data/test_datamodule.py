@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ml.data.datamodule import CIFAR10, size_schedule
+from ml.data.datamodule import CIFAR10, ImageData, size_schedule
 from tests.ml.data.small_dataset import write_dataset
 
 
@@ -35,7 +35,7 @@ def make(folder: Path) -> Callable[..., CIFAR10]:
     return make_data
 
 
-def _epoch(data: CIFAR10, epoch: int) -> list[Tensor]:
+def _epoch(data: ImageData, epoch: int) -> list[Tensor]:
     data.trainer.current_epoch = epoch  # type: ignore[union-attr, misc]
     return [tensor for batch in data.train_dataloader() for tensor in batch]
 
@@ -150,19 +150,80 @@ def test_images_grow_with_the_schedule(make: Callable[..., CIFAR10]) -> None:
     assert [_epoch(data, epoch)[0].shape[-1] for epoch in range(4)] == [20, 20, 24, 32]
 
 
+class _Photos(ImageData):
+    """Sixty images of whatever size."""
+
+    classes = ("dark", "bright")
+    mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    digest = "0" * 64
+
+    def __init__(self, size: tuple[int, int], **values: object) -> None:
+        self.image_size = size
+        kept: dict[str, object] = {"batch_size": 10, "validation_size": 20, "epochs": 4, "seed": 0}
+        super().__init__(folder=".", **(kept | values))  # type: ignore[arg-type]
+        alone = SimpleNamespace(current_epoch=0, global_rank=0, world_size=1)
+        self.trainer = alone  # type: ignore[assignment]
+
+    def read(self, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        pixels = np.random.default_rng(0).integers(0, 256, (60, 3, *self.image_size), np.uint8)
+        return pixels, np.arange(60) % 2
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Height and width by epoch in training, then in validation and test."""
+        trained = [_epoch(self, epoch)[0] for epoch in range(4)]
+        ((validated, _),), ((tested, _),) = self.val_dataloader(), self.test_images()
+        return [tuple(images.shape[2:]) for images in (*trained, validated, tested)]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (24, 32), (32, 24), (7, 40)])
+def test_images_are_trained_at_the_size_at_which_they_are_judged(size: tuple[int, int]) -> None:
+    assert _Photos(size).shapes() == [size] * 6
+
+
+@pytest.mark.parametrize("sizes", [[12, 24], [0.5, 1.0], [0.5, 24]])
+@pytest.mark.parametrize("tall", [False, True])
+def test_both_edges_grow_in_the_images_own_proportion(sizes: list[float], tall: bool) -> None:
+    small, own = ((16, 12), (32, 24)) if tall else ((12, 16), (24, 32))
+    found = _Photos(own, sizes=sizes, size_milestones=[0.5]).shapes()
+    assert found == [small, small, own, own, own, own]
+
+
+def test_training_resizes_a_photograph_as_its_whole_not_one_edge_of_it() -> None:
+    data = _Photos((24, 32), sizes=[12], max_shift=0, mirror=False, batch_size=40)
+    (batch, labels) = _epoch(data, 0)
+    train = data.train_images()
+    expected = torch.nn.functional.interpolate(
+        train.normalise(train.pixels), size=(12, 16), mode="bilinear", antialias=True
+    )
+    means = batch.mean((1, 2, 3)).sort().values
+    torch.testing.assert_close(means, expected.mean((1, 2, 3)).sort().values)
+    assert torch.equal(labels.sort().values, train.labels.sort().values)
+
+
+@pytest.mark.parametrize("size", [0, -8, 0.0, 12.5, 25, 32, float("nan"), "large", True])
+def test_a_size_that_the_images_do_not_have_is_refused(size: object) -> None:
+    with pytest.raises(ValueError, match=rf"data\.sizes has {size}: .*24 × 32"):
+        _Photos((24, 32), sizes=[size])
+
+
+def test_epochs_past_the_schedule_keep_its_last_size() -> None:
+    data = _Photos((24, 24), sizes=[12, 24], size_milestones=[0.5], epochs=2)
+    assert [edge for edge, _ in data.shapes()] == [12, 24, 24, 24, 24, 24]
+
+
 @given(epochs=st.integers(1, 60), share=st.floats(0.01, 0.99))
 def test_schedule_covers_every_epoch_and_never_shrinks(epochs: int, share: float) -> None:
-    schedule = size_schedule([24, 32], [share], epochs)
+    schedule = size_schedule([24, 32], [share], epochs, (32, 32))
     assert len(schedule) == epochs
     assert schedule == sorted(schedule)
 
 
 @pytest.mark.parametrize(
     ("sizes", "milestones"),
-    [([24, 32], []), ([32], [0.5]), ([20, 24, 32], [0.6, 0.3]), ([24, 32], [1.0])],
+    [([24, 32], []), ([32], [0.5]), (None, [0.5]), ([20, 24, 32], [0.6, 0.3]), ([24, 32], [1.0])],
 )
 def test_schedule_refuses_milestones_that_do_not_fit(
-    sizes: list[int], milestones: list[float]
+    sizes: list[int] | None, milestones: list[float]
 ) -> None:
     with pytest.raises(ValueError, match=r"data\.size_milestones must"):
-        size_schedule(sizes, milestones, 10)
+        size_schedule(sizes, milestones, 10, (32, 32))

@@ -41,7 +41,7 @@ def test_all_presets_are_there() -> None:
 def test_every_preset_makes_a_network_that_learns_a_batch(choice: str) -> None:
     cfg = _compose(choice, "network.widths=[8,16,16]")  # the preset at a size a test can afford
     check_values(cfg)
-    size_schedule(cfg.data.sizes, cfg.data.size_milestones, cfg.data.epochs)
+    size_schedule(cfg.data.sizes, cfg.data.size_milestones, cfg.data.epochs, (32, 32))
     torch.manual_seed(0)
     network = instantiate(cfg.network, classes=10)
     stepper = instantiate(cfg.optimizer)(network)

@@ -138,7 +138,7 @@ def _training_set(rank: int, ranks: int) -> AugmentedImages:
         max_shift=1,
         cutout=0,
         mirror=True,
-        sizes=[8],
+        sizes=[(8, 8)],
         seed=0,
         current_epoch=lambda: 0,
         rank=rank,
