@@ -118,6 +118,7 @@ def export(
         provenance=trained.provenance,
         test=test,
         probabilities=probabilities,
+        resize=getattr(trained.data, "resize", "crop"),
     )
 
 

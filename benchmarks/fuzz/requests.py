@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis import APIOperation, Case, GenerationMode
 
-from serve.inference.images import image_type
+from common.images import image_type
 
 _SIZES = ((32, 32), (1, 1), (7, 50), (90, 40))
 _MODES = {

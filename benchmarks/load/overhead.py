@@ -28,9 +28,9 @@ from benchmarks.load.servers import (
     load,
     running,
 )
+from common.images import Codec
 from common.model.artifact import INPUT, PROBABILITIES
 from common.terminal import Progress
-from serve.inference.images import Codec
 from serve.inference.predictor import ort
 
 _SECONDS = 2.0

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from common.model.model_file import ArtifactError, read_model_file
 from common.model.signals import SIGNALS
 
 CHANNELS = ("red", "green", "blue")
+Resize = Literal["crop", "stretch", "pad"]  # how an image of other proportions is made to fit
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,7 @@ __all__ = [
     "DriftReference",
     "ParityVector",
     "Provenance",
+    "Resize",
     "Scores",
     "SignalReference",
     "read_artifact",
@@ -268,6 +270,11 @@ class ArtifactMetadata(Provenance):
             "images in base64, their probabilities and a tolerance", _parity, _parity_to_json
         )
     )
+    # What becomes of an image of other proportions, see common/images.py. Written where it is not
+    # the default alone, so that models from before it was there, and their bytes, stay as they are.
+    resize: Resize = field(
+        default="crop", metadata=_text("crop|stretch|pad", "'crop', 'stretch' or 'pad'")
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
@@ -281,7 +288,9 @@ class ArtifactMetadata(Provenance):
             ArtifactError: a value is one that no reader would take.
         """
         props = {
-            _PREFIX + name: codec.encode(getattr(self, name)) for name, codec in FIELDS.items()
+            _PREFIX + name: codec.encode(getattr(self, name))
+            for name, codec in FIELDS.items()
+            if getattr(self, name) != _DEFAULTS.get(name)
         }
         props[_SCHEMA_KEY] = SCHEMA
         props[_DIGEST_KEY] = _metadata_digest(props)
@@ -309,6 +318,8 @@ class ArtifactMetadata(Provenance):
         for name, codec in FIELDS.items():
             key = _PREFIX + name
             if key not in props:
+                if name in _DEFAULTS:
+                    continue
                 problems.append(f"{key} is missing, expected {codec.expectation}")
                 continue
             try:
@@ -327,6 +338,7 @@ class ArtifactMetadata(Provenance):
 
 
 FIELDS: dict[str, Codec] = {f.name: f.metadata[_CODEC] for f in fields(ArtifactMetadata)}
+_DEFAULTS = {f.name: f.default for f in fields(ArtifactMetadata) if f.default is not MISSING}
 
 
 def read_artifact(data: bytes) -> ArtifactMetadata:

@@ -23,6 +23,7 @@ from common.model.artifact import (
     ArtifactMetadata,
     ParityVector,
     Provenance,
+    Resize,
     Scores,
 )
 from ml.artifact.artifact import canonical, new_session, predict, write_artifact
@@ -99,6 +100,7 @@ def export_artifact(
     provenance: Provenance,
     test: Labelled,
     probabilities: NDArray[np.float32],
+    resize: Resize = "crop",
     opset: int = OPSET,
 ) -> ExportReport:
     """Write `network` as a model artifact, or refuse to.
@@ -107,6 +109,7 @@ def export_artifact(
         network: maps float32 (N, 3, H, W), normalised by `mean` and `std`, to (N, K) logits.
         test: the images on which parity is checked and scores are taken.
         probabilities: (N, K), PyTorch's fp32 answers to them, see `torch_probabilities`.
+        resize: how images of other proportions became those of `test`; the service does the same.
 
     Raises:
         ParityError: the ONNX model and PyTorch disagree by more than `PARITY_TOLERANCE`.
@@ -130,6 +133,7 @@ def export_artifact(
         quantisation="none",
         drift_reference=drift_reference(images, probabilities),
         parity=parity_vector(images, probabilities, PARITY_TOLERANCE),
+        resize=resize,
     )
     metadata = write_artifact(model, metadata, path)
     return ExportReport(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from common.files import user_path
+from common.images import MAX_PIXELS, Codec
 from common.model.drift import DEFAULT_LIMITS, DriftLimits, compare
 from common.terminal import Progress, terminal
 from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
@@ -88,9 +89,11 @@ def _folder(
 ) -> tuple[NDArray[np.uint8], str, Sequence[str]]:
     folder = user_path(options.images)
     files = image_files(folder)
+    metadata = artifact.metadata
+    codec = Codec(metadata.input_size, MAX_PIXELS, metadata.resize)
     good, problems = [], []
     progress.begin("reading", len(files))
-    for path, pixels in read_images(files, artifact.metadata.input_size):
+    for path, pixels in read_images(files, codec):
         progress.advance()
         if isinstance(pixels, str):
             problems.append(f"{path.relative_to(folder)}: {pixels}")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from common.images import Codec, ImageError
 from common.model.artifact import DriftReference
 from common.model.drift import CLASSES, Counts
 from common.model.signals import CONFIDENCE, IMAGE_SIGNALS
@@ -104,30 +104,14 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_images(
-    files: list[Path], size: tuple[int, int]
-) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
-    """Each file with its (H, W, 3) RGB pixels, or with why it has none."""
+def read_images(files: list[Path], codec: Codec) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
+    """Each file with its (H, W, 3) RGB pixels, as the service would see it, or with why it has
+    none."""
     for path in files:
         try:
-            yield path, read_image(path, size)
-        except Exception as exc:  # damaged files meet every kind of exception within Pillow
-            yield path, f"unreadable ({type(exc).__name__})"
-
-
-def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The largest centred part of the proportions of `size`, (height, width), at that size."""
-    with Image.open(path) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
-            upright = Image.alpha_composite(white, upright)
-        rgb = upright.convert("RGB")
-        if rgb.size != size[::-1]:
-            rgb = ImageOps.fit(rgb, size[::-1], Image.Resampling.BICUBIC)
-        return np.asarray(rgb)
+            yield path, codec.decode(path.read_bytes())
+        except (ImageError, OSError) as exc:
+            yield path, f"unreadable ({exc})"
 
 
 _EXPECTED = (

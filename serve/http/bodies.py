@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
+from common.images import image_type
 from serve.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -24,7 +25,6 @@ from serve.errors import (
 )
 from serve.http.middleware import header
 from serve.http.schemas import BatchRequest, PredictRequest
-from serve.inference.images import image_type
 from serve.settings import MAX_IMAGES, Settings
 
 # It warns of every odd byte in a form; the caller is told, and the log is not theirs to fill.

@@ -18,8 +18,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from common.images import Codec, ImageError, Pixels, is_quick
 from common.model.artifact import ArtifactError, ArtifactMetadata
-from serve.errors import NotReady, ServiceError
+from serve.errors import (
+    ImageTooLarge,
+    NotReady,
+    ServiceError,
+    UnreadableImage,
+    UnsupportedImage,
+)
 from serve.exchange import KEY, Exchange
 from serve.http.bodies import Options, Upload, many_images, one_image, read_body
 from serve.http.keys import KeyRing
@@ -38,7 +45,6 @@ from serve.http.schemas import (
     Timing,
 )
 from serve.inference.batching import Batcher
-from serve.inference.images import Codec, Pixels, is_quick
 from serve.inference.predictor import Predictor
 from serve.settings import MAX_IMAGES, Settings
 
@@ -85,6 +91,8 @@ def api_routes(service: "Service") -> list[Route]:
 
 
 Decoded = Pixels | ServiceError
+# By the name that an error has in common/images.py, too.
+_REFUSED = {kind.__name__: kind for kind in (ImageTooLarge, UnreadableImage, UnsupportedImage)}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -95,7 +103,8 @@ class Service:
         self.predictor, self.settings = predictor, settings
         self.classes, self.version = predictor.metadata.classes, predictor.version
         self.keys = KeyRing(settings.api_keys)
-        self.codec = Codec(predictor.metadata.input_size, settings.max_pixels)
+        metadata = predictor.metadata
+        self.codec = Codec(metadata.input_size, settings.max_pixels, metadata.resize)
         self.batcher = Batcher(
             predictor, settings.max_batch, settings.max_queue, settings.deadline_ms / 1e3
         )
@@ -125,9 +134,8 @@ class Service:
             return upload.data
         try:
             return self.codec.decode(upload.data)
-        except ServiceError as error:
-            error.field = upload.field
-            return error
+        except ImageError as exc:
+            return _REFUSED[type(exc).__name__](str(exc), upload.field)
 
 
 class PredictEndpoint:

@@ -1,4 +1,4 @@
-"""serve/inference/images.py and its neighbours: every kind of image file reaches the model the
+"""common/images.py: every kind of image file reaches the model the
 same way."""
 
 import io
@@ -13,9 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from serve.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
-from serve.inference import images
-from serve.inference.images import Codec, _to_rgb, image_size, image_type, is_quick
+from common import images
+from common.images import (
+    Codec,
+    ImageTooLarge,
+    UnreadableImage,
+    UnsupportedImage,
+    _to_rgb,
+    image_size,
+    image_type,
+    is_quick,
+)
 from tests.serve.serving import image_file, pixels
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -87,6 +95,18 @@ def test_the_centre_of_a_wide_image_is_seen() -> None:
     image = np.zeros((32, 96, 3), np.uint8)
     image[:, 32:64] = 255
     assert CODEC.decode(image_file(image)).mean() > 250
+
+
+def test_a_model_may_ask_for_the_whole_image() -> None:
+    image = np.zeros((32, 96, 3), np.uint8)
+    image[:, :32], image[:, 32:64], image[:, 64:] = 255, 0, 90
+    stretched = Codec((32, 32), 10_000, "stretch").decode(image_file(image))
+    assert (stretched[:, 1] > 250).all()
+    assert abs(int(stretched[0, 30, 0]) - 90) < 3
+    padded = Codec((30, 30), 10_000, "pad").decode(image_file(image))
+    assert not padded[:10].any()
+    assert not padded[20:].any()
+    assert (padded[10:20, 1] > 250).all()
 
 
 def test_a_large_photo_looks_as_if_it_was_decoded_whole() -> None:

@@ -15,6 +15,7 @@ from common.model.model_file import read_model_file
 from tests.common.model.samples import HALVES, model_bytes, sample_metadata
 
 KEYS = sorted("kiln." + field.name for field in fields(ArtifactMetadata))
+OPTIONAL = {"kiln.resize"}
 
 
 def sealed(metadata: ArtifactMetadata) -> bytes:
@@ -31,7 +32,14 @@ def test_metadata_round_trips_through_onnx_entries() -> None:
 def test_entries_are_sorted_and_cover_every_field() -> None:
     props = sample_metadata().to_metadata_props()
     assert list(props) == sorted(props)
-    assert set(props) == {*KEYS, "kiln.schema", "kiln.metadata_digest"}
+    assert set(props) == {*KEYS, "kiln.schema", "kiln.metadata_digest"} - OPTIONAL
+
+
+def test_how_images_are_made_to_fit_is_written_where_it_is_not_the_default() -> None:
+    padded = sample_metadata(resize="pad")
+    props = padded.to_metadata_props()
+    assert props["kiln.resize"] == "pad"
+    assert ArtifactMetadata.from_metadata_props(props) == padded
 
 
 def test_keys_of_other_tools_are_left_alone() -> None:
@@ -39,7 +47,7 @@ def test_keys_of_other_tools_are_left_alone() -> None:
     assert ArtifactMetadata.from_metadata_props(props) == sample_metadata()
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", sorted({*KEYS} - OPTIONAL))
 def test_a_missing_key_is_named_with_what_was_expected(key: str) -> None:
     props = sample_metadata().to_metadata_props()
     del props[key]

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ml.drift.observed import InputError, image_files, read_image, read_images
+from common.images import Codec
+from ml.drift.observed import InputError, image_files, read_images
 from tests.ml.drift.tiny_artifact import scenes
+
+CODEC = Codec((8, 8), max_pixels=10_000)
 
 
 def save(pixels: np.ndarray, path: Path) -> Path:
@@ -25,30 +28,21 @@ def test_images_below_the_folder_are_found_in_order_and_others_left_alone(tmp_pa
     assert found == ["a/c.JPG", "b.png"]
 
 
-def test_an_image_of_the_models_size_keeps_every_pixel(tmp_path: Path) -> None:
-    image = scenes(1)[0]
-    np.testing.assert_array_equal(read_image(save(image, tmp_path / "a.png"), (8, 8)), image)
-
-
-def test_other_sizes_and_modes_become_rgb_of_the_models_size(tmp_path: Path) -> None:
-    wide = np.full((20, 50), 77, np.uint8)
-    pixels = read_image(save(wide, tmp_path / "grey.png"), (8, 8))
-    np.testing.assert_array_equal(pixels, np.full((8, 8, 3), 77))
-
-
-def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
-    clear = np.zeros((8, 8, 4), np.uint8)
-    assert read_image(save(clear, tmp_path / "clear.png"), (8, 8)).min() == 255
+def test_images_become_what_the_service_sees(tmp_path: Path) -> None:
+    wide = Image.fromarray(np.arange(5000, dtype=np.uint16).reshape(50, 100) * 13)  # 16 bits
+    wide.save(path := tmp_path / "wide.png")
+    [(_, pixels)] = read_images([path], CODEC)
+    np.testing.assert_array_equal(pixels, CODEC.decode(path.read_bytes()))
 
 
 def test_a_damaged_file_is_reported_and_the_rest_is_read(tmp_path: Path) -> None:
     whole = save(scenes(1)[0], tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:60])
     (tmp_path / "text.png").write_text("hello")
-    read = {path.name: pixels for path, pixels in read_images(image_files(tmp_path), (8, 8))}
+    read = {path.name: pixels for path, pixels in read_images(image_files(tmp_path), CODEC)}
     assert isinstance(read["whole.png"], np.ndarray)
-    assert "unreadable" in str(read["cut.png"])
-    assert "unreadable (UnidentifiedImageError)" in str(read["text.png"])
+    assert "unreadable (the PNG image is damaged" in str(read["cut.png"])
+    assert "unreadable (expected a PNG, JPEG" in str(read["text.png"])
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Writes the golden images anew: python3 -m tests.serve.golden.write, from the repository's root.
 
 Each NAME.kind is a file as callers send it, NAME.expected.png what the model must see of it. Only a
-change of serve/inference/images.py that is meant to change answers is a reason to run this.
+change of common/images.py that is meant to change answers is a reason to run this.
 """
 
 import io
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from serve.inference.images import Codec
+from common.images import Codec
 
 FOLDER = Path(__file__).parent
 SIZE = (32, 32)

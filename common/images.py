@@ -1,13 +1,14 @@
-"""Decodes image files to the model's input pixels, deterministically.
+"""Decodes image files to the model's input pixels, deterministically: what trains and what serves
+sees the same pixels of a file, since both see it through this.
 
 1. The first bytes tell the type: PNG, JPEG, WebP, GIF or BMP. Of animations the first frame counts.
 2. The size in the header is checked against a limit before anything is decoded.
 3. Of 16 bits the upper 8 are kept; palettes, greys, CMYK and others become RGB; transparent pixels
    are blended over white.
 4. The largest centred part of the model's proportions is brought to the model's size by a bicubic
-   filter whose support grows with the reduction (no aliasing). JPEGs are first decoded at the
-   smallest of 1/2, 1/4 and 1/8 that is still twice the model's size; other large images are first
-   reduced by whole factors.
+   filter whose support grows with the reduction (no aliasing); a model may ask for the whole image
+   instead, stretched or between black bars. JPEGs are first decoded at the smallest of 1/2, 1/4 and
+   1/8 that is still twice the model's size; other large images are first reduced by whole factors.
 5. The EXIF orientation is applied. Colour profiles are not.
 
 An image that is RGB and of the model's size already keeps every pixel as it is. Bytes after the end
@@ -30,7 +31,24 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from serve.errors import ImageTooLarge, ServiceError, UnreadableImage, UnsupportedImage
+from common.model.artifact import Resize
+
+
+class ImageError(ValueError):
+    """A file that gives no pixels; the message says why."""
+
+
+class UnsupportedImage(ImageError):
+    """Of no type that is decoded here."""
+
+
+class ImageTooLarge(ImageError):
+    """More pixels than are decoded here."""
+
+
+class UnreadableImage(ImageError):
+    """Damaged or cut short."""
+
 
 ImageType = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP"]
 _BEGINNINGS: dict[bytes, ImageType] = {
@@ -126,6 +144,7 @@ def _image_data(data: bytes) -> bytes | None:
     return None
 
 
+MAX_PIXELS = 25_000_000  # of images to be decoded, if nobody says otherwise
 Image.MAX_IMAGE_PIXELS = None  # ours is checked instead: it is lower, and it answers 413
 # Pillow's warnings about a caller's image must not fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -159,10 +178,15 @@ def is_quick(data: bytes) -> bool:
 
 
 class Codec:
-    """Decodes to one size, (height, width), images of at most `max_pixels`."""
+    """Decodes to one size, (height, width), images of at most `max_pixels`.
 
-    def __init__(self, size: tuple[int, int], max_pixels: int) -> None:
-        self._size, self._max_pixels = size, max_pixels
+    Args:
+        resize: what becomes of an image of other proportions: the largest centred part (``crop``),
+            or all of it, distorted (``stretch``) or between black bars (``pad``).
+    """
+
+    def __init__(self, size: tuple[int, int], max_pixels: int, resize: Resize = "crop") -> None:
+        self._size, self._max_pixels, self._resize = size, max_pixels, resize
 
     def decode(self, data: bytes) -> Pixels:
         """(H, W, 3) RGB pixels of an image file.
@@ -182,7 +206,7 @@ class Codec:
             self._check_size(size)  # now: Pillow's WebP decoder is set up when the file is opened
         try:
             return self._decode(data, kind)
-        except (ServiceError, MemoryError):
+        except (ImageError, MemoryError):
             raise
         except Exception as exc:  # damaged files meet every kind of exception within Pillow
             raise UnreadableImage(f"the {kind} image is damaged or cut short") from exc
@@ -203,7 +227,7 @@ class Codec:
             image.load()
             orientation = _orientation(image)
             target = (height, width) if orientation in _ON_ITS_SIDE else (width, height)
-            fitted = _fitted(_to_rgb(image), target)
+            fitted = _fitted(_to_rgb(image), target, self._resize)
         if orientation in _UPRIGHT:
             fitted = fitted.transpose(_UPRIGHT[orientation])
         return np.asarray(fitted)
@@ -243,16 +267,25 @@ def _on_white(image: Image.Image) -> Image.Image:
     return flat
 
 
-def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The largest centred part of the proportions of `size`, (width, height), at that size."""
+def _fitted(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
+    """The image at `size`, (width, height)."""
     if image.size == size:
         return image
-    scale = min(image.width / size[0], image.height / size[1])
-    width, height = size[0] * scale, size[1] * scale
-    left, top = (image.width - width) / 2, (image.height - height) / 2
-    return image.resize(
-        size,
-        Image.Resampling.BICUBIC,
-        box=(left, top, left + width, top + height),
-        reducing_gap=_REDUCING_GAP,
-    )
+    if resize == "pad":
+        return _padded(image, size)
+    box = (0.0, 0.0, float(image.width), float(image.height))
+    if resize == "crop":
+        scale = min(image.width / size[0], image.height / size[1])
+        width, height = size[0] * scale, size[1] * scale
+        left, top = (image.width - width) / 2, (image.height - height) / 2
+        box = (left, top, left + width, top + height)
+    return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP)
+
+
+def _padded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    scale = max(image.width / size[0], image.height / size[1])
+    inner = (max(1, round(image.width / scale)), max(1, round(image.height / scale)))
+    padded = Image.new("RGB", size)
+    place = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
+    padded.paste(_fitted(image, inner, "stretch"), place)
+    return padded
