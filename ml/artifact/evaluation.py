@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CALIBRATION_BINS = 15
 _BATCH = 500
+_GRANTED = 3.0  # standard errors: one honest model of a thousand scores worse by chance
+_LEAST_EXPECTED = 1e-6  # nats; answers of exactly 1 expect 0
 
 
 class Labelled(NamedTuple):
@@ -116,6 +118,59 @@ def evaluate(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]
         confidence_histogram=_as_tuples(counts.tolist()),
         bin_confidence=_as_tuples(bin_confidence.tolist()),
         bin_accuracy=_as_tuples(bin_accuracy.tolist()),
+    )
+
+
+@dataclass(frozen=True)
+class ProperScore:
+    """The mean of a proper score over N answers beside what the answers themselves expect.
+
+    Who means what they say scores what they expect, up to chance; who is too sure scores worse,
+    however few the mistakes are.
+
+    Attributes:
+        expected: the mean if each label were drawn from the answer to it.
+        error: standard error of that mean.
+    """
+
+    score: float
+    expected: float
+    error: float
+
+    @property
+    def excess(self) -> float:
+        """By which share of the expected the score is worse, once three standard errors are granted
+        to chance; 0 if it is not."""
+        beyond = self.score - self.expected - _GRANTED * self.error
+        return max(0.0, beyond) / max(self.expected, _LEAST_EXPECTED)
+
+
+def proper_scores(probabilities: ArrayLike, labels: ArrayLike) -> tuple[ProperScore, ProperScore]:
+    """Cross-entropy in nats, and Brier's score (summed over classes, 0 to 2).
+
+    Args:
+        probabilities: (N, K), rows sum to one.
+        labels: (N,), class indices in 0..K-1.
+
+    Source: Spiegelhalter 1986, Statistics in Medicine 5:421-433 (Brier's score);
+    Seillier-Moiseiwitsch and Dawid 1993, JASA 88:355-359 (any proper score).
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    y, squares = np.asarray(labels), (p * p).sum(axis=1, keepdims=True)
+    logarithmic = -np.log(np.maximum(p, np.finfo(np.float32).tiny))
+    return _proper_score(p, y, logarithmic), _proper_score(p, y, 1 + squares - 2 * p)
+
+
+def _proper_score(
+    p: NDArray[np.float64], y: NDArray[np.integer], scores: NDArray[np.float64]
+) -> ProperScore:
+    """Of (N, K) scores, one for each label that might be the true one."""
+    expected = (p * scores).sum(axis=1)
+    variance = (p * (scores - expected[:, None]) ** 2).sum(axis=1)
+    return ProperScore(
+        float(scores[np.arange(len(y)), y].mean()),
+        float(expected.mean()),
+        float(np.sqrt(variance.sum()) / len(y)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -109,11 +110,40 @@ def _size(manifest: Manifest, limits: GateLimits) -> Gate:
 
 
 def _calibration(subject: Subject, limits: GateLimits) -> Gate:
-    measured = subject.outcomes
+    """Whether confidence is accuracy on average, and whether the model is as wrong as it expects to
+    be: one that is all but always right hides a few mistakes of full confidence from the former."""
+    measured, most = subject.outcomes, limits.max_calibration_error
     error = (measured or subject.manifest.test).calibration_error
     source = "measured here" if measured else "as the artifact says"
-    detail = f"error {error:.4f} {source}, at most {limits.max_calibration_error:.4f}"
-    return Gate("calibration", error <= limits.max_calibration_error, detail, {"error": error})
+    detail = f"error {error:.4f} {source}, at most {most:.4f}"
+    if measured is None:
+        loss = subject.manifest.test.loss
+        bound = (1 + limits.max_excess_loss) * _greatest_honest_loss(subject.manifest)
+        detail += f"; log loss {loss:.4f}, at most {bound:.4f} where so many answers are right"
+        values = {"error": error, "loss": loss, "honest_loss": bound}
+        return Gate("calibration", error <= most and loss <= bound, detail, values)
+    scores = {"log loss": measured.loss, "Brier score": measured.brier}
+    excess = max(score.excess for score in scores.values())
+    for name, score in scores.items():
+        detail += f"; {name} {score.score:.4f}, expected by its own answers {score.expected:.4f}"
+    detail += f", at most {limits.max_excess_loss:.0%} more beyond chance"
+    values = {"error": error, "excess": excess}
+    values |= {name: vars(score) for name, score in scores.items()}  # type: ignore[dict-item]
+    passed = error <= most and excess <= limits.max_excess_loss
+    return Gate("calibration", passed, detail, values)
+
+
+def _greatest_honest_loss(manifest: Manifest) -> float:
+    """The mean cross-entropy that answers as often right can have at most if they mean what they
+    say: Fano's inequality. Of no mistakes half a one is granted.
+
+    Source: Cover and Thomas 2006, Elements of Information Theory, section 2.10.
+    """
+    test, others = manifest.test, len(manifest.classes) - 1
+    wrong = (test.images * (1 - test.accuracy) + 0.5) / (test.images + 1)
+    wrong = min(wrong, others / (others + 1))  # of pure guesses, which are honest about it
+    entropy = -wrong * math.log(wrong) - (1 - wrong) * math.log(1 - wrong)
+    return entropy + wrong * math.log(others)
 
 
 def _accuracy(subject: Subject, limits: GateLimits) -> Iterator[Gate]:

@@ -39,6 +39,8 @@ class GateLimits:
     min_accuracy: float = 0.0
     accuracy_drift: float = 0.002  # between what the artifact says and what is measured here
     max_calibration_error: float = 0.05
+    # The share by which log loss and Brier's score may exceed what the model's own answers expect.
+    max_excess_loss: float = 0.5
     max_bytes: int = 16_000_000
     p99_ms: float = 25.0  # one image, one thread
 
@@ -49,6 +51,8 @@ class GateLimits:
             if not 0 <= getattr(self, name) <= most:
                 option = f"--{name.replace('_', '-')}"
                 raise RegistryError(f"{option} {getattr(self, name)}: expected 0 to {most:g}")
+        if not self.max_excess_loss >= 0:
+            raise RegistryError(f"--max-excess-loss {self.max_excess_loss}: expected 0 or more")
         if not self.alpha or self.max_bytes <= 0 or not self.p99_ms > 0:
             raise RegistryError("--alpha, --max-bytes and --p99-ms must be above 0")
 

@@ -335,6 +335,12 @@ def _gate_options(sub: argparse.ArgumentParser) -> None:
         "--max-calibration-error", **number, help=f"({limits.max_calibration_error})"
     )
     gates.add_argument(
+        "--max-excess-loss",
+        **number,
+        help="share by which log loss and Brier score may exceed what the model's own answers "
+        f"expect ({limits.max_excess_loss})",
+    )
+    gates.add_argument(
         "--max-bytes", **number | {"type": int}, help=f"size of the file ({limits.max_bytes:,})"
     )
     gates.add_argument("--p99-ms", **number, help=f"one image on one thread ({limits.p99_ms:g})")

@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -28,13 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.artifact.artifact import Artifact
-from ml.artifact.evaluation import evaluate
+from ml.artifact.evaluation import ProperScore, evaluate, proper_scores
 from ml.data.cifar10 import DatasetError, dataset_digest, locate, read_records
 from ml.data.cifar10_pin import read_pin
 from ml.data.fetch import FetchError
 from ml.registry.ledger import RegistryError
 from ml.registry.registry import Registry
 from ml.registry.versions import Manifest
+
+_FORM = "2"  # of what is kept of outcomes; 2: with proper scores
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,15 @@ class Outcomes:
     test_set: str
     accuracy: float
     calibration_error: float
+    loss: ProperScore  # cross-entropy, nats
+    brier: ProperScore
     right: NDArray[np.bool_]  # (N,), whether it is right on each image
 
     def to_json(self) -> bytes:
         """Kept at an eighth of a byte an image."""
         packed = base64.b64encode(np.packbits(self.right).tobytes()).decode()
-        values = vars(self) | {"right": packed, "images": len(self.right)}
+        own = {"right": packed, "loss": asdict(self.loss), "brier": asdict(self.brier)}
+        values = vars(self) | own | {"images": len(self.right)}
         return (json.dumps(values) + "\n").encode()
 
     @classmethod
@@ -67,7 +72,8 @@ class Outcomes:
         values: dict[str, Any] = json.loads(data)
         packed = np.frombuffer(base64.b64decode(values.pop("right")), np.uint8)
         right = np.unpackbits(packed, count=values.pop("images")).astype(bool)
-        return cls(right=right, **values)
+        loss, brier = (ProperScore(**values.pop(name)) for name in ("loss", "brier"))
+        return cls(right=right, loss=loss, brier=brier, **values)
 
 
 def find_examples(manifest: Manifest, npz: Path | None) -> Examples | None:
@@ -99,7 +105,8 @@ def find_examples(manifest: Manifest, npz: Path | None) -> Examples | None:
 
 def outcomes(registry: Registry, version: str, artifact: Artifact, examples: Examples) -> Outcomes:
     """The model's scores, from the registry or by running it over all images."""
-    key = f"outcomes/{version}-{hashlib.sha256(examples.digest.encode()).hexdigest()[:16]}.json"
+    named = hashlib.sha256(f"{_FORM} {examples.digest}".encode()).hexdigest()[:16]
+    key = f"outcomes/{version}-{named}.json"
     try:
         return Outcomes.from_json(registry.store.read(key))
     except KeyError:
@@ -112,7 +119,8 @@ def _measure(artifact: Artifact, examples: Examples) -> Outcomes:
     probabilities = artifact.predict(examples.images).probabilities
     scores = evaluate(probabilities, examples.labels, artifact.metadata.classes)
     right = probabilities.argmax(axis=1) == examples.labels
-    return Outcomes(examples.digest, scores.accuracy, scores.calibration_error, right)
+    loss, brier = proper_scores(probabilities, examples.labels)
+    return Outcomes(examples.digest, scores.accuracy, scores.calibration_error, loss, brier, right)
 
 
 def _read_npz(path: Path, manifest: Manifest) -> Examples:

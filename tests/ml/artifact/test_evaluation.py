@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from torchmetrics.functional import classification as reference
 
-from ml.artifact.evaluation import CALIBRATION_BINS, Evaluation, evaluate, worst_mistakes
+from ml.artifact.evaluation import (
+    CALIBRATION_BINS,
+    Evaluation,
+    evaluate,
+    proper_scores,
+    worst_mistakes,
+)
 
 K = 10
 CLASSES = tuple("abcdefghij")
@@ -106,3 +112,39 @@ def test_worst_mistakes_are_the_most_confident_wrong_answers() -> None:
     p = [[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.8, 0.2]]
     assert worst_mistakes(p, [1, 0, 1, 1], count=2).tolist() == [0, 3]
     assert worst_mistakes(p, [0, 1, 1, 0], count=2).tolist() == []
+
+
+def test_proper_scores_are_those_of_the_definitions() -> None:
+    p, y = predictions(500)
+    loss, brier = proper_scores(p, y)
+    assert loss.score == pytest.approx(
+        float(torch.nn.functional.nll_loss(torch.from_numpy(p).log(), torch.from_numpy(y))),
+        rel=1e-5,
+    )
+    assert loss.expected == pytest.approx(float(-(p * np.log(p)).sum(axis=1).mean()), rel=1e-5)
+    assert brier.score == pytest.approx(
+        float(((p - np.eye(K)[y]) ** 2).sum(axis=1).mean()), rel=1e-5
+    )
+    assert brier.expected == pytest.approx(float((1 - (p * p).sum(axis=1)).mean()), rel=1e-5)
+
+
+def test_labels_drawn_from_the_answers_score_what_the_answers_expect() -> None:
+    p, _ = predictions(1000)
+    random = np.random.default_rng(1)
+    draws = []
+    for _ in range(200):
+        labels = (p.cumsum(axis=1) < random.random((len(p), 1))).sum(axis=1).clip(max=K - 1)
+        draws.append(proper_scores(p, labels))
+    for scores in zip(*draws, strict=True):
+        found = np.array([score.score for score in scores])
+        assert found.mean() == pytest.approx(scores[0].expected, abs=4 * scores[0].error / 200**0.5)
+        assert found.std() == pytest.approx(scores[0].error, rel=0.2)
+        assert max(score.excess for score in scores) < 0.05
+
+
+def test_a_mistake_of_full_confidence_exceeds_whatever_was_expected() -> None:
+    loss, brier = proper_scores(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 1]))
+    assert (loss.expected, brier.score, brier.expected) == (0.0, 0.5, 0.0)
+    assert min(loss.excess, brier.excess) > 1000
+    right, _ = proper_scores(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 0]))
+    assert right.excess == 0.0

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from common.model.artifact import Scores
+from ml.artifact.evaluation import ProperScore, proper_scores
 from ml.registry import gates as gates_module
-from ml.registry.gates import examine, judge
+from ml.registry.gates import Subject, examine, judge
 from ml.registry.ledger import Gate, GateLimits, RegistryError
 from ml.registry.outcomes import Examples, Outcomes, find_examples
 from ml.registry.registry import Registry
@@ -118,6 +119,31 @@ def test_a_model_that_does_not_reach_its_own_scores_fails(registry: Registry, ma
     assert by_name(judge(registry, honest, None, LOOSE, own))["scores hold"].passed
 
 
+def test_a_few_mistakes_of_full_confidence_fail(registry: Registry, maker: Maker) -> None:
+    """394 answers of 1, two mistakes of 0.999: the calibration error is half a per cent."""
+    answers = np.full((397, 2), (1.0, 0.0))
+    answers[394:] = (0.001, 0.999), (0.999, 0.001), (0.98, 0.02)
+    labels = np.zeros(397, np.int64)
+    labels[395] = 1
+    loss, brier = proper_scores(answers, labels)
+    runaway = Outcomes("x/test", 395 / 397, 0.005, loss, brier, answers.argmax(axis=1) == labels)
+    manifest, _ = registry.register(maker.artifact())
+    subject = Subject(manifest, None, runaway)  # type: ignore[arg-type]
+    gate = gates_module._calibration(subject, LOOSE)
+    assert (gate.passed, gate.values["error"]) == (False, 0.005)
+    assert "log loss 0.03" in gate.detail
+    honest = replace(runaway, loss=replace(loss, expected=loss.score), brier=ProperScore(0, 0, 0))
+    assert gates_module._calibration(replace(subject, outcomes=honest), LOOSE).passed
+
+
+@pytest.mark.parametrize(("loss", "passes"), [(0.05, True), (0.44, False)])
+def test_recorded_scores_are_judged_by_what_an_honest_model_can_lose(
+    registry: Registry, maker: Maker, loss: float, passes: bool
+) -> None:
+    version = add(registry, maker.artifact(test_metrics=Scores(397, 0.995, 0.995, loss, 0.005)))
+    assert by_name(judge(registry, version, None, LOOSE, None))["calibration"].passed is passes
+
+
 @pytest.mark.parametrize(
     ("limits", "gate"),
     [
@@ -147,6 +173,7 @@ def test_a_limit_that_is_just_kept_is_kept(registry: Registry, maker: Maker) -> 
     just = GateLimits(
         max_bytes=size,
         max_calibration_error=measured.calibration_error,
+        max_excess_loss=max(measured.loss.excess, measured.brier.excess),
         min_accuracy=measured.accuracy,
         accuracy_drift=abs(measured.accuracy - 0.75),
         p99_ms=3.5,
@@ -154,12 +181,18 @@ def test_a_limit_that_is_just_kept_is_kept(registry: Registry, maker: Maker) -> 
     beyond = GateLimits(
         max_bytes=size - 1,
         max_calibration_error=measured.calibration_error - 1e-9,
+        max_excess_loss=max(measured.loss.excess, measured.brier.excess),
         min_accuracy=measured.accuracy + 1e-9,
         accuracy_drift=abs(measured.accuracy - 0.75) - 1e-9,
         p99_ms=3.499,
     )
     kept = judge(registry, version, None, just, own, use_benchmark=True)
     assert [gate.name for gate in kept if not gate.passed] == []
+    surer = replace(just, max_excess_loss=just.max_excess_loss - 1e-9)
+    (gate,) = [
+        g for g in judge(registry, version, None, surer, own, use_benchmark=True) if not g.passed
+    ]
+    assert gate.name == "calibration"
     broken = judge(registry, version, None, beyond, own, use_benchmark=True)
     assert [gate.name for gate in broken if not gate.passed] == [
         "size",
@@ -176,7 +209,11 @@ def test_each_gate_says_what_it_saw(registry: Registry, maker: Maker) -> None:
     limits = replace(LOOSE, min_accuracy=0.5)
     gates = by_name(judge(registry, candidate, champion, limits, examples(), progress=said.append))
     assert gates["size"].detail == "0.00271 MB, at most 16 MB"
-    assert gates["calibration"].detail == "error 0.0136 measured here, at most 0.0500"
+    assert gates["calibration"].detail == (
+        "error 0.0136 measured here, at most 0.0500; log loss 0.0161, expected by its own answers "
+        "0.0319; Brier score 0.0076, expected by its own answers 0.0196, at most 50% more beyond "
+        "chance"
+    )
     assert gates["accuracy"].detail == "100.00%, at least 50.00%"
     assert gates["against the champion"].detail == (
         "100.00% against 99.20%: +0.80 points (McNemar, exact: p < 0.0001; of 4,000 images 32 "
@@ -275,7 +312,7 @@ def test_outcomes_are_measured_once(registry: Registry, maker: Maker) -> None:
     expected = probabilities(examples().images, 131).argmax(axis=1) == examples().labels
     np.testing.assert_array_equal(first.right, expected)
     (stored,) = registry.store.entries("outcomes/")
-    assert stored.size < 1000
+    assert stored.size < 1200
     changed = replace(first, accuracy=0.5)
     registry.store.delete(stored.key)
     registry.store.create(stored.key, changed.to_json())
