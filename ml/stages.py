@@ -7,8 +7,8 @@ an export neither waits for Lightning and Matplotlib nor is it keyed by them.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,13 +157,19 @@ def _write_summary(run: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _mirrored(cfg: DictConfig, run: RunFolder, console: Console) -> AbstractContextManager[Any]:
-    """The logger of a run, at work as long as the context lasts; by default there is none."""
+@contextmanager
+def _mirrored(cfg: DictConfig, run: RunFolder, console: Console) -> Iterator[None]:
+    """The loggers of a run, at work as long as the context lasts; by default there is none."""
     from ml.training.config import is_fast_dev_run
     from ml.training.launch import is_first
 
-    logger = cfg.get("logger")
-    if not logger or is_fast_dev_run(cfg) or not is_first():
-        return nullcontext()
-    mirror: AbstractContextManager[Any] = instantiate(logger, run=run, console=console)
-    return mirror
+    named = cfg.get("logger") or {}
+    # A run of an earlier release, or a file of a user's own, names one without a name of its own.
+    loggers = [named] if "_target_" in named else [one for one in named.values() if one]
+    if is_fast_dev_run(cfg) or not is_first():
+        loggers = []
+    with ExitStack() as mirrors:
+        for logger in loggers:
+            # Called here: as arguments of instantiate, Hydra would make mappings of both.
+            mirrors.enter_context(instantiate(logger, _partial_=True)(run=run, console=console))
+        yield

@@ -83,7 +83,8 @@ def _send(run: RunFolder, arguments: argparse.Namespace, console: Console) -> bo
 
 def _destination(run: RunFolder, project: str | None, entity: str | None) -> Destination:
     """What the run's configuration says, if it says something, unless the command line does."""
-    logger = OmegaConf.to_container(run.load_config()).get("logger") or {}  # type: ignore[union-attr]
+    named = OmegaConf.to_container(run.load_config()).get("logger") or {}  # type: ignore[union-attr]
+    logger = named.get("wandb") or named  # without a name of its own in runs of earlier releases
     return Destination(
         project=project or logger.get("project") or "kiln",
         entity=entity or logger.get("entity"),

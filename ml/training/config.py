@@ -198,6 +198,25 @@ class WandbConfig:
 
 
 @dataclass
+class TensorBoardConfig:
+    """Arguments of `ml.tracking.lightning_loggers.TensorBoard`."""
+
+    _target_: str = "ml.tracking.lightning_loggers.TensorBoard"
+    patience_s: float = MISSING
+
+
+@dataclass
+class MLflowConfig:
+    """Arguments of `ml.tracking.lightning_loggers.MLflow`."""
+
+    _target_: str = "ml.tracking.lightning_loggers.MLflow"
+    tracking_uri: str | None = None
+    experiment: str = MISSING
+    tags: dict[str, str] = field(default_factory=dict)
+    patience_s: float = MISSING
+
+
+@dataclass
 class PresetConfig:
     """What was measured of a preset: how accurate it is on the test set, as a share, and the most
     memory that its training took."""
@@ -248,6 +267,8 @@ def register_schema() -> None:
     store.store(group="schema", name="muon", node=MuonConfig)
     store.store(group="schema", name="sgd", node=SGDConfig)
     store.store(group="schema", name="wandb", node=WandbConfig)
+    store.store(group="schema", name="tensorboard", node=TensorBoardConfig)
+    store.store(group="schema", name="mlflow", node=MLflowConfig)
     store.store(group="schema", name="preset", node=PresetConfig)
 
 
@@ -320,8 +341,10 @@ def check_values(cfg: DictConfig) -> None:
         "callbacks.early_stopping.mode": (_MODES.__contains__, "of max, min"),
         "callbacks.early_stopping.patience": (lambda value: value >= 1, "at least 1"),
         "callbacks.system.every_s": (lambda value: value > 0, "above 0"),
-        "logger.mode": (_WANDB_MODES.__contains__, f"of {', '.join(_WANDB_MODES)}"),
-        "logger.patience_s": (lambda value: value > 0, "above 0"),
+        "logger.wandb.mode": (_WANDB_MODES.__contains__, f"of {', '.join(_WANDB_MODES)}"),
+        "logger.wandb.patience_s": (lambda value: value > 0, "above 0"),
+        "logger.tensorboard.patience_s": (lambda value: value > 0, "above 0"),
+        "logger.mlflow.patience_s": (lambda value: value > 0, "above 0"),
         "label_smoothing": (lambda value: 0 <= value < 1, "in [0, 1)"),
         "warmup": (lambda value: 0 <= value < 1, "in [0, 1)"),
         "seed": (lambda value: 0 <= value < 2**32, "in 0..4294967295"),

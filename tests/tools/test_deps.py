@@ -33,6 +33,7 @@ DISTRIBUTIONS = {
     "griffe": "griffelib",
     "grpc": "grpcio",
     "hydra": "hydra_core",
+    "mlflow": "mlflow_skinny",
     "yaml": "pyyaml",
 }
 # Of a file, what whoever runs it brings along.

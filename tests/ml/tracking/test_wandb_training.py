@@ -12,7 +12,7 @@ from tests.ml.workspace import Workspace
 
 _SMALL = [
     "logger=wandb",
-    "logger.mode=online",
+    "logger.wandb.mode=online",
     "data.validation_size=50",
     "data.batch_size=50",
     "data.sizes=[20]",
@@ -34,7 +34,7 @@ def test_the_server_gets_what_the_run_folder_holds(
 ) -> None:
     with loopback_wandb() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        done = workspace.run(*_SMALL, "logger.patience_s=250")
+        done = workspace.run(*_SMALL, "logger.wandb.patience_s=250")
         assert done.returncode == 0, done.stderr
         (run,) = workspace.runs
         assert f"W&B: {server.url}/founder/kiln/runs/" in done.stdout

@@ -1,0 +1,222 @@
+"""Mirrors a run to TensorBoard and MLflow by Lightning's own loggers.
+
+They run in a thread that follows the run folder, not in the trainer: there they would move its
+checkpoints, and a tracking server that refuses or hangs would end or stop the training. Test
+scores, which are known only after the trainer is done, come from the folder, too.
+"""
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from common.files import write_whole
+from ml.runs.folder import RunFolder
+from ml.runs.metrics import read_rows
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
+    from lightning.pytorch.loggers.logger import Logger
+
+_LOOK_S = 1.0  # between two looks at the folder
+_FILES = ("config.yaml", "provenance.json", "summary.json", "report.html", "model.onnx")
+
+
+class LoggerThread:
+    """Follows a run folder for as long as the context lasts; whatever happens in it, the training
+    does not notice.
+
+    Args:
+        run: what is mirrored.
+        console: is told if something went wrong.
+        patience_s: how long the end of a run waits for what is not written yet.
+    """
+
+    name = "logger"
+
+    def __init__(self, run: RunFolder, console: Console, *, patience_s: float) -> None:
+        self.run = run
+        self._console = console
+        self._patience_s = patience_s
+        self._ended = threading.Event()
+        self._status = "failed"  # unless the run comes to its end
+        self._problem = ""
+        self._where = ""
+        self._thread = threading.Thread(target=self._work, daemon=True, name=self.name)
+
+    def __enter__(self) -> "LoggerThread":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._status = "success" if kind is None else "failed"
+        self._ended.set()
+        self._thread.join(self._patience_s)
+        if self._thread.is_alive():
+            self._say(f"not done after {self._patience_s:g} s; the run folder has everything")
+        elif self._problem:
+            self._say(f"{self._problem}; the run folder has everything")
+        else:
+            self._say(self._where)
+
+    def open(self) -> "Logger":
+        """Lightning's logger, in the thread."""
+        raise NotImplementedError
+
+    def known_steps(self, logger: Any) -> set[int]:
+        """Steps that an interrupted part of this run has told already."""
+        return set()
+
+    def tell_scores(self, logger: Any, scores: dict[str, float], step: int) -> None:
+        """The test scores of a finished run."""
+        logger.log_metrics(scores, step=step)
+
+    def close(self, logger: Any) -> str:
+        """The last words of a run; says where it is to be seen."""
+        raise NotImplementedError
+
+    def _work(self) -> None:
+        try:
+            logger = self.open()
+            logger.log_hyperparams(self._config())
+            known = self.known_steps(logger)
+            is_last = False
+            while not is_last:
+                is_last = self._ended.wait(_LOOK_S)
+                for row in read_rows(self.run.metrics):
+                    if row["step"] not in known:
+                        known.add(row["step"])
+                        logger.log_metrics(_finite(row), step=row["step"])
+            if scores := dict(self._scores()):
+                self.tell_scores(logger, scores, max(known, default=0))
+            logger.finalize(self._status)
+            self._where = self.close(logger)
+        except BaseException as exc:  # SystemExit of a client is no reason either
+            self._problem = f"{type(exc).__name__}: {str(exc).partition(chr(10))[0][:200]}"
+
+    def _config(self) -> dict[str, Any]:
+        plain: Any = OmegaConf.to_container(self.run.load_config())
+        return {str(key): value for key, value in plain.items() if key != "logger"}
+
+    def _scores(self) -> Iterator[tuple[str, float]]:
+        """``test/accuracy`` and so on, once the run is finished."""
+        if self._status == "success" and self.run.is_finished:
+            summary = json.loads(self.run.summary.read_text(encoding="utf-8"))
+            for key, value in summary.get("test", {}).items():
+                if isinstance(value, int | float):
+                    yield f"test/{key}", float(value)
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"[bold]{self.name}:[/] {text}", highlight=False, soft_wrap=True)
+
+
+def _finite(row: Mapping[str, float]) -> dict[str, float]:
+    """What a database takes."""
+    return {key: value for key, value in row.items() if key != "step" and math.isfinite(value)}
+
+
+class TensorBoard(LoggerThread):
+    """Event files in ``tensorboard/`` of the run folder, written anew when the run continues."""
+
+    name = "TensorBoard"
+
+    def open(self) -> "TensorBoardLogger":
+        """Lightning's logger, in an empty folder."""
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        shutil.rmtree(self.run.path / "tensorboard", ignore_errors=True)
+        logger = TensorBoardLogger(
+            self.run.path, name="", version="tensorboard", default_hp_metric=False
+        )
+        text = self.run.config.read_text(encoding="utf-8")
+        logger.experiment.add_text("config", "".join(f"    {line}\n" for line in text.split("\n")))
+        return logger
+
+    def tell_scores(self, logger: Any, scores: dict[str, float], step: int) -> None:
+        """With the configuration: the table of hyper-parameters shows runs that have scores."""
+        logger.log_hyperparams(self._config(), scores, step)
+
+    def close(self, logger: Any) -> str:
+        """Where the files are."""
+        return f"tensorboard --logdir {self.run.path.parent}"
+
+
+class MLflow(LoggerThread):
+    """A run of MLflow's, continued when the run folder is.
+
+    Args:
+        tracking_uri: of a server or a database; None is ``mlflow.db`` beside ``runs/``.
+        experiment: made if it is missing.
+        tags: for filtering.
+    """
+
+    name = "MLflow"
+
+    def __init__(
+        self,
+        run: RunFolder,
+        console: Console,
+        *,
+        patience_s: float,
+        experiment: str,
+        tracking_uri: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(run, console, patience_s=patience_s)
+        home = run.path.absolute().parents[1]
+        self._artifacts = None if tracking_uri else (home / "mlartifacts").as_uri()
+        self._uri = tracking_uri or f"sqlite:///{home / 'mlflow.db'}"
+        self._experiment = experiment
+        self._tags = dict(tags or {})
+
+    @property
+    def _id(self) -> Path:
+        return self.run.path / "mlflow_run_id"
+
+    def open(self) -> "MLFlowLogger":
+        """Lightning's logger on the run of this folder."""
+        # A server that does not answer is given up soon; and nothing is reported to MLflow's maker.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name in ("mlflow", "alembic", "lightning.pytorch.loggers.mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        logger = MLFlowLogger(
+            self._experiment,
+            run_name=self.run.path.name,
+            tracking_uri=self._uri,
+            tags=self._tags,
+            artifact_location=self._artifacts,
+            run_id=self._id.read_text().strip() if self._id.is_file() else None,
+        )
+        assert logger.run_id
+        write_whole(self._id, logger.run_id + "\n")
+        return logger
+
+    def known_steps(self, logger: Any) -> set[int]:
+        """Steps that the run of MLflow's has already."""
+        return {one.step for one in logger.experiment.get_metric_history(logger.run_id, "epoch")}
+
+    def close(self, logger: Any) -> str:
+        """Sends the files; says where the run is."""
+        for name in _FILES:
+            if (self.run.path / name).is_file():
+                logger.experiment.log_artifact(logger.run_id, str(self.run.path / name))
+        return f"run {logger.run_id} in {re.sub('//[^/@]*@', '//', self._uri)}"
