@@ -23,7 +23,9 @@ def write_whole(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(aside, 0o644)  # mkstemp's 0600 would lock other users out
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as exc:
         with suppress(FileNotFoundError):
             os.unlink(aside)
+        if isinstance(exc, OSError) and exc.filename is None:  # as where the disk is full
+            exc.filename = os.fspath(path)
         raise

@@ -10,6 +10,15 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 
 
+_BATCH_BYTES = 16 << 20
+
+
+def batch_within_memory(values: int, most: int) -> int:
+    """How many examples of so many float32 values are computed at once: `most` of small ones, fewer
+    of large ones, so that the memory taken does not grow with them; at least one."""
+    return max(1, min(most, _BATCH_BYTES // (4 * values)))
+
+
 def available_cpus(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
     """Processors of this process's affinity, or its cgroup's quota if that is less; at least one.
 

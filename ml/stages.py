@@ -50,17 +50,19 @@ def train(
 
     Raises:
         ConfigError, InstantiationException, DatasetError, ResumeError: nothing has started.
+        DivergedError: the loss is no longer a number; what was saved before it stays.
         ParityError: the exported model answers differently from the network.
         SystemExit: Ctrl-C, with `ml.training.launch.INTERRUPTED`; the run can be continued.
     """
     from ml.training import fitting
     from ml.training.config import is_fast_dev_run
 
+    concludes = cfg.get("conclude", True) and not is_fast_dev_run(cfg)
     with _mirrored(cfg, run, console):
-        fitted = fitting.fit(cfg, run, console, extra_callbacks)
+        fitted = fitting.fit(cfg, run, console, extra_callbacks, tests=concludes)
         if not fitted.trainer.is_global_zero:
             return fitting.summarise(cfg, fitted)
-        if is_fast_dev_run(cfg) or not cfg.get("conclude", True):
+        if not concludes:
             kind = {"fast_dev_run": True} if is_fast_dev_run(cfg) else {}
             return _write_summary(run, fitting.summarise(cfg, fitted) | kind)
         console.print("Evaluating on the test set and exporting ...", highlight=False)
@@ -153,7 +155,7 @@ def export_anew(
 
 
 def _write_summary(run: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
-    write_whole(run.summary, json.dumps(summary, indent=2) + "\n")
+    write_whole(run.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
 
 

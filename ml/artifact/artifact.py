@@ -22,6 +22,7 @@ from common.model.artifact import (
     read_artifact,
 )
 from common.model.model_file import read_model_file
+from common.resources import batch_within_memory
 
 __all__ = [
     "Artifact",
@@ -35,7 +36,7 @@ __all__ = [
     "write_artifact",
 ]
 
-_BATCH = 500
+_BATCH = 500  # images at most
 _NOT_THE_MODEL = ("doc_string", "metadata_props", "value_info", "producer_version")
 
 
@@ -126,9 +127,11 @@ def new_session(model: bytes, threads: int = 0) -> ort.InferenceSession:
 
 
 def predict(
-    session: ort.InferenceSession, images: NDArray[np.uint8], batch: int = _BATCH
+    session: ort.InferenceSession, images: NDArray[np.uint8], batch: int | None = None
 ) -> Predictions:
-    """Answers to (N, H, W, 3) RGB images, N >= 1, `batch` at a time."""
+    """Answers to (N, H, W, 3) RGB images, N >= 1, `batch` at a time; None for as many as are fast
+    and fit into memory."""
+    batch = batch or batch_within_memory(images[0].size, _BATCH)
     parts = [
         session.run([LOGITS, PROBABILITIES], {INPUT: images[i : i + batch]})
         for i in range(0, len(images), batch)

@@ -6,9 +6,10 @@ from numpy.typing import NDArray
 
 from common.model.artifact import DriftReference, SignalReference
 from common.model.signals import CONFIDENCE, IMAGE_SIGNALS, SIGNALS, image_signals
+from common.resources import batch_within_memory
 
 BINS = 20
-_CHUNK = 1000  # images turned into floats at a time
+_CHUNK = 1000  # images turned into floats at a time, at most
 
 Signals = dict[str, NDArray[np.float64]]
 
@@ -27,7 +28,8 @@ def drift_reference(
 
 def measured(images: NDArray[np.uint8], probabilities: NDArray[np.floating]) -> Signals:
     """Every signal's value for each of (N, H, W, 3) images and the (N, K) answers to them."""
-    chunks = [image_signals(images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
+    size = batch_within_memory(images[0].size, _CHUNK)
+    chunks = [image_signals(images[i : i + size]) for i in range(0, len(images), size)]
     values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in IMAGE_SIGNALS}
     values[CONFIDENCE] = probabilities.max(axis=1)
     return {name: values[name].astype(np.float64) for name in SIGNALS}

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from common.resources import batch_within_memory
+
 if TYPE_CHECKING:
     from torch import nn
 
 CALIBRATION_BINS = 15
-_BATCH = 500
+_BATCH = 500  # images at most
 _GRANTED = 3.0  # standard errors: one honest model of a thousand scores worse by chance
 _LEAST_EXPECTED = 1e-6  # nats; answers of exactly 1 expect 0
 
@@ -32,11 +34,11 @@ def torch_probabilities(
     import torch  # seconds, for which whoever only scores answers need not wait
 
     network = copy.deepcopy(network).to("cpu", torch.float32).eval()
-    shift, scale = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std))
-    parts = []
+    shift, scale = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (mean, std))
+    parts, batch = [], batch_within_memory(images[0].size, _BATCH)
     with torch.inference_mode():
-        for i in range(0, len(images), _BATCH):
-            pixels = torch.from_numpy(images[i : i + _BATCH]).permute(0, 3, 1, 2).float()
+        for i in range(0, len(images), batch):
+            pixels = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float()
             normalised = (pixels / 255 - shift) / scale
             parts.append(torch.softmax(network(normalised), dim=1))
     return np.asarray(torch.cat(parts).numpy())

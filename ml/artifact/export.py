@@ -251,9 +251,10 @@ def _inference_copy(network: nn.Module) -> nn.Module:
 
 
 def _channels(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1)
+    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
+    """By channel; grey images have one value for all three."""
+    red, green, blue = (float(value) for value in values) if len(values) > 1 else 3 * [*values]
     return red, green, blue

@@ -19,6 +19,7 @@ from onnxruntime.quantization import (
 )
 
 from common.model.artifact import INPUT, ArtifactMetadata
+from common.resources import batch_within_memory
 from ml.artifact.artifact import (
     ArtifactError,
     canonical,
@@ -35,7 +36,7 @@ from ml.artifact.fold import fold_pooled_norms
 ACCURACY_TOLERANCE = 0.003  # share of images; how much accuracy the smaller model may cost
 PARITY_TOLERANCE = 0.05  # another processor's kernels round differently, a broken one is far off
 
-_BATCH = 64
+_BATCH = 64  # images at most
 
 
 class AccuracyError(ValueError):
@@ -155,8 +156,9 @@ def _kept_in_floats(graph: onnx.GraphProto) -> list[str]:
 
 class _Batches(CalibrationDataReader):
     def __init__(self, images: NDArray[np.uint8]) -> None:
+        size = batch_within_memory(images[0].size, _BATCH)
         self._batches: Iterator[NDArray[np.uint8]] = (
-            images[i : i + _BATCH] for i in range(0, len(images), _BATCH)
+            images[i : i + size] for i in range(0, len(images), size)
         )
 
     def get_next(self) -> dict[str, Any] | None:

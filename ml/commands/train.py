@@ -1,6 +1,8 @@
 """Trains, evaluates once on the test set, exports, and writes everything to a run folder: ``bazel
 run //ml:train``."""
 
+import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,14 +16,31 @@ from rich.console import Console
 
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import ResumeError, RunFolder
-from ml.training.config import CONFIGS, ConfigError, check_values, composed, register_schema
-from ml.training.launch import INTERRUPTED, begun_run, hydra_arguments, is_first
+from ml.runs.metrics import read_rows
+from ml.training.config import (
+    CONFIGS,
+    ConfigError,
+    DivergedError,
+    check_values,
+    composed,
+    register_schema,
+    suggestions,
+)
+from ml.training.launch import (
+    DIVERGED,
+    INTERRUPTED,
+    UNWRITTEN,
+    begun_run,
+    hydra_arguments,
+    is_first,
+)
 
 if TYPE_CHECKING:
     from ml.training.presets import Presets
 
 
 BAD_INPUT = 2  # exit code: nothing was trained
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def _train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
@@ -33,6 +52,26 @@ def _train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
         hint = f" Continue with: resume={run.path}" if run.metrics.exists() else ""
         print(f"\nInterrupted.{hint}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except DivergedError as exc:
+        print(f"\nDiverged: {exc}.\n{_saved(run)}", file=sys.stderr)
+        sys.exit(DIVERGED)
+    except OSError as exc:
+        if not run.metrics.exists() or exc.errno not in _STORAGE:
+            raise
+        print(
+            f"\nNot written: {exc}.\n{_saved(run)}\nMake room, then continue with: "
+            f"resume={run.path}",
+            file=sys.stderr,
+        )
+        sys.exit(UNWRITTEN)
+
+
+def _saved(run: RunFolder) -> str:
+    """What a run that broke off leaves."""
+    left = (*sorted(run.checkpoints.glob("*.ckpt")), run.weights, run.model)
+    names = [str(path.relative_to(run.path)) for path in left if path.is_file()]
+    epochs = len(read_rows(run.metrics))
+    return f"Saved in {run.path}: {', '.join(names) or 'no checkpoint'}; metrics of {epochs} epochs"
 
 
 class _Job:
@@ -49,7 +88,7 @@ def main(cfg: DictConfig) -> float:
         overrides = HydraConfig.get().overrides.task
         with begun_run(cfg, overrides, console, lambda: _configurations(cfg)) as (run, chosen):
             summary = _train(chosen, run, console)
-    except (ConfigError, ResumeError, DatasetError, InstantiationException) as exc:
+    except (ConfigError, ResumeError, DatasetError, InstantiationException, OSError) as exc:
         _refuse(exc)
     if is_first():
         _print_summary(console, run, summary)
@@ -116,8 +155,8 @@ def _refuse(exc: Exception) -> NoReturn:
 
 
 def run_entry() -> None:
-    """Runs `main` with exit codes that a script can tell apart: 2 bad input, 130 interrupted, 1 a
-    crash."""
+    """Runs `main` with exit codes that a script can tell apart: 2 bad input, 4 diverged, 5 files
+    that cannot be written, 130 interrupted, 1 a crash."""
     if prints_completion(sys.argv[1:]):
         return
     register_schema()
@@ -133,8 +172,20 @@ def run_entry() -> None:
         _refuse(exc)
     except SystemExit as exc:
         # Hydra leaves with 1 for a configuration that does not compose, as for a crash of the job.
-        refused = exc.code == 1 and not _Job.has_begun
-        sys.exit(BAD_INPUT if refused else exc.code)
+        if exc.code != 1 or _Job.has_begun:
+            raise
+        print("\n".join(suggestions(_overrides(sys.argv[1:]))), file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """A command line as Hydra composes it, the folders of `--config-dir` included."""
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--config-dir", "-cd", action="append", default=[])
+    known, rest = options.parse_known_args([*arguments])
+    folders = ",".join(f"file://{os.path.abspath(folder)}" for folder in known.config_dir)
+    given = [text for text in rest if not text.startswith("-") and "=" in text]
+    return [*given, *([f"hydra.searchpath=[{folders}]"] if folders else [])]
 
 
 # --- Completion ----------------------------------------------------------------------------------

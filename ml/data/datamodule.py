@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from common.resources import batch_within_memory
 from ml.data.augmentation import alternating_flip, random_cutout, random_shift, resize
+from ml.data.checks import check_image_size, checked_part
 from ml.data.cifar10 import CLASSES, dataset_digest, locate, read_records, stratified_split
 
-_EVALUATION_BATCH = 1000
+_EVALUATION_BATCH = 1000  # images at most
 
 
 class Images:
@@ -24,6 +26,7 @@ class Images:
     Attributes:
         pixels: (N, C, H, W) uint8.
         labels: (N,) int64.
+        batch_size: images of a batch: few where they are large.
         rank, ranks: which share of each batch is seen, where processes look at it together.
     """
 
@@ -36,13 +39,14 @@ class Images:
         self.labels = labels
         self.mean = torch.tensor(mean, device=pixels.device).view(1, -1, 1, 1)
         self.std = torch.tensor(std, device=pixels.device).view(1, -1, 1, 1)
+        self.batch_size = batch_within_memory(pixels.shape[1:].numel(), _EVALUATION_BATCH)
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // _EVALUATION_BATCH)
+        return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for pixels, labels in zip(
-            self.pixels.split(_EVALUATION_BATCH), self.labels.split(_EVALUATION_BATCH), strict=True
+            self.pixels.split(self.batch_size), self.labels.split(self.batch_size), strict=True
         ):
             yield self.normalise(pixels[self.rank :: self.ranks]), labels[self.rank :: self.ranks]
 
@@ -129,7 +133,7 @@ class ImageData(lightning.LightningDataModule, ABC):
     Attributes:
         classes: names of the K classes, in the order of the labels.
         image_size: height and width in pixels.
-        mean, std: of each channel, of pixels scaled to 0…1.
+        mean, std: of each channel, of pixels scaled to 0…1; one number suffices for grey images.
 
     Args:
         batch_size: images a training step.
@@ -171,6 +175,7 @@ class ImageData(lightning.LightningDataModule, ABC):
         folder: str | Path | None = None,
     ) -> None:
         super().__init__()
+        check_image_size(self)
         self.folder = Path(folder) if folder else self.usual_folder()
         self.batch_size = batch_size
         self.validation_size = validation_size
@@ -190,7 +195,8 @@ class ImageData(lightning.LightningDataModule, ABC):
 
     @abstractmethod
     def read(self, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Pixels (N, C, H, W) and labels (N,) of ``train`` or ``test``."""
+        """Pixels (N, 3, H, W), or (N, 1, H, W) if they are grey, and labels (N,) of ``train`` or
+        ``test``; what is wrong with them, `ml.data.checks` tells."""
 
     def usual_folder(self) -> Path:
         """Where the files are if no folder is named.
@@ -210,7 +216,7 @@ class ImageData(lightning.LightningDataModule, ABC):
 
     def test_images(self) -> Images:
         """What the finished model is judged by, once."""
-        return self._images(*self.read("test"))
+        return self._images(*checked_part(self, "test"))
 
     def train_dataloader(self) -> AugmentedImages:
         """For Lightning: batches of normalised images (N, C, H, W) and labels (N,), of the
@@ -236,7 +242,7 @@ class ImageData(lightning.LightningDataModule, ABC):
 
     def _train_and_validation(self) -> tuple[Images, Images]:
         if self._split is None:
-            pixels, labels = self.read("train")
+            pixels, labels = checked_part(self, "train")
             train, validation = stratified_split(labels, self.validation_size, self.seed)
             if self.train_size is not None:
                 _, chosen = stratified_split(labels[train], self.train_size, self.seed)

@@ -21,8 +21,9 @@ from ml.pipeline.layout import CODE, CONFIG, DATA, METRICS, RUN, enter_stage
 from ml.runs.folder import ResumeError, RunFolder
 from ml.runs.metrics import best_row
 from ml.training.callbacks import metrics_log
-from ml.training.config import ConfigError
+from ml.training.config import ConfigError, DivergedError
 from ml.training.fitting import finish, fit
+from ml.training.launch import DIVERGED
 
 BAD_INPUT = 2
 
@@ -78,6 +79,9 @@ def main() -> int:
         cause = exc.__cause__ or exc
         print(f"{type(cause).__name__}: {cause}\nNothing was trained.", file=sys.stderr)
         return BAD_INPUT
+    except DivergedError as exc:
+        print(f"Diverged: {exc}", file=sys.stderr)
+        return DIVERGED
     return 0
 
 

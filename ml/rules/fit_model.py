@@ -16,10 +16,10 @@ from ml.data.cifar10 import DatasetError
 from ml.rules.action import shown_beside
 from ml.runs.folder import RunFolder, open_run
 from ml.training.callbacks import metrics_log
-from ml.training.config import ConfigError
+from ml.training.config import ConfigError, DivergedError
 from ml.training.fitting import finish, fit
 
-REFUSALS = (ConfigError, DatasetError, InstantiationException)
+REFUSALS = (ConfigError, DatasetError, DivergedError, InstantiationException)
 # Would differ from build to build, or from commit to commit: see seal_model.py.
 _OF_THIS_BUILD = ("elapsed_s", "images_per_s", "training_s", "git_revision")
 

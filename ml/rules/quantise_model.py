@@ -9,9 +9,10 @@ from common.files import write_whole
 from ml import stages
 from ml.artifact.artifact import ArtifactError
 from ml.artifact.quantise import AccuracyError
+from ml.data.checks import open_data
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import RunFolder
-from ml.runs.loading import labelled_test, open_data
+from ml.runs.loading import labelled_test
 
 REFUSALS = (AccuracyError, ArtifactError, DatasetError)
 

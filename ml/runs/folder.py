@@ -159,7 +159,11 @@ def create_run(runs: Path, cfg: DictConfig, now: datetime) -> RunFolder:
             path.mkdir()
         except FileExistsError:
             continue
-        return open_run(path, cfg)
+        try:
+            return open_run(path, cfg)
+        except OSError:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
     raise OSError(f"{runs / stem} and 998 more of that name exist already")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from common.model.artifact import Provenance
 from ml.artifact.calibration import calibrate
 from ml.artifact.evaluation import Labelled, torch_probabilities
+from ml.data.checks import open_data
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.provenance import UNKNOWN, git_revision, lock_digest
 
@@ -109,12 +110,6 @@ def open_trained(
     network.eval()
     temperature = calibrate(network, data.validation_images()) if checkpoint else 1.0
     return Trained(run, weights, cfg, data, network, _training(run), temperature)
-
-
-def open_data(cfg: DictConfig, dataset: Path | None = None) -> Any:
-    """The data module of a configuration; `dataset` holds train.bin and test.bin, if not the usual
-    places."""
-    return instantiate(cfg.data, **({} if dataset is None else {"folder": str(dataset.absolute())}))
 
 
 def labelled_test(data: Any) -> Labelled:

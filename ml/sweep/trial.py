@@ -14,7 +14,6 @@ from typing import Any
 
 import lightning
 import onnx
-from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from optuna import TrialPruned
@@ -24,6 +23,7 @@ from rich.console import Console
 from ml.artifact.export import to_onnx
 from ml.benchmark.latency import Job
 from ml.benchmark.rounds import Worker
+from ml.data.checks import check_digest, open_data
 from ml.runs.folder import RunFolder, config_digest
 from ml.runs.metrics import best_row
 from ml.runs.provenance import lock_digest
@@ -145,7 +145,7 @@ def data_digest(cfg: DictConfig) -> str:
     which = {key: value for key, value in plain.items() if key not in _BATCHES}
     key = json.dumps(which, sort_keys=True)
     if key not in _known:  # it reads the dataset whole
-        _known[key] = str(instantiate(cfg.data).digest)
+        _known[key] = check_digest(open_data(cfg).digest)
     return _known[key]
 
 

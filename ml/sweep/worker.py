@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
 from common.files import write_whole
+from ml.data.checks import open_data
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import RunFolder, open_run
 from ml.sweep import standings
@@ -152,7 +153,9 @@ def check_data(plan: Plan) -> None:
     if any(key.lstrip("+") in ("data", "data._target_", "data.folder") for key in plan.space):
         return
     try:
-        data_digest(plan.compose_trial([]))
+        cfg = plan.compose_trial([])
+        data_digest(cfg)
+        open_data(cfg).train_images()
     except Exception as exc:  # whatever stands between us and the images
         cause = (exc.__cause__ or exc) if isinstance(exc, InstantiationException) else exc
         if isinstance(cause, ValueError) and not isinstance(cause, DatasetError):

@@ -3,9 +3,9 @@
 import csv
 import io
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 from common.files import write_whole
 from common.terminal import Progress
 from ml.runs.folder import RunFolder
+from ml.training.config import DivergedError
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -56,8 +57,8 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 
 
 class MetricsLog(lightning.Callback):
-    """One JSON line an epoch in the run folder; a run that continues first drops the lines past
-    its checkpoint."""
+    """One JSON line an epoch in the run folder, without what is not a number; a run that continues
+    first drops the lines past its checkpoint."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -80,11 +81,12 @@ class MetricsLog(lightning.Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader: Any = trainer.train_dataloader
         seconds = time.perf_counter() - self._epoch_started
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.rows.append(
             {
                 "epoch": trainer.current_epoch + 1,
                 "step": trainer.global_step,
-                **{name: float(value) for name, value in trainer.callback_metrics.items()},
+                **{name: value for name, value in metrics.items() if math.isfinite(value)},
                 "image_size": min(loader.size),  # the shorter edge
                 **learning_rates(trainer.optimizers[0]),
                 "images_per_s": round(
@@ -94,6 +96,12 @@ class MetricsLog(lightning.Callback):
             }
         )
         self._write(trainer)
+        monitor: Any = getattr(trainer.checkpoint_callback, "monitor", None)
+        if not math.isfinite(metrics.get(monitor, 0.0)):
+            raise DivergedError(
+                f"monitor={monitor} is {metrics[monitor]} after epoch {trainer.current_epoch + 1}: "
+                "no epoch can be called the best by it"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "elapsed_s": self.elapsed_s}
@@ -106,7 +114,8 @@ class MetricsLog(lightning.Callback):
         if not trainer.is_global_zero:
             return
         run = RunFolder(Path(trainer.default_root_dir))
-        write_whole(run.metrics, "".join(json.dumps(row) + "\n" for row in self.rows))
+        lines = (json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
+        write_whole(run.metrics, "".join(lines))
         write_whole(run.metrics_table, _as_csv(self.rows))
 
 
@@ -198,7 +207,9 @@ def _epoch_costs(trainer: Trainer) -> list[float]:
     """What each epoch costs beside the others: in proportion to the pixels of its images."""
     sizes = getattr(trainer.train_dataloader, "sizes", None) or [(1, 1)]
     assert trainer.max_epochs is not None
-    return [float(prod(sizes[min(epoch, len(sizes) - 1)])) for epoch in range(trainer.max_epochs)]
+    return [
+        float(math.prod(sizes[min(epoch, len(sizes) - 1)])) for epoch in range(trainer.max_epochs)
+    ]
 
 
 def _cost_so_far(trainer: Trainer, epoch: int, share: float) -> float:

@@ -2,15 +2,17 @@
 starts."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +27,10 @@ LADDER = ("tiny", "small", "large", "reference")  # configs/preset, cheapest fir
 class ConfigError(ValueError):
     """A value that has the right type and makes no sense; the message names the key and the
     expectation."""
+
+
+class DivergedError(ArithmeticError):
+    """A loss is no longer a number: every further step would be for nothing."""
 
 
 @dataclass
@@ -303,7 +309,50 @@ def composed(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
         reasons = [str(exc).split("\nSee https")[0]]
         if exc.__cause__:
             reasons.append(str(exc.__cause__).split("\n    full_key")[0])
-        raise ConfigError("\n".join(reasons)) from exc
+        raise ConfigError("\n".join([*reasons, *suggestions(overrides, name)])) from exc
+
+
+def suggestions(overrides: Sequence[str], name: str = "train") -> list[str]:
+    """Of each override whose key, group or option does not exist, the nearest that does."""
+    if not GlobalHydra.instance().is_initialized():
+        with composing():
+            return suggestions(overrides, name)
+    loader = GlobalHydra.instance().config_loader()
+    groups = {group for group in loader.list_groups("") if group not in ("hydra", "schema")}
+    try:
+        parsed = OverridesParser.create().parse_overrides([*overrides])
+        chosen = [str(o.input_line) for o in parsed if o.key_or_group in groups]
+        chosen = [text for text in chosen if _composes(text, name)]
+        known = {*_keys(compose(name, chosen)), *groups}
+    except (HydraException, OmegaConfBaseException):
+        return []
+    lines = []
+    for override in parsed:
+        typed, value = override.key_or_group, override.get_value_string()
+        options = loader.get_group_options(typed) if typed in groups else []
+        if typed not in known and not override.is_add():
+            if near := get_close_matches(typed, known, 1):
+                lines.append(f"{typed}: did you mean {near[0]}?")
+        elif options and value not in options and (near := get_close_matches(value, options, 1)):
+            lines.append(f"{typed}={value}: did you mean {typed}={near[0]}?")
+    return lines
+
+
+def _composes(override: str, name: str) -> bool:
+    try:
+        compose(name, [override])
+    except (HydraException, OmegaConfBaseException):
+        return False
+    return True
+
+
+def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every key, inner ones too, as an override names it."""
+    for key in map(str, cfg):
+        yield f"{prefix}{key}"
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            yield from _keys(node, f"{prefix}{key}.")
 
 
 def resolved(overrides: Sequence[str], configs: Path = CONFIGS) -> DictConfig:
@@ -327,8 +376,16 @@ def check_values(cfg: DictConfig) -> None:
     Raises:
         ConfigError: naming the key, the value and the expectation.
     """
-    expectations = {
+    expectations: dict[str, tuple[Callable[[Any], Any], str]] = {
+        "name": (_NAME.fullmatch, f"of {_NAME_OF}; the model is called so"),
         "trainer.max_epochs": (lambda value: value >= 1, "at least 1"),
+        "trainer.limit_train_batches": (lambda value: value > 0, "above 0"),
+        "trainer.limit_val_batches": (lambda value: value > 0, f"above 0, {_VALIDATES}"),
+        "trainer.check_val_every_n_epoch": (lambda value: value == 1, f"of 1, {_VALIDATES}"),
+        "trainer.val_check_interval": (lambda value: value == 1.0, f"of 1, {_VALIDATES}"),
+        "trainer.max_steps": (lambda value: value == -1, "of -1: say trainer.max_epochs"),
+        "data.batch_size": (lambda value: value >= 1, "at least 1"),
+        "data.validation_size": (lambda value: value != 0, f"above 0, {_VALIDATES}"),
         "trainer.devices": (lambda value: value >= 1 or value == -1, "at least 1, or -1: all"),
         "trainer.num_nodes": (lambda value: value >= 1, "at least 1"),
         "trainer.accelerator": (_ACCELERATORS.__contains__, f"of {', '.join(_ACCELERATORS)}"),
@@ -404,4 +461,7 @@ _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-tru
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _DTYPES = ("auto", "bfloat16", "float32")
 _MODES = ("max", "min")
+# As the model artifact has it, which would refuse another one after the training.
+_NAME, _NAME_OF = re.compile("[a-z0-9][a-z0-9._-]*"), "lower-case letters, digits, '.', '_' and '-'"
+_VALIDATES = "since every epoch ends with a validation, by which the best one is chosen"
 _WANDB_MODES = ("auto", "online", "offline")

@@ -13,8 +13,11 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import nn
 
 from ml.artifact.calibration import calibrate
+from ml.data.checks import check_digest, checked_part, open_data
+from ml.data.cifar10 import DatasetError
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.metrics import best_row
 from ml.runs.provenance import git_revision, lock_digest, record_start
@@ -25,7 +28,7 @@ from ml.training.hardware import describe_device, quiet_lightning, shared_thread
 from ml.training.launch import INTERRUPTED, is_started_by_torchrun
 from ml.training.module import ImageClassifier
 
-_STEM_IMAGES = 5000
+_STEM_IMAGES, _STEM_BYTES = 5000, 64 << 20  # of normalised images, whichever is less
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ def fit(
     extra_callbacks: Sequence[lightning.Callback] = (),
     *,
     recorded: bool = True,
+    tests: bool = False,
 ) -> Fitted:
     """Trains in a run folder, from its last checkpoint if it has one; Ctrl-C leaves with
     `INTERRUPTED`.
@@ -53,14 +57,19 @@ def fit(
         extra_callbacks: called after those of the configuration; what they raise passes through.
         recorded: False for a folder that is thrown away, as a build action's: nothing is written
             about where the run comes from, and the test images need not be there.
+        tests: whether the test images will be asked for: then they are looked at before it starts.
 
     Raises:
         ConfigError: parts that do not fit each other; nothing has started.
+        DatasetError: images, labels or class names that cannot be used; nothing has started.
+        DivergedError: the loss is no longer a number.
         InstantiationException: a part refuses its values; nothing has started.
         ResumeError: the checkpoint to continue from is damaged.
     """
     ranks = LocalRanks()
     fitted = _assemble(cfg, run, extra_callbacks, ranks)
+    if tests and fitted.trainer.is_global_zero:
+        checked_part(fitted.data, "test")
     checkpoint = _readable_checkpoint(run)
     if fitted.trainer.is_global_zero:
         _announce(console, cfg, run, fitted, continued=checkpoint is not None, recorded=recorded)
@@ -93,7 +102,7 @@ def _assemble(
         num_sanity_val_steps=0,
         plugins=[WholeCheckpointIO(), *([] if is_started_by_torchrun() else [ranks])],
     )
-    data = instantiate(cfg.data)
+    data = open_data(cfg)
     data.device = trainer.strategy.root_device
     if data.batch_size % trainer.world_size:
         raise ConfigError(
@@ -103,10 +112,14 @@ def _assemble(
     network = instantiate(cfg.network, classes=len(data.classes))
     try:
         images = data.train_images()
-        if hasattr(network, "initialise_from"):
-            network.initialise_from(images.normalise(images.pixels[:_STEM_IMAGES]).cpu())
+    except DatasetError:
+        raise
     except ValueError as exc:  # the split and the batch size meet the images here
         raise ConfigError(str(exc)) from exc
+    if hasattr(network, "initialise_from"):
+        some = min(_STEM_IMAGES, _STEM_BYTES // (4 * images.pixels[0].numel()))
+        network.initialise_from(images.normalise(images.pixels[:some]).cpu())
+    _check_network(network, data)
     module = ImageClassifier(
         network,
         classes=len(data.classes),
@@ -115,6 +128,28 @@ def _assemble(
         warmup=cfg.warmup,
     )
     return Fitted(data, module, trainer)
+
+
+def _check_network(network: nn.Module, data: Any) -> None:
+    """Refuses a network that cannot take images of these sizes, or has another number of logits."""
+    sizes = {tuple(size) for size in (data.image_size, *getattr(data, "sizes", ()))}
+    training, expected = network.training, (2, len(data.classes))
+    with torch.no_grad(), torch.random.fork_rng():
+        for height, width in sorted(sizes):
+            try:
+                answer = network.eval()(torch.zeros(2, 3, height, width))
+            except (RuntimeError, IndexError, ValueError) as exc:
+                reason = str(exc).partition("\n")[0]
+                raise ConfigError(
+                    f"the network cannot take images of {height} × {width} pixels ({reason}): "
+                    "give it fewer stages, or the dataset larger images"
+                ) from exc
+            if tuple(answer.shape) != expected:
+                raise ConfigError(
+                    f"the network answers two images with {tuple(answer.shape)}, expected "
+                    f"{expected}: a logit for each class"
+                )
+    network.train(training)
 
 
 def _callbacks(cfg: DictConfig) -> list[lightning.Callback]:
@@ -162,10 +197,11 @@ def _announce(
     say(f"{verb} {parameters:,} parameters on {device}, {fitted.trainer.precision}")
     if not recorded:
         return
+    digest = check_digest(fitted.data.digest)
     where = "none, this is a fast development run" if is_fast_dev_run(cfg) else run.path
     say(f"Run folder: {where}")
     differences = record_start(
-        run, config_digest=config_digest(cfg), dataset_digest=fitted.data.digest, device=device
+        run, config_digest=config_digest(cfg), dataset_digest=digest, device=device
     )
     for difference in differences:
         say(f"[yellow]Warning:[/] {difference}: the metrics may differ")

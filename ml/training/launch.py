@@ -29,7 +29,9 @@ from ml.training.config import is_fast_dev_run
 if TYPE_CHECKING:
     from ml.training.presets import Presets
 
-INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
+# Exit codes of a training that began: its loss is no number, its files cannot be written, and, as a
+# shell's, Ctrl-C.
+DIVERGED, UNWRITTEN, INTERRUPTED = 4, 5, 130
 _FLAGS = ("--rerun", "--resume")  # written as flags too, since they are no values of the training
 # Where the classes are now that configurations of earlier releases name, such as ml/bundled's.
 _MOVED = {

@@ -1,5 +1,6 @@
 """The LightningModule: loss, metrics and learning-rate schedule around a plain network."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from ml.training.config import DivergedError
+
+_LOOK_EVERY = 16  # steps, where to look at a number means to wait for the device
 
 
 class ImageClassifier(lightning.LightningModule):
@@ -56,6 +61,12 @@ class ImageClassifier(lightning.LightningModule):
         self.train_scores.add(logits.detach(), labels, loss.detach())
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stops a training whose loss is not a number; on all processes at the same step."""
+        waits = self.device.type != "cpu" or self.trainer.world_size > 1
+        if not waits or batch_idx % _LOOK_EVERY == 0:
+            self._check_finite("train/loss", float(self.train_scores.loss(self._sum_over_ranks)))
+
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Counts images (N, C, H, W) and labels (N,); their loss is not smoothed."""
         images, labels = batch
@@ -67,7 +78,15 @@ class ImageClassifier(lightning.LightningModule):
         # Validation closes an epoch: what is logged here, every callback sees at the epoch's end.
         for part, scores in (("train", self.train_scores), ("val", self.val_scores)):
             sums = scores.take(self._sum_over_ranks)
+            self._check_finite(f"{part}/loss", sums["loss"])
             self.log_dict({f"{part}/{name}": value for name, value in sums.items()})
+
+    def _check_finite(self, name: str, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"{name} is {loss} in epoch {self.current_epoch + 1}, step {self.global_step}: "
+                "lower the learning rate (or raise warmup), and look at the dataset's mean and std"
+            )
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op="sum")
@@ -104,6 +123,10 @@ class EpochScores:
         # A process whose share of a last batch is empty has no mean loss to weigh.
         self._loss = self._loss + (loss * len(labels) if len(labels) else torch.zeros_like(loss))
 
+    def loss(self, combine: Callable[[Tensor], Tensor] = lambda value: value) -> Tensor:
+        """The summed loss of what was added so far; not a number if one of them was not."""
+        return combine(self._loss + 0.0)  # a new tensor: processes may add theirs in place
+
     def take(self, combine: Callable[[Tensor], Tensor] = lambda value: value) -> dict[str, float]:
         """Mean loss, accuracy and macro F1 of what was added, which is then forgotten.
 
@@ -112,8 +135,9 @@ class EpochScores:
         """
         confusion = combine(self._confusion).view(self.classes, self.classes).double().cpu()
         total, hits = confusion.sum(), confusion.diagonal()
-        f1 = 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
-        loss = float(combine(self._loss)) / float(total)
+        seen = confusion.sum(0) + confusion.sum(1)
+        f1 = (2 * hits / seen)[seen > 0]  # of classes that occur or are predicted
+        loss = float(self.loss(combine)) / float(total)
         self._confusion, self._loss = 0, 0.0
         return {
             "loss": loss,

@@ -113,7 +113,8 @@ class SystemMonitor(lightning.Callback):
     def _watch(self, trainer: Trainer, path: Path) -> None:
         sampler = SystemSampler(trainer.strategy.root_device)
         log = metrics_log(trainer)
-        with path.open("a", encoding="utf-8") as file:
+        # A disk without room ends the samples; the training meets it by itself.
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:
             is_last = False
             while True:
                 row = {"elapsed_s": round(log.elapsed_s, 2), **sampler.sample()}

@@ -6,6 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from common.resources import batch_within_memory
+
 
 class ResNet(nn.Module):
     """Whitened 2×2 patches, three groups of 3×3 convolutions, global max pooling, a scaled linear
@@ -82,12 +84,14 @@ class WhiteningStem(nn.Module):
     def fit(self, images: Tensor, epsilon: float = 5e-4) -> None:
         """Sets the filters from normalised images (N, C, H, W); ``epsilon`` bounds the gain on
         flat directions."""
-        patch = self.conv.kernel_size[0]
-        patches = images.unfold(2, patch, 1).unfold(3, patch, 1)
-        vectors = (
-            patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, self.conv.weight[0].numel()).double()
-        )
-        variances, components = torch.linalg.eigh(vectors.T @ vectors / len(vectors))
+        patch, values = self.conv.kernel_size[0], self.conv.weight[0].numel()
+        moments, count = torch.zeros(values, values, dtype=torch.float64), 0
+        for part in images.split(batch_within_memory(images[0].numel(), len(images))):
+            patches = part.unfold(2, patch, 1).unfold(3, patch, 1)
+            vectors = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, values).double()
+            moments += vectors.T @ vectors
+            count += len(vectors)
+        variances, components = torch.linalg.eigh(moments / count)
         filters = components.T / (variances + epsilon).sqrt().unsqueeze(1)
         filters = filters.reshape(-1, *self.conv.weight.shape[1:])
         self.conv.weight.copy_(torch.cat((filters, -filters)))

@@ -94,6 +94,7 @@ def test_arrows_keep_their_direction_only_where_nothing_is_mirrored(
     mirror: bool,
     mistaken: float,
 ) -> None:
+    monkeypatch.setattr(CIFAR10, "classes", ("left", "right"))
     monkeypatch.setattr(CIFAR10, "read", lambda self, part: _arrows())
     data = make(mirror=mirror, validation_size=40, max_shift=2, cutout=4)
     wrong = []
