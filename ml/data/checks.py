@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from ml.data.cifar10 import DatasetError
+from ml.data.cifar10 import DatasetError, stratified_fold
 
 LONGEST_NAME = 100  # characters; two of them are part of the file name of a mistake
 _DIGEST = re.compile("(?:md5:|sha256:)?[0-9a-f]{32,64}(?:[.]dir)?")  # as the model artifact has it
@@ -42,6 +42,8 @@ def open_data(cfg: DictConfig, folder: Path | None = None) -> Any:
     named = {} if folder is None else {"folder": str(folder.absolute())}
     data = instantiate(cfg.data, **named)
     check_statements(data)
+    if fold := cfg.get("fold"):  # one of //ml:cross_validate
+        data.divide = lambda labels: stratified_fold(labels, fold[0], fold[1], data.seed)
     return data
 
 

@@ -110,6 +110,22 @@ def stratified_split(
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
+def stratified_fold(
+    labels: NDArray[np.int64], fold: int, folds: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices for training and for validation by one of several folds, counted from 0.
+
+    The folds are disjoint and together all indices; neither they nor a class's share of them differ
+    by more than one image. Both arrays are sorted; the same arguments give the same fold on every
+    machine.
+    """
+    random = np.random.Generator(np.random.PCG64(seed))
+    classes = np.unique(labels)
+    dealt = np.concatenate([random.permutation(np.flatnonzero(labels == one)) for one in classes])
+    validation = np.sort(dealt[fold::folds])
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
 def locate() -> Path:
     """The folder that holds train.bin and test.bin.
 

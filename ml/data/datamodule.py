@@ -198,6 +198,10 @@ class ImageData(lightning.LightningDataModule, ABC):
         """Pixels (N, 3, H, W), or (N, 1, H, W) if they are grey, and labels (N,) of ``train`` or
         ``test``; what is wrong with them, `ml.data.checks` tells."""
 
+    def divide(self, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which of the training part's images are for training and which for validation."""
+        return stratified_split(labels, self.validation_size, self.seed)
+
     def usual_folder(self) -> Path:
         """Where the files are if no folder is named.
 
@@ -243,7 +247,7 @@ class ImageData(lightning.LightningDataModule, ABC):
     def _train_and_validation(self) -> tuple[Images, Images]:
         if self._split is None:
             pixels, labels = checked_part(self, "train")
-            train, validation = stratified_split(labels, self.validation_size, self.seed)
+            train, validation = self.divide(labels)
             if self.train_size is not None:
                 _, chosen = stratified_split(labels[train], self.train_size, self.seed)
                 train = train[chosen]

@@ -251,6 +251,7 @@ class Config:
     conclude: bool = True
     resume: str | None = None
     rerun: str | None = None
+    fold: list[int] | None = None  # which and of how many, set by //ml:cross_validate
     budget: str | None = None
     preset: PresetConfig | None = None
     data: Any = MISSING
@@ -402,6 +403,10 @@ def check_values(cfg: DictConfig) -> None:
         "logger.wandb.patience_s": (lambda value: value > 0, "above 0"),
         "logger.tensorboard.patience_s": (lambda value: value > 0, "above 0"),
         "logger.mlflow.patience_s": (lambda value: value > 0, "above 0"),
+        "fold": (
+            lambda value: len(value) == 2 and 0 <= value[0] < value[1],
+            "such as [0,5]: the first of five",
+        ),
         "label_smoothing": (lambda value: 0 <= value < 1, "in [0, 1)"),
         "warmup": (lambda value: 0 <= value < 1, "in [0, 1)"),
         "seed": (lambda value: 0 <= value < 2**32, "in 0..4294967295"),

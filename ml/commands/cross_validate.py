@@ -1,0 +1,288 @@
+"""k-fold cross-validation of a configuration: ``bazel run //ml:cross_validate``.
+
+Each fold is an ordinary run of `ml.stages` whose validation images are the fold; the test images
+are never read.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from common.files import write_whole
+from common.terminal import terminal
+from ml.data.cifar10 import DatasetError
+from ml.runs.folder import ResumeError, RunFolder, config_digest, open_run
+from ml.runs.metrics import best_row, read_rows
+from ml.training.config import CONFIGS, ConfigError, check_values, is_fast_dev_run, register_schema
+from ml.training.launch import INTERRUPTED, is_started_by_torchrun
+
+BAD_INPUT = 2  # exit code: nothing was trained
+_MOST = 20
+# 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom.
+_STUDENT = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930),
+)
+_HELP = """\
+examples:
+  bazel run //ml:cross_validate                              five folds, the values as they stand
+  bazel run //ml:cross_validate -- --folds 10 experiment=smoke optimizer=sgd
+  bazel run //ml:cross_validate -- --config-dir $PWD/mine/configs data=shapes
+
+Overrides are those of //ml:train. The training part is dealt out to the folds, equally many images
+of each class; each is validated on once by a training on the others. The test part is never read,
+so that it stays unseen by whoever chooses a configuration by this. budget does not count here, as
+in sweeps: name a preset, or set the values.
+
+The same command again continues after Ctrl-C or a kill: finished folds are kept, the one at work
+goes on from its last epoch. Another value is another folder.
+Folder: multirun/<name>_<k>fold_<digest>/ with folds/, each of them a run, cross_validation.json,
+cross_validation.png and .svg. bazel run //ml:runs -- <folder> --html page.html shows the curves.
+
+Exit codes: 0 done, 1 a crash, 2 bad input, 130 interrupted.
+"""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric over all folds: its values in their order, mean, and 95 % interval of the mean."""
+
+    values: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+    deviation: float
+
+
+def score(values: Sequence[float]) -> Score:
+    """Mean and interval of one value a fold.
+
+    The folds' trainings share images, so their values vary less than those of independent
+    trainings would, and Student's interval by itself would be too narrow: the variance is enlarged
+    by the ratio of validation to training images, 1/(k-1). Source: Nadeau and Bengio 2003,
+    "Inference for the Generalization Error", Machine Learning 52, as used for k folds by Bouckaert
+    and Frank 2004.
+    """
+    k, middle, deviation = len(values), mean(values), stdev(values)
+    half = _STUDENT[k - 2] * deviation * math.sqrt(1 / k + 1 / (k - 1))
+    return Score(tuple(values), middle, middle - half, middle + half, deviation)
+
+
+def scores(cfg: DictConfig, runs: Sequence[RunFolder]) -> dict[str, dict[str, Score]]:
+    """By ``last`` and ``best`` epoch, by metric. The last is what a training of fixed length ends
+    with; the best is chosen by the very fold that it is measured on, and flatters a little."""
+    rows = [read_rows(run.metrics) for run in runs]
+    chosen = {"last": [one[-1] for one in rows], "best": [best_row(one, cfg) for one in rows]}
+    names = [name for name in chosen["last"][0] if name.startswith("val/")]
+    return {
+        which: {name: score([row[name] for row in found]) for name in names}
+        for which, found in chosen.items()
+    }
+
+
+def folder_of(cfg: DictConfig, folds: int) -> Path:
+    """Where this very cross-validation is kept."""
+    name = f"{cfg.name}_{folds}fold_{config_digest(cfg)[:8]}"
+    return Path(cfg.paths.runs).parent / "multirun" / name
+
+
+def cross_validate(cfg: DictConfig, folds: int, console: Console) -> Path:
+    """Trains what is not trained yet and writes the results; the folder.
+
+    Raises:
+        ConfigError, InstantiationException, DatasetError, ResumeError: nothing has started.
+    """
+    from ml import stages  # imports PyTorch, for which --help need not wait
+
+    folder = folder_of(cfg, folds)
+    console.print(f"Cross-validation: {folder}", highlight=False, soft_wrap=True)
+    runs = [RunFolder(folder / "folds" / str(fold + 1)) for fold in range(folds)]
+    for fold, run in enumerate(runs):
+        if run.is_finished:
+            console.print(f"Fold {fold + 1} of {folds} is finished already", highlight=False)
+        else:
+            console.print(f"\n[bold]Fold {fold + 1} of {folds}[/]", highlight=False)
+            open_run(run.path, _configuration(cfg, fold, folds))
+            with run.lock(), run.discarded_unless_begun():
+                stages.train(run.load_config(), run, console)
+        done = [best_row(read_rows(one.metrics), cfg)[cfg.monitor] for one in runs[: fold + 1]]
+        console.print(
+            f"Fold {fold + 1} of {folds}: best {cfg.monitor} {done[-1]:.4f}, "
+            f"mean so far {mean(done):.4f}",
+            highlight=False,
+        )
+    write_results(cfg, runs, folder)
+    return folder
+
+
+def _configuration(cfg: DictConfig, fold: int, folds: int) -> DictConfig:
+    cfg = cfg.copy()
+    OmegaConf.update(cfg, "fold", [fold, folds], force_add=True)
+    OmegaConf.update(cfg, "conclude", False, force_add=True)
+    return cfg
+
+
+def write_results(cfg: DictConfig, runs: Sequence[RunFolder], folder: Path) -> None:
+    """``cross_validation.json`` and its plot."""
+    from common.figures import to_png, to_svg
+
+    found = scores(cfg, runs)
+    known = {which: {key: asdict(one) for key, one in of.items()} for which, of in found.items()}
+    facts = {
+        "folds": len(runs),
+        "monitor": cfg.monitor,
+        "interval": "95 %, Student's t with the variance of Nadeau and Bengio 2003",
+        "runs": [str(run.path.relative_to(folder)) for run in runs],
+        "config_digest": config_digest(cfg),
+        **known,
+    }
+    write_whole(folder / "cross_validation.json", json.dumps(facts, indent=2) + "\n")
+    figure = draw([read_rows(run.metrics) for run in runs], cfg.monitor, found["last"])
+    write_whole(folder / "cross_validation.png", to_png(figure))
+    write_whole(folder / "cross_validation.svg", to_svg(figure))
+
+
+def draw(
+    rows: Sequence[Sequence[Mapping[str, float]]], monitor: str, last: Mapping[str, Score]
+) -> Any:
+    """The curve of each fold, and their last values with mean and interval."""
+    import matplotlib
+    from matplotlib.ticker import MaxNLocator
+
+    from common.figures import BLUE, ORANGE, STYLE, new_figure
+
+    figure = new_figure(9.2, 3.2)
+    with matplotlib.rc_context(STYLE):
+        left, right = figure.subplots(1, 2, width_ratios=(1.6, 1), sharey=True)
+        for one in rows:
+            points = [(row["epoch"], row[monitor]) for row in one]
+            marker = "o" if len(points) < 2 else ""
+            left.plot(*zip(*points, strict=True), color=BLUE, alpha=0.5, marker=marker)
+        left.set(title=f"{monitor} of each fold", xlabel="epoch")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        found = last[monitor]
+        places = range(1, len(found.values) + 1)
+        right.axhspan(found.low, found.high, color=ORANGE, alpha=0.18, linewidth=0)
+        right.axhline(found.mean, color=ORANGE)
+        right.plot(places, found.values, "o", color=BLUE)
+        right.set(title="Last epoch, mean and 95 % interval", xlabel="fold")
+        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def print_results(folder: Path, console: Console) -> None:
+    """A row a metric."""
+    facts = json.loads((folder / "cross_validation.json").read_text(encoding="utf-8"))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    heads = ("metric", "epoch", "mean", "95 % interval", "deviation", "each fold")
+    for name in heads:
+        justify = "left" if name in ("metric", "epoch", "each fold") else "right"
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for which in ("last", "best"):
+        for name, one in facts[which].items():
+            each = "  ".join(f"{value:.4f}" for value in one["values"])
+            interval = f"{one['low']:.4f} – {one['high']:.4f}"
+            middle, spread = f"{one['mean']:.4f}", f"{one['deviation']:.4f}"
+            table.add_row(name, which, middle, interval, spread, each)
+    console.print()
+    console.print(table)
+    console.print(
+        "The best epoch is chosen by the fold that it is measured on, and flatters a little.\n"
+        f"  {folder / 'cross_validation.json'}\n  {folder / 'cross_validation.png'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+class _Job:
+    folds = 5
+    has_begun = False  # false as long as Hydra composes the configuration
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
+def main(cfg: DictConfig) -> None:
+    """Hydra's entry."""
+    _Job.has_begun = True
+    console = terminal(140)
+    try:
+        check_values(cfg)
+        _check(cfg)
+        folder = cross_validate(cfg, _Job.folds, console)
+    except (ConfigError, ResumeError, DatasetError, InstantiationException) as exc:
+        cause = exc.__cause__ or exc
+        print(f"{type(cause).__name__}: {cause}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except (KeyboardInterrupt, SystemExit) as exc:
+        if isinstance(exc, KeyboardInterrupt) or exc.code == INTERRUPTED:
+            print("No fold is lost: the same command again continues.", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        raise
+    print_results(folder, console)
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuses what makes no sense for several trainings.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if is_started_by_torchrun():
+        raise ConfigError("torchrun starts one training: use trainer=ddp, which starts its own")
+    given = HydraConfig.get().overrides.task
+    for key in ("resume", "rerun", "fold", "conclude"):
+        if any(text.lstrip("+").startswith(f"{key}=") for text in given):
+            raise ConfigError(f"{key} is for one training: the same command again continues here")
+    if is_fast_dev_run(cfg):
+        raise ConfigError("trainer.fast_dev_run keeps nothing that could be compared")
+
+
+def _fold_count(text: str) -> int:
+    if not text.isdecimal() or not 2 <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 2 to {_MOST}, got {text}")
+    return int(text)
+
+
+def run_entry(arguments: Sequence[str]) -> None:
+    """Leaves the overrides to Hydra; exit codes as //ml:train."""
+    parser = argparse.ArgumentParser(
+        prog="bazel run //ml:cross_validate --",
+        description="Train a configuration on all but one of k parts of the training images, k "
+        "times.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--folds", type=_fold_count, default=5, metavar="K", help="default: 5")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of //ml:train")
+    options, rest = parser.parse_known_args(arguments)
+    _Job.folds = options.folds
+    sys.argv[1:] = [*options.overrides, *rest]
+    register_schema()
+    try:
+        main()
+    except HydraException as exc:
+        if _Job.has_begun:
+            raise
+        print(exc, file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except SystemExit as exc:
+        # Hydra leaves with 1 for a configuration that does not compose, as for a crash of the job.
+        refused = exc.code == 1 and not _Job.has_begun
+        sys.exit(BAD_INPUT if refused else exc.code)
+
+
+if __name__ == "__main__":
+    run_entry(sys.argv[1:])
