@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from ml.data.cifar10 import DatasetError, stratified_fold
+from ml.data.packing import PackedImages
 
 LONGEST_NAME = 100  # characters; two of them are part of the file name of a mistake
 _DIGEST = re.compile("(?:md5:|sha256:)?[0-9a-f]{32,64}(?:[.]dir)?")  # as the model artifact has it
@@ -93,8 +94,11 @@ def check_digest(digest: Any) -> str:
     return digest
 
 
-def checked_part(data: Any, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """What a dataset reads as ``train`` or ``test``: pixels (N, 3, H, W) and labels (N,).
+def checked_part(
+    data: Any, part: str
+) -> tuple[NDArray[np.uint8] | PackedImages, NDArray[np.int64]]:
+    """What a dataset reads as ``train`` or ``test``: pixels (N, 3, H, W) and labels (N,); packed
+    images stay on disk.
 
     Grey images, of one channel, become three equal ones; labels of any whole type become int64.
 
@@ -111,18 +115,21 @@ def checked_part(data: Any, part: str) -> tuple[NDArray[np.uint8], NDArray[np.in
         raise DatasetError(f"{where} returned {type(read).__name__}, expected (pixels, labels)")
     pixels, labels = read
     for what, array in (("pixels", pixels), ("labels", labels)):
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, np.ndarray | PackedImages):
             raise DatasetError(
                 f"{where}: the {what} are a {type(array).__name__}, expected a NumPy array"
             )
+    on_disk = isinstance(pixels, PackedImages)  # of the right kind, for Kiln wrote them
     if problem := (
-        _problem_of_pixels(pixels, data.image_size)
+        (None if on_disk else _problem_of_pixels(pixels, data.image_size))
         or _problem_of_labels(labels, len(pixels), data.classes)
-        or _problem_of_statistics(pixels, data.mean, data.std)
+        or (None if on_disk else _problem_of_statistics(pixels, data.mean, data.std))
     ):
         raise DatasetError(f"{where}: {problem}")
     if part == "train" and (problem := _problem_of_counts(data, labels)):
         raise DatasetError(f"{where}: {problem}")
+    if on_disk:
+        return pixels, labels
     if pixels.shape[1] == 1:
         pixels = np.repeat(pixels, 3, axis=1)
     return np.ascontiguousarray(pixels), labels.astype(np.int64, copy=False)
@@ -265,6 +272,8 @@ def _problem_of_counts(data: Any, labels: NDArray[np.integer[Any]]) -> str | Non
             f"data.validation_size={validation}, expected at least {len(classes)}, one of each "
             "class: the best epoch is chosen by them"
         )
+    if 0 < validation < 1:
+        return None if counts.max() > 1 else "no class has two images, one of them to judge by"
     if counts[rarest] <= (share := validation // len(classes)):
         most = (counts[rarest] - 1) * len(classes)
         return (

@@ -83,9 +83,11 @@ def dataset_digest(dataset: Path | Pin) -> str:
 
 
 def stratified_split(
-    labels: NDArray[np.int64], validation_size: int, seed: int
+    labels: NDArray[np.int64], validation_size: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices for training and for validation, the latter with equally many of each class.
+    """Indices for training and for validation, the latter with equally many of each class, or,
+    if `validation_size` is below 1, with that share of each class: one image at least, if it has
+    two.
 
     Both are sorted, disjoint and together all indices; the same arguments give the same split on
     every machine.
@@ -95,17 +97,26 @@ def stratified_split(
             small for its share.
     """
     classes, counts = np.unique(labels, return_counts=True)
-    share, rest = divmod(validation_size, len(classes))
-    if validation_size < 0 or rest:
-        raise ValueError(
-            f"validation_size must be a multiple of {len(classes)} classes, got {validation_size}"
-        )
-    if share > counts.min():
-        raise ValueError(
-            f"validation_size={validation_size} takes {share} per class, one has {counts.min()}"
-        )
+    if 0 < validation_size < 1:
+        shares = np.clip(np.rint(validation_size * counts), 1, counts - 1).astype(int)
+    else:
+        share, rest = divmod(validation_size, len(classes))
+        if validation_size < 0 or rest:
+            raise ValueError(
+                f"validation_size must be a share of each class, or a multiple of {len(classes)} "
+                f"classes, got {validation_size}"
+            )
+        if share > counts.min():
+            raise ValueError(
+                f"validation_size={validation_size} takes {share:g} per class, one has "
+                f"{counts.min()}"
+            )
+        shares = np.full(len(classes), int(share))
     random = np.random.Generator(np.random.PCG64(seed))
-    chosen = [random.permutation(np.flatnonzero(labels == index))[:share] for index in classes]
+    chosen = [
+        random.permutation(np.flatnonzero(labels == index))[:share]
+        for index, share in zip(classes, shares, strict=True)
+    ]
     validation = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 

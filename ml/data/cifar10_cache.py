@@ -25,13 +25,13 @@ _READ_ONLY = 0o444
 _POLL_S = 0.1
 
 
-def cache_folder() -> Path:
-    """Where datasets live on this machine."""
+def cache_folder(dataset: str = "cifar10") -> Path:
+    """Where a dataset lives on this machine."""
     base = os.environ.get("KILN_CACHE")
     if base:
-        return Path(base).expanduser() / "cifar10"
+        return Path(base).expanduser() / dataset
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(home) / "kiln" / "cifar10"
+    return Path(home) / "kiln" / dataset
 
 
 def entry_folder(pin: Pin, cache: Path) -> Path:

@@ -16,15 +16,16 @@ from common.resources import batch_within_memory
 from ml.data.augmentation import alternating_flip, random_cutout, random_shift, resize
 from ml.data.checks import check_image_size, checked_part
 from ml.data.cifar10 import CLASSES, dataset_digest, locate, read_records, stratified_split
+from ml.data.packing import PackedImages
 
 _EVALUATION_BATCH = 1000  # images at most
 
 
 class Images:
-    """A labelled set of images in memory, iterated in fixed batches of normalised floats.
+    """A labelled set of images, iterated in fixed batches of normalised floats.
 
     Attributes:
-        pixels: (N, C, H, W) uint8.
+        pixels: (N, C, H, W) uint8 in memory, or images that are read from disk when they are taken.
         labels: (N,) int64.
         batch_size: images of a batch: few where they are large.
         rank, ranks: which share of each batch is seen, where processes look at it together.
@@ -33,22 +34,35 @@ class Images:
     rank, ranks = 0, 1
 
     def __init__(
-        self, pixels: Tensor, labels: Tensor, mean: Sequence[float], std: Sequence[float]
+        self,
+        pixels: Tensor | PackedImages,
+        labels: Tensor,
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> None:
         self.pixels = pixels
         self.labels = labels
-        self.mean = torch.tensor(mean, device=pixels.device).view(1, -1, 1, 1)
-        self.std = torch.tensor(std, device=pixels.device).view(1, -1, 1, 1)
-        self.batch_size = batch_within_memory(pixels.shape[1:].numel(), _EVALUATION_BATCH)
+        self.mean = torch.tensor(mean, device=labels.device).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, device=labels.device).view(1, -1, 1, 1)
+        image = int(np.prod(pixels.shape[1:]))
+        self.batch_size = batch_within_memory(image, _EVALUATION_BATCH)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for pixels, labels in zip(
-            self.pixels.split(self.batch_size), self.labels.split(self.batch_size), strict=True
-        ):
-            yield self.normalise(pixels[self.rank :: self.ranks]), labels[self.rank :: self.ranks]
+        for start in range(0, len(self.labels), self.batch_size):
+            end = min(start + self.batch_size, len(self.labels))
+            rows = slice(start + self.rank, end, self.ranks)
+            yield self.normalise(self.take(rows)), self.labels[rows]
+
+    def take(self, rows: slice | Tensor) -> Tensor:
+        """(n, C, H, W) uint8 of these images, where the labels are."""
+        if isinstance(self.pixels, Tensor):
+            return self.pixels[rows]
+        chosen = rows if isinstance(rows, slice) else rows.cpu().numpy()
+        pixels = torch.from_numpy(self.pixels[chosen]).permute(0, 3, 1, 2)
+        return pixels.to(self.labels.device)
 
     def share(self, rank: int, ranks: int) -> "Images":
         """The same images as one of several processes sees them: all take equally many batches."""
@@ -108,19 +122,27 @@ class AugmentedImages:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, size = self._current_epoch(), self.size
         generator = Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        pixels = self.images.pixels
-        if self.mirror:
-            pixels = alternating_flip(pixels, epoch, self.seed)
-        pixels = random_shift(pixels, self.max_shift, generator)
-        pixels = random_cutout(pixels, self.cutout, generator)
-        order = torch.randperm(len(pixels), generator=generator).to(pixels.device)
+        images, pixels = self.images, self.images.pixels
+        if in_memory := isinstance(pixels, Tensor):  # all at once is far cheaper
+            images = copy.copy(images)
+            images.pixels = self._augmented(pixels, epoch, generator)
+        order = torch.randperm(len(images.labels), generator=generator).to(images.labels.device)
         for batch_rows in order.split(self.batch_size)[: len(self)]:
             rows = batch_rows[self.rank :: self.ranks]
-            batch = resize(self.images.normalise(pixels[rows]), size)
+            pixels = images.take(rows)
+            if not in_memory:
+                pixels = self._augmented(pixels, epoch, generator)
+            batch = resize(images.normalise(pixels), size)
             yield (
                 batch.contiguous(memory_format=torch.channels_last),
                 self.images.labels[rows],
             )
+
+    def _augmented(self, pixels: Tensor, epoch: int, generator: Generator) -> Tensor:
+        if self.mirror:
+            pixels = alternating_flip(pixels, epoch, self.seed)
+        pixels = random_shift(pixels, self.max_shift, generator)
+        return random_cutout(pixels, self.cutout, generator)
 
 
 class ImageData(lightning.LightningDataModule, ABC):
@@ -137,7 +159,8 @@ class ImageData(lightning.LightningDataModule, ABC):
 
     Args:
         batch_size: images a training step.
-        validation_size: images set aside from the training part, equally many of each class.
+        validation_size: images set aside from the training part, equally many of each class; below
+            1 a share of each class.
         train_size: images to train on; None takes all that validation leaves.
         epochs: how many epochs the size schedule spans.
         sizes: of the training images, one for each stage of the schedule: up to 1 a share of
@@ -163,7 +186,7 @@ class ImageData(lightning.LightningDataModule, ABC):
         self,
         *,
         batch_size: int,
-        validation_size: int,
+        validation_size: float,
         epochs: int,
         seed: int,
         sizes: Sequence[float] | None = None,
@@ -194,7 +217,7 @@ class ImageData(lightning.LightningDataModule, ABC):
         """SHA-256 in hex of the dataset, another for every change of it."""
 
     @abstractmethod
-    def read(self, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def read(self, part: str) -> tuple[NDArray[np.uint8] | PackedImages, NDArray[np.int64]]:
         """Pixels (N, 3, H, W), or (N, 1, H, W) if they are grey, and labels (N,) of ``train`` or
         ``test``; what is wrong with them, `ml.data.checks` tells."""
 
@@ -257,18 +280,21 @@ class ImageData(lightning.LightningDataModule, ABC):
                     f"the {len(train)} training images"
                 )
             self._split = (
-                self._images(pixels[train], labels[train]),
-                self._images(pixels[validation], labels[validation]),
+                self._images(pixels, labels, train),
+                self._images(pixels, labels, validation),
             )
         return self._split
 
-    def _images(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Images:
-        return Images(
-            torch.from_numpy(pixels).to(self.device),
-            torch.from_numpy(labels).to(self.device),
-            self.mean,
-            self.std,
-        )
+    def _images(
+        self,
+        pixels: NDArray[np.uint8] | PackedImages,
+        labels: NDArray[np.int64],
+        rows: NDArray[np.int64] | slice = slice(None),
+    ) -> Images:
+        where = torch.from_numpy(labels[rows]).to(self.device)
+        if isinstance(pixels, PackedImages):
+            return Images(pixels.select(rows), where, self.mean, self.std)
+        return Images(torch.from_numpy(pixels[rows]).to(self.device), where, self.mean, self.std)
 
 
 class CIFAR10(ImageData):
@@ -284,7 +310,7 @@ class CIFAR10(ImageData):
         """SHA-256 of both files' names, hashes and sizes."""
         return dataset_digest(self.folder)
 
-    def read(self, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def read(self, part: str) -> tuple[NDArray[np.uint8] | PackedImages, NDArray[np.int64]]:
         """The records of ``train.bin`` or ``test.bin``."""
         records = read_records(self.folder / f"{part}.bin")
         return records.images, records.labels

@@ -115,12 +115,14 @@ def open_trained(
 def labelled_test(data: Any) -> Labelled:
     """The test images, in the order of their file."""
     test = data.test_images()
-    return Labelled(_channels_last(test.pixels), test.labels.cpu().numpy())
+    pixels = test.pixels
+    images = _channels_last(pixels) if isinstance(pixels, Tensor) else pixels  # stay on disk
+    return Labelled(images, test.labels.cpu().numpy())
 
 
 def calibration_images(data: Any) -> NDArray[np.uint8]:
     """(N, H, W, 3): the first training images, which are in random order."""
-    return _channels_last(data.train_images().pixels[:_CALIBRATION_IMAGES])
+    return _channels_last(data.train_images().take(slice(_CALIBRATION_IMAGES)))
 
 
 def _channels_last(pixels: Tensor) -> NDArray[np.uint8]:

@@ -59,7 +59,7 @@ class DataConfig:
 
     _target_: str = "ml.data.datamodule.CIFAR10"
     batch_size: int = MISSING
-    validation_size: int = MISSING
+    validation_size: int | float = MISSING
     train_size: int | None = None
     epochs: int = MISSING
     sizes: list[Any] | None = None  # numbers; OmegaConf hands a union out boxed
@@ -69,6 +69,21 @@ class DataConfig:
     mirror: bool = MISSING
     seed: int = MISSING
     folder: str | None = None
+
+
+@dataclass
+class FolderConfig(DataConfig):
+    """Arguments of `ml.data.folder.ImageFolder`."""
+
+    _target_: str = "ml.data.folder.ImageFolder"
+    image_size: Any = MISSING  # an edge in pixels, or [height, width]
+    resize: str = MISSING
+    test_share: float = MISSING
+    split_seed: int = MISSING
+    on_damaged: str = MISSING
+    on_duplicates: str = MISSING
+    memory_gib: float = MISSING
+    max_pixels: int = MISSING
 
 
 @dataclass
@@ -270,6 +285,7 @@ def register_schema() -> None:
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=Config)
     store.store(group="schema", name="cifar10", node=DataConfig)
+    store.store(group="schema", name="folder", node=FolderConfig)
     store.store(group="schema", name="resnet", node=ResNetConfig)
     store.store(group="schema", name="muon", node=MuonConfig)
     store.store(group="schema", name="sgd", node=SGDConfig)

@@ -117,8 +117,8 @@ def _assemble(
     except ValueError as exc:  # the split and the batch size meet the images here
         raise ConfigError(str(exc)) from exc
     if hasattr(network, "initialise_from"):
-        some = min(_STEM_IMAGES, _STEM_BYTES // (4 * images.pixels[0].numel()))
-        network.initialise_from(images.normalise(images.pixels[:some]).cpu())
+        some = min(_STEM_IMAGES, _STEM_BYTES // (4 * images.take(slice(1)).numel()))
+        network.initialise_from(images.normalise(images.take(slice(some))).cpu())
     _check_network(network, data)
     module = ImageClassifier(
         network,

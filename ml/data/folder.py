@@ -1,0 +1,444 @@
+"""A dataset of image files by configuration alone: a subfolder for each class, or a table of paths
+and labels.
+
+    bazel run //ml:train data=folder data.folder=photos/
+
+The files are decoded by what decodes an upload in the service (common/images.py), once, and kept
+packed in this machine's cache: see `ml.data.packing`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.files import user_path, write_whole
+from common.images import MAX_PIXELS
+from common.model.artifact import Resize
+from ml.data.cifar10 import DatasetError
+from ml.data.cifar10_cache import cache_folder
+from ml.data.datamodule import ImageData
+from ml.data.packing import (
+    FACTS,
+    Packed,
+    Sample,
+    fingerprints,
+    pack,
+    read_packed,
+)
+
+# Those that are decoded, and those of images that are not, so that none is passed over in silence.
+DECODED = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp")
+NOT_DECODED = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".tga", ".svg")
+TABLES = (".csv", ".tsv", ".parquet")
+OnDamaged = Literal["fail", "skip"]
+OnDuplicates = Literal["keep", "skip"]
+_PART_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+_TABLE_PARTS = {**_PART_FOLDERS, "": None}
+_LISTED = 5  # of many problems
+
+
+@dataclass(frozen=True)
+class File:
+    """An image file as its folder or its table names it; part is None where nothing names one."""
+
+    path: Path
+    label: str
+    part: str | None
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a dataset before any of them is decoded.
+
+    Attributes:
+        classes: in the order of the labels: numbers by value, other names by letter.
+        duplicates: files of equal bytes, by path, at least two each.
+        ignored: names of files that are no images, or lie outside of every class.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    files: tuple[File, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def duplicates(self) -> list[list[File]]:
+        same = defaultdict(list)
+        for file in self.files:
+            same[file.sha256].append(file)
+        return [group for group in same.values() if len(group) > 1]
+
+    def named(self, file: File) -> str:
+        """A file's path as the report tells it."""
+        return os.path.relpath(file.path, self.root)
+
+
+class ImageFolder(ImageData):
+    """Image files of any size and type that the service takes, for a dataset without code.
+
+    Args:
+        folder: with a subfolder for each class, or with ``train/`` and ``test/`` that have them (a
+            third, ``val/``, is what training is judged by while it runs); or a CSV, TSV or Parquet
+            file with the columns ``path``, ``label`` and perhaps ``split``; or a packed dataset.
+        image_size: edge in pixels, or [height, width], that every image is brought to.
+        resize: ``crop``, ``stretch`` or ``pad``, for images of other proportions; the service does
+            the same, for the model says it.
+        test_share: of each class for the test, where the files do not say which are; chosen by
+            content and `split_seed`, so that neither names nor the run's seed move an image.
+        on_damaged: ``fail`` lists files that cannot be decoded and stops, ``skip`` leaves them out.
+        on_duplicates: ``skip`` leaves one of several files of equal bytes, a test image if there is
+            one, and none if their classes differ.
+        memory_gib: a packed part that is larger is not held in memory but read batch by batch.
+        max_pixels: files with more are damaged, as the service refuses them.
+        base: of `ImageData`.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str | Path | None = None,
+        image_size: int | Sequence[int] = 64,
+        resize: Resize = "crop",
+        test_share: float = 0.2,
+        split_seed: int = 0,
+        on_damaged: OnDamaged = "fail",
+        on_duplicates: OnDuplicates = "keep",
+        memory_gib: float = 2.0,
+        max_pixels: int = MAX_PIXELS,
+        **base: Any,
+    ) -> None:
+        self.image_size = _size(image_size)
+        self.resize = _one_of("resize", resize, get_args(Resize))
+        self.on_damaged = _one_of("on_damaged", on_damaged, get_args(OnDamaged))
+        self.on_duplicates = _one_of("on_duplicates", on_duplicates, get_args(OnDuplicates))
+        self.test_share = _share("test_share", test_share)
+        self.split_seed, self.max_pixels = split_seed, max_pixels
+        self.memory_bytes = int(memory_gib * 2**30)
+        if folder is None:
+            self.usual_folder()
+        root = user_path(folder or "").absolute()
+        self.packed = self._packed(root)
+        self.classes = tuple(self.packed.facts["classes"])
+        self.mean = tuple(self.packed.facts["mean"])
+        self.std = tuple(max(value, 1e-3) for value in self.packed.facts["std"])
+        super().__init__(folder=root, **base)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of class names and of the contents, class and part of every image that is used:
+        neither names of files nor the size that they are brought to change it."""
+        return str(self.packed.facts["digest"])
+
+    def read(self, part: str) -> tuple[Any, NDArray[np.int64]]:
+        """Pixels (N, 3, H, W) and labels (N,); pixels that do not fit into `memory_gib` stay on
+        disk."""
+        images = self.packed.images(part)
+        if images.nbytes > self.memory_bytes:
+            return images, self.packed.labels(part)
+        return images[:].transpose(0, 3, 1, 2), self.packed.labels(part)
+
+    def divide(self, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Those of validation are as the files name them, if they do."""
+        if named := self.packed.count("validation"):
+            rows = np.arange(len(labels))
+            return rows[:-named], rows[-named:]
+        return super().divide(labels)
+
+    def _packed(self, root: Path) -> Packed:
+        if (root / FACTS).is_file():
+            return self._packed_before(root)
+        cache = cache_folder("folders")
+        try:
+            listing = list_files(root, cache)
+            samples = divided(listing, self.test_share, self.split_seed, self.on_duplicates)
+            packed = pack(
+                samples,
+                listing.classes,
+                size=self.image_size,
+                resize=self.resize,
+                max_pixels=self.max_pixels,
+                cache=cache,
+                root=listing.root,
+            )
+        except OSError as exc:
+            raise DatasetError(f"{root} cannot be packed in {cache}: {exc}") from exc
+        self.report = write_report(listing, packed)
+        self._tell(listing, packed)
+        return packed
+
+    def _packed_before(self, root: Path) -> Packed:
+        try:
+            packed = read_packed(root)
+        except (OSError, ValueError) as exc:
+            raise DatasetError(f"{root} holds no packed dataset that can be read: {exc}") from exc
+        self.image_size = _size(packed.facts["image_size"])
+        self.resize = packed.facts["resize"]
+        return packed
+
+    def _tell(self, listing: Listing, packed: Packed) -> None:
+        """A line for people about damaged files and duplicates, or a refusal."""
+        damaged, copies = packed.damaged, sum(len(group) - 1 for group in listing.duplicates)
+        if damaged and self.on_damaged == "fail":
+            first = [f"  {one['path']}: {one['reason']}" for one in damaged[:_LISTED]]
+            if len(damaged) > _LISTED:
+                first.append(f"  … and {len(damaged) - _LISTED:,} more")
+            raise DatasetError(
+                f"{listing.root} has {len(damaged):,} of {len(listing.files):,} image files that "
+                "cannot be decoded:\n" + "\n".join(first) + "\nRepair or delete them, or leave "
+                f"them out: data.on_damaged=skip. All are in {self.report}"
+            )
+        notes = []
+        if damaged:
+            notes.append(f"{len(damaged):,} damaged files left out")
+        if copies:
+            verdict = "left out" if self.on_duplicates == "skip" else "kept"
+            notes.append(f"{copies:,} duplicates {verdict} (data.on_duplicates)")
+        if listing.ignored:
+            notes.append(f"{len(listing.ignored):,} other files ignored")
+        if notes:
+            print(f"{listing.root}: {', '.join(notes)}: {self.report}", file=sys.stderr)
+
+
+def list_files(root: Path, cache: Path) -> Listing:
+    """The image files of a folder or a table with their classes, by content.
+
+    Raises:
+        DatasetError: no such folder or table, or what is in it is no dataset; the message says how
+            one looks.
+        OSError: a file cannot be read.
+    """
+    if root.is_file():
+        base, files, ignored = root.parent, read_table(root), list[Path]()
+    elif root.is_dir():
+        base, (files, ignored) = root, _walk(root)
+    else:
+        raise DatasetError(f"data.folder={root}: there is no such folder or table")
+    if not files:
+        raise DatasetError(
+            f"{root} holds no image files: expected a subfolder for each class, with files ending "
+            f"in {', '.join(DECODED)}; or a CSV or Parquet file of paths and labels"
+        )
+    known_in = cache / "files" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:24]}.json"
+    digests = fingerprints([file.path for file in files], known_in)
+    files = [replace(file, sha256=digest) for file, digest in zip(files, digests, strict=True)]
+    parts = {file.part for file in files}
+    if "test" not in parts and "validation" in parts:  # a set that calls its test images val
+        files = [replace(f, part="test") if f.part == "validation" else f for f in files]
+    if unknown := {f.label for f in files} - {f.label for f in files if f.part in (None, "train")}:
+        raise DatasetError(
+            f"{root}: class {sorted(unknown)[0]!r} has test images and none to learn from: add "
+            "some, or leave the class out"
+        )
+    return Listing(
+        root=base,
+        classes=tuple(sorted({file.label for file in files}, key=_by_number)),
+        files=tuple(files),
+        ignored=tuple(sorted(os.path.relpath(path, base) for path in ignored)),
+    )
+
+
+def _walk(root: Path) -> tuple[list[File], list[Path]]:
+    """Image files below a folder, and other files."""
+    folders = _visible(root, Path.is_dir)
+    by_part = {one.name.lower(): one for one in folders}
+    classes: list[tuple[str | None, Path]]
+    if "train" in by_part and by_part.keys() <= _PART_FOLDERS.keys():
+        classes = [
+            (_PART_FOLDERS[name], one)
+            for name, part in by_part.items()
+            for one in _visible(part, Path.is_dir)
+        ]
+        outside = [f for folder in (root, *folders) for f in _visible(folder, Path.is_file)]
+    else:
+        classes = [(None, one) for one in folders]
+        outside = _visible(root, Path.is_file)
+    files: list[File] = []
+    for part, folder in classes:
+        found = [path for path in sorted(folder.rglob("*")) if _is_shown(path, folder)]
+        images = [path for path in found if path.suffix.lower() in DECODED + NOT_DECODED]
+        if not images and part in (None, "train"):
+            raise DatasetError(f"class folder {folder} holds no image files: fill or delete it")
+        files += [File(path, folder.name, part) for path in images]
+        outside += [path for path in found if path.suffix.lower() not in DECODED + NOT_DECODED]
+    return files, outside
+
+
+def _visible(folder: Path, kind: Any) -> list[Path]:
+    return sorted(
+        one
+        for one in folder.iterdir()
+        if kind(one) and not one.name.startswith(".") and one.name != "__MACOSX"
+    )
+
+
+def _is_shown(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and path.is_file()
+
+
+def read_table(path: Path) -> list[File]:
+    """The rows of a CSV, TSV or Parquet file; paths are relative to its folder.
+
+    Raises:
+        DatasetError: it cannot be read, lacks a column, or names what is not there.
+    """
+    rows = _rows(path)
+    files = []
+    for number, row in enumerate(rows, 1):
+        split = str(row.get("split") or "").strip().lower()
+        label = "" if row["label"] is None else str(row["label"]).strip()
+        file = path.parent / str(row["path"])
+        if split not in _TABLE_PARTS:
+            raise DatasetError(
+                f"{path}, row {number}: split is {split!r}, expected train, validation or test"
+            )
+        if not label:
+            raise DatasetError(f"{path}, row {number}: {row['path']} has no label")
+        if not file.is_file():
+            raise DatasetError(f"{path}, row {number}: there is no file {file}")
+        files.append(File(file, label, _TABLE_PARTS[split]))
+    if len({file.part is None for file in files}) > 1:
+        raise DatasetError(f"{path}: some rows have a split and others none; fill all or none")
+    return files
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa  # a third of a second that image folders need not wait
+    from pyarrow import csv, parquet
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = parquet.read_table(path)
+        elif path.suffix.lower() in TABLES:
+            tabs = csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            texts = {name: pa.string() for name in ("path", "label", "split")}
+            options = csv.ConvertOptions(column_types=texts)
+            table = csv.read_csv(path, parse_options=tabs, convert_options=options)
+        else:
+            raise DatasetError(f"data.folder={path}: expected a folder, or {', '.join(TABLES)}")
+    except (pa.ArrowException, OSError) as exc:
+        raise DatasetError(f"{path} cannot be read as a table: {exc}") from exc
+    wanted = [name for name in ("path", "label", "split") if name in table.column_names]
+    if wanted[:2] != ["path", "label"]:
+        raise DatasetError(
+            f"{path} has the columns {', '.join(table.column_names)}, expected path, label and "
+            "perhaps split"
+        )
+    rows: list[dict[str, Any]] = table.select(wanted).to_pylist()
+    return rows
+
+
+def divided(
+    listing: Listing, test_share: float, seed: int, on_duplicates: OnDuplicates
+) -> list[Sample]:
+    """Every file with its part and the number of its class; equal files are in one part."""
+    files: Iterable[File] = listing.files
+    if on_duplicates == "skip":
+        files = _without_copies(files)
+    if {file.part for file in listing.files} <= {None, "train"}:
+        files = _with_test(files, test_share, seed)
+    numbers = {name: number for number, name in enumerate(listing.classes)}
+    return [Sample(f.path, numbers[f.label], f.part or "train", f.sha256) for f in files]
+
+
+def _without_copies(files: Iterable[File]) -> list[File]:
+    groups = defaultdict(list)
+    for file in files:
+        groups[file.sha256].append(file)
+    return [
+        min(group, key=lambda file: (file.part != "test", file.part != "validation", file.path))
+        for group in groups.values()
+        if len({file.label for file in group}) == 1
+    ]
+
+
+def _with_test(files: Iterable[File], share: float, seed: int) -> list[File]:
+    by_class = defaultdict(set)
+    files = list(files)
+    for file in files:
+        by_class[file.label].add(file.sha256)
+    test = set[str]()
+    for contents in by_class.values():
+        ranked = sorted(contents, key=lambda one: hashlib.sha256(f"{seed} {one}".encode()).digest())
+        test.update(ranked[: _part_of(len(ranked), share)])
+    return [replace(f, part="test" if f.sha256 in test else "train") for f in files]
+
+
+def _part_of(count: int, share: float) -> int:
+    """Of so many; one at least, unless that leaves none."""
+    return min(max(1, round(share * count)), count - 1)
+
+
+def write_report(listing: Listing, packed: Packed) -> Path:
+    """Counts, damaged files, duplicates and ignored files as JSON beside the packed files."""
+    groups = listing.duplicates
+    found = {
+        "folder": str(listing.root),
+        "files": len(listing.files),
+        "classes": dict(sorted(Counter(file.label for file in listing.files).items())),
+        "counts": packed.facts["counts"],
+        "digest": packed.facts["digest"],
+        "damaged": packed.damaged,
+        "duplicates": [sorted(listing.named(file) for file in group) for group in groups],
+        "contradictions": [
+            {listing.named(file): file.label for file in group}
+            for group in groups
+            if len({file.label for file in group}) > 1
+        ],
+        "ignored": list(listing.ignored),
+    }
+    path = packed.folder.with_name(f"{packed.folder.name}.report.json")
+    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_whole(path, text)
+    return path
+
+
+def read_report(path: Path) -> Mapping[str, Any]:
+    """What `write_report` wrote."""
+    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _by_number(name: str) -> tuple[bool, int, str]:
+    number = name.isascii() and name.isdecimal()
+    return not number, int(name) if number else 0, name
+
+
+def _size(value: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (value, value) if isinstance(value, int) else tuple(value)
+    if min(height, width) < 1:
+        raise DatasetError(
+            f"data.image_size={value}: expected an edge in pixels or [height, width]"
+        )
+    return int(height), int(width)
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 < value < 1:
+        raise DatasetError(f"data.{name}={value}: expected a share between 0 and 1")
+    return value
+
+
+def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    if value not in choices:
+        raise DatasetError(f"data.{name}={value}: expected {' or '.join(choices)}")
+    return value

@@ -1,0 +1,283 @@
+"""ml/data/folder.py and ml/data/packing.py: image files become the pixels that the service sees."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from pyarrow import csv, parquet
+
+from common.images import Codec
+from common.model.artifact import Resize
+from ml.data import packing
+from ml.data.cifar10 import DatasetError
+from ml.data.folder import ImageFolder, read_report
+
+SIZE = (12, 16)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("KILN_CACHE", str(folder))
+    return folder
+
+
+def picture(seed: int, kind: str = "PNG", **options: Any) -> bytes:
+    """A file of a size of its own."""
+    chance = np.random.default_rng(seed)
+    height, width = chance.integers(8, 60, 2)
+    pixels = chance.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def photos(root: Path, classes: str = "ab", each: int = 10) -> Path:
+    """A folder for each class; every file is another image."""
+    for label, name in enumerate(classes):
+        for number in range(each):
+            write(root / name / f"{number}.png", picture(100 * label + number))
+    return root
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def opened(root: Path, **values: Any) -> ImageFolder:
+    given: dict[str, Any] = {
+        "image_size": SIZE,
+        "batch_size": 4,
+        "validation_size": 0.25,
+        "epochs": 2,
+        "seed": 0,
+    }
+    return ImageFolder(folder=root, mirror=False, **given | values)
+
+
+def test_pixels_are_those_that_the_service_sees_to_the_bit(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    files = {
+        "jpeg.jpg": picture(1, "JPEG"),
+        "turned.jpeg": picture(2, "JPEG", exif=turned),
+        "webp.webp": picture(3, "WEBP"),
+        "lies.png": picture(4, "JPEG"),
+        "grey.png": picture(5),
+    }
+    for name, data in files.items():
+        write(tmp_path / "a" / name, data)
+        write(tmp_path / "b" / name, data + b"\n")
+    for resize in get_args(Resize):
+        dataset = opened(tmp_path, resize=resize)
+        service = Codec(SIZE, 25_000_000, resize)
+        expected = {service.decode(one).tobytes() for one in files.values()}
+        found = [dataset.read(part)[0].transpose(0, 2, 3, 1) for part in ("train", "test")]
+        assert {image.tobytes() for images in found for image in images} == expected
+
+
+def test_classes_are_the_folders_and_each_gives_its_share_to_the_test(tmp_path: Path) -> None:
+    data = opened(photos(tmp_path, "ba"), test_share=0.2)
+    assert data.classes == ("a", "b")
+    assert np.bincount(data.read("test")[1]).tolist() == [2, 2]
+    assert np.bincount(data.train_images().labels).tolist() == [6, 6]
+    assert np.bincount(data.validation_images().labels).tolist() == [2, 2]
+
+
+def test_numbers_are_in_the_order_of_their_value(tmp_path: Path) -> None:
+    for seed, name in enumerate(("10", "9", "x", "10", "9", "x")):
+        write(tmp_path / name / f"{seed}.png", picture(seed))
+    assert opened(tmp_path, batch_size=1).classes == ("9", "10", "x")
+
+
+def test_names_and_places_change_neither_digest_nor_split_nor_order(tmp_path: Path) -> None:
+    one, other = photos(tmp_path / "one"), tmp_path / "other"
+    for path in one.rglob("*.png"):
+        write(other / path.parent.name / "deep" / f"x{random.random()}.PNG", path.read_bytes())
+    first, second = opened(one), opened(other)
+    assert first.digest == second.digest
+    for part in ("train", "test"):
+        for a, b in zip(first.read(part), second.read(part), strict=True):
+            np.testing.assert_array_equal(a, b)
+    (other / "a").rename(other / "c")
+    assert opened(other).digest != first.digest
+
+
+def test_folders_named_train_val_and_test_are_taken_at_their_word(tmp_path: Path) -> None:
+    for part, each in (("train", 6), ("val", 2), ("test", 3)):
+        for label, name in enumerate("ab"):
+            for number in range(each):
+                seed = 1000 * each + 100 * label + number
+                write(tmp_path / part / name / f"{number}.png", picture(seed))
+    data = opened(tmp_path)
+    counts = [len(x.labels) for x in (data.train_images(), data.validation_images())]
+    assert [*counts, len(data.test_images().labels)] == [12, 4, 6]
+
+
+def test_a_table_names_paths_labels_and_parts(tmp_path: Path) -> None:
+    photos(tmp_path / "files", "ab", each=6)
+    paths = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png"))
+    labels = ["x" if "/a/" in path else "7" for path in paths]
+    splits = ["test" if path.endswith("0.png") else "train" for path in paths]
+    table = pa.table({"path": paths, "label": labels, "split": splits})
+    csv.write_csv(table, tmp_path / "all.csv")
+    parquet.write_table(table, tmp_path / "all.parquet")
+    by_csv, by_parquet = (opened(tmp_path / f"all.{kind}") for kind in ("csv", "parquet"))
+    assert by_csv.classes == by_parquet.classes == ("7", "x")
+    assert by_csv.digest == by_parquet.digest
+    assert len(by_csv.read("test")[1]) == 2
+    csv.write_csv(table.rename_columns(["file", "label", "split"]), tmp_path / "other.csv")
+    with pytest.raises(DatasetError, match="columns file, label, split, expected path, label"):
+        opened(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("missing.png,a,train", "row 3: there is no file"),
+        ("a/0.png,,train", "row 3: a/0.png has no label"),
+        ("a/0.png,a,exam", "split is 'exam', expected train, validation or test"),
+        ("a/0.png,a,", "some rows have a split and others none"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path: Path, row: str, said: str) -> None:
+    photos(tmp_path, "ab", each=1)
+    rows = ["path,label,split", "a/0.png,a,train", "b/0.png,b,train", row]
+    (tmp_path / "all.csv").write_text("\n".join(rows))
+    with pytest.raises(DatasetError, match=said):
+        opened(tmp_path / "all.csv")
+
+
+def test_damaged_files_are_listed_and_left_out_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = photos(tmp_path / "photos")
+    write(root / "a" / "cut.png", picture(7)[:50])
+    write(root / "b" / "empty.jpg", b"")
+    write(root / "b" / "scan.tiff", b"II*\0")
+    write(root / "b" / "notes.txt", b"not an image")
+    with pytest.raises(DatasetError, match="3 of 23 image files that cannot be decoded"):
+        opened(root)
+    data = opened(root, on_damaged="skip")
+    assert data.digest == opened(photos(tmp_path / "clean")).digest
+    report = read_report(data.report)
+    assert [one["path"] for one in report["damaged"]] == ["a/cut.png", "b/empty.jpg", "b/scan.tiff"]
+    assert report["ignored"] == ["b/notes.txt"]
+    assert "3 damaged files left out" in capsys.readouterr().err
+
+
+def test_duplicates_are_listed_and_left_out_on_request(tmp_path: Path) -> None:
+    root = photos(tmp_path, "ab", each=5)
+    write(root / "a" / "copy.png", (root / "a" / "0.png").read_bytes())
+    write(root / "b" / "wrong.png", (root / "a" / "1.png").read_bytes())
+    kept = opened(root)
+    assert sum(kept.packed.count(part) for part in packing.PARTS) == 12
+    report = read_report(kept.report)
+    assert report["duplicates"] == [["a/0.png", "a/copy.png"], ["a/1.png", "b/wrong.png"]]
+    assert report["contradictions"] == [{"a/1.png": "a", "b/wrong.png": "b"}]
+    left = opened(root, on_duplicates="skip")
+    assert sum(left.packed.count(part) for part in packing.PARTS) == 9
+
+
+def test_equal_files_are_never_in_training_and_test(tmp_path: Path) -> None:
+    root = photos(tmp_path, "ab", each=8)
+    for path in [*root.rglob("*.png")]:
+        write(path.with_name(f"copy-{path.name}"), path.read_bytes())
+    data = opened(root)
+    train, test = (data.read(part)[0] for part in ("train", "test"))
+    assert not {image.tobytes() for image in train} & {image.tobytes() for image in test}
+
+
+def test_nothing_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = photos(tmp_path / "photos")
+    first = opened(root)
+    monkeypatch.setattr(packing, "_write", None)
+    monkeypatch.setattr(packing, "_sha256", None)
+    assert opened(root).digest == first.digest
+    with pytest.raises(TypeError):  # another size is another packed dataset
+        opened(root, image_size=8)
+
+
+def test_a_packing_that_is_killed_leaves_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = photos(tmp_path / "photos")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Codec, "decode", killed)
+        with pytest.raises(KeyboardInterrupt):
+            opened(root)
+    assert not [one for one in (cache / "folders").iterdir() if "partial" in one.name]
+    assert len(opened(root).read("train")[1]) == 16
+
+
+def test_what_does_not_fit_into_memory_is_read_from_disk_and_is_the_same(tmp_path: Path) -> None:
+    root = photos(tmp_path, each=12)
+    held, read = opened(root), opened(root, memory_gib=0)
+    assert isinstance(read.train_images().pixels, packing.PackedImages)
+    for (a, b), (c, d) in zip(held.train_images(), read.train_images(), strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+    rows = torch.tensor([5, 6, 7, 0, 3])
+    assert torch.equal(held.train_images().take(rows), read.train_images().take(rows))
+    test = read.test_images().pixels
+    assert np.array_equal(np.asarray(test), held.read("test")[0].transpose(0, 2, 3, 1))
+
+
+def test_mean_and_deviation_are_the_training_images_own(tmp_path: Path) -> None:
+    data = opened(photos(tmp_path))
+    pixels = data.read("train")[0] / 255
+    np.testing.assert_allclose(data.mean, pixels.mean((0, 2, 3)), atol=1e-6)
+    np.testing.assert_allclose(data.std, pixels.std((0, 2, 3)), atol=1e-6)
+
+
+def test_a_packed_dataset_is_a_folder_to_train_on(tmp_path: Path) -> None:
+    first = opened(photos(tmp_path))
+    again = opened(first.packed.folder, image_size=99)
+    assert (again.digest, again.image_size) == (first.digest, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        ({}, "there is no such folder or table"),
+        ({"loose.png": b""}, "holds no image files: expected a subfolder for each class"),
+        ({"a/0.png": b"", "b/notes.txt": b""}, "class folder .*b holds no image files"),
+        ({"train/a/0.png": b"a", "test/b/0.png": b"b"}, "class 'b' has test images and none"),
+        ({"all.xlsx": b""}, "expected a folder, or .csv, .tsv, .parquet"),
+    ],
+)
+def test_what_is_no_dataset_is_told_how_one_looks(
+    tmp_path: Path, make: dict[str, bytes], said: str
+) -> None:
+    for name, data in make.items():
+        write(tmp_path / "photos" / name, data)
+    root = tmp_path / "photos"
+    with pytest.raises(DatasetError, match=said):
+        opened(root / "all.xlsx" if "all.xlsx" in make else root)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"image_size": 0}, "data.image_size=0: expected an edge in pixels"),
+        ({"resize": "fit"}, "data.resize=fit: expected crop or stretch or pad"),
+        ({"on_damaged": "ask"}, "data.on_damaged=ask: expected fail or skip"),
+        ({"test_share": 1.5}, "data.test_share=1.5: expected a share between 0 and 1"),
+    ],
+)
+def test_a_wrong_value_is_refused(tmp_path: Path, value: dict[str, Any], said: str) -> None:
+    with pytest.raises(DatasetError, match=said):
+        opened(photos(tmp_path, each=1), **value)
