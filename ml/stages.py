@@ -68,16 +68,28 @@ def train(
         console.print("Evaluating on the test set and exporting ...", highlight=False)
         with Progress("evaluating and exporting", console=console):
             training = fitting.finish(cfg, fitted, run.weights)
-            network = fitted.module.network
-            return conclude(Trained(run, run.weights, cfg, fitted.data, network, training))
+            trained = Trained(run, run.weights, cfg, fitted.data, fitted.module.network, training)
+            return conclude(trained, augmented=augmented_samples(fitted.data))
 
 
-def conclude(trained: Trained, probabilities: NDArray[np.float32] | None = None) -> dict[str, Any]:
+def augmented_samples(data: Any) -> NDArray[np.uint8] | None:
+    """What training shows of a few images; None of a data module that does not tell."""
+    tells = getattr(data, "augmented_samples", None)
+    return tells() if tells else None
+
+
+def conclude(
+    trained: Trained,
+    probabilities: NDArray[np.float32] | None = None,
+    augmented: NDArray[np.uint8] | None = None,
+) -> dict[str, Any]:
     """Evaluates, exports and reports on a network in its run folder; the summary is written last.
 
     Args:
         probabilities: (N, K), what the network answered to the test set; read and asked here if
             that has not been done before.
+        augmented: see `augmented_samples`, for the report; None where the training images are not
+            at hand.
 
     Returns:
         What ``summary.json`` holds.
@@ -98,6 +110,7 @@ def conclude(trained: Trained, probabilities: NDArray[np.float32] | None = None)
         test=test,
         probabilities=probabilities,
         parameters=trained.parameters,
+        augmented=augmented,
     )
     return _write_summary(trained.run, trained.training | exported.as_dict())
 

@@ -20,6 +20,7 @@ from common.terminal import Progress, terminal
 from ml.report.finished import UNUSABLE, Finished, FinishedError, card_facts, open_finished
 from ml.report.model_card import to_html, to_markdown
 from ml.report.page import draw_run
+from ml.stages import augmented_samples
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes
 
@@ -34,6 +35,7 @@ def write_all(finished: Finished) -> list[str]:
         test=finished.test,
         probabilities=finished.probabilities,
         parameters=finished.trained.parameters,
+        augmented=augmented_samples(finished.trained.data),
     )
     card = card_facts(finished, f"./tools/bazel run //ml:report -- runs/{run.path.name}")
     page, text = run.path / "model_card.html", run.path / "MODEL_CARD.md"

@@ -1,8 +1,174 @@
-"""Augmentation of whole epochs at once: tensors in, tensors out, on whatever device they live."""
+"""Augmentation of whole epochs and batches: tensors in, tensors out, on whatever device they live.
+
+What the default recipe needs is done here, for all images of an epoch at once; the rest is
+torchvision's, imported only where it is asked for.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
+
+_TOGETHER = 8  # images of a batch that share one draw of torchvision's transforms
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are changed, each way with a switch; a function of the generator alone.
+
+    Attributes:
+        mirror: whether images are shown left to right too; false where that would change their
+            class, as it would an arrow's or a letter's.
+        shift: pixels of random translation each way, 0 for none.
+        cutout: edge of the random blank square in pixels, 0 for none.
+        crop: the smallest share of an image's area that a random crop, scaled back to the image's
+            size, shows; 1 for no crop.
+        rotation: degrees of random rotation each way, 0 for none; the border is filled by
+            reflection.
+        colour: the largest relative change of brightness, contrast and saturation; the hue turns by
+            up to a quarter of it. 0 for none.
+        randaugment: how many random operations of RandAugment an image goes through, 0 for none.
+        magnitude: of these operations, 0..30.
+        mixup, cutmix: alpha of the Beta distribution by which two images and their labels are
+            mixed, 0 for none. With both, each batch takes one of them.
+    """
+
+    mirror: bool = True
+    shift: int = 2
+    cutout: int = 0
+    crop: float = 1.0
+    rotation: float = 0.0
+    colour: float = 0.0
+    randaugment: int = 0
+    magnitude: int = 9
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become shares of several classes."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def check(self, height: int, width: int) -> None:
+        """Refuses what does not fit images of this size.
+
+        Raises:
+            ValueError: naming the value.
+        """
+        edge = min(height, width)
+        for name, value, most in (("shift", self.shift, edge - 1), ("cutout", self.cutout, edge)):
+            if value > most:
+                raise ValueError(
+                    f"augmentation.{name}={value}: expected at most {most} pixels for images of "
+                    f"{height} × {width}"
+                )
+
+    def of_epoch(self, images: Tensor, epoch: int, seed: int, generator: Generator) -> Tensor:
+        """Mirrors, shifts and cuts all images (N, C, H, W) of an epoch."""
+        if self.mirror:
+            images = alternating_flip(images, epoch, seed)
+        images = random_shift(images, self.shift, generator)
+        return random_cutout(images, self.cutout, generator)
+
+    def of_batch(
+        self, images: Tensor, generator: Generator, rank: int = 0, ranks: int = 1
+    ) -> Tensor:
+        """Sends images (N, C, H, W) uint8 through torchvision's transforms, a few to a draw.
+
+        Args:
+            rank, ranks: which share of the batch the images are; together the shares are what one
+                process alone would make of the batch.
+        """
+        height, width = images.shape[-2:]
+        transform = self._transform(height, width)
+        if transform is None:
+            return images
+        batch_size = len(images) * ranks
+        seeds = torch.randint(2**62, (-(-batch_size // _TOGETHER),), generator=generator).tolist()
+        draws = torch.arange(rank, batch_size, ranks) % len(seeds)
+        changed = torch.empty_like(images)
+        with _own_random_state():
+            for draw in draws.unique().tolist():
+                rows = (draws == draw).nonzero().squeeze(1).to(images.device)
+                torch.default_generator.manual_seed(seeds[draw])
+                changed[rows] = transform(images[rows])
+        return changed
+
+    def mixed(
+        self, images: Tensor, labels: Tensor, classes: int, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Float images (N, C, H, W) and labels (N,) -> the same mixed with their neighbours in the
+        batch, and their share of each class (N, classes)."""
+        from torchvision.transforms import v2
+
+        ways = [
+            way(alpha=float(alpha), num_classes=classes)
+            for way, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
+            if alpha > 0
+        ]
+        seed, choice = torch.randint(2**62, (2,), generator=generator).tolist()
+        with _own_random_state():
+            torch.default_generator.manual_seed(seed)
+            mixed: tuple[Tensor, Tensor] = ways[choice % len(ways)](images, labels)
+        return mixed
+
+    def _transform(self, height: int, width: int) -> Any:
+        """Torchvision's transforms in their order, None if there are none."""
+        if self.crop == 1 and not (self.rotation or self.colour or self.randaugment):
+            return None
+        from torchvision.transforms import v2
+
+        size, chosen = [height, width], list[Any]()
+        if self.rotation:
+            turn = math.radians(min(self.rotation, 45))
+            grown = max(height, width) * (math.sin(turn) + math.cos(turn) - 1) / 2
+            margin = min(math.ceil(grown), height - 1, width - 1)
+            bilinear = v2.InterpolationMode.BILINEAR
+            chosen += [
+                v2.Pad(margin, padding_mode="reflect"),
+                v2.RandomRotation(self.rotation, bilinear),
+                v2.CenterCrop(size),
+            ]
+        if self.crop < 1:
+            chosen.append(v2.RandomResizedCrop(size, scale=(self.crop, 1)))
+        if self.colour:
+            chosen.append(v2.ColorJitter(*[self.colour] * 3, hue=min(self.colour / 4, 0.5)))
+        if self.randaugment:
+            chosen.append(v2.RandAugment(self.randaugment, self.magnitude))
+        return v2.Compose(chosen)
+
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Torchvision draws from the CPU's global state, which the network's dropout shares."""
+    before = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+def augmented_samples(
+    images: Tensor, labels: Tensor, augmentation: Augmentation, *, classes: int, epochs: int
+) -> Tensor:
+    """(N, C, H, W) uint8 -> (N, 1 + epochs, C, H, W): each image as it is, then as training would
+    show it in its first epochs."""
+    shown = [images]
+    for epoch in range(epochs):
+        generator = Generator().manual_seed(epoch)
+        changed = augmentation.of_epoch(images, epoch, 0, generator)
+        # One at a time, so that each has a draw of its own as in a batch of many.
+        changed = torch.cat([augmentation.of_batch(one, generator) for one in changed.split(1)])
+        if augmentation.mixes:
+            floats, _ = augmentation.mixed(changed.float(), labels, classes, generator)
+            changed = floats.round().byte()
+        shown.append(changed)
+    return torch.stack(shown, dim=1)
 
 
 def random_shift(images: Tensor, max_shift: int, generator: Generator) -> Tensor:

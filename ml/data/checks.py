@@ -31,8 +31,8 @@ _SAMPLE = 500
 
 
 def open_data(cfg: DictConfig, folder: Path | None = None) -> Any:
-    """The data module of a configuration, its statements checked; images are read when they are
-    asked for.
+    """The data module of a configuration with its augmentation, its statements checked; images are
+    read when they are asked for.
 
     Args:
         folder: holds the files, if not the place that the configuration names.
@@ -45,6 +45,8 @@ def open_data(cfg: DictConfig, folder: Path | None = None) -> Any:
     check_statements(data)
     if fold := cfg.get("fold"):  # one of //ml:cross_validate
         data.divide = lambda labels: stratified_fold(labels, fold[0], fold[1], data.seed)
+    if cfg.get("augmentation"):  # a configuration of an earlier release says it in its data
+        data.augmentation = instantiate(cfg.augmentation)
     return data
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from common.resources import batch_within_memory
-from ml.data.augmentation import alternating_flip, random_cutout, random_shift, resize
+from ml.data.augmentation import Augmentation, augmented_samples, resize
 from ml.data.checks import check_image_size, checked_part
 from ml.data.cifar10 import CLASSES, dataset_digest, locate, read_records, stratified_split
 from ml.data.packing import PackedImages
@@ -78,8 +78,8 @@ class Images:
 
 
 class AugmentedImages:
-    """The training set: each pass draws a new order, shift and flip, as a function of seed and
-    epoch alone.
+    """The training set: each pass draws a new order and a new augmentation, as a function of seed
+    and epoch alone.
 
     So a run that continues at epoch 7 sees the very batches that the unbroken run saw. Images that
     do not fill a last batch are left out of that epoch; the order differs in the next. Where
@@ -91,9 +91,8 @@ class AugmentedImages:
         images: Images,
         *,
         batch_size: int,
-        max_shift: int,
-        cutout: int,
-        mirror: bool,
+        augmentation: Augmentation,
+        classes: int,
         sizes: Sequence[tuple[int, int]],
         seed: int,
         current_epoch: Callable[[], int],
@@ -102,9 +101,8 @@ class AugmentedImages:
     ) -> None:
         self.images = images
         self.batch_size = batch_size
-        self.max_shift = max_shift
-        self.cutout = cutout
-        self.mirror = mirror
+        self.augmentation = augmentation
+        self.classes = classes
         self.sizes = sizes
         self.seed = seed
         self._current_epoch = current_epoch
@@ -122,27 +120,24 @@ class AugmentedImages:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, size = self._current_epoch(), self.size
         generator = Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        images, pixels = self.images, self.images.pixels
-        if in_memory := isinstance(pixels, Tensor):  # all at once is far cheaper
+        ways, images = self.augmentation, self.images
+        if in_memory := isinstance(images.pixels, Tensor):  # all at once is far cheaper
             images = copy.copy(images)
-            images.pixels = self._augmented(pixels, epoch, generator)
+            images.pixels = ways.of_epoch(images.pixels, epoch, self.seed, generator)
         order = torch.randperm(len(images.labels), generator=generator).to(images.labels.device)
+        # An image is mixed with its neighbour, which may be in another process's share.
+        rank, ranks = (0, 1) if ways.mixes else (self.rank, self.ranks)
         for batch_rows in order.split(self.batch_size)[: len(self)]:
-            rows = batch_rows[self.rank :: self.ranks]
+            rows = batch_rows[rank::ranks]
             pixels = images.take(rows)
             if not in_memory:
-                pixels = self._augmented(pixels, epoch, generator)
-            batch = resize(images.normalise(pixels), size)
-            yield (
-                batch.contiguous(memory_format=torch.channels_last),
-                self.images.labels[rows],
-            )
-
-    def _augmented(self, pixels: Tensor, epoch: int, generator: Generator) -> Tensor:
-        if self.mirror:
-            pixels = alternating_flip(pixels, epoch, self.seed)
-        pixels = random_shift(pixels, self.max_shift, generator)
-        return random_cutout(pixels, self.cutout, generator)
+                pixels = ways.of_epoch(pixels, epoch, self.seed, generator)
+            pixels = ways.of_batch(pixels, generator, rank, ranks)
+            batch, labels = resize(images.normalise(pixels), size), images.labels[rows]
+            if ways.mixes:
+                batch, labels = ways.mixed(batch, labels, self.classes, generator)
+                batch, labels = (part[self.rank :: self.ranks] for part in (batch, labels))
+            yield batch.contiguous(memory_format=torch.channels_last), labels
 
 
 class ImageData(lightning.LightningDataModule, ABC):
@@ -169,10 +164,8 @@ class ImageData(lightning.LightningDataModule, ABC):
             resizing, Howard 2018 (fast.ai's DAWNBench entry).
         size_milestones: at which share of the epochs each further stage begins; one fewer than
             sizes.
-        max_shift: pixels of random translation each way.
-        cutout: edge of the random blank square in pixels, 0 for none.
-        mirror: whether images are shown left to right too; false where that would change their
-            class, as it would an arrow's or a letter's.
+        max_shift, cutout, mirror: the augmentation that suits this dataset, by its earlier names;
+            `Augmentation` has the others, and what is assigned to `augmentation` counts.
         seed: of the split, the order and the augmentation.
         folder: where the files are; None looks in the dataset's usual places.
     """
@@ -204,9 +197,7 @@ class ImageData(lightning.LightningDataModule, ABC):
         self.validation_size = validation_size
         self.train_size = train_size
         self.sizes = size_schedule(sizes, size_milestones, epochs, self.image_size)
-        self.max_shift = max_shift
-        self.cutout = cutout
-        self.mirror = mirror
+        self.augmentation = Augmentation(mirror=mirror, shift=max_shift, cutout=cutout)
         self.seed = seed
         self.device = torch.device("cpu")
         self._split: tuple[Images, Images] | None = None
@@ -251,9 +242,8 @@ class ImageData(lightning.LightningDataModule, ABC):
         return AugmentedImages(
             self.train_images(),
             batch_size=self.batch_size,
-            max_shift=self.max_shift,
-            cutout=self.cutout,
-            mirror=self.mirror,
+            augmentation=self.augmentation,
+            classes=len(self.classes),
             sizes=self.sizes,
             seed=self.seed,
             current_epoch=lambda: self.trainer.current_epoch,  # type: ignore[union-attr]
@@ -267,8 +257,22 @@ class ImageData(lightning.LightningDataModule, ABC):
         assert trainer is not None
         return self.validation_images().share(trainer.global_rank, trainer.world_size)
 
+    def augmented_samples(self, images: int = 8, epochs: int = 9) -> NDArray[np.uint8]:
+        """(images, 1 + epochs, H, W, C): training images, each followed by what training
+        shows of it."""
+        train = self.train_images()
+        samples = augmented_samples(
+            train.take(slice(images)),
+            train.labels[:images],
+            self.augmentation,
+            classes=len(self.classes),
+            epochs=epochs,
+        )
+        return np.ascontiguousarray(samples.permute(0, 1, 3, 4, 2).cpu().numpy())
+
     def _train_and_validation(self) -> tuple[Images, Images]:
         if self._split is None:
+            self.augmentation.check(*self.image_size)
             pixels, labels = checked_part(self, "train")
             train, validation = self.divide(labels)
             if self.train_size is not None:

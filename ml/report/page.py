@@ -46,6 +46,7 @@ class Run:
     config: str  # YAML
     provenance: Mapping[str, str]  # label -> value
     system: plots.Rows = ()  # samples of the machine, see `plots.machine`
+    augmented: NDArray[np.uint8] | None = None  # (N, M, H, W, 3): see `plots.contact_sheet`
 
 
 def write_plots(run: Run, folder: Path) -> list[Path]:
@@ -67,7 +68,10 @@ def write_plots(run: Run, folder: Path) -> list[Path]:
         for suffix, data in ((".png", to_png(figure)), (".svg", to_svg(figure))):
             written.append(folder / (name + suffix))
             write_whole(written[-1], data)
-    return written
+    if run.augmented is not None:
+        written.append(folder / "augmentation.png")
+        write_whole(written[-1], plots.pixels_to_png(plots.contact_sheet(run.augmented)))
+    return sorted(written)
 
 
 def write_mistakes(run: Run, folder: Path) -> list[Path]:
@@ -101,6 +105,7 @@ def render(run: Run) -> str:
         "calibration": inline_svg(to_svg(plots.reliability(run.evaluation))),
         "classes": _classes(run.evaluation),
         "mistakes": _mistakes(run),
+        "augmentation": _augmentation(run.augmented),
         "machine": _machine(run.system),
         "provenance": _provenance(run.provenance),
         "config": html.escape(run.config),
@@ -210,6 +215,17 @@ def _data_uri(image: NDArray[np.uint8]) -> str:
     return f"data:image/png;base64,{png}"
 
 
+def _augmentation(samples: NDArray[np.uint8] | None) -> str:
+    if samples is None:
+        return ""
+    note = "on the left an image, beside it what training shows of it in its first epochs"
+    sheet = _data_uri(plots.contact_sheet(samples))
+    return (
+        f"<section><h2>Augmentation <small>{note}</small></h2>"
+        f'<figure><img alt="augmented training images" src="{sheet}"></figure></section>'
+    )
+
+
 def _machine(rows: plots.Rows) -> str:
     if not rows:
         return ""
@@ -270,6 +286,7 @@ def draw_run(
     test: Labelled,
     probabilities: NDArray[np.floating[Any]],
     parameters: int,
+    augmented: NDArray[np.uint8] | None = None,
 ) -> None:
     """Writes plots/, mistakes/ and report.html into a folder that holds its model.
 
@@ -277,6 +294,7 @@ def draw_run(
         test: the images that were answered.
         probabilities: (N, K), what `evaluation` is of.
         parameters: of the network.
+        augmented: see `ml.data.datamodule.ImageData.augmented_samples`; None shows none.
     """
     rows = read_rows(run.metrics)
     facts = Run(
@@ -292,6 +310,7 @@ def draw_run(
         config=run.config.read_text(encoding="utf-8"),
         provenance=origin(metadata),
         system=read_rows(run.system),
+        augmented=augmented,
     )
     write_plots(facts, run.plots)
     run.mistakes.mkdir(exist_ok=True)  # it stays empty if there are none

@@ -162,6 +162,16 @@ def mistakes(
     return figure
 
 
+def contact_sheet(samples: Images) -> Images:
+    """(N, M, H, W, 3) as one image of N rows and M columns, thinned to at most 96 pixels an image
+    and with a white line between them."""
+    step = -(-max(samples.shape[2:4]) // 96)
+    thinned = samples[:, :, ::step, ::step]
+    framed = np.pad(thinned, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=255)
+    rows, columns, height, width, _ = framed.shape
+    return framed.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, -1)[:-1, :-1]
+
+
 def pixels_to_png(image: Images) -> bytes:
     """Encodes one (H, W, 3) image as PNG, pixel by pixel."""
     buffer = io.BytesIO()

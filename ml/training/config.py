@@ -48,6 +48,8 @@ class TrainerConfig:
     sync_batchnorm: bool = False
     deterministic: bool = False
     gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str | None = None
+    accumulate_grad_batches: int = 1
     limit_train_batches: int | float | None = None
     limit_val_batches: int | float | None = None
     fast_dev_run: bool = False
@@ -87,6 +89,23 @@ class FolderConfig(DataConfig):
 
 
 @dataclass
+class AugmentationConfig:
+    """Arguments of `ml.data.augmentation.Augmentation`."""
+
+    _target_: str = "ml.data.augmentation.Augmentation"
+    mirror: bool = MISSING
+    shift: int = MISSING
+    cutout: int = MISSING
+    crop: float = 1.0
+    rotation: float = 0.0
+    colour: float = 0.0
+    randaugment: int = 0
+    magnitude: int = 9
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass
 class ResNetConfig:
     """Arguments of `ml.training.networks.ResNet`."""
 
@@ -120,6 +139,19 @@ class SGDConfig:
     lr: float = MISSING
     momentum: float = MISSING
     weight_decay: float = MISSING
+    layer_lr: Any = None  # rates by name: what stands in a typed dict could only be added to
+
+
+@dataclass
+class AdamWConfig:
+    """Arguments of `ml.training.optimizers.adamw`."""
+
+    _target_: str = "ml.training.optimizers.adamw"
+    _partial_: bool = True
+    lr: float = MISSING
+    betas: list[float] = MISSING
+    weight_decay: float = MISSING
+    layer_lr: Any = None  # rates by name: what stands in a typed dict could only be added to
 
 
 @dataclass
@@ -155,6 +187,16 @@ class EarlyStoppingConfig:
     min_delta: float = 0.0
     check_finite: bool = MISSING
     check_on_train_epoch_end: bool = MISSING
+
+
+@dataclass
+class AveragingConfig:
+    """The arguments of Lightning's EMAWeightAveraging that a run can change."""
+
+    _target_: str = "lightning.pytorch.callbacks.EMAWeightAveraging"
+    decay: float = MISSING
+    update_every_n_steps: int = 1
+    update_starting_at_epoch: int | None = None
 
 
 @dataclass
@@ -201,6 +243,7 @@ class CallbacksConfig:
     progress: ProgressConfig | None = None
     system: SystemConfig | None = None
     profile: ProfileConfig | None = None
+    averaging: AveragingConfig | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -263,6 +306,9 @@ class Config:
     monitor: str = MISSING
     label_smoothing: float = MISSING
     warmup: float = MISSING
+    schedule: str = "linear"
+    class_weights: Any = None
+    freeze: list[str] = field(default_factory=list)
     conclude: bool = True
     resume: str | None = None
     rerun: str | None = None
@@ -270,6 +316,7 @@ class Config:
     budget: str | None = None
     preset: PresetConfig | None = None
     data: Any = MISSING
+    augmentation: Any = MISSING
     network: Any = MISSING
     optimizer: Any = MISSING
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -286,9 +333,11 @@ def register_schema() -> None:
     store.store(group="schema", name="train", node=Config)
     store.store(group="schema", name="cifar10", node=DataConfig)
     store.store(group="schema", name="folder", node=FolderConfig)
+    store.store(group="schema", name="augmentation", node=AugmentationConfig)
     store.store(group="schema", name="resnet", node=ResNetConfig)
     store.store(group="schema", name="muon", node=MuonConfig)
     store.store(group="schema", name="sgd", node=SGDConfig)
+    store.store(group="schema", name="adamw", node=AdamWConfig)
     store.store(group="schema", name="wandb", node=WandbConfig)
     store.store(group="schema", name="tensorboard", node=TensorBoardConfig)
     store.store(group="schema", name="mlflow", node=MLflowConfig)
@@ -406,6 +455,11 @@ def check_values(cfg: DictConfig) -> None:
         "trainer.devices": (lambda value: value >= 1 or value == -1, "at least 1, or -1: all"),
         "trainer.num_nodes": (lambda value: value >= 1, "at least 1"),
         "trainer.accelerator": (_ACCELERATORS.__contains__, f"of {', '.join(_ACCELERATORS)}"),
+        "trainer.accumulate_grad_batches": (lambda value: value >= 1, "at least 1"),
+        "trainer.gradient_clip_val": (lambda value: value > 0, "above 0, or null"),
+        "trainer.gradient_clip_algorithm": (_CLIPPING.__contains__, f"of {', '.join(_CLIPPING)}"),
+        "callbacks.averaging.decay": (lambda value: 0 < value < 1, "in (0, 1)"),
+        "schedule": (_SCHEDULES.__contains__, f"of {', '.join(_SCHEDULES)}"),
         "trainer.precision": (_PRECISIONS.__contains__, f"of {', '.join(_PRECISIONS)}"),
         "optimizer.orthogonalise_in": (
             _DTYPES.__contains__,
@@ -423,6 +477,14 @@ def check_values(cfg: DictConfig) -> None:
             lambda value: len(value) == 2 and 0 <= value[0] < value[1],
             "such as [0,5]: the first of five",
         ),
+        **{
+            f"augmentation.{name}": (lambda value: value >= 0, "at least 0")
+            for name in ("shift", "cutout", "randaugment", "mixup", "cutmix")
+        },
+        "augmentation.crop": (lambda value: 0 < value <= 1, "in (0, 1]"),
+        "augmentation.rotation": (lambda value: 0 <= value <= 180, "in [0, 180]"),
+        "augmentation.colour": (lambda value: 0 <= value <= 1, "in [0, 1]"),
+        "augmentation.magnitude": (lambda value: 0 <= value <= 30, "in 0..30"),
         "label_smoothing": (lambda value: 0 <= value < 1, "in [0, 1)"),
         "warmup": (lambda value: 0 <= value < 1, "in [0, 1)"),
         "seed": (lambda value: 0 <= value < 2**32, "in 0..4294967295"),
@@ -481,6 +543,8 @@ _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _DTYPES = ("auto", "bfloat16", "float32")
+_SCHEDULES = ("linear", "cosine", "constant")
+_CLIPPING = ("norm", "value")
 _MODES = ("max", "min")
 # As the model artifact has it, which would refuse another one after the training.
 _NAME, _NAME_OF = re.compile("[a-z0-9][a-z0-9._-]*"), "lower-case letters, digits, '.', '_' and '-'"

@@ -3,7 +3,7 @@
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from ml.training.config import ConfigError, check_values, is_fast_dev_run
 from ml.training.distribution import LocalRanks, leave_group, together
 from ml.training.hardware import describe_device, quiet_lightning, shared_threads
 from ml.training.launch import INTERRUPTED, is_started_by_torchrun
-from ml.training.module import ImageClassifier
+from ml.training.module import ImageClassifier, class_weights
+from ml.training.networks import find_layer
 
 _STEM_IMAGES, _STEM_BYTES = 5000, 64 << 20  # of normalised images, whichever is less
 
@@ -110,22 +111,28 @@ def _assemble(
             f"{trainer.world_size} processes: choose a multiple of {trainer.world_size}"
         )
     network = instantiate(cfg.network, classes=len(data.classes))
+    make_optimizer = instantiate(cfg.optimizer)
     try:
         images = data.train_images()
-    except DatasetError:
+        if hasattr(network, "initialise_from"):
+            some = min(_STEM_IMAGES, _STEM_BYTES // (4 * images.take(slice(1)).numel()))
+            network.initialise_from(images.normalise(images.take(slice(some))).cpu())
+        _check_network(network, data)
+        _freeze(network, cfg.get("freeze", ()))
+        weights = class_weights(cfg.get("class_weights"), images.labels.cpu(), len(data.classes))
+        make_optimizer(network)  # layers and shapes that it does not know are refused here
+    except (ConfigError, DatasetError):
         raise
-    except ValueError as exc:  # the split and the batch size meet the images here
+    except ValueError as exc:  # the values meet the images and the network here
         raise ConfigError(str(exc)) from exc
-    if hasattr(network, "initialise_from"):
-        some = min(_STEM_IMAGES, _STEM_BYTES // (4 * images.take(slice(1)).numel()))
-        network.initialise_from(images.normalise(images.take(slice(some))).cpu())
-    _check_network(network, data)
     module = ImageClassifier(
         network,
         classes=len(data.classes),
-        make_optimizer=instantiate(cfg.optimizer),
+        make_optimizer=make_optimizer,
         label_smoothing=cfg.label_smoothing,
         warmup=cfg.warmup,
+        schedule=cfg.get("schedule", "linear"),  # as trainings of earlier releases had it
+        class_weights=weights,
     )
     return Fitted(data, module, trainer)
 
@@ -150,6 +157,18 @@ def _check_network(network: nn.Module, data: Any) -> None:
                     f"{expected}: a logit for each class"
                 )
     network.train(training)
+
+
+def _freeze(network: nn.Module, layers: Iterable[str]) -> None:
+    """Keeps layers as they are, their running statistics too: Lightning leaves them in eval mode.
+
+    Raises:
+        ValueError: the network has no such layer, or nothing else to train.
+    """
+    for name in layers:
+        find_layer(network, name).requires_grad_(False).eval()
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise ValueError(f"freeze={list(layers)}: expected to leave a layer to train")
 
 
 def _callbacks(cfg: DictConfig) -> list[lightning.Callback]:

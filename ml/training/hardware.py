@@ -37,6 +37,8 @@ def quiet_lightning() -> None:
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of PyTorch
+    # What `freeze` names is in eval mode by intention.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
     # A run that continues has its checkpoints there.
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     # The metrics are summed over all processes before they are logged.

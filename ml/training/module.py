@@ -1,7 +1,7 @@
 """The LightningModule: loss, metrics and learning-rate schedule around a plain network."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
@@ -28,9 +28,11 @@ class ImageClassifier(lightning.LightningModule):
         classes: K.
         make_optimizer: network -> optimizer.
         label_smoothing: share of each label that is spread over all classes, for training alone.
-        warmup: share of all steps in which the learning rates rise to their values; then they fall
-            to zero.
+        warmup, schedule: see `schedule_factor`.
+        class_weights: (K,), factors on the training loss of each class; None weighs all alike.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -40,12 +42,16 @@ class ImageClassifier(lightning.LightningModule):
         make_optimizer: Callable[[nn.Module], Optimizer],
         label_smoothing: float = 0.0,
         warmup: float = 0.0,
+        schedule: str = "linear",
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.make_optimizer = make_optimizer
         self.label_smoothing = label_smoothing
         self.warmup = warmup
+        self.schedule = schedule
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.train_scores = EpochScores(classes)
         self.val_scores = EpochScores(classes)
 
@@ -54,10 +60,14 @@ class ImageClassifier(lightning.LightningModule):
         return self.network(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """The smoothed mean loss of images (N, C, H, W) and labels (N,)."""
+        """The smoothed mean loss of images (N, C, H, W) and labels: (N,), or (N, K) shares of mixed
+        images, which are counted as the class of their largest share."""
         images, labels = batch
         logits = self(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(
+            logits, labels, self.class_weights, label_smoothing=self.label_smoothing
+        )
+        labels = labels.argmax(1) if labels.ndim == 2 else labels
         self.train_scores.add(logits.detach(), labels, loss.detach())
         return loss
 
@@ -68,7 +78,8 @@ class ImageClassifier(lightning.LightningModule):
             self._check_finite("train/loss", float(self.train_scores.loss(self._sum_over_ranks)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        """Counts images (N, C, H, W) and labels (N,); their loss is not smoothed."""
+        """Counts images (N, C, H, W) and labels (N,); their loss is neither smoothed nor
+        weighted."""
         images, labels = batch
         logits = self(images).float()
         self.val_scores.add(logits, labels, F.cross_entropy(logits, labels))
@@ -95,17 +106,47 @@ class ImageClassifier(lightning.LightningModule):
         """The optimizer, and a schedule that moves with every step."""
         optimizer = self.make_optimizer(self.network)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, lambda step: triangular(step, steps, self.warmup))
+        schedule = LambdaLR(
+            optimizer, lambda step: schedule_factor(step, steps, self.warmup, self.schedule)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def triangular(step: int, steps: int, warmup: float) -> float:
+SCHEDULES: dict[str, Callable[[float], float]] = {  # of the share of steps left after the warm-up
+    "linear": lambda left: left,
+    "cosine": lambda left: (1 - math.cos(math.pi * left)) / 2,
+    "constant": lambda left: 1.0,
+}
+
+
+def schedule_factor(step: int, steps: int, warmup: float, schedule: str = "linear") -> float:
     """Factor on the learning rates: linear from 0 to 1 over the first share ``warmup`` of the
-    steps, then linear to 0."""
+    steps, then to 0 in a line or a half cosine, or constant."""
     progress = min(step / max(steps, 1), 1.0)
     if progress < warmup:
         return progress / warmup
-    return (1 - progress) / (1 - warmup) if warmup < 1 else 0.0
+    return SCHEDULES[schedule]((1 - progress) / (1 - warmup) if warmup < 1 else 0.0)
+
+
+def class_weights(
+    wanted: str | Sequence[float] | None, labels: Tensor, classes: int
+) -> Tensor | None:
+    """Factors on the loss of each class (K,), by a list or ``balanced``: N / (K · images of it).
+
+    Raises:
+        ValueError: neither, or not a number above zero for each class.
+    """
+    if wanted is None:
+        return None
+    if wanted == "balanced":
+        counts = torch.bincount(labels, minlength=classes)
+        return len(labels) / (classes * counts.clamp(min=1).float())
+    if isinstance(wanted, str) or len(wanted) != classes or not all(w > 0 for w in wanted):
+        raise ValueError(
+            f"class_weights={wanted}: expected balanced, or {classes} numbers above 0, one for "
+            "each class"
+        )
+    return torch.tensor([float(weight) for weight in wanted])
 
 
 class EpochScores:

@@ -1,6 +1,7 @@
 """The classifier: a small residual network behind a whitening stem, in plain PyTorch."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 
 import torch
@@ -138,3 +139,20 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
     norm.weight.requires_grad = False
     return norm
+
+
+def find_layer(network: nn.Module, name: str) -> nn.Module:
+    """A part of a network by its name in it, such as ``groups.0``.
+
+    Raises:
+        ValueError: there is none; the message lists the nearest names.
+    """
+    layers = {path: layer for path, layer in network.named_modules() if path}
+    if name not in layers:
+        near = get_close_matches(name, layers, 5, 0.3) or [
+            path for path in layers if "." not in path
+        ]
+        raise ValueError(
+            f"{type(network).__name__} has no layer {name}, expected one such as {', '.join(near)}"
+        )
+    return layers[name]

@@ -1,12 +1,13 @@
-"""Muon for convolution filters with SGD for the rest, and plain SGD."""
+"""Muon for convolution filters with SGD for the rest; plain SGD and AdamW, by layer if need be."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ml.training.hardware import multiplies_bfloat16
+from ml.training.networks import find_layer
 
 
 class Muon(torch.optim.Optimizer):
@@ -128,16 +129,59 @@ def _matrix_dtype(name: str, weights: Sequence[Tensor]) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
 
 
-def sgd(network: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """The usual baseline: Nesterov momentum, one rate, weight decay on everything but biases and
-    gains."""
-    trained = [weight for weight in network.parameters() if weight.requires_grad]
-    return torch.optim.SGD(
-        [
-            {"params": [w for w in trained if w.ndim > 1], "weight_decay": weight_decay},
-            {"params": [w for w in trained if w.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=lr,
-        momentum=momentum,
-        nesterov=True,
-    )
+def sgd(
+    network: nn.Module,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    layer_lr: Mapping[str, float] | None = None,
+) -> torch.optim.SGD:
+    """The usual baseline: Nesterov momentum; groups as of `by_layer`."""
+    groups = by_layer(network, lr, weight_decay, layer_lr or {})
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+
+
+def adamw(
+    network: nn.Module,
+    *,
+    lr: float,
+    betas: Sequence[float] = (0.9, 0.999),
+    weight_decay: float,
+    layer_lr: Mapping[str, float] | None = None,
+) -> torch.optim.AdamW:
+    """PyTorch's AdamW; groups as of `by_layer`."""
+    first, second = betas
+    groups = by_layer(network, lr, weight_decay, layer_lr or {})
+    return torch.optim.AdamW(groups, lr=lr, betas=(first, second))
+
+
+def by_layer(
+    network: nn.Module, lr: float, weight_decay: float, layer_lr: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The trained parameters in groups: those of each named layer, called after it, then the rest;
+    biases and gains without weight decay.
+
+    Args:
+        layer_lr: the learning rates of layers, by their names in the network (``groups.0``); of two
+            that hold a parameter, the longer name counts.
+
+    Raises:
+        ValueError: the network has no layer of that name.
+    """
+    parts: list[tuple[dict[str, Any], dict[int, nn.Parameter]]] = []
+    taken: set[int] = set()
+    for name in sorted(layer_lr, key=len, reverse=True):
+        own = {id(w): w for w in find_layer(network, name).parameters() if id(w) not in taken}
+        taken |= own.keys()
+        parts.append(({"name": name, "lr": layer_lr[name]}, own))
+    rest = {id(w): w for w in network.parameters() if id(w) not in taken}
+    groups = []
+    for options, weights in ((({"lr": lr}), rest), *reversed(parts)):
+        trained = [weight for weight in weights.values() if weight.requires_grad]
+        for chosen, decay in (
+            ([w for w in trained if w.ndim > 1], weight_decay),
+            ([w for w in trained if w.ndim <= 1], 0.0),
+        ):
+            groups.append({**options, "params": chosen, "weight_decay": decay})
+    return groups

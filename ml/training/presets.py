@@ -26,7 +26,11 @@ _PROBE_BATCH = 64
 _OWN_SIZE = CIFAR10.image_size  # no other dataset has presets
 _PROBE_S = 0.4  # for each preset; the first step, which compiles kernels, is not counted
 # What a preset's accuracy was measured with; a command line that changes none of it may expect it.
-_RECIPE = ("data", "network", "optimizer", "label_smoothing", "warmup", "trainer.max_epochs")
+_RECIPE = (
+    *("data", "augmentation", "network", "optimizer", "averaging", "callbacks.averaging"),
+    *("label_smoothing", "warmup", "schedule", "class_weights", "freeze", "init_from"),
+    *("trainer.max_epochs", "trainer.gradient_clip", "trainer.accumulate_grad_batches"),
+)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from ml.data.augmentation import (
+    Augmentation,
     alternating_flip,
+    augmented_samples,
     random_cutout,
     random_shift,
     reflect_border,
@@ -78,3 +80,85 @@ def test_resizing_to_the_same_size_copies_nothing() -> None:
     for size in ((6, 6), (8, 6), (6, 12), (16, 12)):
         assert resize(images, size).shape == (2, 3, *size)
     assert resize(images, (4, 6)).mean().item() == pytest.approx(images.mean().item(), abs=0.02)
+
+
+_OFF = {"mirror": False, "shift": 0}
+_WAYS: dict[str, dict[str, float]] = {
+    "mirror": {"mirror": True},
+    "shift": {"shift": 2},
+    "cutout": {"cutout": 3},
+    "crop": {"crop": 0.3},
+    "rotation": {"rotation": 20.0},
+    "colour": {"colour": 0.4},
+    "randaugment": {"randaugment": 2},
+    "mixup": {"mixup": 0.4},
+    "cutmix": {"cutmix": 1.0},
+}
+
+
+def _augmented(images: Tensor, seed: int = 0, **ways: float) -> tuple[Tensor, Tensor]:
+    """A batch of images and labels as training would see it."""
+    augmentation = Augmentation(**(_OFF | ways))  # type: ignore[arg-type]
+    generator = Generator().manual_seed(seed)
+    images = augmentation.of_epoch(images, 0, seed, generator)
+    images, labels = augmentation.of_batch(images, generator), torch.arange(len(images)) % 10
+    if augmentation.mixes:
+        return augmentation.mixed(images.float(), labels, 10, generator)
+    return images, labels
+
+
+@pytest.mark.parametrize("way", _WAYS)
+def test_each_way_has_a_switch_and_follows_the_generator_alone(way: str) -> None:
+    images = _images(32, 12)
+    before = torch.get_rng_state()
+    first, again = (_augmented(images, **_WAYS[way]) for _ in range(2))  # type: ignore[arg-type]
+    other, _ = _augmented(images, seed=1, **_WAYS[way])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0], other)
+    changed = (first[0] != images).flatten(1).any(1).float().mean().item()
+    assert changed > (0.3 if way == "mirror" else 0.6)
+
+
+def test_without_any_way_the_images_are_the_very_same() -> None:
+    images = _images()
+    assert _augmented(images)[0] is images
+
+
+def test_rotation_fills_the_corners_by_reflection() -> None:
+    images = torch.full((16, 3, 32, 32), 200, dtype=torch.uint8)
+    rotated, _ = _augmented(images, rotation=30.0)
+    assert rotated.min() >= 199
+
+
+@pytest.mark.parametrize("way", ["mixup", "cutmix"])
+def test_labels_are_mixed_in_the_proportion_of_the_images(way: str) -> None:
+    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 8, 8)
+    mixed, labels = _augmented(images, seed=5, **{way: 1.0})
+    assert labels.shape == (10, 10)
+    torch.testing.assert_close(labels.sum(1), torch.ones(10))
+    assert (labels > 0).sum(1).tolist() == [2] * 10
+    expected = (labels * torch.arange(10)).sum(1)  # each image's value is its class
+    torch.testing.assert_close(mixed.mean((1, 2, 3)), expected)
+
+
+def test_a_batch_holds_many_draws() -> None:
+    images = _images(1, 12).expand(64, 3, 12, 12)
+    seen = {image.numpy().tobytes() for image in _augmented(images, rotation=20.0)[0]}
+    assert len(seen) == 64 // 8
+
+
+def test_samples_show_each_image_as_it_is_and_then_changed() -> None:
+    images, augmentation = _images(3), Augmentation(mirror=True, rotation=10, mixup=0.4)
+    samples = augmented_samples(images, torch.arange(3), augmentation, classes=10, epochs=4)
+    assert samples.shape == (3, 5, 3, 8, 8)
+    assert samples.dtype == torch.uint8
+    assert torch.equal(samples[:, 0], images)
+    assert not any(torch.equal(samples[:, epoch], images) for epoch in range(1, 5))
+
+
+@pytest.mark.parametrize("values", [{"shift": 8}, {"cutout": 9}])
+def test_what_does_not_fit_the_images_is_refused(values: dict[str, int]) -> None:
+    Augmentation(shift=7, cutout=8).check(8, 10)
+    with pytest.raises(ValueError, match=r"augmentation\.(shift|cutout)="):
+        Augmentation(**values).check(8, 10)  # type: ignore[arg-type]

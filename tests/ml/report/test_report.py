@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ml.artifact.evaluation import evaluate, worst_mistakes
-from ml.report import page
+from ml.report import page, plots
 from ml.report.page import MISTAKES, Run, render, write_mistakes, write_plots, write_report
 
 CLASSES = ("plane", "<script>", "bird")
@@ -172,3 +172,20 @@ def test_each_mistake_is_an_image_named_after_what_went_wrong(report: Run, tmp_p
 def test_a_run_without_samples_of_the_machine_has_no_section_of_it(html: str) -> None:
     assert "Machine" in html
     assert "Machine" not in render(replace(run(), system=()))
+
+
+def test_augmented_samples_are_shown_beside_their_originals(report: Run, tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3), dtype=np.uint8)
+    shown = replace(report, augmented=samples)
+    page, without = Page(render(shown)), Page(render(report))
+    assert len(page.references) == len(without.references) + 1
+    write_plots(shown, tmp_path)
+    with Image.open(tmp_path / "augmentation.png") as image:
+        sheet = np.asarray(image)
+    assert sheet.shape == (2 * 9 - 1, 3 * 9 - 1, 3)
+    np.testing.assert_array_equal(sheet[9:17, 18:26], samples[1, 2])
+
+
+def test_samples_of_large_images_are_thinned() -> None:
+    sheet = plots.contact_sheet(np.zeros((1, 2, 224, 200, 3), dtype=np.uint8))
+    assert sheet.shape == (75, 67 * 2 + 1, 3)

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ml.training.callbacks import learning_rates
 from ml.training.networks import ResNet
-from ml.training.optimizers import Muon, muon, orthogonalise, sgd
+from ml.training.optimizers import Muon, adamw, muon, orthogonalise, sgd
 
 _RATES: dict[str, Any] = {
     "filter_lr": 0.24,
@@ -149,3 +149,20 @@ def test_sgd_decays_weights_but_not_biases() -> None:
     assert {w.ndim for w in decayed["params"]} == {2, 4}
     assert kept["weight_decay"] == 0.0
     assert {w.ndim for w in kept["params"]} == {1}
+
+
+@pytest.mark.parametrize("make", [sgd, adamw])
+def test_named_layers_have_rates_of_their_own_under_their_names(make: Any) -> None:
+    network = ResNet(widths=(4, 8, 8))
+    options = {"momentum": 0.9} if make is sgd else {}
+    rates = {"groups": 0.01, "groups.0": 0.001}
+    optimizer = make(network, lr=0.1, weight_decay=0.5, layer_lr=rates, **options)
+    assert learning_rates(optimizer) == {"lr": 0.1, "groups_lr": 0.01, "groups.0_lr": 0.001}
+    by_rate = {lr: set[int]() for lr in (0.1, 0.01, 0.001)}
+    for group in optimizer.param_groups:
+        by_rate[group["lr"]] |= {id(weight) for weight in group["params"]}
+        assert all((w.ndim > 1) == (group["weight_decay"] > 0) for w in group["params"])
+    assert sum(map(len, by_rate.values())) == len(set[int]().union(*by_rate.values()))
+    assert by_rate[0.1] == {id(network.head.weight)}
+    trained = {id(w) for w in network.groups[0].parameters() if w.requires_grad}
+    assert by_rate[0.001] == trained

@@ -15,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from ml.data.augmentation import Augmentation
 from ml.data.datamodule import AugmentedImages, Images
 from ml.runs.folder import RunFolder
 from ml.training.config import ConfigError, composed
@@ -129,15 +130,17 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _training_set(rank: int, ranks: int) -> AugmentedImages:
+_SHIFTED = Augmentation(shift=1)
+
+
+def _training_set(rank: int, ranks: int, augmentation: Augmentation = _SHIFTED) -> AugmentedImages:
     pixels = torch.randint(0, 256, (100, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     images = Images(pixels.to(torch.uint8), torch.arange(100), (0.5,) * 3, (0.25,) * 3)
     return AugmentedImages(
         images,
         batch_size=24,
-        max_shift=1,
-        cutout=0,
-        mirror=True,
+        augmentation=augmentation,
+        classes=100,
         sizes=[(8, 8)],
         seed=0,
         current_epoch=lambda: 0,
@@ -146,10 +149,16 @@ def _training_set(rank: int, ranks: int) -> AugmentedImages:
     )
 
 
+@pytest.mark.parametrize(
+    "augmentation",
+    [_SHIFTED, Augmentation(rotation=20, crop=0.5), Augmentation(mixup=0.4, cutmix=1)],
+)
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_the_shares_of_a_batch_are_the_batch_without_overlap(ranks: int) -> None:
-    shares = [list(_training_set(rank, ranks)) for rank in range(ranks)]
-    for index, (pixels, labels) in enumerate(_training_set(0, 1)):
+def test_the_shares_of_a_batch_are_the_batch_without_overlap(
+    ranks: int, augmentation: Augmentation
+) -> None:
+    shares = [list(_training_set(rank, ranks, augmentation)) for rank in range(ranks)]
+    for index, (pixels, labels) in enumerate(_training_set(0, 1, augmentation)):
         for rank in range(ranks):
             torch.testing.assert_close(shares[rank][index][0], pixels[rank::ranks])
             assert shares[rank][index][1].tolist() == labels[rank::ranks].tolist()
