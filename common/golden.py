@@ -35,6 +35,11 @@ class GoldenSet:
     name: str
     images: tuple[GoldenImage, ...]
 
+    @property
+    def labels(self) -> set[str]:
+        """The classes of its images."""
+        return {image.label for image in self.images}
+
     def order(self, release: str) -> list[GoldenImage]:
         """Shuffled by the release's id, so that a run that goes on knows what was asked already."""
         shuffled = list(self.images)

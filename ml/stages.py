@@ -19,11 +19,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from common.files import write_whole
+from common.model.artifact import read_artifact
 from common.terminal import Progress
 from ml.artifact.artifact import load_artifact
 from ml.artifact.evaluation import Labelled
 from ml.artifact.export import ExportReport, export_artifact
 from ml.artifact.quantise import QuantisationReport, quantise_artifact
+from ml.runs.datasets import check_same
 from ml.runs.folder import RunFolder
 from ml.runs.loading import Trained, calibration_images, labelled_test
 
@@ -142,7 +144,9 @@ def quantise(data: Any, full: Path, path: Path, test: Labelled) -> QuantisationR
 
     Raises:
         AccuracyError, ArtifactError: it is refused, nothing was written.
+        DatasetMismatch: the artifact was trained on another dataset.
     """
+    check_same(read_artifact(full.read_bytes()), data)
     return quantise_artifact(full, path, calibration_images=calibration_images(data), test=test)
 
 

@@ -1,6 +1,9 @@
 """Tests a model's behaviour: invariance, weakest class, calibration, garbage input; and its
 dataset.
 
+The dataset is the model's own: found by the config.yaml of its run folder, or CIFAR-10 if it was
+trained on that; a model is never judged by other data.
+
 Exit code 0: every check passed, 3: one failed, 2: the input cannot be used.
 
   bazel run //ml:behaviour                                       # the bundled model
@@ -30,8 +33,10 @@ from ml.behaviour.checks import (
 )
 from ml.behaviour.data_checks import class_counts, find_duplicates
 from ml.behaviour.report import DataFacts, print_checks, print_data, write_findings
-from ml.data.cifar10 import CLASSES, DatasetError
-from ml.runs.inputs import cifar10, count, model_path
+from ml.data.cifar10 import DatasetError
+from ml.data.fetch import FetchError
+from ml.runs.datasets import Dataset, dataset_of_file
+from ml.runs.inputs import count, model_path
 
 FAILED, BAD_INPUT = 3, 2
 _BATCH = 200
@@ -42,17 +47,19 @@ def main(arguments: Sequence[str], console: Console) -> int:
     options = _options().parse_args(arguments)
     limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
     try:
-        artifact = load_artifact(model_path(options.model), threads=options.threads)
-        test = cifar10("test")
+        path = model_path(options.model)
+        artifact = load_artifact(path, threads=options.threads)
         with Progress("reading the images", console=console) as progress:
+            dataset = dataset_of_file(path, artifact.metadata)
+            test = dataset.read("test")
             checks = check_model(artifact, test, options.images, limits, progress)
-            facts = None if options.no_data else describe_data(test, progress)
+            facts = None if options.no_data else describe_data(dataset, test, progress)
         print_checks(artifact.metadata, checks, console)
         if facts:
             print_data(facts, console)
         for path in write_findings(artifact.metadata, checks, facts, user_path(options.out)):
             console.print(str(path), highlight=False, soft_wrap=True)
-    except (ArtifactError, DatasetError, OSError) as exc:
+    except (ArtifactError, DatasetError, FetchError, OSError) as exc:
         console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT
     failed = [check.name for check in checks if not check.passed]
@@ -68,17 +75,9 @@ def main(arguments: Sequence[str], console: Console) -> int:
 def check_model(
     artifact: Artifact, test: Labelled, images: int, limits: Limits, progress: Progress
 ) -> list[Check]:
-    """Scores on all test images; invariance on the first `images` of them; then garbage.
-
-    Raises:
-        ArtifactError: the model was made for other classes or another image size.
-    """
+    """Scores on all test images of the model's own dataset; invariance on the first `images` of
+    them; then garbage."""
     metadata = artifact.metadata
-    if metadata.input_size != test.images.shape[1:3]:
-        height, width = test.images.shape[1:3]
-        raise ArtifactError(f"the model takes {metadata.input_size} pixels, not {(height, width)}")
-    if len(metadata.classes) <= int(test.labels.max()):
-        raise ArtifactError(f"the model knows {len(metadata.classes)} classes, not the dataset's")
     part = test.images[:images]
     progress.begin("predicting", len(test.images) + 7 * len(part) + 600)
 
@@ -99,13 +98,13 @@ def check_model(
     ]
 
 
-def describe_data(test: Labelled, progress: Progress) -> DataFacts:
-    """Balance and duplicates of the pinned dataset."""
-    train = cifar10("train")
+def describe_data(dataset: Dataset, test: Labelled, progress: Progress) -> DataFacts:
+    """Balance and duplicates of a dataset whose test part has been read."""
+    train, classes = dataset.read("train"), dataset.classes
     progress.begin("comparing test with training images", 1.0)
     found = find_duplicates(train, test, progress.update)
-    counts = [class_counts(part, len(CLASSES)) for part in (train, test)]
-    return DataFacts(CLASSES, train, test, counts[0], counts[1], found)
+    counts = [class_counts(part, len(classes)) for part in (train, test)]
+    return DataFacts(classes, train, test, counts[0], counts[1], found)
 
 
 def _options() -> argparse.ArgumentParser:

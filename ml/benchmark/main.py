@@ -19,11 +19,14 @@ from rich.console import Console
 
 from common.figures import to_png, to_svg
 from common.files import user_path, write_whole
+from common.model.artifact import read_artifact
 from common.terminal import Progress, terminal
 from ml.artifact.artifact import ArtifactError
 from ml.benchmark.contenders import Field, of_files, of_network
 from ml.benchmark.results import benchmark_figure, print_table
 from ml.benchmark.rounds import Benchmark, measure_rounds
+from ml.data.cifar10 import DatasetError
+from ml.runs.datasets import check_same
 from ml.runs.inputs import BUNDLED
 from ml.runs.loading import TrainedError, calibration_images, open_trained
 
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
                 rounds=options.rounds or (2 if quick else 3),
                 progress=begin,
             )
-    except (ArtifactError, TrainedError, OSError) as exc:
+    except (ArtifactError, DatasetError, TrainedError, OSError) as exc:
         console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
         return 2
     print_table(result, console)
@@ -81,6 +84,7 @@ def gather(paths: Sequence[Path], folder: Path, *, compiled: bool = True) -> Fie
         return of_files(files)
     (run,) = paths
     trained = open_trained(run)
+    check_same(read_artifact((run / "model.onnx").read_bytes()), trained.data)
     images = calibration_images(trained.data)
     found, size, flops = of_network(trained.network, run / "model.onnx", images, folder)
     return Field([c for c in found if compiled or c.runtime != "compile"], size, flops)

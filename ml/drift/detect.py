@@ -4,7 +4,7 @@ Exit code 0: no drift, 3: drift, 4: too few images to tell, 2: the input cannot 
 
   bazel run //ml:drift -- --images incoming/             # images for the model to classify
   bazel run //ml:drift -- --predictions answers.jsonl    # answers of /predict, one JSON a line
-  bazel run //ml:drift -- --cifar10-test --corruption noise:3
+  bazel run //ml:drift -- --test-set --corruption noise:3
 """
 
 import argparse
@@ -22,6 +22,7 @@ from common.model.drift import DEFAULT_LIMITS, DriftLimits, compare
 from common.terminal import Progress, terminal
 from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
 from ml.data.cifar10 import DatasetError
+from ml.data.fetch import FetchError
 from ml.drift.corruptions import ALIASES, CORRUPTIONS, CorruptionError, corrupt, parse_corruption
 from ml.drift.observed import (
     InputError,
@@ -33,7 +34,8 @@ from ml.drift.observed import (
     read_log,
 )
 from ml.drift.report import Comparison, print_comparison, write_comparison
-from ml.runs.inputs import cifar10, count, model_path, share
+from ml.runs.datasets import Dataset, dataset_of, dataset_of_file
+from ml.runs.inputs import count, model_path, share
 
 EXIT_CODES = {"no drift": 0, "drift": 3, "too little evidence": 4}
 BAD_INPUT = 2
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         print_comparison(comparison, console)
         for path in write_comparison(comparison, user_path(options.out)):
             console.print(str(path), highlight=False, soft_wrap=True)
-    except (ArtifactError, CorruptionError, DatasetError, InputError, OSError) as exc:
+    except (ArtifactError, CorruptionError, DatasetError, FetchError, InputError, OSError) as exc:
         console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT
     return EXIT_CODES[comparison.report.verdict]
@@ -75,13 +77,22 @@ def _observed(
         if options.images:
             images, source, problems = _folder(options, artifact, progress)
         else:
-            images, source, problems = cifar10("test").images, "CIFAR-10 test images", ()
+            dataset = _dataset(options, artifact)
+            images, problems = dataset.read("test").images, ()
+            source = f"{dataset.name} test images"
         images = _limited(images, options.limit, options.seed)
         if corruption:
             images = corrupt(images, *corruption, seed=options.seed)
             source += f", {corruption[0]} of severity {corruption[1]}"
         progress.begin("predicting", len(images))
         return replace(observe(artifact, images, source, progress.advance), problems=problems)
+
+
+def _dataset(options: argparse.Namespace, artifact: Artifact) -> Dataset:
+    """The model's own, or CIFAR-10 if it was asked for by name and is that."""
+    if options.cifar10_test:
+        return dataset_of(artifact.metadata, None)
+    return dataset_of_file(model_path(options.model), artifact.metadata)
 
 
 def _folder(
@@ -120,7 +131,12 @@ def _options() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--images", metavar="FOLDER", help="image files, also in folders below")
     what.add_argument("--predictions", metavar="FILE", help="JSON lines, answers of the service")
-    what.add_argument("--cifar10-test", action="store_true", help="the pinned test images")
+    what.add_argument(
+        "--test-set", action="store_true", help="the test images of the model's own dataset"
+    )
+    what.add_argument(
+        "--cifar10-test", action="store_true", help="the same, and it must be CIFAR-10"
+    )
     names = ", ".join([*CORRUPTIONS, *ALIASES])
     parser.add_argument("--corruption", metavar="KIND:1-5", help=f"of the images: {names}")
     parser.add_argument("--limit", type=count, help="use at most so many images, drawn at random")

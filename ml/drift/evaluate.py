@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +31,7 @@ from common.model.drift import DEFAULT_LIMITS, DriftLimits, WatchLimits
 from common.terminal import Progress, terminal
 from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
 from ml.data.cifar10 import DatasetError
+from ml.data.fetch import FetchError
 from ml.drift.corruptions import (
     ALIASES,
     CORRUPTIONS,
@@ -47,7 +49,8 @@ from ml.drift.simulation import (
     measure_windows,
 )
 from ml.report.plots import HEAT
-from ml.runs.inputs import cifar10, count, model_path, share
+from ml.runs.datasets import dataset_of_file
+from ml.runs.inputs import count, model_path, share
 
 BAD_INPUT = 2
 _Found = TypeVar("_Found", WindowRate, Detection)
@@ -213,9 +216,12 @@ def main(arguments: Sequence[str], console: Console) -> int:
     try:
         study = _streams(options) if is_online else _windows(options)
         kinds = [parse_corruption(name)[0] for name in options.corruptions]
-        artifact = load_artifact(model_path(options.model), threads=options.threads)
+        path = model_path(options.model)
+        artifact = load_artifact(path, threads=options.threads)
         with Progress("reading the images", console=console) as progress:
-            clean, corrupted = _observe_conditions(artifact, kinds, options, progress)
+            test = dataset_of_file(path, artifact.metadata).read("test")
+            pixels = test.images[: options.images]
+            clean, corrupted = _observe_conditions(artifact, pixels, kinds, options, progress)
             progress.begin("simulating traffic", 1.0)
             results = study(clean, corrupted, len(artifact.metadata.classes), progress.update)
         results.print(console)
@@ -227,7 +233,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         stem = "drift_online" if is_online else "drift_rates"
         for path in write_results(results, facts, user_path(options.out) / stem):
             console.print(str(path), highlight=False, soft_wrap=True)
-    except (ArtifactError, CorruptionError, DatasetError, ValueError, OSError) as exc:
+    except (ArtifactError, CorruptionError, DatasetError, FetchError, ValueError, OSError) as exc:
         console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT
     return 0
@@ -289,10 +295,13 @@ def _streams(options: argparse.Namespace) -> _Study:
 
 
 def _observe_conditions(
-    artifact: Artifact, kinds: Sequence[str], options: argparse.Namespace, progress: Progress
+    artifact: Artifact,
+    pixels: NDArray[np.uint8],
+    kinds: Sequence[str],
+    options: argparse.Namespace,
+    progress: Progress,
 ) -> tuple[Observed, dict[str, Observed]]:
-    """The first test images as they are, and corrupted in each way, by `kind:severity`."""
-    pixels = cifar10("test").images[: options.images]
+    """(N, H, W, 3) images as they are, and corrupted in each way, by `kind:severity`."""
     conditions = [(kind, severity) for kind in kinds for severity in options.severities]
     progress.begin("predicting", len(pixels) * (1 + len(conditions)))
     clean, corrupted = observe(artifact, pixels, "clean", progress.advance), {}

@@ -34,7 +34,7 @@ from ml.pipeline.layout import (
     programs_folder,
 )
 from ml.pipeline.resolve import ChoicesError, read_choices, resolve
-from ml.training.config import ConfigError, is_fast_dev_run
+from ml.training.config import ConfigError, check_reads_cifar10, is_fast_dev_run
 
 CONFIGS = Path("configs")
 
@@ -51,6 +51,7 @@ def prepare(lists: Path) -> None:
     config = resolve(read_choices(PARAMS, "train"), CONFIGS)
     if is_fast_dev_run(config):
         raise ConfigError("a fast development run keeps nothing that could be evaluated")
+    check_reads_cifar10(config, "the pipeline works")
     read_pin(PIN).check(DATA)
     shutil.rmtree(PREPARED, ignore_errors=True)
     for stage in STAGES[1:]:

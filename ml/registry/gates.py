@@ -73,6 +73,9 @@ def judge(
     if champion is None or champion == candidate:
         why = "there is none yet" if champion is None else "it is the champion itself"
         return [*gates, Gate("against the champion", True, why)]
+    if registry.versions.manifest(champion).classes != subject.manifest.classes:
+        why = "it knows other classes: nothing to compare"
+        return [*gates, Gate("against the champion", False, why)]
     try:
         other = examine(registry, champion, examples, progress)
     except ArtifactError as exc:
@@ -120,15 +123,15 @@ def _calibration(subject: Subject, limits: GateLimits) -> Gate:
         loss = subject.manifest.test.loss
         bound = (1 + limits.max_excess_loss) * _greatest_honest_loss(subject.manifest)
         detail += f"; log loss {loss:.4f}, at most {bound:.4f} where so many answers are right"
-        values = {"error": error, "loss": loss, "honest_loss": bound}
-        return Gate("calibration", error <= most and loss <= bound, detail, values)
+        recorded = {"error": error, "loss": loss, "honest_loss": bound}
+        return Gate("calibration", error <= most and loss <= bound, detail, recorded)
     scores = {"log loss": measured.loss, "Brier score": measured.brier}
     excess = max(score.excess for score in scores.values())
     for name, score in scores.items():
         detail += f"; {name} {score.score:.4f}, expected by its own answers {score.expected:.4f}"
     detail += f", at most {limits.max_excess_loss:.0%} more beyond chance"
-    values = {"error": error, "excess": excess}
-    values |= {name: vars(score) for name, score in scores.items()}  # type: ignore[dict-item]
+    found = {name: vars(score) for name, score in scores.items()}
+    values: dict[str, object] = {"error": error, "excess": excess, **found}
     passed = error <= most and excess <= limits.max_excess_loss
     return Gate("calibration", passed, detail, values)
 
@@ -202,8 +205,6 @@ def _benchmarked_p99(manifest: Manifest) -> float | None:
 
 
 def _against(subject: Subject, champion: Subject, limits: GateLimits) -> Gate:
-    if subject.manifest.classes != champion.manifest.classes:
-        return Gate("against the champion", False, "it knows other classes: nothing to compare")
     comparison = _compare(subject, champion, limits.alpha)
     if comparison is None:
         detail = "tested on other data: give images that both can be asked about, with --test-data"

@@ -199,8 +199,8 @@ def _promote(subs: _Subparsers) -> None:
     data.add_argument(
         "--test-data",
         metavar="NPZ",
-        help="arrays images (uint8, N×H×W×3) and labels; default: the test images of the dataset "
-        "that the model was made from",
+        help="arrays images (uint8, N×H×W×3), labels, and perhaps classes (names); default: the "
+        "test images of the dataset that the model was made from, by its run's configuration",
     )
     data.add_argument("--no-test-data", action="store_true", help="compare recorded accuracies")
     _gate_options(sub)

@@ -18,7 +18,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -26,15 +25,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 
 from ml.artifact.artifact import Artifact
 from ml.artifact.evaluation import ProperScore, evaluate, proper_scores
-from ml.data.cifar10 import DatasetError, dataset_digest, locate, read_records
-from ml.data.cifar10_pin import read_pin
+from ml.data.cifar10 import DatasetError
 from ml.data.fetch import FetchError
 from ml.registry.ledger import RegistryError
 from ml.registry.registry import Registry
 from ml.registry.versions import Manifest
+from ml.runs.datasets import DatasetMismatch, UnavailableDataset, dataset_of
 
 _FORM = "2"  # of what is kept of outcomes; 2: with proper scores
 
@@ -81,26 +81,25 @@ def find_examples(manifest: Manifest, npz: Path | None) -> Examples | None:
     from, else nothing.
 
     Args:
-        npz: arrays `images`, uint8 (N, H, W, 3), and `labels`, integers (N,).
+        npz: arrays `images`, uint8 (N, H, W, 3), and `labels`, integers (N,); perhaps `classes`,
+            the names of the labels.
 
     Raises:
         RegistryError: the file cannot be used for this model.
     """
     if npz is not None:
         return _read_npz(npz, manifest)
-    if "KILN_CIFAR10" not in os.environ and read_pin().digest != manifest.dataset_digest:
-        return None
+    known = manifest.lineage.config
+    config = OmegaConf.create(dict(known)) if known else None
     try:
-        folder = locate()
-        if dataset_digest(folder) != manifest.dataset_digest:
-            return None
+        test = dataset_of(manifest, config).read("test")
+    except (DatasetMismatch, UnavailableDataset):
+        return None
     except (DatasetError, FetchError, OSError) as exc:
         raise RegistryError(
             f"{exc}\nWithout test images (--no-test-data) recorded accuracies are compared"
         ) from exc
-    records = read_records(folder / "test.bin")
-    images = np.ascontiguousarray(records.images.transpose(0, 2, 3, 1))
-    return Examples(f"{manifest.dataset_digest}/test", images, records.labels)
+    return Examples(f"{manifest.dataset_digest}/test", test.images, test.labels)
 
 
 def outcomes(registry: Registry, version: str, artifact: Artifact, examples: Examples) -> Outcomes:
@@ -128,6 +127,7 @@ def _read_npz(path: Path, manifest: Manifest) -> Examples:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
+            classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else None
     except (OSError, ValueError, KeyError) as exc:
         raise RegistryError(
             f"{path} holds no test images ({exc}): expected an .npz with images and labels"
@@ -137,6 +137,11 @@ def _read_npz(path: Path, manifest: Manifest) -> Examples:
         raise RegistryError(
             f"{path} holds {images.dtype}{images.shape} images and {labels.dtype}{labels.shape} "
             f"labels: this model takes uint8(N, {shape[0]}, {shape[1]}, 3) and integers (N,)"
+        )
+    if classes is not None and classes != tuple(manifest.classes):
+        raise RegistryError(
+            f"{path} has the classes {', '.join(classes)}: this model was trained to tell "
+            f"{', '.join(manifest.classes)}"
         )
     if not len(labels) or labels.min() < 0 or labels.max() >= len(manifest.classes):
         raise RegistryError(f"{path} has no images, or labels that are none of the model's classes")

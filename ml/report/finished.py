@@ -12,6 +12,7 @@ from ml.artifact.evaluation import Evaluation, Labelled, evaluate, loss_interval
 from ml.data.cifar10 import DatasetError
 from ml.report.model_card import Facts, Small
 from ml.report.plots import Rows
+from ml.runs.datasets import check_same
 from ml.runs.loading import Trained, TrainedError, labelled_test, open_trained
 from ml.runs.metrics import read_rows
 
@@ -55,13 +56,16 @@ def open_finished(path: Path) -> Finished:
     Raises:
         TrainedError: no finished run.
         ArtifactError: a model file is damaged or missing.
+        DatasetMismatch: the run's dataset is not the one that the model was trained on.
         FinishedError: the model's accuracy is not the one that its metadata tells.
     """
     trained = open_trained(path)
     run = trained.run
     if not run.is_finished or not run.model.is_file():
         raise TrainedError(f"{path} has not finished: continue it with resume={path}")
-    artifact, test = load_artifact(run.model), labelled_test(trained.data)
+    artifact = load_artifact(run.model)
+    check_same(artifact.metadata, trained.data)
+    test = labelled_test(trained.data)
     probabilities = artifact.predict(test.images).probabilities
     evaluation = checked_scores(artifact, probabilities, test, run.model)
     reference = trained.answer(test.images)

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from common.files import write_whole
-from ml.training.config import CONFIGS, ConfigError, resolved
+from ml.training.config import CONFIGS, ConfigError, check_reads_cifar10, resolved
 
 REFUSALS = (ConfigError,)
 DEFAULT = "default"  # the configuration as it stands, without preset or experiment
@@ -21,7 +21,9 @@ def resolve(preset: str, overrides: Sequence[str] = (), configs: Path = CONFIGS)
     """
     group = "experiment" if (configs / "experiment" / f"{preset}.yaml").is_file() else "preset"
     chosen = [] if preset == DEFAULT else [f"{group}={preset}"]
-    return resolved([*chosen, *overrides], configs)
+    cfg = resolved([*chosen, *overrides], configs)
+    check_reads_cifar10(cfg, "the build works")
+    return cfg
 
 
 def main(arguments: Sequence[str]) -> None:

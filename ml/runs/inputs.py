@@ -1,14 +1,10 @@
-"""Inputs of a command: a model by file or run folder, the pinned images, numbers as options."""
+"""Inputs of a command: a model by file or run folder, numbers as options."""
 
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-import numpy as np
-
 from common.files import user_path
 from ml.artifact.artifact import ArtifactError
-from ml.artifact.evaluation import Labelled
-from ml.data.cifar10 import locate, read_records
 
 BUNDLED = Path(__file__).parents[1] / "bundled" / "model.onnx"
 
@@ -27,16 +23,6 @@ def model_path(text: str | None) -> Path:
             f"{path} is no file: name a model.onnx, or the run folder of a training"
         )
     return path
-
-
-def cifar10(part: str) -> Labelled:
-    """`train` or `test` of the pinned dataset, in its own order.
-
-    Raises:
-        DatasetError, FetchError: the files are damaged, or nowhere to be had.
-    """
-    records = read_records(locate() / f"{part}.bin")
-    return Labelled(np.ascontiguousarray(records.images.transpose(0, 2, 3, 1)), records.labels)
 
 
 def count(text: str) -> int:

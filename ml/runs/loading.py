@@ -18,7 +18,7 @@ from ml.artifact.calibration import calibrate
 from ml.artifact.evaluation import Labelled, torch_probabilities
 from ml.data.checks import open_data
 from ml.runs.folder import ResumeError, RunFolder, config_digest
-from ml.runs.provenance import UNKNOWN, git_revision, lock_digest
+from ml.runs.provenance import UNKNOWN, git_revision, lock_digest, read_provenance
 
 _CALIBRATION_IMAGES = 512
 _CHECKPOINTS = "best.ckpt", "last.ckpt"
@@ -85,7 +85,8 @@ def open_trained(
         dataset: the folder of train.bin and test.bin, if they are not in the usual places.
 
     Raises:
-        TrainedError: nothing there, not in a run folder, or no weights of this network.
+        TrainedError: nothing there, not in a run folder, no weights of this network, or a dataset
+            that has changed since the training.
         DatasetError: the validation images cannot be read.
     """
     weights = _find_weights(path, or_checkpoint)
@@ -107,17 +108,47 @@ def open_trained(
         raise TrainedError(f"{run.config}: {exc.__cause__ or exc}") from exc
     except RuntimeError as exc:
         raise TrainedError(f"the weights in {weights} are of another network: {exc}") from exc
+    _check_unchanged(run, data)
     network.eval()
     temperature = calibrate(network, data.validation_images()) if checkpoint else 1.0
     return Trained(run, weights, cfg, data, network, _training(run), temperature)
 
 
+def _check_unchanged(run: RunFolder, data: Any) -> None:
+    """Refuses a dataset that is not the one that the run was trained on, as far as it says."""
+    record = read_provenance(run)
+    record = record.get("continued", [record])[-1]
+    if (trained := record.get("dataset_digest")) and trained != (now := data.digest):
+        raise TrainedError(
+            f"{run.path} was trained on the dataset {trained[:16]}, and what its config.yaml names "
+            f"is now {now[:16]}: bring the former back, or train anew"
+        )
+    classes = tuple(data.classes)
+    if (names := record.get("classes")) and tuple(names) != classes:
+        raise TrainedError(
+            f"{run.path} was trained to tell {', '.join(names)}, and its dataset now has "
+            f"{', '.join(classes)}: bring the former back, or train anew"
+        )
+
+
 def labelled_test(data: Any) -> Labelled:
     """The test images, in the order of their file."""
-    test = data.test_images()
-    pixels = test.pixels
-    images = _channels_last(pixels) if isinstance(pixels, Tensor) else pixels  # stay on disk
-    return Labelled(images, test.labels.cpu().numpy())
+    return _labelled(data.test_images())
+
+
+def labelled_train(data: Any) -> Labelled:
+    """All images that training looked at, those of validation last."""
+    parts = _labelled(data.train_images()), _labelled(data.validation_images())
+    return Labelled(
+        np.concatenate([part.images[:] for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
+
+
+def _labelled(images: Any) -> Labelled:
+    pixels = images.pixels
+    shown = _channels_last(pixels) if isinstance(pixels, Tensor) else pixels  # stay on disk
+    return Labelled(shown, images.labels.cpu().numpy())
 
 
 def calibration_images(data: Any) -> NDArray[np.uint8]:

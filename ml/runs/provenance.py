@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,12 @@ def mark_rerun(run: RunFolder, original: RunFolder) -> None:
 
 
 def record_start(
-    run: RunFolder, *, config_digest: str, dataset_digest: str, device: str
+    run: RunFolder,
+    *,
+    config_digest: str,
+    dataset_digest: str,
+    classes: Sequence[str],
+    device: str,
 ) -> list[str]:
     """Writes provenance.json, and changes.patch if the code differs from its commit; a run that is
     continued keeps its first record and notes the continuation if something changed.
@@ -88,6 +94,7 @@ def record_start(
         "lock_digest": lock_digest(),
         "config_digest": config_digest,
         "dataset_digest": dataset_digest,
+        "classes": list(classes),
         "device": device,
         "python": platform.python_version(),
     }

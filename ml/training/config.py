@@ -436,6 +436,19 @@ def resolved(overrides: Sequence[str], configs: Path = CONFIGS) -> DictConfig:
         return run_config(cfg)
 
 
+def check_reads_cifar10(cfg: DictConfig, who: str) -> None:
+    """Refuses a configuration of another dataset for whoever hands over CIFAR-10's files.
+
+    Raises:
+        ConfigError: it names another one, which would not be what is then recorded.
+    """
+    if (target := cfg.data._target_) != DataConfig._target_:
+        raise ConfigError(
+            f"data._target_={target}: expected {DataConfig._target_}, since {who} with train.bin "
+            "and test.bin of CIFAR-10; train another dataset by bazel run //ml:train"
+        )
+
+
 def check_values(cfg: DictConfig) -> None:
     """Refuses values that have the right type and make no sense.
 

@@ -220,7 +220,11 @@ def _announce(
     where = "none, this is a fast development run" if is_fast_dev_run(cfg) else run.path
     say(f"Run folder: {where}")
     differences = record_start(
-        run, config_digest=config_digest(cfg), dataset_digest=digest, device=device
+        run,
+        config_digest=config_digest(cfg),
+        dataset_digest=digest,
+        classes=fitted.data.classes,
+        device=device,
     )
     for difference in differences:
         say(f"[yellow]Warning:[/] {difference}: the metrics may differ")

@@ -54,7 +54,7 @@ def _lasting_until_something_is_said(
         ("ml.benchmark.main", "gather", TrainedError("gone"), []),
         ("ml.commands.export", "open_trained", TrainedError("gone"), ["run"]),
         ("ml.commands.report", "open_finished", FinishedError("gone"), ["run"]),
-        ("ml.drift.detect", "cifar10", DatasetError("gone"), ["--cifar10-test"]),
+        ("ml.drift.detect", "dataset_of_file", DatasetError("gone"), ["--test-set"]),
         ("ml.drift.evaluate", "measure_windows", ValueError("gone"), ["--images=50"]),
         ("ml.drift.evaluate", "measure_streams", ValueError("gone"), ["--online", "--images=50"]),
         ("ml.bundled.adopt", "open_finished", FinishedError("gone"), ["run"]),

@@ -145,6 +145,12 @@ class Rollout:
             smoke = smoke_test(self._function, candidate, self._wanted.model, image)
         except Refused as exc:
             return self._fail(str(exc))
+        if golden and (foreign := sorted(golden.labels - {*smoke.classes})):
+            return self._fail(
+                f"the golden set ({golden.name}) has images of {', '.join(foreign[:4])}, which the "
+                f"model was not trained to tell: make one of its own data by `bazel run "
+                "//infra/release:make_golden_set -- runs/<folder> golden.zip`"
+            )
         classes = sorted({*smoke.classes, *self._classes_of_stable()})
         evidence = {"smoke": asdict(smoke), "classes": classes}
         self._journal.write(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from common.golden import GoldenImage, write_golden_set
 from infra.release.commands import deploy, plan, rollback, status
 from tests.helpers.waiting import wait_until
 from tests.infra.release.world import READ_EVERY_S, Result, World, alarm, raised
@@ -150,6 +151,16 @@ def test_a_version_that_fails_its_smoke_test_gets_no_traffic(world: World) -> No
     assert world.alias() == {"1": 1.0}
     assert set(statuses) == {200}
     assert all("2" not in record.decision.weights for record in world.ledger())
+
+
+def test_golden_images_of_another_dataset_are_refused_before_any_traffic(world: World) -> None:
+    world.create(world.push(GOOD))
+    images = [GoldenImage(f"{label}:0".encode(), label) for label in ("cat", "seven")]
+    write_golden_set(world.golden, "digits", images)
+    result = world.deploy(world.push(OTHER))
+    assert result.code == 1
+    assert "the golden set (digits) has images of seven, which" in result.data["text"]
+    assert world.alias() == {"1": 1.0}
 
 
 def test_without_enough_evidence_it_rolls_back_in_time(world: World) -> None:

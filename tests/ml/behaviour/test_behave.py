@@ -2,15 +2,18 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from ml.artifact.evaluation import Labelled
 from ml.behaviour import main
-from tests.ml.drift.tiny_artifact import scenes, write_tiny_artifact
+from ml.runs import datasets
+from ml.runs.datasets import Dataset
+from tests.ml.drift.tiny_artifact import CLASSES, scenes, write_tiny_artifact
 
 
 @pytest.fixture
@@ -22,7 +25,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         images = scenes(200, seed)
         parts[part] = Labelled(images, artifact.predict(images).logits.argmax(axis=1))
     parts["test"].images[0] = parts["train"].images[0]
-    monkeypatch.setattr(main, "cifar10", parts.__getitem__)
+    own = Dataset("scenes", CLASSES, (8, 8), artifact.metadata.dataset_digest, parts.__getitem__)
+    monkeypatch.setattr(datasets, "cifar10", lambda config=None: own)
     monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
     return tmp_path / "model.onnx"
 
@@ -58,18 +62,22 @@ def test_a_limit_that_is_missed_is_named(model: Path) -> None:
     assert "calibration error" in text.splitlines()[-1]
 
 
-def test_a_model_of_another_size_or_a_missing_one_is_refused(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_model_is_refused(model: Path) -> None:
     assert run("--model", "missing.onnx")[0] == 2
-    large = Labelled(np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.int64))
-    monkeypatch.setattr(main, "cifar10", lambda part: large)
-    code, text = run("--model", str(model))
-    assert (code, "not (32, 32)" in text) == (2, True)
 
 
-def test_a_model_of_fewer_classes_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    many = Labelled(scenes(12), np.arange(12))
-    monkeypatch.setattr(main, "cifar10", lambda part: many)
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image_size": (32, 32)}, "has 32 × 32 pixels, expected 8 × 8"),
+        ({"classes": (*CLASSES, "black")}, "grey, … (5), expected red, green, blue, grey;"),
+        ({"digest": "0" * 64}, "has digest 0000"),
+    ],
+)
+def test_a_model_is_not_judged_by_the_data_of_another(
+    model: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reason: str
+) -> None:
+    other = replace(datasets.cifar10(), **changes)
+    monkeypatch.setattr(datasets, "cifar10", lambda config=None: other)
     code, text = run("--model", str(model))
-    assert (code, "knows 4 classes" in text) == (2, True)
+    assert (code, reason in text, text.count("\n")) == (2, True, 1)

@@ -7,7 +7,8 @@ from common.terminal import Progress
 from ml.artifact.artifact import Artifact, load_artifact
 from ml.behaviour.checks import Check, Limits
 from ml.behaviour.main import check_model
-from ml.runs.inputs import BUNDLED, cifar10
+from ml.runs.datasets import dataset_of_file
+from ml.runs.inputs import BUNDLED
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def artifact() -> Artifact:
 
 @pytest.fixture(scope="module")
 def checks(artifact: Artifact) -> dict[str, Check]:
-    test = cifar10("test")
+    test = dataset_of_file(BUNDLED, artifact.metadata).read("test")
     with Progress("answering", console=Console(quiet=True)) as progress:
         found = check_model(artifact, test, 500, Limits(), progress)
     return {check.name: check for check in found}

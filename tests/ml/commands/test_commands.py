@@ -3,6 +3,8 @@
 import io
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import onnx
@@ -12,8 +14,16 @@ from rich.console import Console
 
 from ml.artifact import export, quantise
 from ml.artifact.artifact import load_artifact
+from ml.behaviour import main as behaviour
+from ml.benchmark import main as benchmark
 from ml.commands import export as export_command
 from ml.commands import report as report_command
+from ml.data.cifar10 import dataset_digest
+from ml.data.datamodule import CIFAR10
+from ml.drift import detect
+from ml.drift import evaluate as rates
+from ml.pipeline import evaluate
+from ml.report import finished as finished_module
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
 
@@ -173,18 +183,48 @@ def test_a_model_that_is_not_what_was_exported_is_refused(
     assert not (run / "MODEL_CARD.md").exists()
 
 
-def test_a_model_that_does_worse_than_it_says_is_refused(run: Path, tmp_path: Path) -> None:
-    write_dataset(tmp_path / "other", train=300, test=100, seed=3)
-    dataset = tmp_path / "other"
-    labels = bytearray((dataset / "test.bin").read_bytes())
-    for start in range(0, len(labels), 3073):
-        labels[start] = (labels[start] + 5) % 10
-    (dataset / "test.bin").write_bytes(labels)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KILN_CIFAR10", str(dataset))
-        code, said = _report(run)
+_COMMANDS: dict[str, Callable[[Path, Console], int]] = {
+    "behaviour": lambda run, console: behaviour.main(["--model", str(run)], console),
+    "benchmark": lambda run, console: benchmark.main([str(run), "--quick"], console),
+    "drift": lambda run, console: detect.main(["--model", str(run), "--test-set"], console),
+    "drift, evaluated": lambda run, console: rates.main(["--model", str(run)], console),
+    "evaluate": lambda run, console: evaluate.main([str(run)], console),
+    "export": lambda run, console: export_command.main([str(run)], console),
+    "report": lambda run, console: report_command.main([str(run)], console),
+}
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_no_command_judges_a_model_by_other_data(
+    run: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_dataset(tmp_path / "other", train=300, test=100, seed=3)
+    monkeypatch.setenv("KILN_CIFAR10", str(other))
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    out = io.StringIO()
+    with redirect_stderr(out):
+        code = _COMMANDS[command](run, Console(file=out, width=150))
+    assert code == 2, out.getvalue()
+    assert dataset_digest(other)[:16] in out.getvalue()
+    assert not any((run / name).exists() for name in ("export", "evaluation", "MODEL_CARD.md"))
+
+
+def test_a_model_that_does_not_score_what_it_says_is_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finished_module, "_SCORE_TOLERANCE", -1.0)
+    code, said = _report(run)
     assert code == report_command.REFUSED
     assert "tested on another dataset" in said
+
+
+def test_other_names_of_the_same_classes_are_noticed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CIFAR10, "classes", CIFAR10.classes[::-1])
+    code, said = _export(run)
+    assert (code, "to tell airplane" in said) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rich.console import Console
 from ml.artifact.evaluation import Labelled
 from ml.drift import detect, evaluate
 from ml.drift.corruptions import corrupt
+from ml.runs.datasets import Dataset
 from tests.ml.drift.tiny_artifact import CLASSES, scenes, write_tiny_artifact
 
 
@@ -94,10 +95,11 @@ def test_the_test_images_can_be_corrupted_first(
 ) -> None:
     images = scenes(300, seed=3)
     labels = np.zeros(300, np.int64)
-    monkeypatch.setattr(detect, "cifar10", lambda part: Labelled(images, labels))
-    code, text = run("--model", str(model), "--cifar10-test", "--limit", "200")
+    own = Dataset("scenes", CLASSES, (8, 8), "0" * 64, lambda part: Labelled(images, labels))
+    monkeypatch.setattr(detect, "dataset_of_file", lambda path, model: own)
+    code, text = run("--model", str(model), "--test-set", "--limit", "200")
     assert (code, "(200 images)" in text) == (0, True)
-    code, text = run("--model", str(model), "--cifar10-test", "--corruption", "brightness:5")
+    code, text = run("--model", str(model), "--test-set", "--corruption", "brightness:5")
     assert (code, "brightness of severity 5" in text) == (3, True)
 
 
@@ -106,10 +108,12 @@ def test_the_test_images_can_be_corrupted_first(
     [
         (["--model", "missing.onnx", "--images", "x"], "missing.onnx is no file"),
         (["--images", "x"], "x is no folder"),
+        (["--cifar10-test"], "CIFAR-10 has the classes airplane"),
+        (["--test-set"], "CIFAR-10 has the classes airplane"),
         (["--images", "empty"], "holds no image"),
         (["--images", "broken"], "none of 1 image files can be read"),
         (["--predictions", "none.jsonl"], "cannot be read as a log"),
-        (["--cifar10-test", "--corruption", "rain"], "no corruption 'rain'"),
+        (["--test-set", "--corruption", "rain"], "no corruption 'rain'"),
     ],
 )
 def test_wrong_input_is_refused_with_the_reason(
@@ -148,7 +152,8 @@ def test_rates_are_measured_printed_and_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, labels = scenes(400, seed=4), np.zeros(400, np.int64)
-    monkeypatch.setattr(evaluate, "cifar10", lambda part: Labelled(images, labels))
+    own = Dataset("scenes", CLASSES, (8, 8), "0" * 64, lambda part: Labelled(images, labels))
+    monkeypatch.setattr(evaluate, "dataset_of_file", lambda path, model: own)
     console = Console(file=io.StringIO(), width=150)
     sizes = ["--sizes", "60", "200", "--clean-windows", "10", "--windows", "5"]
     kinds = ["--corruptions", "noise", "--severities", "5", "--threads", "1"]

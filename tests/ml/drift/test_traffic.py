@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from ml.artifact.artifact import Artifact, load_artifact
 from ml.drift.corruptions import corrupt
-from ml.runs.inputs import cifar10, model_path
+from ml.runs.datasets import cifar10
+from ml.runs.inputs import model_path
 from serve.drift.monitor import DriftMonitor
 from serve.exchange import Exchange
 
@@ -23,7 +24,7 @@ def artifact() -> Artifact:
 @pytest.fixture(scope="module")
 def photos() -> NDArray[np.uint8]:
     """(1500, 32, 32, 3) of the test images, in random order."""
-    images = cifar10("test").images
+    images = cifar10().read("test").images
     return images[np.random.default_rng(0).permutation(len(images))[:1500]]
 
 

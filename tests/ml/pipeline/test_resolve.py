@@ -1,5 +1,6 @@
 """What params.yaml means to Hydra."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml.pipeline.prepare import prepare
 from ml.pipeline.resolve import ChoicesError, overrides, read_choices, resolve
 from ml.training.config import ConfigError
 
@@ -50,6 +52,18 @@ def test_hydra_reads_a_text_as_it_was_written(name: str) -> None:
 def test_a_text_reaches_the_configuration_as_it_was_written() -> None:
     name = "it's \\'quoted\\, {a: [1], $x}"
     assert resolve({"name": name}, CONFIGS).name == name
+
+
+def test_another_dataset_than_the_pinned_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs" / "data" / "mine.yaml").write_text("_target_: mine.Shapes\n")
+    (tmp_path / "params.yaml").write_text("train: {data: mine}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"data\._target_=mine\.Shapes: expected"):
+        prepare(tmp_path)
+    assert not (tmp_path / "pipeline").exists()
 
 
 @pytest.mark.parametrize(

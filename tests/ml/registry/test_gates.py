@@ -9,13 +9,15 @@ import pytest
 from numpy.typing import NDArray
 
 from common.model.artifact import Scores
-from ml.artifact.evaluation import ProperScore, proper_scores
+from ml.artifact.evaluation import Labelled, ProperScore, proper_scores
 from ml.registry import gates as gates_module
+from ml.registry import outcomes as outcomes_module
 from ml.registry.gates import Subject, examine, judge
 from ml.registry.ledger import Gate, GateLimits, RegistryError
 from ml.registry.outcomes import Examples, Outcomes, find_examples
 from ml.registry.registry import Registry
-from ml.registry.versions import Lineage
+from ml.registry.versions import Lineage, Manifest
+from ml.runs.datasets import Dataset
 from tests.ml.registry.artifacts import artifact
 from tests.ml.registry.runnable import Maker, examples, probabilities
 
@@ -341,6 +343,11 @@ def test_a_file_of_test_images_is_read(registry: Registry, maker: Maker, tmp_pat
     np.savez(path, images=given.images, labels=given.labels + 2)
     with pytest.raises(RegistryError, match="none of the model's classes"):
         find_examples(manifest, path)
+    np.savez(path, images=given.images, labels=given.labels, classes=manifest.classes)
+    assert find_examples(manifest, path) is not None
+    np.savez(path, images=given.images, labels=given.labels, classes=["flat", "round"])
+    with pytest.raises(RegistryError, match="flat, round: this model was trained to tell round"):
+        find_examples(manifest, path)
     path.write_text("no archive")
     with pytest.raises(RegistryError, match="holds no test images"):
         find_examples(manifest, path)
@@ -354,6 +361,52 @@ def test_a_model_of_other_data_than_cifar10_finds_no_images(
     monkeypatch.delenv("KILN_CIFAR10", raising=False)
     manifest, _ = registry.register(maker.artifact())
     assert find_examples(manifest, None) is None
+
+
+def test_a_model_is_judged_by_the_data_that_its_configuration_names(
+    registry: Registry, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = examples(10)
+    opened: list[object] = []
+
+    def own(manifest: Manifest, config: object) -> Dataset:
+        opened.append(config)
+        labelled = Labelled(given.images, given.labels)
+        return Dataset("mine", manifest.classes, (4, 5), "c" * 64, lambda part: labelled)
+
+    monkeypatch.setattr(outcomes_module, "dataset_of", own)
+    config = {"data": {"_target_": "mine.Pebbles"}}
+    manifest, _ = registry.register(maker.artifact(), Lineage(config=config))
+    found = find_examples(manifest, None)
+    assert found is not None
+    assert (opened, found.digest) == ([config], f"{manifest.dataset_digest}/test")
+    np.testing.assert_array_equal(found.images, given.images)
+
+
+def test_own_data_that_is_not_at_hand_leaves_the_recorded_scores(
+    registry: Registry, maker: Maker
+) -> None:
+    lineage = Lineage(config={"data": {"_target_": "nowhere.Pebbles"}})
+    manifest, _ = registry.register(maker.artifact(), lineage)
+    assert find_examples(manifest, None) is None
+
+
+def test_a_champion_of_fewer_classes_is_not_asked(
+    registry: Registry, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion, candidate = add(registry, maker.artifact(130)), add(registry, maker.artifact(128.5))
+    manifest = registry.versions.manifest
+    monkeypatch.setattr(
+        registry.versions,
+        "manifest",
+        lambda version: (
+            replace(manifest(version), classes=("round",))
+            if version == champion
+            else manifest(version)
+        ),
+    )
+    gate = judge(registry, candidate, champion, LOOSE, examples())[-1]
+    assert (gate.passed, gate.detail) == (False, "it knows other classes: nothing to compare")
 
 
 def test_a_folder_without_the_dataset_is_told_with_the_way_out(

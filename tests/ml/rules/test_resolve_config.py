@@ -51,6 +51,12 @@ def test_a_hyperparameter_is_in_it(configs: Path) -> None:
     assert "validation_size: 2000" in _text(configs, "smoke", "data.validation_size=2000")
 
 
+def test_a_dataset_that_the_build_does_not_read_is_refused(configs: Path) -> None:
+    (configs / "data" / "mine.yaml").write_text("_target_: mine.Shapes\n")
+    with pytest.raises(ConfigError, match=r"data\._target_=mine\.Shapes: expected"):
+        resolve("default", ["data=mine"], configs)
+
+
 def test_the_environment_is_not_in_it(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _text(configs)
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", "/somewhere/else")

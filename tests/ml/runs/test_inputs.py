@@ -6,8 +6,7 @@ import pytest
 
 from common.files import user_path
 from ml.artifact.artifact import ArtifactError
-from ml.runs.inputs import BUNDLED, cifar10, model_path
-from tests.ml.data.tiny_dataset import tiny_dataset
+from ml.runs.inputs import BUNDLED, model_path
 
 
 def test_a_model_is_a_file_a_run_folder_or_the_bundled_one(
@@ -28,15 +27,3 @@ def test_absolute_and_home_paths_stay_what_they_are(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", "/home/someone")
     assert user_path("/data/a.onnx") == Path("/data/a.onnx")
     assert user_path("~/a.onnx") == Path("/home/someone/a.onnx")
-
-
-def test_records_become_images_as_models_see_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = tiny_dataset()
-    monkeypatch.setenv("KILN_CIFAR10", str(data.write_files(tmp_path)))
-    images, labels = cifar10("test")
-    assert images.shape == (2, 32, 32, 3)
-    assert labels.tolist() == [data.test[0], data.test[3073]]
-    planes = data.test[1:3073]
-    assert images[0, 0, 0].tolist() == [planes[0], planes[1024], planes[2048]]

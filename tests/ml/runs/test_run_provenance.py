@@ -31,7 +31,9 @@ def _set(
 
 
 def _record(run: RunFolder, device: str = "cpu") -> list[str]:
-    return record_start(run, config_digest="c", dataset_digest="d", device=device)
+    return record_start(
+        run, config_digest="c", dataset_digest="d", classes=("cat", "dog"), device=device
+    )
 
 
 def test_a_new_run_says_what_it_is_made_from(tmp_path: Path) -> None:
@@ -41,6 +43,7 @@ def test_a_new_run_says_what_it_is_made_from(tmp_path: Path) -> None:
     assert provenance["git_revision"] == "a" * 40
     assert provenance["lock_digest"] == "b" * 64
     assert (provenance["config_digest"], provenance["dataset_digest"]) == ("c", "d")
+    assert provenance["classes"] == ["cat", "dog"]
     assert not run.changes.exists()
 
 

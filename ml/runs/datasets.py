@@ -1,0 +1,172 @@
+"""The dataset of a model: found by the configuration that the model was trained by, and compared
+with what the model says of itself.
+
+Every command that opens a model and data asks here, so that none judges a model by images of other
+classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from ml.artifact.evaluation import Labelled
+from ml.data.cifar10 import CLASSES, IMAGE_SHAPE, DatasetError, dataset_digest, locate, read_records
+from ml.data.cifar10_pin import read_pin
+from ml.runs.folder import ResumeError, RunFolder, config_digest
+
+_CIFAR10 = "ml.data.datamodule.CIFAR10"
+_SHOWN = 4  # class names in a message
+
+
+class Model(Protocol):
+    """What an artifact's metadata and a registry's manifest say of a model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def input_size(self) -> tuple[int, int]: ...
+    @property
+    def dataset_digest(self) -> str: ...
+
+
+class DatasetMismatch(DatasetError):
+    """A model and a dataset that do not belong together; the message says in what they differ."""
+
+
+class UnavailableDataset(DatasetError):
+    """A dataset of the user's that is not at hand here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled dataset; images are read when they are asked for.
+
+    Attributes:
+        name: for people.
+        image_size: height and width in pixels.
+        read: `train` or `test`, whole and in its own order.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    digest: str
+    read: Callable[[str], Labelled]
+
+
+def dataset_of(model: Model, config: DictConfig | None) -> Dataset:
+    """The dataset that a model was trained on: the one that its configuration names; without a
+    configuration CIFAR-10.
+
+    Raises:
+        DatasetMismatch: it has other classes, another image size or another digest than the model
+            says.
+        UnavailableDataset, DatasetError, FetchError: it cannot be opened.
+    """
+    if config is None or OmegaConf.select(config, "data._target_") == _CIFAR10:
+        found = cifar10(config)
+    else:
+        found = _own(config, str(config.data._target_))
+    check_same(model, found)
+    return found
+
+
+def dataset_of_file(path: Path, model: Any) -> Dataset:
+    """`dataset_of` a model file, by the run folder that it lies in.
+
+    Args:
+        model: its metadata.
+    """
+    return dataset_of(model, config_beside(path, model.config_digest))
+
+
+def check_same(model: Model, dataset: Dataset | Any) -> None:
+    """Compares a model with a dataset, or with a data module.
+
+    Raises:
+        DatasetMismatch: they do not belong together.
+    """
+    classes, size = tuple(dataset.classes), tuple(dataset.image_size)
+    name = getattr(dataset, "name", None) or type(dataset).__name__
+    if tuple(model.classes) != classes:
+        found, expected = f"the classes {_listed(classes)}", _listed(model.classes)
+    elif tuple(model.input_size) != size:
+        found, expected = (f"{h} × {w} pixels" for h, w in (size, model.input_size))
+    elif model.dataset_digest != (digest := dataset.digest):
+        found, expected = f"digest {_short(digest)}", _short(model.dataset_digest)
+    else:
+        return
+    raise DatasetMismatch(
+        f"{model.name} was not trained on this dataset: {name} has {found}, expected {expected}; "
+        "name the run folder of its training, whose config.yaml leads to its own data"
+    )
+
+
+def config_beside(path: Path, digest: str) -> DictConfig | None:
+    """The configuration in a model file's run folder, if the model was trained by it."""
+    for folder in (path.parent, path.parent.parent):
+        try:
+            config = RunFolder(folder).load_config()
+            if config_digest(config) == digest:
+                return config
+        except (ResumeError, OSError, ValueError, AssertionError):  # somebody else's file
+            continue
+    return None
+
+
+def cifar10(config: DictConfig | None = None) -> Dataset:
+    """CIFAR-10: from the folder that a configuration names, else from its usual places."""
+    named = OmegaConf.select(config, "data.folder") if config is not None else None
+    is_pinned = not named and "KILN_CIFAR10" not in os.environ
+    height, width = IMAGE_SHAPE[1:]
+
+    def read(part: str) -> Labelled:
+        records = read_records((Path(named) if named else locate()) / f"{part}.bin")
+        return Labelled(np.ascontiguousarray(records.images.transpose(0, 2, 3, 1)), records.labels)
+
+    # What lies in the usual places was compared with the pin when it was put there.
+    digest = read_pin().digest if is_pinned else dataset_digest(Path(named) if named else locate())
+    return Dataset("CIFAR-10", CLASSES, (height, width), digest, read)
+
+
+def _own(config: DictConfig, target: str) -> Dataset:
+    """A dataset of the user's, through its data module."""
+    # Lightning is behind it, for which CIFAR-10 need not wait.
+    from ml.data.checks import open_data
+    from ml.runs.loading import labelled_test, labelled_train
+
+    try:
+        data = open_data(config)
+        digest = data.digest
+    except Exception as exc:  # whatever stands between us and a user's dataset
+        cause = exc.__cause__ or exc
+        why = " ".join(str(cause).split())
+        raise UnavailableDataset(
+            f"the dataset {target} cannot be opened ({type(cause).__name__}: {why}): its module "
+            "must be on PYTHONPATH as it was in training, and its files in data.folder"
+        ) from exc
+    return Dataset(
+        target.rpartition(".")[2],
+        tuple(data.classes),
+        tuple(data.image_size),
+        digest,
+        lambda part: (labelled_test if part == "test" else labelled_train)(data),
+    )
+
+
+def _listed(classes: Sequence[str]) -> str:
+    more = f", … ({len(classes)})" if len(classes) > _SHOWN else ""
+    return ", ".join(classes[:_SHOWN]) + more
+
+
+def _short(digest: str) -> str:
+    return digest[:16]

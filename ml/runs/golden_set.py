@@ -1,0 +1,71 @@
+"""Makes the golden set of a release from test images, equally many of each class.
+
+bazel build //infra/release:golden_set                                      of CIFAR-10
+bazel run //infra/release:make_golden_set -- runs/<folder> golden.zip       of a model's own dataset
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.files import user_path
+from common.golden import GoldenImage, write_golden_set
+from common.model.artifact import ArtifactError, read_artifact
+from ml.data.cifar10 import CLASSES, DatasetError, read_records
+from ml.runs.datasets import dataset_of_file
+
+
+def golden_images(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], count: int
+) -> list[GoldenImage]:
+    """Of (N, H, W, 3) images the first `count` / K of each class, in their order."""
+    each = count // len(classes)
+    places = np.sort(
+        np.concatenate([np.flatnonzero(labels == k)[:each] for k in range(len(classes))])
+    )
+    return [GoldenImage(_png(images[place]), classes[labels[place]]) for place in places]
+
+
+def of_source(source: Path, count: int) -> tuple[str, list[GoldenImage]]:
+    """The origin's name, and images: of CIFAR-10's test.bin, or of the dataset of a run folder.
+
+    Raises:
+        ArtifactError, DatasetError, OSError: they cannot be read, or do not fit the model.
+    """
+    if source.is_dir():
+        model = source / "model.onnx"
+        dataset = dataset_of_file(model, read_artifact(model.read_bytes()))
+        return dataset.name, golden_images(*dataset.read("test"), dataset.classes, count)
+    found = read_records(source)
+    pixels = found.images.transpose(0, 2, 3, 1)
+    return "CIFAR-10", golden_images(pixels, found.labels, CLASSES, count)
+
+
+def _png(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=user_path, help="CIFAR-10's test.bin, or a run folder")
+    parser.add_argument("out", type=user_path)
+    parser.add_argument("--images", type=int, default=1000, help="at most (%(default)s)")
+    options = parser.parse_args()
+    try:
+        name, images = of_source(options.source, options.images)
+    except (ArtifactError, DatasetError, OSError) as exc:
+        print(exc, file=sys.stderr)
+        sys.exit(2)
+    write_golden_set(options.out, f"{name} test, {len(images)} images", images)
