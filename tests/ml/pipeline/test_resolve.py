@@ -50,8 +50,8 @@ def test_hydra_reads_a_text_as_it_was_written(name: str) -> None:
 
 
 def test_a_text_reaches_the_configuration_as_it_was_written() -> None:
-    name = "it's \\'quoted\\, {a: [1], $x}"
-    assert resolve({"name": name}, CONFIGS).name == name
+    folder = "it's \\'quoted\\, {a: [1], $x}"
+    assert resolve({"data": {"folder": folder}}, CONFIGS).data.folder == folder
 
 
 def test_another_dataset_than_the_pinned_one_is_refused(
