@@ -11,7 +11,11 @@ from pathlib import Path
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"(?:#|//) (?P<path>mine/\S+)\n")
 # What `bazel run` starts, as a module of Python: a test has no Bazel within Bazel.
-_PROGRAMS = {"//ml:train": "ml.commands.train", "//serve:api": "serve.server.server"}
+_PROGRAMS = {
+    "//ml:data": "ml.commands.data",
+    "//ml:train": "ml.commands.train",
+    "//serve:api": "serve.server.server",
+}
 _RUN = re.compile(r"\./tools/bazel run (?P<target>//[\w/]*:\w+)(?P<rest>.*)")
 
 

@@ -89,10 +89,12 @@ def png(pixels: NDArray[np.uint8]) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def split(page: Page, word: str) -> tuple[list[str], str]:
-    """The commands before the one that has the word, and that one."""
-    number = next(n for n, command in enumerate(page.commands) if word in command)
-    return page.commands[:number], page.commands[number]
+def split(page: Page, word: str, begin: str = "") -> tuple[list[str], str]:
+    """The commands before the one that has the word, from the one that has the other word on, and
+    that one."""
+    start = next(n for n, command in enumerate(page.commands) if begin in command)
+    number = next(n for n, line in enumerate(page.commands) if n >= start and word in line)
+    return page.commands[start:number], page.commands[number]
 
 
 @pytest.fixture
@@ -102,9 +104,33 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_folder_of_images_goes_all_the_way_to_the_service_without_code(
+    mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KILN_CACHE", str(mine / "cache"))
+    before, serve = split(read_page(GUIDES / "new-dataset.md"), "//serve:api")
+    for command in before:
+        type_in(command, mine)
+    [run] = (mine / "runs").glob("*_digits")
+    model = read_artifact((run / "model.onnx").read_bytes())
+    assert model.classes == tuple("0123456789")
+    assert model.input_size == (16, 16)
+    assert model.test_metrics.accuracy >= 0.98  # measured: 0.9916
+    assert "<h1>photos</h1>" in (mine / "photos.html").read_text()
+    files = sorted((mine / "photos").glob("*/*.png"))[::60]
+    with serving(serve, mine) as address:
+        images = [base64.b64encode(file.read_bytes()).decode() for file in files]
+        told = ask(f"{address}/predict/batch", {"images": images})["results"]
+    right = [
+        answer["prediction"]["label"] == file.parent.name
+        for answer, file in zip(told, files, strict=True)
+    ]
+    assert sum(right) >= 0.95 * len(files)
+
+
 def test_a_new_dataset_goes_all_the_way_to_the_service(mine: Path) -> None:
     page = read_page(GUIDES / "new-dataset.md")
-    before, serve = split(page, "//serve:api")
+    before, serve = split(page, "//serve:api", begin="mine/draw.py")
     for command in before:
         type_in(command, mine)
     [run] = (mine / "runs").glob("*_shapes")
@@ -121,7 +147,7 @@ def test_a_new_dataset_goes_all_the_way_to_the_service(mine: Path) -> None:
 
 
 def test_a_new_network_learns_and_is_exported(mine: Path) -> None:
-    draw, _ = split(read_page(GUIDES / "new-dataset.md"), "//ml:train")
+    draw, _ = split(read_page(GUIDES / "new-dataset.md"), "//ml:train", begin="mine/draw.py")
     page = read_page(GUIDES / "new-network.md")
     write_files(page, mine)
     for command in [*draw, *page.commands]:
