@@ -34,6 +34,7 @@ from ml.pipeline.layout import (
     programs_folder,
 )
 from ml.pipeline.resolve import ChoicesError, read_choices, resolve
+from ml.runs.own_code import own_code
 from ml.training.config import ConfigError, check_reads_cifar10, is_fast_dev_run
 
 CONFIGS = Path("configs")
@@ -53,12 +54,25 @@ def prepare(lists: Path) -> None:
         raise ConfigError("a fast development run keeps nothing that could be evaluated")
     check_reads_cifar10(config, "the pipeline works")
     read_pin(PIN).check(DATA)
+    own = own_code(config)
+    _check_keyed(own.values())
     shutil.rmtree(PREPARED, ignore_errors=True)
     for stage in STAGES[1:]:
         names = (lists / f"{stage}.sources").read_text(encoding="utf-8").split()
-        write_whole(CODE / f"{stage}.txt", hashes(names))
+        write_whole(CODE / f"{stage}.txt", hashes([*names, *map(str, own.values())]))
     write_whole(METRICS / "data.json", json.dumps(counts(DATA), indent=2) + "\n")
     write_whole(CONFIG, OmegaConf.to_yaml(config))
+
+
+def _check_keyed(own: Iterable[Path]) -> None:
+    """Refuses code of the user's own whose change would not run this stage again."""
+    stages = OmegaConf.load("dvc.yaml").stages
+    deps = [Path(str(dep)).absolute() for dep in stages.prepare.deps]
+    if missing := [path for path in own if not any(path.is_relative_to(dep) for dep in deps)]:
+        raise ConfigError(
+            f"{', '.join(map(str, missing))}: code that the configuration reaches and the pipeline "
+            "does not know: add it, or its folder, to the deps of prepare in dvc.yaml"
+        )
 
 
 def hashes(names: Iterable[str]) -> str:

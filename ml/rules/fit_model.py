@@ -15,6 +15,7 @@ from common.files import write_whole
 from ml.data.cifar10 import DatasetError
 from ml.rules.action import shown_beside
 from ml.runs.folder import RunFolder, open_run
+from ml.runs.own_code import outside_of_the_build
 from ml.training.callbacks import metrics_log
 from ml.training.config import ConfigError, DivergedError
 from ml.training.fitting import finish, fit
@@ -34,6 +35,11 @@ def fit_weights(cfg: DictConfig, train: Path, scratch: Path, weights: Path) -> d
     run = open_run(scratch / "run", cfg)
     cfg.data.folder = str(train.absolute().parent)
     cfg.callbacks.system = None  # nobody would see what it samples
+    if foreign := outside_of_the_build(cfg):
+        raise ConfigError(
+            f"{', '.join(map(str, foreign))}: code that is no input of this action, by which the "
+            "model would not be keyed; add it to the deps of //ml/rules:fit_model"
+        )
     fitted = fit(cfg, run, Console(width=100), recorded=False)
     rows = [_repeatable(row) for row in metrics_log(fitted.trainer).rows]
     return _repeatable(finish(cfg, fitted, weights)) | {"rows": rows}

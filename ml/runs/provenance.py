@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ml.runs.folder import RunFolder
 
 LOCK = Path(__file__).absolute().parents[2] / "requirements_lock.txt"
 UNKNOWN = "unknown"
+_NEW = (":(top)ml/*.py", ":(top)common/model/*.py", ":(top)configs/*.yaml")  # in folders below, too
 _TRAINING_READS = (":/ml", ":/configs", ":/common/model", ":/requirements_lock.txt")
 
 
@@ -30,13 +31,23 @@ def git_revision() -> str:
 
 
 def uncommitted_changes() -> str:
-    """How the tracked files that training reads differ from their commit, as a patch for ``git
-    apply``; empty if they do not, and outside git."""
-    return _git("diff", "HEAD", "--no-ext-diff", "--no-color", "--binary", "--", *_TRAINING_READS)
+    """How the files that training reads differ from their commit, new code and configuration
+    included, as a patch for ``git apply``; empty if they do not, and outside git."""
+    shown = ("--no-ext-diff", "--no-color", "--binary")
+    changed = _git("diff", "HEAD", *shown, "--", *_TRAINING_READS)
+    top = _git("rev-parse", "--show-toplevel").strip()
+    new = _git("ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *_NEW)
+    patches = (
+        _git("diff", *shown, "--no-index", "--", os.devnull, path, folder=Path(top))
+        for path in sorted(filter(None, new.split("\0")))
+    )
+    return "".join((changed, *patches))
 
 
-def _git(*command: str) -> str:
-    folder = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or Path(__file__).absolute().parent)
+def _git(*command: str, folder: Path | None = None) -> str:
+    folder = folder or Path(
+        os.environ.get("BUILD_WORKSPACE_DIRECTORY") or Path(__file__).absolute().parent
+    )
     try:
         answer = subprocess.run(
             ["git", *command],
@@ -44,12 +55,12 @@ def _git(*command: str) -> str:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            check=True,
             timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return answer.stdout
+    differs = "--no-index" in command and answer.returncode == 1
+    return answer.stdout if answer.returncode == 0 or differs else ""
 
 
 def lock_digest(lock: Path = LOCK) -> str:
@@ -79,9 +90,13 @@ def record_start(
     dataset_digest: str,
     classes: Sequence[str],
     device: str,
+    own_code: Mapping[str, str],
 ) -> list[str]:
     """Writes provenance.json, and changes.patch if the code differs from its commit; a run that is
     continued keeps its first record and notes the continuation if something changed.
+
+    Args:
+        own_code: the digest of each module of the user's, see `ml.runs.own_code`.
 
     Returns:
         What differs from the run that this one continues or repeats, a sentence each.
@@ -96,6 +111,7 @@ def record_start(
         "dataset_digest": dataset_digest,
         "classes": list(classes),
         "device": device,
+        "own_code": dict(own_code),
         "python": platform.python_version(),
     }
     before = read_provenance(run)
@@ -125,11 +141,15 @@ def read_provenance(run: RunFolder) -> dict[str, Any]:
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [
+    found = [
         f"{name}: {_short(before.get(key))} then, {_short(now[key])} now"
         for key, name in _INGREDIENTS.items()
         if before.get(key) != now[key]
     ]
+    then, code = before.get("own_code", now["own_code"]), now["own_code"]
+    if changed := sorted(name for name in {*then, *code} if then.get(name) != code.get(name)):
+        found.append(f"other code of your own: {', '.join(changed)} changed")
+    return found
 
 
 def _short(value: str | None) -> str:

@@ -1,16 +1,13 @@
 """One trial: its digest, by which repetitions are told, its training and its measurements."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
 
 import lightning
 import onnx
@@ -26,6 +23,7 @@ from ml.benchmark.rounds import Worker
 from ml.data.checks import check_digest, open_data
 from ml.runs.folder import RunFolder, config_digest
 from ml.runs.metrics import best_row
+from ml.runs.own_code import own_code_digests
 from ml.runs.provenance import lock_digest
 from ml.sweep.config import METRICS
 from ml.training.callbacks import metrics_log
@@ -132,7 +130,7 @@ def trial_digest(cfg: DictConfig) -> str:
         config_digest(cfg),
         data_digest(cfg),
         code_digest(),
-        own_code_digest(cfg),
+        json.dumps(own_code_digests(cfg)),
         lock_digest(),
     )
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
@@ -161,31 +159,3 @@ def code_digest(root: Path = ROOT) -> str:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
     return digest.hexdigest()
-
-
-def own_code_digest(cfg: DictConfig) -> str:
-    """SHA-256 in hex of the modules that a configuration names beside ours: a user's dataset,
-    network, callbacks."""
-    modules = {target.rpartition(".")[0] for target in _targets(OmegaConf.to_container(cfg))}
-    digest = hashlib.sha256()
-    for name in sorted(module for module in modules if not module.startswith("ml.")):
-        found = _find(name)
-        if found and found.origin and found.has_location:
-            content = Path(found.origin).read_bytes()
-            digest.update(f"{name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
-
-
-def _find(module: str) -> ModuleSpec | None:
-    try:
-        return importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # the trial will say so itself
-        return None
-
-
-def _targets(value: Any) -> Iterator[str]:
-    for entry in value.values() if isinstance(value, dict) else value:
-        if isinstance(entry, dict | list):
-            yield from _targets(entry)
-    if isinstance(value, dict) and "_target_" in value:
-        yield str(value["_target_"])

@@ -20,6 +20,7 @@ from ml.data.checks import check_digest, checked_part, open_data
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.metrics import best_row
+from ml.runs.own_code import own_code_digests
 from ml.runs.provenance import git_revision, lock_digest, record_start
 from ml.training.callbacks import WholeCheckpointIO, metrics_log, save_weights
 from ml.training.config import ConfigError, check_values, is_fast_dev_run
@@ -225,6 +226,7 @@ def _announce(
         dataset_digest=digest,
         classes=fitted.data.classes,
         device=device,
+        own_code=own_code_digests(cfg),
     )
     for difference in differences:
         say(f"[yellow]Warning:[/] {difference}: the metrics may differ")
@@ -283,6 +285,7 @@ def summarise(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
         "device": describe_device(fitted.trainer),
         "precision": str(fitted.trainer.precision),
         "git_revision": git_revision(),
+        **({"own_code": code} if (code := own_code_digests(cfg)) else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,6 +65,30 @@ def test_another_dataset_than_the_pinned_one_is_refused(
     with pytest.raises(ConfigError, match=r"data\._target_=mine\.Shapes: expected"):
         prepare(tmp_path)
     assert not (tmp_path / "pipeline").exists()
+
+
+def test_code_that_the_pipeline_does_not_know_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs" / "network" / "mine.yaml").write_text("_target_: own_nets.Net\n")
+    (tmp_path / "params.yaml").write_text("train: {network: mine}\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own_nets.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "mine"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ml.pipeline.prepare.read_pin", _reached)
+    stages = "stages:\n  prepare:\n    deps:\n    - ml\n"
+    (tmp_path / "dvc.yaml").write_text(stages)
+    with pytest.raises(ConfigError, match=r"own_nets\.py: .*deps of prepare"):
+        prepare(tmp_path)
+    (tmp_path / "dvc.yaml").write_text(f"{stages}    - mine\n")
+    with pytest.raises(FileNotFoundError, match=r"\.sources"):
+        prepare(tmp_path)
+
+
+def _reached(path: Path) -> Any:
+    return SimpleNamespace(check=lambda folder: None)
 
 
 @pytest.mark.parametrize(

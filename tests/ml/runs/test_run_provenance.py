@@ -1,5 +1,6 @@
 """What a run was made from, and how that is compared with the run it continues or repeats."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -30,9 +31,14 @@ def _set(
     monkeypatch.setattr("ml.runs.provenance.lock_digest", lambda: lock)
 
 
-def _record(run: RunFolder, device: str = "cpu") -> list[str]:
+def _record(run: RunFolder, device: str = "cpu", **own_code: str) -> list[str]:
     return record_start(
-        run, config_digest="c", dataset_digest="d", classes=("cat", "dog"), device=device
+        run,
+        config_digest="c",
+        dataset_digest="d",
+        classes=("cat", "dog"),
+        device=device,
+        own_code=own_code,
     )
 
 
@@ -94,6 +100,18 @@ def test_a_continued_run_keeps_its_first_record(tmp_path: Path, code: pytest.Mon
     assert read_provenance(run)["continued"][0]["git_revision"] == "f" * 40
 
 
+def test_a_run_that_continues_with_other_code_of_the_users_names_the_modules(
+    tmp_path: Path,
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert _record(run, nets="1" * 64, layers="2" * 64) == []
+    assert read_provenance(run)["own_code"] == {"nets": "1" * 64, "layers": "2" * 64}
+    assert _record(run, nets="1" * 64, layers="2" * 64) == []
+    (warning,) = _record(run, nets="1" * 64, layers="3" * 64, heads="4" * 64)
+    assert warning == "other code of your own: heads, layers changed"
+    assert read_provenance(run)["continued"][0]["own_code"]["layers"] == "3" * 64
+
+
 def test_changes_are_those_of_what_training_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,3 +129,18 @@ def test_changes_are_those_of_what_training_reads(
     assert git_revision().endswith("-dirty")
     (tmp_path / "ml" / "a.py").write_text("2\n")
     assert "-1\n+2\n" in uncommitted_changes()
+    (tmp_path / "ml" / "new").mkdir()
+    (tmp_path / "ml" / "new" / "nets.py").write_text("3\n")
+    (tmp_path / "ml" / "notes.bin").write_bytes(bytes(9))
+    patch = uncommitted_changes()
+    assert "+++ b/ml/new/nets.py" in patch
+    assert "notes.bin" not in patch
+    subprocess.run(["git", "stash", "-qu"], cwd=tmp_path, check=True, env=_anonymous())
+    subprocess.run(["git", "apply"], cwd=tmp_path, check=True, input=patch, text=True)
+    assert (tmp_path / "ml" / "new" / "nets.py").read_text() == "3\n"
+    assert (tmp_path / "ml" / "a.py").read_text() == "2\n"
+
+
+def _anonymous() -> dict[str, str]:
+    who = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+    return {**os.environ, **dict.fromkeys(who, "n")}

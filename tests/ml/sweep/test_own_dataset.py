@@ -24,6 +24,7 @@ from tests.ml.sweep.command import WorkersHere
 _MODULE = """
 import hashlib
 import numpy as np
+import strokes
 from ml.data.datamodule import ImageData
 
 
@@ -67,6 +68,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "configs" / "data").mkdir(parents=True)
     (tmp_path / "configs" / "data" / "bars.yaml").write_text(_DATA)
     (tmp_path / "bars.py").write_text(_MODULE)
+    (tmp_path / "strokes.py").write_text("WIDTH = 3\n")
     (tmp_path / "empty").mkdir()
     _draw(tmp_path, seed=0)
     monkeypatch.setenv("KILN_CIFAR10", str(tmp_path / "empty"))
@@ -75,7 +77,8 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr("ml.sweep.search.Workers", WorkersHere)
     trial_module._known.clear()
     yield tmp_path
-    sys.modules.pop("bars", None)
+    for name in ("bars", "strokes"):
+        sys.modules.pop(name, None)
 
 
 def _draw(folder: Path, seed: int) -> None:
@@ -146,4 +149,8 @@ def test_the_digest_follows_the_data_and_the_users_code(mine: Path) -> None:
     trial_module._known.clear()
     assert trial_digest(cfg) == trial
     (mine / "bars.py").write_text(_MODULE + "# another\n")
+    assert trial_digest(cfg) != trial
+    (mine / "bars.py").write_text(_MODULE)
+    assert trial_digest(cfg) == trial
+    (mine / "strokes.py").write_text("WIDTH = 4\n")
     assert trial_digest(cfg) != trial

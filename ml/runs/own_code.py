@@ -1,0 +1,100 @@
+"""Code of the user's own that a configuration reaches: the modules behind each ``_target_`` that
+are neither ours nor installed, and what those import from the same places.
+
+Nothing is imported here: files are found as an import would find them, and read.
+"""
+
+import ast
+import hashlib
+import importlib.machinery
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+ROOT = Path(__file__).absolute().parents[2]
+_OURS = ("ml", "common")
+_INSTALLED = {"site-packages", "dist-packages"}  # folders of a path
+_LOOKS_UP = "hydra.utils.get_"  # get_class, get_method, get_object: their path names the code
+
+
+def own_code(cfg: DictConfig) -> dict[str, Path]:
+    """The file of each module by the module's name; packages are their ``__init__.py``."""
+    found: dict[str, Path] = {}
+    waiting = list(_targets(OmegaConf.to_container(cfg, resolve=True)))
+    seen = set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for module, path in _own_modules(name):
+            if module not in found:
+                found[module] = path
+                waiting += _imports(module, path)
+    return dict(sorted(found.items()))
+
+
+def own_code_digests(cfg: DictConfig) -> dict[str, str]:
+    """SHA-256 in hex of each module's file, by the module's name."""
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in own_code(cfg).items()
+    }
+
+
+def outside_of_the_build(cfg: DictConfig) -> list[Path]:
+    """The files among them that a build action was not given, so that nothing is keyed by them."""
+    runfiles = [folder for folder in ROOT.parents if folder.name.endswith(".runfiles")]
+    given = runfiles[0] if runfiles else ROOT
+    return [path for path in own_code(cfg).values() if not path.is_relative_to(given)]
+
+
+def _targets(value: Any) -> Iterator[str]:
+    """Dotted names of what a configuration makes or calls, at any depth."""
+    if isinstance(value, dict):
+        target = str(value.get("_target_", ""))
+        yield from filter(None, (target, str(value.get("path", "")) * target.startswith(_LOOKS_UP)))
+    for entry in value.values() if isinstance(value, dict) else value:
+        if isinstance(entry, dict | list):
+            yield from _targets(entry)
+
+
+def _own_modules(name: str) -> Iterator[tuple[str, Path]]:
+    """The modules along a dotted name, from the package at its start to the last that is one."""
+    parts = name.split(".")
+    if not parts[0] or parts[0] in _OURS or parts[0] in sys.stdlib_module_names:
+        return
+    folders: list[str] | None = None  # where the next one is looked for; at first on sys.path
+    for length in range(1, len(parts) + 1):
+        module = ".".join(parts[:length])
+        spec = importlib.machinery.PathFinder.find_spec(module, folders)
+        if spec is None:
+            return  # a class or a function, or nothing: then the training says so itself
+        if spec.origin and spec.has_location:
+            path = Path(spec.origin)
+            if _INSTALLED & {*path.parts}:
+                return
+            yield module, path
+        if spec.submodule_search_locations is None:
+            return
+        folders = list(spec.submodule_search_locations)
+
+
+def _imports(module: str, path: Path) -> Iterator[str]:
+    """Dotted names that a file imports, wherever in it; each may end in what is no module."""
+    if path.suffix != ".py":
+        return
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # the training says so itself
+        return
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: -node.level + 1 or None] if node.level else []
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{start}.{alias.name}" for alias in node.names)
