@@ -10,6 +10,7 @@ from msgspec import Meta, Struct, ValidationError, convert, field, structs
 from common.resources import available_cpus
 
 _PREFIX = "KILN_"
+_LAMBDA = "AWS_LAMBDA_RUNTIME_API"
 MAX_IMAGES = 100  # in one /predict/batch
 
 
@@ -65,6 +66,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     access_log: Literal["off", "errors", "all"] = "errors"  # requests with a line; errors are 5xx
     # Images a second watched for drift; 0: none; None: by their size.
     drift_rate: Annotated[int, _whole(0, 1_000_000)] | None = None
+    # Whether /predict shows what an answer looked at if it is asked to, which costs fifty images;
+    # unless it is said, everywhere but on AWS Lambda.
+    saliency: Annotated[bool, Meta(description="true or false")] = True
     # How long a call on AWS Lambda waits at most for its telemetry to be sent.
     flush_ms: Annotated[int, _whole(1, 60_000)] = 500
     cpus: int = field(default_factory=available_cpus)  # no variable
@@ -99,6 +103,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                     problems.append(f"{variable} is {text!r}, expected {expectation}")
         if problems:
             raise SettingsError("; ".join(problems))
+        values.setdefault("saliency", _LAMBDA not in environ)
         if "root_path" in values:
             values["root_path"] = values["root_path"].rstrip("/")
         return cls(**values)

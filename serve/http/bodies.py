@@ -109,6 +109,7 @@ class Options(NamedTuple):
 
     top_k: int = 3
     probabilities: bool = False
+    saliency: bool = False
 
 
 class Upload(NamedTuple):
@@ -166,7 +167,7 @@ def one_image(scope: Scope, body: bytes) -> tuple[Upload, Options]:
             request = _decoded(_PREDICT, body)
             _query(scope)  # says nothing of JSON bodies, but what is wrong is refused
             return from_base64("image", request.image), Options(
-                request.top_k, request.probabilities
+                request.top_k, request.probabilities, request.saliency
             )
         case "image":
             return Upload("body", body), _query(scope)
@@ -207,7 +208,10 @@ def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
                     field="images",
                 )
             uploads = [Upload(f"images[{i}]", data) for i, data in enumerate(files)]
-            return uploads, _form_options(scope, form)
+            options = _form_options(scope, form)
+            if options.saliency:
+                raise InvalidField("/predict alone shows what it looked at", field="saliency")
+            return uploads, options
 
 
 def from_base64(field: str, text: Any) -> Upload:
@@ -274,10 +278,14 @@ def _options(texts: dict[str, str]) -> Options:
     top_k = texts.get("top_k", "3")
     if not (top_k.isascii() and top_k.isdigit() and len(top_k) <= 4 and 1 <= int(top_k) <= 1000):
         raise InvalidField("expected a whole number from 1 to 1000", field="top_k")
-    probabilities = texts.get("probabilities", "false")
-    if probabilities not in ("true", "false"):
-        raise InvalidField("expected true or false", field="probabilities")
-    return Options(int(top_k), probabilities == "true")
+    return Options(int(top_k), _flag(texts, "probabilities"), _flag(texts, "saliency"))
+
+
+def _flag(texts: dict[str, str], name: str) -> bool:
+    text = texts.get(name, "false")
+    if text not in ("true", "false"):
+        raise InvalidField("expected true or false", field=name)
+    return text == "true"
 
 
 def _field_of(problem: str) -> str:

@@ -33,6 +33,8 @@ _DOCUMENTS = (
 )
 
 Json = dict[str, Any]
+_BATCH_OPTIONS = ("top_k", "probabilities")
+_PREDICT_OPTIONS = (*_BATCH_OPTIONS, "saliency")
 _BODY_ERRORS = (
     errors.MalformedJson,
     errors.MalformedForm,
@@ -98,7 +100,8 @@ def _operations() -> dict[str, Json]:
 
 
 def _predict() -> Json:
-    form = _form("image", {"type": "string", "contentMediaType": "application/octet-stream"})
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    form = _form("image", file, *_PREDICT_OPTIONS)
     return {
         "summary": "Classify one image",
         "description": (
@@ -106,7 +109,7 @@ def _predict() -> Json:
             "file the options are query parameters."
         ),
         "security": [{}, {"key": []}, {"bearer": []}],
-        "parameters": [*_options(), _traceparent()],
+        "parameters": [*_options(*_PREDICT_OPTIONS), _traceparent()],
         "requestBody": {
             "required": True,
             "content": {
@@ -135,12 +138,12 @@ def _predict_batch() -> Json:
             "Each image succeeds or fails on its own; the answer has one item for each, in order."
         ),
         "security": [{}, {"key": []}, {"bearer": []}],
-        "parameters": [*_options(), _traceparent()],
+        "parameters": [*_options(*_BATCH_OPTIONS), _traceparent()],
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {"schema": _ref("BatchRequest")},
-                "multipart/form-data": {"schema": _form("images", files)},
+                "multipart/form-data": {"schema": _form("images", files, *_BATCH_OPTIONS)},
             },
         },
         "responses": {"200": _success("BatchResponse"), **_problems(*_BODY_ERRORS)},
@@ -179,18 +182,18 @@ def _problems(*kinds: type[ServiceError]) -> Json:
     }
 
 
-def _form(name: str, schema: Json) -> Json:
+def _form(name: str, schema: Json, *options: str) -> Json:
     return {
         "type": "object",
         "required": [name],
         "properties": {
             name: schema,
-            **{option["name"]: option["schema"] for option in _options()},
+            **{option["name"]: option["schema"] for option in _options(*options)},
         },
     }
 
 
-def _options() -> list[Json]:
+def _options(*names: str) -> list[Json]:
     """The request's own fields as query parameters, for bodies that are not JSON."""
     fields = msgspec.json.schema(schemas.PredictRequest)["$defs"]["PredictRequest"]["properties"]
     return [
@@ -200,7 +203,7 @@ def _options() -> list[Json]:
             "description": "For bodies that are no JSON. " + fields[name]["description"],
             "schema": {key: value for key, value in fields[name].items() if key != "description"},
         }
-        for name in ("top_k", "probabilities")
+        for name in names
     ]
 
 

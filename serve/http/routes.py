@@ -20,8 +20,11 @@ from starlette.types import Receive, Scope, Send
 
 from common.images import Codec, ImageError, Pixels, is_quick
 from common.model.artifact import ArtifactError, ArtifactMetadata
+from common.saliency import IMAGES as SALIENCY_IMAGES
+from common.saliency import occluded, saliency
 from serve.errors import (
     ImageTooLarge,
+    InvalidField,
     NotReady,
     ServiceError,
     UnreadableImage,
@@ -129,6 +132,17 @@ class Service:
         exchange.images, exchange.probabilities = images, done.probabilities
         exchange.queue_s, exchange.infer_s, exchange.batch = done.queue_s, done.infer_s, done.batch
 
+    async def explain(self, exchange: Exchange, images: Pixels) -> list[list[float]]:
+        """The same for (1, H, W, 3) pixels, and the map of what the answer looked at.
+
+        What is told of the exchange, to drift and telemetry too, is of the image that came.
+        """
+        await self.predict(exchange, occluded(images[0]))
+        assert exchange.probabilities is not None
+        found = saliency(exchange.probabilities)
+        exchange.images, exchange.probabilities = images, exchange.probabilities[:1]
+        return [[round(value, _MAP_DECIMALS) for value in row] for row in found.tolist()]
+
     def _decode(self, upload: Upload) -> Decoded:
         if isinstance(upload.data, ServiceError):
             return upload.data
@@ -152,19 +166,30 @@ class PredictEndpoint:
         service.batcher.check_room()  # parsing a body that is then turned away costs time
         uploads, options = self._parse(scope, body)
         exchange.waiting = service.batcher.admitted
-        with service.batcher.admission(len(uploads)):
+        found = None
+        with service.batcher.admission(SALIENCY_IMAGES if options.saliency else len(uploads)):
             decoded = await service.decode(uploads)
             exchange.decode_s = time.perf_counter() - start
             if pixels := self._accepted(exchange, decoded):
                 images = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
-                await service.predict(exchange, images)
+                if options.saliency:
+                    found = await service.explain(exchange, images)
+                else:
+                    await service.predict(exchange, images)
         exchange.encode_at = start = time.perf_counter()
-        answer = _encode(self._answer(exchange, decoded, options))
+        content = self._answer(exchange, decoded, options)
+        if found is not None and isinstance(content, PredictResponse):
+            content.saliency = found
+        answer = _encode(content)
         exchange.encode_s = time.perf_counter() - start
         await respond(send, answer)
 
     def _parse(self, scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
         upload, options = one_image(scope, body)
+        if options.saliency and not self._service.settings.saliency:
+            raise InvalidField(
+                "this service does not show what it looked at (KILN_SALIENCY)", field="saliency"
+            )
         return [upload], options
 
     def _accepted(self, exchange: Exchange, decoded: list[Decoded]) -> list[Pixels]:
@@ -223,7 +248,7 @@ class PredictBatchEndpoint(PredictEndpoint):
         )
 
 
-_DECIMALS = 6
+_DECIMALS, _MAP_DECIMALS = 6, 3
 
 
 def prediction(row: NDArray[np.float32], classes: tuple[str, ...], options: Options) -> Prediction:
@@ -282,7 +307,13 @@ def model_info(metadata: ArtifactMetadata, settings: Settings) -> ModelInfo:
     }
     return ModelInfo(
         **facts,
-        limits=RequestLimits(settings.max_body_bytes, settings.max_pixels, MAX_IMAGES, IMAGE_TYPES),
+        limits=RequestLimits(
+            settings.max_body_bytes,
+            settings.max_pixels,
+            MAX_IMAGES,
+            SALIENCY_IMAGES if settings.saliency else 0,
+            IMAGE_TYPES,
+        ),
     )
 
 

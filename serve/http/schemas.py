@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from common.saliency import IMAGES, LARGEST
 from serve.settings import MAX_IMAGES
 
 _BASE64 = "A PNG, JPEG, WebP, GIF or BMP file in base64, with or without a data URL's beginning."
@@ -20,12 +21,19 @@ RequestId = Annotated[
 ]
 
 
+_SALIENCY = (
+    "Whether to show what the answer looked at, by covering parts of the image in turn. "
+    f"Counts as {IMAGES} images."
+)
+
+
 class PredictRequest(Struct, forbid_unknown_fields=True):
     """A request with one image."""
 
     image: Annotated[str, Meta(min_length=1, description=_BASE64, examples=["iVBORw0KGgo…"])]
     top_k: TopK = 3
     probabilities: Annotated[bool, Meta(description="Whether to list every class.")] = False
+    saliency: Annotated[bool, Meta(description=_SALIENCY)] = False
 
 
 class BatchRequest(Struct, forbid_unknown_fields=True):
@@ -70,8 +78,22 @@ class Timing(Struct):
     total_ms: Milliseconds
 
 
+SaliencyMap = Annotated[
+    list[list[Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]]],
+    Meta(
+        description=(
+            "By how much the natural logarithm of the answer's odds falls when a part of the image "
+            "is covered, in rows from the top; negative where it rises. The parts are those of the "
+            "image as the model sees it."
+        )
+    ),
+]
+
+
 class PredictResponse(Prediction, kw_only=True):
     """A prediction, by which model, and how long it took."""
+
+    saliency: SaliencyMap | UnsetType = UNSET
 
     model_version: Digest
     request_id: RequestId
@@ -144,6 +166,9 @@ class RequestLimits(Struct):
     body_bytes: int
     image_pixels: int
     batch_images: int
+    saliency_images: Annotated[
+        int, Meta(ge=0, description="What an answer with saliency counts as; 0: there is none.")
+    ]
     image_types: list[str]
 
 
@@ -154,6 +179,10 @@ class ModelInfo(Struct):
     version: Digest
     classes: list[str]
     input_size: Annotated[list[int], Meta(description="Height and width in pixels.")]
+    resize: Annotated[
+        str,
+        Meta(description="How an image of other proportions is made to fit: crop, stretch, pad."),
+    ]
     quantisation: str
     opset: int
     git_revision: str

@@ -7,6 +7,8 @@ const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)} ms`;
 // Types that the service reads; whatever else the browser can show is redrawn, and so is what is too large.
 const accepted = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
 const redrawnEdge = 1024;
+let modelSize = [1, 1]; // height and width
+let resize = "crop"; // how a picture of other proportions is made to fit: see /model/info
 let largest = 4_000_000; // bytes; a gateway may turn the body into base64, which adds a third
 
 let asked = 0; // the newest question: late answers to earlier ones are dropped
@@ -52,6 +54,39 @@ function show(file, name) {
   preview.alt = name;
   preview.hidden = false;
   at("hint").hidden = true;
+  at("map").hidden = at("legend").hidden = true;
+}
+
+// The map lies over what the model saw of the picture: a centred part of its own proportions, all of
+// it, or all of it within bars.
+function showMap(rows, label) {
+  const preview = at("preview"), map = at("map"), strongest = Math.max(...rows.flat());
+  const times = Math.exp(strongest).toPrecision(2);
+  at("legend").textContent = times < 1.1
+    ? "No single part decides: covering any of them changes the odds of the answer by less than a tenth."
+    : `Marked in the picture: what the answer looked at. Covered, the odds of “${label}” are up to ${Number(times).toLocaleString("en")} times smaller.`;
+  at("legend").hidden = false;
+  if (times < 1.1) return;
+  const cells = element("canvas", { width: rows[0].length, height: rows.length });
+  const pixels = new ImageData(cells.width, cells.height);
+  rows.flat().forEach((fall, place) => {
+    pixels.data.set([255, 0, 150, 180 * Math.max(0, fall) / strongest], 4 * place);
+  });
+  cells.getContext("2d").putImageData(pixels, 0, 0);
+  const { naturalWidth: width, naturalHeight: height } = preview;
+  const ratios = [width / modelSize[1], height / modelSize[0]];
+  const edge = resize === "pad" ? Math.max(...ratios) : Math.min(...ratios);
+  map.width = preview.clientWidth;
+  map.height = preview.clientHeight;
+  const scale = Math.min(map.width / width, map.height / height);
+  const [seenWidth, seenHeight] = resize === "stretch"
+    ? [width * scale, height * scale]
+    : [modelSize[1] * edge * scale, modelSize[0] * edge * scale];
+  const context = map.getContext("2d");
+  context.drawImage(cells, (map.width - seenWidth) / 2, (map.height - seenHeight) / 2, seenWidth, seenHeight);
+  map.style.left = `${preview.offsetLeft}px`;
+  map.style.top = `${preview.offsetTop}px`;
+  map.hidden = false;
 }
 
 async function classify(file, name) {
@@ -63,7 +98,8 @@ async function classify(file, name) {
   try {
     const sent = accepted.includes(file.type) && file.size <= largest ? file : await redrawn(file);
     const start = performance.now();
-    const answer = await fetched("predict?probabilities=true&top_k=1", {
+    const look = at("saliency").checked ? "&saliency=true" : "";
+    const answer = await fetched(`predict?probabilities=true&top_k=1${look}`, {
       method: "POST",
       headers: { "content-type": sent.type },
       body: sent,
@@ -94,6 +130,7 @@ function tell(answer, elapsed) {
   at("infer").textContent = milliseconds(answer.timing.infer_ms);
   at("request").textContent = answer.request_id;
   at("facts").hidden = false;
+  if (answer.saliency) showMap(answer.saliency, answer.label);
 }
 
 function complain(error) {
@@ -121,6 +158,9 @@ async function showSamples() {
 async function showModel() {
   const info = await fetched("model/info");
   largest = Math.min(largest, info.limits.body_bytes);
+  modelSize = info.input_size;
+  resize = info.resize;
+  at("look").hidden = !info.limits.saliency_images;
   const accuracy = `${(100 * info.test_metrics.accuracy).toFixed(2)} % on ${info.test_metrics.images.toLocaleString("en")} test images`;
   at("model").textContent = `${info.name} · ${info.version.slice(0, 12)} · ${accuracy}`;
   at("model").title = `Version ${info.version}`;
@@ -154,6 +194,7 @@ addEventListener("paste", (event) => {
   const file = fileOf(event.clipboardData);
   if (file) classify(file, "Pasted picture");
 });
+at("saliency").addEventListener("change", () => again());
 at("credentials").addEventListener("submit", (event) => {
   event.preventDefault();
   again();

@@ -96,6 +96,22 @@ def test_a_sample_is_classified_and_nothing_comes_from_elsewhere(
     assert visit.complaints == []
 
 
+def test_the_page_shows_what_the_answer_looked_at(visit: Visit, server: Server) -> None:
+    page = visit.see(address(server))
+    page.get_by_label("Show what the answer looked at").check()
+    page.get_by_role("button", name="Sample: frog").click()
+    answered(page)
+    expect(page.locator("#legend")).to_contain_text("times smaller")
+    expect(page.locator("#map")).to_be_visible()
+    drawn = (
+        "[...document.querySelector('#map').getContext('2d').getImageData(0, 0, 9999, 999).data]"
+    )
+    assert page.evaluate(f"{drawn}.some((value) => value > 0)")
+    page.get_by_label("Show what the answer looked at").uncheck()
+    expect(page.locator("#map")).to_be_hidden()
+    assert visit.complaints == []
+
+
 def test_the_page_is_used_by_keyboard_alone(visit: Visit, server: Server) -> None:
     page = visit.see(address(server))
     page.get_by_role("button", name="Sample: airplane").wait_for()
