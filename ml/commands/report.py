@@ -36,6 +36,7 @@ def write_all(finished: Finished) -> list[str]:
         probabilities=finished.probabilities,
         parameters=finished.trained.parameters,
         augmented=augmented_samples(finished.trained.data),
+        answer=lambda images: finished.artifact.predict(images).probabilities,
     )
     card = card_facts(finished, f"./tools/bazel run //ml:report -- runs/{run.path.name}")
     page, text = run.path / "model_card.html", run.path / "MODEL_CARD.md"

@@ -3,8 +3,8 @@
 import base64
 import html
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from common.figures import BLUE, INK, LINE, MUTED, ORANGE, to_png, to_svg
 from common.files import write_whole
 from common.model.artifact import ArtifactMetadata
+from common.saliency import occluded, saliency
 from ml.artifact.evaluation import Evaluation, Labelled, worst_mistakes
 from ml.report import plots
 from ml.runs.folder import RunFolder
 from ml.runs.metrics import read_rows
 
 MISTAKES = 32
+_MARK, _MARK_ALPHA = (255, 0, 150), 180
 _TEMPLATE = Path(__file__).with_name("page.html")
 _VARIABLES = {
     INK: "var(--ink)",
@@ -47,6 +49,7 @@ class Run:
     provenance: Mapping[str, str]  # label -> value
     system: plots.Rows = ()  # samples of the machine, see `plots.machine`
     augmented: NDArray[np.uint8] | None = None  # (N, M, H, W, 3): see `plots.contact_sheet`
+    looked_at: Mapping[int, NDArray[np.floating[Any]]] = field(default_factory=dict)  # by image
 
 
 def write_plots(run: Run, folder: Path) -> list[Path]:
@@ -203,11 +206,27 @@ def _mistakes(run: Run) -> str:
     for index in worst:
         p, label = run.probabilities[index], classes[int(run.labels[index])]
         guess = f"{classes[int(p.argmax())]} <b>{p.max():.1%}</b>"
+        looked_at = _heat(run.looked_at[index]) if index in run.looked_at else ""
         figures.append(
-            f'<figure><img alt="{label}" src="{_data_uri(run.images[index])}">'
-            f"<figcaption><span>{label}</span>{guess}</figcaption></figure>"
+            f'<figure><div><img alt="{label}" src="{_data_uri(run.images[index])}">'
+            f"{looked_at}</div><figcaption><span>{label}</span>{guess}</figcaption></figure>"
         )
-    return f'<div class="mistakes">{"".join(figures)}</div>'
+    switch = (
+        "<p><label><input type=checkbox checked> mark what each answer looked at: covered, it is "
+        "less sure</label></p>"
+        if run.looked_at
+        else ""
+    )
+    return f'{switch}<div class="mistakes">{"".join(figures)}</div>'
+
+
+def _heat(looked_at: NDArray[np.floating[Any]]) -> str:
+    """A map as an image to lie over the one that it is of."""
+    falls = np.maximum(looked_at, 0)
+    pixels = np.empty((*falls.shape, 4), np.uint8)
+    pixels[..., :3] = _MARK
+    pixels[..., 3] = (_MARK_ALPHA * falls / max(float(falls.max()), 1e-6)).astype(np.uint8)
+    return f'<img class="heat" alt="" src="{_data_uri(pixels)}">'
 
 
 def _data_uri(image: NDArray[np.uint8]) -> str:
@@ -278,6 +297,15 @@ def origin(metadata: ArtifactMetadata) -> dict[str, str]:
     }
 
 
+def _looked_at(
+    test: Labelled,
+    probabilities: NDArray[np.floating[Any]],
+    answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+) -> dict[int, NDArray[np.floating[Any]]]:
+    worst = worst_mistakes(probabilities, test.labels, MISTAKES)
+    return {int(index): saliency(answer(occluded(test.images[index]))) for index in worst}
+
+
 def draw_run(
     run: RunFolder,
     metadata: ArtifactMetadata,
@@ -287,6 +315,7 @@ def draw_run(
     probabilities: NDArray[np.floating[Any]],
     parameters: int,
     augmented: NDArray[np.uint8] | None = None,
+    answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None,
 ) -> None:
     """Writes plots/, mistakes/ and report.html into a folder that holds its model.
 
@@ -295,6 +324,8 @@ def draw_run(
         probabilities: (N, K), what `evaluation` is of.
         parameters: of the network.
         augmented: see `ml.data.datamodule.ImageData.augmented_samples`; None shows none.
+        answer: (N, K) probabilities of images, to mark what the worst mistakes looked at; None
+            leaves that out.
     """
     rows = read_rows(run.metrics)
     facts = Run(
@@ -311,6 +342,7 @@ def draw_run(
         provenance=origin(metadata),
         system=read_rows(run.system),
         augmented=augmented,
+        looked_at={} if answer is None else _looked_at(test, probabilities, answer),
     )
     write_plots(facts, run.plots)
     run.mistakes.mkdir(exist_ok=True)  # it stays empty if there are none

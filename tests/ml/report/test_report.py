@@ -120,6 +120,18 @@ def test_the_worst_mistakes_are_shown_pixel_by_pixel_in_order(report: Run, html:
             np.testing.assert_array_equal(np.asarray(image), report.images[index])
 
 
+def test_the_worst_mistakes_are_marked_where_they_looked(report: Run) -> None:
+    index = int(worst_mistakes(report.probabilities, report.labels, 1)[0])
+    looked_at = np.zeros((8, 8))
+    looked_at[0, 7] = 2.0
+    looked_at[7, 0] = -2.0
+    text = render(replace(report, looked_at={index: looked_at}))
+    (source,) = re.findall('<img class="heat" alt="" src="data:image/png;base64,([^"]+)"', text)
+    with Image.open(io.BytesIO(base64.b64decode(source))) as image:
+        alpha = np.asarray(image)[..., 3]
+    assert np.argwhere(alpha).tolist() == [[0, 7]]
+
+
 def test_a_run_without_mistakes_says_so() -> None:
     p = np.eye(3)[[0, 1, 2]]
     perfect = replace(
