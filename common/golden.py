@@ -1,7 +1,7 @@
 """The golden set: labelled images in one ZIP file, in a reproducible order for each release.
 
 The file is a ZIP without compression: ``golden.json``, and an image file for each entry of its list
-`images`, which has {"file": "0001.png", "label": "cat"}. `name` says where they come from.
+`images`, which has {"file": "00001", "label": "cat"}. `name` says where they come from.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def write_golden_set(path: Path, name: str, images: Sequence[GoldenImage]) -> No
     index = {
         "name": name,
         "images": [
-            {"file": f"{place:05d}.png", "label": image.label} for place, image in enumerate(images)
+            {"file": f"{place:05d}", "label": image.label} for place, image in enumerate(images)
         ],
     }
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(zipfile.ZipInfo(INDEX), json.dumps(index, indent=0))
         for place, image in enumerate(images):
-            archive.writestr(zipfile.ZipInfo(f"{place:05d}.png"), image.data)
+            archive.writestr(zipfile.ZipInfo(f"{place:05d}"), image.data)

@@ -7,8 +7,9 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.verdict.releases import PARTS, Golden, Scenario, Size, draw
+from benchmarks.verdict.releases import Golden, Plan, Scenario, draw
 from infra.release.verdict import measures
+from infra.release.verdict.betting import Floats
 from infra.release.verdict.engine import PredictionShift, prediction_shift, signal_counts
 from infra.release.verdict.measures import EvidenceArrays
 from infra.release.verdict.policy import CHECKS, Policy
@@ -25,7 +26,7 @@ class Outcome:
     harmless: bool
     releases: int
     rolled_back: int
-    promoted: int  # safe in every check after some window, and never rolled back up to then
+    promoted: int  # safe in every check after a window that ends the last step
     by_check: dict[str, int]  # which checks were harmful at the roll back; may be several
     by_window: list[int]  # releases rolled back after each window
     candidate_requests: float  # median until the roll back
@@ -58,26 +59,33 @@ def simulate(
     golden: Golden,
     releases: int,
     policy: Policy,
-    size: Size,
+    plan: Plan,
+    a_minute: float,
     seed: int,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Outcome:
-    """Draws releases, judges each after every window; rolled back is rolled back."""
+    """Draws releases, judges each after every window until it is rolled back or promoted."""
     random = np.random.default_rng([seed, *scenario.name.encode()])
-    harmful, safe = [], []
+    ends = []
     for start in range(0, releases, CHUNK):
         count = min(CHUNK, releases - start)
-        judged = judge_all(draw(scenario, golden, count, size, random), policy)
-        harmful.append(judged.harmful)
-        safe.append(judged.safe)
+        arrays = draw(scenario, golden, count, plan, a_minute, random)
+        ends.append(_ends(judge_all(arrays, policy), arrays, policy, plan))
         progress(count)
-    return _outcome(
-        scenario,
-        np.concatenate(harmful, 1),
-        np.concatenate(safe, 1),
-        policy,
-        size,
-        len(golden.labels),
+    back, fine, reasons, requests, images = (
+        np.concatenate(of, -1) for of in zip(*ends, strict=True)
+    )
+    gone = back < fine
+    return Outcome(
+        scenario=scenario.name,
+        harmless=scenario.harmless,
+        releases=releases,
+        rolled_back=int(gone.sum()),
+        promoted=int((fine < back).sum()),
+        by_check=dict(zip(CHECKS, (reasons & gone).sum(1).tolist(), strict=True)),
+        by_window=np.bincount(back[gone], minlength=len(plan.shares)).tolist(),
+        candidate_requests=float(np.median(requests[gone])) if gone.any() else inf,
+        golden_images=float(np.median(images[gone])) if gone.any() else inf,
     )
 
 
@@ -87,6 +95,7 @@ def judge_all(arrays: EvidenceArrays, policy: Policy) -> Judged:
         measure(arrays, policy)
         for measure in (
             measures.errors,
+            measures.refusals,
             measures.latency,
             measures.accuracy,
             measures.disagreement,
@@ -103,6 +112,7 @@ def _predictions(arrays: EvidenceArrays, policy: Policy) -> NDArray[np.bool_]:
     """(2, 2, R, W) Class mix and confidence: whether harmful, whether safe."""
     classes, confidence = signal_counts(arrays, "classes"), signal_counts(arrays, "confidence")
     truths = np.zeros((2, 2, *classes.size.shape), np.bool_)
+    quiet = np.broadcast_to(measures.is_quiet(arrays, policy), classes.size.shape)
     for release, window in np.ndindex(classes.size.shape):
         place = (release, window)
         found: PredictionShift = prediction_shift(
@@ -117,32 +127,27 @@ def _predictions(arrays: EvidenceArrays, policy: Policy) -> NDArray[np.bool_]:
             if statistic is not None:
                 truths[(kind, 0, *place)] = statistic.drifted
                 truths[(kind, 1, *place)] = statistic.value <= limit and not statistic.drifted
+            else:
+                truths[(kind, 1, *place)] = quiet[place]
     return truths
 
 
-def _outcome(
-    scenario: Scenario, harmful: Truths, safe: Truths, policy: Policy, size: Size, golden: int
-) -> Outcome:
-    windows = len(PARTS)
+_Ends = tuple[NDArray[np.int64], NDArray[np.int64], Truths, Floats, Floats]
+
+
+def _ends(judged: Judged, arrays: EvidenceArrays, policy: Policy, plan: Plan) -> _Ends:
+    """When each release is rolled back and when it is promoted, the number of windows for never;
+    then the checks (C, R), candidate requests and golden images of the roll back."""
+    acting = [place for place, name in enumerate(CHECKS) if name not in policy.informing]
     required = [CHECKS.index(name) for name in policy.required]
-    back = _first(np.any(harmful, axis=0))
-    fine = _first(np.all(safe[required], axis=0))
-    gone = back < windows
+    fine = np.all(judged.safe[required], axis=0)
+    fine[:, : plan.promoted_from] = False
+    back, windows = _first(np.any(judged.harmful[acting], axis=0)), fine.shape[1]
     at = np.minimum(back, windows - 1)
-    reasons = harmful[:, np.arange(len(at)), at] & gone
-    requests = np.cumsum(np.round(PARTS * size.requests))
-    images = np.minimum(np.arange(1, windows + 1) * size.golden, golden)
-    return Outcome(
-        scenario=scenario.name,
-        harmless=scenario.harmless,
-        releases=len(back),
-        rolled_back=int(gone.sum()),
-        promoted=int((fine < back).sum()),
-        by_check=dict(zip(CHECKS, reasons.sum(1).tolist(), strict=True)),
-        by_window=np.bincount(back[gone], minlength=windows).tolist(),
-        candidate_requests=float(np.median(requests[back[gone]])) if gone.any() else inf,
-        golden_images=float(np.median(images[back[gone]])) if gone.any() else inf,
-    )
+    rows = np.arange(len(back))
+    requests = np.broadcast_to(np.cumsum(arrays.candidate.requests, -1), fine.shape)
+    images = np.cumsum(arrays.golden.sum(-1), -1)
+    return back, _first(fine), judged.harmful[:, rows, at], requests[rows, at], images[rows, at]
 
 
 def _first(truths: Truths) -> NDArray[np.int64]:

@@ -4,15 +4,19 @@ Golden images are answered by a real model, once; the scenarios change these ans
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil, floor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from infra.release.settings import Settings
 from infra.release.verdict.betting import Floats
 from infra.release.verdict.measures import ArmArrays, EvidenceArrays
+from infra.release.verdict.policy import ProfileName
 
 CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _RECORD, _BATCH = 3073, 250
@@ -70,10 +74,34 @@ def made_up(images: int, seed: int, accuracy: float = 0.93) -> Golden:
 EDGES = np.array(
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0]
 )
-# The candidate's part of the traffic in each window.
-PARTS = np.repeat([0.05, 0.1, 0.25, 0.5], 3)
-ERROR_RATE = 0.001
+ERROR_RATE, REFUSAL_RATE = 0.001, 0.03
 MEDIAN_S, SPREAD = 0.008, 0.5  # of a log-normal latency: p99 is 25.6 ms
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The looks at a release: how its strategy is set for an environment.
+
+    Attributes:
+        shares: (W,) the candidate's part of the traffic in each window.
+        look_s: length of a window.
+        golden: images that each look replays.
+        promoted_from: the first window after which the release may be promoted.
+    """
+
+    shares: Floats
+    look_s: float
+    golden: int
+    promoted_from: int
+
+
+def plan_of(settings: Settings) -> Plan:
+    """The looks of a canary until there is no more time for evidence."""
+    steps = settings.steps("canary")
+    looks = [ceil(step.bake_s / step.look_s) for step in steps]
+    held = floor(settings.most_hold_s / steps[-1].look_s)
+    shares = np.repeat([step.weight for step in steps], [*looks[:-1], looks[-1] + held])
+    return Plan(shares, steps[0].look_s, settings.golden.per_look, sum(looks) - 1)
 
 
 @dataclass(frozen=True)
@@ -82,31 +110,52 @@ class Scenario:
 
     name: str
     harmless: bool = False
+    profile: ProfileName = "same model"
     error_rate: float = ERROR_RATE
+    refusal_rate: float = REFUSAL_RATE
     tail_share: float = 0.0  # of requests, this much slower
     tail_factor: float = 1.0
     slower: float = 1.0  # all requests
     lost: float = 0.0  # share of golden images, on balance
-    churn: float = 0.0  # share of golden images that each version alone gets right, beyond `lost`
+    changed: float = 0.0  # share that one version alone gets right, beyond `lost`
     mislabelled: bool = False  # each class answers with the next one's name
     storm: bool = False  # both arms fail 5 % and answer twice as slowly in windows 7 to 9
+    a_minute: float | None = None  # requests of both arms; None for the usual traffic
 
 
 # A twentieth of the requests takes 4.2 times as long: the p99 doubles, the median hardly moves.
 _TAIL = 4.187
+_QUIET: dict[str, Any] = {"profile": "low traffic", "a_minute": 1.0}
+_RETRAINED: dict[str, Any] = {"profile": "retrained"}
 SCENARIOS = (
     Scenario("same model", harmless=True),
-    Scenario("retrained, equally good", harmless=True, churn=0.03),
     Scenario("same model, outage of both", harmless=True, storm=True),
+    Scenario("same model, 30 requests a minute", harmless=True, a_minute=30),
+    *(
+        Scenario(
+            f"retrained, {k} % of answers changed", harmless=True, changed=k / 100, **_RETRAINED
+        )
+        for k in (2, 4, 6, 8, 10)
+    ),
+    Scenario("same model, 1 request a minute", harmless=True, **_QUIET),
+    Scenario("retrained, 10 % changed, 1 request a minute", harmless=True, changed=0.1, **_QUIET),
     *(Scenario(f"{k} % of accuracy lost, same model damaged", lost=k / 100) for k in (1, 2, 5)),
-    *(Scenario(f"{k} % of accuracy lost, retrained", lost=k / 100, churn=0.03) for k in (1, 2, 5)),
+    *(
+        Scenario(f"{k} % of accuracy lost, retrained", lost=k / 100, changed=0.1, **_RETRAINED)
+        for k in (2, 3, 5)
+    ),
     Scenario("p99 doubled", tail_share=0.05, tail_factor=_TAIL),
     Scenario("everything twice as slow", slower=2.0),
     Scenario("0.6 % errors instead of 0.1 %", error_rate=0.006),
     Scenario("1 % errors instead of 0.1 %", error_rate=0.01),
     Scenario("5 % errors", error_rate=0.05),
     Scenario("crash: every request fails", error_rate=1.0),
+    Scenario("30 % of requests refused instead of 3 %", refusal_rate=0.3),
     Scenario("mislabelled: each class under the next one's name", mislabelled=True),
+    Scenario("2 % of accuracy lost, 1 request a minute", lost=0.02, changed=0.1, **_QUIET),
+    Scenario("5 % errors, 1 request a minute", error_rate=0.05, **_QUIET),
+    Scenario("30 % refused, 1 request a minute", refusal_rate=0.3, **_QUIET),
+    Scenario("p99 doubled, 1 request a minute", tail_share=0.05, tail_factor=_TAIL, **_QUIET),
 )
 
 
@@ -160,50 +209,70 @@ def _below(times: Floats, median: float) -> Floats:
     return below
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much there is to see in a window."""
-
-    requests: int = 4000  # of both arms
-    golden: int = 800
-
-
 def draw(
-    scenario: Scenario, golden: Golden, releases: int, size: Size, random: np.random.Generator
+    scenario: Scenario,
+    golden: Golden,
+    releases: int,
+    plan: Plan,
+    a_minute: float,
+    random: np.random.Generator,
 ) -> EvidenceArrays:
-    """EvidenceArrays with a leading axis of releases."""
-    candidate = np.round(PARTS * size.requests).astype(int)
-    replay = _replay(scenario, golden, releases, size.golden, random)
-    stable = _arm(scenario, golden, size.requests - candidate, releases, random, candidate=False)
-    return EvidenceArrays(
-        EDGES, stable, _arm(scenario, golden, candidate, releases, random, candidate=True), replay
-    )
+    """Random evidence with a leading axis of releases.
+
+    Args:
+        a_minute: the usual traffic, requests of both arms.
+    """
+    asked = (scenario.a_minute or a_minute) * plan.look_s / 60
+    replay = _replay(scenario, golden, releases, plan, random)
+    calls = replay.sum(-1)
+    arms = {}
+    for name, share, is_candidate in (
+        ("stable", 1 - plan.shares, False),
+        ("candidate", plan.shares, True),
+    ):
+        # Where there is much traffic all releases have the same, which saves the judge much work.
+        expected = asked * share
+        requests = np.round(expected)[None].astype(np.int64)
+        if asked < _MUCH:
+            requests = random.poisson(expected, (releases, len(expected)))
+        parts = (scenario, golden, releases, random)
+        arms[name] = _arm(*parts, requests, is_candidate=is_candidate)
+        of_replay = _arm(*parts, calls[:1].astype(np.int64), is_candidate=is_candidate)
+        arms[f"replay_{name}"] = replace(
+            of_replay, classes=of_replay.classes[..., :0], confidence=of_replay.confidence[..., :0]
+        )
+    return EvidenceArrays(EDGES, golden=replay, **arms)
+
+
+_MUCH = 1000  # requests a window
 
 
 def _arm(
     scenario: Scenario,
     golden: Golden,
-    requests: NDArray[np.int64],
     releases: int,
     random: np.random.Generator,
+    requests: NDArray[np.int64],
     *,
-    candidate: bool,
+    is_candidate: bool,
 ) -> ArmArrays:
-    windows = range(len(requests))
-    rates = np.array([error_rates(scenario, window)[int(candidate)] for window in windows])
-    errors = random.binomial(requests, rates, (releases, len(requests)))
-    answered = requests - errors
-    shares = [bucket_shares(scenario, window, candidate=candidate) for window in windows]
+    windows = range(requests.shape[-1])
+    rates = np.array([error_rates(scenario, window)[int(is_candidate)] for window in windows])
+    errors = random.binomial(requests, rates, (releases, len(windows)))
+    refusal_rate = scenario.refusal_rate if is_candidate else REFUSAL_RATE
+    refusals = random.binomial(requests - errors, refusal_rate)
+    answered = requests - errors - refusals
+    shares = [bucket_shares(scenario, window, candidate=is_candidate) for window in windows]
     latency = [random.multinomial(answered[:, w], shares[w]) for w in windows]
     kinds = 1 + max(int(golden.labels.max()), int(golden.predictions.max()))
-    named = (golden.predictions + int(candidate and scenario.mislabelled)) % kinds
+    named = (golden.predictions + int(is_candidate and scenario.mislabelled)) % kinds
     classes = np.bincount(named, minlength=kinds) / len(named)
     bins = np.searchsorted(CONFIDENCE_EDGES, golden.confidence)
     confidence = np.bincount(bins, minlength=len(CONFIDENCE_EDGES) + 1) / len(bins)
     return ArmArrays(
-        # One row for all releases: they have equal traffic, which saves the judge most of its work.
-        requests=requests[None].astype(np.float64),
+        requests=requests.astype(np.float64),
         errors=errors.astype(np.float64),
+        refusals=refusals[..., None].astype(np.float64),
         latency=np.stack(latency, 1).astype(np.float64),
         classes=random.multinomial(answered, classes).astype(np.float64),
         confidence=random.multinomial(answered, confidence).astype(np.float64),
@@ -211,18 +280,19 @@ def _arm(
 
 
 def _replay(
-    scenario: Scenario, golden: Golden, releases: int, each: int, random: np.random.Generator
+    scenario: Scenario, golden: Golden, releases: int, plan: Plan, random: np.random.Generator
 ) -> Floats:
     """(R, W, 5) Every release sends the golden images in an order of its own through both versions.
 
     The candidate's answers are stable's, but for images drawn at random: right ones that turn wrong
     and wrong ones that turn right, so many that `lost` is lost on balance.
     """
-    images, windows = len(golden.labels), len(PARTS)
+    images, windows = len(golden.labels), len(plan.shares)
+    churn = scenario.changed / 2
     right = golden.predictions == golden.labels
     accuracy = right.mean()
-    spoiled = min(1.0, (scenario.churn + scenario.lost) / accuracy)
-    mended = min(1.0, scenario.churn / max(1 - accuracy, 1e-9))
+    spoiled = min(1.0, (churn + scenario.lost) / accuracy)
+    mended = min(1.0, churn / max(1 - accuracy, 1e-9))
     order = np.argsort(random.random((releases, images), dtype=np.float32), 1)
     stable = right[order]
     luck = random.random((releases, images), dtype=np.float32)
@@ -239,6 +309,6 @@ def _replay(
         ~stable & ~candidate & ~apart,
         ~stable & ~candidate & apart,
     ]
-    ends = np.minimum(np.arange(1, windows + 1) * each, images)
+    ends = np.minimum(np.arange(1, windows + 1) * plan.golden, images)
     totals = [np.cumsum(kind, 1, dtype=np.int32)[:, ends - 1] for kind in kinds]
     return np.diff(np.stack(totals, -1), axis=1, prepend=0).astype(np.float64)

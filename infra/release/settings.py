@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, field
 
 from infra.release.errors import ReleaseError
-from infra.release.verdict.policy import DEFAULT_POLICY, CheckName, Policy
+from infra.release.verdict.policy import PROFILES, Policy, PolicyError, ProfileName, profile_policy
 
 StrategyName = Literal["canary", "linear", "blue-green", "all-at-once", "ab"]
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
@@ -23,9 +23,6 @@ MEANING = {
     "ab": "holds a split, then goes back to stable and reports",
 }
 FOLDER = Path(__file__).parent / "config"
-
-# Without traffic there is no evidence but golden images.
-GOLDEN_CHECKS: tuple[CheckName, ...] = ("accuracy", "disagreement")
 
 Seconds = Annotated[float, Meta(ge=0)]
 SecondsAboveZero = Annotated[float, Meta(gt=0)]
@@ -100,11 +97,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         watch_s: for how long alarms may still undo a promotion.
         settle_s: how long CloudWatch may take to show a log line.
         rollback_s: within which a rollback must have been verified.
+        profile: whose limits the verdict takes; "by model" looks whether the model is stable's.
+        verdict: limits that differ from the profile's, by their names in `Policy`.
     """
 
     strategy: StrategyName = "canary"
     on_hold: Literal["roll back", "stop"] = "roll back"
-    most_hold_s: Seconds = 3600.0
+    most_hold_s: Seconds = 600.0
     watch_s: Seconds = 300.0
     poll_s: SecondsAboveZero = 5.0
     settle_s: Seconds = 15.0
@@ -112,13 +111,29 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rollback_s: SecondsAboveZero = 30.0
     invoke_timeout_s: SecondsAboveZero = 20.0
     canary: Pace = Pace()
-    linear: Pace = Pace()
+    linear: Pace = Pace(bake_s=240.0, look_s=60.0)  # nine steps, within an hour
     blue_green: Pace = field(default=Pace(), name="blue-green")
     all_at_once: Pace = field(default=Pace(), name="all-at-once")
     ab: Pace = Pace()
     golden: Golden = Golden()
     preflight: Preflight = Preflight()
-    policy: Policy = field(default=DEFAULT_POLICY, name="verdict")
+    profile: ProfileName | Literal["by model"] = "by model"
+    verdict: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        for profile in PROFILES:
+            try:
+                profile_policy(profile, self.verdict)
+            except PolicyError as exc:
+                place = str(exc).replace("`$", "`$.verdict")
+                at = "" if "`$" in place else " - at `$.verdict`"
+                raise ValueError(place + at) from exc
+
+    def policy(self, *, is_same_model: bool) -> Policy:
+        """The limits of a release, whose candidate has stable's model or another."""
+        by_model: ProfileName = "same model" if is_same_model else "retrained"
+        profile = by_model if self.profile == "by model" else self.profile
+        return profile_policy(profile, self.verdict)
 
     def steps(self, strategy: StrategyName) -> tuple[Step, ...]:
         """What a strategy does before it promotes."""

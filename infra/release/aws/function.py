@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -63,10 +63,25 @@ def http_event(
     return event
 
 
-def predict_event(image: bytes, trace: str | None = None) -> dict[str, Any]:
-    """POST /predict of one image file."""
-    document = {"image": base64.b64encode(image).decode("ascii")}
-    return http_event("POST", "/predict", document, trace)
+Form = Literal["json", "raw", "form"]
+FORMS: tuple[Form, ...] = get_args(Form)
+_BOUNDARY = b"kiln-release-manager"
+
+
+def predict_event(image: bytes, trace: str | None = None, form: Form = "json") -> dict[str, Any]:
+    """POST /predict of one image file, in one of the forms of a body that callers use."""
+    encoded = base64.b64encode(image).decode("ascii")
+    if form == "json":
+        return http_event("POST", "/predict", {"image": encoded}, trace)
+    event = http_event("POST", "/predict", trace=trace)
+    media_type = "application/octet-stream"
+    if form == "form":
+        media_type = f"multipart/form-data; boundary={_BOUNDARY.decode()}"
+        head = b'Content-Disposition: form-data; name="image"; filename="image"'
+        part = b"--" + _BOUNDARY + b"\r\n" + head + b"\r\n\r\n" + image
+        encoded = base64.b64encode(part + b"\r\n--" + _BOUNDARY + b"--\r\n").decode("ascii")
+    event["headers"]["content-type"] = media_type
+    return event | {"body": encoded, "isBase64Encoded": True}
 
 
 def http_response(payload: bytes) -> tuple[int, Any]:

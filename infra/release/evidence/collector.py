@@ -61,6 +61,7 @@ class VersionCounts:
     buckets: Buckets
     requests: int = 0
     errors: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
     latency: list[int] = field(default_factory=list)
     classes: Counter[str] = field(default_factory=Counter)
     confidence: list[int] = field(default_factory=list)
@@ -72,21 +73,29 @@ class VersionCounts:
     def take(self, line: dict[str, Any]) -> None:
         """Counts what a line says."""
         if DURATION in line and line.get("http.route") in ROUTES:
-            failed = str(line.get("http.response.status_code", "")).startswith("5")
-            self.requests += 1
-            self.errors += failed
-            if not failed:
-                self.latency[bisect_left(self.buckets.latency_s, line[DURATION])] += 1
+            status = str(line.get("http.response.status_code", ""))
+            self.answered(status, float(line[DURATION]))
         if PREDICTIONS in line and "class" in line:
             self.classes[str(line["class"])] += int(sum(_values(line[PREDICTIONS])))
         for value in _values(line.get(CONFIDENCE, [])):
             self.confidence[bisect_left(self.buckets.confidence, value)] += 1
+
+    def answered(self, status: str, seconds: float | None) -> None:
+        """Counts one request; None for a time that says nothing about the version."""
+        failed = status.startswith("5")
+        self.requests += 1
+        self.errors += failed
+        if status.startswith("4"):
+            self.refusals[status] += 1
+        if not failed and seconds is not None:
+            self.latency[bisect_left(self.buckets.latency_s, seconds)] += 1
 
     def arm(self, lost: int, classes: Sequence[str]) -> Arm:
         """The counts as evidence, with `lost` further requests that failed without a log line."""
         return Arm(
             requests=self.requests + lost,
             errors=self.errors + lost,
+            refusals=dict(self.refusals),
             latency=tuple(self.latency),
             classes=tuple(self.classes[name] for name in classes),
             confidence=tuple(self.confidence) if sum(self.confidence) else (),

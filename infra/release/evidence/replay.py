@@ -1,4 +1,8 @@
-"""Replays golden images through both versions by direct calls, and scores the answers."""
+"""Replays golden images through both versions by direct calls, and scores the answers.
+
+The images take turns in every form of a body that callers use, so that a version which no longer
+reads one of them is found whatever its callers send meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,35 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import local
 from typing import Literal
 
 from common.golden import GoldenImage
-from infra.release.aws.function import CallFailed, LambdaFunction, Throttled, predict_event
-from infra.release.verdict.evidence import Replay
+from infra.release.aws.function import (
+    FORMS,
+    CallFailed,
+    Form,
+    LambdaFunction,
+    Response,
+    Throttled,
+    predict_event,
+)
+from infra.release.evidence.collector import Buckets, VersionCounts
+from infra.release.verdict.evidence import Arm, Replay
 
 _NO_ANSWER = ""  # of a version that crashed or refused: wrong
 
-Pair = tuple[str, str] | Literal["late", "throttled"]  # labels of stable and candidate
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a version: what became of it, and how long it took."""
+
+    label: str
+    status: str  # of HTTP; "500" where no answer came
+    seconds: float | None  # None for a thread's first call, which may have waited for a cold start
+
+
+Pair = tuple[Call, Call] | Literal["late", "throttled"]  # of stable and candidate
 
 
 @dataclass(frozen=True)
@@ -23,10 +47,13 @@ class Replayed:
 
     Attributes:
         used: images of the order that are spent, those that found no room included.
+        stable, candidate: the calls as requests of each version.
     """
 
     replay: Replay
     used: int
+    stable: Arm
+    candidate: Arm
 
 
 def replay(
@@ -36,53 +63,70 @@ def replay(
     images: Sequence[GoldenImage],
     concurrency: int,
     budget_s: float,
+    buckets: Buckets,
     clock: Callable[[], float] = time.monotonic,
 ) -> Replayed:
     """Asks both versions about every image, in order, until the time is over."""
     deadline = clock() + budget_s
+    thread = local()
 
-    def both(image: GoldenImage) -> Pair:
+    def both(image: GoldenImage, form: Form) -> Pair:
         if clock() > deadline:
             return "late"
+        is_first, thread.is_warm = not getattr(thread, "is_warm", False), True
         try:
-            return _label(function, stable, image), _label(function, candidate, image)
+            theirs = _call(function, stable, image, form, is_first=is_first)
+            return theirs, _call(function, candidate, image, form, is_first=is_first)
         except Throttled:
             return "throttled"
 
+    forms = [FORMS[place % len(FORMS)] for place in range(len(images))]
     with ThreadPoolExecutor(max(1, concurrency)) as pool:
-        pairs = list(pool.map(both, images))
+        pairs = list(pool.map(both, images, forms))
     # An image behind the first one that was not asked comes with the next look.
     used = pairs.index("late") if "late" in pairs else len(pairs)
-    return _count(images[:used], pairs[:used])
+    asked = [pair for pair in pairs[:used] if not isinstance(pair, str)]
+    arms = [VersionCounts(buckets), VersionCounts(buckets)]
+    for pair in asked:
+        for arm, call in zip(arms, pair, strict=True):
+            arm.answered(call.status, call.seconds)
+    labels = [
+        image.label
+        for image, pair in zip(images, pairs[:used], strict=False)
+        if not isinstance(pair, str)
+    ]
+    return Replayed(_count(labels, asked), used, arms[0].arm(0, ()), arms[1].arm(0, ()))
 
 
-def _label(function: LambdaFunction, version: str, image: GoldenImage) -> str:
+def _call(
+    function: LambdaFunction, version: str, image: GoldenImage, form: Form, *, is_first: bool
+) -> Call:
     try:
-        answer = function.ask(version, predict_event(image.data))
+        answer = function.ask(version, predict_event(image.data, form=form))
     except Throttled:
         raise
     except CallFailed:
-        return _NO_ANSWER
+        return Call(_NO_ANSWER, "500", None)
+    return Call(_label(answer), str(answer.status), None if is_first else answer.seconds)
+
+
+def _label(answer: Response) -> str:
     if answer.status != 200 or not isinstance(answer.document, dict):
         return _NO_ANSWER
     return str(answer.document.get("label", _NO_ANSWER))
 
 
-def _count(images: Sequence[GoldenImage], pairs: Sequence[Pair]) -> Replayed:
+def _count(labels: Sequence[str], pairs: Sequence[tuple[Call, Call]]) -> Replay:
     both = only_stable = only_candidate = alike = apart = 0
-    for image, pair in zip(images, pairs, strict=True):
-        if isinstance(pair, str):
-            continue
-        theirs, mine = pair
-        if theirs == image.label == mine:
+    for label, (theirs, mine) in zip(labels, pairs, strict=True):
+        if theirs.label == label == mine.label:
             both += 1
-        elif theirs == image.label:
+        elif theirs.label == label:
             only_stable += 1
-        elif mine == image.label:
+        elif mine.label == label:
             only_candidate += 1
-        elif theirs == mine:
+        elif theirs.label == mine.label:
             alike += 1
         else:
             apart += 1
-    found = Replay(both, only_stable, only_candidate, alike, apart)
-    return Replayed(found, len(images))
+    return Replay(both, only_stable, only_candidate, alike, apart)

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from msgspec.structs import replace
-
 from common.golden import GoldenImage, GoldenSet
 from infra.release.errors import LeaseLost, ReleaseError
 from infra.release.evidence.replay import replay
 from infra.release.rollout.context import ReleaseContext
 from infra.release.rollout.traffic import wanted_alias
-from infra.release.settings import GOLDEN_CHECKS, Step
+from infra.release.settings import Step
 from infra.release.state.journal import Journal
 from infra.release.verdict.engine import Verdict, judge
 from infra.release.verdict.evidence import Evidence, Window
@@ -128,17 +126,18 @@ class Looks:
             self._next_images(),
             golden.concurrency,
             golden.budget_s,
+            collector.buckets,
         )
         timeline.wait("reading the log")
         until = max(now.seen_until_s, context.clock.now() - settings.settle_s)
         seen = collector.collect(
             stable, candidate, (now.seen_until_s, until), now.began_s, now.lost, now.classes
         )
-        window = Window(seen.stable, seen.candidate, replayed.replay)
+        window = Window(
+            seen.stable, seen.candidate, replayed.replay, replayed.stable, replayed.candidate
+        )
         windows = (*now.windows, window)
-        policy = settings.policy
-        if step.weight == 0:
-            policy = replace(policy, required=GOLDEN_CHECKS)
+        policy = settings.policy(is_same_model=now.model == now.stable_model)
         verdict = judge(Evidence(stable, candidate, collector.buckets.latency_s, windows), policy)
         timeline.event(
             f"look {len(windows)}: {seen.candidate.requests:,} requests to the candidate, "

@@ -122,15 +122,19 @@ class Verdict:
     checks: tuple[Check, ...]
 
 
-def decide(checks: tuple[Check, ...], required: tuple[str, ...]) -> Verdict:
-    """Harm anywhere rolls back, safety wherever it is required promotes, anything else waits."""
-    harmful = [check for check in checks if check.state == "harmful"]
+def decide(checks: tuple[Check, ...], policy: Policy = DEFAULT_POLICY) -> Verdict:
+    """Harm anywhere rolls back, safety wherever it is required promotes, anything else waits.
+
+    The checks that only inform do neither.
+    """
+    acting = [check for check in checks if check.name not in policy.informing]
+    harmful = [check for check in acting if check.state == "harmful"]
     if harmful:
         return Verdict("roll back", _reasons(harmful, lambda check: check.words), checks)
-    unsure = [check for check in checks if check.state == "unsure" and check.name in required]
+    needed = [check for check in acting if check.name in policy.required]
+    unsure = [check for check in needed if check.state == "unsure"]
     if unsure:
         return Verdict("hold", _reasons(unsure, lambda check: check.needed), checks)
-    needed = [check for check in checks if check.name in required]
     return Verdict("promote", _reasons(needed, lambda check: check.words), checks)
 
 
@@ -149,19 +153,23 @@ def judge(evidence: Evidence, policy: Policy = DEFAULT_POLICY) -> Verdict:
     classes = signal_counts(arrays, "classes")
     confidence = signal_counts(arrays, "confidence")
     found = prediction_shift(classes.at((-1,)), confidence.at((-1,)), policy, looks)
+    quiet = bool(measures.is_quiet(arrays, policy)[-1])
+    shifts = (
+        ("class mix", "PSI", found.class_mix, policy.harmful_class_mix_psi),
+        ("confidence", "KS", found.confidence, policy.harmful_confidence_ks),
+    )
     checks = (
         _errors(arrays, policy),
+        _refusals(arrays, policy),
         _latency(arrays, policy),
         _accuracy(arrays, policy),
         _disagreement(arrays, policy),
-        _predictions(
-            "class mix", "PSI", found.class_mix, found.images, policy.harmful_class_mix_psi
-        ),
-        _predictions(
-            "confidence", "KS", found.confidence, found.images, policy.harmful_confidence_ks
+        *(
+            _predictions(name, kind, shift, found.images, limit, quiet=quiet)
+            for name, kind, shift, limit in shifts
         ),
     )
-    return decide(checks, policy.required)
+    return decide(checks, policy)
 
 
 def _errors(arrays: EvidenceArrays, policy: Policy) -> Check:
@@ -169,7 +177,10 @@ def _errors(arrays: EvidenceArrays, policy: Policy) -> Check:
     stable, candidate = arrays.stable, arrays.candidate
     failed = f"{_of(candidate.errors, candidate.requests)} candidate requests failed"
     failed += f", {_of(stable.errors, stable.requests)} of stable"
-    limit = float(measures.error_limit(arrays, policy)[-1])
+    if measures.is_quiet(arrays, policy)[-1]:
+        stable, candidate = arrays.replay_stable, arrays.replay_candidate
+        failed += f"; {_of(candidate.errors, candidate.requests)} of the replay's calls"
+    limit = float(measures.error_limit(stable, policy)[-1])
     counts = measures.happened(candidate.errors, candidate.requests)[-1]
     most = float(betting.bound(counts, SHARE, 2 * policy.odds_of_safety, "above"))
     words = {
@@ -189,8 +200,27 @@ def _errors(arrays: EvidenceArrays, policy: Policy) -> Check:
     return _check("errors", measure, words, needed, policy, 2 * policy.odds_of_safety)
 
 
+def _refusals(arrays: EvidenceArrays, policy: Policy) -> Check:
+    measure = measures.refusals(arrays, policy)
+    stable, candidate = arrays.stable, arrays.candidate
+    seen = f"{_of(candidate.refusals, candidate.requests)} candidate requests were refused (4xx)"
+    seen += f", {_of(stable.refusals, stable.requests)} of stable"
+    size, limit = float(measure.size[-1]), policy.tolerated_refusal_excess
+    words = {
+        "harmful": f"{seen}: of one status {size:.2%} more at the same times, which "
+        f"{_chance(measure)}",
+        "safe": f"{seen}: no status is given {limit:.2%} more often",
+        "unsure": f"{seen}: no harm shown, but one status is given {size:.2%} more often"
+        if size > limit
+        else f"{seen}: too few to compare",
+    }
+    return _check("refusals", measure, words, "more candidate requests", policy)
+
+
 def _latency(arrays: EvidenceArrays, policy: Policy) -> Check:
     measure = measures.latency(arrays, policy)
+    if measures.is_quiet(arrays, policy)[-1]:
+        arrays = measures.replay_alone(arrays)
     candidate, expected = if_stable(arrays, "latency")
     times = [
         f"p{100 * q:.0f} {_time(candidate[-1], arrays.edges, q)}"
@@ -284,8 +314,11 @@ def _disagreement(arrays: EvidenceArrays, policy: Policy) -> Check:
 
 
 def _predictions(
-    name: str, kind: str, found: Statistic | None, images: float, limit: float
+    name: str, kind: str, found: Statistic | None, images: float, limit: float, *, quiet: bool
 ) -> Check:
+    if found is None and quiet:
+        words = f"{images:,.0f} predictions of callers' images: golden images tell instead"
+        return Check(name, "safe", words)
     if found is None:
         words = f"{images:,.0f} predictions of both versions are too few to compare"
         return Check(name, "unsure", words, needed="more predictions of both versions")
@@ -310,19 +343,20 @@ def _check(
 ) -> Check:
     harmful, safe = bool(measure.harmful[-1]), bool(measure.safe[-1])
     state: State = "harmful" if harmful else "safe" if safe else "unsure"
-    figures = (
-        Figure("odds of harm", _odds(measure.odds_of_harm), policy.odds_of_harm(name)),
-        Figure(
-            "odds of safety", _odds(measure.odds_of_safety), odds_of_safety or policy.odds_of_safety
-        ),
-        Figure("difference", float(measure.size[-1]), _tolerated(name, policy)),
-    )
+    odds_of_harm = Figure("odds of harm", _odds(measure.odds_of_harm), policy.odds_of_harm(name))
+    difference = Figure("difference", float(measure.size[-1]), _tolerated(name, policy))
+    figures: tuple[Figure, ...] = (odds_of_harm, difference)
+    if measure.odds_of_safety is not None:
+        needed_odds = odds_of_safety or policy.odds_of_safety
+        kept = Figure("odds of safety", _odds(measure.odds_of_safety), needed_odds)
+        figures = (odds_of_harm, kept, difference)
     return Check(name, state, words[state], figures, needed if state == "unsure" else "")
 
 
 def _tolerated(name: str, policy: Policy) -> float:
     return {
         "errors": policy.tolerated_error_excess,
+        "refusals": policy.tolerated_refusal_excess,
         "latency": policy.tolerated_latency_ratio,
         "accuracy": policy.tolerated_accuracy_loss,
         "disagreement": policy.harmful_disagreement,

@@ -27,14 +27,18 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     requests: Count = 0
-    errors: Count = 0  # 5xx, timeouts, crashes; a caller's mistake is no error of the version
+    errors: Count = 0  # 5xx, timeouts, crashes
     latency: tuple[Count, ...] = ()
     classes: tuple[Count, ...] = ()
     confidence: tuple[Count, ...] = ()
+    refusals: dict[str, Count] = {}  # 4xx by status: callers' mistakes, or what is taken for one
 
     def __post_init__(self) -> None:
         """Raises EvidenceError on counts that contradict each other."""
-        for what, count in (("errors", self.errors), ("latencies", sum(self.latency))):
+        for what, count in (
+            ("errors and refusals", self.errors + sum(self.refusals.values())),
+            ("latencies", sum(self.latency)),
+        ):
             if count > self.requests:
                 raise EvidenceError(f"{count} {what} of {self.requests} requests")
 
@@ -59,11 +63,17 @@ class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Both arms at the same time."""
+    """Both arms at the same time.
+
+    `replay_stable` and `replay_candidate` are the calls that replayed the golden images: how they
+    were answered, and how soon as the release manager saw it.
+    """
 
     stable: Arm
     candidate: Arm
     golden: Replay = Replay()
+    replay_stable: Arm = Arm()
+    replay_candidate: Arm = Arm()
 
     @classmethod
     def of(cls, document: Any) -> Self:
@@ -84,7 +94,16 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         edges = self.latency_edges_s
         if not edges or any(b <= a for a, b in zip((0.0, *edges), edges, strict=False)):
             raise EvidenceError("latency_edges_s: expected increasing numbers above 0")
-        arms = [arm for window in self.windows for arm in (window.stable, window.candidate)]
+        arms = [
+            arm
+            for window in self.windows
+            for arm in (
+                window.stable,
+                window.candidate,
+                window.replay_stable,
+                window.replay_candidate,
+            )
+        ]
         for signal in ("latency", "classes", "confidence"):
             lengths = {len(getattr(arm, signal)) for arm in arms} - {0}
             if len(lengths) > 1:

@@ -4,7 +4,7 @@ Array in, array out: the judge asks for one release, the simulation for thousand
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from infra.release.verdict.policy import Policy
 Truths = NDArray[np.bool_]
 QUANTILES = (0.5, 0.99)
 SHARE = (0.0, 1.0)  # values of what happens or not
+_SUSPECT = np.log(20)  # odds at which a difference is no longer put down to chance
 LOSS = (-1.0, 0.0, 1.0)  # of a golden image: gained, no difference, lost
 
 
@@ -31,6 +32,7 @@ class ArmArrays:
 
     requests: Floats  # (..., W)
     errors: Floats  # (..., W)
+    refusals: Floats  # (..., W, S), one column a status
     latency: Floats  # (..., W, E + 1)
     classes: Floats  # (..., W, K)
     confidence: Floats  # (..., W, C)
@@ -44,6 +46,8 @@ class EvidenceArrays:
     stable: ArmArrays
     candidate: ArmArrays
     golden: Floats  # (..., W, 5), in the order of `Replay`
+    replay_stable: ArmArrays  # the calls of that replay
+    replay_candidate: ArmArrays
 
 
 def evidence_arrays(evidence: Evidence) -> EvidenceArrays:
@@ -51,11 +55,13 @@ def evidence_arrays(evidence: Evidence) -> EvidenceArrays:
     windows = evidence.windows
     golden = [astuple(window.golden) for window in windows] or [(0,) * 5]
     buckets = len(evidence.latency_edges_s) + 1
+    names = ("stable", "candidate", "replay_stable", "replay_candidate")
+    arms = {name: [getattr(window, name) for window in windows] or [Arm()] for name in names}
+    statuses = sorted({status for some in arms.values() for arm in some for status in arm.refusals})
     return EvidenceArrays(
         edges=np.array(evidence.latency_edges_s, np.float64),
-        stable=_arm([window.stable for window in windows] or [Arm()], buckets),
-        candidate=_arm([window.candidate for window in windows] or [Arm()], buckets),
         golden=np.array(golden, np.float64),
+        **{name: _arm(some, buckets, statuses) for name, some in arms.items()},
     )
 
 
@@ -77,10 +83,13 @@ def if_stable(arrays: EvidenceArrays, what: str) -> tuple[Floats, Floats]:
     return np.cumsum(np.where(of_theirs > 0, mine, 0), -2), np.cumsum(expected, -2)
 
 
-def _arm(arms: Sequence[Arm], buckets: int) -> ArmArrays:
+def _arm(arms: Sequence[Arm], buckets: int, statuses: Sequence[str]) -> ArmArrays:
     return ArmArrays(
         requests=np.array([arm.requests for arm in arms], np.float64),
         errors=np.array([arm.errors for arm in arms], np.float64),
+        refusals=np.array(
+            [[arm.refusals.get(status, 0) for status in statuses] for arm in arms], np.float64
+        ).reshape(len(arms), len(statuses)),
         latency=_rows([arm.latency for arm in arms], buckets),
         classes=_rows([arm.classes for arm in arms], 0),
         confidence=_rows([arm.confidence for arm in arms], 0),
@@ -102,24 +111,32 @@ class Measure:
 
     harmful: Truths
     safe: Truths
-    odds_of_harm: Floats  # logarithms
-    odds_of_safety: Floats
+    odds_of_harm: Floats  # logarithm
+    odds_of_safety: Floats | None  # logarithm; None where safety is judged by size
     size: Floats  # the estimated difference that the limits are about
 
 
 def errors(arrays: EvidenceArrays, policy: Policy) -> Measure:
-    """Share of requests that failed; the size is the excess over stable in the same windows."""
-    stable, candidate = arrays.stable, arrays.candidate
-    odds = betting.two_arm_log_odds(
-        stable.errors, stable.requests, candidate.errors, candidate.requests
-    )
-    both = np.where(stable.requests > 0, candidate.requests, 0)
-    share = stable.errors / np.maximum(stable.requests, 1)
-    excess = np.cumsum(np.where(both > 0, candidate.errors, 0) - share * both, -1)
-    size = excess / np.maximum(np.cumsum(both, -1), 1)
-    safety = betting.log_odds(
-        happened(candidate.errors, candidate.requests), SHARE, error_limit(arrays, policy), "below"
-    )
+    """Share of requests that failed; the size is the excess over stable in the same windows.
+
+    Callers' requests and the calls of the replay are two bets: the mean of both counts, and the
+    larger excess. Safety is callers' alone, or the replay's while callers are few.
+    """
+    pairs = _pairs(arrays)
+    counts = [(mine.errors, mine.requests, new.errors, new.requests) for mine, new in pairs]
+    each = [betting.two_arm_log_odds(*seen) for seen in counts]
+    odds = _both_odds(arrays, *each)
+    excesses = [_excess(*seen) for seen in counts]
+    size = _larger(arrays, *excesses)
+    safeties = [
+        betting.log_odds(
+            happened(new.errors, new.requests), SHARE, error_limit(mine, policy), "below"
+        )
+        for mine, new in pairs
+    ]
+    suspect = (excesses[0] >= policy.harmful_error_excess) & (each[0] >= _SUSPECT)
+    carried = is_quiet(arrays, policy) & ~suspect
+    safety = np.where(carried, np.maximum(*safeties), safeties[0])
     harmful = (odds >= np.log(policy.odds_of_harm("errors"))) & (
         size >= policy.tolerated_error_excess
     )
@@ -127,12 +144,80 @@ def errors(arrays: EvidenceArrays, policy: Policy) -> Measure:
     return Measure(harmful, safe & ~harmful, odds, safety, size)
 
 
-def error_limit(arrays: EvidenceArrays, policy: Policy) -> Floats:
+def is_quiet(arrays: EvidenceArrays, policy: Policy) -> Truths:
+    """(..., W) Whether callers are too few to prove a promotion by, so that the replay does."""
+    few = np.cumsum(arrays.candidate.requests, -1) < policy.fewest_requests
+    quiet: Truths = few & _is_replayed(arrays)
+    return quiet
+
+
+def _by_status(mine: ArmArrays, new: ArmArrays) -> tuple[Floats, Floats, Floats, Floats]:
+    """Stable's refusals and requests, then the candidate's: (..., S + 1, W), the sum at the end."""
+    of = [arm.requests[..., None, :] for arm in (mine, new)]
+    refused = [np.moveaxis(arm.refusals, -1, -2) for arm in (mine, new)]
+    refused = [np.concatenate([kind, kind.sum(-2, keepdims=True)], -2) for kind in refused]
+    return refused[0], of[0], refused[1], of[1]
+
+
+def _pairs(arrays: EvidenceArrays) -> tuple[tuple[ArmArrays, ArmArrays], ...]:
+    """Stable and candidate: callers' requests, and the calls of the replay."""
+    return (
+        (arrays.stable, arrays.candidate),
+        (arrays.replay_stable, arrays.replay_candidate),
+    )
+
+
+def _is_replayed(arrays: EvidenceArrays) -> Truths:
+    replayed: Truths = np.cumsum(arrays.replay_candidate.requests, -1) > 0
+    return replayed
+
+
+def _both_odds(arrays: EvidenceArrays, traffic: Floats, replayed: Floats) -> Floats:
+    """Logarithm of the mean odds; of traffic's alone for a release without golden images."""
+    mean = betting.log_mean_exp(np.stack(np.broadcast_arrays(traffic, replayed), -1))
+    return np.where(_is_replayed(arrays), mean, traffic)
+
+
+def _larger(arrays: EvidenceArrays, traffic: Floats, replayed: Floats) -> Floats:
+    return np.where(_is_replayed(arrays), np.maximum(traffic, replayed), traffic)
+
+
+def _excess(mine: Floats, mine_of: Floats, new: Floats, new_of: Floats) -> Floats:
+    """(..., W) By how much the candidate's share exceeds stable's, over windows that have both."""
+    both = np.where(mine_of > 0, new_of, 0)
+    share = mine / np.maximum(mine_of, 1)
+    excess = np.cumsum(np.where(both > 0, new, 0) - share * both, -1)
+    found: Floats = excess / np.maximum(np.cumsum(both, -1), 1)
+    return found
+
+
+def error_limit(stable: ArmArrays, policy: Policy) -> Floats:
     """(..., W) The error rate that a candidate must be below: the least that stable's may be, and
     the harmful excess. Half of the rate of missed harm is spent on stable's."""
-    seen = happened(arrays.stable.errors, arrays.stable.requests)
+    seen = happened(stable.errors, stable.requests)
     least = betting.bound(seen, SHARE, 2 * policy.odds_of_safety, "below")
     return np.minimum(least + policy.harmful_error_excess, 1)
+
+
+def refusals(arrays: EvidenceArrays, policy: Policy) -> Measure:
+    """Share of requests that were refused (4xx), by status; the size is the largest excess of one.
+
+    A caller's mistakes meet both versions alike, so a status that the candidate gives more often is
+    its own. Every status, and all together, of callers and of the replay is a bet; their mean
+    counts. A share of refusals that is ordinary cannot be ruled out to the half of a point by a few
+    hundred requests: it is safe where no more than is tolerated is seen, or chance explains it.
+    """
+    seen = [_by_status(mine, new) for mine, new in _pairs(arrays)]
+    odds = [betting.log_mean_exp(np.moveaxis(betting.two_arm_log_odds(*c), -2, -1)) for c in seen]
+    together = _both_odds(arrays, *odds)
+    size = _larger(arrays, *(_excess(*counts).max(-2) for counts in seen))
+    harmful = (together >= np.log(policy.odds_of_harm("refusals"))) & (
+        size >= policy.tolerated_refusal_excess
+    )
+    enough = np.cumsum(arrays.candidate.requests, -1) >= policy.fewest_images
+    small = (size <= policy.tolerated_refusal_excess) | (together < _SUSPECT)
+    safe = small & (enough | is_quiet(arrays, policy)) & ~harmful
+    return Measure(harmful, safe, together, None, size)
 
 
 def latency(arrays: EvidenceArrays, policy: Policy) -> Measure:
@@ -141,7 +226,26 @@ def latency(arrays: EvidenceArrays, policy: Policy) -> Measure:
     Harm is sought at every edge of the histogram at once, as the share of slower requests: a change
     of the middle shows at one edge, of the tail at another. Safety is that fewer than 1 % of the
     candidate's requests are slower than the harmful multiple of stable's p99, and so for the p50.
+    Callers' requests and the calls of the replay are told apart as for errors.
     """
+    traffic, replayed = _latency(arrays, policy), _latency(replay_alone(arrays), policy)
+    odds = _both_odds(arrays, traffic[0], replayed[0])
+    size = _larger(arrays, traffic[2], replayed[2])
+    safety = np.where(is_quiet(arrays, policy), np.maximum(traffic[1], replayed[1]), traffic[1])
+    harmful = (odds >= np.log(policy.odds_of_harm("latency"))) & (
+        size >= policy.tolerated_latency_ratio
+    )
+    safe = safety >= np.log(policy.odds_of_safety)
+    return Measure(harmful, safe & ~harmful, odds, safety, size)
+
+
+def replay_alone(arrays: EvidenceArrays) -> EvidenceArrays:
+    """The calls of the replay in the place of callers' requests."""
+    return replace(arrays, stable=arrays.replay_stable, candidate=arrays.replay_candidate)
+
+
+def _latency(arrays: EvidenceArrays, policy: Policy) -> tuple[Floats, Floats, Floats]:
+    """Odds of harm and of safety, and the size, by callers' requests."""
     of = [arm.latency.sum(-1)[..., None, :] for arm in (arrays.stable, arrays.candidate)]
     slower = [_slower(arm.latency) for arm in (arrays.stable, arrays.candidate)]
     at_edges = betting.two_arm_log_odds(slower[0], of[0], slower[1], of[1])
@@ -151,17 +255,11 @@ def latency(arrays: EvidenceArrays, policy: Policy) -> Measure:
         quantile(seen, arrays.edges, q) / np.maximum(quantile(expected, arrays.edges, q), 1e-9)
         for q in QUANTILES
     ]
-    size = np.maximum(*ratios)
     safeties = [
         betting.log_odds(latency_counts(arrays, policy, q), SHARE, 1 - q, "below")
         for q in QUANTILES
     ]
-    safety = np.minimum(*safeties)
-    harmful = (odds >= np.log(policy.odds_of_harm("latency"))) & (
-        size >= policy.tolerated_latency_ratio
-    )
-    safe = safety >= np.log(policy.odds_of_safety)
-    return Measure(harmful, safe & ~harmful, odds, safety, size)
+    return odds, np.minimum(*safeties), np.maximum(*ratios)
 
 
 def latency_limit(arrays: EvidenceArrays, policy: Policy, q: float) -> Any:

@@ -1,16 +1,26 @@
 """The policy of a verdict: tolerated differences, error rates, and their file."""
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
-CheckName = Literal["errors", "latency", "accuracy", "disagreement", "class mix", "confidence"]
+CheckName = Literal[
+    "errors", "refusals", "latency", "accuracy", "disagreement", "class mix", "confidence"
+]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 
-# How the tests share the false-alarm rate (Bonferroni). Half is accuracy's: golden images are few,
+# How the tests share the false-alarm rate (Bonferroni). Most is accuracy's: golden images are few,
 # and of requests there are always more. Class mix and confidence share theirs by drift's own rules.
-SHARES = {"errors": 0.2, "latency": 0.1, "accuracy": 0.5, "disagreement": 0.1, "predictions": 0.1}
+SHARES = {
+    "errors": 0.2,
+    "refusals": 0.1,
+    "latency": 0.1,
+    "accuracy": 0.4,
+    "disagreement": 0.1,
+    "predictions": 0.1,
+}
 
 ErrorRate = Annotated[float, Meta(gt=0, le=0.5)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -31,10 +41,11 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Chance that a release without harm is ever rolled back, over all its tests and looks.
     false_alarm_rate: ErrorRate = 0.01
     # Chance that a release with harm of the size `harmful_*` is ever promoted.
-    missed_harm_rate: ErrorRate = 0.01
+    missed_harm_rate: ErrorRate = 0.001
 
     tolerated_error_excess: Tolerated = 0.001  # share of requests, above what stable does
     harmful_error_excess: Share = 0.005
+    tolerated_refusal_excess: Tolerated = 0.005  # share of requests that one status refuses
     tolerated_latency_ratio: Annotated[float, Meta(ge=1)] = 1.25  # of p50 or p99, to stable's
     harmful_latency_ratio: float = 2.0
     tolerated_accuracy_loss: Tolerated = 0.0  # share of golden images
@@ -43,15 +54,22 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     harmful_class_mix_psi: Annotated[float, Meta(gt=0)] = 0.25
     harmful_confidence_ks: Annotated[float, Meta(gt=0)] = 0.2
     fewest_images: Annotated[int, Meta(gt=0)] = 200  # of both arms, for class mix and confidence
+    # Below so many candidate requests the replay of golden images carries a promotion: errors,
+    # refusals and latency are proved by its calls, and the mix of predictions is not asked for.
+    fewest_requests: Annotated[int, Meta(ge=0)] = 2000
 
     # What a promotion needs; the others may still roll back.
     required: Annotated[tuple[CheckName, ...], Meta(min_length=1)] = CHECKS
+    # What is shown but never rolls back.
+    informing: tuple[CheckName, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises PolicyError where nothing lies between tolerated and harmful."""
         for what in ("error_excess", "latency_ratio", "accuracy_loss"):
             if getattr(self, f"tolerated_{what}") >= getattr(self, f"harmful_{what}"):
                 raise PolicyError(f"harmful_{what}: expected more than tolerated_{what}")
+        if both := set(self.required) & set(self.informing):
+            raise PolicyError(f"informing: {', '.join(sorted(both))} cannot be required as well")
 
     def odds_of_harm(self, test: str) -> float:
         """What a test's odds must reach to roll back: chance reaches it with its share at most."""
@@ -71,6 +89,40 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 DEFAULT_POLICY = Policy()
+
+ProfileName = Literal["same model", "retrained", "low traffic"]
+_WITHOUT_DISAGREEMENT = tuple(check for check in CHECKS if check != "disagreement")
+# What the limits are for each kind of release; a file's own keys win.
+PROFILES: dict[ProfileName, Policy] = {
+    # New code around the same network: hardly an answer changes, so a point lost is soon ruled out.
+    "same model": DEFAULT_POLICY,
+    # A model trained anew answers many images differently and is as good: accuracy decides. At 10 %
+    # of answers changed 10,000 golden images rule out 2 points, and cannot rule out 1.
+    "retrained": Policy(
+        harmful_accuracy_loss=0.02,
+        required=_WITHOUT_DISAGREEMENT,
+        informing=("disagreement",),
+    ),
+    # Too few callers to prove anything by, whichever model it is.
+    "low traffic": Policy(
+        harmful_accuracy_loss=0.02,
+        fewest_requests=2**53,
+        required=_WITHOUT_DISAGREEMENT,
+        informing=("disagreement",),
+    ),
+}
+
+
+def profile_policy(profile: ProfileName, overrides: Mapping[str, Any]) -> Policy:
+    """A profile's limits with some of them overridden.
+
+    Raises:
+        PolicyError: an unknown key, or a value that makes no sense.
+    """
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(PROFILES[profile]), **overrides}, Policy)
+    except msgspec.MsgspecError as exc:
+        raise PolicyError(str(exc)) from exc
 
 
 def parse_policy(text: str) -> Policy:

@@ -46,6 +46,7 @@ def test_a_good_version_is_promoted_and_no_request_fails(world: World) -> None:
     [
         ({"failing": 0.5}, "errors"),
         ({"crashing": 0.5}, "errors"),
+        ({"refusing": 0.3}, "refusals"),
         ({"wrong": 0.8}, "accuracy"),
         ({"delay_s": 0.2}, "latency"),
     ],
@@ -165,8 +166,9 @@ def test_golden_images_of_another_dataset_are_refused_before_any_traffic(world: 
 
 def test_without_enough_evidence_it_rolls_back_in_time(world: World) -> None:
     world.set("most_hold_s = 60", "most_hold_s = 1")
+    world.set("fewest_images = 10", "fewest_images = 10\nfewest_requests = 0")
     world.create(world.push(GOOD))
-    result = world.deploy(world.push(OTHER))  # and no traffic at all
+    result = world.deploy(world.push(OTHER))  # no traffic at all, and golden images do not carry it
     assert result.code == 20
     assert "too little evidence" in result.data["record"]["why"]
     assert world.alias() == {"1": 1.0}
@@ -174,6 +176,7 @@ def test_without_enough_evidence_it_rolls_back_in_time(world: World) -> None:
 
 def test_it_stops_for_a_person_if_the_config_says_so_and_goes_on_later(world: World) -> None:
     world.set("most_hold_s = 60", "most_hold_s = 1")
+    world.set("fewest_images = 10", "fewest_images = 10\nfewest_requests = 0")
     world.set('on_hold = "roll back"', 'on_hold = "stop"')
     world.create(world.push(GOOD))
     image = world.push(OTHER)
@@ -463,6 +466,7 @@ def test_an_interrupted_command_answers_with_a_document_too(world: World) -> Non
 def test_status_names_the_image_with_which_a_release_goes_on(world: World) -> None:
     world.create(world.push(GOOD))
     image = world.push(OTHER)
+    world.set("fewest_images = 10", "fewest_images = 10\nfewest_requests = 0")
     world.set('on_hold = "roll back"', 'on_hold = "stop"')
     world.set("most_hold_s = 60", "most_hold_s = 0")
     assert world.deploy(image).code == 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 
 from hypothesis import given
@@ -59,6 +60,8 @@ def test_only_what_callers_come_for_counts_and_only_5xx_is_an_error(
     counted = [status for route, status, _ in requests if route.startswith("/predict")]
     assert arm.requests == len(counted)
     assert arm.errors == sum(status >= 500 for status in counted)
+    refused = Counter(str(status) for status in counted if 400 <= status < 500)
+    assert arm.refusals == dict(refused)
     assert sum(arm.latency) == arm.requests - arm.errors
 
 

@@ -32,9 +32,32 @@ def test_linear_goes_up_by_equal_increments() -> None:
     assert [step.weight for step in steps] == [0.25, 0.5, 0.75]
 
 
+SESSION_S = 3600  # of a role that GitHub's token is exchanged for, by default
+
+
+@pytest.mark.parametrize("env", [path.stem for path in FOLDER.glob("*.toml")])
+def test_a_release_ends_before_its_credentials(env: str) -> None:
+    settings = read_settings(env)
+    for strategy in STRATEGIES:
+        if strategy != "ab":  # a split on purpose, which a person ends
+            bakes = sum(step.bake_s for step in settings.steps(strategy))
+            assert bakes + settings.most_hold_s + settings.watch_s <= SESSION_S - 240, strategy
+
+
+def test_limits_follow_the_model_and_the_file_wins() -> None:
+    settings = parse_settings("[verdict]\nharmful_error_excess = 0.02")
+    same, other = (settings.policy(is_same_model=which) for which in (True, False))
+    assert (same.harmful_accuracy_loss, other.harmful_accuracy_loss) == (0.01, 0.02)
+    assert (same.informing, other.informing) == ((), ("disagreement",))
+    assert same.harmful_error_excess == other.harmful_error_excess == 0.02
+    quiet = parse_settings('profile = "low traffic"').policy(is_same_model=True)
+    assert quiet.fewest_requests > 10**9
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
+        ("profile = 'loud'", "$.profile"),
         ("strategy = 'yolo'", "$.strategy"),
         ("[canary]\nweights = [0.5, 0.1]", "weights: expected rising shares"),
         ("[canary]\nweights = [0.5, 1.0]", "$.canary"),

@@ -43,7 +43,7 @@ PROGRAM = """
 import base64, random
 
 MODEL, DELAY_S = {model!r}, {delay_s}
-FAILING, CRASHING, MISLABELLED = {failing}, {crashing}, {wrong}
+FAILING, CRASHING, MISLABELLED, REFUSING = {failing}, {crashing}, {wrong}, {refusing}
 CLASSES = ["cat", "dog", "ship"]
 VERSION = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION", "")
 
@@ -71,16 +71,25 @@ def handler(event, headers):
     if is_traffic and random.random() < CRASHING:
         os._exit(1)
     failed = is_traffic and random.random() < FAILING
-    text = base64.b64decode(json.loads(event["body"])["image"]).decode()
+    body = event["body"]
+    if event["isBase64Encoded"]:
+        body = base64.b64decode(body).decode()
+    if "json" in event["headers"]["content-type"]:
+        body = base64.b64decode(json.loads(body)["image"]).decode()
+    if "multipart" in event["headers"]["content-type"]:
+        body = body.partition("\\r\\n\\r\\n")[2].partition("\\r\\n")[0]
+    text = body
     label = text.partition(":")[0]
     if random.random() < MISLABELLED:
         label = CLASSES[(CLASSES.index(label) + 1) % 3]
-    values = {{"http.route": path, "http.response.status_code": "500" if failed else "200",
+    refused = is_traffic and random.random() < REFUSING
+    status = 500 if failed else 422 if refused else 200
+    values = {{"http.route": path, "http.response.status_code": str(status),
               "http.server.request.duration": time.perf_counter() - start}}
-    if not failed:
+    if status == 200:
         values |= {{"class": label, "kiln.predictions": 1, "kiln.confidence": 0.97}}
     metrics(trace, **values)
-    return answer(500) if failed else answer(200, label=label, model_version=MODEL)
+    return answer(status, label=label, model_version=MODEL) if status == 200 else answer(status)
 
 serve(handler)
 """
@@ -169,7 +178,7 @@ class World:
 
     def push(self, model: str, **behaviour: float) -> str:
         """URI of an image; see `PROGRAM` for how it may behave."""
-        defaults = {"delay_s": 0.0, "failing": 0.0, "crashing": 0.0, "wrong": 0.0}
+        defaults = {"delay_s": 0.0, "failing": 0.0, "crashing": 0.0, "wrong": 0.0, "refusing": 0.0}
         return self.functions.push(
             self.cloud, PROGRAM.format(model=model, **(defaults | behaviour))
         )

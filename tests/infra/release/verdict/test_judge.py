@@ -89,7 +89,10 @@ def _set(*path: Any, value: Any) -> Callable[[Any], None]:
     ("change", "message"),
     [
         (_set("windows", 0, "candidate", "errors", value=-1), "$.windows[0].candidate.errors"),
-        (_set("windows", 0, "candidate", "errors", value=10**6), "errors of 1000 requests"),
+        (
+            _set("windows", 0, "candidate", "errors", value=10**6),
+            "errors and refusals of 1000 requests",
+        ),
         (_set("windows", 0, "candidate", "latency", value=[1, 2]), "latency: lengths differ"),
         (_set("windows", 0, "candidate", "latency", value=7), "$.windows[0].candidate.latency"),
         (_set("windows", 0, "candidate", "requests", value=1), "latencies of 1 requests"),
@@ -160,7 +163,7 @@ def test_no_file_and_no_json_are_errors(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_parts_of_the_false_alarm_rate_sum_to_it() -> None:
     policy = Policy(false_alarm_rate=0.04)
-    tests = ("errors", "latency", "accuracy", "disagreement")
+    tests = ("errors", "refusals", "latency", "accuracy", "disagreement")
     looks = sum(policy.rate_at_look(look) for look in range(1, 10_000))
     spent = sum(1 / policy.odds_of_harm(test) for test in tests) + looks
     assert spent == pytest.approx(0.04, rel=1e-3)

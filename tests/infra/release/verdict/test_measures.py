@@ -134,7 +134,7 @@ def test_errors_are_held_against_stable_at_the_same_times() -> None:
     odds = betting.two_arm_log_odds([10, 0, 50], [100, 0, 100], [10, 30, 20], [50, 30, 50])
     assert found.odds_of_harm == pytest.approx(odds)
     seen = np.array([[40, 10], [40, 40], [70, 60]])
-    limit = measures.error_limit(arrays, DEFAULT_POLICY)
+    limit = measures.error_limit(arrays.stable, DEFAULT_POLICY)
     assert found.odds_of_safety == pytest.approx(betting.log_odds(seen, SHARE, limit, "below"))
 
 
@@ -148,9 +148,9 @@ def test_one_request_of_stable_that_failed_says_that_all_would() -> None:
 def test_the_candidate_may_fail_as_stable_surely_does_and_a_little_more() -> None:
     arrays = of(Window(Arm(1000, 100), Arm()), Window(Arm(1000, 1000), Arm()))
     policy = Policy(harmful_error_excess=0.01)
-    least = betting.bound([[900, 100], [900, 1100]], SHARE, 200, "below")
-    assert measures.error_limit(arrays, policy) == pytest.approx(least + 0.01)
-    assert measures.error_limit(arrays, Policy(harmful_error_excess=0.9))[1] == 1
+    least = betting.bound([[900, 100], [900, 1100]], SHARE, 2000, "below")
+    assert measures.error_limit(arrays.stable, policy) == pytest.approx(least + 0.01)
+    assert measures.error_limit(arrays.stable, Policy(harmful_error_excess=0.9))[1] == 1
 
 
 def test_the_size_of_a_delay_is_the_worse_of_two_ratios() -> None:
@@ -208,7 +208,7 @@ def test_odds_that_are_just_reached_count(name: str) -> None:
         Replay(700),
     )
     measure = getattr(measures, name)
-    share = {"errors": 0.2, "latency": 0.1, "accuracy": 0.5, "disagreement": 0.1}[name]
+    share = {"errors": 0.2, "latency": 0.1, "accuracy": 0.4, "disagreement": 0.1}[name]
     odds = float(np.exp(measure(of(bad), DEFAULT_POLICY).odds_of_harm[-1]))
     assert odds > 1 / 0.01 / share
     for scale, harmful in ((0.999, False), (1.001, True)):
@@ -243,6 +243,42 @@ def test_what_is_tolerated_is_no_harm_up_to_its_limit(name: str, key: str) -> No
         assert measure(of(window), policy).harmful.tolist() == [harmful]
 
 
+def test_a_status_that_the_candidate_gives_more_often_is_its_own() -> None:
+    """Callers' mistakes meet both; a version that no longer reads JPEG refuses JPEG."""
+    usual = Arm(1000, refusals={"400": 20, "422": 10})
+    fewer_of_one = Arm(1000, refusals={"400": 0, "415": 40})  # as many in all, of another kind
+    found = measures.refusals(of(Window(usual, fewer_of_one)), DEFAULT_POLICY)
+    assert found.size == pytest.approx([0.04])
+    assert (found.harmful.tolist(), found.safe.tolist()) == ([True], [False])
+    same = measures.refusals(of(Window(usual, usual)), DEFAULT_POLICY)
+    assert (same.harmful.tolist(), same.safe.tolist()) == ([False], [True])
+    few = measures.refusals(of(Window(usual, Arm(100))), DEFAULT_POLICY)
+    assert (few.harmful.tolist(), few.safe.tolist()) == ([False], [False])
+
+
+def test_the_replay_carries_what_callers_are_too_few_for() -> None:
+    """A caller a minute proves nothing; ten thousand golden images do, by the calls they take."""
+    called = replace(latencies(0, 5000, 0, 0, 0, 0), requests=5000)
+    quiet = Window(Arm(10), Arm(1), Replay(5000), called, called)
+    for name in ("errors", "refusals", "latency"):
+        found = getattr(measures, name)(of(quiet), DEFAULT_POLICY)
+        assert (found.harmful.tolist(), found.safe.tolist()) == ([False], [True]), name
+        busy = getattr(measures, name)(of(quiet), Policy(fewest_requests=0))
+        assert busy.safe.tolist() == [False], name
+    failing = replace(called, requests=5250, errors=250)
+    slow = replace(latencies(0, 0, 0, 5000, 0, 0), requests=5000)
+    refusing = replace(called, requests=6000, refusals={"415": 1000})
+    for name, calls in (("errors", failing), ("latency", slow), ("refusals", refusing)):
+        window = Window(Arm(10), Arm(1), Replay(5000), called, calls)
+        assert getattr(measures, name)(of(window), DEFAULT_POLICY).harmful.tolist() == [True], name
+
+
+def test_errors_of_the_few_callers_are_not_diluted_by_the_replay() -> None:
+    called = replace(latencies(0, 5000, 0, 0, 0, 0), requests=5000)
+    window = Window(Arm(300), Arm(60, 20), Replay(5000), called, called)
+    assert measures.errors(of(window), DEFAULT_POLICY).harmful.tolist() == [True]
+
+
 # --- Many releases at once ------------------------------------------------------------------------
 
 
@@ -255,7 +291,7 @@ def together(*releases: EvidenceArrays) -> EvidenceArrays:
                 for field in fields(ArmArrays)
             }
         )
-        for arm in ("stable", "candidate")
+        for arm in ("stable", "candidate", "replay_stable", "replay_candidate")
     }
     golden = np.stack([release.golden for release in releases])
     return EvidenceArrays(releases[0].edges, **arms, golden=golden)

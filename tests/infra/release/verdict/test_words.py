@@ -40,7 +40,7 @@ def checks(release: Evidence, policy: Policy = DEFAULT_POLICY) -> dict[str, Chec
             "errors",
             good(6),
             "6 of 6,000 (0.10%) candidate requests failed, 24 of 24,000 (0.10%) of stable: the "
-            "candidate fails at most 0.35%, and 0.54% is allowed",
+            "candidate fails at most 0.41%, and 0.53% is allowed",
         ),
         (
             "errors",
@@ -90,7 +90,7 @@ def checks(release: Evidence, policy: Policy = DEFAULT_POLICY) -> dict[str, Chec
             "accuracy",
             evidence(*good(1).windows, BAD),
             "of 2,000 golden images the candidate loses 100 that stable gets right, and gains 50: "
-            "2.50 points lost (between 0.29 points lost and 4.89 points lost), which chance does "
+            "2.50 points lost (between 0.07 points gained and 5.25 points lost), which chance does "
             "in less than one release of 643",
         ),
         (
@@ -142,14 +142,14 @@ def test_a_difference_that_may_be_chance_is_called_that() -> None:
 @pytest.mark.parametrize(
     ("release", "needed"),
     [
-        (evidence(), [("errors", 1500, "candidate requests"), ("accuracy", 690, "golden images")]),
-        (good(1), [("errors", 2200, "candidate requests")]),
+        (evidence(), [("errors", 2000, "candidate requests"), ("accuracy", 950, "golden images")]),
+        (good(1), [("errors", 3300, "candidate requests")]),
         (
             LITTLE,
             [
-                ("latency", 590, "candidate requests"),
-                ("accuracy", 12_000, "golden images"),
-                ("disagreement", 2600, "golden images"),
+                ("latency", 850, "candidate requests"),
+                ("accuracy", 16_000, "golden images"),
+                ("disagreement", 3600, "golden images"),
             ],
         ),
     ],
@@ -199,7 +199,7 @@ def test_a_check_turns_on_figures_and_their_limits() -> None:
     limits = {name: [figure.limit for figure in check.figures] for name, check in found.items()}
     assert limits["errors"] == [250, 40, 0.001]
     assert limits["latency"] == [500, 20, 1.25]
-    assert limits["accuracy"] == [100, 20, 0]
+    assert limits["accuracy"] == [125, 20, 0]
     assert limits["disagreement"] == [500, 20, 0.15]
     assert found["errors"].figures[0].value == 1e12
     assert found["errors"].figures[2].value == pytest.approx(0.0145)
@@ -215,12 +215,12 @@ def test_the_table_shows_every_check_and_what_it_needs() -> None:
     assert lines[0].strip() == "Candidate 13 beside stable 12: 1 windows, 100 candidate requests"
     text = "\n".join(lines)
     assert "odds of harm 0.165 / 1,000" in text
-    assert "odds of safety 1.39 / 100" in text
-    assert "needs about 590 more candidate requests" in text
-    assert lines[-7] == "HOLD"
+    assert "odds of safety 1.39 / 1,000" in text
+    assert "needs about 850 more candidate requests" in text
+    assert lines[-8] == "HOLD"
     assert (
         lines[-4]
-        == "  accuracy: needs about 12,000 more golden images, if they go like those so far"
+        == "  accuracy: needs about 16,000 more golden images, if they go like those so far"
     )
 
 
@@ -228,15 +228,14 @@ def test_a_table_of_what_is_safe_needs_nothing() -> None:
     console = Console(file=StringIO(), width=200)
     show(judge(good(6)), good(6), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert text.splitlines()[-7] == "PROMOTE"
+    assert text.splitlines()[-8] == "PROMOTE"
     assert "needs" not in text
-    assert "odds of safety 345,220 / 200" in text
-    assert "odds of safety 1e+12 / 100" in text
+    assert "odds of safety 1e+12 / 1,000" in text
 
 
 def test_reasons_stand_on_a_line_each_and_as_they_are() -> None:
     long = Check("errors", "harmful", "see [red]the log[/red] " + "and so on " * 20)
     console = Console(file=StringIO(), width=60)
-    show(decide((long,), ("errors",)), good(1), console)
+    show(decide((long,), Policy(required=("errors",))), good(1), console)
     last = console.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
     assert last == f"  errors: {long.words}"
