@@ -1,7 +1,7 @@
 """Rolls back to an earlier version with one call, and checks that it answers.
 
 Without --to it goes to stable of the release that runs, or else to the version before. A release
-that runs is stopped by it.
+that runs is stopped by it. Where the automation has rolled back already, nothing is left to do.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from infra.release.state.ledger import Decision, Outcome
 from infra.release.state.progress import live_before
 
 
+BY_HAND = "by hand"  # verdict of a rollback that a person asked for
+
+
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:
     """Runs the command; returns its exit code."""
     return run(_options().parse_args(arguments), rollback, open_, out, errors)
@@ -42,8 +45,10 @@ def rollback(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Re
     """Moves the alias to one version."""
     context = open_context(options, terminal, open_)
     function, journal = context.function, context.journal()
-    version = choose_version(function, journal, options.to)
     alias, holder = function.alias(), context.lease.holder()
+    if options.to is None and (done := rolled_back_already(alias, journal)) is not None:
+        return _unchanged(context, str(done.from_version), terminal, _what_was_done(done))
+    version = choose_version(function, journal, options.to)
     if holder is None and is_there(alias, journal, version):
         return _unchanged(context, version, terminal)
     if options.dry_run:
@@ -66,15 +71,30 @@ def rollback(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Re
     return Result(data, show)  # asked for, so 0: a release that is rolled back exits with 20
 
 
-def _unchanged(context: ReleaseContext, version: str, terminal: Terminal) -> Result:
+def rolled_back_already(alias: Alias, journal: Journal) -> Decision | None:
+    """The automation's own rollback, if nothing has happened since: going on would be too far."""
+    newest = journal.records[-1].decision if journal.records else None
+    if newest is None or newest.kind != "rolled back" or newest.verdict == BY_HAND:
+        return None
+    return newest if alias.weights == {newest.from_version: 1.0} else None
+
+
+def _what_was_done(done: Decision) -> str:
+    return (
+        f"; release {done.release} was rolled back from version {done.to_version} by {done.who} at "
+        f"{done.when[:19]} UTC ({done.verdict}): {done.why}. --to VERSION goes further back"
+    )
+
+
+def _unchanged(context: ReleaseContext, version: str, terminal: Terminal, why: str = "") -> Result:
     """Nothing is to be moved, and whether callers are answered is looked at all the same."""
     with Progress(f"asking version {version}", console=terminal.log):
         verify(context.function, version, None, context.settings.rollback_s, context.clock)
-    text = f"version {version} has all traffic already, and answers"
+    text = f"version {version} has all traffic already, and answers{why}"
     data = {"outcome": "unchanged", "text": text, "record": {}}
 
     def show(console: Console) -> None:
-        console.print(f"[bold green]UNCHANGED[/]  {text}", highlight=False)
+        console.print(f"[bold green]UNCHANGED[/]  {escape(text)}", highlight=False)
 
     return Result(data, show)
 
@@ -144,7 +164,7 @@ def _decision(context: ReleaseContext, journal: Journal, version: str, why: str)
         from_version=version,
         to_version=left,
         weights={version: 1.0},
-        verdict="by hand",
+        verdict=BY_HAND,
         why=why,
         evidence={"alias_before": alias.weights},
     )

@@ -297,6 +297,22 @@ def test_back_to_any_version_and_further_back(world: World) -> None:
     assert (missing.code, "there are 1, 2, 3, 4" in missing.data["error"]) == (2, True)
 
 
+def test_a_rollback_after_the_automatic_one_goes_no_further(world: World) -> None:
+    world.create(world.push(GOOD))
+    assert world.deploy(world.push(OTHER), "--strategy", "all-at-once").code == 0
+    with world.traffic(callers=4):
+        assert world.deploy(world.push("c" * 64, failing=0.5)).code == 20
+    assert world.alias() == {"2": 1.0}
+    before = len(world.ledger())
+    for _ in range(2):
+        again = world.rollback()
+        assert (again.code, again.data["outcome"]) == (0, "unchanged")
+        assert "from version 3" in again.data["text"]
+    assert (world.alias(), len(world.ledger())) == ({"2": 1.0}, before)
+    assert world.rollback("--to", "1").code == 0
+    assert world.alias() == {"1": 1.0}
+
+
 def test_a_dry_run_changes_nothing(world: World) -> None:
     world.create(world.push(GOOD))
     result = world.deploy(world.push(OTHER), "--dry-run")
