@@ -98,6 +98,9 @@ class Infrastructure(Protocol):
     def outputs(self) -> ServiceOutputs | None:
         """None if it was never applied to the end."""
 
+    def stateless_name(self) -> str | None:
+        """The function's name, if there is no state that could know of it."""
+
     def plan(self, image_uri: str) -> Plan:
         """What `apply` would change."""
 
@@ -125,6 +128,11 @@ class TerraformService:
     def outputs(self) -> ServiceOutputs | None:
         found = read_outputs("service", self._env, self._state)
         return parse_service_outputs(found) if are_complete(found) else None
+
+    def stateless_name(self) -> str | None:
+        if self._state.read("service", self._env) is not None:
+            return None
+        return f"{self._variables.get('project', 'kiln')}-{self._env}"  # as in main.tf
 
     def plan(self, image_uri: str) -> Plan:
         return self._root(image_uri).plan()

@@ -168,6 +168,17 @@ class LambdaFunction:
                 return str(uri.rpartition("@")[2])
         return f"sha256:{found['Configuration'].get('CodeSha256', '')}"
 
+    def exists(self) -> bool:
+        """Whether there is a function of this name."""
+        with explained(f"function {self.name}"):
+            try:
+                self._aws.functions.get_function_configuration(FunctionName=self.name)
+            except ClientError as exc:
+                if error_code(exc) == "ResourceNotFoundException":
+                    return False
+                raise
+        return True
+
     def versions(self) -> list[str]:
         """All published versions, oldest first."""
         with explained(f"function {self.name}"):

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from common.terminal import Progress
 from infra.release.aws.clients import Aws
+from infra.release.aws.function import LambdaFunction
 from infra.release.commands.command import (
     Open,
     Result,
@@ -55,6 +56,12 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Resu
     infrastructure = open_(options, terminal)
     outputs = infrastructure.outputs()
     aws = aws_of(settings, outputs)
+    if (name := infrastructure.stateless_name()) and LambdaFunction(aws, name, "live").exists():
+        raise Refused(
+            f"{name} exists in {aws.region}, and Terraform's state knows nothing of it: name the "
+            "state that made it, --state s3://bucket/prefix or KILN_TERRAFORM_STATE. An empty one "
+            "would begin anew, without its ledger"
+        )
     image = image_of(options.image, aws, outputs)
     with Progress("checking", console=terminal.log):
         checks, registered = check_all(

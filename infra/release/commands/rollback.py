@@ -32,7 +32,6 @@ from infra.release.state.journal import Journal
 from infra.release.state.ledger import Decision, Outcome
 from infra.release.state.progress import live_before
 
-
 BY_HAND = "by hand"  # verdict of a rollback that a person asked for
 
 

@@ -39,6 +39,9 @@ class BareInfrastructure:
             region=self._region,
         )
 
+    def stateless_name(self) -> str | None:
+        return None
+
     def plan(self, image_uri: str) -> Plan:
         found: Any = self.functions.get_function(FunctionName=self.name)["Code"]["ImageUri"]
         return Plan(Path("none"), found != image_uri, ())

@@ -14,6 +14,7 @@ from infra.release.commands import destroy, status
 from infra.terraform.plan import Change, Plan
 from infra.terraform.service import ServiceOutputs, TerraformService
 from infra.terraform.state import LocalState
+from tests.infra.release.world import World
 
 ARGUMENTS = ["--env", "dev", "--json", "--yes"]
 
@@ -25,6 +26,9 @@ class _HalfMade:
         self.things = list(things)
 
     def outputs(self) -> ServiceOutputs | None:
+        return None
+
+    def stateless_name(self) -> str | None:
         return None
 
     def plan(self, image_uri: str) -> Plan:
@@ -61,6 +65,22 @@ def test_outputs_of_an_apply_that_failed_are_none(tmp_path: Path) -> None:
     Path(state.place("service", "dev")).write_text(json.dumps(document))
     service = TerraformService("dev", state, tmp_path / "work", {}, Console(file=io.StringIO()))
     assert service.outputs() is None
+    assert service.stateless_name() is None
+    elsewhere = TerraformService(
+        "prod", state, tmp_path / "work", {"project": "cats"}, Console(file=io.StringIO())
+    )
+    assert elsewhere.stateless_name() == "cats-prod"
+
+
+def test_an_empty_state_beside_a_function_that_exists_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.create(world.push("a" * 64))
+    monkeypatch.setattr(world.infrastructure, "outputs", lambda: None)
+    monkeypatch.setattr(world.infrastructure, "stateless_name", lambda: world.name)
+    found = world.deploy(world.push("b" * 64))
+    assert (found.code, "KILN_TERRAFORM_STATE" in found.data["error"]) == (1, True)
+    assert (world.versions()[-1], world.alias()) == ("1", {"1": 1.0})
 
 
 def test_what_was_made_can_be_destroyed(half_made: _HalfMade) -> None:

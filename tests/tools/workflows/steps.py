@@ -49,6 +49,7 @@ VALUES = {
     "steps.push.outputs.reference": "registry.invalid/kiln@sha256:" + "0" * 64,
     "toJSON(needs)": '{"image": {"result": "success"}}',
     "vars.ECR_REPOSITORY": "registry.invalid/kiln",
+    "vars.KILN_TERRAFORM_STATE": "s3://states/terraform",
     "vars.PREDICTIONS": "s3://bucket/predictions.jsonl",
     "vars.REMOTE_CACHE": "",
     "vars.SIGNING_KEY": "awskms:///alias/kiln",

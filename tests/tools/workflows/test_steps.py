@@ -99,9 +99,39 @@ def test_what_a_step_asks_bazel_for_exists_and_takes_its_options(
         own = words[: words.index("--")] if "--" in words else words
         for label in (word for word in own if word.startswith("//")):
             assert label in known or label.endswith((":all", "/...")), label
-            if label in PARSERS:
+            if command == "run" and label in PARSERS:
                 make, given = PARSERS[label]
                 make().parse_args([*given, *words[len(own) + 1 :]])
+
+
+def test_who_moves_traffic_has_a_state_that_outlives_the_runner() -> None:
+    """A runner's own folder would be empty each time: never deployed, nothing to go back to."""
+    moving = [step for step in STEPS if re.search("//infra:(deploy|rollback)", step.script)]
+    moving = [step for step in moving if "bazel run" in step.script]
+    assert {step.workflow for step in moving} == {"release", "rollback"}
+    for step in moving:
+        assert "KILN_TERRAFORM_STATE" in step.environment, str(step)
+
+
+def test_a_job_that_deploys_installs_terraform_and_builds_before_it_signs_in() -> None:
+    jobs = yaml.safe_load(Path(".github/workflows/release.yml").read_text())["jobs"]
+    deploying = [
+        [step.get("uses", step.get("run", "")) for step in job["steps"]]
+        for job in jobs.values()
+        if any("bazel run //infra:deploy" in step.get("run", "") for step in job["steps"])
+    ]
+    assert len(deploying) == 2
+    for steps in deploying:
+        order = [
+            next(place for place, step in enumerate(steps) if re.match(pattern, step))
+            for pattern in (
+                "hashicorp/setup-terraform@[0-9a-f]{40}",
+                r"\./tools/bazel build .*//infra:deploy",
+                "aws-actions/configure-aws-credentials@",
+                r"\./tools/bazel run //infra:deploy",
+            )
+        ]
+        assert order == sorted(order)
 
 
 def test_every_major_version_of_bazel_is_tried_and_only_the_usual_one_can_fail_the_run() -> None:
