@@ -85,7 +85,7 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Resu
         outputs = infrastructure.apply(image.uri)
         context = context_of(outputs, aws_of(settings, outputs))
     model = options.model_version or registered
-    wanted = Wanted(image, strategy, model, options.reason, options.again)
+    wanted = Wanted(image, strategy, model, options.reason, options.again, options.ignore_drift)
     what = f"deploy {image.digest[:19]}…"
     with (
         context.lease.held(context.who, what, options.take_over) as before,

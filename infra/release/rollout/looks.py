@@ -29,9 +29,18 @@ class StepEnd:
 class Looks:
     """The looks at one release: each collects new evidence, judges all of it and records that."""
 
-    def __init__(self, context: ReleaseContext, journal: Journal, golden: GoldenSet | None) -> None:
+    def __init__(
+        self,
+        context: ReleaseContext,
+        journal: Journal,
+        golden: GoldenSet | None,
+        *,
+        ignore_drift: bool = False,
+    ) -> None:
         self._context, self._journal, self._golden = context, journal, golden
+        self._ignore_drift = ignore_drift
         self._warned: set[str] = set()
+        self._is_drifting = False
 
     def hold(self, step: Step) -> StepEnd:
         """Holds a step until it is clear what follows.
@@ -61,15 +70,23 @@ class Looks:
                 return end
 
     def alarm_objection(self) -> StepEnd | None:
-        """A rollback if a paging alarm is raised since the release began; one that only warns is
-        shown, once."""
-        pages = self._context.outputs.page_alarm_names
+        """A rollback if a paging alarm is raised since the release began; one that only warns, and
+        that of drift, which is about callers' images, is shown, once."""
+        outputs = self._context.outputs
         raised = self._context.raised_alarms(but=self._journal.progress.raised_before)
+        self._is_drifting = outputs.drift_alarm in raised and not self._ignore_drift
+        paging = [
+            name
+            for name in raised
+            if name in outputs.page_alarm_names and name != outputs.drift_alarm
+        ]
         for name in raised:
-            if name not in pages and name not in self._warned:
+            if name not in paging and name not in self._warned:
                 self._warned.add(name)
-                self._context.timeline.event(f"raised, but only a warning: {name}", "yellow")
-        paging = [name for name in raised if name in pages]
+                meaning = "but only a warning"
+                if name == outputs.drift_alarm:
+                    meaning = "and undoes nothing"
+                self._context.timeline.event(f"raised, {meaning}: {name}", "yellow")
         return StepEnd("roll back", "alarm", f"alarm: {', '.join(paging)}") if paging else None
 
     def failed_before(self) -> dict[str, int]:
@@ -106,11 +123,15 @@ class Looks:
             return StepEnd("roll back", "roll back", why)
         if elapsed_s < step.bake_s:
             return None
-        if verdict.decision == "promote" or not step.proof:
+        if not step.proof or (verdict.decision == "promote" and not self._is_drifting):
             return StepEnd("advance", verdict.decision, why)
-        if elapsed_s < step.bake_s + settings.most_hold_s:
+        left = step.bake_s + settings.most_hold_s - elapsed_s
+        if left > 0:
+            self._context.timeline.event(f"holding for up to {left:.0f} s more", "yellow")
             return None
         spent = f"too little evidence within {elapsed_s:.0f} s; needs {why}"
+        if verdict.decision == "promote":  # nothing is wrong with the version: a person decides
+            return StepEnd("stop", "drift", f"callers' images have drifted; --ignore-drift; {why}")
         return StepEnd(settings.on_hold, "hold", spent)
 
     def _look(self, step: Step) -> Verdict:

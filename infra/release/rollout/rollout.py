@@ -35,6 +35,7 @@ class Wanted:
     model: str | None = None  # version that it must serve
     why: str = ""
     again: bool = False  # although it was rolled back
+    ignore_drift: bool = False  # promoted although callers' images have drifted
 
 
 class Rollout:
@@ -55,7 +56,7 @@ class Rollout:
         """
         self._context, self._wanted, self._golden, self._apply = context, wanted, golden, apply
         self._journal = context.journal()
-        self._looks = Looks(context, self._journal, golden)
+        self._looks = Looks(context, self._journal, golden, ignore_drift=wanted.ignore_drift)
         self._function, self._timeline = context.function, context.timeline
         self._notices, self._check = context.notices, context.lease.check
 

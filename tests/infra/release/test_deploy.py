@@ -143,6 +143,19 @@ def test_an_alarm_that_only_warns_is_shown_and_undoes_nothing(world: World) -> N
     assert (found["alarms"], found["paging_alarms"]) == (["kiln-throttles"], [])
 
 
+def test_drift_of_callers_images_holds_a_good_version_and_asks(world: World) -> None:
+    world.set("most_hold_s = 60", "most_hold_s = 1")
+    world.create(world.push(GOOD))
+    image = world.push(OTHER)
+    with world.traffic(), alarm(world, lambda: "shift" in world.kinds(), "kiln-drift"):
+        result = world.deploy(image)
+    assert result.code == 10, result.log
+    assert world.alias() == {"1": 0.5, "2": 0.5}
+    with world.traffic():
+        assert world.deploy(image, "--ignore-drift").code == 0
+    assert world.alias() == {"2": 1.0}
+
+
 def test_a_version_that_fails_its_smoke_test_gets_no_traffic(world: World) -> None:
     world.create(world.push(GOOD))
     with world.traffic() as statuses:
