@@ -9,10 +9,13 @@ to_png(figure)  # equal input gives equal bytes
 from __future__ import annotations
 
 import io
+import warnings
+from functools import cache
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 # Legible on white; a report gives the same colours other values in dark mode.
 INK, MUTED, LINE = "#1f2a37", "#6b7684", "#dfe4ea"
@@ -43,6 +46,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "kiln",
     "text.color": INK,
+    "text.parse_math": False,  # a name may hold dollars
     "xtick.color": LINE,
     "xtick.labelcolor": MUTED,
     "ytick.color": LINE,
@@ -53,6 +57,18 @@ STYLE: dict[Any, Any] = {
 def new_figure(width: float, height: float) -> Figure:
     """Empty, of so many inches; lays itself out."""
     return Figure(figsize=(width, height), dpi=144, layout="constrained")
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(get_font(findfont(STYLE["font.family"][0])).get_charmap())
+
+
+def has_glyphs(text: str) -> bool:
+    """Whether a PNG can hold a text: the font that comes with Matplotlib knows no Chinese, and
+    fonts of the machine would make other bytes of equal input. An SVG leaves letters to its
+    reader."""
+    return all(ord(character) in _glyphs() for character in text)
 
 
 def to_png(figure: Figure) -> bytes:
@@ -66,6 +82,7 @@ def to_png(figure: Figure) -> bytes:
 def to_svg(figure: Figure) -> str:
     """An SVG document whose text is text, without a date inside."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

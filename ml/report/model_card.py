@@ -128,12 +128,12 @@ def _scores(facts: Facts) -> Section:
 
 def _classes(facts: Facts) -> Section:
     e = facts.evaluation
-    rows = []
+    rows, intervals = [], recall_intervals(e)
     for k in sorted(range(len(e.classes)), key=lambda k: e.f1[k]):
         mistaken = [0 if other == k else count for other, count in enumerate(e.confusion[k])]
         rival = max(range(len(mistaken)), key=mistaken.__getitem__)
         often = f"{e.classes[rival]} ({mistaken[rival]})" if mistaken[rival] else "–"
-        interval = _percent(recall_intervals(e)[k])
+        interval = _percent(intervals[k])
         shares = (f"{e.precision[k]:.1%}", f"{e.recall[k]:.1%}", interval, f"{e.f1[k]:.3f}")
         rows.append((e.classes[k], *shares, f"{e.support[k]:,}", often))
     head = ("Class", "Precision", "Recall", "95 %", "F1", "Images", "Most often taken for")

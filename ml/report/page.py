@@ -4,11 +4,12 @@ import base64
 import html
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from common.figures import BLUE, INK, LINE, MUTED, ORANGE, to_png, to_svg
@@ -22,6 +23,8 @@ from ml.runs.metrics import read_rows
 
 MISTAKES = 32
 _MARK, _MARK_ALPHA = (255, 0, 150), 180
+_NAME_BYTES = 80  # of a class in a file's name, which holds two and may have 255
+_PAIRS = 50  # of classes, where there are too many for a matrix
 _TEMPLATE = Path(__file__).with_name("page.html")
 _VARIABLES = {
     INK: "var(--ink)",
@@ -53,28 +56,37 @@ class Run:
 
 
 def write_plots(run: Run, folder: Path) -> list[Path]:
-    """Every figure as PNG and as SVG; the paths, in order of name."""
-    worst = worst_mistakes(run.probabilities, run.labels, MISTAKES)
-    figures = {
-        "calibration": plots.reliability(run.evaluation),
-        "confusion_matrix": plots.confusion_matrix(run.evaluation),
-        "learning_curves": plots.learning_curves(run.rows),
-        "per_class": plots.per_class(run.evaluation),
-        "worst_mistakes": plots.mistakes(
-            run.images[worst], run.labels[worst], run.probabilities[worst], run.evaluation.classes
-        ),
-    }
-    if run.system:
-        figures["machine"] = plots.machine(run.system)
+    """Every figure as PNG and as SVG; the paths, in order of name.
+
+    Names whose letters a PNG's font does not have stand in the SVG alone.
+    """
+    evaluation = run.evaluation
+    classes = plots.in_glyphs(evaluation.classes)
+    figures = drawn = _figures(run, evaluation)
+    if classes != evaluation.classes:
+        drawn = _figures(run, replace(evaluation, classes=classes))
     written = []
     for name, figure in figures.items():
-        for suffix, data in ((".png", to_png(figure)), (".svg", to_svg(figure))):
+        for suffix, data in ((".png", to_png(drawn[name])), (".svg", to_svg(figure))):
             written.append(folder / (name + suffix))
             write_whole(written[-1], data)
     if run.augmented is not None:
         written.append(folder / "augmentation.png")
         write_whole(written[-1], plots.pixels_to_png(plots.contact_sheet(run.augmented)))
     return sorted(written)
+
+
+def _figures(run: Run, evaluation: Evaluation) -> dict[str, Figure]:
+    worst = worst_mistakes(run.probabilities, run.labels, MISTAKES)
+    answers = run.images[worst], run.labels[worst], run.probabilities[worst]
+    figures = {
+        "calibration": plots.reliability(evaluation),
+        "confusion_matrix": plots.confusion_matrix(evaluation),
+        "learning_curves": plots.learning_curves(run.rows),
+        "per_class": plots.per_class(evaluation),
+        "worst_mistakes": plots.mistakes(*answers, evaluation.classes),
+    }
+    return figures | ({"machine": plots.machine(run.system)} if run.system else {})
 
 
 def write_mistakes(run: Run, folder: Path) -> list[Path]:
@@ -124,7 +136,7 @@ def fill(template: Path, parts: Mapping[str, str]) -> str:
 
 
 def _file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", text)
+    return re.sub(r"[^\w.-]+", "-", text).encode()[:_NAME_BYTES].decode(errors="ignore")
 
 
 def _cards(run: Run) -> str:
@@ -154,6 +166,34 @@ def _calibration_hint(e: Evaluation) -> str:
 
 
 def _confusion(e: Evaluation) -> str:
+    if len(e.classes) > plots.MOST_NAMED:
+        note = f"of {len(e.classes)} classes, the pairs that are confused most often"
+        return f"<h2>Confusion <small>{note}</small></h2>{_confused_pairs(e)}"
+    note = "rows are labels, columns predictions; mistakes in a steeper scale"
+    return f"<h2>Confusion matrix <small>{note}</small></h2>{_matrix(e)}"
+
+
+def _confused_pairs(e: Evaluation) -> str:
+    """The mistakes that are made most often."""
+    counts = np.array(e.confusion)
+    np.fill_diagonal(counts, 0)
+    rows = []
+    for place in np.argsort(-counts, axis=None, kind="stable")[:_PAIRS]:
+        label, guess = divmod(int(place), len(e.classes))
+        if count := int(counts[label, guess]):
+            name, taken_for = (html.escape(e.classes[index]) for index in (label, guess))
+            rows.append(
+                f"<tr><th scope=row>{name}</th><td class=text>{taken_for}</td>"
+                f"<td>{count:,}</td>{_bar(count / e.support[label])}</tr>"
+            )
+    head = (
+        "<th scope=col class=text>Class</th><th scope=col class=text>Taken for</th>"
+        "<th scope=col>Images</th><th scope=col>Share</th>"
+    )
+    return f'<table class="classes"><tr>{head}</tr>{"".join(rows)}</table>'
+
+
+def _matrix(e: Evaluation) -> str:
     head = "".join(f"<th scope=col><span>{html.escape(name)}</span></th>" for name in e.classes)
     rows = []
     for index, (name, counts) in enumerate(zip(e.classes, e.confusion, strict=True)):

@@ -13,10 +13,13 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.figures import BLUE, INK, MUTED, ORANGE, STYLE, new_figure
+from common.figures import BLUE, INK, MUTED, ORANGE, STYLE, has_glyphs, new_figure
 from ml.artifact.evaluation import CALIBRATION_BINS, Evaluation
 
 FEW_IMAGES = 30  # a bin of fewer says little of the accuracy at its confidence
+
+MOST_NAMED = 40  # classes that a plot has a line for
+_LONGEST = 24  # characters of a name in a plot
 
 HEAT = LinearSegmentedColormap.from_list("kiln", ["#ffffff", "#cfe1f5", "#5b97d3", "#17457c"])
 
@@ -45,24 +48,45 @@ def learning_curves(rows: Rows) -> Figure:
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
-    """Share of each class's images by predicted class, every cell written out."""
+    """Share of each class's images by predicted class, every cell written out; of more than
+    `MOST_NAMED` classes only its colour, by the classes' numbers."""
     classes, counts = evaluation.classes, np.array(evaluation.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = 2.2 + 0.52 * len(classes)
+    is_named = len(classes) <= MOST_NAMED
+    side = 2.2 + 0.52 * len(classes) if is_named else 9.2
     figure = new_figure(side, side - 0.4)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         axes = figure.subplots()
         axes.imshow(shares, cmap=HEAT, vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares):
-            if counts[row, column]:
-                color = "white" if share > 0.55 else INK
-                text = f"{share:.0%}" if share >= 0.005 else "·"
-                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-        axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
-        axes.set_yticks(range(len(classes)), classes)
-        axes.set(xlabel="predicted", ylabel="label", title="Confusion matrix, share of each label")
+        if is_named:
+            _write_cells(axes, counts, shares)
+            axes.set_xticks(range(len(classes)), shortened(classes), rotation=40, ha="right")
+            axes.set_yticks(range(len(classes)), shortened(classes))
+        kind = "" if is_named else ", class number"
+        title = "Confusion matrix, share of each label"
+        axes.set(xlabel=f"predicted{kind}", ylabel=f"label{kind}", title=title)
         axes.spines[:].set_visible(False)
     return figure
+
+
+def _write_cells(axes: Axes, counts: NDArray[Any], shares: NDArray[Any]) -> None:
+    for (row, column), share in np.ndenumerate(shares):
+        if counts[row, column]:
+            color = "white" if share > 0.55 else INK
+            text = f"{share:.0%}" if share >= 0.005 else "·"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Names cut to what a plot has room for."""
+    return [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+
+
+def in_glyphs(names: Sequence[str]) -> tuple[str, ...]:
+    """Names as a PNG can show them: by its number a class whose letters its font does not have."""
+    return tuple(
+        name if has_glyphs(name) else f"class {number}" for number, name in enumerate(names)
+    )
 
 
 def reliability(evaluation: Evaluation) -> Figure:
@@ -120,8 +144,8 @@ def machine(rows: Rows) -> Figure:
 
 
 def per_class(evaluation: Evaluation) -> Figure:
-    """Precision and recall of each class, the worst F1 on top."""
-    order = np.argsort(evaluation.f1, kind="stable")[::-1]
+    """Precision and recall of each class, the worst F1 on top; of at most `MOST_NAMED`."""
+    order = np.argsort(evaluation.f1, kind="stable")[:MOST_NAMED][::-1]
     figure = new_figure(6.4, 1.2 + 0.34 * len(order))
     with matplotlib.rc_context(STYLE):
         axes = figure.subplots()
@@ -134,8 +158,12 @@ def per_class(evaluation: Evaluation) -> Figure:
         for place, index in enumerate(order):
             text = f"F1 {evaluation.f1[index]:.3f}"
             axes.text(1.01, place, text, va="center", color=MUTED, fontsize=8)
-        axes.set_yticks(y, [evaluation.classes[i] for i in order])
-        axes.set(xlim=(0, 1), title="Per class, worst first")
+        axes.set_yticks(y, shortened([evaluation.classes[i] for i in order]))
+        some, every = len(order), len(evaluation.classes)
+        title = (
+            "Per class, worst first" if some == every else f"The worst {some} of {every} classes"
+        )
+        axes.set(xlim=(0, 1), title=title)
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=2)
@@ -156,7 +184,7 @@ def mistakes(
             if index < len(images):
                 axes.imshow(images[index], interpolation="nearest")
                 taken_for = int(probabilities[index].argmax())
-                name, guess = classes[int(labels[index])], classes[taken_for]
+                name, guess = shortened([classes[int(labels[index])], classes[taken_for]])
                 share = f"{probabilities[index][taken_for]:.0%}"
                 axes.set_title(f"{name}\n→ {guess} {share}", fontsize=7.5, fontweight="normal")
     return figure

@@ -72,3 +72,13 @@ def test_equal_input_gives_equal_intervals() -> None:
 def test_a_class_that_never_occurs_does_not_spoil_the_f1() -> None:
     low, high = macro_f1_interval(evaluate(np.eye(3)[[0, 1, 0, 1]], [0, 1, 0, 1], CLASSES))
     assert (low, high) == pytest.approx((1, 1))
+
+
+def test_the_interval_of_the_f1_is_that_of_drawing_every_cell() -> None:
+    evaluation = evaluate(*_answers(300, seed=1, noise=2.0), CLASSES)
+    counts = np.array(evaluation.confusion)
+    draws = np.random.default_rng(0).multinomial(300, counts.reshape(-1) / 300, size=1000)
+    draws = draws.reshape(-1, 3, 3)
+    f1 = 2 * np.diagonal(draws, axis1=1, axis2=2) / (draws.sum(1) + draws.sum(2))
+    expected = np.percentile(f1.mean(axis=1), (2.5, 97.5))
+    assert macro_f1_interval(evaluation) == pytest.approx(tuple(expected))

@@ -126,3 +126,29 @@ def test_a_bin_of_few_images_is_drawn_pale() -> None:
     many = evaluate(np.repeat([[0.55, 0.45], [0.97, 0.03]], (2, 40), axis=0), [0] * 42, "ab")
     bars = plots.reliability(many).axes[0].patches
     assert sorted(bar.get_alpha() or 0 for bar in bars) == [0.35, 1.0]
+
+
+def many(classes: int, names: tuple[str, ...] = ()) -> Evaluation:
+    """Two images of each class, the second taken for the next class."""
+    labels = np.repeat(np.arange(classes), 2)
+    guesses = (labels + np.arange(2 * classes) % 2) % classes
+    every = (*names, *(f"class {number}" for number in range(len(names), classes)))
+    return evaluate(np.eye(classes)[guesses], labels, every)
+
+
+def test_plots_of_a_thousand_classes_stay_within_a_page() -> None:
+    evaluation = many(1000)
+    for figure in (plots.confusion_matrix(evaluation), plots.per_class(evaluation)):
+        assert max(figure.get_size_inches()) < 20
+    assert len(plots.per_class(evaluation).axes[0].get_yticks()) == plots.MOST_NAMED
+    assert not plots.confusion_matrix(evaluation).axes[0].texts
+
+
+def test_a_name_is_written_as_it_is_and_a_long_one_is_cut() -> None:
+    figure = plots.confusion_matrix(many(3, ("$5 & $x_2$", "猫", "x" * 100)))
+    written = texts(figure)
+    assert {"$5 & $x_2$", "猫", "x" * 23 + "…"} <= {*written}
+
+
+def test_a_png_names_by_number_what_its_font_cannot_write() -> None:
+    assert plots.in_glyphs(("été", "猫", "$", "ловушка")) == ("été", "class 1", "$", "ловушка")
