@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import math
+import random
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -54,6 +56,24 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
         same = rates.get(key, group["lr"]) == group["lr"]
         rates[key if same else f"{key}_{index}"] = group["lr"]
     return rates
+
+
+class EpochSeed(lightning.Callback):
+    """Seeds every random state anew for each epoch, as a function of seed, epoch and process alone.
+
+    So dropout and whatever else a network draws is, in a run that continues, what it was in the
+    unbroken run: checkpoints hold no random states.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        key = np.random.SeedSequence((self.seed, trainer.current_epoch, trainer.global_rank))
+        number = int(key.generate_state(1)[0])
+        random.seed(number)
+        np.random.seed(number)
+        torch.manual_seed(number)
 
 
 class MetricsLog(lightning.Callback):

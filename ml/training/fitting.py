@@ -22,7 +22,7 @@ from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.metrics import best_row
 from ml.runs.own_code import own_code_digests
 from ml.runs.provenance import git_revision, lock_digest, record_start
-from ml.training.callbacks import WholeCheckpointIO, metrics_log, save_weights
+from ml.training.callbacks import EpochSeed, WholeCheckpointIO, metrics_log, save_weights
 from ml.training.config import ConfigError, check_values, is_fast_dev_run
 from ml.training.distribution import LocalRanks, leave_group, together
 from ml.training.hardware import describe_device, quiet_lightning, shared_threads
@@ -96,7 +96,7 @@ def _assemble(
         raise ConfigError(f"trainer.num_nodes={nodes}: start it by torchrun on each machine")
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[*_callbacks(cfg), *extra_callbacks],
+        callbacks=[EpochSeed(cfg.seed), *_callbacks(cfg), *extra_callbacks],
         default_root_dir=str(run.path),
         logger=False,
         enable_progress_bar=False,

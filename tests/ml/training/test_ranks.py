@@ -11,13 +11,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 from rich.console import Console
 
 from ml.data.augmentation import Augmentation
 from ml.data.datamodule import AugmentedImages, Images
-from ml.runs.folder import RunFolder
+from ml.runs.folder import RunFolder, open_run
+from ml.runs.provenance import read_provenance
 from ml.training.config import ConfigError, composed
 from ml.training.fitting import fit
 from tests.ml.data.small_dataset import write_dataset
@@ -85,6 +88,51 @@ def test_torchrun_starts_the_same_training(workspace: Workspace) -> None:
     (run,) = workspace.runs
     assert [row["epoch"] for row in _rows(run)] == [1, 2, 3]
     assert process.stdout.count("1/3") == 1
+
+
+class _Killed(Exception):
+    pass
+
+
+class _KillAfter(lightning.Callback):
+    """Ends a training as a kill does, once so many epochs are in its checkpoint."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == self.epochs:
+            raise _Killed
+
+
+def _fit(folder: Path, dataset: Path, devices: str, *callbacks: lightning.Callback) -> RunFolder:
+    network = "network._target_=tests.ml.training.plain_network.ForgetfulNetwork"
+    cfg = composed([*_SMALL, devices, network, f"data.folder={dataset}"])
+    run = open_run(folder, cfg)
+    fit(cfg, run, Console(file=io.StringIO()), callbacks)
+    return run
+
+
+@pytest.mark.parametrize("devices", ["trainer=cpu", "trainer=ddp_sim"])
+def test_a_run_that_was_killed_continues_to_the_very_state_of_the_unbroken_one(
+    tmp_path: Path, devices: str
+) -> None:
+    """Each epoch with its own order, augmentation and dropout, in every process."""
+    dataset = write_dataset(tmp_path / "dataset", train=300, test=100)
+    unbroken = _fit(tmp_path / "unbroken", dataset, devices)
+    with pytest.raises(_Killed):
+        _fit(tmp_path / "broken", dataset, devices, _KillAfter(1))
+    broken = RunFolder(tmp_path / "broken")
+    assert [row["epoch"] for row in _rows(broken.path)] == [1]
+    _fit(broken.path, dataset, devices)
+    for one, two in zip(_rows(unbroken.path), _rows(broken.path), strict=True):
+        assert [one[name] for name in _METRICS] == [two[name] for name in _METRICS]
+    first, second = (
+        torch.load(run.last_checkpoint, weights_only=True) for run in (unbroken, broken)
+    )
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        torch.testing.assert_close(first[part], second[part], rtol=0, atol=0)
+    assert [*read_provenance(broken)["own_code"]] == ["tests.ml.training.plain_network"]
 
 
 @pytest.mark.parametrize("override", ["data.batch_size=25", "trainer.num_nodes=2"])
