@@ -71,7 +71,6 @@ class Listing:
 
     Attributes:
         classes: in the order of the labels: numbers by value, other names by letter.
-        duplicates: files of equal bytes, by path, at least two each.
         ignored: names of files that are no images, or lie outside of every class.
     """
 
@@ -82,6 +81,7 @@ class Listing:
 
     @property
     def duplicates(self) -> list[list[File]]:
+        """Groups of files with equal bytes."""
         same = defaultdict(list)
         for file in self.files:
             same[file.sha256].append(file)

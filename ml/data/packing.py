@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from common.files import write_whole
 from common.images import Codec, ImageError
 from common.model.artifact import Resize
+from common.resources import available_cpus
 from common.terminal import Progress
 
 PARTS = ("train", "validation", "test")
@@ -343,7 +344,7 @@ def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
     """Each item with what became of it, in order, a few ahead of whoever takes them."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    threads = available_cpus()
     with ThreadPoolExecutor(threads) as executor:
         waiting: deque[Any] = deque()
         for item in items:

@@ -35,7 +35,7 @@ from ml.pipeline.layout import (
 )
 from ml.pipeline.resolve import ChoicesError, read_choices, resolve
 from ml.runs.own_code import own_code
-from ml.training.config import ConfigError, check_reads_cifar10, is_fast_dev_run
+from ml.training.config import ConfigError, check_reads_files, is_fast_dev_run
 
 CONFIGS = Path("configs")
 
@@ -52,7 +52,7 @@ def prepare(lists: Path) -> None:
     config = resolve(read_choices(PARAMS, "train"), CONFIGS)
     if is_fast_dev_run(config):
         raise ConfigError("a fast development run keeps nothing that could be evaluated")
-    check_reads_cifar10(config, "the pipeline works")
+    check_reads_files(config, "the pipeline works")
     read_pin(PIN).check(DATA)
     own = own_code(config)
     _check_keyed(own.values())

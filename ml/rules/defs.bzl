@@ -3,6 +3,14 @@
     configs/ ──> resolve ──> config.yaml ──┬──> fit ──> network.pt ──> export ──> model.onnx, metrics.json, ...
     @cifar10 ──────────────────────────────┘                             └──> quantise ──> model.int8.onnx
 
+Image files of your own are packed first, once for a configuration, and then take the place of @cifar10:
+
+    trained_model(
+        name = "model",
+        dataset = ":photos",  # a filegroup: glob(["photos/**"]), with a subfolder for each class, or with a table
+        overrides = ["data=folder", "data.image_size=64"],
+    )
+
 So an edit in configs/ that leaves this preset's values as they are stops at config.yaml, an edit of the exporter or the
 model card trains nothing, and the training action cannot read the test images, because they are not among its inputs.
 """
@@ -43,6 +51,7 @@ _PROGRAMS = {
     "card": "ml.rules.write_card",
     "export": "ml.rules.export_model",
     "fit": "ml.rules.fit_model",
+    "pack": "ml.rules.pack_images",
     "quantise": "ml.rules.quantise_model",
     "resolve": "ml.rules.resolve_config",
     "seal": "ml.rules.seal_model",
@@ -52,7 +61,6 @@ def _trained_model_impl(ctx):
     preset = ctx.attr.preset or ctx.attr._preset[SettingInfo].value
     overrides = ctx.attr.overrides + ctx.attr._overrides[SettingInfo].value
     threads = ctx.attr._threads[SettingInfo].value
-    train, test = _dataset(ctx)
     folder = "{}/{}".format(ctx.label.name, _folder(preset, overrides, threads))
 
     def declare(name):
@@ -78,6 +86,15 @@ def _trained_model_impl(ctx):
     arguments.add("--output", config)
     run("resolve", "KilnResolve", "Resolving the configuration of", [], [config], arguments, numerical = False)
 
+    dataset = {file.basename: file for file in ctx.files.dataset}
+    if "train.bin" not in dataset or "test.bin" not in dataset:
+        dataset = {name: declare("dataset/" + name) for name in ("train.bin", "test.bin", "dataset.json")}
+        arguments = ctx.actions.args()
+        arguments.add("--config", config).add("--images", _images(ctx)).add("--output", dataset["train.bin"].dirname)
+        run("pack", "KilnPack", "Packing the images of", [config] + ctx.files.dataset, dataset.values(), arguments)
+    train, test = dataset["train.bin"], dataset["test.bin"]
+    facts = [dataset["dataset.json"]] if "dataset.json" in dataset else []
+
     weights, history = declare("network.pt"), declare("history.json")
     arguments = ctx.actions.args()
     arguments.add("--config", config).add("--train", train)
@@ -86,7 +103,7 @@ def _trained_model_impl(ctx):
         "fit",
         "KilnFit",
         "Training, progress: ml/rules/watch.py,",
-        [config, train],
+        [config, train] + facts,
         [weights, history],
         arguments,
     )
@@ -99,7 +116,7 @@ def _trained_model_impl(ctx):
         "export",
         "KilnExport",
         "Evaluating and exporting",
-        [config, weights, history, train, test],
+        [config, weights, history, train, test] + facts,
         [exported, metrics, drift_reference],
         arguments,
     )
@@ -112,7 +129,7 @@ def _trained_model_impl(ctx):
         "quantise",
         "KilnQuantise",
         "Quantising",
-        [config, exported, train, test],
+        [config, exported, train, test] + facts,
         [quantised, quantised_metrics],
         arguments,
     )
@@ -141,12 +158,27 @@ def _trained_model_impl(ctx):
         ),
     ]
 
-def _dataset(ctx):
-    files = {file.basename: file for file in ctx.files.dataset}
-    for name in ("train.bin", "test.bin"):
-        if name not in files:
-            fail("{}: dataset {} has no {}".format(ctx.label, ctx.attr.dataset.label, name))
-    return files["train.bin"], files["test.bin"]
+def _images(ctx):
+    """The table among the files of the dataset, else the folder that all of them are in."""
+    files = ctx.files.dataset
+    tables = [file.path for file in files if file.extension in ("csv", "tsv", "parquet")]
+    if len(tables) > 1 or not files:
+        fail("{}: dataset {} has neither train.bin and test.bin nor one folder of images or one table of them".format(
+            ctx.label,
+            ctx.attr.dataset.label,
+        ))
+    if tables:
+        return tables[0]
+    shared = files[0].dirname.split("/")
+    for file in files:
+        parts = file.dirname.split("/")
+        common = 0
+        for one, other in zip(shared, parts):
+            if one != other:
+                break
+            common += 1
+        shared = shared[:common]
+    return "/".join(shared)
 
 def _command(ctx, preset, threads):
     """What a user types to build this very model."""
@@ -190,7 +222,8 @@ trained_model = rule(
     attrs = {
         "dataset": attr.label(
             default = Label("@cifar10//:cifar10"),
-            doc = "train.bin and test.bin in CIFAR-10's binary layout.",
+            allow_files = True,
+            doc = "train.bin and test.bin in CIFAR-10's binary layout, or image files, or a table and the files that it names.",
         ),
         "overrides": attr.string_list(doc = "Hydra overrides, before those of --//ml:overrides."),
         "preset": attr.string(doc = "Name of an experiment, or default; empty: what --//ml:preset says."),
@@ -199,6 +232,7 @@ trained_model = rule(
         "_export": _tool("export"),
         "_fit": _tool("fit"),
         "_overrides": attr.label(default = Label("//ml:overrides")),
+        "_pack": _tool("pack"),
         "_preset": attr.label(default = Label("//ml:preset")),
         "_quantise": _tool("quantise"),
         "_resolve": _tool("resolve"),

@@ -7,7 +7,14 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from common.files import write_whole
-from ml.training.config import CONFIGS, ConfigError, check_reads_cifar10, resolved
+from ml.training.config import (
+    CONFIGS,
+    ConfigError,
+    DataConfig,
+    FolderConfig,
+    check_reads_files,
+    resolved,
+)
 
 REFUSALS = (ConfigError,)
 DEFAULT = "default"  # the configuration as it stands, without preset or experiment
@@ -22,7 +29,8 @@ def resolve(preset: str, overrides: Sequence[str] = (), configs: Path = CONFIGS)
     group = "experiment" if (configs / "experiment" / f"{preset}.yaml").is_file() else "preset"
     chosen = [] if preset == DEFAULT else [f"{group}={preset}"]
     cfg = resolved([*chosen, *overrides], configs)
-    check_reads_cifar10(cfg, "the build works")
+    known = (DataConfig._target_, FolderConfig._target_)
+    check_reads_files(cfg, "the build works", known)
     return cfg
 
 

@@ -436,16 +436,18 @@ def resolved(overrides: Sequence[str], configs: Path = CONFIGS) -> DictConfig:
         return run_config(cfg)
 
 
-def check_reads_cifar10(cfg: DictConfig, who: str) -> None:
-    """Refuses a configuration of another dataset for whoever hands over CIFAR-10's files.
+def check_reads_files(
+    cfg: DictConfig, who: str, known: Sequence[str] = (DataConfig._target_,)
+) -> None:
+    """Refuses a configuration of another dataset for whoever hands over train.bin and test.bin.
 
     Raises:
         ConfigError: it names another one, which would not be what is then recorded.
     """
-    if (target := cfg.data._target_) != DataConfig._target_:
+    if (target := cfg.data._target_) not in known:
         raise ConfigError(
-            f"data._target_={target}: expected {DataConfig._target_}, since {who} with train.bin "
-            "and test.bin of CIFAR-10; train another dataset by bazel run //ml:train"
+            f"data._target_={target}: expected {' or '.join(known)}, since {who} with train.bin "
+            "and test.bin; train another dataset by bazel run //ml:train"
         )
 
 

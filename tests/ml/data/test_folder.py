@@ -18,6 +18,7 @@ from common.images import Codec
 from common.model.artifact import Resize
 from ml.data import packing
 from ml.data.cifar10 import DatasetError
+from ml.data.datamodule import AugmentedImages
 from ml.data.folder import ImageFolder, read_report
 
 SIZE = (12, 16)
@@ -281,3 +282,24 @@ def test_what_is_no_dataset_is_told_how_one_looks(
 def test_a_wrong_value_is_refused(tmp_path: Path, value: dict[str, Any], said: str) -> None:
     with pytest.raises(DatasetError, match=said):
         opened(photos(tmp_path, each=1), **value)
+
+
+def test_batches_from_disk_are_a_function_of_seed_and_epoch(tmp_path: Path) -> None:
+    data = opened(photos(tmp_path, each=12), memory_gib=0)
+
+    def epoch(number: int) -> list[torch.Tensor]:
+        batches = AugmentedImages(
+            data.train_images(),
+            batch_size=4,
+            augmentation=data.augmentation,
+            classes=2,
+            sizes=data.sizes,
+            seed=0,
+            current_epoch=lambda: number,
+        )
+        return [images for images, _ in batches]
+
+    first, again, other = epoch(0), epoch(0), epoch(1)
+    assert [tuple(images.shape) for images in first] == [(4, 3, *SIZE)] * 4
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))

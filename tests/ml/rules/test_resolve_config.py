@@ -3,9 +3,13 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
+from ml.data.checks import open_data
+from ml.rules import pack_images
 from ml.rules.action import explained
 from ml.rules.resolve_config import resolve
 from ml.training.config import CONFIGS, ConfigError
@@ -80,3 +84,34 @@ def test_bad_values_are_refused(overrides: list[str], complaint: str) -> None:
 def test_an_unknown_preset_is_refused() -> None:
     with pytest.raises(ConfigError, match="Could not find 'preset/smok'"):
         resolve("smok")
+
+
+def test_image_files_become_what_a_training_and_a_test_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KILN_CACHE", "nobody may need it")
+    chance = np.random.default_rng(0)
+    for place in range(24):
+        file = tmp_path / "photos" / "ab"[place % 2] / f"{place}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(chance.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(file)
+    cfg = resolve("default", ["data=folder", "data.image_size=8", "data.batch_size=4"])
+    config = tmp_path / "resolved" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text(OmegaConf.to_yaml(cfg))
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    places = {"config": config, "images": tmp_path / "photos", "output": packed}
+    pack_images.main([f"--{name}={place}" for name, place in places.items()])
+    assert {file.name for file in packed.iterdir()} == {"dataset.json", "test.bin", "train.bin"}
+    (packed / "test.bin").unlink()  # a training does not see it
+    data = open_data(cfg, packed)
+    assert len(data.train_images().labels) + len(data.validation_images().labels) == 20
+
+
+def test_image_files_for_cifar10_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(resolve("default")))
+    with pytest.raises(ConfigError, match="add data=folder"):
+        pack_images.main(
+            [f"--config={tmp_path / 'config.yaml'}", f"--images={tmp_path}", f"--output={tmp_path}"]
+        )
