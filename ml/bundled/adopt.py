@@ -48,6 +48,7 @@ MAX_BYTES = 4_000_000
 MAX_SMALL_BYTES = 1_200_000
 
 _CARD = "MODEL_CARD.md"
+_LICENSE = "apache-2.0"  # this project's
 
 
 class AdoptionError(ValueError):
@@ -80,7 +81,7 @@ def problems(finished: Finished, small: Small, small_parity_loss: float, floor: 
 def files(finished: Finished, small_path: Path, small: Small) -> dict[str, bytes | str]:
     """The files of the bundled model by name, the card last."""
     run, rows = finished.trained.run, finished.rows
-    card = card_facts(finished, _reproduce(finished), small)
+    card = card_facts(finished, _reproduce(finished), small, _LICENSE)
     return {
         "model.onnx": run.model.read_bytes(),
         "model.int8.onnx": small_path.read_bytes(),

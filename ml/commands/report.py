@@ -25,8 +25,12 @@ from ml.stages import augmented_samples
 REFUSED, BAD_INPUT = 1, 2  # exit codes
 
 
-def write_all(finished: Finished) -> list[str]:
-    """Plots, report and both forms of the card; the paths."""
+def write_all(finished: Finished, license: str | None = None) -> list[str]:
+    """Plots, report and both forms of the card; the paths.
+
+    Args:
+        license: of the model, as the Hugging Face Hub names it.
+    """
     run = finished.trained.run
     draw_run(
         run,
@@ -38,7 +42,8 @@ def write_all(finished: Finished) -> list[str]:
         augmented=augmented_samples(finished.trained.data),
         answer=lambda images: finished.artifact.predict(images).probabilities,
     )
-    card = card_facts(finished, f"./tools/bazel run //ml:report -- runs/{run.path.name}")
+    command = f"./tools/bazel run //ml:report -- runs/{run.path.name}"
+    card = card_facts(finished, command, license=license)
     page, text = run.path / "model_card.html", run.path / "MODEL_CARD.md"
     write_whole(page, to_html(card))
     write_whole(text, to_markdown(card))
@@ -53,7 +58,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         with Progress("answering the test set", console=console) as progress:
             finished = open_finished(user_path(options.run))
             progress.begin("drawing")
-            paths = write_all(finished)
+            paths = write_all(finished, options.license)
         for path in paths:
             console.print(f"  {path}", highlight=False, soft_wrap=True)
     except FinishedError as exc:
@@ -72,6 +77,10 @@ def _options() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", help="run folder of a finished training")
+    parser.add_argument(
+        "--license",
+        help="of the model, for the card's head as the Hub reads it: apache-2.0, mit, …",
+    )
     return parser
 
 

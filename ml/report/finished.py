@@ -98,7 +98,9 @@ def checked_scores(
     return evaluation
 
 
-def card_facts(finished: Finished, reproduce: str, small: Small | None = None) -> Facts:
+def card_facts(
+    finished: Finished, reproduce: str, small: Small | None = None, license: str | None = None
+) -> Facts:
     """What a model card tells; `small` if it is not the run's own."""
     metadata = finished.artifact.metadata
     run = finished.trained.run
@@ -114,6 +116,7 @@ def card_facts(finished: Finished, reproduce: str, small: Small | None = None) -
         config=run.config.read_text(encoding="utf-8"),
         reproduce=reproduce,
         small=small or finished.small,
+        license=license,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from matplotlib.figure import Figure
 
 from common.figures import to_svg
@@ -21,6 +22,9 @@ from ml.artifact.evaluation import (
 from ml.data.cifar10 import CLASSES
 from ml.report import plots
 from ml.report.page import inline_svg, origin
+
+_TASK = "image-classification"
+_HUB_CIFAR10 = "uoft-cs/cifar10"  # the dataset's name on the Hub
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Facts:
     config: str  # YAML
     reproduce: str  # commands
     small: Small | None = None
+    license: str | None = None  # as the Hub names it: apache-2.0; None says nothing of it
 
 
 @dataclass(frozen=True)
@@ -266,9 +271,50 @@ def to_html(facts: Facts) -> str:
     return page.replace("{{ title }}", name).replace("{{ body }}", body)
 
 
+def front_matter(facts: Facts) -> dict[str, Any]:
+    """What the Hugging Face Hub reads at the head of a card: search, and the table of results.
+
+    Source: https://github.com/huggingface/hub-docs/blob/main/modelcard.md
+    """
+    m, e = facts.metadata, facts.evaluation
+    is_cifar10 = m.classes == CLASSES
+    dataset = {
+        "type": _HUB_CIFAR10 if is_cifar10 else "image-classification",
+        "name": "CIFAR-10" if is_cifar10 else f"images of {len(m.classes)} classes",
+        "split": "test",
+        "args": {"digest": m.dataset_digest},
+    }
+    metrics = (
+        ("accuracy", "Accuracy", e.accuracy, {}),
+        ("f1", "Macro F1", e.macro_f1, {"average": "macro"}),
+        ("loss", "Cross-entropy, nats", e.loss, {}),
+        ("expected_calibration_error", "Calibration error, 15 bins", e.calibration_error, {}),
+    )
+    results = [
+        {"type": kind, "name": name, "value": round(value, 6), **({"args": args} if args else {})}
+        for kind, name, value, args in metrics
+    ]
+    task = {"type": _TASK, "name": "Image classification"}
+    return {
+        **({"license": facts.license} if facts.license else {}),
+        "library_name": "onnx",
+        "pipeline_tag": _TASK,
+        "tags": [_TASK, "onnx", "kiln"],
+        **({"datasets": [_HUB_CIFAR10]} if is_cifar10 else {}),
+        "metrics": ["accuracy", "f1"],
+        "model-index": [
+            {
+                "name": m.name,
+                "results": [{"task": task, "dataset": dataset, "metrics": results}],
+            }
+        ],
+    }
+
+
 def to_markdown(facts: Facts) -> str:
-    """Renders the card as Markdown, without figures."""
-    parts = [f"# Model card: {facts.metadata.name}"]
+    """Renders the card as Markdown, without figures, under the Hub's front matter."""
+    head = yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True)
+    parts = [f"---\n{head}---", f"# Model card: {facts.metadata.name}"]
     for section in sections(facts):
         parts.append(f"## {section.title}")
         parts += [text for block in section.blocks if (text := _to_markdown(block))]

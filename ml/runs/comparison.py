@@ -136,7 +136,7 @@ def read_record(path: Path) -> Record:
             _moment(known.get("started")),
             config,
             _numbers(rows, config, summary),
-            {key: str(known[key]) for key in _ORIGIN if known.get(key)},
+            _origin(known),
             rows,
         )
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as exc:
@@ -159,6 +159,11 @@ def _outcomes(path: Path) -> dict[str, str]:
     trials = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     ended = [trial for trial in trials if trial["state"] in ("pruned", "failed")]
     return {f"{trial['trial']:04}": trial["state"] for trial in ended}
+
+
+def _origin(known: Mapping[str, Any]) -> dict[str, str]:
+    facts = {key: str(known[key]) for key in _ORIGIN if known.get(key)}
+    return facts | {f"own_code.{name}": key for name, key in known.get("own_code", {}).items()}
 
 
 def _numbers(

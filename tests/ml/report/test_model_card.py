@@ -1,9 +1,14 @@
 """A model card that says what was measured, on a page and in Markdown."""
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from ml.artifact.evaluation import Interval, evaluate
 from ml.report.model_card import Facts, Small, to_html, to_markdown
@@ -48,6 +53,94 @@ def test_only_a_model_of_its_classes_is_said_to_have_seen_cifar10(
     assert "CIFAR" not in to_markdown(facts)
     monkeypatch.setattr("ml.report.model_card.CLASSES", CLASSES)
     assert "CIFAR-10 (Krizhevsky 2009)" in to_markdown(facts)
+
+
+# What the Hub's own description of the front matter asks for and allows:
+# https://github.com/huggingface/hub-docs/blob/main/modelcard.md
+_NAMED = {"type": "object", "required": ["type"], "properties": {"name": {"type": "string"}}}
+_HUB = {
+    "type": "object",
+    "required": ["library_name", "tags", "metrics", "model-index"],
+    "properties": {
+        "license": {"type": "string", "pattern": "^[a-z0-9.-]+$"},
+        "library_name": {"type": "string"},
+        "pipeline_tag": {"const": "image-classification"},
+        "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        "datasets": {"type": "array", "items": {"type": "string", "pattern": "^[^/]+/[^/]+$"}},
+        "metrics": {"type": "array", "items": {"type": "string"}},
+        "model-index": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "results"],
+                "additionalProperties": False,
+                "properties": {
+                    "name": {"type": "string"},
+                    "results": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {
+                            "type": "object",
+                            "required": ["task", "dataset", "metrics"],
+                            "properties": {
+                                "task": _NAMED,
+                                "dataset": {**_NAMED, "required": ["type", "name"]},
+                                "metrics": {
+                                    "type": "array",
+                                    "minItems": 1,
+                                    "items": {
+                                        **_NAMED,
+                                        "required": ["type", "value"],
+                                        "additionalProperties": False,
+                                        "properties": {
+                                            "type": {"type": "string"},
+                                            "value": {"type": "number"},
+                                            "name": {"type": "string"},
+                                            "args": {"type": "object"},
+                                        },
+                                    },
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+    "additionalProperties": False,
+}
+
+
+def _head(text: str) -> Any:
+    before, head, body = text.split("---\n", 2)
+    assert not before
+    assert body.lstrip().startswith("# Model card: ")
+    return yaml.safe_load(head)
+
+
+@pytest.mark.parametrize("license", [None, "apache-2.0"])
+def test_the_front_matter_is_what_the_hub_reads(facts: Facts, license: str | None) -> None:
+    head = _head(to_markdown(replace(facts, license=license)))
+    jsonschema.validate(head, _HUB)
+    assert head.get("license") == license
+    assert "datasets" not in head  # nobody else knows it
+    (result,) = head["model-index"][0]["results"]
+    assert result["dataset"]["args"]["digest"] == facts.metadata.dataset_digest
+    values = {one["type"]: one["value"] for one in result["metrics"]}
+    assert values["accuracy"] == pytest.approx(facts.evaluation.accuracy, abs=1e-6)
+    assert values["f1"] == pytest.approx(facts.evaluation.macro_f1, abs=1e-6)
+
+
+def test_the_bundled_card_says_what_the_bundled_metrics_say() -> None:
+    folder = Path("ml/bundled")
+    head = _head((folder / "MODEL_CARD.md").read_text(encoding="utf-8"))
+    jsonschema.validate(head, _HUB)
+    assert (head["license"], head["datasets"]) == ("apache-2.0", ["uoft-cs/cifar10"])
+    test = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
+    values = {one["type"]: one["value"] for one in head["model-index"][0]["results"][0]["metrics"]}
+    assert values["accuracy"] == test["accuracy"]
+    assert values["loss"] == pytest.approx(test["loss"], abs=1e-6)
 
 
 def test_the_page_stands_alone(facts: Facts) -> None:

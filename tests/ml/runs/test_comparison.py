@@ -184,6 +184,14 @@ def test_only_what_is_not_the_same_everywhere_was_changed(runs: Path) -> None:
     assert changed(records(runs)[:1]) == {}
 
 
+def test_code_of_a_users_own_that_was_changed_is_named(runs: Path) -> None:
+    for name, digest in (("1_plain", "a" * 64), ("2_wide", "b" * 64)):
+        provenance = {"own_code": {"nets": digest}, "git_revision": "c0ffee"}
+        (runs / name / "provenance.json").write_text(json.dumps(provenance))
+    found = changed(records(runs)[:2])
+    assert found["own_code.nets"] == ["a" * 64, "b" * 64]
+
+
 def test_the_table_names_the_runs_and_what_was_changed(runs: Path) -> None:
     code, text = said(str(runs), "--compare", "--show", "seed", "--sort", "test/accuracy")
     assert code == 0
