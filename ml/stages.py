@@ -64,6 +64,11 @@ def train(
         fitted = fitting.fit(cfg, run, console, extra_callbacks, tests=concludes)
         if not fitted.trainer.is_global_zero:
             return fitting.summarise(cfg, fitted)
+        if found := fitting.rate_test(fitted.trainer):
+            from ml.report.page import write_rate_test
+
+            plot = write_rate_test(run, found)
+            return _write_summary(run, {"rate_test": found, "plot": str(plot)})
         if not concludes:
             kind = {"fast_dev_run": True} if is_fast_dev_run(cfg) else {}
             return _write_summary(run, fitting.summarise(cfg, fitted) | kind)

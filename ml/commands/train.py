@@ -3,9 +3,12 @@ run //ml:train``."""
 
 import argparse
 import errno
+import json
+import math
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
@@ -85,11 +88,20 @@ def main(cfg: DictConfig) -> float:
     console = Console(soft_wrap=True)
     try:
         check_values(cfg)
+        if cfg.init_from:  # an alias may move, a folder may be named from elsewhere
+            cfg.init_from = str(initial_weights(cfg.init_from, Path(cfg.paths.runs)))
         overrides = HydraConfig.get().overrides.task
         with begun_run(cfg, overrides, console, lambda: _configurations(cfg)) as (run, chosen):
             summary = _train(chosen, run, console)
     except (ConfigError, ResumeError, DatasetError, InstantiationException, OSError) as exc:
         _refuse(exc)
+    if found := summary.get("rate_test"):
+        lr = found["suggestion"]
+        said = (
+            "No learning rate is suggested" if lr is None else f"Suggested: optimizer.lr={lr:.2g}"
+        )
+        console.print(f"\n[bold green]{said}[/]\n  plot  {summary['plot']}", highlight=False)
+        return math.nan
     if is_first():
         _print_summary(console, run, summary)
     metric: float = summary[chosen.monitor]
@@ -142,7 +154,7 @@ def _configurations(cfg: DictConfig) -> "Presets":
     overrides, choices = hydra_cfg.overrides.task, hydra_cfg.runtime.choices
     named = any(choices.get(group) for group in ("preset", "experiment", "debug"))
     known = (choices["data"], choices["network"]) == ("cifar10", "resnet")
-    if cfg.budget is None or named or not known:
+    if cfg.budget is None or named or not known or cfg.init_from:
         return Presets(cfg)
     search = [text for text in hydra_cfg.overrides.hydra if text.startswith("hydra.searchpath")]
     return Presets(cfg, overrides, lambda name: composed([*overrides, *search, f"preset={name}"]))
@@ -186,6 +198,59 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     folders = ",".join(f"file://{os.path.abspath(folder)}" for folder in known.config_dir)
     given = [text for text in rest if not text.startswith("-") and "=" in text]
     return [*given, *([f"hydra.searchpath=[{folders}]"] if folders else [])]
+
+
+# --- Weights to start from -----------------------------------------------------------------------
+
+_REGISTERED = "registry:"
+
+
+def initial_weights(reference: str, runs: Path) -> Path:
+    """The file of weights that ``init_from`` stands for.
+
+    Args:
+        reference: a file, a run folder, or ``registry:`` with an alias, a version or the start of
+            one. The registry keeps models that serve, whose normalisations are folded; what can be
+            trained further is in the run that made it.
+        runs: where run folders are.
+
+    Raises:
+        ConfigError: there is none; the message says what was looked for.
+    """
+    if reference.startswith(_REGISTERED):
+        path = _registered_run(reference.removeprefix(_REGISTERED), runs)
+    else:
+        path = runs.parent / Path(reference).expanduser()  # as a user of the workspace sees it
+    run = RunFolder(path)
+    for candidate in (path, run.weights, run.checkpoints / "best.ckpt", run.last_checkpoint):
+        if candidate.is_file():
+            return candidate.absolute()
+    raise ConfigError(
+        f"init_from={reference}: {path} is no file, and no run folder with a network.pt or a "
+        "checkpoint"
+    )
+
+
+def _registered_run(name: str, runs: Path) -> Path:
+    """The run of this machine that made a registered version."""
+    from common.objects import StoreError
+    from ml.registry.ledger import RegistryError
+    from ml.registry.registry import Registry, usual_location
+
+    try:
+        registry = Registry.open(usual_location())
+        manifest = registry.versions.manifest(registry.resolve(name))
+    except (RegistryError, StoreError) as exc:
+        raise ConfigError(f"init_from={_REGISTERED}{name}: {exc}") from None
+    # Of INT8, the model that it was made from.
+    made = {manifest.version, *(parent.version for parent in manifest.lineage.parents)}
+    for summary in runs.glob("*/summary.json"):
+        if json.loads(summary.read_text(encoding="utf-8")).get("model_version") in made:
+            return summary.parent
+    raise ConfigError(
+        f"init_from={_REGISTERED}{name} is {manifest.name}, version {manifest.version[:12]}: the "
+        f"run that made it is not in {runs}; copy its folder there, or name a file of its weights"
+    )
 
 
 # --- Completion ----------------------------------------------------------------------------------

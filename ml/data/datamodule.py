@@ -96,6 +96,7 @@ class AugmentedImages:
         sizes: Sequence[tuple[int, int]],
         seed: int,
         current_epoch: Callable[[], int],
+        sampler: str = "shuffled",
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -106,6 +107,7 @@ class AugmentedImages:
         self.sizes = sizes
         self.seed = seed
         self._current_epoch = current_epoch
+        self.sampler = sampler
         self.rank = rank
         self.ranks = ranks
 
@@ -120,11 +122,11 @@ class AugmentedImages:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, size = self._current_epoch(), self.size
         generator = Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        ways, images = self.augmentation, self.images
-        if in_memory := isinstance(images.pixels, Tensor):  # all at once is far cheaper
+        ways, images, pixels = self.augmentation, self.images, self.images.pixels
+        if in_memory := isinstance(pixels, Tensor):  # all at once is far cheaper
             images = copy.copy(images)
-            images.pixels = ways.of_epoch(images.pixels, epoch, self.seed, generator)
-        order = torch.randperm(len(images.labels), generator=generator).to(images.labels.device)
+            images.pixels = ways.of_epoch(pixels, epoch, self.seed, generator)
+        order = self._order(generator).to(images.labels.device)
         # An image is mixed with its neighbour, which may be in another process's share.
         rank, ranks = (0, 1) if ways.mixes else (self.rank, self.ranks)
         for batch_rows in order.split(self.batch_size)[: len(self)]:
@@ -138,6 +140,17 @@ class AugmentedImages:
                 batch, labels = ways.mixed(batch, labels, self.classes, generator)
                 batch, labels = (part[self.rank :: self.ranks] for part in (batch, labels))
             yield batch.contiguous(memory_format=torch.channels_last), labels
+
+    def _order(self, generator: Generator) -> Tensor:
+        """Which images this epoch shows: each once, or of each class about equally many, some of
+        them repeatedly."""
+        labels = self.images.labels.cpu()
+        if self.sampler == "balanced":
+            rarity = 1 / torch.bincount(labels).clamp(min=1)
+            return torch.multinomial(
+                rarity[labels], len(labels), replacement=True, generator=generator
+            )
+        return torch.randperm(len(labels), generator=generator)
 
 
 class ImageData(lightning.LightningDataModule, ABC):
@@ -166,6 +179,8 @@ class ImageData(lightning.LightningDataModule, ABC):
             sizes.
         max_shift, cutout, mirror: the augmentation that suits this dataset, by its earlier names;
             `Augmentation` has the others, and what is assigned to `augmentation` counts.
+        sampler: ``shuffled`` shows each image once an epoch, ``balanced`` each class about equally
+            often, so that a rare one is learnt as well.
         seed: of the split, the order and the augmentation.
         folder: where the files are; None looks in the dataset's usual places.
     """
@@ -187,7 +202,8 @@ class ImageData(lightning.LightningDataModule, ABC):
         max_shift: int = 2,
         cutout: int = 0,
         mirror: bool = True,
-        train_size: int | None = None,
+        sampler: str = "shuffled",
+        train_size: float | None = None,
         folder: str | Path | None = None,
     ) -> None:
         super().__init__()
@@ -198,6 +214,7 @@ class ImageData(lightning.LightningDataModule, ABC):
         self.train_size = train_size
         self.sizes = size_schedule(sizes, size_milestones, epochs, self.image_size)
         self.augmentation = Augmentation(mirror=mirror, shift=max_shift, cutout=cutout)
+        self.sampler = sampler
         self.seed = seed
         self.device = torch.device("cpu")
         self._split: tuple[Images, Images] | None = None
@@ -245,6 +262,7 @@ class ImageData(lightning.LightningDataModule, ABC):
             augmentation=self.augmentation,
             classes=len(self.classes),
             sizes=self.sizes,
+            sampler=self.sampler,
             seed=self.seed,
             current_epoch=lambda: self.trainer.current_epoch,  # type: ignore[union-attr]
             rank=self.trainer.global_rank,  # type: ignore[union-attr]

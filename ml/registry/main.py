@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +19,7 @@ from common.terminal import terminal
 from ml.registry import commands
 from ml.registry.commands import CommandResult, Progress
 from ml.registry.ledger import GateLimits, RegistryError
-from ml.registry.registry import CHAMPION, Registry
+from ml.registry.registry import CHAMPION, Registry, usual_location
 
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
 
@@ -84,9 +82,7 @@ def _progress(errors: Console) -> Iterator[Progress]:
 
 
 def _location(options: argparse.Namespace) -> str:
-    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
-    default = str(Path(workspace, ".kiln", "registry"))
-    return str(options.registry or os.environ.get("KILN_REGISTRY") or default)
+    return str(options.registry or usual_location())
 
 
 def parser() -> argparse.ArgumentParser:

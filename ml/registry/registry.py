@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -250,6 +251,12 @@ def check_alias(alias: str) -> None:
             f"{alias!r} is no name for an alias: expected lower-case letters, digits and ._/- , "
             "a letter first, and not hexadecimal digits alone, which look like a version"
         )
+
+
+def usual_location() -> str:
+    """Where the registry is if nobody says: KILN_REGISTRY, else a folder of the workspace."""
+    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
+    return os.environ.get("KILN_REGISTRY") or str(Path(workspace, ".kiln", "registry"))
 
 
 def open_store(url: str) -> Store:

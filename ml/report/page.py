@@ -89,6 +89,13 @@ def _figures(run: Run, evaluation: Evaluation) -> dict[str, Figure]:
     return figures | ({"machine": plots.machine(run.system)} if run.system else {})
 
 
+def write_rate_test(run: RunFolder, found: Mapping[str, Any]) -> Path:
+    """Draws what a search for the learning rate found; the path."""
+    path = run.path / "learning_rate.png"
+    write_whole(path, to_png(plots.rate_test(found["lr"], found["loss"], found["suggestion"])))
+    return path
+
+
 def write_mistakes(run: Run, folder: Path) -> list[Path]:
     """The worst mistakes as images of their own, named after what went wrong."""
     written = []

@@ -190,6 +190,23 @@ def mistakes(
     return figure
 
 
+def rate_test(rates: Sequence[float], losses: Sequence[float], suggestion: float | None) -> Figure:
+    """Loss by learning rate, each a step, with the rate at which it fell fastest."""
+    figure = new_figure(6.4, 3.6)
+    with matplotlib.rc_context(STYLE):
+        axes = figure.subplots()
+        axes.plot(rates[: len(losses)], losses, color=BLUE)
+        title = "no suggestion: the loss never fell"
+        if suggestion is not None:
+            axes.axvline(suggestion, color=ORANGE, linestyle="--")
+            title = f"suggested {suggestion:.2g}"
+        # Past twice the first loss it has exploded, and would flatten all that counts.
+        axes.set_ylim(min(losses) * 0.95, min(max(losses), 2 * losses[0]) * 1.02)
+        axes.set(title=f"Loss by learning rate, {title}", xscale="log", xlabel="learning rate")
+        axes.set_ylabel("training loss, smoothed")
+    return figure
+
+
 def contact_sheet(samples: Images) -> Images:
     """(N, M, H, W, 3) as one image of N rows and M columns, thinned to at most 96 pixels an image
     and with a white line between them."""

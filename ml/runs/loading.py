@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from ml.artifact.evaluation import Labelled, torch_probabilities
 from ml.data.checks import open_data
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.provenance import UNKNOWN, git_revision, lock_digest, read_provenance
+from ml.training.networks import read_weights
 
 _CALIBRATION_IMAGES = 512
 _CHECKPOINTS = "best.ckpt", "last.ckpt"
@@ -95,7 +95,10 @@ def open_trained(
         cfg = run.load_config()
     except ResumeError as exc:
         raise TrainedError(f"{weights} is in no run folder: {exc}") from exc
-    state = _read(weights)
+    try:
+        state = read_weights(weights)
+    except ValueError as exc:
+        raise TrainedError(str(exc)) from exc
     checkpoint = state.get("state_dict")
     if isinstance(checkpoint, dict):
         names = [name for name in checkpoint if name.startswith(_PREFIX)]
@@ -182,20 +185,6 @@ def _run_folder(weights: Path) -> Path:
     """The nearest folder above with a config.yaml, else the file's own."""
     folders = [weights.absolute().parent, weights.absolute().parent.parent]
     return next((f for f in folders if RunFolder(f).config.is_file()), folders[0])
-
-
-def _read(weights: Path) -> dict[str, Any]:
-    """What `torch.save` wrote: weights by name, or a checkpoint of Lightning's."""
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as exc:  # whatever unpickling a damaged file comes upon
-        reason = str(exc).partition("\n")[0]
-        raise TrainedError(
-            f"{weights} holds no readable weights ({type(exc).__name__}: {reason})"
-        ) from exc
-    if not isinstance(state, dict):
-        raise TrainedError(f"{weights} holds {type(state).__name__}, expected weights by name")
-    return state
 
 
 def _training(run: RunFolder) -> dict[str, Any]:

@@ -75,6 +75,7 @@ _INGREDIENTS = {
     "lock_digest": "another package lock",
     "dataset_digest": "another dataset",
     "device": "another processor",
+    "initial_weights": "other weights to start from",
 }
 
 
@@ -91,12 +92,14 @@ def record_start(
     classes: Sequence[str],
     device: str,
     own_code: Mapping[str, str],
+    initial_weights: Path | None = None,
 ) -> list[str]:
     """Writes provenance.json, and changes.patch if the code differs from its commit; a run that is
     continued keeps its first record and notes the continuation if something changed.
 
     Args:
         own_code: the digest of each module of the user's, see `ml.runs.own_code`.
+        initial_weights: the file that training starts from, if there is one.
 
     Returns:
         What differs from the run that this one continues or repeats, a sentence each.
@@ -112,6 +115,7 @@ def record_start(
         "classes": list(classes),
         "device": device,
         "own_code": dict(own_code),
+        "initial_weights": _file_digest(initial_weights) if initial_weights else "",
         "python": platform.python_version(),
     }
     before = read_provenance(run)
@@ -132,6 +136,11 @@ def record_start(
     return _differences(original, now)
 
 
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_provenance(run: RunFolder) -> dict[str, Any]:
     """What provenance.json holds; empty for a run that has none."""
     if not run.provenance.is_file():
@@ -144,7 +153,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     found = [
         f"{name}: {_short(before.get(key))} then, {_short(now[key])} now"
         for key, name in _INGREDIENTS.items()
-        if before.get(key) != now[key]
+        if (before.get(key) or "") != (now[key] or "")  # an earlier release knew fewer of them
     ]
     then, code = before.get("own_code", now["own_code"]), now["own_code"]
     if changed := sorted(name for name in {*then, *code} if then.get(name) != code.get(name)):

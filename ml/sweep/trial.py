@@ -126,13 +126,15 @@ def measure_export(fitted: Fitted) -> dict[str, float]:
 
 def trial_digest(cfg: DictConfig) -> str:
     """SHA-256 in hex of a trial: equal for trials that would compute the same."""
-    parts = (
+    parts = [
         config_digest(cfg),
         data_digest(cfg),
         code_digest(),
         json.dumps(own_code_digests(cfg)),
         lock_digest(),
-    )
+    ]
+    if cfg.get("init_from"):
+        parts.append(hashlib.sha256(Path(cfg.init_from).read_bytes()).hexdigest())
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 

@@ -62,13 +62,14 @@ class DataConfig:
     _target_: str = "ml.data.datamodule.CIFAR10"
     batch_size: int = MISSING
     validation_size: int | float = MISSING
-    train_size: int | None = None
+    train_size: int | float | None = None
     epochs: int = MISSING
     sizes: list[Any] | None = None  # numbers; OmegaConf hands a union out boxed
     size_milestones: list[float] = MISSING
     max_shift: int = MISSING
     cutout: int = MISSING
     mirror: bool = MISSING
+    sampler: str = "shuffled"
     seed: int = MISSING
     folder: str | None = None
 
@@ -113,6 +114,16 @@ class ResNetConfig:
     widths: list[int] = MISSING
     depths: list[int] = MISSING
     logit_scale: float = MISSING
+
+
+@dataclass
+class TorchvisionConfig:
+    """Arguments of `ml.training.pretrained.torchvision_model`."""
+
+    _target_: str = "ml.training.pretrained.torchvision_model"
+    model: str = MISSING
+    small_images: bool = MISSING
+    options: Any = None
 
 
 @dataclass
@@ -224,6 +235,16 @@ class ProfileConfig:
 
 
 @dataclass
+class RateTestConfig:
+    """Arguments of `ml.training.monitors.RateTest`."""
+
+    _target_: str = "ml.training.monitors.RateTest"
+    min_lr: float = MISSING
+    max_lr: float = MISSING
+    steps: int = MISSING
+
+
+@dataclass
 class SystemConfig:
     """Arguments of `ml.training.monitors.SystemMonitor`."""
 
@@ -244,6 +265,7 @@ class CallbacksConfig:
     system: SystemConfig | None = None
     profile: ProfileConfig | None = None
     averaging: AveragingConfig | None = None
+    rate_test: RateTestConfig | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -308,6 +330,7 @@ class Config:
     warmup: float = MISSING
     schedule: str = "linear"
     class_weights: Any = None
+    init_from: str | None = None
     freeze: list[str] = field(default_factory=list)
     conclude: bool = True
     resume: str | None = None
@@ -335,6 +358,7 @@ def register_schema() -> None:
     store.store(group="schema", name="folder", node=FolderConfig)
     store.store(group="schema", name="augmentation", node=AugmentationConfig)
     store.store(group="schema", name="resnet", node=ResNetConfig)
+    store.store(group="schema", name="torchvision", node=TorchvisionConfig)
     store.store(group="schema", name="muon", node=MuonConfig)
     store.store(group="schema", name="sgd", node=SGDConfig)
     store.store(group="schema", name="adamw", node=AdamWConfig)
@@ -431,6 +455,11 @@ def resolved(overrides: Sequence[str], configs: Path = CONFIGS) -> DictConfig:
     with composing(configs):
         cfg = composed(overrides)
         check_values(cfg)
+        if cfg.get("init_from"):
+            raise ConfigError(
+                f"init_from={cfg.init_from}: a build or a pipeline knows the data alone, not "
+                "weights of another run; start from them by //ml:train"
+            )
         if missing := OmegaConf.missing_keys(cfg):
             raise ConfigError(f"without a value: {', '.join(sorted(missing))}")
         return run_config(cfg)
@@ -473,7 +502,10 @@ def check_values(cfg: DictConfig) -> None:
         "trainer.accumulate_grad_batches": (lambda value: value >= 1, "at least 1"),
         "trainer.gradient_clip_val": (lambda value: value > 0, "above 0, or null"),
         "trainer.gradient_clip_algorithm": (_CLIPPING.__contains__, f"of {', '.join(_CLIPPING)}"),
+        "callbacks.rate_test.steps": (lambda value: value >= 20, "at least 20"),
+        "callbacks.rate_test.min_lr": (lambda value: value > 0, "above 0"),
         "callbacks.averaging.decay": (lambda value: 0 < value < 1, "in (0, 1)"),
+        "data.sampler": (_SAMPLERS.__contains__, f"of {', '.join(_SAMPLERS)}"),
         "schedule": (_SCHEDULES.__contains__, f"of {', '.join(_SCHEDULES)}"),
         "trainer.precision": (_PRECISIONS.__contains__, f"of {', '.join(_PRECISIONS)}"),
         "optimizer.orthogonalise_in": (
@@ -559,6 +591,7 @@ _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-tru
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _DTYPES = ("auto", "bfloat16", "float32")
 _SCHEDULES = ("linear", "cosine", "constant")
+_SAMPLERS = ("shuffled", "balanced")
 _CLIPPING = ("norm", "value")
 _MODES = ("max", "min")
 # As the model artifact has it, which would refuse another one after the training.

@@ -28,18 +28,25 @@ from ml.training.distribution import LocalRanks, leave_group, together
 from ml.training.hardware import describe_device, quiet_lightning, shared_threads
 from ml.training.launch import INTERRUPTED, is_started_by_torchrun
 from ml.training.module import ImageClassifier, class_weights
+from ml.training.monitors import RateTest
 from ml.training.networks import find_layer
+from ml.training.pretrained import load_initial
 
 _STEM_IMAGES, _STEM_BYTES = 5000, 64 << 20  # of normalised images, whichever is less
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What is left after the last step of training; `load_best` puts the best weights in."""
+    """What is left after the last step of training; `load_best` puts the best weights in.
+
+    Attributes:
+        fresh: the weights that ``init_from`` had no values for.
+    """
 
     data: Any
     module: ImageClassifier
     trainer: lightning.Trainer
+    fresh: tuple[str, ...] = ()
 
 
 def fit(
@@ -119,6 +126,8 @@ def _assemble(
             some = min(_STEM_IMAGES, _STEM_BYTES // (4 * images.take(slice(1)).numel()))
             network.initialise_from(images.normalise(images.take(slice(some))).cpu())
         _check_network(network, data)
+        initial = cfg.get("init_from")
+        fresh = load_initial(network, Path(initial)) if initial else []
         _freeze(network, cfg.get("freeze", ()))
         weights = class_weights(cfg.get("class_weights"), images.labels.cpu(), len(data.classes))
         make_optimizer(network)  # layers and shapes that it does not know are refused here
@@ -135,7 +144,7 @@ def _assemble(
         schedule=cfg.get("schedule", "linear"),  # as trainings of earlier releases had it
         class_weights=weights,
     )
-    return Fitted(data, module, trainer)
+    return Fitted(data, module, trainer, tuple(fresh))
 
 
 def _check_network(network: nn.Module, data: Any) -> None:
@@ -146,7 +155,7 @@ def _check_network(network: nn.Module, data: Any) -> None:
         for height, width in sorted(sizes):
             try:
                 answer = network.eval()(torch.zeros(2, 3, height, width))
-            except (RuntimeError, IndexError, ValueError) as exc:
+            except (RuntimeError, IndexError, ValueError, AssertionError) as exc:
                 reason = str(exc).partition("\n")[0]
                 raise ConfigError(
                     f"the network cannot take images of {height} × {width} pixels ({reason}): "
@@ -215,6 +224,10 @@ def _announce(
     parameters = sum(weight.numel() for weight in fitted.module.network.parameters())
     verb = "Continuing" if continued else "Training"
     say(f"{verb} {parameters:,} parameters on {device}, {fitted.trainer.precision}")
+    initial = cfg.get("init_from")
+    if initial:
+        rest = f", but for {', '.join(fitted.fresh)}" if fitted.fresh else ""
+        say(f"Starting from the weights in {initial}{rest}")
     if not recorded:
         return
     digest = check_digest(fitted.data.digest)
@@ -227,6 +240,7 @@ def _announce(
         classes=fitted.data.classes,
         device=device,
         own_code=own_code_digests(cfg),
+        initial_weights=Path(initial) if initial else None,
     )
     for difference in differences:
         say(f"[yellow]Warning:[/] {difference}: the metrics may differ")
@@ -287,6 +301,12 @@ def summarise(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
         "git_revision": git_revision(),
         **({"own_code": code} if (code := own_code_digests(cfg)) else {}),
     }
+
+
+def rate_test(trainer: lightning.Trainer) -> dict[str, Any] | None:
+    """What a search for the learning rate found in place of a training, if that was asked for."""
+    callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((one.found for one in callbacks if isinstance(one, RateTest)), None)
 
 
 def _follow(ranks: LocalRanks, run: RunFolder) -> None:

@@ -10,12 +10,14 @@ import lightning
 import psutil
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
 from torch.profiler import profile
 
 from common.files import write_whole
 from ml.runs.folder import RunFolder
 from ml.runs.metrics import read_rows
 from ml.training.callbacks import metrics_log
+from ml.training.config import ConfigError
 
 
 class Profile(lightning.Callback):
@@ -67,6 +69,42 @@ class Profile(lightning.Callback):
         measured.export_chrome_trace(str(folder / "profile_trace.json"))
         print(measured.key_averages().table(sort_by=by, row_limit=8, max_name_column_width=40))
         print(f"Profile of {self.steps} steps: {folder / 'profile.txt'}")
+
+
+class RateTest(LearningRateFinder):
+    """Lightning's search for a learning rate in place of a training: the rate grows from step to
+    step, and the loss falls fastest at the one that it suggests.
+
+    Source: Smith 2015, arXiv:1506.01186, section 3.3 (the range test).
+
+    Args:
+        min_lr, max_lr: the first rate and the last.
+        steps: of the optimizer in between; fewer if the loss explodes.
+    """
+
+    def __init__(self, *, min_lr: float, max_lr: float, steps: int) -> None:
+        super().__init__(min_lr, max_lr, num_training_steps=steps, update_attr=False)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rates = {group["initial_lr"] for group in trainer.optimizers[0].param_groups}
+        if len(rates) > 1:
+            raise ConfigError(
+                f"debug=find_lr looks for one learning rate, the optimizer has {len(rates)}: "
+                "expected optimizer=sgd or optimizer=adamw, without layer_lr"
+            )
+        self.lr_find(trainer, pl_module)
+        trainer.should_stop = True  # before the first epoch
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """The rates, the smoothed loss at each, and the suggestion, None if the curve has none."""
+        assert self.optimal_lr is not None
+        results = self.optimal_lr.results
+        return {
+            "lr": results["lr"],
+            "loss": results["loss"],
+            "suggestion": self.optimal_lr.suggestion(),
+        }
 
 
 _GIGABYTE = 1e9

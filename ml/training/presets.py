@@ -208,7 +208,8 @@ def training_flop(cfg: DictConfig) -> float:
     sizes = _schedule(cfg)
     images = _train_images(cfg) // data.batch_size * data.batch_size
     of_training = sum(sizes.count(size) * _flop(network, size) for size in set(sizes))
-    return 3.0 * images * of_training + data.validation_size * epochs * _flop(network, _OWN_SIZE)
+    validated = _number(data.validation_size, TRAIN_IMAGES) * epochs
+    return 3.0 * images * of_training + validated * _flop(network, _OWN_SIZE)
 
 
 def _schedule(cfg: DictConfig) -> list[tuple[int, int]]:
@@ -221,8 +222,13 @@ def _largest(cfg: DictConfig) -> tuple[int, int]:
 
 
 def _train_images(cfg: DictConfig) -> int:
-    images: int = cfg.data.train_size or TRAIN_IMAGES - cfg.data.validation_size
-    return images
+    rest = TRAIN_IMAGES - _number(cfg.data.validation_size, TRAIN_IMAGES)
+    return _number(cfg.data.train_size or 1.0, rest)
+
+
+def _number(size: float, images: int) -> int:
+    """Of a size that is a number of images, or a share of them."""
+    return round(size * images) if isinstance(size, float) else size
 
 
 def _on_no_device(cfg: DictConfig) -> nn.Module:

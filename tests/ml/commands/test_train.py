@@ -15,7 +15,9 @@ import torch
 from ml.artifact.artifact import load_artifact
 from ml.commands import train
 from ml.commands.train import BAD_INPUT
+from ml.registry.registry import Registry
 from ml.runs.loading import open_trained
+from ml.training.config import ConfigError
 from ml.training.launch import INTERRUPTED
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import SMALL, Workspace
@@ -235,5 +237,28 @@ def test_a_crash_after_the_start_exits_with_one_and_says_what_happened(
 def test_help_names_groups_and_examples(workspace: Workspace) -> None:
     done = workspace.run("--help")
     assert done.returncode == 0
-    assert "debug: fdr, limit, overfit, profile" in done.stdout
+    assert "debug: fdr, find_lr, limit, overfit, profile" in done.stdout
     assert "bazel run //ml:train resume=auto" in done.stdout
+
+
+def test_weights_to_start_from_are_found_by_file_folder_and_registered_version(
+    finished: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = finished.runs
+    runs, weights = run.parent, run / "network.pt"
+    monkeypatch.setenv("KILN_REGISTRY", str(tmp_path / "registry"))
+    registry = Registry.open(str(tmp_path / "registry"), "me")
+    manifest, _ = registry.register((run / "model.onnx").read_bytes())
+    registry.promote(manifest.version, "production")
+    for reference in (
+        str(weights),
+        f"runs/{run.name}",
+        "registry:production",
+        f"registry:{manifest.version[:12]}",
+    ):
+        assert train.initial_weights(reference, runs) == weights
+    for reference in ("runs/gone", "registry:staging"):
+        with pytest.raises(ConfigError, match=f"init_from={reference}"):
+            train.initial_weights(reference, runs)
+    with pytest.raises(ConfigError, match="the run that made it is not in"):
+        train.initial_weights("registry:production", tmp_path)

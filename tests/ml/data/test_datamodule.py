@@ -228,3 +228,17 @@ def test_schedule_refuses_milestones_that_do_not_fit(
 ) -> None:
     with pytest.raises(ValueError, match=r"data\.size_milestones must"):
         size_schedule(sizes, milestones, 10, (32, 32))
+
+
+def test_a_balanced_sampler_shows_each_class_equally_often_and_repeats_itself(
+    make: Callable[..., CIFAR10], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = np.random.default_rng(0)
+    pixels = chance.integers(0, 256, (2000, 3, 32, 32), dtype=np.uint8)
+    labels = np.minimum(np.arange(2000) // 20, 9)  # 20 images of most classes, 1,820 of the last
+    monkeypatch.setattr(CIFAR10, "read", lambda self, part: (pixels, labels))
+    made = (make(sampler="balanced", validation_size=0.1, batch_size=450) for _ in range(2))
+    first, second = (_epoch(data, 1) for data in made)
+    assert all(map(torch.equal, first, second))
+    shares = torch.bincount(torch.cat(first[1::2])) / 1800
+    assert shares.tolist() == pytest.approx([0.1] * 10, abs=0.03)

@@ -12,10 +12,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
+from ml import stages
 from ml.runs.folder import RunFolder, open_run
-from ml.training.callbacks import metrics_log
+from ml.training.callbacks import metrics_log, save_weights
 from ml.training.config import ConfigError, resolved
 from ml.training.fitting import Fitted, fit
+from ml.training.pretrained import torchvision_model
 from tests.ml.data.small_dataset import write_dataset
 
 _SMALL = (
@@ -37,7 +39,9 @@ class _Train:
         self.folder, self.dataset = folder, dataset
 
     def cfg(self, *overrides: str) -> DictConfig:
-        return resolved([*_SMALL, f"data.folder={self.dataset}", *overrides])
+        small = [text for text in _SMALL if f"~{text.split('=')[0]}" not in overrides]
+        chosen = [text for text in overrides if not text.startswith("~")]
+        return resolved([*small, f"data.folder={self.dataset}", *chosen])
 
     def __call__(
         self, *overrides: str, run: str = "run", callbacks: Sequence[lightning.Callback] = ()
@@ -126,6 +130,31 @@ def test_gradients_are_clipped_for_every_optimizer(train: _Train, optimizer: str
     assert max(seen.norms) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_a_frozen_torchvision_model_starts_from_a_file_and_trains_its_head(train: _Train) -> None:
+    torch.manual_seed(3)
+    network = torchvision_model(1000, model="shufflenet_v2_x0_5")
+    save_weights(network, train.folder / "published.pth")
+    cfg = train.cfg(
+        *("network=torchvision", "~network.widths", "network.model=shufflenet_v2_x0_5"),
+        *("network.small_images=true", "optimizer=adamw", "trainer.max_epochs=1"),
+        "freeze=[conv1,stage2,stage3,stage4,conv5]",
+    )
+    cfg.init_from = str(train.folder / "published.pth")
+    fitted = fit(cfg, open_run(train.folder / "run", cfg), Console(quiet=True))
+    assert fitted.fresh == ("fc.weight", "fc.bias")
+    kept = fitted.module.network.state_dict()
+    for name, value in network.state_dict().items():
+        if not name.startswith("fc."):
+            assert torch.equal(kept[name], value), name
+    provenance = json.loads(RunFolder(train.folder / "run").provenance.read_text())
+    assert len(provenance["initial_weights"]) == 64
+
+
+def test_a_build_takes_no_weights_that_it_is_not_keyed_by(train: _Train) -> None:
+    with pytest.raises(ConfigError, match="init_from=x"):
+        train.cfg("init_from=x")
+
+
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
@@ -172,3 +201,19 @@ def test_a_configuration_of_an_earlier_release_trains_by_its_own_values(train: _
 
 def _scores(rows: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k.startswith(("train/", "val/"))} for row in rows]
+
+
+def test_a_search_for_the_learning_rate_trains_nothing_and_suggests_one(train: _Train) -> None:
+    cfg = train.cfg("debug=find_lr", "optimizer=sgd", "callbacks.rate_test.steps=40")
+    run = open_run(train.folder / "run", cfg)
+    summary = stages.train(cfg, run, Console(quiet=True))
+    found = summary["rate_test"]
+    assert found["lr"] == sorted(found["lr"])
+    assert 1e-6 < found["suggestion"] < 1
+    assert Path(summary["plot"]).read_bytes().startswith(b"\x89PNG")
+    assert not run.last_checkpoint.exists()
+
+
+def test_one_learning_rate_is_not_searched_where_there_are_several(train: _Train) -> None:
+    with pytest.raises(ConfigError, match="optimizer=sgd or optimizer=adamw"):
+        train("debug=find_lr", "optimizer=muon")
