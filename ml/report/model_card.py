@@ -284,7 +284,7 @@ def front_matter(facts: Facts) -> dict[str, Any]:
         "split": "test",
         "args": {"digest": m.dataset_digest},
     }
-    metrics = (
+    metrics: tuple[tuple[str, str, float, dict[str, str]], ...] = (
         ("accuracy", "Accuracy", e.accuracy, {}),
         ("f1", "Macro F1", e.macro_f1, {"average": "macro"}),
         ("loss", "Cross-entropy, nats", e.loss, {}),
