@@ -18,6 +18,7 @@ from torch import nn
 from ml.artifact.calibration import calibrate
 from ml.data.checks import check_digest, checked_part, open_data
 from ml.data.cifar10 import DatasetError
+from ml.data.datamodule import Images
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.metrics import best_row
 from ml.runs.own_code import own_code_digests
@@ -122,9 +123,7 @@ def _assemble(
     make_optimizer = instantiate(cfg.optimizer)
     try:
         images = data.train_images()
-        if hasattr(network, "initialise_from"):
-            some = min(_STEM_IMAGES, _STEM_BYTES // (4 * images.take(slice(1)).numel()))
-            network.initialise_from(images.normalise(images.take(slice(some))).cpu())
+        initialise(network, images)
         _check_network(network, data)
         initial = cfg.get("init_from")
         fresh = load_initial(network, Path(initial)) if initial else []
@@ -145,6 +144,13 @@ def _assemble(
         class_weights=weights,
     )
     return Fitted(data, module, trainer, tuple(fresh))
+
+
+def initialise(network: Any, images: Images) -> None:
+    """Lets a network that wants to begin from training images see some, fewer of large ones."""
+    if hasattr(network, "initialise_from"):
+        some = min(_STEM_IMAGES, _STEM_BYTES // (4 * images.take(slice(1)).numel()))
+        network.initialise_from(images.normalise(images.take(slice(some))).cpu())
 
 
 def _check_network(network: nn.Module, data: Any) -> None:
