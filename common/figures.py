@@ -1,4 +1,4 @@
-"""The plot style of all programs, without pyplot and its global state.
+"""The plot style of all programs, without pyplot and its global state, and pages that hold plots.
 
 with matplotlib.rc_context(STYLE):
     figure = new_figure(8, 4)
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -86,3 +88,27 @@ def to_svg(figure: Figure) -> str:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--orange)",
+}
+
+
+def inline_svg(svg: str) -> str:
+    """Without its prologue, coloured by the page."""
+    body = svg[svg.index("<svg") :]
+    for color, variable in _VARIABLES.items():
+        body = body.replace(color, variable)
+    return body.replace("fill: #ffffff", "fill: none")
+
+
+def fill(template: Path, parts: Mapping[str, str]) -> str:
+    """The template's text with each ``{{ name }}`` replaced by the part of that name."""
+    head, *pieces = template.read_text(encoding="utf-8").split("{{")
+    names = (piece.split("}}", 1) for piece in pieces)
+    return head + "".join(parts[name.strip()] + rest for name, rest in names)

@@ -37,9 +37,15 @@ class Protocol:
 
     def pytest_configure(self) -> None:
         if importlib.util.find_spec("hypothesis"):
-            from hypothesis import settings
+            from hypothesis import HealthCheck, settings
 
-            settings.register_profile("bazel", derandomize=True, database=None, deadline=None)
+            settings.register_profile(
+                "bazel",
+                derandomize=True,
+                database=None,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow],  # of a busy machine
+            )
             settings.load_profile("bazel")
 
     @pytest.hookimpl(trylast=True)

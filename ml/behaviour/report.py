@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.figures import fill
 from common.files import write_whole
 from common.model.artifact import ArtifactMetadata
 from ml.artifact.evaluation import Labelled
 from ml.behaviour.checks import Check
 from ml.behaviour.data_checks import Duplicates
-from ml.report.page import fill
 from ml.report.plots import pixels_to_png
 
 _TEMPLATE = Path(__file__).parent / "page.html"

@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.figures import BLUE, INK, MUTED, RED, STYLE, new_figure, to_png, to_svg
+from common.figures import BLUE, INK, MUTED, RED, STYLE, fill, new_figure, to_png, to_svg
 from common.files import write_whole
 from common.model.artifact import ArtifactMetadata, DriftReference
 from common.model.drift import CLASSES, Counts, DriftLimits, DriftReport, Statistic
 from ml.drift.observed import listed
-from ml.report.page import fill
 
 _COLUMNS = 5
 _TEMPLATE = Path(__file__).parent / "page.html"

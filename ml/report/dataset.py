@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.figures import BLUE, ORANGE, STYLE, new_figure, to_svg
+from common.figures import BLUE, ORANGE, STYLE, fill, inline_svg, new_figure, to_svg
 from common.files import write_whole
-from ml.report.page import fill, inline_svg
 from ml.report.plots import pixels_to_png
 
 _TEMPLATE = Path(__file__).with_name("dataset.html")

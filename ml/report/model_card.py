@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from common.figures import to_svg
+from common.figures import inline_svg, to_svg
 from common.model.artifact import ArtifactMetadata
 from ml.artifact.evaluation import (
     Evaluation,
@@ -21,7 +21,7 @@ from ml.artifact.evaluation import (
 )
 from ml.data.cifar10 import CLASSES
 from ml.report import plots
-from ml.report.page import inline_svg, origin
+from ml.report.page import origin
 
 _TASK = "image-classification"
 _HUB_CIFAR10 = "uoft-cs/cifar10"  # the dataset's name on the Hub

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from common.figures import BLUE, INK, LINE, MUTED, ORANGE, to_png, to_svg
+from common.figures import fill, inline_svg, to_png, to_svg
 from common.files import write_whole
 from common.model.artifact import ArtifactMetadata
 from common.saliency import occluded, saliency
@@ -26,13 +26,6 @@ _MARK, _MARK_ALPHA = (255, 0, 150), 180
 _NAME_BYTES = 80  # of a class in a file's name, which holds two and may have 255
 _PAIRS = 50  # of classes, where there are too many for a matrix
 _TEMPLATE = Path(__file__).with_name("page.html")
-_VARIABLES = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    LINE: "var(--line)",
-    BLUE: "var(--blue)",
-    ORANGE: "var(--orange)",
-}
 
 
 @dataclass(frozen=True)
@@ -133,13 +126,6 @@ def render(run: Run) -> str:
         "config": html.escape(run.config),
     }
     return fill(_TEMPLATE, parts)
-
-
-def fill(template: Path, parts: Mapping[str, str]) -> str:
-    """The template's text with each ``{{ name }}`` replaced by the part of that name."""
-    head, *pieces = template.read_text(encoding="utf-8").split("{{")
-    names = (piece.split("}}", 1) for piece in pieces)
-    return head + "".join(parts[name.strip()] + rest for name, rest in names)
 
 
 def _file_name(text: str) -> str:
@@ -308,14 +294,6 @@ def _provenance(facts: Mapping[str, str]) -> str:
 
 def _filled(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
     return ((name, value or "–") for name, value in pairs)
-
-
-def inline_svg(svg: str) -> str:
-    """Without its prologue, coloured by the page."""
-    body = svg[svg.index("<svg") :]
-    for color, variable in _VARIABLES.items():
-        body = body.replace(color, variable)
-    return body.replace("fill: #ffffff", "fill: none")
 
 
 def _compact(number: int) -> str:

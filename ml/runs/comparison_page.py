@@ -11,9 +11,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from common.figures import COLORS, MUTED, STYLE, new_figure, to_svg
+from common.figures import COLORS, MUTED, STYLE, fill, inline_svg, new_figure, to_svg
 from common.terminal import duration
-from ml.report.page import fill, inline_svg
 from ml.runs.comparison import Record, changed, shown, shown_score
 
 _TEMPLATE = Path(__file__).with_name("comparison.html")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from common.model.artifact import Provenance
 from ml.artifact.calibration import calibrate
 from ml.artifact.evaluation import Labelled, torch_probabilities
+from ml.artifact.weights import read_weights
 from ml.data.checks import open_data
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.provenance import UNKNOWN, git_revision, lock_digest, read_provenance
-from ml.training.networks import read_weights
 
 _CALIBRATION_IMAGES = 512
 _CHECKPOINTS = "best.ckpt", "last.ckpt"

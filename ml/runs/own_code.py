@@ -69,12 +69,13 @@ def _own_modules(name: str) -> Iterator[tuple[str, Path]]:
     folders: list[str] | None = None  # where the next one is looked for; at first on sys.path
     for length in range(1, len(parts) + 1):
         module = ".".join(parts[:length])
-        spec = importlib.machinery.PathFinder.find_spec(module, folders)
+        # By its last part: a namespace package of a whole name would ask for its imported parent.
+        spec = importlib.machinery.PathFinder.find_spec(parts[length - 1], folders)
         if spec is None:
             return  # a class or a function, or nothing: then the training says so itself
         if spec.origin and spec.has_location:
             path = Path(spec.origin)
-            if _INSTALLED & {*path.parts}:
+            if _INSTALLED & {*path.resolve().parts}:
                 return
             yield module, path
         if spec.submodule_search_locations is None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ml.training.networks import read_weights
+from ml.artifact.weights import read_weights
 
 _PREFIX = "network."  # of the network's weights in a checkpoint of Lightning's
 # Without their second heads, whose logits no loss here takes.

@@ -61,6 +61,23 @@ def test_ours_and_installed_code_is_none_of_the_users(mine: Path, target: str) -
     assert _reached(network={"_target_": target}) == set()
 
 
+def test_folders_without_init_files_are_packages_at_any_depth(mine: Path) -> None:
+    (mine / "outer" / "inner").mkdir(parents=True)
+    (mine / "outer" / "inner" / "nets.py").write_text("import callbacks\n")
+    assert _reached(network={"_target_": "outer.inner.nets.Net"}) == {
+        "outer.inner.nets",
+        "callbacks",
+    }
+
+
+def test_what_is_installed_is_known_through_symbolic_links(mine: Path) -> None:
+    installed = mine / "store" / "site-packages" / "wheel_of_all"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("")
+    (mine / "wheel_of_all").symlink_to(installed)
+    assert _reached(network={"_target_": "wheel_of_all.Net"}) == set()
+
+
 @pytest.mark.parametrize("file", ["nets.py", "layers/heads.py", "shared.py"])
 def test_each_file_is_in_the_digests(mine: Path, file: str) -> None:
     config = OmegaConf.create({"network": {"_target_": "nets.Net"}})
