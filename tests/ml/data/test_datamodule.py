@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ml.data.datamodule import CIFAR10, ImageData, size_schedule
+from ml.data.datamodule import CIFAR10, ImageData, Images, size_schedule
 from tests.ml.data.small_dataset import write_dataset
 
 
@@ -50,6 +50,12 @@ def test_an_epoch_is_the_same_however_one_gets_there(
     assert all(map(torch.equal, unbroken, _epoch(resumed, 2)))
 
 
+def _tensor(images: Images) -> Tensor:
+    """The pixels of a set that is held in memory."""
+    assert isinstance(images.pixels, Tensor)
+    return images.pixels
+
+
 def test_epochs_and_seeds_differ(make: Callable[..., CIFAR10]) -> None:
     first = _epoch(make(), 0)
     assert not torch.equal(first[0], _epoch(make(), 1)[0])
@@ -71,7 +77,7 @@ def test_without_augmentation_an_epoch_holds_the_training_images_once(
     data = make(max_shift=0, batch_size=150)
     ((images, labels),) = list(data.train_dataloader())
     train = data.train_images()
-    expected = train.normalise(train.pixels)
+    expected = train.normalise(_tensor(train))
     sums = sorted(images.abs().sum((1, 2, 3)).tolist())
     assert sums == pytest.approx(sorted(expected.abs().sum((1, 2, 3)).tolist()), rel=1e-5)
     assert torch.bincount(labels).tolist() == torch.bincount(train.labels).tolist()
@@ -112,7 +118,7 @@ def test_without_mirroring_each_image_is_its_original_up_to_a_shift(
     data = make(mirror=False, max_shift=0, batch_size=150)
     images, _ = _epoch(data, 1)
     train = data.train_images()
-    originals = {row.numpy().tobytes() for row in train.normalise(train.pixels)}
+    originals = {row.numpy().tobytes() for row in train.normalise(_tensor(train))}
     assert {row.numpy().tobytes() for row in images} == originals
 
 
@@ -122,14 +128,14 @@ def test_validation_is_carved_from_train_in_equal_classes_and_shares_no_image_wi
     data = make()
     train, validation = data.train_images(), data.validation_images()
     assert torch.bincount(validation.labels).tolist() == [5] * 10
-    rows = torch.cat((train.pixels, validation.pixels)).flatten(1)
+    rows = torch.cat((_tensor(train), _tensor(validation))).flatten(1)
     assert len(torch.unique(rows, dim=0)) == 200
 
 
 def test_a_part_of_the_training_images_can_be_asked_for(make: Callable[..., CIFAR10]) -> None:
     whole, part = make(), make(train_size=100)
     assert torch.bincount(part.train_images().labels).tolist() == [10] * 10
-    assert torch.equal(part.validation_images().pixels, whole.validation_images().pixels)
+    assert torch.equal(_tensor(part.validation_images()), _tensor(whole.validation_images()))
 
 
 def test_a_batch_larger_than_the_training_set_is_refused(make: Callable[..., CIFAR10]) -> None:
@@ -139,7 +145,7 @@ def test_a_batch_larger_than_the_training_set_is_refused(make: Callable[..., CIF
 
 def test_normalisation_is_the_published_one(make: Callable[..., CIFAR10]) -> None:
     images = make().test_images()
-    pixels = images.pixels[:3]
+    pixels = _tensor(images)[:3]
     expected = (pixels.numpy() / 255 - np.reshape(CIFAR10.mean, (3, 1, 1))) / np.reshape(
         CIFAR10.std, (3, 1, 1)
     )
@@ -194,7 +200,7 @@ def test_training_resizes_a_photograph_as_its_whole_not_one_edge_of_it() -> None
     (batch, labels) = _epoch(data, 0)
     train = data.train_images()
     expected = torch.nn.functional.interpolate(
-        train.normalise(train.pixels), size=(12, 16), mode="bilinear", antialias=True
+        train.normalise(_tensor(train)), size=(12, 16), mode="bilinear", antialias=True
     )
     means = batch.mean((1, 2, 3)).sort().values
     torch.testing.assert_close(means, expected.mean((1, 2, 3)).sort().values)

@@ -170,6 +170,7 @@ def test_damaged_files_are_listed_and_left_out_on_request(
         opened(root)
     data = opened(root, on_damaged="skip")
     assert data.digest == opened(photos(tmp_path / "clean")).digest
+    assert data.report
     report = read_report(data.report)
     assert [one["path"] for one in report["damaged"]] == ["a/cut.png", "b/empty.jpg", "b/scan.tiff"]
     assert report["ignored"] == ["b/notes.txt"]
@@ -182,6 +183,7 @@ def test_duplicates_are_listed_and_left_out_on_request(tmp_path: Path) -> None:
     write(root / "b" / "wrong.png", (root / "a" / "1.png").read_bytes())
     kept = opened(root)
     assert sum(kept.packed.count(part) for part in packing.PARTS) == 12
+    assert kept.report
     report = read_report(kept.report)
     assert report["duplicates"] == [["a/0.png", "a/copy.png"], ["a/1.png", "b/wrong.png"]]
     assert report["contradictions"] == [{"a/1.png": "a", "b/wrong.png": "b"}]
