@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import optuna
 from omegaconf import OmegaConf
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from common.files import user_path
 from common.terminal import Progress, terminal
@@ -20,6 +21,7 @@ from ml.training.config import CONFIGS
 BAD_INPUT = 2  # exit code: nothing was trained
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
 FAILED = 1
+_HOST, _PORT = "127.0.0.1", 8080  # of the dashboard, which asks nobody for a password
 
 _HELP = """\
 Search the best configuration of //ml:train, on one machine or many.
@@ -31,6 +33,7 @@ Search the best configuration of //ml:train, on one machine or many.
   bazel run //ml:sweep sweep=smoke sweep.workers=2     two processes share the cores
   bazel run //ml:sweep sweep=smoke sweep.storage=postgresql+psycopg://user:password@host/database
   bazel run //ml:sweep -- --cfg sweep=smoke            show what would be searched, and stop
+  bazel run //ml:sweep -- --dashboard sweep=smoke      its trials in the browser, also while it runs
 
 The same command again continues, also after a crash or kill -9: finished trials are kept, an
 interrupted one goes on from its last epoch, and what was tried already is not trained again.
@@ -50,6 +53,8 @@ Options
   --help            this
   --cfg             print the checked plan and stop
   --config-dir DIR  look for configurations there too
+  --dashboard       optuna-dashboard on the sweep's storage, for this machine alone
+  --port N          of the dashboard (default: {port})
 
 Settings (sweep.key=value)
 {settings}"""
@@ -59,7 +64,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     """Runs the command; returns its exit code."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        flags, overrides, folders = _sort_flags(arguments)
+        flags, overrides, folders, port = _sort_flags(arguments)
         if "--help" in flags:
             console.print(_help(), highlight=False, markup=False, soft_wrap=True)
             return 0
@@ -69,10 +74,34 @@ def main(arguments: Sequence[str], console: Console) -> int:
             if "--cfg" in flags:
                 console.print(OmegaConf.to_yaml(_shown(plan)), highlight=False, markup=False)
                 return 0
+            if "--dashboard" in flags:
+                return _show(plan, port, console)
             return _search(plan, console)
     except SweepError as exc:
         print(f"{exc}\nNothing was trained.", file=sys.stderr)
         return BAD_INPUT
+
+
+def _show(plan: Plan, port: int, console: Console) -> int:
+    """Serves optuna-dashboard until Ctrl-C.
+
+    Raises:
+        SweepError: there is no such sweep yet, or the port is taken.
+    """
+    from optuna_dashboard import run_server
+
+    from ml.sweep.study import journal, open_storage, shown
+
+    if plan.storage is None and not journal(plan).is_file():
+        raise SweepError(f"{journal(plan)} does not exist: nothing of this sweep was tried yet")
+    console.print(f"http://{_HOST}:{port}/ shows {shown(plan)}; Ctrl-C ends it", highlight=False)
+    try:
+        run_server(open_storage(plan), host=_HOST, port=port)
+    except KeyboardInterrupt:
+        pass
+    except (OSError, SQLAlchemyError) as exc:
+        raise SweepError(f"--port {port}, {shown(plan)}: {str(exc).partition(chr(10))[0]}") from exc
+    return 0
 
 
 def _search(plan: Plan, console: Console) -> int:
@@ -95,24 +124,32 @@ def _search(plan: Plan, console: Console) -> int:
     return 0
 
 
-def _sort_flags(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str]]:
-    flags, overrides, folders = set(), [], []
+def _sort_flags(arguments: Sequence[str]) -> tuple[set[str], list[str], list[str], int]:
+    flags, overrides, folders, port = set(), [], [], _PORT
     rest = iter(arguments)
     for text in rest:
         if text in ("--help", "-h"):
             flags.add("--help")
-        elif text == "--cfg":
+        elif text in ("--cfg", "--dashboard"):
             flags.add(text)
+        elif text == "--port":
+            number = next(rest, "")
+            if not number.isdecimal() or not 0 < int(number) < 65536:
+                raise SweepError(f"--port {number}: expected a number from 1 to 65535")
+            port = int(number)
         elif text == "--config-dir":
             folder = user_path(next(rest, ""))
             if not folder.is_dir():
                 raise SweepError(f"--config-dir {folder}: there is no such folder")
             folders.append(os.path.abspath(folder))
         elif text.startswith("--"):
-            raise SweepError(f"{text}: unknown option; there are --help, --cfg, --config-dir DIR")
+            raise SweepError(
+                f"{text}: unknown option; there are --help, --cfg, --config-dir DIR, --dashboard, "
+                "--port N"
+            )
         else:
             overrides.append(text)
-    return flags, overrides, folders
+    return flags, overrides, folders, port
 
 
 def _shown(plan: Plan) -> dict[str, object]:
@@ -131,6 +168,7 @@ def _help() -> str:
     settings = (folder / "base.yaml").read_text(encoding="utf-8").split("\n\n", 1)[1]
     first = (folder / "default.yaml").read_text(encoding="utf-8").splitlines()[0]
     return _HELP.format(
+        port=_PORT,
         default=first.split("— ")[-1].rstrip("."),
         presets=", ".join(sorted(path.stem for path in folder.glob("*.yaml"))),
         settings="".join(f"  {line}\n" for line in settings.splitlines()).rstrip(),

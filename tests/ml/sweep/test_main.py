@@ -55,6 +55,8 @@ def test_configurations_of_another_folder_can_be_chosen(workspace: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["--dashboard", "sweep=smoke"], "nothing of this sweep was tried yet"),
+        (["--dashboard", "--port", "http", "sweep=smoke"], "--port http: expected a number"),
         (["--nonsense"], "--nonsense: unknown option"),
         (["--config-dir", "gone"], "there is no such folder"),
         (["sweep=smoke", "sweep.n_trials=0"], "expected a number from 1 on"),
