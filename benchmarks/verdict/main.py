@@ -36,7 +36,7 @@ from ml.data.cifar10 import DatasetError, locate
 def draw_rates(outcomes: Sequence[Outcome], stated: float) -> bytes:
     """PNG: harmless releases on the left, rolled back ones by window on the right."""
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(13, 4.6)
+        figure = new_figure(14, 5)
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.6])
         harmless = [one for one in outcomes if one.harmless]
         rates = np.array([one.rate for one in harmless])
@@ -49,7 +49,7 @@ def draw_rates(outcomes: Sequence[Outcome], stated: float) -> bytes:
         left.set_ylim(-0.5, len(rates) - 0.4)
         left.set_xlim(0, 135 * stated)
         left.set_xlabel("rolled back, % of releases (95 % interval)")
-        left.set_title("Harmless releases that were rolled back")
+        left.set_title("Harmless releases")
         colours = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
         harmful = [one for one in outcomes if not one.harmless]
         for place, one in enumerate(harmful):
