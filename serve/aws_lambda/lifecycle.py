@@ -75,7 +75,9 @@ def renew() -> None:
 
 
 def one_pixel_event() -> dict[str, Any]:
-    """A prediction as a function URL would ask for it."""
+    """A prediction as the release manager would ask for it, whom no API key is asked of."""
+    from serve.http.keys import RELEASE_MANAGER
+
     http = {"method": "POST", "path": "/predict", "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}
     return {
         "version": "2.0",
@@ -83,7 +85,7 @@ def one_pixel_event() -> dict[str, Any]:
         "rawPath": "/predict",
         "rawQueryString": "",
         "headers": {"content-type": "application/json", "host": "localhost"},
-        "requestContext": {"http": http, "stage": "$default", "domainName": "localhost"},
+        "requestContext": {"http": http, "stage": "$default", "domainName": RELEASE_MANAGER},
         "body": f'{{"image":"{_PIXEL}"}}',
         "isBase64Encoded": False,
     }

@@ -20,9 +20,12 @@ from infra.release.aws.clients import Aws
 from infra.release.aws.function import FORMS, Form, LambdaFunction, predict_event
 from infra.release.evidence.collector import read_buckets
 from infra.release.evidence.replay import replay
+from serve.errors import Unauthorized
 from serve.http.bodies import one_image
+from serve.http.keys import KeyRing
 from tests.infra.release.world import World
 from tests.infra.twin.cloud.functions import client, publish
+from tests.serve.aws_lambda.events import function_url, http_api, load_balancer, rest_api
 
 GOOD, OTHER = "a" * 64, "b" * 64
 IMAGES = [GoldenImage(f"cat:{number}".encode(), "cat") for number in range(40)]
@@ -89,6 +92,18 @@ def test_calls_that_find_no_room_say_nothing_about_a_version(world: World) -> No
     found = replay(function, "1", "1", IMAGES[:20], 6, 30.0, read_buckets())
     assert found.used == 20
     assert 0 < found.replay.both_right == found.replay.images < 20
+
+
+def test_the_service_asks_the_release_manager_for_no_api_key() -> None:
+    """Who may invoke a version directly has IAM's permission; a caller's event has its door's."""
+    ring, headers = KeyRing(("0" * 64,)), [(b"host", b"release-manager")]
+    ring.check({"type": "http", "headers": [], "aws.event": predict_event(b"image")})
+    for door in (http_api, function_url, rest_api, load_balancer):
+        event = door("POST", "/predict", b"{}", {"host": "release-manager"})
+        with pytest.raises(Unauthorized):
+            ring.check({"type": "http", "headers": headers, "aws.event": event})
+    with pytest.raises(Unauthorized):
+        ring.check({"type": "http", "headers": headers})
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -99,7 +99,7 @@ def test_only_one_metric_that_comes_by_epoch_is_pruned(objectives: list[str], pr
     [
         (["optimizer.filer_lr=interval(0,1)"], "Key 'filer_lr' not in 'MuonConfig'"),
         (["optimizer=sgd"], "Key 'filter_lr' not in 'SGDConfig'"),
-        (["data.train_size=interval(10,400)"], r"data.train_size=int\(interval\(a,b\)\)"),
+        (["data.batch_size=interval(10,400)"], r"data.batch_size=int\(interval\(a,b\)\)"),
         (["label_smoothing=interval(0,2)"], r"label_smoothing=2\.0: expected a value in \[0, 1\)"),
         (["label_smoothing=interval(0.2,0.1)"], "the interval is empty"),
         (["seed=one,two"], "could not be converted to Integer"),

@@ -58,6 +58,15 @@ def test_without_the_right_key_nothing_is_predicted(function: LocalFunction, nam
     assert KEY not in found["body"]
 
 
+def test_who_invokes_the_function_itself_needs_no_key(function: LocalFunction) -> None:
+    """Release manager and warm-up; a caller cannot name the domain that its front door writes."""
+    event = http_api("POST", "/predict", GOOD, {"content-type": "application/json"})
+    headers = {**event["headers"], "host": "release-manager", "x-forwarded-host": "release-manager"}
+    assert function.api.invoke({**event, "headers": headers})["statusCode"] == 401
+    context = {**event["requestContext"], "domainName": "release-manager"}
+    assert function.api.invoke({**event, "requestContext": context})["statusCode"] == 200
+
+
 @pytest.mark.parametrize("name", PATHS)
 def test_a_crooked_path_leads_nowhere(function: LocalFunction, name: str) -> None:
     status, problem = status_and_json(answer(function, "GET", PATHS[name].decode("latin-1"), {}))
