@@ -4,6 +4,7 @@ import json
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -118,14 +119,20 @@ def test_a_metric_of_ones_own_that_is_no_number_is_left_out_of_the_record(
     assert len(_strict(run.metrics)) == 2
 
 
-@pytest.fixture
-def little_room() -> Iterator[Any]:
-    """Bounds the size of files; Python is told of it as of a full disk, by an error of a write."""
+@contextmanager
+def little_room(size: int) -> Iterator[None]:
+    """Bounds the size of files, also of the one that pytest writes to, so for the block alone.
+
+    Python is told of it as of a full disk, by an error of a write.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 class LessRoom(lightning.Callback):
@@ -138,7 +145,7 @@ class LessRoom(lightning.Callback):
 
 
 def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], little_room: Any
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = _cfg(
         folder,
@@ -146,9 +153,9 @@ def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(
         network="PlainNetwork",
     )
     run = open_run(tmp_path / "run", cfg)
-    with pytest.raises(SystemExit) as leaving:
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    with little_room(most), pytest.raises(SystemExit) as leaving:
         train._train(cfg, run, Console(quiet=True))
-    little_room(resource.RLIM_INFINITY)
     errors = capsys.readouterr().err
     assert leaving.value.code == UNWRITTEN
     assert "Not written: [Errno 27] File too large" in errors
@@ -162,12 +169,9 @@ def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(
     assert len(read_rows(run.metrics)) == 3
 
 
-def test_a_disk_that_is_full_from_the_start_leaves_no_folder(
-    folder: Path, tmp_path: Path, little_room: Any
-) -> None:
+def test_a_disk_that_is_full_from_the_start_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
     cfg = _cfg(folder, network="PlainNetwork")
-    little_room(100)
-    with pytest.raises(OSError, match=r"File too large.*config\.yaml"):
+    with little_room(100), pytest.raises(OSError, match=r"File too large.*config\.yaml"):
         create_run(tmp_path / "runs", cfg, datetime(2026, 1, 1))
     assert list((tmp_path / "runs").iterdir()) == []
 
