@@ -83,7 +83,7 @@ def test_a_training_says_that_it_concludes(monkeypatch: pytest.MonkeyPatch, tmp_
         module=SimpleNamespace(network=None),
         trainer=SimpleNamespace(is_global_zero=True),
     )
-    monkeypatch.setattr(fitting, "fit", lambda *_: fitted)
+    monkeypatch.setattr(fitting, "fit", lambda *_, **__: fitted)
     monkeypatch.setattr(fitting, "finish", lambda *_: {})
     work = _lasting_until_something_is_said(text.getvalue, DatasetError("gone"))
     monkeypatch.setattr(stages, "conclude", work)
