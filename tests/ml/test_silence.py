@@ -81,7 +81,7 @@ def test_a_training_says_that_it_concludes(monkeypatch: pytest.MonkeyPatch, tmp_
     fitted = SimpleNamespace(
         data=None,
         module=SimpleNamespace(network=None),
-        trainer=SimpleNamespace(is_global_zero=True),
+        trainer=SimpleNamespace(is_global_zero=True, callbacks=[]),
     )
     monkeypatch.setattr(fitting, "fit", lambda *_, **__: fitted)
     monkeypatch.setattr(fitting, "finish", lambda *_: {})
