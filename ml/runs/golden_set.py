@@ -58,7 +58,7 @@ def of_source(source: Path, count: int) -> tuple[str, list[GoldenImage]]:
     return "CIFAR-10", golden_images(pixels, found.labels, CLASSES, count)
 
 
-# Without a loss: JPEG of such small images has other colour noise, which the service takes for drift.
+# Without a loss: JPEG of so small images has other colour noise, which the service takes for drift.
 _FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("PNG", {}),
     ("WEBP", {"lossless": True}),
