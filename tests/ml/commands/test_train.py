@@ -65,7 +65,7 @@ def test_a_finished_run_gives_back_the_network_that_it_exported(
     (run,) = finished.runs
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     expected = load_artifact(run / "model.onnx").predict(images).probabilities
-    answers = open_trained(run).answer(images)
+    answers = open_trained(run, dataset=finished.path / "dataset").answer(images)
     np.testing.assert_allclose(answers, expected, atol=1e-5)
 
 
@@ -170,7 +170,7 @@ def test_a_named_run_is_not_changed_by_overrides(workspace: Workspace) -> None:
         ("callbacks.early_stoping=null", "Key 'early_stoping' not in 'CallbacksConfig'"),
         ("trainer.accelerator=quantum", "trainer.accelerator=quantum: expected a value of auto,"),
         ("experiment=smok", "Could not find 'experiment/smok'"),
-        ("data.validation_size=7", "validation_size must be a multiple"),
+        ("data.validation_size=7", "validation_size must be a share"),
         ("data.batch_size=100000", "data.batch_size=100000 is more than"),
         ("resume=runs/gone", "there is no such folder"),
         ("--rerun=runs/gone", "rerun=runs/gone: there is no folder"),
