@@ -1,5 +1,6 @@
 """Paths as users type them, and files that appear whole or not at all."""
 
+import hashlib
 import os
 import tempfile
 from contextlib import suppress
@@ -9,6 +10,12 @@ from pathlib import Path
 def user_path(text: str | Path) -> Path:
     """A path as the user typed it; `bazel run` starts programs elsewhere but tells where."""
     return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(text).expanduser()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_whole(path: Path, data: bytes | str) -> None:

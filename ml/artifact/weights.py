@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 
+_PREFIX = "network."  # of the network's weights in a checkpoint of Lightning's
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote: weights by name, or a checkpoint of Lightning's.
+
+def read_weights(path: Path) -> tuple[dict[str, Any], bool]:
+    """A network's weights by name, and whether a checkpoint of Lightning's holds them.
 
     Raises:
         ValueError: it is neither; the message names the file.
@@ -21,4 +23,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         ) from exc
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds {type(state).__name__}, expected weights by name")
-    return state
+    if not isinstance(checkpoint := state.get("state_dict"), dict):
+        return state, False
+    own = {k.removeprefix(_PREFIX): v for k, v in checkpoint.items() if k.startswith(_PREFIX)}
+    return own, True

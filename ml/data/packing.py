@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import write_whole
+from common.files import sha256_of, write_whole
 from common.images import Codec, ImageError
 from common.model.artifact import Resize
 from common.resources import available_cpus
@@ -320,18 +320,13 @@ def fingerprints(files: Sequence[Path], known_in: Path) -> list[str]:
     if new:
         with Progress("reading files", sum(stats[number].st_size for number in new)) as progress:
             for chunk, digests in in_threads(
-                lambda chunk: [_sha256(files[number]) for number in chunk], _chunks(new)
+                lambda chunk: [sha256_of(files[number]) for number in chunk], _chunks(new)
             ):
                 for number, digest in zip(chunk, digests, strict=True):
                     known[str(files[number])] = [*stamps[number], digest]
                 progress.advance(sum(stats[number].st_size for number in chunk))
         write_whole(known_in, json.dumps({str(file): known[str(file)] for file in files}))
     return [known[str(file)][-1] for file in files]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 T = TypeVar("T")

@@ -22,7 +22,6 @@ from ml.runs.provenance import UNKNOWN, git_revision, lock_digest, read_provenan
 
 _CALIBRATION_IMAGES = 512
 _CHECKPOINTS = "best.ckpt", "last.ckpt"
-_PREFIX = "network."  # of the network's weights in a checkpoint of Lightning's
 
 
 class TrainedError(ValueError):
@@ -96,13 +95,9 @@ def open_trained(
     except ResumeError as exc:
         raise TrainedError(f"{weights} is in no run folder: {exc}") from exc
     try:
-        state = read_weights(weights)
+        state, is_checkpoint = read_weights(weights)
     except ValueError as exc:
         raise TrainedError(str(exc)) from exc
-    checkpoint = state.get("state_dict")
-    if isinstance(checkpoint, dict):
-        names = [name for name in checkpoint if name.startswith(_PREFIX)]
-        state = {name.removeprefix(_PREFIX): checkpoint[name] for name in names}
     try:
         data = open_data(cfg, dataset)
         network: nn.Module = instantiate(cfg.network, classes=len(data.classes))
@@ -113,7 +108,7 @@ def open_trained(
         raise TrainedError(f"the weights in {weights} are of another network: {exc}") from exc
     _check_unchanged(run, data)
     network.eval()
-    temperature = calibrate(network, data.validation_images()) if checkpoint else 1.0
+    temperature = calibrate(network, data.validation_images()) if is_checkpoint else 1.0
     return Trained(run, weights, cfg, data, network, _training(run), temperature)
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.files import write_whole
+from common.files import sha256_of, write_whole
 from ml.runs.folder import RunFolder
 
 LOCK = Path(__file__).absolute().parents[2] / "requirements_lock.txt"
@@ -115,7 +115,7 @@ def record_start(
         "classes": list(classes),
         "device": device,
         "own_code": dict(own_code),
-        "initial_weights": _file_digest(initial_weights) if initial_weights else "",
+        "initial_weights": sha256_of(initial_weights) if initial_weights else "",
         "python": platform.python_version(),
     }
     before = read_provenance(run)
@@ -134,11 +134,6 @@ def record_start(
     if not original:
         return [f"{before['rerun_of']} does not say what it was made from"]
     return _differences(original, now)
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_provenance(run: RunFolder) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ml.artifact.weights import read_weights
 
-_PREFIX = "network."  # of the network's weights in a checkpoint of Lightning's
 # Without their second heads, whose logits no loss here takes.
 _OPTIONS: dict[str, dict[str, Any]] = {
     name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
@@ -89,9 +88,7 @@ def load_initial(network: nn.Module, path: Path) -> list[str]:
     Raises:
         ValueError: the file cannot be read, or its weights are another network's.
     """
-    state, own = read_weights(path), network.state_dict()
-    if isinstance(checkpoint := state.get("state_dict"), dict):
-        state = {k.removeprefix(_PREFIX): v for k, v in checkpoint.items() if k.startswith(_PREFIX)}
+    (state, _), own = read_weights(path), network.state_dict()
     counts = {name for name in own if name.endswith("num_batches_tracked")}  # not in older files
     head = head_of(network) + "."
     lacking = [name for name in own if name not in state and name not in counts]

@@ -75,18 +75,12 @@ class Looks:
         outputs = self._context.outputs
         raised = self._context.raised_alarms(but=self._journal.progress.raised_before)
         self._is_drifting = outputs.drift_alarm in raised and not self._ignore_drift
-        paging = [
-            name
-            for name in raised
-            if name in outputs.page_alarm_names and name != outputs.drift_alarm
-        ]
+        causes = {*outputs.page_alarm_names} - {outputs.drift_alarm}
+        paging = [name for name in raised if name in causes]
         for name in raised:
-            if name not in paging and name not in self._warned:
+            if name not in causes and name not in self._warned:
                 self._warned.add(name)
-                meaning = "but only a warning"
-                if name == outputs.drift_alarm:
-                    meaning = "and undoes nothing"
-                self._context.timeline.event(f"raised, {meaning}: {name}", "yellow")
+                self._context.timeline.event(f"raised, and undoes nothing: {name}", "yellow")
         return StepEnd("roll back", "alarm", f"alarm: {', '.join(paging)}") if paging else None
 
     def failed_before(self) -> dict[str, int]:
@@ -129,9 +123,10 @@ class Looks:
         if left > 0:
             self._context.timeline.event(f"holding for up to {left:.0f} s more", "yellow")
             return None
-        spent = f"too little evidence within {elapsed_s:.0f} s; needs {why}"
         if verdict.decision == "promote":  # nothing is wrong with the version: a person decides
-            return StepEnd("stop", "drift", f"callers' images have drifted; --ignore-drift; {why}")
+            drifted = "callers' images have drifted: --ignore-drift promotes it nevertheless"
+            return StepEnd("stop", "drift", f"{drifted}; {why}")
+        spent = f"too little evidence within {elapsed_s:.0f} s; needs {why}"
         return StepEnd(settings.on_hold, "hold", spent)
 
     def _look(self, step: Step) -> Verdict:

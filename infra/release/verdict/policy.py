@@ -91,25 +91,20 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 DEFAULT_POLICY = Policy()
 
 ProfileName = Literal["same model", "retrained", "low traffic"]
-_WITHOUT_DISAGREEMENT = tuple(check for check in CHECKS if check != "disagreement")
+# A model trained anew answers many images differently and is as good: accuracy decides. At 10 % of
+# answers changed 10,000 golden images rule out 2 points, and cannot rule out 1.
+_RETRAINED = Policy(
+    harmful_accuracy_loss=0.02,
+    required=tuple(check for check in CHECKS if check != "disagreement"),
+    informing=("disagreement",),
+)
 # What the limits are for each kind of release; a file's own keys win.
 PROFILES: dict[ProfileName, Policy] = {
     # New code around the same network: hardly an answer changes, so a point lost is soon ruled out.
     "same model": DEFAULT_POLICY,
-    # A model trained anew answers many images differently and is as good: accuracy decides. At 10 %
-    # of answers changed 10,000 golden images rule out 2 points, and cannot rule out 1.
-    "retrained": Policy(
-        harmful_accuracy_loss=0.02,
-        required=_WITHOUT_DISAGREEMENT,
-        informing=("disagreement",),
-    ),
+    "retrained": _RETRAINED,
     # Too few callers to prove anything by, whichever model it is.
-    "low traffic": Policy(
-        harmful_accuracy_loss=0.02,
-        fewest_requests=2**53,
-        required=_WITHOUT_DISAGREEMENT,
-        informing=("disagreement",),
-    ),
+    "low traffic": msgspec.structs.replace(_RETRAINED, fewest_requests=2**53),
 }
 
 

@@ -204,7 +204,7 @@ def test_nothing_is_decoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     root = photos(tmp_path / "photos")
     first = opened(root)
     monkeypatch.setattr(packing, "_write", None)
-    monkeypatch.setattr(packing, "_sha256", None)
+    monkeypatch.setattr(packing, "sha256_of", None)
     assert opened(root).digest == first.digest
     with pytest.raises(TypeError):  # another size is another packed dataset
         opened(root, image_size=8)
