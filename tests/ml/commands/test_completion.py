@@ -47,7 +47,7 @@ def _complete(script: str, line: str, *, before: str = "") -> list[str]:
     ("line", "offered"),
     [
         ("bazel run //ml:train optim", ["optimizer=", "optimizer."]),
-        ("./tools/bazel run //ml:train -- optimizer=", ["muon", "sgd"]),
+        ("./tools/bazel run //ml:train -- optimizer=", ["adamw", "muon", "sgd"]),
         ("bazel run -c opt //ml:train seed=1 debug=o", ["overfit"]),
         ("bazel run //ml:train trainer.max_e", ["trainer.max_epochs="]),
     ],
