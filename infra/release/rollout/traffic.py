@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from common.golden import GoldenImage
+from common.golden import GoldenSet
 from infra.release.aws.clients import Clock
 from infra.release.aws.function import Alias, CallFailed, LambdaFunction, http_event, predict_event
 from infra.release.errors import NotVerified, Refused, ReleaseError
@@ -104,9 +104,13 @@ class Smoke:
 
 
 def smoke_test(
-    function: LambdaFunction, version: str, expected_model: str | None, image: GoldenImage | None
+    function: LambdaFunction,
+    version: str,
+    expected_model: str | None,
+    golden: GoldenSet | None,
+    release: str,
 ) -> Smoke:
-    """Asks /ready, /model/info and one golden image.
+    """Asks /ready, /model/info and one golden image, which the release's name chooses.
 
     Raises:
         Refused: says which answer was wrong, and what was expected.
@@ -116,8 +120,15 @@ def smoke_test(
     model, classes = str(info.get("version")), tuple(info.get("classes", ()))
     if expected_model and not model.startswith(expected_model):
         raise Refused(f"version {version} serves model {model}, expected {expected_model}")
+    if golden and (foreign := sorted(golden.labels - {*classes})):
+        raise Refused(
+            f"the golden set ({golden.name}) has images of {', '.join(foreign[:4])}, which the "
+            "model was not trained to tell: make one of its own data by `bazel run "
+            "//infra/release:make_golden_set -- runs/<folder> golden.zip`"
+        )
     label = ""
-    if image:
+    if golden and golden.images:
+        image = golden.order(release)[-1]
         answer, _ = _ask(function, version, "/predict", predict_event(image.data))
         label = str(answer.get("label"))
         if label not in classes:

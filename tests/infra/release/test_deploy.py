@@ -169,11 +169,11 @@ def test_a_version_that_fails_its_smoke_test_gets_no_traffic(world: World) -> No
 
 def test_golden_images_of_another_dataset_are_refused_before_any_traffic(world: World) -> None:
     world.create(world.push(GOOD))
-    images = [GoldenImage(f"{label}:0".encode(), label) for label in ("cat", "seven")]
+    images = [GoldenImage(b"seven:0", "seven")]  # whichever is asked first is a foreign one
     write_golden_set(world.golden, "digits", images)
     result = world.deploy(world.push(OTHER))
     assert result.code == 1
-    assert "the golden set (digits) has images of seven, which" in result.data["text"]
+    assert "make_golden_set" in result.data["text"]
     assert world.alias() == {"1": 1.0}
 
 
