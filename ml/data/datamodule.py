@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from ml.data.augmentation import Augmentation, augmented_samples, resize
 from ml.data.checks import check_image_size, checked_part
 from ml.data.cifar10 import CLASSES, dataset_digest, locate, read_records, stratified_split
 from ml.data.packing import PackedImages
+from ml.lightning import lightning
 
 _EVALUATION_BATCH = 1000  # images at most
 

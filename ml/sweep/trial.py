@@ -9,9 +9,7 @@ from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
-import lightning
 import onnx
-from lightning import LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from optuna import TrialPruned
 from optuna.trial import Trial
@@ -21,6 +19,7 @@ from ml.artifact.export import to_onnx
 from ml.benchmark.latency import Job
 from ml.benchmark.rounds import Worker
 from ml.data.checks import check_digest, open_data
+from ml.lightning import LightningModule, Trainer, lightning
 from ml.runs.folder import RunFolder, config_digest
 from ml.runs.metrics import best_row
 from ml.runs.own_code import own_code_digests

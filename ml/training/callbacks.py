@@ -10,16 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
-from lightning import LightningModule, Trainer
-from lightning.fabric.plugins import TorchCheckpointIO
 from rich.console import Console
 from torch import nn
 
 from common.files import write_whole
 from common.terminal import Progress
+from ml.lightning import LightningModule, TorchCheckpointIO, Trainer, lightning
 from ml.runs.folder import RunFolder
 from ml.training.config import DivergedError
 

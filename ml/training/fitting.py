@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -19,6 +18,7 @@ from ml.artifact.calibration import calibrate
 from ml.data.checks import check_digest, checked_part, open_data
 from ml.data.cifar10 import DatasetError
 from ml.data.datamodule import Images
+from ml.lightning import lightning
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.metrics import best_row
 from ml.runs.own_code import own_code_digests

@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ml.lightning import OptimizerLRSchedulerConfig, lightning
 from ml.training.config import DivergedError
 
 _LOOK_EVERY = 16  # steps, where to look at a number means to wait for the device

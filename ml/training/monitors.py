@@ -6,14 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import lightning
 import psutil
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateFinder
 from torch.profiler import profile
 
 from common.files import write_whole
+from ml.lightning import LearningRateFinder, LightningModule, Trainer, lightning
 from ml.runs.folder import RunFolder
 from ml.runs.metrics import read_rows
 from ml.training.callbacks import metrics_log

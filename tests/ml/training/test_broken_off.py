@@ -9,16 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
-from lightning import LightningModule, Trainer
 from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
 from ml import stages
 from ml.commands import train
+from ml.lightning import LightningModule, Trainer, lightning
 from ml.runs.folder import RunFolder, create_run, open_run
 from ml.runs.metrics import read_rows
 from ml.training.config import DivergedError, resolved

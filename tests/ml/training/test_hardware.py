@@ -1,9 +1,9 @@
 """The trainer that fits this machine."""
 
-import lightning
 import pytest
 import torch
 
+from ml.lightning import lightning
 from ml.training import hardware
 from ml.training.hardware import best_precision, describe_device, make_trainer
 

@@ -11,14 +11,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
-from lightning import LightningModule, Trainer
 from rich.console import Console
 
 from ml.data.augmentation import Augmentation
 from ml.data.datamodule import AugmentedImages, Images
+from ml.lightning import LightningModule, Trainer, lightning
 from ml.runs.folder import RunFolder, open_run
 from ml.runs.provenance import read_provenance
 from ml.training.config import ConfigError, composed

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -13,6 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from ml import stages
+from ml.lightning import lightning
 from ml.runs.folder import RunFolder, open_run
 from ml.training.callbacks import metrics_log, save_weights
 from ml.training.config import ConfigError, resolved
