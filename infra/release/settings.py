@@ -22,6 +22,7 @@ MEANING = {
     "all-at-once": "all traffic after the smoke test, watched by alarms",
     "ab": "holds a split, then goes back to stable and reports",
 }
+_DEPLOYING_S = 600.0
 FOLDER = Path(__file__).parent / "config"
 
 Seconds = Annotated[float, Meta(ge=0)]
@@ -134,6 +135,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         by_model: ProfileName = "same model" if is_same_model else "retrained"
         profile = by_model if self.profile == "by model" else self.profile
         return profile_policy(profile, self.verdict)
+
+    def longest_s(self, strategy: StrategyName) -> float:
+        """Seconds from the first look at AWS to the end of a release, if each wait is used up;
+        Terraform and Lambda are given ten minutes of it."""
+        steps = self.steps(strategy)
+        waits_s = sum(max(step.bake_s, step.look_s + self.settle_s) for step in steps)
+        held_s = self.most_hold_s if any(step.proof for step in steps) else 0.0
+        return _DEPLOYING_S + waits_s + held_s + self.watch_s + 2 * self.rollback_s
 
     def steps(self, strategy: StrategyName) -> tuple[Step, ...]:
         """What a strategy does before it promotes."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+import urllib.request
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.credentials import (
+    AssumeRoleWithWebIdentityCredentialFetcher,
+    DeferredRefreshableCredentials,
+    EnvProvider,
+)
+from botocore.exceptions import CredentialRetrievalError
 
 from common.aws import OTHER, S3Store, addressing, aws_errors
 from infra.release.errors import ReleaseError
@@ -28,15 +38,27 @@ _ADVICE = {
 
 
 class Aws:
-    """An AWS session; endpoint, region and credentials come from where boto3 finds them.
+    """An AWS session; endpoint, region and credentials come from where boto3 finds them. A job of
+    GitHub Actions that says AWS_ROLE_ARN has its credentials renewed.
 
     A rollback is to be over in 30 s, so a service that does not answer is given up within seconds.
     """
 
     def __init__(self, region: str | None = None, invoke_timeout_s: float = 20.0) -> None:
         with explained("AWS"):
-            self._session = boto3.session.Session(region_name=region)
+            self._session = boto3.session.Session(
+                region_name=region, botocore_session=_renewing(os.environ)
+            )
         self._invoke_timeout_s = invoke_timeout_s
+
+    def session_ends_s(self) -> float | None:
+        """When credentials of the environment end, which nobody renews (seconds since 1970); None
+        for others, and where AWS_CREDENTIAL_EXPIRATION does not say it."""
+        found = self._session.get_credentials()
+        if found is None or found.method != EnvProvider.METHOD:
+            return None
+        expiry: datetime | None = getattr(found, "_expiry_time", None)
+        return expiry.timestamp() if expiry else None
 
     @property
     def region(self) -> str:
@@ -94,6 +116,42 @@ class Aws:
         )
         with explained(service):
             return self._session.client(service, region_name=self.region, config=config)
+
+
+_GITHUB = "github-oidc"
+_TOKEN_TIMEOUT_S = 10
+
+
+def _renewing(environ: Mapping[str, str]) -> botocore.session.Session | None:
+    """A session that exchanges a new token of GitHub's for credentials whenever they are about to
+    end; None outside of a job that may have tokens and says for which role.
+
+    A token is good for minutes, and a job may ask for as many as it likes.
+    https://docs.github.com/en/actions/reference/security/oidc
+    """
+    role, asks = environ.get("AWS_ROLE_ARN"), environ.get("ACTIONS_ID_TOKEN_REQUEST_URL")
+    if not (role and asks and "ACTIONS_ID_TOKEN_REQUEST_TOKEN" in environ):
+        return None
+    session = botocore.session.Session()
+    fetcher = AssumeRoleWithWebIdentityCredentialFetcher(
+        session.create_client,
+        lambda: _github_token(asks, environ["ACTIONS_ID_TOKEN_REQUEST_TOKEN"]),
+        role,
+        extra_args={"RoleSessionName": f"kiln-{environ.get('GITHUB_RUN_ID', 'release')}"},
+    )
+    session._credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, _GITHUB)
+    return session
+
+
+def _github_token(url: str, bearer: str) -> str:
+    request = urllib.request.Request(
+        f"{url}&audience=sts.amazonaws.com", headers={"Authorization": f"bearer {bearer}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_TOKEN_TIMEOUT_S) as answer:  # nosec B310 # from GitHub
+            return str(json.load(answer)["value"])
+    except (OSError, ValueError, KeyError) as exc:
+        raise CredentialRetrievalError(provider=_GITHUB, error_msg=exc) from exc
 
 
 def explained(what: str) -> AbstractContextManager[None]:

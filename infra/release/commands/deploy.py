@@ -8,6 +8,7 @@ ledger before it happens; a bad version is rolled back without being asked.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -67,6 +68,8 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Resu
         checks, registered = check_all(
             aws, settings.preflight, image, outputs, options.ignore_drift
         )
+    if outputs:  # the first version is live at once
+        checks.append(_session(aws, settings, strategy))
     _show_checks(checks, terminal.log)
     if failed := [check for check in checks if not check.passed and check.blocks]:
         raise Refused("; ".join(f"{check.name}: {check.detail}" for check in failed))
@@ -95,6 +98,21 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Resu
             context.timeline.event(f"took over from {before.who} (`{before.what}`)", "yellow")
         outcome = Rollout(context, wanted, golden, apply).run()
     return Result(_data(outcome, image), partial(_show, outcome), outcome.exit_code)
+
+
+def _session(aws: Aws, settings: Settings, strategy: StrategyName) -> Check:
+    """Whether the credentials last for the longest that the release may take."""
+    ends_s = aws.session_ends_s()
+    if ends_s is None:
+        return Check("session", True, "the credentials are renewed, or do not say when they end")
+    has_s, needs_s = ends_s - time.time(), settings.longest_s(strategy)
+    detail = f"the credentials last for {has_s:.0f} s, {strategy} takes {needs_s:.0f} s at most"
+    cure = (
+        ": sign in for longer, or set AWS_ROLE_ARN in a job of GitHub Actions that has `id-token: "
+        "write`, which renews them"
+    )
+    good = has_s >= needs_s
+    return Check("session", good, detail if good else detail + cure)
 
 
 def _dry_run(

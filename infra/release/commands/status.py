@@ -97,8 +97,9 @@ def _show(data: dict[str, Any], records: Sequence[Record], console: Console) -> 
     elif data["unfinished"]:
         unfinished = data["unfinished"]
         line(
-            f"[yellow]unfinished[/]  release {unfinished['release']}: nothing watches over it. "
-            f"Deploy {unfinished['image']} again to go on, or roll back"
+            f"[yellow]unfinished[/]  release {unfinished['release']}: its run is gone. Deploy "
+            f"{unfinished['image']} again to go on, or roll back; `bazel run //infra:watch`, where "
+            "it is scheduled, goes on by itself"
         )
     raised = (
         f"[{'red' if name in data['paging_alarms'] else 'yellow'}]{escape(name)}[/]"

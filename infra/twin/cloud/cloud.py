@@ -44,6 +44,7 @@ from infra.twin.cloud.fleet import KEEP_IDLE_S, Fleet, Launch
 from infra.twin.cloud.gateway import Gateway, listening
 from infra.twin.cloud.lambda_api import LambdaApi
 from infra.twin.cloud.metrics import LogWriter, MetricWriter, SampledDatum
+from infra.twin.cloud.schedules import Schedules
 
 
 @contextmanager
@@ -157,6 +158,7 @@ class Cloud:
         keep_idle_s: float = KEEP_IDLE_S,
         retry_after_s: Sequence[float] = RETRY_AFTER_S,
         alarms_every_s: float = 5.0,
+        minute_s: float = 60.0,
         observe: Observe = ignore,
     ) -> None:
         """
@@ -168,12 +170,13 @@ class Cloud:
             keep_idle_s: an environment without a call for so long is ended.
             retry_after_s: pauses before an asynchronous call that failed is tried again.
             alarms_every_s: alarms are evaluated so often; on AWS once a minute.
+            minute_s: how long a minute of EventBridge's schedules takes.
             observe: is told of every call of a function when it has ended.
         """
         self.folder, self.region = folder, region
         self._launch, self._seed, self._keep_idle_s = launch, seed, keep_idle_s
         self._retry_after_s, self._alarms_every_s = retry_after_s, alarms_every_s
-        self._observe = observe
+        self._minute_s, self._observe = minute_s, observe
         self._stack = ExitStack()
 
     @property
@@ -229,6 +232,8 @@ class Cloud:
             stack.enter_context(regularly(self.flush, _FLUSH_EVERY_S))
             alarms = AlarmWatch(self.region, store)
             stack.enter_context(regularly(alarms.look, self._alarms_every_s))
+            schedules = Schedules(self.region, data_plane, self._minute_s)
+            stack.enter_context(regularly(schedules.look, min(1.0, self._minute_s / 2)))
             gateway = Gateway(data_plane, self._metrics, self.region)
             self.url = stack.enter_context(listening(gateway))
             self._stack = stack.pop_all()

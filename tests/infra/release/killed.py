@@ -18,10 +18,39 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # which this program does not load
+    from tests.infra.release.world import World
 
 RENEWAL = "s3.PutObject/lease.json"
+# Two looks prove it, and three images condemn it: short ways through all steps.
+SHORT = """
+strategy = "canary"
+most_hold_s = 60
+watch_s = 0
+poll_s = 0.05
+settle_s = 0
+lease_s = 30
+
+[canary]
+weights = [0.2, 0.5]
+bake_s = 0
+look_s = 0.05
+
+[golden]
+per_look = 3
+concurrency = 1
+
+[verdict]
+false_alarm_rate = 0.5
+missed_harm_rate = 0.5
+harmful_accuracy_loss = 0.9
+required = ["accuracy"]
+"""
+GOOD, OTHER = "a" * 64, "b" * 64
 
 
 class Deploys:
@@ -36,9 +65,14 @@ class Deploys:
         arguments: Sequence[str],
         kill_at: int = 0,
         by: signal.Signals = signal.SIGKILL,
+        behind: str = "",
     ) -> tuple[int, list[str]]:
-        """Exit code (-9 if killed) of a deploy, and the calls that it made: "lambda.GetAlias"."""
+        """Exit code (-9 if killed) of a deploy, and the calls that it made: "lambda.GetAlias".
+
+        `behind` names a call; the next one is not made.
+        """
         job = {"name": name, "arguments": list(arguments), "kill_at": kill_at, "by": by}
+        job["behind"] = behind
         self._sink.write(json.dumps(job) + "\n")
         self._sink.flush()
         code, *calls = self._source.readline().split()
@@ -61,6 +95,34 @@ def deploys(environment: Mapping[str, str]) -> Iterator[Deploys]:
         assert process.stdout
         yield Deploys(process.stdout, process.stdin)
         process.stdin.close()
+
+
+@dataclass
+class Killing:
+    """One cloud, and functions in it that differ by name alone."""
+
+    world: World
+    deploys: Deploys
+    numbers: Iterator[int]
+
+    def fresh(self) -> World:
+        """A function of its own, at version 1."""
+        world = replace(self.world, name=f"kiln-{next(self.numbers)}")
+        world.config.write_text(SHORT)
+        world.create(world.push(GOOD))
+        return world
+
+    def deploy(
+        self,
+        world: World,
+        image: str,
+        kill_at: int = 0,
+        by: signal.Signals = signal.SIGKILL,
+        behind: str = "",
+    ) -> tuple[int, list[str]]:
+        arguments = ("--env", "dev", "--config", str(world.config), "--yes", "--image", image)
+        golden = ("--golden", str(world.golden))
+        return self.deploys.run(world.name, [*arguments, *golden], kill_at, by, behind)
 
 
 def changes(call: str) -> bool:
@@ -111,17 +173,18 @@ def _become(job: Mapping[str, Any], calls: int, clients: Sequence[Any], deploy: 
     from infra.release.commands.command import interrupt_by_sigterm
 
     lock = threading.Lock()
-    made = 0
+    made, is_behind = 0, False
 
     def count(event_name: str, request: Any, **_: object) -> None:
-        nonlocal made
+        nonlocal made, is_behind
         with lock:
             made += 1
-            if made == job["kill_at"]:
+            if is_behind or made == job["kill_at"]:
                 os.kill(os.getpid(), job["by"])
             call = event_name.removeprefix("before-send.")
             if call == "s3.PutObject":
                 call += f"/{request.url.rpartition('/')[2]}"
+            is_behind = call == job["behind"]
             os.write(calls, f"{call} ".encode())
 
     for client in clients:

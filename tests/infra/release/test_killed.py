@@ -7,65 +7,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import pytest
 
 from infra.release.state.lease import Lease
-from tests.infra.release.killed import RENEWAL, Deploys, changes, deploys
+from tests.infra.release.killed import OTHER, RENEWAL, Killing, changes, deploys
 from tests.infra.release.world import World
-
-# Two looks prove it, and three images condemn it: short ways through all steps.
-SETTINGS = """
-strategy = "canary"
-most_hold_s = 60
-watch_s = 0
-poll_s = 0.05
-settle_s = 0
-lease_s = 30
-
-[canary]
-weights = [0.2, 0.5]
-bake_s = 0
-look_s = 0.05
-
-[golden]
-per_look = 3
-concurrency = 1
-
-[verdict]
-false_alarm_rate = 0.5
-missed_harm_rate = 0.5
-harmful_accuracy_loss = 0.9
-required = ["accuracy"]
-"""
-GOOD, OTHER = "a" * 64, "b" * 64
-
-
-@dataclass
-class Killing:
-    """One cloud, and functions in it that differ by name alone."""
-
-    world: World
-    deploys: Deploys
-    numbers: Iterator[int]
-
-    def fresh(self) -> World:
-        """A function of its own, at version 1."""
-        world = World(
-            self.world.cloud, self.world.functions, self.world.folder, f"kiln-{next(self.numbers)}"
-        )
-        world.config.write_text(SETTINGS)
-        world.create(world.push(GOOD))
-        return world
-
-    def deploy(
-        self, world: World, image: str, kill_at: int = 0, by: signal.Signals = signal.SIGKILL
-    ) -> tuple[int, list[str]]:
-        arguments = ("--env", "dev", "--config", str(world.config), "--yes", "--image", image)
-        golden = ("--golden", str(world.golden))
-        return self.deploys.run(world.name, [*arguments, *golden], kill_at, by)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ long (a lifecycle rule 55 s, a queue 25 s), so a thread for each root goes throu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from infra.terraform.installation import TerraformFailed
 from infra.terraform.plan import Plan
 from infra.terraform.root import Root
+from infra.terraform.service import parse_service_outputs
 from infra.terraform.state import S3State
 from tests.helpers.waiting import wait_until
 from tests.infra.terraform.aws import ACCOUNT, REGION, WITHOUT, Aws
@@ -43,6 +45,7 @@ class History:
     aliases: dict[str, Any] = field(default_factory=dict)  # step => the alias live
     versions: list[str] = field(default_factory=list)
     topics: list[str] = field(default_factory=list)  # protocols of the subscriptions
+    watched: Any = None  # the watcher's environment, what it knows of the service, its schedules
     left: list[str] = field(default_factory=list)  # functions and alarms after the end
     called: set[str] = field(default_factory=set)  # actions of IAM, by Terraform for the service
     refusal: str = ""  # of the state's bucket to be deleted with states in it
@@ -100,14 +103,15 @@ def _observability(aws: Aws, history: History) -> None:
 
 def _service(aws: Aws, history: History) -> None:
     passed = history.roots["service"]
-    first, second = (aws.push_image("kiln", label) for label in ("first", "second"))
-    _first(_service_root(aws, first), passed)
+    first, second, watcher = (aws.push_image("kiln", label) for label in ("1", "2", "watch"))
+    _first(_service_root(aws, first, watcher), passed)
     history.aliases["applied"] = _alias(aws)
     topic = passed.outputs["sns_topic_arn"]
     subscriptions = aws.client("sns").list_subscriptions_by_topic(TopicArn=topic)["Subscriptions"]
     history.topics = sorted(one["Protocol"] for one in subscriptions)
 
-    changed = _service_root(aws, second)
+    history.watched = _watched(aws)
+    changed = _service_root(aws, second, watcher)
     passed.plans["changed"] = changed.plan()
     changed.apply(passed.plans["changed"])
     history.aliases["changed"] = _alias(aws)
@@ -122,8 +126,21 @@ def _service(aws: Aws, history: History) -> None:
     passed.plans["destroyed"] = changed.destroy()
 
 
-def _service_root(aws: Aws, image: str) -> Root:
-    variables: Mapping[str, object] = {**SERVICE, "image_uri": image}
+def _watched(aws: Aws) -> Any:
+    found = aws.client("lambda").get_function_configuration(FunctionName="kiln-dev-watch")
+    rules = aws.client("events").list_rule_names_by_target(TargetArn=found["FunctionArn"])
+    events = [aws.client("events").describe_rule(Name=name) for name in rules["RuleNames"]]
+    variables = found["Environment"]["Variables"]
+    outputs = parse_service_outputs(json.loads(variables["KILN_SERVICE_OUTPUTS"]))
+    return variables["KILN_ENV"], outputs, [event["ScheduleExpression"] for event in events]
+
+
+def _service_root(aws: Aws, image: str, watcher: str) -> Root:
+    variables: Mapping[str, object] = {
+        **SERVICE,
+        "image_uri": image,
+        "watcher_image_uri": watcher,
+    }
     return aws.root("service", "dev", variables, S3State(STATE_BUCKET))
 
 

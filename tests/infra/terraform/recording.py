@@ -55,6 +55,7 @@ _IMPLIED = {
         "lambda:TagResource",
     },
     ("cloudwatch", "PutMetricAlarm"): {"cloudwatch:TagResource"},
+    ("events", "PutRule"): {"events:TagResource"},
     ("iam", "CreatePolicy"): {"iam:TagPolicy"},
     ("iam", "CreateRole"): {"iam:TagRole"},
     ("logs", "CreateLogGroup"): {"logs:TagResource"},

@@ -26,6 +26,7 @@ NOT_SEEN = {
     **dict.fromkeys(
         (
             "cloudwatch:UntagResource",
+            "events:UntagResource",
             "lambda:UntagResource",
             "logs:UntagResource",
             "sns:UntagResource",

@@ -70,3 +70,8 @@ def test_the_service_says_where_everything_is(history: History) -> None:
 
 def test_alarms_go_to_people_and_to_slack(history: History) -> None:
     assert history.topics == ["email", "lambda"]
+
+
+def test_the_watcher_knows_what_the_release_manager_reads(history: History) -> None:
+    outputs = history.roots["service"].outputs
+    assert history.watched == ("dev", parse_service_outputs(outputs), ["rate(1 minute)"])

@@ -48,6 +48,7 @@ VALUES = {
     "steps.tests.outcome": "failure",
     "steps.push.outputs.reference": "registry.invalid/kiln@sha256:" + "0" * 64,
     "toJSON(needs)": '{"image": {"result": "success"}}',
+    "vars.AWS_ROLE": "arn:aws:iam::123456789012:role/kiln-github-production",
     "vars.ECR_REPOSITORY": "registry.invalid/kiln",
     "vars.KILN_TERRAFORM_STATE": "s3://states/terraform",
     "vars.PREDICTIONS": "s3://bucket/predictions.jsonl",

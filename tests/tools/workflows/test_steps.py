@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from infra.release.commands import deploy, rollback
+from infra.release.settings import read_settings
 from infra.supply_chain import sign, verify
 from serve.image import push
 from tests.tools.workflows.steps import Scratch, Step, read_steps
@@ -26,6 +27,7 @@ from tools.model_card import comment, figures
 
 STEPS = list(read_steps(Path(".github/workflows")))
 HERE = [step for step in STEPS if step.script != ".ci/run"]
+ENVIRONMENTS = {"production": "prod", "staging": "staging"}  # of AWS, by GitHub's
 BUILD_FILES = [path for path in os.environ["BAZEL_SOURCES"].split() if path.endswith("BUILD.bazel")]
 # By target: the program's parser, and how many options its BUILD file gives it.
 PARSERS: dict[str, tuple[Callable[[], argparse.ArgumentParser], list[str]]] = {
@@ -111,6 +113,17 @@ def test_who_moves_traffic_has_a_state_that_outlives_the_runner() -> None:
     assert {step.workflow for step in moving} == {"release", "rollback"}
     for step in moving:
         assert "KILN_TERRAFORM_STATE" in step.environment, str(step)
+
+
+def test_a_release_that_takes_longer_than_its_credentials_renews_them() -> None:
+    deploying = [step for step in STEPS if "bazel run //infra:deploy" in step.script]
+    assert [step.job for step in deploying] == ["staging", "production"]
+    assert all("AWS_ROLE_ARN" in step.environment for step in deploying)
+    jobs = yaml.safe_load(Path(".github/workflows/release.yml").read_text())["jobs"]
+    for step in deploying:
+        longest_s = read_settings(ENVIRONMENTS[step.job]).longest_s("canary")
+        assert 60 * jobs[step.job]["timeout-minutes"] > longest_s
+        assert jobs[step.job]["permissions"]["id-token"] == "write"
 
 
 def test_a_job_that_deploys_installs_terraform_and_builds_before_it_signs_in() -> None:

@@ -3,13 +3,14 @@
 
 locals {
   parts = {
-    functions = [local.function, "${local.function}:*", "${local.function}-slack"]
-    roles     = [for role in ["function", "slack"] : "arn:${var.partition}:iam::${var.account_id}:role/${local.name}-${role}"]
+    functions = [local.function, "${local.function}:*", "${local.function}-slack", "${local.function}-watch"]
+    roles     = [for role in ["function", "slack", "watch"] : "arn:${var.partition}:iam::${var.account_id}:role/${local.name}-${role}"]
     invoke    = "arn:${var.partition}:iam::${var.account_id}:policy/${local.name}-invoke"
     logs = flatten([
-      for group in ["/aws/lambda/${local.name}", "/aws/lambda/${local.name}-slack", "/aws/vendedlogs/http-api/${local.name}"] :
+      for group in ["/aws/lambda/${local.name}", "/aws/lambda/${local.name}-slack", "/aws/lambda/${local.name}-watch", "/aws/vendedlogs/http-api/${local.name}"] :
       ["arn:${var.partition}:logs:${local.here}:log-group:${group}", "arn:${var.partition}:logs:${local.here}:log-group:${group}:*"]
     ])
+    schedule  = "arn:${var.partition}:events:${local.here}:rule/${local.name}-watch"
     failures  = "arn:${var.partition}:sqs:${local.here}:${local.name}-failures"
     dashboard = "arn:${var.partition}:cloudwatch::${var.account_id}:dashboard/${local.name}"
     budget    = "arn:${var.partition}:budgets::${var.account_id}:budget/${local.name}"
@@ -52,7 +53,7 @@ data "aws_iam_policy_document" "terraform" {
       "lambda:UpdateFunctionConfiguration",
       "lambda:UpdateFunctionUrlConfig",
     ]
-    resources = local.parts.functions # the function with its versions and aliases, and the one that tells Slack
+    resources = local.parts.functions # the function with its versions and aliases, the one that tells Slack, and the watcher
   }
 
   statement {
@@ -180,6 +181,22 @@ data "aws_iam_policy_document" "terraform" {
       "sqs:UntagQueue",
     ]
     resources = [local.parts.failures]
+  }
+
+  statement {
+    sid = "Schedule"
+    actions = [
+      "events:DeleteRule",
+      "events:DescribeRule",
+      "events:ListTagsForResource",
+      "events:ListTargetsByRule",
+      "events:PutRule",
+      "events:PutTargets",
+      "events:RemoveTargets",
+      "events:TagResource",
+      "events:UntagResource",
+    ]
+    resources = [local.parts.schedule]
   }
 
   statement {

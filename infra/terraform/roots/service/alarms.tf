@@ -84,6 +84,13 @@ locals {
       dimensions = { QueueName = queue.name }
       meaning    = "Asynchronous calls failed to the end; the queue has their events and why."
     } },
+    var.watcher_image_uri == null ? {} : {
+      watcher-errors = {
+        namespace  = "AWS/Lambda", metric = "Errors", above = 0
+        dimensions = { FunctionName = "${local.name}-watch" }
+        meaning    = "The function that ends releases without a run fails: its log says why, //infra:status where the traffic goes."
+      }
+    },
     var.api ? {
       api-server-errors = {
         namespace  = "AWS/ApiGateway", metric = "5xx", above = 0

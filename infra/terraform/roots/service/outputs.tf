@@ -1,4 +1,15 @@
-# infra/terraform/service.py reads these.
+# infra/terraform/service.py reads these, and watcher.tf passes them on.
+
+locals {
+  api_url      = var.domain != null && var.api ? "https://${var.domain.name}" : try(trimsuffix(aws_apigatewayv2_stage.this["this"].invoke_url, "/"), "")
+  function_url = try(trimsuffix(aws_lambda_function_url.live["this"].function_url, "/"), "")
+  alarm_names = concat(
+    [for alarm in aws_cloudwatch_metric_alarm.platform : alarm.alarm_name],
+    module.alarms.names,
+    module.alarms.burn_rate_names,
+  )
+  page_alarm_names = concat([aws_cloudwatch_metric_alarm.platform["function-errors"].alarm_name], module.alarms.page_names)
+}
 
 output "function_name" {
   description = "Name of the Lambda function."
@@ -17,12 +28,12 @@ output "published_version" {
 
 output "api_url" {
   description = "Address of the service, without a slash at the end; empty without an API."
-  value       = var.domain != null && var.api ? "https://${var.domain.name}" : try(trimsuffix(aws_apigatewayv2_stage.this["this"].invoke_url, "/"), "")
+  value       = local.api_url
 }
 
 output "function_url" {
   description = "Address of the alias for callers with AWS credentials, without a slash at the end; empty if switched off."
-  value       = try(trimsuffix(aws_lambda_function_url.live["this"].function_url, "/"), "")
+  value       = local.function_url
 }
 
 output "ledger_bucket" {
@@ -47,16 +58,12 @@ output "sns_topic_arn" {
 
 output "alarm_names" {
   description = "Names of all alarms: of the platform, of the catalogue, and of the error budgets."
-  value = concat(
-    [for alarm in aws_cloudwatch_metric_alarm.platform : alarm.alarm_name],
-    module.alarms.names,
-    module.alarms.burn_rate_names,
-  )
+  value       = local.alarm_names
 }
 
 output "page_alarm_names" {
   description = "Those that wake somebody: any of them takes a release back."
-  value       = concat([aws_cloudwatch_metric_alarm.platform["function-errors"].alarm_name], module.alarms.page_names)
+  value       = local.page_alarm_names
 }
 
 output "failure_queue_url" {

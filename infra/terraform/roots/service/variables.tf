@@ -217,6 +217,19 @@ variable "function_url_callers" {
   }
 }
 
+# --- Who ends a release whose run is gone -----------------------------------------------------------
+
+variable "watcher_image_uri" {
+  description = "Image of the release manager in ECR by digest, as `bazel run //infra:push_watch_image` pushes it: it looks every minute. null: nobody does."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = can(regex("^[^@:]+(:[0-9]+)?/[^@:]+@sha256:[0-9a-f]{64}$", coalesce(var.watcher_image_uri, "-/-@sha256:${join("", [for n in range(64) : "0"])}")))
+    error_message = "watcher_image_uri is HOST/REPOSITORY@sha256:<64 digits>."
+  }
+}
+
 # --- Who is told -----------------------------------------------------------------------------------
 
 variable "alarm_emails" {
