@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from common.lightning import lightning
 from common.resources import batch_within_memory
 from ml.data.augmentation import Augmentation, augmented_samples, resize
 from ml.data.checks import check_image_size, checked_part
 from ml.data.cifar10 import CLASSES, dataset_digest, locate, read_records, stratified_split
 from ml.data.packing import PackedImages
-from ml.lightning import lightning
 
 _EVALUATION_BATCH = 1000  # images at most
 

@@ -15,11 +15,11 @@ from optuna import TrialPruned
 from optuna.trial import Trial
 from rich.console import Console
 
+from common.lightning import LightningModule, Trainer, lightning
 from ml.artifact.export import to_onnx
 from ml.benchmark.latency import Job
 from ml.benchmark.rounds import Worker
 from ml.data.checks import check_digest, open_data
-from ml.lightning import LightningModule, Trainer, lightning
 from ml.runs.folder import RunFolder, config_digest
 from ml.runs.metrics import best_row
 from ml.runs.own_code import own_code_digests

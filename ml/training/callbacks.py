@@ -16,8 +16,8 @@ from rich.console import Console
 from torch import nn
 
 from common.files import write_whole
+from common.lightning import LightningModule, TorchCheckpointIO, Trainer, lightning
 from common.terminal import Progress
-from ml.lightning import LightningModule, TorchCheckpointIO, Trainer, lightning
 from ml.runs.folder import RunFolder
 from ml.training.config import DivergedError
 

@@ -14,11 +14,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
+from common.lightning import lightning
 from ml.artifact.calibration import calibrate
 from ml.data.checks import check_digest, checked_part, open_data
 from ml.data.cifar10 import DatasetError
 from ml.data.datamodule import Images
-from ml.lightning import lightning
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.metrics import best_row
 from ml.runs.own_code import own_code_digests

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from common.lightning import lightning
 from common.resources import available_cpus
-from ml.lightning import lightning
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # from glibc's malloc.h
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ml.lightning import OptimizerLRSchedulerConfig, lightning
+from common.lightning import OptimizerLRSchedulerConfig, lightning
 from ml.training.config import DivergedError
 
 _LOOK_EVERY = 16  # steps, where to look at a number means to wait for the device

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import profile
 
 from common.files import write_whole
-from ml.lightning import LearningRateFinder, LightningModule, Trainer, lightning
+from common.lightning import LearningRateFinder, LightningModule, Trainer, lightning
 from ml.runs.folder import RunFolder
 from ml.runs.metrics import read_rows
 from ml.training.callbacks import metrics_log

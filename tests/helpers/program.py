@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 # What programs of ml spend their start on; a test that does not declare one of them goes without.
 _SLOW = (
     "torch",
-    "ml.lightning",
+    "common.lightning",
     "hydra",
     "onnx",
     "onnxscript",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ml.lightning import lightning
+from common.lightning import lightning
 from ml.runs.metrics import read_rows
 from ml.training.callbacks import MetricsLog
 from ml.training.monitors import SystemMonitor, SystemSampler

@@ -15,9 +15,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
+from common.lightning import LightningModule, Trainer, lightning
 from ml import stages
 from ml.commands import train
-from ml.lightning import LightningModule, Trainer, lightning
 from ml.runs.folder import RunFolder, create_run, open_run
 from ml.runs.metrics import read_rows
 from ml.training.config import DivergedError, resolved

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ml.lightning import lightning
+from common.lightning import lightning
 from ml.training import hardware
 from ml.training.hardware import best_precision, describe_device, make_trainer
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from common.lightning import LightningModule, Trainer, lightning
 from ml.data.augmentation import Augmentation
 from ml.data.datamodule import AugmentedImages, Images
-from ml.lightning import LightningModule, Trainer, lightning
 from ml.runs.folder import RunFolder, open_run
 from ml.runs.provenance import read_provenance
 from ml.training.config import ConfigError, composed

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import nn
 
+from common.lightning import lightning
 from ml import stages
-from ml.lightning import lightning
 from ml.runs.folder import RunFolder, open_run
 from ml.training.callbacks import metrics_log, save_weights
 from ml.training.config import ConfigError, resolved

@@ -16,7 +16,7 @@ def _declared(place: str) -> list[str]:
     )
     beside = os.path.dirname(place)
     return [
-        os.path.join(hub, "views", name)
+        os.path.join(hub, "views", name, "site-packages")
         for name in sorted(os.listdir(beside))
         if os.path.exists(os.path.join(beside, name, "digest"))
     ]

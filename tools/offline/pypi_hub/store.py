@@ -131,10 +131,12 @@ def _keep_only(packages: Path, kept: set[str]) -> None:
 def _make_views(
     store: Path, distributions: Iterable[Distribution], bytecode: Mapping[str, str]
 ) -> None:
-    """A folder for each distribution, `views/NAME`, in which nothing else can be imported.
+    """A folder for each distribution, `views/NAME/site-packages`, with nothing else to import.
 
-    It links to whole folders of `site-packages` where they belong to this distribution alone, and
-    to parts of them where several share a folder.
+    Tools know by the folder's name what is not the user's own: Hypothesis would read all of torch
+    for constants to try, a minute in each test process. A view links to whole folders of
+    `site-packages` where they belong to this distribution alone, and to parts of them where
+    several share a folder.
     """
     files = {
         each.name: [
@@ -150,7 +152,7 @@ def _make_views(
     )
     for name, paths in files.items():
         for part in {next((p for p in _parts(path) if owners[p] == 1), path) for path in paths}:
-            place = store / "views" / name / part
+            place = store / "views" / name / _PACKAGES / part
             place.parent.mkdir(parents=True, exist_ok=True)
             target = store / part if part.startswith("bin/") else store / _PACKAGES / part
             place.symlink_to(os.path.relpath(target, place.parent))
