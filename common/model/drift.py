@@ -30,7 +30,7 @@ def chi_square_tail(value: float, freedom: int) -> float:
     while a < freedom / 2:
         total += exp(a * log(x) - x - lgamma(a + 1))
         a += 1
-    return min(1.0, total)
+    return min(1.0, float(f"{total:.10g}"))  # further digits are rounding errors, and would rise
 
 
 def ks_tail(value: float) -> float:

@@ -117,7 +117,7 @@ def place(pin: Pin, entry: Path, output: Path) -> None:
         stale = list(pin.files)
     for file in stale:
         aside = output / f".{file.name}.partial-{os.getpid()}"
-        _link_or_copy(entry / file.name, aside)
+        link_or_copy(entry / file.name, aside)
         os.replace(aside, output / file.name)
 
 
@@ -133,7 +133,8 @@ def _is_in_place(file: PinnedFile, cached: Path, target: Path) -> bool:
     return True
 
 
-def _link_or_copy(cached: Path, target: Path) -> None:
+def link_or_copy(cached: Path, target: Path) -> None:
+    """The same file at another place, read-only; it takes no room where there are hard links."""
     try:
         os.link(cached, target)
     except OSError:  # another file system, or one without hard links

@@ -29,6 +29,7 @@ PARAMS = Path("params.yaml")
 PIN = Path("ml/data/cifar10.dvc")
 DATA = Path("ml/data")
 PREPARED = Path("pipeline/prepared")
+DATASET = PREPARED / "data"
 CONFIG = PREPARED / "config.yaml"
 CODE = PREPARED / "code"
 RUN = Path("pipeline/run")
@@ -38,11 +39,12 @@ PROGRAMS = "KILN_STAGES"  # variable: the folder of the stages' programs and lis
 
 
 def enter_stage() -> None:
-    """Makes this process a stage: at the root of the workspace, reading the dataset that dvc.yaml
-    names, and ending with the DVC that started it."""
+    """Makes this process a stage: at the root of the workspace, from where paths count, reading
+    the dataset that `prepare` left, and ending with the DVC that started it."""
     die_with_parent()
     os.chdir(os.environ.get("DVC_ROOT") or os.environ.get("BUILD_WORKSPACE_DIRECTORY") or ".")
-    os.environ["KILN_CIFAR10"] = str(DATA.absolute())
+    os.environ.pop("BUILD_WORKING_DIRECTORY", None)
+    os.environ["KILN_CIFAR10"] = str(DATASET.absolute())
 
 
 def is_stage() -> bool:

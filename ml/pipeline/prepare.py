@@ -3,7 +3,7 @@ what concerns them.
 
 It leaves the resolved configuration (a comment in configs/ changes nothing in it), a list of the
 sources behind each later stage with their hashes (a change elsewhere in ml/ changes nothing in
-them), and counts of the dataset.
+them), the dataset as it is trained on (image files are packed), and its counts.
 """
 
 import hashlib
@@ -15,16 +15,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
+import yaml
+from hydra.errors import InstantiationException
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
 
 from common.files import write_whole
 from common.terminal import Progress
-from ml.data.cifar10 import DatasetError, Records, read_records
+from ml.data.checks import open_data
+from ml.data.cifar10 import DatasetError, read_records
+from ml.data.cifar10_cache import link_or_copy
 from ml.data.cifar10_pin import FILE_NAMES, Mismatch, PinError, read_pin
+from ml.data.packing import FACTS, PackedImages, read_packed
 from ml.pipeline.layout import (
     CODE,
     CONFIG,
     DATA,
+    DATASET,
     METRICS,
     PARAMS,
     PIN,
@@ -33,9 +40,9 @@ from ml.pipeline.layout import (
     enter_stage,
     programs_folder,
 )
-from ml.pipeline.resolve import ChoicesError, read_choices, resolve
+from ml.pipeline.resolve import ChoicesError, read_choices, read_dataset, resolve
 from ml.runs.own_code import own_code
-from ml.training.config import ConfigError, check_reads_files, is_fast_dev_run
+from ml.training.config import ConfigError, DataConfig, FolderConfig, is_fast_dev_run
 
 CONFIGS = Path("configs")
 
@@ -47,27 +54,69 @@ def prepare(lists: Path) -> None:
         lists: the folder of the files ``train.sources`` and so on, see `sources.bzl`.
 
     Raises:
-        ChoicesError, ConfigError, DatasetError, Mismatch, PinError: what to correct.
+        ChoicesError, ConfigError, DatasetError, InstantiationException, Mismatch, PinError: what
+            to correct.
     """
-    config = resolve(read_choices(PARAMS, "train"), CONFIGS)
+    source = read_dataset(PARAMS)
+    images = None if source == DATA else source
+    config = resolve(read_choices(PARAMS, "train"), CONFIGS, images)
     if is_fast_dev_run(config):
         raise ConfigError("a fast development run keeps nothing that could be evaluated")
-    check_reads_files(config, "the pipeline works")
-    read_pin(PIN).check(DATA)
+    _check_reads(config, source)
     own = own_code(config)
     _check_keyed(own.values())
-    shutil.rmtree(PREPARED, ignore_errors=True)
+    code = {}
     for stage in STAGES[1:]:
         names = (lists / f"{stage}.sources").read_text(encoding="utf-8").split()
-        write_whole(CODE / f"{stage}.txt", hashes([*names, *map(str, own.values())]))
-    write_whole(METRICS / "data.json", json.dumps(counts(DATA), indent=2) + "\n")
+        code[stage] = hashes([*names, *map(str, own.values())])
+    if images:
+        files = packed(config, images)
+        config.data.folder = str(DATASET)
+    else:
+        read_pin(PIN).check(DATA)
+        files = [DATA / name for name in FILE_NAMES]
+    shutil.rmtree(PREPARED, ignore_errors=True)
+    DATASET.mkdir(parents=True)
+    for file in files:
+        link_or_copy(file, DATASET / file.name)
+    if not images:
+        write_whole(DATASET / FACTS, json.dumps({"digest": read_pin(PIN).digest}) + "\n")
+    for stage, hashed in code.items():
+        write_whole(CODE / f"{stage}.txt", hashed)
+    write_whole(METRICS / "data.json", json.dumps(counts(DATASET), indent=2) + "\n")
     write_whole(CONFIG, OmegaConf.to_yaml(config))
+
+
+def _check_reads(config: DictConfig, source: Path) -> None:
+    """Refuses a dataset that this pipeline does not follow: nothing would be keyed by it."""
+    expected = DataConfig._target_ if source == DATA else FolderConfig._target_
+    if (target := config.data._target_) != expected:
+        raise ConfigError(
+            f"data._target_={target}: expected {expected}, since {PARAMS} says dataset: {source}. "
+            "Name the folder of your image files there; another dataset is trained by //ml:train"
+        )
+
+
+def packed(config: DictConfig, images: Path) -> list[Path]:
+    """The files of the packed dataset, in this machine's cache.
+
+    Raises:
+        DatasetError: what is wrong with the images; one of them lies outside of the folder.
+    """
+    data = open_data(config)
+    root = images.absolute()
+    if outside := [p for p in (data.folder, *data.files) if not p.is_relative_to(root)]:
+        raise DatasetError(
+            f"{outside[0]} lies outside of {images}, which is the dataset in {PARAMS}: a change of "
+            "it would not be noticed"
+        )
+    return [data.packed.folder / name for name in (*FILE_NAMES, FACTS)]
 
 
 def _check_keyed(own: Iterable[Path]) -> None:
     """Refuses code of the user's own whose change would not run this stage again."""
-    stages = OmegaConf.load("dvc.yaml").stages
-    deps = [Path(str(dep)).absolute() for dep in stages.prepare.deps]
+    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    deps = [Path(dep).absolute() for dep in stages["prepare"]["deps"]]
     if missing := [path for path in own if not any(path.is_relative_to(dep) for dep in deps)]:
         raise ConfigError(
             f"{', '.join(map(str, missing))}: code that the configuration reaches and the pipeline "
@@ -85,30 +134,52 @@ def hashes(names: Iterable[str]) -> str:
 
 def counts(folder: Path) -> dict[str, int]:
     """Images in each part, the smallest and the largest class, and how many test images are also
-    training images."""
-    parts = {name.removesuffix(".bin"): read_records(folder / name) for name in FILE_NAMES}
-    found: dict[str, int] = {}
-    for name, records in parts.items():
-        classes = np.unique(records.labels, return_counts=True)[1]
-        found[f"{name}_images"] = len(records)
-        found[f"{name}_smallest_class"] = int(classes.min())
-        found[f"{name}_largest_class"] = int(classes.max())
-    known = set(_fingerprints(parts["train"]))
-    found["test_images_in_train"] = sum(image in known for image in _fingerprints(parts["test"]))
+    training images, as they are packed."""
+    found, fingerprints = dict[str, int](), dict[str, list[bytes]]()
+    for name in ("train", "test"):
+        images, labels = _labelled(folder, name)
+        classes = np.unique(labels, return_counts=True)[1]
+        found[f"{name}_images"] = len(labels)
+        found[f"{name}_smallest_class"] = int(classes.min(initial=len(labels)))
+        found[f"{name}_largest_class"] = int(classes.max(initial=0))
+        fingerprints[name] = [*_fingerprints(images)]
+    known = set(fingerprints["train"])
+    found["test_images_in_train"] = sum(image in known for image in fingerprints["test"])
     return found
 
 
-def _fingerprints(records: Records) -> Iterator[bytes]:
-    return (hashlib.blake2b(image, digest_size=16).digest() for image in records.images)
+def _labelled(
+    folder: Path, part: str
+) -> tuple[NDArray[np.uint8] | PackedImages, NDArray[np.int64]]:
+    """One of CIFAR-10's files, or of a packed dataset's."""
+    if "format" in json.loads((folder / FACTS).read_text(encoding="utf-8")):
+        dataset = read_packed(folder)
+        return dataset.images(part), dataset.labels(part)
+    records = read_records(folder / f"{part}.bin")
+    return records.images, records.labels
+
+
+def _fingerprints(images: NDArray[np.uint8] | PackedImages) -> Iterator[bytes]:
+    with Progress("counting the dataset", len(images)) as progress:
+        for number in range(len(images)):
+            yield hashlib.blake2b(images[number], digest_size=16).digest()
+            progress.update(number)
 
 
 def main() -> int:
     enter_stage()
     try:
-        with Progress("counting the dataset"):
-            prepare(programs_folder())
-    except (ChoicesError, ConfigError, DatasetError, Mismatch, PinError) as exc:
-        print(f"{exc}\nNothing was prepared.", file=sys.stderr)
+        prepare(programs_folder())
+    except (
+        ChoicesError,
+        ConfigError,
+        DatasetError,
+        InstantiationException,
+        Mismatch,
+        PinError,
+    ) as exc:
+        cause = exc.__cause__ if isinstance(exc, InstantiationException) else None
+        print(f"{cause or exc}\nNothing was prepared.", file=sys.stderr)
         return 2
     print(f"Configuration, sources and dataset are settled: {os.fspath(PREPARED)}")
     return 0

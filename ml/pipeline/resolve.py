@@ -22,32 +22,54 @@ def read_choices(path: Path, section: str) -> dict[str, Any]:
     Raises:
         ChoicesError: the file or the section cannot be read.
     """
+    chosen = _read(path).get(section)
+    if not isinstance(chosen, dict):
+        raise ChoicesError(f"{path} needs a section '{section}:' of names and values")
+    return chosen
+
+
+def _read(path: Path) -> dict[Any, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError as exc:
         raise ChoicesError(f"{path} cannot be read ({exc.strerror}): restore it") from exc
     except (YAMLError, OmegaConfBaseException) as exc:
         raise ChoicesError(f"{path} is not YAML: {' '.join(str(exc).split())}") from exc
-    chosen = values.get(section) if isinstance(values, dict) else None
-    if not isinstance(chosen, dict):
-        raise ChoicesError(f"{path} needs a section '{section}:' of names and values")
-    return chosen
+    return values if isinstance(values, dict) else {}
 
 
-def resolve(choices: Mapping[str, Any], configs: Path) -> DictConfig:
+def read_dataset(path: Path) -> Path:
+    """The folder that params.yaml names as the dataset, relative to the workspace.
+
+    Raises:
+        ChoicesError: the file cannot be read, or names none in the workspace.
+    """
+    named = _read(path).get("dataset")
+    folder = Path(named) if isinstance(named, str) else Path("..")
+    if folder.is_absolute() or ".." in folder.parts:
+        raise ChoicesError(
+            f"{path}: dataset is {named!r}, expected a folder in this workspace: ml/data for "
+            "CIFAR-10, or images that DVC pins, such as photos"
+        )
+    return folder
+
+
+def resolve(choices: Mapping[str, Any], configs: Path, images: Path | None = None) -> DictConfig:
     """What ``bazel run //ml:train`` would train with these choices as its overrides.
 
     Args:
         choices: groups and values, nested as in the configuration: ``{"experiment": "smoke",
             "data": {"batch_size": 256}}``.
         configs: the folder of Hydra groups.
+        images: the folder of image files that is the dataset, if it is not CIFAR-10.
 
     Raises:
         ConfigError: a choice that the configuration does not take, or that makes no sense.
     """
     # Groups that are null are left out: Hydra takes no such override, the default stays.
     chosen = {k: v for k, v in choices.items() if v is not None or not (configs / k).is_dir()}
-    return resolved(list(overrides(chosen)), configs)
+    first = [] if images is None else ["data=folder", f"data.folder={_typed(str(images))}"]
+    return resolved([*first, *overrides(chosen)], configs)
 
 
 def overrides(choices: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

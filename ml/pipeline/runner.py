@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import yaml
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -37,7 +38,7 @@ from ml.data.fetch import FetchError, default_sources, fetch
 from ml.data.source import Progress as FetchProgress
 from ml.data.source import SourceError
 from ml.data.source_dvc import configured_remote, s3_client
-from ml.pipeline.layout import DATA, PIN, PROGRAMS, programs_folder
+from ml.pipeline.layout import DATA, PARAMS, PIN, PROGRAMS, STAGES, programs_folder
 
 
 class WorkspaceError(ValueError):
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str]) -> int:
         return BAD_INPUT
     try:
         if options.cmd not in ("init", "version"):
-            _prepare(options)
+            arguments = [*arguments, *_prepare(options)]
     except (WorkspaceError, RemoteError, FetchError, PinError, ConfigError) as exc:
         return _refuse(str(exc))
     except InvalidArgumentError as exc:
@@ -221,8 +222,9 @@ def _explain_ourselves() -> None:
         )
 
 
-def _prepare(options: argparse.Namespace) -> None:
-    """Makes workspace, environment and configuration ready for a command."""
+def _prepare(options: argparse.Namespace) -> list[str]:
+    """Makes workspace, environment and configuration ready for a command; what is to be added to
+    its arguments."""
     root = find_workspace()
     os.chdir(root)
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
@@ -235,7 +237,21 @@ def _prepare(options: argparse.Namespace) -> None:
     if options.cmd == "repro" and options.set_param:
         _set_params(options.set_param)
     if options.cmd == "repro" or options.func is CmdExperimentsRun:
-        place_dataset(root)
+        if (dataset := _dataset()) == DATA:
+            place_dataset(root)
+        elif not options.targets and not options.all_pipelines:
+            # Else DVC would ask for CIFAR-10, which lies in a folder that `prepare` depends on.
+            pin = Path(f"{dataset}.dvc")
+            return ["--downstream", str(pin) if pin.is_file() else STAGES[0]]
+    return []
+
+
+def _dataset() -> Path:
+    try:
+        params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+        return Path(params["dataset"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return DATA  # DVC says what is wrong with the file
 
 
 def _settings(root: Path) -> dict[str, Any]:

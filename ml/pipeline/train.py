@@ -17,7 +17,7 @@ from rich.console import Console
 from common.files import write_whole
 from ml.data.cifar10 import DatasetError
 from ml.data.cifar10_pin import file_md5
-from ml.pipeline.layout import CODE, CONFIG, DATA, METRICS, RUN, enter_stage
+from ml.pipeline.layout import CODE, CONFIG, DATASET, METRICS, RUN, enter_stage
 from ml.runs.folder import ResumeError, RunFolder
 from ml.runs.metrics import best_row
 from ml.training.callbacks import metrics_log
@@ -49,7 +49,7 @@ def train(run: RunFolder, console: Console) -> None:
 def _begin(run: RunFolder) -> DictConfig:
     """The configuration, now also in the run folder; checkpoints of another training are gone."""
     text = CONFIG.read_text(encoding="utf-8")
-    key = "\n".join([text, (CODE / "train.txt").read_text(), file_md5(DATA / "train.bin")])
+    key = "\n".join([text, (CODE / "train.txt").read_text(), file_md5(DATASET / "train.bin")])
     kept = run.path / ".checkpoints_of"
     if not kept.is_file() or kept.read_text(encoding="utf-8") != key:
         shutil.rmtree(run.checkpoints, ignore_errors=True)

@@ -2,6 +2,7 @@
 when, and what it says when it cannot."""
 
 import hashlib
+import re
 import shutil
 import subprocess
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ml.data.small_dataset import write_dataset
+from tests.ml.data.small_dataset import write_dataset, write_photos
 from tests.ml.pipeline.project import Project, make_project
 
 ALL = ["prepare", "train", "evaluate", "export", "benchmark"]
@@ -130,6 +131,33 @@ def test_a_push_and_a_pull_bring_every_byte_to_another_clone_and_nothing_to_the_
     assert _digests(ready.path) == before
     assert repro(ready) == []
     assert list(ready.home.iterdir()) == []
+
+
+def test_a_folder_of_photos_is_the_dataset_and_its_contents_are_what_counts(fresh: Project) -> None:
+    photos = write_photos(fresh.path / "photos", ("cat", "dog"), each=10)
+    params = fresh.path / "params.yaml"
+    small = "dataset: photos\ntrain: {data: {image_size: 16, batch_size: 8}}"
+    params.write_text(re.sub("dataset: (.|\n)*seed: 0", small, params.read_text()))
+    for name in ("train.bin", "test.bin"):
+        (fresh.path / "ml" / "data" / name).unlink()  # CIFAR-10 is not asked for
+    assert fresh.dvc("add", "photos").returncode == 0
+    fresh.commit()
+    assert repro(fresh) == ALL
+    (photos / "cat" / "0.png").rename(photos / "cat" / "renamed.png")
+    assert repro(fresh) == ["prepare"]
+    assert "photos.dvc" in changed_files(fresh)  # the pin goes along
+    (photos / "cat" / "damaged.png").write_bytes(b"no image")
+    done = fresh.dvc("repro")
+    assert (done.returncode, fresh.ran()) == (1, ["prepare"])
+    assert "cat/damaged.png" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def changed_files(project: Project) -> str:
+    command = ["git", "status", "--short"]
+    return subprocess.run(
+        command, cwd=project.path, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def _digests(clone: Path) -> dict[str, str]:

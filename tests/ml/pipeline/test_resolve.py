@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.pipeline.prepare import prepare
-from ml.pipeline.resolve import ChoicesError, overrides, read_choices, resolve
+from ml.pipeline.resolve import ChoicesError, overrides, read_choices, read_dataset, resolve
 from ml.training.config import ConfigError
 
 ROOT = Path(__file__).absolute().parents[3]
@@ -60,7 +60,7 @@ def test_another_dataset_than_the_pinned_one_is_refused(
 ) -> None:
     shutil.copytree(CONFIGS, tmp_path / "configs")
     (tmp_path / "configs" / "data" / "mine.yaml").write_text("_target_: mine.Shapes\n")
-    (tmp_path / "params.yaml").write_text("train: {data: mine}\n")
+    (tmp_path / "params.yaml").write_text("dataset: ml/data\ntrain: {data: mine}\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"data\._target_=mine\.Shapes: expected"):
         prepare(tmp_path)
@@ -72,7 +72,7 @@ def test_code_that_the_pipeline_does_not_know_is_refused(
 ) -> None:
     shutil.copytree(CONFIGS, tmp_path / "configs")
     (tmp_path / "configs" / "network" / "mine.yaml").write_text("_target_: own_nets.Net\n")
-    (tmp_path / "params.yaml").write_text("train: {network: mine}\n")
+    (tmp_path / "params.yaml").write_text("dataset: ml/data\ntrain: {network: mine}\n")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "own_nets.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path / "mine"))
@@ -89,6 +89,19 @@ def test_code_that_the_pipeline_does_not_know_is_refused(
 
 def _reached(path: Path) -> Any:
     return SimpleNamespace(check=lambda folder: None)
+
+
+@pytest.mark.parametrize("dataset", ["3", "null", "/photos", "../photos", "[a, b]"])
+def test_a_dataset_outside_of_the_workspace_is_refused(tmp_path: Path, dataset: str) -> None:
+    (path := tmp_path / "params.yaml").write_text(f"dataset: {dataset}\n")
+    with pytest.raises(ChoicesError, match=r"dataset is .*, expected a folder in this workspace"):
+        read_dataset(path)
+
+
+def test_image_files_are_chosen_before_what_is_said_of_them() -> None:
+    cfg = resolve({"data": {"image_size": 16}}, CONFIGS, Path("my photos"))
+    assert (cfg.data.folder, cfg.data.image_size) == ("my photos", 16)
+    assert cfg.data._target_ == "ml.data.folder.ImageFolder"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,15 +11,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from ml.artifact.artifact import load_artifact
 from ml.data.cifar10 import dataset_digest, read_records
-from ml.pipeline.layout import STAGES
+from ml.data.packing import read_packed
+from ml.pipeline.evaluate import evaluate_run
+from ml.pipeline.export import export
+from ml.pipeline.layout import DATASET, RUN, STAGES
+from ml.pipeline.prepare import prepare
+from ml.pipeline.train import train
+from ml.runs.datasets import dataset_of_file
+from ml.runs.folder import RunFolder
+from ml.runs.loading import open_trained
 from tests.helpers.program import Program
-from tests.ml.data.small_dataset import write_dataset
+from tests.ml.data.small_dataset import write_dataset, write_photos
 from tests.ml.pipeline.project import Project, make_project
 
 _PARAMS = """\
+dataset: ml/data
 train:
   seed: 0
   data: {validation_size: 50, batch_size: 10, sizes: [20], size_milestones: []}
@@ -91,7 +102,9 @@ def test_a_training_without_the_test_set_continues_when_killed_unless_its_code_c
     finished: Project, tmp_path: Path
 ) -> None:
     project = _small(tmp_path)
-    (project.path / "ml" / "data" / "test.bin").write_bytes(b"")  # reading it would be an error
+    prepared = project.path / "pipeline" / "prepared" / "data" / "test.bin"
+    prepared.unlink()  # of which there are links
+    prepared.write_bytes(b"")  # reading it would be an error
     process = _start(project, "train")
     checkpoint = _run_folder(project) / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 300
@@ -154,6 +167,43 @@ def test_a_folder_that_is_no_trained_run_is_refused(finished: Project, tmp_path:
     (tmp_path / "network.pt").write_bytes(b"damaged")
     status, errors = _refusal(finished, "evaluate", str(tmp_path))
     assert (status, "no readable weights" in errors) == (2, True), errors
+
+
+_PHOTOS = _PARAMS.replace("ml/data", "photos").replace(
+    "{validation_size: 50, batch_size: 10, sizes: [20], size_milestones: []}",
+    "{validation_size: 0.2, batch_size: 8, image_size: 16}",
+)
+
+
+def test_a_folder_of_photos_goes_the_whole_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_dataset(tmp_path / "data", train=10, test=10)
+    project = make_project(tmp_path, dataset, real=STAGES)
+    monkeypatch.chdir(project.path)
+    monkeypatch.setenv("KILN_CACHE", str(tmp_path / "cache"))
+    write_photos(Path("photos"), ("cat", "dog"), each=30)
+    Path("params.yaml").write_text(_PHOTOS)
+    prepare(project.programs)
+    shutil.rmtree("photos")  # from here on what was packed counts
+    train(RunFolder(RUN.absolute()), Console(quiet=True))
+    evaluated = evaluate_run(open_trained(RUN))
+    summary = export(open_trained(RUN))
+    assert project.metric("data") == {
+        "train_images": 48,
+        "train_smallest_class": 24,
+        "train_largest_class": 24,
+        "test_images": 12,
+        "test_smallest_class": 6,
+        "test_largest_class": 6,
+        "test_images_in_train": 0,
+    }
+    model = load_artifact(RUN / "model.onnx").metadata
+    assert (model.classes, model.input_size) == (("cat", "dog"), (16, 16))
+    assert model.dataset_digest == read_packed(DATASET).facts["digest"]
+    assert summary["test"]["accuracy"] == evaluated.evaluation.accuracy
+    assert dataset_of_file(RUN / "model.onnx", model).read("test").images.shape == (12, 16, 16, 3)
+    assert str(tmp_path) not in (RUN / "config.yaml").read_text()  # goes to other machines
 
 
 def test_a_stage_ends_with_the_process_that_started_it() -> None:
