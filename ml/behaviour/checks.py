@@ -1,6 +1,6 @@
 """Behavioural checks beyond accuracy, each with one value and one limit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -30,6 +30,7 @@ class Limits:
     shift: float = 0.92
     brightness: float = 0.93
     garbage: float = 0.75
+    class_balance: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,30 @@ def check_scores(
     return checks
 
 
+def check_balance(counts: Sequence[Sequence[int]], limits: Limits) -> Check:
+    """The rarest class beside the most frequent one, in the part where they differ most.
+
+    Args:
+        counts: images of each class, for each part.
+    """
+    share = min(min(part) / max(part) for part in counts)
+    meaning = "images of the rarest class for one of the most frequent class"
+    return Check("class balance", share, limits.class_balance, True, meaning)
+
+
 def check_invariance(
-    predict: Predict, images: Images, probabilities: NDArray[np.float32], limits: Limits
+    predict: Predict,
+    images: Images,
+    probabilities: NDArray[np.float32],
+    limits: Limits,
+    *,
+    mirrored: bool = True,
 ) -> list[Check]:
     """How many images keep their class when mirrored, moved by 2 pixels, made darker or brighter.
 
     Args:
         probabilities: (N, K) predictions for the N images as they are.
+        mirrored: whether they are to keep it in a mirror, as digits and arrows do not.
     """
     before = probabilities.argmax(axis=1)
 
@@ -109,15 +127,16 @@ def check_invariance(
     }
     lights = {f"× {factor}": kept(brightened(images, factor)) for factor in _FACTORS}
     shift, light = min(shifts.values()), min(lights.values())
-    mirrored = kept(images[:, :, ::-1])
+    meaning = "images that keep their class when mirrored"
+    flips = [kept(images[:, :, ::-1])] if mirrored else []
     return [
-        Check("flip", mirrored, limits.flip, True, "images that keep their class when mirrored"),
+        *(Check("flip", flip, limits.flip, True, meaning) for flip in flips),
         Check(
             "shift",
             shift,
             limits.shift,
             True,
-            f"… when moved by {_PIXELS} pixels, worst way",
+            f"images that keep their class when moved by {_PIXELS} pixels, worst way",
             shifts,
         ),
         Check(
@@ -125,7 +144,7 @@ def check_invariance(
             light,
             limits.brightness,
             True,
-            "… when darker or brighter, worse way",
+            "images that keep their class when darker or brighter, worse way",
             lights,
         ),
     ]

@@ -259,6 +259,14 @@ _Study = Callable[
 ]
 
 
+_SIZES = (100, 300, 1000)
+
+
+def _fitting(images: int) -> list[int]:
+    """Usual windows of which two are filled by so many images; of few images half."""
+    return [size for size in _SIZES if 2 * size <= images] or [max(1, images // 2)]
+
+
 def _windows(options: argparse.Namespace) -> _Study:
     limits = DriftLimits(false_alarm_rate=options.false_alarm_rate)
     return lambda clean, corrupted, classes, progress: WindowResults(
@@ -266,7 +274,7 @@ def _windows(options: argparse.Namespace) -> _Study:
             clean,
             corrupted,
             classes=classes,
-            sizes=sorted(options.sizes),
+            sizes=sorted(options.sizes or _fitting(len(clean.predictions))),
             clean_windows=options.clean_windows,
             corrupted_windows=options.windows,
             limits=limits,
@@ -344,8 +352,7 @@ def _options() -> argparse.ArgumentParser:
         "--sizes",
         type=count,
         nargs="+",
-        default=[100, 300, 1000],
-        help="images in a window (%(default)s)",
+        help=f"images in a window (default: of {_SIZES} those that leave room for two)",
     )
     parser.add_argument(
         "--windows", type=count, default=1000, help="for each corruption and severity (%(default)s)"

@@ -162,7 +162,7 @@ def _labelled(
 def _fingerprints(images: NDArray[np.uint8] | PackedImages) -> Iterator[bytes]:
     with Progress("counting the dataset", len(images)) as progress:
         for number in range(len(images)):
-            yield hashlib.blake2b(images[number], digest_size=16).digest()
+            yield hashlib.blake2b(images[number].tobytes(), digest_size=16).digest()
             progress.update(number)
 
 

@@ -54,6 +54,7 @@ class Dataset:
         name: for people.
         image_size: height and width in pixels.
         read: `train` or `test`, whole and in its own order.
+        mirrored: whether an image seen in a mirror is taught to be of the same class.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Dataset:
     image_size: tuple[int, int]
     digest: str
     read: Callable[[str], Labelled]
+    mirrored: bool = True
 
 
 def dataset_of(model: Model, config: DictConfig | None) -> Dataset:
@@ -135,7 +137,7 @@ def cifar10(config: DictConfig | None = None) -> Dataset:
 
     # What lies in the usual places was compared with the pin when it was put there.
     digest = read_pin().digest if is_pinned else dataset_digest(Path(named) if named else locate())
-    return Dataset("CIFAR-10", CLASSES, (height, width), digest, read)
+    return Dataset("CIFAR-10", CLASSES, (height, width), digest, read, _is_mirrored(config))
 
 
 def _own(config: DictConfig, target: str) -> Dataset:
@@ -160,7 +162,15 @@ def _own(config: DictConfig, target: str) -> Dataset:
         tuple(data.image_size),
         digest,
         lambda part: (labelled_test if part == "test" else labelled_train)(data),
+        _is_mirrored(config),
     )
+
+
+def _is_mirrored(config: DictConfig | None) -> bool:
+    """As the configuration's augmentation says; those of earlier releases say it in their data."""
+    keys = ("augmentation.mirror", "data.mirror") if config is not None else ()
+    found = (OmegaConf.select(config, key) for key in keys)  # type: ignore[arg-type]
+    return bool(next((value for value in found if value is not None), True))
 
 
 def _listed(classes: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """common/model/drift.py against tables and its own inverse."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.model.drift import chi_square_quantile, chi_square_tail, ks_quantile, ks_tail
@@ -34,6 +34,7 @@ def test_quantiles_undo_tails(level: float, freedom: int) -> None:
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6), st.integers(0, 1000))
+@example(1.0, 3.0, 41)
 def test_tails_fall_and_stay_probabilities(one: float, other: float, freedom: int) -> None:
     low, high = sorted((one, other))
     assert 0 <= chi_square_tail(high, freedom) <= chi_square_tail(low, freedom) <= 1

@@ -50,6 +50,24 @@ def test_findings_are_printed_and_written(model: Path, tmp_path: Path) -> None:
     assert "class floor" in page
 
 
+def test_images_that_training_does_not_mirror_are_not_asked_in_a_mirror(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(datasets.cifar10(), mirrored=False)
+    monkeypatch.setattr(datasets, "cifar10", lambda config=None: own)
+    _, text = run("--model", str(model), "--no-data")
+    assert "flip" not in text
+    assert "shift" in text
+
+
+@pytest.mark.parametrize(("limit", "passed"), [("0", True), ("1", False)])
+def test_classes_may_differ_in_number_as_far_as_the_limit_says(
+    model: Path, limit: str, passed: bool
+) -> None:
+    _, text = run("--model", str(model), "--class-balance", limit)
+    assert ("class balance" not in text.splitlines()[-1]) == passed
+
+
 def test_a_model_within_its_limits_passes_without_the_data(model: Path) -> None:
     loose = ["--calibration-error", "1", "--shift", "0.5", "--brightness", "0.5", "--garbage", "1"]
     code, text = run("--model", str(model), "--no-data", *loose)

@@ -168,5 +168,9 @@ def test_rates_are_measured_printed_and_written(
         ("gaussian_noise:5", 60),
         ("gaussian_noise:5", 200),
     ]
+    few = ["--clean-windows", "10", "--windows", "5", *kinds]
+    assert evaluate.main(["--model", str(model), *few], console) == 0  # a small test set is enough
+    found = json.loads((tmp_path / "drift-rates/drift_rates.json").read_text())
+    assert {rate["size"] for rate in found["rates"]} == {100}
     console = Console(file=io.StringIO(), width=150)
     assert evaluate.main(["--model", str(model), "--sizes", "300", *kinds], console) == 2

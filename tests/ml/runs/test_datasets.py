@@ -130,6 +130,26 @@ def test_records_become_images_as_models_see_them(
     assert images[0, 0, 0].tolist() == [planes[0], planes[1024], planes[2048]]
 
 
+@pytest.mark.parametrize(
+    ("values", "mirrored"),
+    [
+        ({}, True),
+        ({"data": {"mirror": False}}, False),
+        ({"augmentation": {"mirror": False}}, False),
+        ({"data": {"mirror": False}, "augmentation": {"mirror": True}}, True),
+    ],
+)
+def test_whether_mirrored_images_keep_their_class_is_as_they_were_trained(
+    config: DictConfig, tmp_path: Path, values: dict[str, Any], mirrored: bool
+) -> None:
+    augmentation = {"_target_": "ml.data.augmentation.Augmentation"}
+    if "augmentation" in values:
+        values = {**values, "augmentation": augmentation | values["augmentation"]}
+    trained = OmegaConf.merge(config, values)
+    assert isinstance(trained, DictConfig)
+    assert dataset_of(_model(tmp_path), trained).mirrored == mirrored
+
+
 def test_data_that_is_not_at_hand_is_told_apart(config: DictConfig, tmp_path: Path) -> None:
     model = _model(tmp_path)
     config.data.folder = str(tmp_path / "gone")
