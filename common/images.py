@@ -70,6 +70,39 @@ def image_type(data: bytes) -> ImageType | None:
     return None
 
 
+# Types that people send and that are not decoded here: how they begin, and what they are called.
+_OTHERS = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\1\0": "ICO",
+    b"8BPS": "Photoshop",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+}
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"mif1": "HEIC", b"msf1": "HEIC"}  # ISO/IEC 23008-12
+_BRANDS |= dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC")
+
+
+def other_type(data: bytes) -> str:
+    """What a file is called that is of no type decoded here; "" where that is not known."""
+    if data[4:8] == b"ftyp":
+        box = data[8 : min(_big(data[:4]), 256)]
+        brands = [box[:4], *(box[at : at + 4] for at in range(8, len(box), 4))]
+        names = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
+        return "AVIF" if "AVIF" in names else names[0] if names else "MP4"
+    for beginning, name in _OTHERS.items():
+        if data.startswith(beginning):
+            return name
+    is_svg = data.lstrip()[:5] == b"<?xml" and b"<svg" in data[:1024]
+    return "SVG" if is_svg else ""
+
+
 def image_size(data: bytes, kind: ImageType) -> tuple[int, int] | None:
     """(width, height) that the header claims; None for JPEGs, and where the header is damaged."""
     match kind:
@@ -97,6 +130,10 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     if form == b"VP8 ":
         return _little(header[6:8]) & 0x3FFF, _little(header[8:10]) & 0x3FFF
     return None
+
+
+def _big(data: bytes) -> int:
+    return int.from_bytes(data)
 
 
 def _little(data: bytes) -> int:
@@ -142,6 +179,32 @@ def _image_data(data: bytes) -> bytes | None:
             parts.append(data[position + 8 : end])
         position = end + 4
     return None
+
+
+# Chunks that Pillow needs for the pixels. Of others it refuses what is damaged (and browsers do
+# not), and what is long, as the colour profiles of some cameras are.
+_NEEDED = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf"}
+_ANCILLARY = 0x20  # the bit of the first letter
+
+
+def _without_notes(data: bytes) -> bytes:
+    """A PNG without the chunks that change no pixel, and without damaged ones that it can lack."""
+    parts, position = [data[:8]], 8
+    while position + 12 <= len(data):
+        name = data[position + 4 : position + 8]
+        end = position + 12 + _big(data[position : position + 4])
+        can_lack = name[0] & _ANCILLARY
+        if not can_lack or (name in _NEEDED and _is_sound(data, position, end)):
+            parts.append(data[position:end])
+        position = end
+        if name == b"IEND":
+            break
+    return b"".join(parts)
+
+
+def _is_sound(data: bytes, start: int, end: int) -> bool:
+    """Whether the sum at the end of a chunk is that of its name and content."""
+    return zlib.crc32(data[start + 4 : end - 4]) == _big(data[end - 4 : end])
 
 
 MAX_PIXELS = 25_000_000  # of images to be decoded, if nobody says otherwise
@@ -198,10 +261,7 @@ class Codec:
             return pixels
         kind = image_type(data)
         if kind is None:
-            raise UnsupportedImage(
-                "expected a PNG, JPEG, WebP, GIF or BMP image, got "
-                + (f"{len(data)} bytes that begin with {data[:8].hex(' ')}" if data else "nothing")
-            )
+            raise UnsupportedImage(f"{_EXPECTED}, got {_in_words(data)}")
         if size := image_size(data, kind):
             self._check_size(size)  # now: Pillow's WebP decoder is set up when the file is opened
         try:
@@ -209,6 +269,8 @@ class Codec:
         except (ImageError, MemoryError):
             raise
         except Exception as exc:  # damaged files meet every kind of exception within Pillow
+            if kind == "BMP" and str(exc).startswith("Unsupported BMP"):
+                raise UnsupportedImage(f"{_EXPECTED} of a common kind, got an {exc}") from exc
             raise UnreadableImage(f"the {kind} image is damaged or cut short") from exc
 
     def _check_size(self, size: tuple[int, int]) -> None:
@@ -218,19 +280,67 @@ class Codec:
                 f"the image has {width} x {height} pixels, expected at most {self._max_pixels}"
             )
 
-    def _decode(self, data: bytes, kind: str) -> Pixels:
+    def _decode(self, data: bytes, kind: ImageType) -> Pixels:
         height, width = self._size
+        if kind == "PNG":
+            data = _without_notes(data)
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             self._check_size(image.size)
             if kind == "JPEG":
                 image.draft("RGB", (2 * max(height, width),) * 2)
+            frame = image.tile[0][1] if kind == "GIF" and image.tile else None
             image.load()
+            if kind == "PNG":
+                _correct_transparency(image, data[24])
             orientation = _orientation(image)
             target = (height, width) if orientation in _ON_ITS_SIDE else (width, height)
-            fitted = _fitted(_to_rgb(image), target, self._resize)
+            rgb = image.convert("RGB") if _has_no_alpha(image, kind) else _to_rgb(image)
+            fitted = _fitted(_on_canvas(rgb, frame), target, self._resize)
         if orientation in _UPRIGHT:
             fitted = fitted.transpose(_UPRIGHT[orientation])
         return np.asarray(fitted)
+
+
+_EXPECTED = "expected a PNG, JPEG, WebP, GIF or BMP image"
+
+
+def _in_words(data: bytes) -> str:
+    """What came instead of an image."""
+    if name := other_type(data):
+        return f"one of the type {name}; save it as JPEG or PNG"
+    return f"{len(data)} bytes that begin with {data[:8].hex(' ')}" if data else "nothing"
+
+
+def _correct_transparency(image: Image.Image, depth: int) -> None:
+    """Brings the transparent colour of a PNG to the values that Pillow decodes to.
+
+    Of colours of 16 bits it keeps the upper 8, and with them are transparent those that share them.
+    """
+    found = image.info.get("transparency")
+    if image.mode == "P" or not isinstance(found, (int, tuple)):
+        return
+    top = (1 << depth) - 1
+    values = [value & top for value in (found if isinstance(found, tuple) else (found,))]
+    if image.mode == "RGB":
+        image.info["transparency"] = tuple(value >> max(0, depth - 8) for value in values)
+    elif depth < 8:
+        image.info["transparency"] = values[0] * 255 // top
+    else:
+        image.info["transparency"] = values[0]
+
+
+def _has_no_alpha(image: Image.Image, kind: ImageType) -> bool:
+    """Whether a BMP's alpha is zero everywhere: it was never written, and browsers ignore it."""
+    return kind == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema()[1] == 0
+
+
+def _on_canvas(image: Image.Image, frame: tuple[int, ...] | None) -> Image.Image:
+    """What lies outside of the first frame of a GIF is transparent."""
+    if frame is None or frame == (0, 0, *image.size):
+        return image
+    canvas = Image.new("RGB", image.size, _WHITE[:3])
+    canvas.paste(image.crop(frame), frame[:2])  # type: ignore[arg-type]
+    return canvas
 
 
 def _orientation(image: Image.Image) -> int:
@@ -247,7 +357,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16 bits a pixel; convert() would clip them at 255
-        eight = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+        grey = np.asarray(image)
+        eight = (grey >> 8).clip(0, 255).astype(np.uint8)
+        if (clear := image.info.get("transparency")) is not None:
+            eight[grey == clear] = 255
         return Image.fromarray(eight).convert("RGB")
     if image.has_transparency_data:
         return _on_white(image)

@@ -4,6 +4,7 @@ same way."""
 import io
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,18 +12,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from common import images
 from common.images import (
     Codec,
     ImageTooLarge,
+    Pixels,
     UnreadableImage,
     UnsupportedImage,
     _to_rgb,
     image_size,
     image_type,
     is_quick,
+    other_type,
 )
 from tests.serve.serving import image_file, pixels
 
@@ -136,6 +140,14 @@ TRAILERS: dict[str, bytes] = {  # what cameras, programs and file systems leave 
     "a preview": _PREVIEW,
     "previews": b"\0" * 64 + _PREVIEW + b"\xff" + _PREVIEW,
     "half a preview": _PREVIEW[: len(_PREVIEW) // 2],
+    "preview of HTC, behind a line of its own": b"\0\0\0\0" + _PREVIEW + b"HTC!",
+    "sections of Panasonic": b"\0" * 2 + b"Panasonic" + _NOISE[:600],
+    "padding of Sony": b"\xff\xd9" * 2 + b"\0" * 511,
+    "notes of BlackBerry": b"BlackBerry 9780" + _NOISE[:200],
+    "padding of Minolta": b"\0MLT0" + b"\xff" * 512,
+    "ExifTool's AFCP": b"AXS!\0\x01\0\0" + _NOISE[:64] + b"AXS!\0\0\0\0",
+    "PhotoMechanic": _NOISE[:200] + b"\0\0\0\xc8cbipcbbl",
+    "Samsung's sections": b"\0\0\x30\x0a" + _NOISE[:90] + b"SEFH\0\0\0\0SEFT",
     "a film": b"\0\0\0\x18ftypmp42" + _NOISE,
     "an archive": b"PK\x03\x04" + _NOISE,
     "another end of a JPEG": b"\xff\xd9",
@@ -196,19 +208,181 @@ def test_half_a_file_is_called_damaged(kind: str) -> None:
         CODEC.decode(data[: len(data) // 2])
 
 
-@pytest.mark.parametrize("data", [b"", b"text", b"%PDF-1.7", b"II*\0 a TIFF", b"<svg/>"])
-def test_other_types_are_refused_by_their_first_bytes(data: bytes) -> None:
-    with pytest.raises(UnsupportedImage, match="expected a PNG, JPEG, WebP, GIF or BMP image"):
-        CODEC.decode(data)
+def _brands(major: bytes, *others: bytes) -> bytes:
+    brands = major + bytes(4) + b"".join(others)
+    return struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + b"\0\0\0\x08mdat"
+
+
+OTHERS: dict[str, list[bytes]] = {
+    "HEIC": [_brands(b"heic"), _brands(b"mif1", b"heic"), _brands(b"msf1", b"hevc")],
+    "AVIF": [
+        image_file(pixels(), "AVIF"),
+        _brands(b"avif"),
+        _brands(b"avis"),
+        _brands(b"mif1", b"miaf", b"avif"),
+    ],
+    "TIFF": [image_file(pixels(), "TIFF"), b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0"],
+    "JPEG XL": [b"\xff\x0a\0", b"\0\0\0\x0cJXL \r\n\x87\n"],
+    "JPEG 2000": [image_file(pixels(), "JPEG2000"), b"\xff\x4f\xff\x51\0"],
+    "ICO": [image_file(pixels(), "ICO")],
+    "Photoshop": [b"8BPS\0\x01"],
+    "PDF": [b"%PDF-1.7"],
+    "SVG": [b"<svg/>", b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'],
+    "MP4": [_brands(b"isom", b"mp42")],
+    "": [b"", b"text", b"\0", b"ftyp", b"\0\0\0\x08ftyp"[:7], b"<?xml?>"],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_types_are_refused_by_their_names(name: str) -> None:
+    for data in OTHERS[name]:
+        with pytest.raises(UnsupportedImage, match=f"PNG, JPEG, WebP, GIF or BMP.* {name}"):
+            CODEC.decode(data)
+        assert other_type(data) == name
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def _png(
+    width: int, height: int, depth: int, color: int, rows: bytes, before: Sequence[bytes] = ()
+) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    chunks = [_chunk(b"IHDR", header), *before, _chunk(b"IDAT", zlib.compress(rows))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*chunks, _chunk(b"IEND", b"")])
 
 
 def _png_that_claims(width: int, height: int) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100_000))), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
+    return _png(width, height, 8, 2, bytes(100_000))
+
+
+_TRANSPARENT = 5  # of the samples that are drawn
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("color", [0, 2], ids=["grey", "RGB"])
+def test_the_colour_that_a_png_calls_transparent_is_white_and_no_other(
+    depth: int, color: int
+) -> None:
+    if color == 2 and depth < 8:
+        return
+    top = 2**depth - 1
+    # Of colours of 16 bits the upper 8 decide.
+    steps = np.arange(32 * 32).reshape(32, 32) % (256 if color else 1024)
+    values = steps * 0x0101 & top
+    clear = int(values[0, _TRANSPARENT])
+    samples = values[..., np.newaxis].repeat(3 if color else 1, 2).reshape(32, -1)
+    bits = samples[..., np.newaxis] >> np.arange(depth - 1, -1, -1) & 1
+    rows = np.packbits(bits.reshape(32, -1).astype(np.uint8), axis=1)
+    trns = struct.pack(">H", clear) * (3 if color else 1)
+    file = _png(
+        32,
+        32,
+        depth,
+        color,
+        b"".join(b"\0" + row.tobytes() for row in rows),
+        [_chunk(b"tRNS", trns)],
     )
+    eight = values >> 8 if depth == 16 else values * 255 // top
+    expected = np.where(values == clear, 255, eight)
+    assert (CODEC.decode(file) == expected[..., np.newaxis]).all()
+
+
+_LONG = 3 * 2**20
+NOTES: dict[str, bytes] = {
+    "a profile that unpacks to 3 MiB": _chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(_LONG))),
+    "a profile of 3 MiB": _chunk(
+        b"iCCP", b"a\0\0" + zlib.compress(np.random.default_rng(0).bytes(_LONG))
+    ),
+    "packed text": _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(_LONG))),
+    "packed Unicode": _chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(_LONG))),
+    "plain text": _chunk(b"tEXt", b"a\0" + b"b" * _LONG),
+    "70 texts": _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20))) * 70,
+    "a profile that is none": _chunk(b"iCCP", b"a\0\0none"),
+    "animation control that is short": _chunk(b"acTL", b"\0"),
+    "a private chunk": _chunk(b"prVt", b"mine"),
+}
+for _name in (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME"):
+    NOTES[f"a wrong sum of {_name.decode()}"] = _chunk(_name, b"a\0\0\0")[:-1] + b"\xee"
+for _name in (b"sBIT", b"bKGD", b"hIST", b"sPLT", b"eXIf", b"tRNS", b"prVt", b"acTL", b"fcTL"):
+    NOTES[f"a wrong sum of {_name.decode()}"] = _chunk(_name, b"\0" * 6)[:-1] + b"\xee"
+
+
+@pytest.mark.parametrize("note", NOTES)
+@pytest.mark.parametrize("side", [32, 16])
+def test_what_a_png_says_beside_its_pixels_does_not_damage_it(note: str, side: int) -> None:
+    rows = b"".join(b"\0" + b"\xc8\0\0" * side for _ in range(side))
+    assert (CODEC.decode(_png(side, side, 8, 2, rows, [NOTES[note]])) == (200, 0, 0)).all()
+
+
+@pytest.mark.parametrize("name", [b"IHDR", b"PLTE"])
+def test_a_wrong_sum_of_what_a_png_needs_is_damage(name: bytes) -> None:
+    file = bytearray(image_file(Image.fromarray(pixels()).quantize(16)))
+    at = file.index(name)
+    file[at + 4 + int.from_bytes(file[at - 4 : at])] ^= 1
+    with pytest.raises(UnreadableImage):
+        CODEC.decode(bytes(file))
+
+
+def _bmp(bits: int, compression: int, data: bytes, header: int = 40, more: bytes = b"") -> bytes:
+    fields = struct.pack(
+        "<IiiHHIIiiII", header, 32, 32, 1, bits, compression, len(data), 0, 0, 0, 0
+    )
+    info = (fields + more).ljust(header, b"\0")
+    start = 14 + len(info)
+    return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + info + data
+
+
+_MASKS = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+_BLUE_GREEN_RED = bytes([10, 100, 200, 0])
+
+
+@pytest.mark.parametrize("header", [56, 108, 124])
+def test_an_alpha_of_a_bmp_that_is_all_zero_was_never_written(header: int) -> None:
+    file = _bmp(32, 3, _BLUE_GREEN_RED * 1024, header, _MASKS)
+    assert (CODEC.decode(file) == (200, 100, 10)).all()
+    one = _bmp(32, 3, bytes([10, 100, 200, 255]) + _BLUE_GREEN_RED * 1023, header, _MASKS)
+    decoded = CODEC.decode(one)
+    assert tuple(decoded[31, 0]) == (200, 100, 10)
+    assert (decoded[:31] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        _bmp(2, 0, bytes(256), more=bytes(16)),
+        _bmp(64, 0, bytes(8192)),
+        _bmp(32, 6, bytes(4096), more=_MASKS),
+        _bmp(32, 11, bytes(4096)),
+        _bmp(24, 4, bytes(200)),
+        _bmp(0, 4, image_file(pixels(), "JPEG")),
+        _bmp(0, 5, image_file(pixels())),
+        _bmp(16, 3, bytes(2048), 108, struct.pack("<IIII", 0xF00, 0xF0, 0xF, 0)),
+        b"BM" + struct.pack("<IHHIIIIHH", 3102, 0, 0, 30, 16, 32, 32, 1, 24) + bytes(3072),
+    ],
+    ids=["2 bits", "64 bits", "alpha masks", "CMYK", "RLE24", "JPEG", "PNG", "4 bits each", "OS/2"],
+)
+def test_a_kind_of_bmp_that_is_not_decoded_is_not_called_damaged(file: bytes) -> None:
+    with pytest.raises(UnsupportedImage):
+        CODEC.decode(file)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (8, 12)])
+@pytest.mark.parametrize("transparency", [None, 1])
+def test_what_the_first_frame_of_a_gif_leaves_of_the_canvas_is_white(
+    place: tuple[int, int], transparency: int | None
+) -> None:
+    frame = Image.new("P", (16, 10), 0)
+    frame.putpalette([200, 0, 0, 0, 200, 0])
+    options = {} if transparency is None else {"transparency": transparency}
+    file = bytearray(image_file(frame, "GIF", **options))
+    file[6:10] = struct.pack("<HH", 32, 32)
+    at = file.index(b",\0\0\0\0")
+    file[at + 1 : at + 5] = struct.pack("<HH", *place)
+    expected = np.full((32, 32, 3), 255)
+    expected[place[1] : place[1] + 10, place[0] : place[0] + 16] = (200, 0, 0)
+    assert (CODEC.decode(bytes(file)) == expected).all()
 
 
 def _bombs() -> dict[str, bytes]:
@@ -278,6 +452,85 @@ def test_the_short_way_and_pillows_way_agree(seed: int) -> None:
 )
 def test_the_short_way_leaves_what_is_not_plain(data: bytes) -> None:
     assert images.decode(data, (32, 32)) is None
+
+
+def _family() -> Iterator[tuple[str, bytes, Pixels]]:
+    """Every kind of PNG of 32 x 32 pixels, written by its specification, and what it shows."""
+    chance = np.random.default_rng(5)
+    kinds = [(0, depth) for depth in (1, 2, 4, 8, 16)] + [(3, depth) for depth in (1, 2, 4, 8)]
+    kinds += [(color, depth) for color in (2, 4, 6) for depth in (8, 16)]
+    for color, depth in kinds:
+        bands = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+        top = 2**depth - 1
+        samples = chance.integers(0, top + 1, (32, 32, bands))
+        palette = chance.integers(0, 256, (top + 1, 3)) if color == 3 else None
+        plte = [] if palette is None else [_chunk(b"PLTE", palette.astype(np.uint8).tobytes())]
+        shown = _shown(samples, color, depth, palette)
+        for interlaced in (False, True):
+            for filters in ((0,), (1,), (2,), (3,), (4,), (0, 1, 2, 3, 4)):
+                data = b"".join(
+                    _filtered(part, depth, filters)
+                    for part in (_passes(samples) if interlaced else [samples])
+                )
+                for notes in ([], [_chunk(b"gAMA", b"\0\0\xb1\x8f"), _chunk(b"tEXt", b"a\0b")]):
+                    header = struct.pack(">IIBBBBB", 32, 32, depth, color, 0, 0, interlaced)
+                    chunks = [_chunk(b"IHDR", header), *notes, *plte]
+                    packed = zlib.compress(data)
+                    chunks += [_chunk(b"IDAT", packed[:50]), _chunk(b"IDAT", packed[50:])]
+                    file = b"\x89PNG\r\n\x1a\n" + b"".join([*chunks, _chunk(b"IEND", b"")])
+                    yield f"{color} {depth} {interlaced} {filters} {bool(notes)}", file, shown
+
+
+def _shown(
+    samples: NDArray[np.int64], color: int, depth: int, palette: NDArray[np.int64] | None
+) -> Pixels:
+    if palette is not None:
+        return palette[samples[..., 0]].astype(np.uint8)
+    eight = samples >> 8 if depth == 16 else samples * 255 // (2**depth - 1)
+    rgb = eight[..., : 1 if color in (0, 4) else 3].repeat(3 if color in (0, 4) else 1, axis=2)
+    if color in (4, 6):
+        bands = Image.fromarray(np.dstack([rgb, eight[..., -1:]]).astype(np.uint8), "RGBA")
+        white = Image.new("RGBA", (32, 32), "white")
+        return np.asarray(Image.alpha_composite(white, bands).convert("RGB"))
+    return rgb.astype(np.uint8)
+
+
+def _passes(samples: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Adam7: PNG's specification, 8.2."""
+    steps = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
+    return [samples[y::dy, x::dx] for y, x, dy, dx in (*steps, (1, 0, 2, 1))]
+
+
+def _filtered(samples: NDArray[np.int64], depth: int, filters: Sequence[int]) -> bytes:
+    """Rows of a pass, each behind its filter: PNG's specification, 9.2."""
+    height, width, bands = samples.shape
+    flat = samples.reshape(height, width * bands, 1)
+    bits = (flat >> np.arange(depth - 1, -1, -1) & 1).reshape(height, -1).astype(np.uint8)
+    rows = np.packbits(bits, axis=1).astype(int)
+    back = max(1, bands * depth // 8)
+    above, written = np.zeros(rows.shape[1], int), []
+    for number, row in enumerate(rows):
+        kind = filters[number % len(filters)]
+        left, corner = (np.concatenate([np.zeros(back, int), r])[: len(r)] for r in (row, above))
+        nearness = np.abs([above - corner, left - corner, left + above - 2 * corner])
+        paeth = np.choose(nearness.argmin(axis=0), [left, above, corner])
+        guess = [np.zeros_like(row), left, above, (left + above) // 2, paeth][kind]
+        written.append(bytes([kind]) + ((row - guess) % 256).astype(np.uint8).tobytes())
+        above = row
+    return b"".join(written)
+
+
+def test_every_kind_of_small_png_shows_what_its_specification_says() -> None:
+    taken = 0
+    for name, file, shown in _family():
+        assert (CODEC.decode(file) == shown).all(), name
+        with Image.open(io.BytesIO(file)) as opened:
+            assert (np.asarray(_to_rgb(opened)) == shown).all(), name
+        short = images.decode(file, (32, 32))
+        if short is not None:
+            taken += 1
+            assert (short == shown).all(), name
+    assert taken == 12, "8 bits of RGB, not interlaced"
 
 
 @given(st.data())
