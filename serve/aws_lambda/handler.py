@@ -2,9 +2,7 @@
 
 import gc
 
-from mangum import Mangum
-
-from serve.aws_lambda.invocation import FlushingHandler, LambdaTelemetry
+from serve.aws_lambda.invocation import Adapter, FlushingHandler, LambdaTelemetry
 from serve.http.app import create_app
 from serve.inference.model_path import model_path
 from serve.inference.predictor import Predictor
@@ -14,7 +12,7 @@ settings = Settings.from_environment()
 predictor = Predictor.load(model_path(settings), settings.session_threads)
 telemetry = LambdaTelemetry.start(settings, predictor.metadata)
 app = create_app(predictor, settings, observer=telemetry.observer)
-adapter = Mangum(app, lifespan="off")  # it would run start-up again for every event
+adapter = Adapter(app, predictor.version)
 handler = FlushingHandler(adapter, telemetry.flush, settings.flush_ms / 1e3)
 
 gc.freeze()  # what is loaded stays: the collector need not look at it amid answers

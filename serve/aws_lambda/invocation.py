@@ -1,13 +1,18 @@
 """One Lambda invocation: answer the event, then flush telemetry before the process may freeze."""
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mangum import Mangum
+from mangum.protocols import HTTPCycle
+
 from common.model.artifact import ArtifactMetadata
 from serve.aws_lambda.embedded_metrics import EmbeddedMetrics
 from serve.drift.watch import watch_traffic
+from serve.errors import ServiceError
 from serve.exchange import Observer
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
@@ -68,6 +73,68 @@ def _is_off(environ: Mapping[str, str]) -> bool:
     return (
         environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
         or environ.get("OTEL_METRICS_EXPORTER", "").strip().lower() == "none"
+    )
+
+
+_WARMERS = {"aws.events", "aws.scheduler", "serverless-plugin-warmup"}
+
+
+class Adapter(Mangum):
+    """Mangum, and an answer to events that no front door wrote, or not as it writes them."""
+
+    def __init__(self, app: Any, model_version: str) -> None:
+        super().__init__(app, lifespan="off")  # it would run start-up again for every event
+        self._model_version = model_version
+
+    def __call__(self, event: Any, context: Any) -> dict[str, Any]:
+        """The answer in the form of an HTTP response, whatever the event is."""
+        try:
+            http = self.infer(event, context)
+            scope, body = http.scope, http.body
+            for text in (scope["method"], scope["path"]):
+                text.encode()  # may hold half a character of UTF-16
+        except Exception as exc:  # Mangum's reading of events has no errors of its own
+            return self._is_no_request(event, exc)
+        return http(HTTPCycle(scope, body)(self.app))
+
+    def _is_no_request(self, event: Any, exc: Exception) -> dict[str, Any]:
+        if _is_warm_up(event):
+            return self._response(200, {"status": "warm", "model_version": self._model_version})
+        of = f"an event with {', '.join(map(ascii, sorted(event)[:9]))}" if _is_map(event) else ""
+        problem = {
+            "type": f"urn:kiln:problem:{ServiceError.kind}",
+            "title": ServiceError.title,
+            "status": 400,
+            "detail": "expected a request through API Gateway, a function URL or a load balancer, "
+            f"or a warm-up; got {of or type(event).__name__}, in which {ascii(str(exc))[:200]}",
+            "request_id": os.urandom(16).hex(),
+            "model_version": self._model_version,
+        }
+        return self._response(400, problem)
+
+    def _response(self, status: int, content: dict[str, Any]) -> dict[str, Any]:
+        kind = "application/json" if status == 200 else "application/problem+json"
+        return {
+            "statusCode": status,
+            "headers": {"content-type": kind, "x-model-version": self._model_version},
+            "body": json.dumps(content),
+            "isBase64Encoded": False,
+        }
+
+
+def _is_map(event: Any) -> bool:
+    return isinstance(event, dict) and all(isinstance(name, str) for name in event)
+
+
+def _is_warm_up(event: Any) -> bool:
+    """Whether it is a schedule's, a warmer's, or empty, as whoever keeps functions warm sends."""
+    if not event:
+        return True
+    return isinstance(event, dict) and (
+        event.get("source") in _WARMERS
+        or event.get("detail-type") == "Scheduled Event"
+        or "warmer" in event
+        or "warmup" in event
     )
 
 
