@@ -31,6 +31,10 @@ class MalformedForm(ServiceError):
     kind, title = "malformed-form", "The body is not a form"
 
 
+class MalformedEncoding(ServiceError):
+    kind, title = "malformed-encoding", "The body is not compressed as it says"
+
+
 class Unauthorized(ServiceError):
     status, kind, title = 401, "unauthorized", "An API key is needed"
 

@@ -4,20 +4,22 @@ import asyncio
 import binascii
 import logging
 import re
+import zlib
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
-from common.images import image_type
+from common.images import image_type, other_type
 from serve.errors import (
     BodyTimeout,
     BodyTooLarge,
     ClientLeft,
     InvalidField,
+    MalformedEncoding,
     MalformedForm,
     MalformedJson,
     ServiceError,
@@ -37,6 +39,7 @@ class Part(NamedTuple):
 
     name: str
     data: bytes
+    is_file: bool = False  # it has a file's name, or a type that is no text
 
 
 class _Reader:
@@ -45,13 +48,13 @@ class _Reader:
     def __init__(self) -> None:
         self.parts: list[Part] = []
         self.ended = False
-        self._field = self._value = self._disposition = b""
+        self._field = self._value = self._disposition = self._type = b""
         self._data = bytearray()
 
     def on_part_begin(self) -> None:
         if len(self.parts) == _MAX_PARTS:
             raise MalformedForm(f"the form has more than {_MAX_PARTS} parts", field="body")
-        self._disposition, self._data = b"", bytearray()
+        self._disposition, self._type, self._data = b"", b"text/plain", bytearray()
 
     def on_header_begin(self) -> None:
         self._field = self._value = b""
@@ -65,13 +68,17 @@ class _Reader:
     def on_header_end(self) -> None:
         if self._field.lower() == b"content-disposition":
             self._disposition = self._value
+        elif self._field.lower() == b"content-type":
+            self._type = self._value.strip().lower()
 
     def on_part_data(self, buffer: bytes, start: int, end: int) -> None:
         self._data += buffer[start:end]
 
     def on_part_end(self) -> None:
-        name = parse_options_header(self._disposition)[1].get(b"name", b"")
-        self.parts.append(Part(name.decode("utf-8", "replace"), bytes(self._data)))
+        options = parse_options_header(self._disposition)[1]
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        is_file = b"filename" in options or not self._type.startswith(b"text/plain")
+        self.parts.append(Part(name, bytes(self._data), is_file))
 
     def on_end(self) -> None:
         self.ended = True
@@ -88,6 +95,8 @@ def read_form(content_type: bytes, body: bytes) -> list[Part]:
         raise MalformedForm("the content type names no boundary", field="content-type")
     reader = _Reader()
     callbacks = {name: getattr(reader, name) for name in dir(reader) if name.startswith("on_")}
+    start = 0 if body.startswith(b"--" + boundary) else body.find(b"\n--" + boundary) + 1
+    body = body[start:]  # what stands before the first boundary is nobody's (RFC 2046, 5.1.1)
     try:
         parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]  # all of them at once
         parser.write(body)
@@ -120,23 +129,60 @@ class Upload(NamedTuple):
 
 
 async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
-    """The whole body.
+    """The whole body, unpacked if it came compressed.
 
     Raises:
         BodyTooLarge: before more than the limit was kept in memory.
         BodyTimeout: it did not arrive in time.
+        UnsupportedMediaType: it is compressed in another way than gzip and deflate.
+        MalformedEncoding: it is damaged.
     """
+    encoding = header(scope, b"content-encoding")
     declared = header(scope, b"content-length")
     limit = settings.max_body_bytes
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise _too_large(f"{int(declared)}", limit)
     try:
         async with asyncio.timeout(settings.body_timeout_ms / 1e3):
-            return await _whole_body(receive, limit)
+            body = await _whole_body(receive, limit)
     except TimeoutError:
         raise BodyTimeout(
             f"expected the whole body within {settings.body_timeout_ms / 1e3:g} s"
         ) from None
+    return body if encoding is None else _unpacked(body, encoding.strip().lower(), limit)
+
+
+_ANY_WINDOW = 32  # zlib's, of gzip and of zlib, as the first bytes say
+
+
+def _unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
+    if encoding in (b"", b"identity"):
+        return body
+    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise UnsupportedMediaType(
+            f"the content encoding is {encoding.decode('latin-1')}, expected gzip or deflate",
+            field="content-encoding",
+            headers={"accept-encoding": "gzip, deflate"},
+        )
+    # Some send deflate without zlib's frame: then the first byte is no method of zlib.
+    is_bare = encoding == b"deflate" and (not body or body[0] & 0x0F != zlib.DEFLATED)
+    window = -zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS | _ANY_WINDOW
+    unpacked, rest = bytearray(), body
+    try:
+        while rest or not unpacked:
+            unpacker = zlib.decompressobj(window)
+            unpacked += unpacker.decompress(rest, limit + 1 - len(unpacked))
+            if len(unpacked) > limit:
+                raise _too_large("more", limit)
+            if not unpacker.eof:
+                raise zlib.error("it is cut short")
+            rest = unpacker.unused_data  # the next member of a file of gzip
+            if not unpacked and not rest:
+                break
+    except zlib.error as exc:
+        said = f"the body is not {encoding.decode()}: {exc}"
+        raise MalformedEncoding(said, field="body") from exc
+    return bytes(unpacked)
 
 
 async def _whole_body(receive: Receive, limit: int) -> bytes:
@@ -165,12 +211,12 @@ def one_image(scope: Scope, body: bytes) -> tuple[Upload, Options]:
     match _media_type(scope, body):
         case "json":
             request = _decoded(_PREDICT, body)
-            _query(scope)  # says nothing of JSON bodies, but what is wrong is refused
+            _query(scope, _PREDICT_OPTIONS)  # says nothing of JSON, but what is wrong is refused
             return from_base64("image", request.image), Options(
                 request.top_k, request.probabilities, request.saliency
             )
         case "image":
-            return Upload("body", body), _query(scope)
+            return Upload("body", body), _query(scope, _PREDICT_OPTIONS)
         case _:
             form = read_form(_content_type(scope), body)
             images = [part for part in form if part.name == "image"]
@@ -178,7 +224,7 @@ def one_image(scope: Scope, body: bytes) -> tuple[Upload, Options]:
                 raise InvalidField(
                     f"the form has {len(images)} parts named image, expected one", field="image"
                 )
-            return Upload("image", images[0].data), _form_options(scope, form)
+            return _from_part("image", images[0]), _form_options(scope, form, _PREDICT_OPTIONS)
 
 
 def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
@@ -190,7 +236,7 @@ def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
     match _media_type(scope, body):
         case "json":
             request = _decoded(_BATCH, body)
-            _query(scope)
+            _query(scope, _BATCH_OPTIONS)
             uploads = [from_base64(f"images[{i}]", image) for i, image in enumerate(request.images)]
             return uploads, Options(request.top_k, request.probabilities)
         case "image":
@@ -201,33 +247,58 @@ def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
             )
         case _:
             form = read_form(_content_type(scope), body)
-            files = [part.data for part in form if part.name == "images"]
+            files = [part for part in form if part.name == "images"]
             if not 1 <= len(files) <= MAX_IMAGES:
                 raise InvalidField(
                     f"the form has {len(files)} parts named images, expected 1 to {MAX_IMAGES}",
                     field="images",
                 )
-            uploads = [Upload(f"images[{i}]", data) for i, data in enumerate(files)]
-            options = _form_options(scope, form)
-            if options.saliency:
-                raise InvalidField("/predict alone shows what it looked at", field="saliency")
-            return uploads, options
+            uploads = [_from_part(f"images[{i}]", part) for i, part in enumerate(files)]
+            return uploads, _form_options(scope, form, _BATCH_OPTIONS)
+
+
+def _from_part(field: str, part: Part) -> Upload:
+    """The file that a part of a form is.
+
+    Raises:
+        InvalidField: it is a field of text, as where the @ of curl's option is missing.
+    """
+    if not (part.is_file or image_type(part.data) or other_type(part.data)):
+        raise InvalidField(
+            "expected a file, got a field of text; curl sends a file as -F image=@photo.jpg", field
+        )
+    return Upload(field, part.data)
 
 
 def from_base64(field: str, text: Any) -> Upload:
     """The file that base64 or a data URL holds."""
     if not isinstance(text, str):
         return Upload(field, InvalidField("expected base64 in a string", field))
-    if text.startswith("data:"):
+    if text[:5].lower() == "data:":
         beginning, comma, text = text.partition(",")
-        if not comma or not beginning.endswith(";base64"):
+        if not comma or not beginning.lower().endswith(";base64"):
             return Upload(
                 field, InvalidField("expected a data URL as data:image/png;base64,iVBO…", field)
             )
+        text = unquote(text) if "%" in text else text
     try:
         return Upload(field, binascii.a2b_base64(text, strict_mode=True))
-    except (binascii.Error, ValueError) as exc:
+    except ValueError:
+        pass
+    try:
+        return Upload(field, binascii.a2b_base64(_strict(text), strict_mode=True))
+    except ValueError as exc:  # binascii.Error is one
         return Upload(field, InvalidField(f"expected base64: {str(exc).lower()}", field))
+
+
+_FROM_URL_SAFE = str.maketrans("-_", "+/", " \t\r\n\f\v")
+
+
+def _strict(text: str) -> str:
+    """base64 as the world writes it, in the form of RFC 4648, 4: without line ends, of the other
+    alphabet (section 5), with its padding."""
+    text = text.translate(_FROM_URL_SAFE)
+    return text if text.endswith("=") else text + "=" * (-len(text) % 4)
 
 
 def _media_type(scope: Scope, body: bytes) -> str:
@@ -250,39 +321,63 @@ def _content_type(scope: Scope) -> bytes:
     return header(scope, b"content-type") or b""
 
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
 def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     try:
-        return decoder.decode(body)
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as exc:
+            if "`float` - at `$.top_k`" not in str(exc):
+                raise
+            return _with_whole_top_k(decoder, body)
     except msgspec.ValidationError as exc:
         raise InvalidField(str(exc).partition(" - at ")[0], field=_field_of(str(exc))) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise MalformedJson(str(exc), field="body") from exc
 
 
-def _query(scope: Scope) -> Options:
+def _with_whole_top_k(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """Takes 3.0 for an integer, which it is to JSON Schema and is not to msgspec."""
+    plain = msgspec.json.decode(body)
+    if plain["top_k"].is_integer():
+        plain["top_k"] = int(plain["top_k"])
+    return msgspec.convert(plain, decoder.type)
+
+
+_PREDICT_OPTIONS = Options._fields
+_BATCH_OPTIONS = ("top_k", "probabilities")
+
+
+def _query(scope: Scope, known: tuple[str, ...]) -> Options:
     if not scope["query_string"]:
         return Options()
     pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    return _options(dict(pairs))
+    return _options(dict(pairs), known)
 
 
-def _form_options(scope: Scope, form: list[Part]) -> Options:
-    query = _query(scope)
+def _form_options(scope: Scope, form: list[Part], known: tuple[str, ...]) -> Options:
+    query = _query(scope, known)
     texts = {
         part.name: part.data.decode("latin-1") for part in form if part.name in Options._fields
     }
-    return _options(texts) if texts else query
+    return _options(texts, known) if texts else query
 
 
-def _options(texts: dict[str, str]) -> Options:
-    top_k = texts.get("top_k", "3")
-    if not (top_k.isascii() and top_k.isdigit() and len(top_k) <= 4 and 1 <= int(top_k) <= 1000):
+def _options(texts: dict[str, str], known: tuple[str, ...]) -> Options:
+    for name in texts:
+        if name not in known:
+            raise InvalidField(f"there is no such option, expected {', '.join(known)}", field=name)
+    top_k = re.fullmatch(r"([0-9]{1,4})(\.0+)?", texts.get("top_k", "3"))
+    if not (top_k and 1 <= int(top_k[1]) <= 1000):
         raise InvalidField("expected a whole number from 1 to 1000", field="top_k")
-    return Options(int(top_k), _flag(texts, "probabilities"), _flag(texts, "saliency"))
+    return Options(int(top_k[1]), _flag(texts, "probabilities"), _flag(texts, "saliency"))
 
 
 def _flag(texts: dict[str, str], name: str) -> bool:
-    text = texts.get(name, "false")
+    text = texts.get(name, "false").lower()  # Python's clients write True
     if text not in ("true", "false"):
         raise InvalidField("expected true or false", field=name)
     return text == "true"

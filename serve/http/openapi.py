@@ -38,6 +38,7 @@ _PREDICT_OPTIONS = (*_BATCH_OPTIONS, "saliency")
 _BODY_ERRORS = (
     errors.MalformedJson,
     errors.MalformedForm,
+    errors.MalformedEncoding,
     errors.Unauthorized,
     errors.BodyTimeout,
     errors.BodyTooLarge,
@@ -61,7 +62,7 @@ def document() -> Json:
             "description": (
                 "Every response, errors too, carries X-Request-ID, which is also the trace id "
                 "(send traceparent to name the trace), and X-Model-Version. Errors are problem "
-                "documents of RFC 9457."
+                "documents of RFC 9457. Bodies may be compressed by gzip or deflate."
             ),
             "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
         },
@@ -100,12 +101,13 @@ def _operations() -> dict[str, Json]:
 
 
 def _predict() -> Json:
-    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    # Without a type: a part of a form is bytes, whatever they say (OpenAPI 3.1, 4.8.14.2).
+    file = {"contentMediaType": "application/octet-stream"}
     form = _form("image", file, *_PREDICT_OPTIONS)
     return {
         "summary": "Classify one image",
         "description": (
-            "As base64 in JSON, as the bare file, or as the part `image` of a form. With a bare "
+            "As base64 in JSON, as the bare file, or as the part image of a form. With a bare "
             "file the options are query parameters."
         ),
         "security": [{}, {"key": []}, {"bearer": []}],
@@ -130,7 +132,7 @@ def _predict_batch() -> Json:
         "type": "array",
         "minItems": 1,
         "maxItems": MAX_IMAGES,
-        "items": {"type": "string", "contentMediaType": "application/octet-stream"},
+        "items": {"contentMediaType": "application/octet-stream"},
     }
     return {
         "summary": f"Classify up to {MAX_IMAGES} images",
@@ -174,7 +176,7 @@ def _problems(*kinds: type[ServiceError]) -> Json:
         by_status.setdefault(kind.status, []).append(kind)
     return {
         str(status): {
-            "description": " ".join(f"`{PROBLEM}{one.kind}`: {one.title}." for one in found),
+            "description": " ".join(f"{PROBLEM}{one.kind}: {one.title}." for one in found),
             "headers": _common_headers() | (_retry_after() if status == 503 else {}),
             "content": {"application/problem+json": {"schema": _ref("Problem")}},
         }

@@ -7,7 +7,14 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from common.saliency import IMAGES, LARGEST
 from serve.settings import MAX_IMAGES
 
-_BASE64 = "A PNG, JPEG, WebP, GIF or BMP file in base64, with or without a data URL's beginning."
+_BASE64 = (
+    "A PNG, JPEG, WebP, GIF or BMP file in base64, of either alphabet, in one line or many, with "
+    "or without a data URL's beginning."
+)
+_EXAMPLE = (  # a PNG of 4 x 4 pixels
+    "iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR42mN0a9rCAANMDEgANwcASs4BhI2dfVEAAAAASUVO"
+    "RK5CYII="
+)
 
 TopK = Annotated[
     int, Meta(ge=1, le=1000, description="How many classes to name; all if there are fewer.")
@@ -30,7 +37,7 @@ _SALIENCY = (
 class PredictRequest(Struct, forbid_unknown_fields=True):
     """A request with one image."""
 
-    image: Annotated[str, Meta(min_length=1, description=_BASE64, examples=["iVBORw0KGgo…"])]
+    image: Annotated[str, Meta(min_length=1, description=_BASE64, examples=[_EXAMPLE])]
     top_k: TopK = 3
     probabilities: Annotated[bool, Meta(description="Whether to list every class.")] = False
     saliency: Annotated[bool, Meta(description=_SALIENCY)] = False

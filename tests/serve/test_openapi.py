@@ -49,7 +49,7 @@ def test_every_kind_of_error_is_documented_somewhere() -> None:
     said = json.dumps(document())
     everywhere = {errors.NotFound, errors.MethodNotAllowed}
     for kind in set(errors.ALL) - everywhere:
-        assert f"urn:kiln:problem:{kind.kind}`" in said
+        assert f"urn:kiln:problem:{kind.kind}:" in said
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_form_may_hold_many_images(service: TestClient) -> None:
         ("/predict", b'{"image": ""}', 422, "image"),
         ("/predict", b'{"image": "%%%"}', 422, "image"),
         ("/predict", b'{"image": "QUJDRA==QUJD"}', 422, "image"),
-        ("/predict", b'{"image": "QUJD RA=="}', 422, "image"),
+        ("/predict", b'{"image": "QUJD*RA=="}', 422, "image"),
         ("/predict", b'{"image": "data:image/png,abc"}', 422, "image"),
         ("/predict", b'{"image": "QUJD"}', 415, "image"),
         ("/predict", b'{"image": "QUJD", "top_k": 0}', 422, "top_k"),
