@@ -12,11 +12,12 @@ HANDLER = "serve.aws_lambda.handler.handler"
 
 
 def main(arguments: list[str]) -> None:
-    """Runs what the environment asks for; in Lambda an argument may name another handler."""
+    """Runs what the environment asks for; in Lambda an argument may name another handler, elsewhere
+    arguments are the server's."""
     if "AWS_LAMBDA_RUNTIME_API" not in os.environ:
         from serve.server.server import main as run_server
 
-        sys.exit(run_server())
+        sys.exit(run_server(arguments))
 
     from serve.aws_lambda.lifecycle import (
         at_sigterm,

@@ -1,38 +1,37 @@
-"""uvicorn with header timeouts and limits, and connections shared evenly by processes.
+"""The connections of a process: its share of them, and who gives way where there are too many.
 
-uvicorn ends connections that are idle between requests; one that sends its headers a byte at a
-time, or none at all, would stay for ever, and so would one that goes on with a body which was
-refused. Bodies are timed by serve/http/bodies.py.
-
-Nor does uvicorn limit how many bytes a head has, or what a body has beside its data (the parts of
-a chunk's line, the fields after the last chunk), and it takes such fields for headers of the
-request, though a proxy that removes headers looks for them in the head alone (CWE-444).
-
-A request may offer to go on in another protocol, as the first of every Java HttpClient does and
-those of `curl --http2` (`Upgrade: h2c`). A server may ignore that (RFC 9110, 7.8), but httptools
-stops behind such a head, and what comes next is the body for one reader and a request for another
-(uvicorn#2722, CWE-444). Here the head is read once more without the offer.
+Processes share one socket that listens. Each takes connections from it so that all have as many,
+else the first to wake would take them all. Where descriptors run out, connections without a request
+give way. When the service ends, the system first accepts no more of them, then those that it has
+accepted are taken, and then the socket is closed: the system would reset those that still wait.
 """
 
 import asyncio
+import ctypes
+import errno
 import fcntl
 import logging
 import mmap
 import os
+import resource
 import socket
+import struct
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
-import httptools
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MEMORY = "KILN_CONNECTION_COUNTS"  # the variable by which processes learn where it is
 _COUNT_BYTES = 4
 _NOBODY = -1
 _COURTESY_S = 1e-3  # for those with fewer connections to take one; they may be busy
 _EXHAUSTED_S = 1.0  # without accepting, where the machine has no files or memory for more
+_GIVING_WAY_S = 1e-3  # until connections that were ended have given their descriptors back
+_SPARE = 8  # descriptors that are for the service itself
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 logger = logging.getLogger(__name__)
 
 
@@ -61,7 +60,7 @@ class ConnectionCounts:
 
     @property
     def counts(self) -> list[int]:
-        """Connections of each process that was ever there."""
+        """Connections of each process that is there, or died."""
         return [count for count in self._counts if count != _NOBODY]
 
     def opened(self) -> None:
@@ -72,6 +71,11 @@ class ConnectionCounts:
         """This process has one less."""
         self._counts[self._own] -= 1
 
+    def leave(self) -> None:
+        """Connections that wait are no longer for this process."""
+        self._counts[self._own] = _NOBODY
+        self.opened = self.closed = lambda: None  # type: ignore[method-assign]
+
     @property
     def others_have_fewer(self) -> bool:
         """Whether a connection that waits is better taken by another process."""
@@ -79,10 +83,12 @@ class ConnectionCounts:
 
 
 def share_counts(processes: int) -> None:
-    """Allocates the shared memory in the parent, before it starts the processes."""
+    """Allocates the shared memory in the parent, before it starts the processes, of which there is
+    one more while one is replaced."""
+    places = processes + 1
     if hasattr(os, "memfd_create"):  # Linux; elsewhere chance decides
         file = os.memfd_create("kiln-connections")
-        os.write(file, _NOBODY.to_bytes(_COUNT_BYTES, "little", signed=True) * processes)
+        os.write(file, _NOBODY.to_bytes(_COUNT_BYTES, "little", signed=True) * places)
         os.environ[_MEMORY] = f"/proc/{os.getpid()}/fd/{file}"
 
 
@@ -99,8 +105,32 @@ def own_counts() -> ConnectionCounts | None:
         return None
 
 
+# Classic BPF on what comes to a socket that listens, from the TCP header on: a SYN is dropped, and
+# what belongs to a handshake that has begun is let in.
+_SO_ATTACH_FILTER = 26
+_NO_SYN = (
+    (0x30, 0, 0, 13),  # load the flags
+    (0x45, 0, 1, 0x02),  # is SYN among them?
+    (0x06, 0, 0, 0),  # then nothing of it is kept,
+    (0x06, 0, 0, 0xFFFF_FFFF),  # else all
+)
+
+
+def refuse_newcomers(listener: socket.socket) -> None:
+    """Has the system begin no more connections, in all processes that share the socket.
+
+    Callers try again by themselves, after a second, and are refused, or answered by a successor. A
+    socket that is closed without this resets connections which were made since the last was taken.
+    """
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *i) for i in _NO_SYN))
+        address = struct.pack("HL", len(_NO_SYN), ctypes.addressof(program))
+        with suppress(OSError):  # a sandbox may not know filters: then a few may be reset
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, address)
+
+
 class EvenLoop(uvloop.Loop):
-    """uvloop, whose servers take their share of the connections."""
+    """uvloop, whose servers take their share of the connections of a socket that is given."""
 
     async def create_server(  # type: ignore[override]
         self,
@@ -111,18 +141,17 @@ class EvenLoop(uvloop.Loop):
         sock: socket.socket | None = None,
         backlog: int = 100,
         **options: Any,
-    ) -> "asyncio.AbstractServer | _EvenServer":
-        """Like asyncio's, on a socket that is shared with other processes or for this one alone."""
-        counts = own_counts()
-        if counts is None or sock is None:
+    ) -> "asyncio.AbstractServer | Acceptor":
+        """Like asyncio's."""
+        if sock is None:
             return await super().create_server(
-                protocol_factory, host, port, sock=sock, backlog=backlog, **options
+                protocol_factory, host, port, backlog=backlog, **options
             )
-        return _EvenServer(self, protocol_factory, sock, backlog, counts)
+        return Acceptor(self, protocol_factory, sock, backlog, own_counts())
 
 
-class _EvenServer:
-    """What uvicorn needs of asyncio.Server."""
+class Acceptor:
+    """What uvicorn needs of asyncio.Server, on a socket that may be shared with other processes."""
 
     def __init__(
         self,
@@ -130,9 +159,11 @@ class _EvenServer:
         protocol_factory: Callable[[], asyncio.Protocol],
         listener: socket.socket,
         backlog: int,
-        counts: ConnectionCounts,
+        counts: ConnectionCounts | None,
     ) -> None:
         self._loop, self._protocol_factory, self._counts = loop, protocol_factory, counts
+        self.make_room: Callable[[], bool] = lambda: False  # ends some that have no request
+        self._crowded = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE
         self._listener = listener.dup()  # whose life is this server's
         self._listener.setblocking(False)
         self._listener.listen(backlog)
@@ -145,7 +176,7 @@ class _EvenServer:
         self._loop.add_reader(self._listener, self._somebody_waits)
 
     def _somebody_waits(self) -> None:
-        if self._counts.others_have_fewer:
+        if self._counts is not None and self._counts.others_have_fewer:
             self._pause_for(_COURTESY_S, self._insist)
         else:
             self._accept()
@@ -158,133 +189,42 @@ class _EvenServer:
         self._loop.remove_reader(self._listener)
         self._pause = self._loop.call_later(seconds, then)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Takes one of the connections that wait; False if there is none, or no room for it."""
         try:
             connection, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another process was faster, or the caller went away
+        except ConnectionAbortedError:
+            return True  # the caller went away
+        except (BlockingIOError, InterruptedError):
+            return False  # another process was faster
         except OSError as exc:
+            if exc.errno in _NO_DESCRIPTORS and self.make_room():
+                self._pause_for(_GIVING_WAY_S, self._listen)
+                return False
             logger.error("cannot accept connections", extra={"reason": str(exc)})
             self._pause_for(_EXHAUSTED_S, self._listen)
-            return
+            return False
+        if connection.fileno() >= self._crowded:
+            self.make_room()
         connection.setblocking(False)
         opening = self._loop.create_task(
             self._loop.connect_accepted_socket(self._protocol_factory, connection)
         )
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
+        return True
 
     def close(self) -> None:
-        if self._pause is not None:
-            self._pause.cancel()
+        """Takes what waits, and no more."""
         if self._listener.fileno() >= 0:
+            while self._accept():
+                pass
+            if self._pause is not None:
+                self._pause.cancel()
             self._loop.remove_reader(self._listener)
             self._listener.close()
+            if self._counts is not None:
+                self._counts.leave()
 
     async def wait_closed(self) -> None:
         pass  # the connections are the caller's
-
-
-# Counted by what the system hands over at once, 256 KiB at most: a head may be longer by that.
-_MOST_BESIDE_DATA = 64 * 1024
-
-
-class _NoUpgradeParser(httptools.HttpRequestParser):
-    """Reads on where httptools leaves the connection to the protocol that a request offers."""
-
-    def __init__(self, protocol: "TimedProtocol") -> None:
-        super().__init__(protocol)
-        self._protocol = protocol
-        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
-
-    def feed_data(self, data: Any) -> None:
-        rest = data
-        while True:
-            try:
-                super().feed_data(rest)
-            except httptools.HttpParserUpgrade as offer:
-                rest = memoryview(rest)[offer.args[0] :]
-            else:
-                return
-            head = self._protocol.head_without_offer()
-            _NoUpgradeParser.__init__(self, self._protocol)  # it may have seen a last request
-            super().feed_data(head)
-
-
-class TimedProtocol(HttpToolsProtocol):
-    """Closes connections whose first byte or whose headers do not come, or come without end."""
-
-    head_timeout_s = 10.0
-    counts: ConnectionCounts | None = None
-    _beside_data = 0  # bytes that came since the last of a head or of a body's data
-    _timer: asyncio.TimerHandle | None = None
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.parser = _NoUpgradeParser(self)
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_head()
-        if self.counts is not None:
-            self.counts.opened()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.counts is not None:
-            self.counts.closed()
-        self._head_is_here()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._beside_data += len(data)
-        super().data_received(data)
-        if self._beside_data > _MOST_BESIDE_DATA:
-            self._give_up()
-
-    def on_message_begin(self) -> None:
-        self._expect_head()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade():
-            if self.parser.get_method() == b"CONNECT":  # never has a body, whatever its length
-                raise ValueError("there are no tunnels here")  # which is answered by a 400
-            return  # the same head comes again without the offer
-        self._head_is_here()
-        self._beside_data = 0
-        super().on_headers_complete()
-        self.headers = []  # what comes after a body goes there: the request has its own
-
-    def on_body(self, body: bytes) -> None:
-        self._beside_data = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
-
-    def head_without_offer(self) -> bytes:
-        """The head that was read last, as it would be if it offered no other protocol."""
-        version = self.parser.get_http_version().encode()
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
-        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
-        return b"\r\n".join([*lines, b"", b""])
-
-    def on_response_complete(self) -> None:
-        if self.cycle is not None and self.cycle.more_body:  # answered before the body was here
-            self._expect_head()
-        super().on_response_complete()
-
-    def _expect_head(self) -> None:
-        self._head_is_here()
-        self._timer = self.loop.call_later(self.head_timeout_s, self._give_up)
-
-    def _head_is_here(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _give_up(self) -> None:
-        transport: Any = self.transport
-        if not transport.is_closing():
-            transport.close()

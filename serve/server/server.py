@@ -3,6 +3,7 @@
 The parent only starts and replaces them; it loads neither onnxruntime nor the application.
 """
 
+import argparse
 import ctypes
 import errno
 import gc
@@ -12,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -19,8 +21,9 @@ from uvicorn.supervisors import multiprocess
 
 from common.model.artifact import ArtifactError
 from serve.inference.model_path import model_path, read_model
-from serve.server.connections import TimedProtocol, own_counts, share_counts
-from serve.server.workers import Worker
+from serve.server.connections import own_counts, share_counts
+from serve.server.protocol import TimedProtocol
+from serve.server.workers import MISTAKE, SILENT_S, Server, Supervisor, Worker
 from serve.settings import Settings, SettingsError
 from serve.telemetry.logs import log_to_stderr
 from serve.telemetry.settings import ExportSettings
@@ -29,9 +32,6 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 _SHUTDOWN_S = 20  # for the answers that are under way
-# uvicorn replaces processes that say nothing for 5 s: on a machine too busy to start one in that
-# time it never got to serve. One that dies is noticed at once, see `Worker`.
-_SILENT_S = 60
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 logger = logging.getLogger(__name__)
@@ -57,19 +57,29 @@ def application() -> "Starlette":
     return app
 
 
-def main() -> int:
+# What each option says, by the variable whose place it takes.
+_OPTIONS = {
+    "model": "path of the model.onnx to serve; without it the one that was built in",
+    "host": "address to listen at; 127.0.0.1 by itself, which this machine alone can reach",
+    "port": "port to listen at, 8000 by itself; 0 takes a free one",
+    "workers": "processes, each with its own session; by itself one for each CPU",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until SIGTERM or Ctrl-C, then answers what has arrived and ends."""
+    given = {k: v for k, v in vars(_parser().parse_args(arguments)).items() if v is not None}
+    os.environ.update({_variable(name): value for name, value in given.items()})
     try:
         settings = Settings.from_environment()
         ExportSettings.from_environment()  # each process makes its own of them: wrong ones end here
         metadata = read_model(model_path(settings))
-        _require_free(settings.host, settings.port)
+        listener = _listener(settings.host, settings.port)
     except (SettingsError, ArtifactError) as exc:
-        sys.stderr.write(f"kiln: error: {exc}\n")
-        return 2
+        return _mistake(exc, given)
     log_to_stderr(settings)
     facts = {
-        "url": f"http://{settings.host}:{settings.port}/",
+        "url": f"http://{settings.host}:{listener.getsockname()[1]}/",
         "model": metadata.name,
         "model_version": metadata.version[:12],
         "processes": settings.processes,
@@ -78,14 +88,50 @@ def main() -> int:
     logger.info("serving, API at /docs", extra=facts)
     # A lone process hands the signal on when it is done, and would seem to have been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    config = _config(settings)
     if settings.processes > 1:
         share_counts(settings.processes)
-    multiprocess.Process = Worker  # type: ignore[misc]  # uvicorn has no option for it
-    uvicorn.run(
+        multiprocess.Process = Worker  # type: ignore[misc]  # uvicorn has no option for it
+        return Supervisor(config, listener, metadata.version).run()
+    try:
+        Server(config).run([listener])
+    except KeyboardInterrupt:
+        pass
+    except (SettingsError, ArtifactError) as exc:
+        return _mistake(exc, given)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="api",
+        description="The HTTP service: POST /predict, /docs and a page to try it at /.",
+        epilog="Each option takes the place of a variable, KILN_PORT for --port. "
+        "serve/settings.py lists the variables, those without an option too.",
+        allow_abbrev=False,
+    )
+    for name, said in _OPTIONS.items():
+        parser.add_argument(f"--{name}", help=said, metavar=name.upper())
+    return parser
+
+
+def _variable(option: str) -> str:
+    return f"KILN_{option.upper()}"
+
+
+def _mistake(exc: Exception, given: dict[str, str]) -> int:
+    """Says what is wrong in a line, of an option by the option's name."""
+    said = str(exc)
+    for option in given:
+        said = said.replace(_variable(option), f"--{option}")
+    sys.stderr.write(f"kiln: error: {said}\n")
+    return MISTAKE
+
+
+def _config(settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
         "serve.server.server:application",
         factory=True,
-        host=settings.host,
-        port=settings.port,
         workers=settings.processes,
         loop="serve.server.connections:EvenLoop",
         http=TimedProtocol,
@@ -94,9 +140,8 @@ def main() -> int:
         server_header=False,
         log_config=None,
         timeout_graceful_shutdown=_SHUTDOWN_S,
-        timeout_worker_healthcheck=_SILENT_S,
+        timeout_worker_healthcheck=SILENT_S,
     )
-    return 0
 
 
 def _end_with_the_parent() -> None:
@@ -108,14 +153,15 @@ def _end_with_the_parent() -> None:
             sys.exit(1)
 
 
-def _require_free(host: str, port: int) -> None:
-    """Finds out before processes are started, each of which would fail in its own words."""
+def _listener(host: str, port: int) -> socket.socket:
+    """The socket that all processes take connections from; they let it listen when they serve."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
     try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
     except OSError as exc:
+        listener.close()
         if exc.errno == errno.EADDRINUSE:
             raise SettingsError(
                 f"port {port} of {host} is taken by another program; "
@@ -125,6 +171,7 @@ def _require_free(host: str, port: int) -> None:
             f"cannot listen at {host}, port {port}: {exc.strerror}; "
             "expected an address of this machine in KILN_HOST and a free port in KILN_PORT"
         ) from exc
+    return listener
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""serve/server/connections.py: heads that never end, and offers to go on in another protocol."""
+"""serve/server/protocol.py: heads that never end, and offers to go on in another protocol."""
 
 import asyncio
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import pytest
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
-from uvicorn.server import ServerState
 
-from serve.server import connections
+from serve.server import protocol, workers
+from tests.serve.server_process import said_to
 
 H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQC")
 OFFERS: dict[str, Sequence[bytes]] = {
@@ -70,14 +69,14 @@ REQUESTS: dict[str, tuple[bytes, bytes]] = {  # line and fields, what follows th
 def test_a_head_that_does_not_end_ends_the_connection(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections.TimedProtocol, "head_timeout_s", 0.05)
+    monkeypatch.setattr(protocol.TimedProtocol, "head_timeout_s", 0.05)
     assert asyncio.run(_answer_to(sent)) == b""
 
 
 def test_a_whole_request_is_answered_and_its_connection_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections.TimedProtocol, "head_timeout_s", 30)
+    monkeypatch.setattr(protocol.TimedProtocol, "head_timeout_s", 30)
     whole = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert asyncio.run(_answer_to(whole + last)).count(b"200 OK") == 2
@@ -89,7 +88,7 @@ def test_a_whole_request_is_answered_and_its_connection_kept(
 )
 def test_an_offer_of_another_protocol_changes_no_answer(offer: str, request_name: str) -> None:
     head, rest = REQUESTS[request_name]
-    expected = asyncio.run(_said_to([head + b"\r\n\r\n" + rest]))
+    expected = asyncio.run(said_to(_CONFIG, [head + b"\r\n\r\n" + rest]))
     assert expected, "or nothing would be compared"
     whole = b"\r\n".join([head, *OFFERS[offer], b"", rest])
     packets = [
@@ -98,20 +97,20 @@ def test_an_offer_of_another_protocol_changes_no_answer(offer: str, request_name
         *([whole[:i], whole[i:]] for i in range(whole.index(rest) - 4, len(whole) - len(_NEXT))),
     ]
     for parts in packets:
-        assert asyncio.run(_said_to(parts)) == expected
+        assert asyncio.run(said_to(_CONFIG, parts)) == expected
 
 
 def test_offers_one_behind_another_are_all_ignored() -> None:
     head, rest = REQUESTS["POST with a length"]
     one = b"\r\n".join([head, *H2C, b"", rest])
-    said = asyncio.run(_said_to([one * 5]))
+    said = asyncio.run(said_to(_CONFIG, [one * 5]))
     assert said.count(b"b'abcde'") == said.count(b"/next?") == 5
 
 
 def test_an_offer_behind_the_chunks_is_none() -> None:
     offer = b"\r\n".join([b"0", *H2C, b"", b""])
     sent = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + offer + _NEXT
-    assert asyncio.run(_said_to([sent])).count(b"200 OK") == 2
+    assert asyncio.run(said_to(_CONFIG, [sent])).count(b"200 OK") == 2
 
 
 @pytest.mark.parametrize("target", [b"/", b"/predict", b"*", b"http://x/", b"x:80", b"x"])
@@ -120,7 +119,7 @@ def test_a_tunnel_is_refused_whatever_its_target(target: bytes, offer: str | Non
     fields = [b"Host: x", b"Content-Length: %d" % len(_NEXT), *(OFFERS[offer] if offer else ())]
     head = b"\r\n".join([b"CONNECT " + target + b" HTTP/1.1", *fields, b"", b""])
     for parts in ([head + _NEXT + _NEXT], [head, _NEXT, _NEXT]):
-        said = asyncio.run(_said_to(parts))
+        said = asyncio.run(said_to(_CONFIG, parts))
         assert said.startswith(b"HTTP/1.1 400 ")
         assert said.count(b"HTTP/1.1 ") == 1
 
@@ -134,56 +133,16 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
 _CONFIG = uvicorn.Config(_echo, lifespan="off", log_config=None, ws="none")
 
 
-class _Transport(asyncio.Transport):
-    """Keeps what was written to it."""
-
-    def __init__(self) -> None:
-        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
-        self.said, self.closing = b"", False
-
-    def write(self, data: Any) -> None:
-        if not self.closing:
-            self.said += data
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def close(self) -> None:
-        self.closing = True
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-
-async def _said_to(parts: Sequence[bytes]) -> bytes:
-    """What the protocol answers to data that come in these parts, before the caller leaves."""
-    protocol = connections.TimedProtocol(_CONFIG, ServerState(), {})
-    transport = _Transport()
-    protocol.connection_made(transport)
-    for part in parts:
-        if not transport.closing:
-            protocol.data_received(part)
-        for _ in range(3):  # what is whole is answered, as it may be before the next part
-            await asyncio.sleep(0)
-    for _ in range(20):
-        await asyncio.sleep(0)
-    protocol.connection_lost(None)
-    return transport.said
-
-
 async def _answer_to(sent: bytes) -> bytes:
     """Everything that the server says until it ends the connection."""
     config = uvicorn.Config(
         PlainTextResponse("hello"),
         port=0,
-        http=connections.TimedProtocol,
+        http=protocol.TimedProtocol,
         lifespan="off",
         log_config=None,
     )
-    server = uvicorn.Server(config)
+    server = workers.Server(config)
     running = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)

@@ -1,9 +1,11 @@
 """serve/server/server.py: the real program, its processes, and what it does when it is told to
 end."""
 
+import http.client
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import threading
@@ -17,10 +19,11 @@ import numpy as np
 import pytest
 from uvicorn import Config
 
-from serve.server.workers import Worker
-from tests.helpers.waiting import PATIENCE_S, wait_until
+from serve.server.server import main
+from serve.server.workers import Supervisor, Worker
+from tests.helpers.waiting import PATIENCE_S, free_port, wait_until
 from tests.serve.server_process import Server, program, running
-from tests.serve.serving import base64_of, image_file, pixels
+from tests.serve.serving import MODEL, base64_of, image_file, pixels
 
 BODY = json.dumps({"image": base64_of(image_file(pixels()))})
 HEAD = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
@@ -127,6 +130,134 @@ def test_a_process_that_dies_while_its_answer_is_awaited_is_noticed() -> None:
         worker.join()
 
 
+def test_a_process_that_dies_while_starting_is_noticed_and_three_in_a_row_end_the_service(
+    tmp_path: Path,
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(MODEL.read_bytes())
+    with running(workers=2, KILN_MODEL=str(model)) as server:
+        wait_until(lambda: len(server.workers()) == 2)
+        model.write_bytes(b"no model any more")
+        for worker in server.workers():
+            os.kill(worker, signal.SIGKILL)
+        told = []
+        while server.process.poll() is None:
+            with suppress(OSError, http.client.HTTPException):
+                told.append(server.ask("GET", "/health"))
+            time.sleep(0.05)
+        _, said = server.process.communicate(timeout=PATIENCE_S)
+    assert server.process.returncode == 2
+    assert said.splitlines()[-1].startswith("kiln: error: 3 processes in a row ended before they")
+    assert "not an ONNX model" in said.splitlines()[-1]
+    answers = [answer for status, answer in told if status == 503]
+    assert answers, "those who call meanwhile are told"
+    assert {answer["type"] for answer in answers} == {"urn:kiln:problem:not-ready"}
+
+
+def test_a_process_that_cannot_start_is_noticed_while_others_are_slow() -> None:
+    """The two processes of a service: one is stopped before it serves, one dies."""
+    config = Config("no:app", workers=2, log_config=None)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        supervisor = Supervisor(config, listener, "0" * 64)
+        stopped, dead = (Worker(config, [listener]) for _ in range(2))
+        context = multiprocessing.get_context("spawn")
+        stopped.process = context.Process(target=time.sleep, args=(3600,))
+        dead.process = context.Process(target=os._exit, args=(7,))
+        supervisor.processes = [stopped, dead]
+        for worker in supervisor.processes:
+            worker.start()
+        dead.process.join()
+        try:
+            supervisor.keep_subprocess_alive()
+            assert supervisor.processes[0] is stopped
+            assert supervisor.processes[1] is not dead
+            assert dead.end == "exit code 7"
+        finally:
+            for worker in supervisor.processes:
+                worker.kill()
+                worker.join()
+
+
+def test_descriptors_that_run_out_are_taken_from_idle_connections() -> None:
+    with running(KILN_HEAD_TIMEOUT_MS="600000") as server, ExitStack() as callers:
+        limit = len(os.listdir(f"/proc/{server.process.pid}/fd")) + 24
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        for number in range(200):
+            caller = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
+            callers.enter_context(caller)
+            caller.sendall(
+                (b"", HEAD.encode(), b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")[number % 3]
+            )
+        assert all(server.ask("POST", "/predict", BODY)[0] == 200 for _ in range(10))
+        server.process.terminate()
+        _, said = server.process.communicate(timeout=PATIENCE_S)
+    assert "cannot accept connections" not in said
+
+
+def test_a_caller_who_ends_only_its_own_half_is_answered(server: Server) -> None:
+    head = HEAD.replace("image/png", "application/json") + f"Content-Length: {len(BODY)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as caller:
+        caller.sendall(head.encode() + BODY.encode())
+        caller.shutdown(socket.SHUT_WR)
+        said = b""
+        while part := caller.recv(4096):
+            said += part
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in said.lower()
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["label"]
+
+
+def test_help_tells_the_options_and_starts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert all(option in said for option in ("--model", "--host", "--port", "--workers", "KILN_"))
+
+
+@pytest.mark.parametrize("words", [["serve"], ["--ports", "1"], ["--por", "1"], ["--port"]])
+def test_words_that_are_no_option_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--port", "many"], ["--workers=0"], ["--model", "/no/model.onnx"], ["--host", "192.0.2.1"]],
+)
+def test_an_option_that_makes_no_sense_is_named(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("KILN_PORT", "KILN_WORKERS", "KILN_HOST"):
+        monkeypatch.setenv(name, "")  # as if it were not there; what main() sets does not stay
+    monkeypatch.setenv("KILN_MODEL", str(MODEL))
+    assert main(words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("kiln: error: ")
+    assert words[0].partition("=")[0] in line or "/no/model.onnx" in line
+
+
+def test_options_take_the_place_of_variables() -> None:
+    port = free_port()
+    process = program(
+        *("--port", str(port), "--model", str(MODEL), "--workers", "1"),
+        KILN_PORT="1",
+        KILN_WORKERS="7",
+        KILN_MODEL="/no/model.onnx",
+    )
+    server = Server(port, process)
+    try:
+        wait_until(server.is_up)
+        assert server.workers() == []  # a lone process serves by itself
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE_S)
+
+
 def test_processes_end_with_a_parent_that_is_killed() -> None:
     with running(workers=2) as server:
         wait_until(lambda: counts(server) == [0, 0])
@@ -147,7 +278,7 @@ def counts(server: Server) -> list[int]:
             variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
             known = dict(one.split("=", 1) for one in variables if one)
             if path := known.get("KILN_CONNECTION_COUNTS"):
-                return [int(count) for count in np.fromfile(path, np.int32)]
+                return [int(count) for count in np.fromfile(path, np.int32) if count >= 0]
     return []
 
 

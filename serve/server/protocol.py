@@ -1,0 +1,181 @@
+"""uvicorn's HTTP protocol with limits on heads, and without other protocols.
+
+uvicorn ends connections that are idle between requests; one that sends its headers a byte at a
+time, or none at all, would stay for ever, and so would one that goes on with a body which was
+refused. Bodies are timed by serve/http/bodies.py.
+
+Nor does uvicorn limit how many bytes a head has, or what a body has beside its data (the parts of
+a chunk's line, the fields after the last chunk), and it takes such fields for headers of the
+request, though a proxy that removes headers looks for them in the head alone (CWE-444).
+
+A request may offer to go on in another protocol, as the first of every Java HttpClient does and
+those of `curl --http2` (`Upgrade: h2c`). A server may ignore that (RFC 9110, 7.8), but httptools
+stops behind such a head, and what comes next is the body for one reader and a request for another
+(uvicorn#2722, CWE-444). Here the head is read once more without the offer.
+"""
+
+import asyncio
+from itertools import islice
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from serve.server.connections import ConnectionCounts
+
+# Counted by what the system hands over at once, 256 KiB at most: a head may be longer by that.
+_MOST_BESIDE_DATA = 64 * 1024
+
+
+_LAST_MOMENT_S = 1.0  # for a request that is under way when the service ends
+_ROOM = 8  # connections that give way at once
+
+
+class Connections(ServerState):
+    """Those of a process, as uvicorn keeps them, and which of them have no request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_ending = False  # every answer is a connection's last
+        self.idle: dict[TimedProtocol, None] = {}  # those that have been so for longest first
+
+    def make_room(self) -> bool:
+        """Ends some of the connections that have no request; False if there is none."""
+        ended = list(islice(self.idle, _ROOM))
+        for connection in ended:
+            del self.idle[connection]
+            connection.transport.abort()
+        return bool(ended)
+
+
+class _NoUpgradeParser(httptools.HttpRequestParser):
+    """Reads on where httptools leaves the connection to the protocol that a request offers."""
+
+    def __init__(self, protocol: "TimedProtocol") -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+
+    def feed_data(self, data: Any) -> None:
+        rest = data
+        while True:
+            try:
+                super().feed_data(rest)
+            except httptools.HttpParserUpgrade as offer:
+                rest = memoryview(rest)[offer.args[0] :]
+            else:
+                return
+            head = self._protocol.head_without_offer()
+            _NoUpgradeParser.__init__(self, self._protocol)  # it may have seen a last request
+            super().feed_data(head)
+
+
+class TimedProtocol(HttpToolsProtocol):
+    """Closes connections whose first byte or whose headers do not come, or come without end."""
+
+    head_timeout_s = 10.0
+    counts: ConnectionCounts | None = None
+    server_state: Connections
+    _beside_data = 0  # bytes that came since the last of a head or of a body's data
+    _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.parser = _NoUpgradeParser(self)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait_for_request()
+        if self.counts is not None:
+            self.counts.opened()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.counts is not None:
+            self.counts.closed()
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A caller may end its own half of the connection behind a request, and is answered."""
+        cycle = self.cycle
+        is_owed = cycle is not None and not (cycle.more_body or cycle.response_complete)
+        if is_owed:
+            cycle.keep_alive = False
+        return is_owed
+
+    def shutdown(self) -> None:
+        """Ends with the answer to the last request that is here or on its way."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        else:
+            self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        self._beside_data += len(data)
+        super().data_received(data)
+        if self._beside_data > _MOST_BESIDE_DATA:
+            self._give_up()
+
+    def on_message_begin(self) -> None:
+        self._expect_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":  # never has a body, whatever its length
+                raise ValueError("there are no tunnels here")  # which is answered by a 400
+            return  # the same head comes again without the offer
+        self._head_is_here()
+        self._beside_data = 0
+        super().on_headers_complete()
+        if self.server_state.is_ending:
+            self.cycle.keep_alive = False
+        self.headers = []  # what comes after a body goes there: the request has its own
+
+    def on_body(self, body: bytes) -> None:
+        self._beside_data = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def head_without_offer(self) -> bytes:
+        """The head that was read last, as it would be if it offered no other protocol."""
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def on_response_complete(self) -> None:
+        if self.cycle is not None and self.cycle.more_body:  # answered before the body was here
+            self._wait_for_request()
+        elif self.cycle is None or self.cycle.response_complete:
+            self.server_state.idle[self] = None
+        super().on_response_complete()
+
+    def _wait_for_request(self) -> None:
+        self._expect_head()
+        self.server_state.idle[self] = None
+
+    def _expect_head(self) -> None:
+        self._cancel_timer()
+        seconds = self.head_timeout_s
+        if self.server_state.is_ending:
+            seconds = min(seconds, _LAST_MOMENT_S)
+        self._timer = self.loop.call_later(seconds, self._give_up)
+
+    def _head_is_here(self) -> None:
+        self.server_state.idle.pop(self, None)
+        self._cancel_timer()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        transport: Any = self.transport
+        if not transport.is_closing():
+            transport.close()
