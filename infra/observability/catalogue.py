@@ -110,6 +110,11 @@ class Catalogue:
     metrics: tuple[Metric, ...]
     objectives: tuple[Objective, ...]
     recovery: Recovery
+    runbook: str  # URL of the page
+
+    def runbook_of(self, name: str) -> str:
+        """URL of an alert's section, by its name in Prometheus or in CloudWatch."""
+        return f"{self.runbook}#{name.replace('-', '').lower()}"
 
     def __getitem__(self, name: str) -> Metric:
         return next(metric for metric in self.metrics if metric.name == name)
@@ -128,13 +133,20 @@ def load(path: Path = PATH) -> Catalogue:
     """The catalogue.
 
     Raises:
-        CatalogueError: an entry lacks a field or has one that is not known.
+        CatalogueError: an entry lacks a field or has one that is not known, or the runbook's URL
+            is none.
     """
     content = tomllib.loads(path.read_text(encoding="utf-8"))
+    url = str(content.get("runbook", ""))
+    if not re.fullmatch(r"https?://[^\s#]+", url):
+        raise CatalogueError(
+            f"runbook in the catalogue: expected a URL, as https://…/docs/runbook.md, got {url!r}"
+        )
     return Catalogue(
         tuple(_metric(entry) for entry in content["metric"]),
         tuple(_build(Objective, entry) for entry in content["slo"]),
         _build(Recovery, content["recovery"]),
+        url,
     )
 
 

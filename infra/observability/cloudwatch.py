@@ -90,7 +90,7 @@ class Composite:
 def alarms(catalogue: Catalogue) -> list[Alarm]:
     """Those of the catalogue's alerts."""
     return [
-        _alarm(metric, alert)
+        _alarm(catalogue, metric, alert)
         for metric, alert in catalogue.alerts
         if alert.name not in WITHOUT_ALARM
     ]
@@ -113,7 +113,7 @@ def composites(catalogue: Catalogue) -> list[Composite]:
             name,
             f"{objective.promise}: the error budget burns "
             + " or ".join(f"{factor:g} times too fast" for factor, *_ in steps)
-            + f". {_runbook(name)}",
+            + f". {catalogue.runbook_of(name)}",
             [(_part(name, long), _part(name, short)) for _, long, short in steps],
             "page" if name.endswith("fast-burn") else "warning",
         )
@@ -208,7 +208,7 @@ def dashboard_file() -> dict[str, Any]:
 # ---- Alarms of alerts ---------------------------------------------------------------------------
 
 
-def _alarm(metric: Metric, alert: Alert) -> Alarm:
+def _alarm(catalogue: Catalogue, metric: Metric, alert: Alert) -> Alarm:
     limit = alert.above if alert.above is not None else alert.below
     assert limit is not None
     series, expression = _series(metric, alert)
@@ -216,7 +216,7 @@ def _alarm(metric: Metric, alert: Alert) -> Alarm:
         limit *= alert.window_s
     return Alarm(
         kebab(alert.name),
-        f"{alert.means} {_runbook(kebab(alert.name))}",
+        f"{alert.means} {catalogue.runbook_of(alert.name)}",
         series,
         limit,
         alert.window_s,
@@ -355,7 +355,3 @@ def _over(alarm: Composite) -> dict[str, Any]:
 
 def _id(name: str) -> str:
     return name.replace("-", "_")
-
-
-def _runbook(name: str) -> str:
-    return f"docs/runbook.md#{name.replace('-', '')}"

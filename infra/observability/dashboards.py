@@ -136,8 +136,12 @@ def grafana(dashboard: Dashboard) -> dict[str, Any]:
                 "type": "dashboards",
                 "tags": ["kiln"],
                 "title": "Kiln",
+                "tooltip": "",
+                "icon": "",
                 "asDropdown": True,
+                "includeVars": False,
                 "keepTime": True,
+                "targetBlank": False,
             }
         ],
         "templating": {"list": [*_variables(), *map(_constant, dashboard.constants)]},

@@ -11,18 +11,21 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 
 import yaml
 
 from infra.observability import cloudwatch, cloudwatch_dashboard
 from infra.observability.catalogue import Alert, Catalogue, Metric, Objective, kebab, load
 from infra.observability.dashboards import dashboards, grafana
-from infra.observability.rules import burn_alerts, rule_file
+from infra.observability.rules import burn_alerts, managed_rule_file, rule_file
+from infra.observability.stack.alertmanager import managed_config
 from infra.observability.stack.local import prometheus_config
 
 _NOTE = "# From catalogue.toml: bazel run //infra/observability:generate\n"
 _OURS = "infra/observability"
 _ALARMS = "infra/terraform/modules/alarms"
+_MANAGED = "infra/terraform/roots/observability"
 
 _HEAD = """\
 # Runbook
@@ -103,6 +106,8 @@ _FILES: Mapping[str, Callable[[Catalogue], str]] = {
     "docs/runbook.md": runbook,
     f"{_OURS}/prometheus/kiln.rules.yml": lambda found: _yaml(rule_file(found)),
     f"{_OURS}/compose/prometheus.yml": lambda _: _yaml(_in_containers()),
+    f"{_MANAGED}/rules.yml.tftpl": lambda found: _yaml(managed_rule_file(found)),
+    f"{_MANAGED}/alertmanager.yml.tftpl": lambda _: _managed_alertmanager(),
     f"{_ALARMS}/alarms.tf.json": lambda found: _json(cloudwatch.alarms_file(found)),
     f"{_ALARMS}/burn.tf.json": lambda found: _json(cloudwatch.burn_file(found)),
     f"{_ALARMS}/dashboard.tf.json": lambda _: _json(cloudwatch.dashboard_file()),
@@ -150,6 +155,12 @@ def _in_containers() -> dict[str, object]:
     }
     rules = "/etc/prometheus/kiln.rules.yml"
     return prometheus_config("alertmanager:9093", scraped, rules)
+
+
+def _managed_alertmanager() -> str:
+    """A document that holds another one as text."""
+    config = _yaml(managed_config()).removeprefix(_NOTE)
+    return f"{_NOTE}alertmanager_config: |\n{indent(config, '  ')}"
 
 
 def _json(value: object) -> str:

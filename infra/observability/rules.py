@@ -73,7 +73,6 @@ def _by(labels: Sequence[str]) -> str:
     return f" by ({', '.join(map(label, labels))}) " if labels else ""
 
 
-RUNBOOK = "docs/runbook.md"
 BASE = "5m"  # window of what is recorded; longer ones are sums over it
 _REQUESTS = "http_server_request_duration_seconds"
 _BY_VERSION = "kiln_model_version"
@@ -96,6 +95,28 @@ def rule_file(catalogue: Catalogue) -> dict[str, Any]:
             {"name": "kiln-objectives", "rules": _objectives(catalogue)},
             {"name": "kiln-alerts", "rules": _alerts(catalogue)},
             {"name": "kiln-burn-rates", "rules": _burn_rates(catalogue)},
+        ]
+    }
+
+
+def managed_rule_file(catalogue: Catalogue) -> dict[str, Any]:
+    """The rules for managed Prometheus: without alerts on what nobody reports there, which are the
+    machine, the stack, and a function that nobody calls and that is not down for that."""
+
+    def applies(rule: _Rule) -> bool:
+        labels = rule.get("labels", {})
+        is_availability = labels.get("slo") == "availability"
+        return "alert" not in rule or not (
+            is_availability
+            or labels["owner"] in ("machine", "prometheus")
+            or rule["alert"] == catalogue.recovery.name
+        )
+
+    groups = rule_file(catalogue)["groups"]
+    return {
+        "groups": [
+            group | {"rules": [rule for rule in group["rules"] if applies(rule)]}
+            for group in groups
         ]
     }
 
@@ -239,6 +260,7 @@ def _alerts(catalogue: Catalogue) -> list[_Rule]:
             {"severity": alert.severity, "owner": metric.owner},
             alert.means,
             alert.look,
+            catalogue,
         )
         for metric, alert in catalogue.alerts
         if metric.owner != "aws"
@@ -246,7 +268,7 @@ def _alerts(catalogue: Catalogue) -> list[_Rule]:
     recovery = catalogue.recovery
     labels = {"severity": recovery.severity, "owner": "service"}
     over = f"kiln:outage:seconds > {recovery.limit_s}"
-    return [*rules, _alert(recovery.name, over, labels, recovery.means, recovery.look)]
+    return [*rules, _alert(recovery.name, over, labels, recovery.means, recovery.look, catalogue)]
 
 
 def _burn_rates(catalogue: Catalogue) -> list[_Rule]:
@@ -258,6 +280,7 @@ def _burn_rates(catalogue: Catalogue) -> list[_Rule]:
             f"{objective.promise}; at this pace the error budget of 30 days is gone in "
             f"{_left(steps)}.",
             objective.look,
+            catalogue,
         )
         for objective in catalogue.objectives
         for name, severity, steps in burn_alerts(objective)
@@ -283,7 +306,12 @@ def _record(name: str, expression: str, labels: dict[str, str] | None = None) ->
 
 
 def _alert(
-    name: str, expression: str, labels: dict[str, str], means: str, look: Sequence[str]
+    name: str,
+    expression: str,
+    labels: dict[str, str],
+    means: str,
+    look: Sequence[str],
+    catalogue: Catalogue,
 ) -> _Rule:
     return {
         "alert": name,
@@ -293,6 +321,6 @@ def _alert(
             "summary": means,
             "description": "Look at " + "; ".join(look) + ".",
             "value": "{{ $value | humanize }}",
-            "runbook_url": f"{RUNBOOK}#{name.lower()}",
+            "runbook_url": catalogue.runbook_of(name),
         },
     }

@@ -35,7 +35,22 @@ def alertmanager_config(environ: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         RoutingError: half of a receiver is configured.
     """
-    receiver = {"name": "people", **_slack(environ), **_email(environ)}
+    return _config({"name": "people", **_slack(environ), **_email(environ)}, environ)
+
+
+def managed_config() -> dict[str, Any]:
+    """Of managed Prometheus' Alertmanager, which tells a topic of SNS that Terraform fills in."""
+    topic = {
+        "topic_arn": "${topic_arn}",
+        "sigv4": {"region": "${region}"},
+        "send_resolved": True,
+        "subject": f"[kiln] {_TITLE_OF_STATUS}",
+        "message": _TEXT,
+    }
+    return _config({"name": "people", "sns_configs": [topic]}, {})
+
+
+def _config(receiver: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         "route": {
             "receiver": "people",

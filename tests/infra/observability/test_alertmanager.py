@@ -12,6 +12,7 @@ from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
+import yaml
 
 from common.programs import require_program
 from infra.observability.catalogue import load
@@ -130,6 +131,18 @@ def test_amtool_accepts_what_the_environment_gives_also_nothing(tmp_path: Path) 
             config = tmp_path / "alertmanager.yml"
             config.write_text(json.dumps(alertmanager_config(variables)))
             assert "SUCCESS" in _amtool(config)
+
+
+def test_amtool_accepts_what_managed_prometheus_is_given(tmp_path: Path) -> None:
+    require_program("bwrap")
+    template = Path("infra/terraform/roots/observability/alertmanager.yml.tftpl").read_text("utf-8")
+    topic = "arn:aws:sns:eu-central-1:123456789012:kiln-dev-alarms"
+    filled = template.replace("${topic_arn}", topic).replace("${region}", "eu-central-1")
+    assert "${" not in filled
+    assert "%{" not in filled
+    config = tmp_path / "alertmanager.yml"
+    config.write_text(yaml.safe_load(filled)["alertmanager_config"])
+    assert "SUCCESS" in _amtool(config)
 
 
 def test_no_secret_is_in_the_configuration(tmp_path: Path) -> None:

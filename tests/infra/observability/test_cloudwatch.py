@@ -73,7 +73,8 @@ def test_every_alert_has_an_alarm_or_a_reason() -> None:
 def test_a_description_fits_and_leads_to_the_runbook() -> None:
     for alarm in cloudwatch.alarms(CATALOGUE):
         assert len(alarm.description) <= 1024  # CloudWatch's limit
-        assert alarm.description.endswith(f"docs/runbook.md#{alarm.name.replace('-', '')}")
+        link = f"{CATALOGUE.runbook}#{alarm.name.replace('-', '')}"
+        assert alarm.description.endswith(f" {link}")
 
 
 def test_windows_keep_within_what_cloudwatch_looks_back() -> None:

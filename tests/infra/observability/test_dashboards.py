@@ -58,6 +58,14 @@ def test_a_panel_asks_only_for_metrics_of_the_catalogue_and_of_the_rules(uid: st
 
 
 @pytest.mark.parametrize("uid", FILES)
+def test_a_link_has_all_that_the_schema_of_grafana_asks_for(uid: str) -> None:
+    """DashboardLink in @grafana/schema 12.1.0: no member of it may be left out."""
+    asked = {"title", "type", "icon", "tooltip", "tags", "asDropdown", "targetBlank"}
+    asked |= {"includeVars", "keepTime"}
+    assert [asked - set(link) for link in FILES[uid]["links"]] == [set()]
+
+
+@pytest.mark.parametrize("uid", FILES)
 def test_variables_that_are_used_are_there(uid: str) -> None:
     there = {variable["name"] for variable in FILES[uid]["templating"]["list"]}
     used = {name for promql in _queries(FILES[uid]) for name in re.findall(r"\$(\w+)", promql)}

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import yaml
 
 from common.programs import require_program
 from infra.observability.catalogue import load
@@ -77,9 +78,28 @@ def test_every_alert_of_the_catalogue_is_a_rule_with_a_summary_and_a_runbook() -
             if "alert" in rule:
                 assert rule["labels"]["severity"] in {"page", "warning"}
                 assert rule["annotations"]["summary"]
-                assert (
-                    rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
-                )
+                link = rule["annotations"]["runbook_url"]
+                assert link == f"{CATALOGUE.runbook}#{rule['alert'].lower()}"
+                assert link.startswith("https://")
+
+
+def test_managed_prometheus_gets_the_recorded_series_and_no_alert_on_what_is_not_there() -> None:
+    text = Path("infra/terraform/roots/observability/rules.yml.tftpl").read_text(encoding="utf-8")
+    assert "${" not in text  # nothing that Terraform would fill in
+    assert "%{" not in text
+    rules = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    ours = [rule for group in CONTENT["groups"] for rule in group["rules"]]
+    assert [r for r in rules if "record" in r] == [r for r in ours if "record" in r]
+    left_out = ALERTS - {rule["alert"] for rule in rules if "alert" in rule}
+    assert left_out == {
+        "AvailabilityFastBurn",
+        "AvailabilitySlowBurn",
+        "MachineBusy",
+        "MachineDiskLow",
+        "MachineMemoryLow",
+        "RecoveryTooSlow",
+        "StackPartDown",
+    }
 
 
 def test_burn_rates_are_those_of_the_workbook() -> None:

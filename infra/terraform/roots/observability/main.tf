@@ -45,3 +45,19 @@ resource "aws_prometheus_workspace" "this" {
 
   alias = local.name
 }
+
+# From infra/observability/catalogue.toml, as all rules and routes.
+resource "aws_prometheus_rule_group_namespace" "this" {
+  for_each = local.on
+
+  name         = "kiln"
+  workspace_id = aws_prometheus_workspace.this["this"].id
+  data         = templatefile("${path.module}/rules.yml.tftpl", {})
+}
+
+resource "aws_prometheus_alert_manager_definition" "this" {
+  for_each = var.alert_topic_arn == null ? {} : local.on
+
+  workspace_id = aws_prometheus_workspace.this["this"].id
+  definition   = templatefile("${path.module}/alertmanager.yml.tftpl", { topic_arn = var.alert_topic_arn, region = var.region })
+}

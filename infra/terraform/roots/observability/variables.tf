@@ -107,6 +107,17 @@ variable "grafana_password_parameter" {
   }
 }
 
+variable "alert_topic_arn" {
+  description = "SNS topic that managed Prometheus' alerts go to, as the root `service` has it (sns_topic_arn); null: they are shown, and nobody is told."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.alert_topic_arn == null || can(regex("^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+$", var.alert_topic_arn))
+    error_message = "alert_topic_arn is the ARN of an SNS topic, as `sns_topic_arn` of the root service."
+  }
+}
+
 variable "log_retention_days" {
   description = "Days that logs of collector and Grafana are kept."
   type        = number

@@ -18,6 +18,23 @@ data "aws_iam_policy_document" "alarms" {
       values   = [local.account_id]
     }
   }
+
+  statement {
+    sid       = "ManagedPrometheus"
+    actions   = ["sns:GetTopicAttributes", "sns:Publish"] # both are asked for when the alert manager is made
+    resources = [aws_sns_topic.alarms.arn]
+
+    principals {
+      type        = "Service"
+      identifiers = ["aps.amazonaws.com"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [local.account_id]
+    }
+  }
 }
 
 resource "aws_sns_topic" "alarms" {
