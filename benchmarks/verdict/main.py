@@ -50,8 +50,8 @@ def draw_rates(outcomes: Sequence[Outcome], stated: float) -> bytes:
         left.set_xlim(0, 135 * stated)
         left.set_xlabel("rolled back, % of releases (95 % interval)")
         left.set_title("Harmless releases")
-        colours = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
         harmful = [one for one in outcomes if not one.harmless]
+        colours = matplotlib.colormaps["turbo"](np.linspace(0, 1, len(harmful)))
         for place, one in enumerate(harmful):
             share = 100 * np.cumsum(one.by_window) / one.releases
             windows = np.arange(1, len(share) + 1)

@@ -99,8 +99,11 @@ def judge_all(arrays: EvidenceArrays, policy: Policy) -> Judged:
             measures.latency,
             measures.accuracy,
             measures.disagreement,
+            measures.memory,
+            measures.cold_start,
         )
     ]
+    found.append(measures.log_content(arrays))
     harmful, safe = [one.harmful for one in found], [one.safe for one in found]
     for truths in _predictions(arrays, policy):
         harmful.append(truths[0])

@@ -121,6 +121,9 @@ class Scenario:
     mislabelled: bool = False  # each class answers with the next one's name
     storm: bool = False  # both arms fail 5 % and answer twice as slowly in windows 7 to 9
     a_minute: float | None = None  # requests of both arms; None for the usual traffic
+    growing: float = 0.002  # share of calls that leave more memory behind
+    slower_start: float = 1.0  # all cold starts
+    secrets: float = 0.0  # share of its lines that hold a key or an image
 
 
 # A twentieth of the requests takes 4.2 times as long: the p99 doubles, the median hardly moves.
@@ -151,8 +154,12 @@ SCENARIOS = (
     Scenario("5 % errors", error_rate=0.05),
     Scenario("crash: every request fails", error_rate=1.0),
     Scenario("30 % of requests refused instead of 3 %", refusal_rate=0.3),
+    Scenario("a leak of 4 MB a request", growing=1.0),
+    Scenario("cold starts take 3 times as long", slower_start=3.0),
+    Scenario("images in one line of 1,000", secrets=0.001),
     Scenario("mislabelled: each class under the next one's name", mislabelled=True),
     Scenario("2 % of accuracy lost, 1 request a minute", lost=0.02, changed=0.1, **_QUIET),
+    Scenario("a leak of 4 MB a request, 1 request a minute", growing=1.0, **_QUIET),
     Scenario("5 % errors, 1 request a minute", error_rate=0.05, **_QUIET),
     Scenario("30 % refused, 1 request a minute", refusal_rate=0.3, **_QUIET),
     Scenario("p99 doubled, 1 request a minute", tail_share=0.05, tail_factor=_TAIL, **_QUIET),
@@ -225,7 +232,7 @@ def draw(
     asked = (scenario.a_minute or a_minute) * plan.look_s / 60
     replay = _replay(scenario, golden, releases, plan, random)
     calls = replay.sum(-1)
-    arms = {}
+    arms: dict[str, ArmArrays] = {}
     for name, share, is_candidate in (
         ("stable", 1 - plan.shares, False),
         ("candidate", plan.shares, True),
@@ -236,7 +243,8 @@ def draw(
         if asked < _MUCH:
             requests = random.poisson(expected, (releases, len(expected)))
         parts = (scenario, golden, releases, random)
-        arms[name] = _arm(*parts, requests, is_candidate=is_candidate)
+        of_callers = _arm(*parts, requests, is_candidate=is_candidate)
+        arms[name] = _with_reports(of_callers, scenario, calls, random, is_candidate=is_candidate)
         of_replay = _arm(*parts, calls[:1].astype(np.int64), is_candidate=is_candidate)
         arms[f"replay_{name}"] = replace(
             of_replay, classes=of_replay.classes[..., :0], confidence=of_replay.confidence[..., :0]
@@ -269,6 +277,7 @@ def _arm(
     classes = np.bincount(named, minlength=kinds) / len(named)
     bins = np.searchsorted(CONFIDENCE_EDGES, golden.confidence)
     confidence = np.bincount(bins, minlength=len(CONFIDENCE_EDGES) + 1) / len(bins)
+    none = np.zeros(errors.shape)
     return ArmArrays(
         requests=requests.astype(np.float64),
         errors=errors.astype(np.float64),
@@ -276,6 +285,50 @@ def _arm(
         latency=np.stack(latency, 1).astype(np.float64),
         classes=random.multinomial(answered, classes).astype(np.float64),
         confidence=random.multinomial(answered, confidence).astype(np.float64),
+        calls=none,
+        settled=none,
+        grew=none,
+        peak=none,
+        starts=np.zeros((*none.shape, len(EDGES) + 1)),
+        lines=none,
+        secrets=none,
+    )
+
+
+START_S, SAMPLE = 0.6, 5000  # median of a cold start; lines that are searched at a look
+
+
+def _with_reports(
+    arm: ArmArrays,
+    scenario: Scenario,
+    replayed: Floats,
+    random: np.random.Generator,
+    *,
+    is_candidate: bool,
+) -> ArmArrays:
+    """What Lambda reports on callers' requests and on the replay, and what the log holds.
+
+    The replay has four environments, and callers one a thousand requests; an environment settles
+    with its twentieth call. Stable has 40 cold starts of the day before, the candidate four a look.
+    """
+    calls = (arm.requests + replayed).astype(np.int64)
+    young = 20 * (4 + np.cumsum(calls, -1) // 1000)
+    settled = np.maximum(0, calls - np.diff(young, axis=-1, prepend=0))
+    windows = calls.shape[-1]
+    starts = np.full(windows, 4 if is_candidate else 0)
+    starts[0] += 0 if is_candidate else 40
+    shares = _log_normal(START_S * (scenario.slower_start if is_candidate else 1))
+    lines = np.minimum(3 * calls, SAMPLE) * is_candidate
+    growing = scenario.growing if is_candidate else Scenario("").growing
+    return replace(
+        arm,
+        calls=calls.astype(np.float64),
+        settled=settled.astype(np.float64),
+        grew=random.binomial(settled, growing).astype(np.float64),
+        peak=np.full(calls.shape, 0.4),
+        starts=random.multinomial(starts, shares, (len(calls), windows)).astype(np.float64),
+        lines=lines.astype(np.float64),
+        secrets=random.binomial(lines, scenario.secrets).astype(np.float64),
     )
 
 

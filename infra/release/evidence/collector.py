@@ -1,4 +1,5 @@
-"""Collects the evidence of one window for both versions: metrics in the log, and Lambda's counters.
+"""Collects the evidence of one window for both versions: metrics in the log, Lambda's own lines and
+counters, and whether the candidate's log holds what it must not.
 
 A version that crashes or times out writes no line; AWS/Lambda `Errors` counts it. Those counters
 come by the minute and late, so they are read as totals since the release began: what arrives late
@@ -15,16 +16,19 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
+from msgspec.structs import replace
 
 from common.aws import error_code
 from infra.release.aws.clients import Aws, explained
 from infra.release.aws.function import is_ours
 from infra.release.errors import ReleaseError
+from infra.release.evidence.log_lines import Environments, secrets_in
 from infra.release.verdict.evidence import Arm
 
 CATALOGUE = Path(__file__).parents[2] / "observability" / "catalogue.toml"
@@ -129,9 +133,9 @@ def embedded(message: str) -> dict[str, Any] | None:
     return line if isinstance(line, dict) else None
 
 
-def version_of(stream: str, line: dict[str, Any]) -> str | None:
+def version_of(stream: str, line: Mapping[str, Any] | None = None) -> str | None:
     """Which version of the function wrote it."""
-    if named := line.get("faas.version"):
+    if line and (named := line.get("faas.version")):
         return str(named)
     match = _STREAM.search(stream)
     return match[1] if match else None
@@ -142,6 +146,11 @@ def _values(found: Any) -> list[float]:
 
 
 _MINUTE = 60
+_DAY_S = 86_400  # stable's cold starts of so long before count
+_SAMPLE = 5000  # lines of the candidate that are searched at a look
+_METRICS = '"CloudWatchMetrics"'
+_REPORTS = f'?{_METRICS} ?"REPORT RequestId"'
+_STARTS = '?"Init Duration" ?"Restore Duration"'
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,7 @@ class Collector:
     def __init__(self, aws: Aws, function: str, alias: str) -> None:
         self._aws, self._function, self._alias = aws, function, alias
         self.buckets: Buckets = read_buckets()
+        self._environments = Environments(self.buckets.latency_s)
 
     def collect(
         self,
@@ -172,6 +182,8 @@ class Collector:
         began_s: float,
         lost_before: Mapping[str, int],
         classes: Sequence[str],
+        *,
+        is_first: bool = False,
     ) -> Collected:
         """Collects one window.
 
@@ -180,14 +192,40 @@ class Collector:
             began_s: when the release began.
             lost_before: the totals of the window before.
             classes: names of all classes, in an order that is the same for every window.
+            is_first: whether cold starts of before the window belong to it, too.
         """
-        found = counts_by_version(self.lines(window), (stable, candidate), self.buckets)
-        lost = self.lost((stable, candidate), began_s, window[1])
+        versions = (stable, candidate)
+        events = list(self.lines(window, _REPORTS))
+        before = (began_s - _DAY_S, window[0])
+        earlier = list(self.lines(before, _STARTS)) if is_first else []
+        found = counts_by_version(events, versions, self.buckets)
+        lost = self.lost(versions, began_s, window[1])
         arms = [
-            found[version].arm(max(0, lost[version] - lost_before.get(version, 0)), classes)
-            for version in (stable, candidate)
+            replace(
+                found[version].arm(max(0, lost[version] - lost_before.get(version, 0)), classes),
+                reports=self._environments.reports(
+                    *(
+                        [e for e in some if version_of(e[0]) == version]
+                        for some in (events, earlier)
+                    )
+                ),
+            )
+            for version in versions
         ]
-        return Collected(arms[0], arms[1], lost)
+        lines, secrets = secrets_in(self._sample(candidate, window, began_s))
+        searched = replace(arms[1], lines=lines, secrets=dict(secrets))
+        return Collected(arms[0], searched, lost)
+
+    def _sample(self, version: str, window: tuple[float, float], began_s: float) -> Iterator[str]:
+        """Lines of any kind of a version that was published a day before the release at most."""
+        days = (began_s - _DAY_S, window[1])
+        day, last = (datetime.fromtimestamp(seconds, UTC).date() for seconds in days)
+        found: list[Iterator[tuple[str, str]]] = []
+        while day <= last:
+            found.append(self.lines(window, prefix=f"{day:%Y/%m/%d}/[{version}]"))
+            day += timedelta(days=1)
+        lines = (event for some in found for event in some)
+        return islice((m for stream, m in lines if version_of(stream) == version), _SAMPLE)
 
     def lost(self, versions: Sequence[str], began_s: float, until_s: float) -> dict[str, int]:
         """Calls by the alias that Lambda counts as failed, of each version, since the beginning."""
@@ -204,14 +242,22 @@ class Collector:
         sums = {result["Id"]: sum(result["Values"]) for result in answer["MetricDataResults"]}
         return {version: round(sums.get(f"v{n}", 0)) for n, version in enumerate(versions)}
 
-    def lines(self, window: tuple[float, float]) -> Iterator[tuple[str, str]]:
-        """(stream, message) of every line of metrics from the window's start to before its end."""
+    def lines(
+        self, window: tuple[float, float], pattern: str = _METRICS, prefix: str = ""
+    ) -> Iterator[tuple[str, str]]:
+        """(stream, message) of every line from the window's start to before its end.
+
+        Args:
+            pattern: of CloudWatch Logs, that the lines match.
+            prefix: of the names of streams, all of whose lines are taken instead.
+        """
         start, end = (math.floor(when * 1000) for when in window)
+        which = {"logStreamNamePrefix": prefix} if prefix else {"filterPattern": pattern}
         pages = self._aws.logs.get_paginator("filter_log_events").paginate(
             logGroupName=f"/aws/lambda/{self._function}",
             startTime=start,
             endTime=end - 1,
-            filterPattern='"CloudWatchMetrics"',
+            **which,
         )
         with explained("CloudWatch Logs"):
             try:

@@ -147,7 +147,13 @@ class Looks:
         timeline.wait("reading the log")
         until = max(now.seen_until_s, context.clock.now() - settings.settle_s)
         seen = collector.collect(
-            stable, candidate, (now.seen_until_s, until), now.began_s, now.lost, now.classes
+            stable,
+            candidate,
+            (now.seen_until_s, until),
+            now.began_s,
+            now.lost,
+            now.classes,
+            is_first=not now.windows,
         )
         window = Window(
             seen.stable, seen.candidate, replayed.replay, replayed.stable, replayed.candidate

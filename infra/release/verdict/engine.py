@@ -4,6 +4,7 @@ How often a release without harm is rolled back is bounded for all tests and loo
 (`Policy.false_alarm_rate`), so judge whenever there is news. See measures.py for the tests.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -164,6 +165,9 @@ def judge(evidence: Evidence, policy: Policy = DEFAULT_POLICY) -> Verdict:
         _latency(arrays, policy),
         _accuracy(arrays, policy),
         _disagreement(arrays, policy),
+        _memory(evidence, arrays, policy),
+        _cold_start(arrays, policy),
+        _log_content(evidence, arrays),
         *(
             _predictions(name, kind, shift, found.images, limit, quiet=quiet)
             for name, kind, shift, limit in shifts
@@ -313,6 +317,64 @@ def _disagreement(arrays: EvidenceArrays, policy: Policy) -> Check:
     return _check("disagreement", measure, words, needed, policy)
 
 
+def _memory(evidence: Evidence, arrays: EvidenceArrays, policy: Policy) -> Check:
+    measure = measures.memory(arrays, policy)
+    stable, candidate = arrays.stable, arrays.candidate
+    grown = sum(window.candidate.reports.grown_mb for window in evidence.windows)
+    settled, limit = float(candidate.settled.sum()), policy.harmful_memory_growth
+    peaks = [float(arm.peak.max()) for arm in (candidate, stable)]
+    text = f"{_of(candidate.grew, candidate.settled)} calls left their environment with more memory"
+    text += f", {grown / max(settled, 1):.2f} MB a call ({_of(stable.grew, stable.settled)} of "
+    text += f"stable's); the peak is {peaks[0]:.0%} of the limit ({peaks[1]:.0%})"
+    is_close = peaks[0] >= policy.harmful_memory_peak and peaks[0] > peaks[1]
+    words = {
+        "harmful": f"{text}: a leak, which {_chance(measure)}",
+        "safe": f"{text}: {limit:.0%} more calls than of stable is ruled out",
+        "unsure": f"{text}: too close to the limit, {policy.harmful_memory_peak:.0%} is allowed"
+        if is_close
+        else f"{text}: no leak shown, but {limit:.0%} more calls than of stable is not ruled out",
+    }
+    needed = "less memory, or a higher limit" if is_close else "more calls of warm environments"
+    return _check("memory", measure, words, needed, policy, 2 * policy.odds_of_safety)
+
+
+def _cold_start(arrays: EvidenceArrays, policy: Policy) -> Check:
+    measure = measures.cold_start(arrays, policy)
+    starts = [arm.starts.sum(0) for arm in (arrays.candidate, arrays.stable)]
+    medians = [_time(counts, arrays.edges, 0.5) if counts.sum() else "none" for counts in starts]
+    text = f"{starts[0].sum():,.0f} cold starts, p50 {medians[0]} (stable {starts[1].sum():,.0f}, "
+    text += f"p50 {medians[1]})"
+    ratio = policy.tolerated_cold_start_ratio
+    words = {
+        "harmful": f"{text}: {float(measure.size[-1]):.1f} times stable's, which "
+        f"{_chance(measure)}",
+        "safe": f"{text}: none of both to compare"
+        if "none" in medians
+        else f"{text}: below {ratio:g} times stable's, or chance explains it",
+        "unsure": f"{text}: above {ratio:g} times stable's, but it may be chance"
+        if starts[0].sum()
+        else "Lambda has reported no call of the candidate yet",
+    }
+    return _check("cold start", measure, words, "more cold starts, or reports of calls", policy)
+
+
+def _log_content(evidence: Evidence, arrays: EvidenceArrays) -> Check:
+    """Kinds and counts alone: whoever may read a verdict may not read a secret."""
+    measure = measures.log_content(arrays)
+    found: Counter[str] = Counter()
+    for window in evidence.windows:
+        found.update(window.candidate.secrets)
+    lines = float(arrays.candidate.lines.sum())
+    text = f"{lines:,.0f} lines of the candidate's log were searched"
+    if measure.harmful[-1]:
+        kinds = ", ".join(f"{count:,} with {kind}" for kind, count in sorted(found.items()))
+        words = f"{text}: {kinds}. Replace what was logged, and delete those lines"
+        return Check("log content", "harmful", words, (Figure("lines", found.total(), 0),))
+    if measure.safe[-1]:
+        return Check("log content", "safe", f"{text}: neither keys nor images in them")
+    return Check("log content", "unsure", f"{text}", needed="lines of the candidate's log")
+
+
 def _predictions(
     name: str, kind: str, found: Statistic | None, images: float, limit: float, *, quiet: bool
 ) -> Check:
@@ -360,6 +422,8 @@ def _tolerated(name: str, policy: Policy) -> float:
         "latency": policy.tolerated_latency_ratio,
         "accuracy": policy.tolerated_accuracy_loss,
         "disagreement": policy.harmful_disagreement,
+        "memory": policy.tolerated_memory_growth,
+        "cold start": policy.tolerated_cold_start_ratio,
     }[name]
 
 

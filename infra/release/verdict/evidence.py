@@ -17,6 +17,30 @@ class EvidenceError(ValueError):
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
+class Reports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What Lambda's own lines say about one version's calls, the release manager's included.
+
+    `settled` are calls of execution environments that had answered some before; `grew` of them left
+    a higher peak of memory behind, by `grown_mb` together. `starts` counts cold starts by how long
+    they took, in the buckets of `latency`; stable's of the day before are in the first window.
+    """
+
+    calls: Count = 0
+    settled: Count = 0
+    grew: Count = 0
+    grown_mb: Count = 0
+    peak: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # the highest, as a share of the limit
+    starts: tuple[Count, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises EvidenceError on counts that contradict each other."""
+        if not self.grew <= self.settled <= self.calls:
+            raise EvidenceError(
+                f"reports: expected grew <= settled <= calls, got {self.grew}, {self.settled}, "
+                f"{self.calls}"
+            )
+
+
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one version did in one window.
 
@@ -24,6 +48,8 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     edges: bucket i holds edges[i - 1] < latency <= edges[i], as OpenTelemetry and Prometheus count.
     `classes` counts predictions by class, `confidence` the same by confidence in bins of any
     width, the same in all windows; both are empty where the service does not report them.
+    `lines` of the version's log were searched, and `secrets` counts by kind those that hold what
+    no log may hold.
     """
 
     requests: Count = 0
@@ -32,6 +58,9 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     classes: tuple[Count, ...] = ()
     confidence: tuple[Count, ...] = ()
     refusals: dict[str, Count] = {}  # 4xx by status: callers' mistakes, or what is taken for one
+    reports: Reports = Reports()
+    lines: Count = 0
+    secrets: dict[str, Count] = {}
 
     def __post_init__(self) -> None:
         """Raises EvidenceError on counts that contradict each other."""
@@ -113,6 +142,9 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"latency: expected {len(edges) + 1} counts, one more than edges, "
                     f"got {lengths.pop()}"
                 )
+        starts = {len(arm.reports.starts) for arm in arms} - {0, len(edges) + 1}
+        if starts:
+            raise EvidenceError(f"starts: expected {len(edges) + 1} counts, got {starts.pop()}")
 
 
 def parse_evidence(text: str) -> Evidence:

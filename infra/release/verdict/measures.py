@@ -36,6 +36,13 @@ class ArmArrays:
     latency: Floats  # (..., W, E + 1)
     classes: Floats  # (..., W, K)
     confidence: Floats  # (..., W, C)
+    calls: Floats  # (..., W), those that Lambda reported on; see `Reports`
+    settled: Floats  # (..., W)
+    grew: Floats  # (..., W)
+    peak: Floats  # (..., W)
+    starts: Floats  # (..., W, E + 1)
+    lines: Floats  # (..., W)
+    secrets: Floats  # (..., W), of all kinds
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,13 @@ def _arm(arms: Sequence[Arm], buckets: int, statuses: Sequence[str]) -> ArmArray
         latency=_rows([arm.latency for arm in arms], buckets),
         classes=_rows([arm.classes for arm in arms], 0),
         confidence=_rows([arm.confidence for arm in arms], 0),
+        calls=np.array([arm.reports.calls for arm in arms], np.float64),
+        settled=np.array([arm.reports.settled for arm in arms], np.float64),
+        grew=np.array([arm.reports.grew for arm in arms], np.float64),
+        peak=np.array([arm.reports.peak for arm in arms], np.float64),
+        starts=_rows([arm.reports.starts for arm in arms], buckets),
+        lines=np.array([arm.lines for arm in arms], np.float64),
+        secrets=np.array([sum(arm.secrets.values()) for arm in arms], np.float64),
     )
 
 
@@ -263,26 +277,33 @@ def _latency(arrays: EvidenceArrays, policy: Policy) -> tuple[Floats, Floats, Fl
 
 
 def latency_limit(arrays: EvidenceArrays, policy: Policy, q: float) -> Any:
-    """(..., W) Index of the edge that the candidate's quantile must be below; E if there is none.
-
-    The edge nearest to the harmful multiple of stable's quantile, by ratio, but none inside or
-    below stable's own bucket: a histogram cannot tell more than its buckets.
-    """
+    """(..., W) Index of the edge that the candidate's quantile must be below, E for none."""
     _, expected = if_stable(arrays, "latency")
-    most = policy.harmful_latency_ratio * quantile(expected, arrays.edges, q)
-    gaps = np.abs(np.log(arrays.edges) - np.log(np.maximum(most, 1e-9))[..., None])
-    limit = np.maximum(_bucket(expected, q), np.argmin(gaps, -1))
-    return np.where(expected.sum(-1) > 0, limit, len(arrays.edges))
+    return _edge_at(expected, arrays.edges, q, policy.harmful_latency_ratio)
+
+
+def _edge_at(stable: Floats, edges: Floats, q: float, ratio: float) -> Any:
+    """(...) Index of the edge nearest to a multiple of stable's quantile, by ratio, but none inside
+    or below stable's own bucket: a histogram cannot tell more than its buckets."""
+    most = ratio * quantile(stable, edges, q)
+    gaps = np.abs(np.log(edges) - np.log(np.maximum(most, 1e-9))[..., None])
+    edge = np.maximum(_bucket(stable, q), np.argmin(gaps, -1))
+    return np.where(stable.sum(-1) > 0, edge, len(edges))
 
 
 def latency_counts(arrays: EvidenceArrays, policy: Policy, q: float) -> Floats:
     """(..., W, 2) The candidate's requests below and above that edge; none without an edge."""
-    limit = latency_limit(arrays, policy, q)
-    total = np.cumsum(arrays.candidate.latency, -2)
-    slower = total.sum(-1, keepdims=True) - np.cumsum(total, -1)
-    above = np.take_along_axis(slower, limit[..., None], -1)[..., 0]
-    counted: Floats = np.stack([total.sum(-1) - above, above], -1)
-    return np.where(limit[..., None] < len(arrays.edges), counted, 0)
+    return _split_at(
+        np.cumsum(arrays.candidate.latency, -2), latency_limit(arrays, policy, q), arrays.edges
+    )
+
+
+def _split_at(counts: Floats, edge: Any, edges: Floats) -> Floats:
+    """(..., 2) Of (..., E + 1) counts those below and above an edge; none without an edge."""
+    slower = counts.sum(-1, keepdims=True) - np.cumsum(counts, -1)
+    above = np.take_along_axis(slower, edge[..., None], -1)[..., 0]
+    counted: Floats = np.stack([counts.sum(-1) - above, above], -1)
+    return np.where(edge[..., None] < len(edges), counted, 0)
 
 
 def accuracy(arrays: EvidenceArrays, policy: Policy) -> Measure:
@@ -308,6 +329,65 @@ def disagreement(arrays: EvidenceArrays, policy: Policy) -> Measure:
     harmful = odds >= np.log(policy.odds_of_harm("disagreement"))
     safe = safety >= np.log(policy.odds_of_safety)
     return Measure(harmful, safe & ~harmful, odds, safety, size)
+
+
+def memory(arrays: EvidenceArrays, policy: Policy) -> Measure:
+    """Calls that raised the peak of their environment's memory; the size is their share.
+
+    A leak is what both bets say: that the share is above the tolerated one, and above stable's at
+    the same times. Either alone would be mistaken: the candidate's environments are younger, and
+    stable may leak as well. A candidate that comes close to the limit, where stable does not, is
+    not harmful by that, and not safe either.
+    """
+    mine, new = arrays.stable, arrays.candidate
+    counts = happened(new.grew, new.settled)
+    odds = np.minimum(
+        betting.log_odds(counts, SHARE, policy.tolerated_memory_growth, "above"),
+        betting.two_arm_log_odds(mine.grew, mine.settled, new.grew, new.settled),
+    )
+    seen = happened(mine.grew, mine.settled)
+    least = betting.bound(seen, SHARE, 2 * policy.odds_of_safety, "below")
+    limit = np.minimum(least + policy.harmful_memory_growth, 1)
+    safety = betting.log_odds(counts, SHARE, limit, "below")
+    size = counts[..., 1] / np.maximum(counts.sum(-1), 1)
+    harmful = (odds >= np.log(policy.odds_of_harm("memory"))) & (
+        size >= policy.tolerated_memory_growth
+    )
+    peaks = [np.maximum.accumulate(arm.peak, -1) for arm in (mine, new)]
+    has_room = (peaks[1] < policy.harmful_memory_peak) | (peaks[1] <= peaks[0])
+    safe = (safety >= np.log(2 * policy.odds_of_safety)) & has_room & ~harmful
+    return Measure(harmful, safe, odds, safety, size)
+
+
+def cold_start(arrays: EvidenceArrays, policy: Policy) -> Measure:
+    """Duration of cold starts; the size is the ratio of the medians.
+
+    Stable starts seldom while it is released against, so all of its starts, those of the day before
+    too, say which share of them lies above an edge. The bet is that more of the candidate's do, and
+    more than half: those of a new image take longer until AWS has cached it. It is safe where no
+    more than is tolerated is seen, or chance explains it; few starts are met by few callers.
+    """
+    mine, new = (np.cumsum(arm.starts, -2) for arm in (arrays.stable, arrays.candidate))
+    edge = _edge_at(mine, arrays.edges, 0.5, policy.tolerated_cold_start_ratio)
+    counts = _split_at(new, edge, arrays.edges)
+    needed = policy.odds_of_harm("cold start")
+    most = betting.bound(_split_at(mine, edge, arrays.edges), SHARE, 2 * needed, "above")
+    odds = betting.log_odds(counts, SHARE, np.clip(most, 0.5, 0.999), "above")
+    medians = [np.where(c.sum(-1) > 0, quantile(c, arrays.edges, 0.5), np.nan) for c in (mine, new)]
+    size = np.nan_to_num(medians[1] / medians[0])
+    slower = size >= policy.tolerated_cold_start_ratio
+    harmful = (odds >= np.log(2 * needed)) & slower
+    is_reported = np.cumsum(arrays.candidate.calls, -1) > 0
+    safe = is_reported & (~slower | (odds < _SUSPECT)) & ~harmful
+    return Measure(harmful, safe, odds, None, size)
+
+
+def log_content(arrays: EvidenceArrays) -> Measure:
+    """Lines of the candidate's log that hold what no log may hold; the size is their number."""
+    found = np.cumsum(arrays.candidate.secrets, -1)
+    harmful = found > 0
+    safe = (np.cumsum(arrays.candidate.lines, -1) > 0) & ~harmful
+    return Measure(harmful, safe, np.zeros_like(found), None, found)
 
 
 def lost(arrays: EvidenceArrays) -> Floats:

@@ -7,18 +7,30 @@ import msgspec
 from msgspec import Meta
 
 CheckName = Literal[
-    "errors", "refusals", "latency", "accuracy", "disagreement", "class mix", "confidence"
+    "errors",
+    "refusals",
+    "latency",
+    "accuracy",
+    "disagreement",
+    "memory",
+    "cold start",
+    "log content",
+    "class mix",
+    "confidence",
 ]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 
 # How the tests share the false-alarm rate (Bonferroni). Most is accuracy's: golden images are few,
 # and of requests there are always more. Class mix and confidence share theirs by drift's own rules.
+# What a log must not hold is no matter of chance.
 SHARES = {
-    "errors": 0.2,
+    "errors": 0.15,
     "refusals": 0.1,
     "latency": 0.1,
     "accuracy": 0.4,
     "disagreement": 0.1,
+    "memory": 0.025,
+    "cold start": 0.025,
     "predictions": 0.1,
 }
 
@@ -51,6 +63,12 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerated_accuracy_loss: Tolerated = 0.0  # share of golden images
     harmful_accuracy_loss: Share = 0.01
     harmful_disagreement: Share = 0.15  # share of golden images answered differently
+    # Share of calls that raise the peak of their environment's memory by a megabyte or more. One
+    # that leaks does with every call; one that does not, seldom after its first calls.
+    tolerated_memory_growth: Share = 0.2
+    harmful_memory_growth: Share = 0.5  # above stable's
+    harmful_memory_peak: Share = 0.9  # of the limit, where stable stays below: not promoted
+    tolerated_cold_start_ratio: Annotated[float, Meta(gt=1)] = 2.0  # of the median, to stable's
     harmful_class_mix_psi: Annotated[float, Meta(gt=0)] = 0.25
     harmful_confidence_ks: Annotated[float, Meta(gt=0)] = 0.2
     fewest_images: Annotated[int, Meta(gt=0)] = 200  # of both arms, for class mix and confidence
@@ -65,7 +83,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Raises PolicyError where nothing lies between tolerated and harmful."""
-        for what in ("error_excess", "latency_ratio", "accuracy_loss"):
+        for what in ("error_excess", "latency_ratio", "accuracy_loss", "memory_growth"):
             if getattr(self, f"tolerated_{what}") >= getattr(self, f"harmful_{what}"):
                 raise PolicyError(f"harmful_{what}: expected more than tolerated_{what}")
         if both := set(self.required) & set(self.informing):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.release.aws.function import REPLAY, is_ours, trace_id
 from infra.release.evidence.collector import Buckets, counts_by_version, read_buckets
+from infra.release.evidence.log_lines import Environments, secrets_in
 from serve.aws_lambda.embedded_metrics import Point, documents
+from serve.http.keys import new_key
 from serve.telemetry import instruments as inst
 
 STREAM = "2026/11/26/[7]8c1dfa"
@@ -98,3 +102,79 @@ def test_the_catalogue_has_the_buckets() -> None:
     buckets = read_buckets()
     assert buckets.latency_s[0] == 0.001
     assert buckets.confidence[-1] == 1.0
+
+
+# ---- Lambda's own lines, and what no line may hold ----
+
+
+def report(peak_mb: int, start: str = "") -> str:
+    """As Lambda writes it behind each call."""
+    return (
+        "REPORT RequestId: 8f2c\tDuration: 6.31 ms\tBilled Duration: 7 ms\tMemory Size: 1024 MB\t"
+        f"Max Memory Used: {peak_mb} MB\t{start}"
+    )
+
+
+def test_memory_is_judged_once_an_environment_has_settled_down() -> None:
+    environments = Environments(BUCKETS.latency_s)
+    young = [(STREAM, report(100 + 5 * n)) for n in range(20)]  # loads what it needs
+    first = environments.reports([*young, (STREAM, report(195)), ("other", report(512))])
+    assert (first.calls, first.settled, first.grew, first.peak) == (22, 1, 0, 0.5)
+    leaking = [(STREAM, report(195 + 4 * n)) for n in range(1, 11)]
+    second = environments.reports(leaking)  # of the next window
+    assert (second.settled, second.grew, second.grown_mb) == (10, 10, 40)
+
+
+def test_cold_starts_and_restored_snapshots_are_counted_by_their_time() -> None:
+    events = [
+        (STREAM, report(90, "Init Duration: 8.20 ms\t")),
+        (STREAM, report(90, "Restore Duration: 42.00 ms\tBilled Restore Duration: 9 ms\t")),
+        (STREAM, report(90)),
+        (STREAM, "a line that says Init Duration: 8 ms"),
+    ]
+    earlier = [("before", report(90, "Init Duration: 312.00 ms\t"))]
+    found = Environments(BUCKETS.latency_s).reports(events, earlier)
+    assert (found.calls, found.starts) == (3, (1, 1, 1))
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 2
+AWS_KEY = "AKIA" + "Z" * 16
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (f"key {AWS_KEY} was refused", "an AWS key"),
+        (f'{{"AWS_SECRET_ACCESS_KEY": "{"aB3/" * 10}"}}', "an AWS key"),
+        ("-----BEGIN EC PRIVATE KEY-----", "a private key"),
+        (f"Authorization: Bearer {'x1' * 10}", "a token"),
+        (f"{{'authorization': 'Basic {'x1' * 10}'}}", "a token"),
+        (f"token eyJ{'x1' * 10}.eyJ{'x1' * 10}.{'x1' * 10}", "a token"),
+        (f"x-api-key: {'x1' * 10}", "an API key"),
+        (new_key()[0], "an API key"),
+        (json.dumps({"image": base64.b64encode(PNG).decode()}), "image data"),
+        (f"body={PNG!r}", "image data"),
+        (f"body={PNG.decode('latin-1')}", "image data"),
+        (f"body={PNG.decode('utf-8', 'replace')}", "image data"),
+        (f"pixels {list(range(200))}", "image data"),
+        (bytes(200).hex(), "image data"),
+    ],
+)
+def test_a_line_with_a_secret_is_told_by_its_kind(line: str, kind: str) -> None:
+    lines, found = secrets_in([line, "model loaded"])
+    assert (lines, dict(found)) == (2, {kind: 1})
+
+
+def test_what_the_service_and_lambda_write_is_no_secret() -> None:
+    digest = new_key()[1]  # stands in the configuration
+    answers = [("cat", 0.9), ("dog", 0.4)] * 50
+    written = [
+        *lines("/predict/batch", 200, 0.05, answers, trace_id(REPLAY)),
+        report(90, "Init Duration: 8.20 ms\t"),
+        "START RequestId: 3f0b8f0c-5e2f-4a39-9b1e-6d2f5c8c1f11 Version: 7",
+        f"KILN_API_KEYS={digest}",
+        f'  File "{"/var/task/serve/aws_lambda" * 9}.py", line 3, in handler',
+        "x-api-key is missing: send it as the header X-API-Key, or as Authorization: Bearer",
+        f"model {'a1' * 32} at arn:aws:lambda:eu-central-1:123456789012:function:kiln-prod:live",
+    ]
+    assert secrets_in(written)[1] == {}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
+from infra.release.verdict.evidence import Arm, Evidence, Replay, Reports, Window
 
 EDGES = (0.005, 0.01, 0.025, 0.05, 0.1)
 SAME_PREDICTIONS = Replay(both_right=930, both_wrong_alike=70)
@@ -20,6 +20,15 @@ def arm(requests: int, errors: int = 0, *, slow: int = 0) -> Arm:
         latency=(0, answered - tail - slow, tail, 0, slow, 0),
         classes=(answered - answered // 2, answered // 2),
         confidence=(answered // 4, answered - answered // 4),
+        reports=Reports(
+            requests,
+            requests,
+            requests // 500,
+            requests // 500,
+            0.4,
+            (0, 0, requests // 100, 0, 0, 0),
+        ),
+        lines=requests,
     )
 
 

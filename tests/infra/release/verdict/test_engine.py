@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from infra.release.verdict.engine import Check, judge
-from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
+from infra.release.verdict.evidence import Arm, Evidence, Replay, Reports, Window
 from infra.release.verdict.policy import CHECKS, DEFAULT_POLICY, Policy
 from tests.infra.release.verdict.made import SAME_PREDICTIONS, arm, evidence, good, releases
 
@@ -50,6 +50,13 @@ def test_a_candidate_like_stable_is_promoted_once_that_is_certain() -> None:
         ("latency", arm(1000, 1, slow=40), SAME_PREDICTIONS),
         ("accuracy", arm(1000, 1), Replay(910, 20, 0, 70, 0)),
         ("disagreement", arm(1000, 1), Replay(300, 300, 300, 50, 50)),
+        ("memory", replace(arm(1000), reports=Reports(1000, 900, 900, 3600)), SAME_PREDICTIONS),
+        (
+            "cold start",
+            replace(arm(1000), reports=Reports(1000, 900, 0, starts=(0, 0, 0, 0, 0, 200))),
+            SAME_PREDICTIONS,
+        ),
+        ("log content", replace(arm(1000), secrets={"a token": 1}), SAME_PREDICTIONS),
         ("class mix", replace(arm(1000), classes=(3000, 0)), SAME_PREDICTIONS),
         ("confidence", replace(arm(1000), confidence=(900, 100)), SAME_PREDICTIONS),
     ],
@@ -112,7 +119,7 @@ def test_what_is_said_to_be_needed_is_enough() -> None:
 
 
 @given(release=releases())
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_one_verdict_follows_from_the_checks(release: Evidence) -> None:
     verdict = judge(release)
     states = {check.state for check in verdict.checks}
@@ -124,7 +131,7 @@ def test_one_verdict_follows_from_the_checks(release: Evidence) -> None:
 @given(
     release=releases(), kind=st.sampled_from(["fail", "slow", "lose", "all"]), part=st.floats(0, 1)
 )
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_more_harm_never_makes_a_verdict_kinder(release: Evidence, kind: str, part: float) -> None:
     assume(release.windows)
 
@@ -159,7 +166,7 @@ def test_more_harm_never_makes_a_verdict_kinder(release: Evidence, kind: str, pa
 
 
 @given(release=releases())
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_names_of_classes_do_not_matter(release: Evidence) -> None:
     def renamed(one: Arm) -> Arm:
         return replace(one, classes=one.classes[::-1])
@@ -170,7 +177,7 @@ def test_names_of_classes_do_not_matter(release: Evidence) -> None:
 
 
 @given(release=releases())
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_of_two_versions_at_most_one_is_harmful_to_errors_and_accuracy(release: Evidence) -> None:
     def swapped(window: Window) -> Window:
         golden = replace(

@@ -14,7 +14,7 @@ from rich.console import Console
 from infra.release.verdict.engine import judge
 from infra.release.verdict.evidence import Evidence, Window, evidence_json, parse_evidence
 from infra.release.verdict.judge import main
-from infra.release.verdict.policy import DEFAULT_POLICY, Policy, parse_policy
+from infra.release.verdict.policy import DEFAULT_POLICY, SHARES, Policy, parse_policy
 from tests.infra.release.verdict.made import SAME_PREDICTIONS, arm, evidence, good, releases
 
 BAD = evidence(Window(arm(4000, 4), arm(200, 100), SAME_PREDICTIONS))
@@ -163,7 +163,7 @@ def test_no_file_and_no_json_are_errors(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_parts_of_the_false_alarm_rate_sum_to_it() -> None:
     policy = Policy(false_alarm_rate=0.04)
-    tests = ("errors", "refusals", "latency", "accuracy", "disagreement")
+    tests = [name for name in SHARES if name != "predictions"]
     looks = sum(policy.rate_at_look(look) for look in range(1, 10_000))
     spent = sum(1 / policy.odds_of_harm(test) for test in tests) + looks
     assert spent == pytest.approx(0.04, rel=1e-3)

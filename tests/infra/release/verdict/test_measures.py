@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from infra.release.verdict import betting, measures
 from infra.release.verdict.engine import signal_counts
-from infra.release.verdict.evidence import Arm, Replay, Window
+from infra.release.verdict.evidence import Arm, Replay, Reports, Window
 from infra.release.verdict.measures import ArmArrays, EvidenceArrays, evidence_arrays, if_stable
 from infra.release.verdict.policy import DEFAULT_POLICY, Policy
 from tests.infra.release.verdict.made import EDGES, evidence
@@ -208,7 +208,7 @@ def test_odds_that_are_just_reached_count(name: str) -> None:
         Replay(700),
     )
     measure = getattr(measures, name)
-    share = {"errors": 0.2, "latency": 0.1, "accuracy": 0.4, "disagreement": 0.1}[name]
+    share = {"errors": 0.15, "latency": 0.1, "accuracy": 0.4, "disagreement": 0.1}[name]
     odds = float(np.exp(measure(of(bad), DEFAULT_POLICY).odds_of_harm[-1]))
     assert odds > 1 / 0.01 / share
     for scale, harmful in ((0.999, False), (1.001, True)):
@@ -254,6 +254,59 @@ def test_a_status_that_the_candidate_gives_more_often_is_its_own() -> None:
     assert (same.harmful.tolist(), same.safe.tolist()) == ([False], [True])
     few = measures.refusals(of(Window(usual, Arm(100))), DEFAULT_POLICY)
     assert (few.harmful.tolist(), few.safe.tolist()) == ([False], [False])
+
+
+def reported(settled: int, grew: int, peak: float = 0.4, starts: tuple[int, ...] = ()) -> Arm:
+    return Arm(reports=Reports(settled + 20, settled, grew, 4 * grew, peak, starts))
+
+
+@pytest.mark.parametrize(
+    ("stable", "candidate", "harmful", "safe"),
+    [
+        (reported(400, 1), reported(100, 1), False, True),
+        (reported(400, 1), reported(30, 30), True, False),  # within 50 calls: a leak with each
+        (reported(400, 1), reported(400, 130), True, False),  # a third of a megabyte a call
+        (reported(400, 1), reported(400, 40), False, True),  # a young environment, or large images
+        (reported(400, 200), reported(100, 50), False, True),  # stable leaks as well
+        (reported(0, 0), reported(30, 30), False, False),  # nothing to compare with
+        (reported(400, 1), reported(5, 0), False, False),  # too few
+        (reported(400, 1), reported(100, 1, peak=0.93), False, False),  # soon out of memory
+        (reported(400, 1, peak=0.95), reported(100, 1, peak=0.93), False, True),
+    ],
+)
+def test_memory_that_grows_with_the_calls_is_a_leak(
+    stable: Arm, candidate: Arm, harmful: bool, safe: bool
+) -> None:
+    found = measures.memory(of(Window(stable, candidate)), DEFAULT_POLICY)
+    assert (found.harmful.tolist(), found.safe.tolist()) == ([harmful], [safe])
+
+
+@pytest.mark.parametrize(
+    ("stable", "candidate", "harmful", "safe"),
+    [
+        ((0, 0, 40, 0, 0, 0), (0, 0, 30, 0, 0, 0), False, True),
+        ((0, 0, 40, 0, 0, 0), (0, 0, 0, 0, 30, 0), True, False),  # all of 30, three times as long
+        ((0, 0, 40, 0, 0, 0), (0, 0, 0, 0, 8, 0), False, False),  # eight may be chance
+        ((0, 0, 40, 0, 0, 0), (0, 0, 0, 0, 2, 0), False, True),  # of two nobody can tell
+        ((0, 0, 2, 0, 0, 0), (0, 0, 0, 0, 30, 0), False, True),  # nor of stable's two
+        ((), (0, 0, 0, 0, 30, 0), False, True),  # nothing to compare with
+        ((0, 0, 40, 0, 0, 0), (), False, True),  # nobody waited
+    ],
+)
+def test_cold_starts_are_compared_with_all_of_stables(
+    stable: tuple[int, ...], candidate: tuple[int, ...], harmful: bool, safe: bool
+) -> None:
+    first = Window(reported(9, 0, starts=stable), reported(9, 0))
+    arrays = of(first, Window(reported(9, 0), reported(9, 0, starts=candidate)))
+    found = measures.cold_start(arrays, DEFAULT_POLICY)
+    assert (found.harmful.tolist()[-1], found.safe.tolist()[-1]) == (harmful, safe)
+    assert not measures.cold_start(of(Window(NOBODY, NOBODY)), DEFAULT_POLICY).safe.any()
+
+
+def test_one_line_with_a_secret_is_enough() -> None:
+    clean, leaking = Arm(lines=900), Arm(lines=900, secrets={"an API key": 1})
+    found = measures.log_content(of(Window(NOBODY, clean), Window(NOBODY, leaking)))
+    assert (found.harmful.tolist(), found.safe.tolist()) == ([False, True], [True, False])
 
 
 def test_the_replay_carries_what_callers_are_too_few_for() -> None:

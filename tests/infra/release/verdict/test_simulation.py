@@ -23,7 +23,7 @@ from benchmarks.verdict.releases import (
 )
 from infra.release.settings import read_settings
 from infra.release.verdict.engine import judge
-from infra.release.verdict.evidence import Arm, Evidence, Replay, Window
+from infra.release.verdict.evidence import Arm, Evidence, Replay, Reports, Window
 from infra.release.verdict.measures import ArmArrays, EvidenceArrays
 from infra.release.verdict.policy import CHECKS, Policy, profile_policy
 
@@ -45,7 +45,16 @@ def test_harmless_releases_are_rolled_back_as_seldom_as_stated(scenario: Scenari
 
 
 @pytest.mark.parametrize(
-    "name", ["5 % of accuracy lost, same", "5 % of accuracy lost, re", "everything", "crash", "mis"]
+    "name",
+    [
+        "5 % of accuracy lost, same",
+        "5 % of accuracy lost, re",
+        "everything",
+        "crash",
+        "mis",
+        "a leak",
+        "images in",
+    ],
 )
 def test_harm_is_found_and_never_promoted(name: str) -> None:
     found = simulate(named(name), GOLDEN, 40, Policy(), SMALL, 1000, seed=3)
@@ -61,7 +70,17 @@ def test_the_p99_is_doubled_where_it_is_said_to_be() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["retrained", "p99 doubled", "2 % of accuracy lost, re", "crash", "30 % of", "5 % errors, 1"],
+    [
+        "retrained",
+        "p99 doubled",
+        "2 % of accuracy lost, re",
+        "crash",
+        "30 % of",
+        "5 % errors, 1",
+        "a leak",
+        "cold starts",
+        "images in",
+    ],
 )
 def test_releases_side_by_side_are_judged_as_each_alone(name: str) -> None:
     arrays = draw(named(name), GOLDEN, 2, SMALL, 300, np.random.default_rng(4))
@@ -89,6 +108,15 @@ def one(arrays: EvidenceArrays, release: int, look: int) -> Evidence:
             classes=row(arm.classes),
             confidence=row(arm.confidence),
             refusals={"400": int(arm.refusals[release, window, 0])},
+            reports=Reports(
+                int(arm.calls[release, window]),
+                int(arm.settled[release, window]),
+                int(arm.grew[release, window]),
+                peak=float(arm.peak[release, window]),
+                starts=row(arm.starts),
+            ),
+            lines=int(arm.lines[release, window]),
+            secrets={"an API key": int(arm.secrets[release, window])},
         )
 
     windows = [
