@@ -50,6 +50,8 @@ def compare(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Res
     function.demand(options.candidate)
     stable = function.alias().version
     images = sampled(_images(options), options.share)
+    for version in (stable, options.candidate):
+        function.send_as_alias_does(version)
     with timeline.shown("comparing"):
         found = shadow(
             function,

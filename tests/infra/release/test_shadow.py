@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from rich.console import Console
 from infra.release.commands import shadow as command
 from infra.release.evidence.shadow import Pair, ShadowResponse, compare, sampled
 from tests.infra.release.world import World
-from tests.infra.twin.cloud.functions import publish
+from tests.infra.twin.cloud.functions import client, publish
 
 GOOD, OTHER = "a" * 64, "b" * 64
 
@@ -30,6 +31,10 @@ def test_a_version_without_traffic_is_compared_by_the_log(world: World, tmp_path
     world.create(world.push(GOOD))
     candidate = publish(world.cloud, world.push(OTHER, wrong=0.5), world.name)
     file = requests(tmp_path, 60)
+    # As Terraform sets them for the alias; moto keeps one configuration for all qualifiers.
+    client(world.cloud, "lambda").put_function_event_invoke_config(
+        FunctionName=world.name, Qualifier="live", MaximumRetryAttempts=0
+    )
     with world.traffic() as statuses:
         result = world.run(
             command.main,
@@ -42,6 +47,9 @@ def test_a_version_without_traffic_is_compared_by_the_log(world: World, tmp_path
     assert [pair[:2] for pair in result.data["pairs"]] == [["cat", "dog"]]
     assert set(statuses) == {200}
     assert world.alias() == {"1": 1.0}
+    calls = (world.cloud.folder / "requests.log").read_text("utf-8")
+    for version in ("1", candidate):  # asked by number, and retried as callers of the alias are
+        assert re.search(rf"PUT \S+/event-invoke-config\?Qualifier={version} ", calls)
 
 
 def test_a_line_that_is_no_request_is_named(world: World, tmp_path: Path) -> None:

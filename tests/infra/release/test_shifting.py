@@ -44,6 +44,16 @@ def test_who_moves_it_between_a_look_and_a_move_has_it(
     assert function.alias().weights == {"3": 1.0}
 
 
+def test_a_move_whose_answer_was_lost_is_nobody_elses(function: LambdaFunction) -> None:
+    """boto3 sends it again, by when the alias is no longer what was read."""
+    seen = function.alias()
+    for _ in range(2):
+        function.point("1", {"2": 0.5}, seen=seen)
+    assert function.alias().weights == {"1": 0.5, "2": 0.5}
+    with pytest.raises(LeaseLost):
+        function.point("3", {}, seen=seen)
+
+
 def test_an_alias_at_a_version_that_the_release_does_not_know_is_left(
     world: World, function: LambdaFunction
 ) -> None:
