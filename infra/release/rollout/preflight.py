@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
@@ -20,6 +22,8 @@ from infra.terraform.service import ServiceOutputs
 _URI = re.compile(
     r"(?P<registry>[^/@]+)/(?P<repository>[a-z0-9._/-]+)(:[\w.-]+)?@(?P<digest>sha256:[0-9a-f]{64})"
 )
+
+_CLOCK_S = 10.0  # less than log lines may take to be seen (`settle_s`)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def check_all(
         outputs: of the environment, once it was applied.
     """
     region, drift_alarm = (outputs.region, outputs.drift_alarm) if outputs else ("", None)
-    found = [_identity(aws, settings.account), _region(aws, region)]
+    identity, clock = _identity(aws, settings.account)
+    found = [identity, clock, _region(aws, region)]
     found.append(exists := check_image(aws, image))
     if exists.passed:
         found.append(_scan(aws, settings, image))
@@ -88,12 +93,32 @@ def check_all(
     return found, signed or registered
 
 
-def _identity(aws: Aws, account: str) -> Check:
+def _identity(aws: Aws, account: str) -> tuple[Check, Check]:
+    """Who asks, and whether the clock here is AWS's."""
     with explained("STS"):
         caller = aws.sts.get_caller_identity()
     good = account in ("", caller["Account"])
     wanted = "" if good else f", expected account {account}: sign in to that one"
-    return Check("identity", good, f"{caller['Arn']} in {caller['Account']}{wanted}")
+    identity = Check("identity", good, f"{caller['Arn']} in {caller['Account']}{wanted}")
+    answered = caller["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    return identity, check_clock(answered, time.time())
+
+
+def check_clock(answered: str, now_s: float) -> Check:
+    """Whether this machine's clock is right: lines of the log are looked for by it, so one that is
+    fast would find no evidence, and one that is slow that of another time.
+
+    Args:
+        answered: the header Date of an answer that has just come.
+    """
+    try:
+        ahead_s = now_s - parsedate_to_datetime(answered).timestamp()
+    except ValueError:
+        return Check("clock", False, f"AWS does not say what time it is ({answered!r})", False)
+    detail = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} AWS"
+    good = abs(ahead_s) <= _CLOCK_S
+    wanted = "" if good else f", at most {_CLOCK_S:.0f} s are allowed: set this machine's clock"
+    return Check("clock", good, f"{detail}{wanted}")
 
 
 def _region(aws: Aws, expected: str) -> Check:

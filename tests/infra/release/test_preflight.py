@@ -8,7 +8,7 @@ import pytest
 
 from common.programs import require_program
 from infra.release.errors import ReleaseError
-from infra.release.rollout.preflight import Image, check_signature, parse_image
+from infra.release.rollout.preflight import Image, check_clock, check_signature, parse_image
 from infra.release.settings import Preflight
 from infra.supply_chain.cosign import generate_keys
 from infra.supply_chain.signature import bill_digest, sign
@@ -35,6 +35,19 @@ def test_a_signed_image_says_which_model_it_must_serve(
         foreign, _ = check_signature(Preflight(signing_key=str(public), builder="https://x"), image)
         assert not foreign.passed
         assert "only https://x" in foreign.detail
+
+
+@pytest.mark.parametrize("ahead_s", [-600, -11, -9, 0, 9, 11, 600])
+def test_a_clock_that_is_not_that_of_aws_is_refused(ahead_s: float) -> None:
+    """One ten minutes fast would look for lines of the log that nobody has written yet."""
+    check = check_clock("Sun, 29 Nov 2026 17:00:00 GMT", 1_795_971_600.0 + ahead_s)
+    assert check.passed == (abs(ahead_s) < 10)
+    assert (f"{abs(ahead_s)} s" in check.detail) == (check.blocks is True)
+
+
+def test_a_clock_that_nobody_knows_blocks_nothing() -> None:
+    check = check_clock("", 1_795_971_600.0)
+    assert (check.passed, check.blocks) == (False, False)
 
 
 DIGEST = f"sha256:{'0' * 64}"
