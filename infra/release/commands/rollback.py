@@ -105,9 +105,8 @@ def choose_version(function: LambdaFunction, journal: Journal, to: str | None) -
     Raises:
         ReleaseError: there is no such version.
     """
-    newest = journal.records[-1].decision if journal.records else None
-    if to is None and newest and newest.kind == "roll back":  # it was decided, and not finished
-        to = newest.from_version
+    if to is None and (pending := journal.pending_rollback):
+        to = pending.from_version
     if to is None and (now := journal.unfinished) is not None:
         to = now.stable
     to = to or live_before(journal.records, function.alias().version)
@@ -122,8 +121,8 @@ def choose_version(function: LambdaFunction, journal: Journal, to: str | None) -
 
 def is_there(alias: Alias, journal: Journal, version: str) -> bool:
     """Whether a rollback has nothing to move and nothing to end."""
-    pending = journal.records and journal.records[-1].decision.kind == "roll back"
-    return alias.weights == {version: 1.0} and not (pending or journal.unfinished)
+    is_over = not (journal.pending_rollback or journal.unfinished)
+    return alias.weights == {version: 1.0} and is_over
 
 
 def roll_back_to(context: ReleaseContext, version: str, why: str) -> Outcome:
@@ -150,12 +149,14 @@ def roll_back_to(context: ReleaseContext, version: str, why: str) -> Outcome:
 def _decision(context: ReleaseContext, journal: Journal, version: str, why: str) -> Decision:
     """The ledger record of a rollback: `from` is the version that it returns to, `to` the one
     that it leaves."""
-    function, now = context.function, journal.unfinished
+    function, now, pending = context.function, journal.unfinished, journal.pending_rollback
     alias = function.alias()
     left = now.candidate if now and now.candidate else alias.version
+    if pending:  # the alias may have been moved already
+        left = str(pending.to_version)
     return Decision(
         kind="roll back",
-        release=now.release if now else journal.new_release(),
+        release=now.release if now else pending.release if pending else journal.new_release(),
         who=context.who,
         when=iso(context.clock.now()),
         from_digest=function.digest(version),

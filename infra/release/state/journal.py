@@ -39,6 +39,12 @@ class Journal:
         return self._progress if self._progress and not self._progress.ended else None
 
     @property
+    def pending_rollback(self) -> Decision | None:
+        """A rollback that was decided last, and may not be done yet."""
+        newest = self.records[-1].decision if self.records else None
+        return newest if newest and newest.kind == "roll back" else None
+
+    @property
     def life(self) -> list[Record]:
         """Records since the service was last destroyed: its versions' numbers mean something."""
         kinds = [record.decision.kind for record in self.records]
@@ -201,10 +207,15 @@ def admit(journal: Journal, digest: str, again: bool) -> None:
         again: although it was rolled back the last time.
 
     Raises:
-        Refused: another image's release has not ended.
+        Refused: another image's release has not ended, or a rollback has not.
         RolledBackBefore: the image was rolled back the last time.
     """
-    now = journal.unfinished
+    now, pending = journal.unfinished, journal.pending_rollback
+    if pending and not now:  # by hand, of no release: nobody's but a person's to give up
+        raise Refused(
+            f"a rollback to version {pending.from_version} was decided by {pending.who} at "
+            f"{pending.when[:19]} UTC and has not ended: `bazel run //infra:rollback` ends it"
+        )
     if now and now.digest != digest:
         raise Refused(
             f"release {now.release} of {now.digest} has not ended ({place_of(now)}): deploy "

@@ -19,14 +19,14 @@ from tests.infra.twin.cloud.functions import Functions, client
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with _world(tmp_path, monkeypatch, keep_idle_s=60) as found:
+    with in_a_cloud(tmp_path, monkeypatch, keep_idle_s=60) as found:
         yield found
 
 
 @pytest.fixture
 def short_lived_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """For many functions: those that are done with make room."""
-    with _world(tmp_path, monkeypatch, keep_idle_s=1) as found:
+    with in_a_cloud(tmp_path, monkeypatch, keep_idle_s=1) as found:
         yield found
 
 
@@ -44,7 +44,10 @@ def cache_clients(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _world(folder: Path, monkeypatch: pytest.MonkeyPatch, keep_idle_s: float) -> Iterator[World]:
+def in_a_cloud(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, keep_idle_s: float
+) -> Iterator[World]:
+    """A function to release into, and nothing of AWS but that cloud."""
     functions = Functions(folder)
     with Cloud(folder, functions.launch, keep_idle_s=keep_idle_s) as cloud:
         location = {"LocationConstraint": cloud.region}

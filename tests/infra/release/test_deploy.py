@@ -16,7 +16,7 @@ from rich.console import Console
 from common.golden import GoldenImage, write_golden_set
 from infra.release.commands import deploy, plan, rollback, status
 from tests.helpers.waiting import wait_until
-from tests.infra.release.world import READ_EVERY_S, Result, World, alarm, raised
+from tests.infra.release.world import READ_EVERY_S, TOKEN, Result, World, alarm, raised
 from tests.infra.twin.cloud.functions import client
 
 GOOD, OTHER = "a" * 64, "b" * 64
@@ -34,6 +34,9 @@ def test_a_good_version_is_promoted_and_no_request_fails(world: World) -> None:
     kinds = world.kinds()
     assert kinds[:4] == ["begin", "publish", "test", "shift"]
     assert kinds[-2:] == ["promote", "promoted"]
+    look = next(r.decision for r in world.ledger() if r.decision.kind == "look")
+    reports = [look.evidence["window"][arm]["reports"] for arm in ("stable", "candidate")]
+    assert all(report["calls"] and sum(report["starts"]) for report in reports)
     last = world.ledger()[-1].decision
     assert (last.from_version, last.to_version, last.model_version) == ("1", "2", OTHER)
     assert world.messages() == ["[dev] version 2 of kiln is live"]
@@ -49,11 +52,15 @@ def test_a_good_version_is_promoted_and_no_request_fails(world: World) -> None:
         ({"refusing": 0.3}, "refusals"),
         ({"wrong": 0.8}, "accuracy"),
         ({"delay_s": 0.2}, "latency"),
+        ({"leaking_mb": 4}, "memory"),
+        ({"logging": 0.1}, "log content"),
     ],
 )
 def test_a_bad_version_is_rolled_back_by_itself(
     world: World, behaviour: dict[str, float], check: str
 ) -> None:
+    if check != "latency":  # of a busy machine
+        world.set("required =", 'informing = ["latency"]\nrequired =')
     world.create(world.push(GOOD))
     image = world.push(OTHER, **behaviour)
     with world.traffic(callers=4):
@@ -63,6 +70,7 @@ def test_a_bad_version_is_rolled_back_by_itself(
     decided = next(r.decision for r in world.ledger() if r.decision.kind == "roll back")
     assert decided.verdict == "roll back"
     assert f"{check}:" in decided.why
+    assert TOKEN not in result.log + json.dumps([r.as_dict() for r in world.ledger()])
     assert world.kinds()[-1] == "rolled back"
     assert world.messages() == ["[dev] kiln is back on version 1"]
 

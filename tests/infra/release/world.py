@@ -37,6 +37,7 @@ from tests.infra.release.bare import BUCKET, BareInfrastructure
 from tests.infra.twin.cloud.functions import Functions, client, create
 
 CLASSES = ("cat", "dog", "ship")
+TOKEN = "s3cr3t" * 6
 READ_EVERY_S = 0.2  # the ledger: reading all of it takes time from the release that writes it
 
 PROGRAM = """
@@ -44,6 +45,9 @@ import base64, random
 
 MODEL, DELAY_S = {model!r}, {delay_s}
 FAILING, CRASHING, MISLABELLED, REFUSING = {failing}, {crashing}, {wrong}, {refusing}
+LEAKING_MB, START_S, LOGGING = {leaking_mb}, {start_s}, {logging}
+kept = []
+time.sleep(START_S)
 CLASSES = ["cat", "dog", "ship"]
 VERSION = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION", "")
 
@@ -59,7 +63,23 @@ def metrics(trace, **values):
 def answer(status, **document):
     return {{"statusCode": status, "body": json.dumps(document)}}
 
+def injected():
+    # What AWS FIS does by its extension of the function: delay, error, another response.
+    try:
+        with open({faults!r}) as file:
+            fault = json.load(file)
+    except OSError:
+        return None
+    return fault["kind"] if VERSION in fault["versions"] else None
+
 def handler(event, headers):
+    fault = injected()
+    if fault == "delay":
+        time.sleep(0.4)
+    if fault == "error":
+        raise RuntimeError("injected")
+    if fault == "response":
+        return answer(500)
     path, start = event["rawPath"], time.perf_counter()
     trace = event["headers"].get("traceparent", "-" + os.urandom(16).hex()).split("-")[1]
     if path == "/ready":
@@ -67,6 +87,7 @@ def handler(event, headers):
     if path == "/model/info":
         return answer(200, version=MODEL, classes=CLASSES)
     time.sleep(DELAY_S)
+    kept.append(b"x" * int(LEAKING_MB * 2**20))
     is_traffic = not trace.startswith(b"kiln-".hex())
     if is_traffic and random.random() < CRASHING:
         os._exit(1)
@@ -78,6 +99,8 @@ def handler(event, headers):
         body = base64.b64decode(json.loads(body)["image"]).decode()
     if "multipart" in event["headers"]["content-type"]:
         body = body.partition("\\r\\n\\r\\n")[2].partition("\\r\\n")[0]
+    if random.random() < LOGGING:
+        print("got", event["headers"] | {{"authorization": "Bearer {token}"}}, flush=True)
     text = body
     label = text.partition(":")[0]
     if random.random() < MISLABELLED:
@@ -178,10 +201,16 @@ class World:
 
     def push(self, model: str, **behaviour: float) -> str:
         """URI of an image; see `PROGRAM` for how it may behave."""
-        defaults = {"delay_s": 0.0, "failing": 0.0, "crashing": 0.0, "wrong": 0.0, "refusing": 0.0}
-        return self.functions.push(
-            self.cloud, PROGRAM.format(model=model, **(defaults | behaviour))
-        )
+        shares = ("failing", "crashing", "wrong", "refusing", "logging")
+        defaults = dict.fromkeys((*shares, "delay_s", "leaking_mb", "start_s"), 0.0)
+        given: dict[str, Any] = {"model": model, "token": TOKEN, "faults": str(self.faults)}
+        program = PROGRAM.format(**given, **(defaults | behaviour))
+        return self.functions.push(self.cloud, program)
+
+    @property
+    def faults(self) -> Path:
+        """A file: what happens to calls of some versions, as long as it is there."""
+        return self.folder / f"{self.name}-faults.json"
 
     def create(self, image: str) -> None:
         """The function, at its version 1."""

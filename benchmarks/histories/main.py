@@ -1,0 +1,389 @@
+"""Histories of release managers that get into each other's way, against S3 and Lambda with faults.
+
+Two or three managers deploy and roll back one environment, on clocks up to ten minutes apart, while
+replies are lost, 503s come, calls do not go through, and processes are killed. Then one more goes
+on without faults. What must hold is checked with each move of the alias, and at the end.
+
+  python -m benchmarks.histories.main --histories 10000
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from io import StringIO
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.histories.cloud import Actor, Evidence, Faults, Turns, World
+from common.objects import Stored
+from common.terminal import Progress, terminal
+from infra.release.aws.function import LambdaFunction
+from infra.release.commands import rollback
+from infra.release.commands.command import Terminal
+from infra.release.errors import ReleaseError
+from infra.release.rollout.context import ReleaseContext
+from infra.release.rollout.preflight import Image
+from infra.release.rollout.rollout import Rollout, Wanted
+from infra.release.settings import Settings, parse_settings
+from infra.release.state.lease import Lease
+from infra.release.state.ledger import ENDS, Ledger, Record
+from infra.release.verdict.engine import Verdict
+from infra.release.verdict.evidence import Evidence as Seen
+
+SETTINGS: Settings = parse_settings(
+    """
+    most_hold_s = 300
+    watch_s = 30
+    [canary]
+    weights = [0.1, 0.5]
+    bake_s = 120
+    look_s = 60
+    """
+)
+GOOD, BETTER, HARMFUL = (f"sha256:{letter * 64}" for letter in "abc")
+FIRST = f"sha256:{'0' * 64}"  # live before
+CLOCKS_S = 600.0
+# What may follow what in one release; one that has ended is followed by the next.
+_FOLLOWS: Mapping[str, frozenset[str]] = {
+    "begin": frozenset({"publish", "roll back"}),
+    "publish": frozenset({"test", "failed", "roll back"}),
+    "test": frozenset({"shift", "unchanged", "promoted", "roll back", "promote"}),
+    # "rolled back" at once: no ledger that does not answer keeps callers with a harmful version.
+    "shift": frozenset({"shift", "look", "stop", "promote", "roll back", "rolled back"}),
+    "look": frozenset({"look", "shift", "stop", "promote", "roll back", "rolled back"}),
+    "stop": frozenset({"shift", "roll back"}),
+    "promote": frozenset({"promoted", "roll back", "rolled back"}),
+    "roll back": frozenset({"rolled back", "roll back"}),
+}
+
+
+class Broken(AssertionError):
+    """Something that must hold does not; the message says what, and which seed shows it."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What became of one."""
+
+    results: tuple[str, ...]  # of each manager
+    records: tuple[str, ...]  # kinds, in order
+    moves: int
+
+
+def run_history(seed: int) -> History:
+    """One history, from its seed alone.
+
+    Raises:
+        Broken: a split is left, a version is lost, or the ledger is not linear.
+    """
+    chance = random.Random(seed)  # nosec B311 # of a simulation
+    faults = Faults(
+        busy=chance.choice((0, 0, 0.02, 0.1)),
+        lost=chance.choice((0, 0.01, 0.05)),
+        killed=chance.choice((0, 0.003, 0.02)),
+    )
+    world = World(chance, faults, versions={"1": FIRST}, latest=FIRST)
+    turns = Turns(world)
+    managers = [f"manager {n}" for n in range(chance.choice((2, 3)))]
+    for name in managers:
+        if chance.random() < 0.4:
+            begins = world.now + chance.uniform(0, 900)
+            faults.partitions[name] = begins, begins + chance.uniform(5, 300)
+    actors = [Actor(turns, name, _clock(chance), _plan(chance)) for name in managers]
+    for actor in actors:
+        turns.start(actor, chance.uniform(0, 600))
+    turns.run()
+    before = _records(world)
+    world.faults = Faults()
+    last = Actor(turns, "the last", _clock(chance), _finish)
+    turns.start(last, 0)
+    turns.run()
+    records = _records(world)
+    try:
+        mistakes = [actor.mistake for actor in (*actors, last) if actor.mistake]
+        _demand(not mistakes, f"a mistake: {mistakes[:1]}")
+        _demand(records[: len(before)] == before, "the ledger was changed")
+        _demand_order(records)
+        _demand_decisions(world, records)
+        _demand_end(world, records)
+    except Broken as exc:
+        kinds = " ".join(record.decision.kind for record in records)
+        said = [actor.result for actor in (*actors, last)]
+        raise Broken(f"history {seed}: {exc} ({said}; {kinds}; {world.weights()})") from exc
+    decided = tuple(str(record.decision.kind) for record in records)
+    return History(tuple(actor.result for actor in actors), decided, len(world.moves))
+
+
+def _clock(chance: random.Random) -> float:
+    return chance.uniform(-CLOCKS_S, CLOCKS_S)
+
+
+# --- What managers do ---
+
+
+def _plan(chance: random.Random) -> Callable[[Actor], str]:
+    """A command or several, as people and CI repeat what failed."""
+    works = [
+        _deploy(
+            chance.choice((GOOD, GOOD, BETTER, HARMFUL)),
+            take_over=chance.random() < 0.4,
+            apply_s=chance.choice((5, 90, 200)),
+        )
+        if chance.random() < 0.75
+        else _roll_back
+        for _ in range(chance.choice((1, 1, 2, 3)))
+    ]
+    pauses = [chance.uniform(1, 200) for _ in works]
+
+    def work(actor: Actor) -> str:
+        results = []
+        for one, pause_s in zip(works, pauses, strict=True):
+            results.append(one(actor))
+            actor.sleep(pause_s)
+        return ", ".join(results)
+
+    return work
+
+
+def _deploy(image: str, *, take_over: bool, apply_s: float) -> Callable[[Actor], str]:
+    def work(actor: Actor) -> str:
+        def apply(_: str) -> None:
+            actor.sleep(apply_s)
+            actor.turns.world.latest = image
+
+        wanted = Wanted(Image(f"kiln@{image}", "kiln", image), "canary", again=take_over)
+        context = _context(actor)
+        try:
+            with context.lease.held(actor.name, f"deploy {image[:9]}", take_over):
+                return Rollout(context, wanted, None, apply).run().kind
+        except ReleaseError as exc:
+            return type(exc).__name__
+
+    return work
+
+
+def _roll_back(actor: Actor) -> str:
+    options = Namespace(env="dev", to=None, dry_run=False, reason="by chance", actor=actor)
+    console = Console(file=StringIO())
+    terminal_ = Terminal(console, console, is_json=True, agreed=True)
+    try:
+        return str(rollback.rollback(options, terminal_, _no_terraform).data["outcome"])
+    except ReleaseError as exc:
+        return type(exc).__name__
+
+
+def _finish(actor: Actor) -> str:
+    """Whoever comes last ends what was begun: by the same image again, or by a rollback."""
+    journal = _context(actor).journal()
+    now = journal.unfinished
+    if now and actor.turns.world.random.random() < 0.5:
+        return _deploy(now.digest, take_over=True, apply_s=5)(actor)
+    return _roll_back(actor)
+
+
+def _no_terraform(*_: object) -> Any:
+    raise AssertionError("nothing asks for it here")
+
+
+def _context(actor: Actor) -> ReleaseContext:
+    """As ReleaseContext.open makes it, but for what is shown, told and seen."""
+    aws = actor.aws
+    store = aws.bucket("ledgers", "dev")
+    nothing: Any = SimpleNamespace(
+        **dict.fromkeys(("event", "wait", "plan", "verdict", "measure", "tell"), _ignore),
+        shown=nullcontext,
+    )
+    collector: Any = Evidence(actor, lambda image: image == HARMFUL)
+    outputs: Any = SimpleNamespace(alarm_names=(), page_alarm_names=(), drift_alarm=None)
+    return ReleaseContext(
+        env="dev",
+        who=actor.name,
+        settings=SETTINGS,
+        outputs=outputs,
+        aws=aws,
+        function=LambdaFunction(aws, "kiln-dev", "live"),
+        ledger=Ledger(store),
+        lease=Lease(store, SETTINGS.lease_s, actor.now),
+        collector=collector,
+        notices=nothing,
+        timeline=nothing,
+        clock=actor,
+    )
+
+
+def _ignore(*_: object, **__: object) -> None:
+    """Nobody looks."""
+
+
+def _verdict(evidence: Seen, *_: object) -> Verdict:
+    """The judge has a simulation of its own."""
+    failed = sum(window.candidate.errors for window in evidence.windows)
+    return Verdict("roll back" if failed else "promote", ("errors: as drawn",), ())
+
+
+class _Inline:
+    """A pool of threads that has none: of a manager one thread runs at a time."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> _Inline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, do: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        return [do(item) for item in items]
+
+
+class _Never:
+    """In the place of the thread that renews a lease: its waits are no virtual ones. Leases end all
+    the more often."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    start = join = _ignore
+
+
+@contextmanager
+def virtual() -> Iterator[None]:
+    """The manager without what waits or computes by itself."""
+    of_lease = SimpleNamespace(Lock=threading.Lock, Event=threading.Event, Thread=_Never)
+    with ExitStack() as stack:
+        for name, by in (
+            ("infra.release.state.lease.threading", of_lease),
+            ("infra.release.state.lease._machine", lambda: ""),
+            ("infra.release.rollout.looks.judge", _verdict),
+            ("common.ledger.ThreadPoolExecutor", _Inline),
+            ("infra.release.commands.rollback.open_context", lambda o, *_: _context(o.actor)),
+        ):
+            stack.enter_context(patch(name, by))
+        yield
+
+
+# --- What must hold ---
+
+
+class _Objects:
+    """The ledger as it is stored, for whoever only looks."""
+
+    url = "s3://ledgers/dev"
+
+    def __init__(self, world: World) -> None:
+        self._objects = world.objects
+
+    def read(self, key: str) -> bytes:
+        return self._objects[f"dev/{key}"][0]
+
+    def entries(self, prefix: str, after: str = "") -> list[Stored]:
+        keys = sorted(key.removeprefix("dev/") for key in self._objects)
+        return [Stored(key, 0, 0) for key in keys if key.startswith(prefix) and key > after]
+
+
+def _records(world: World) -> list[Record]:
+    store: Any = _Objects(world)
+    try:
+        return Ledger(store).records()
+    except ReleaseError as exc:
+        raise Broken(f"the chain is broken: {exc}") from exc
+
+
+def _demand(holds: bool, what: str) -> None:
+    if not holds:
+        raise Broken(what)
+
+
+def _demand_order(records: Sequence[Record]) -> None:
+    """One release after the other, each by its steps."""
+    last, release = "", ""
+    for decision in (record.decision for record in records):
+        if decision.kind == "go on":
+            continue
+        if last in ("", *ENDS):
+            _demand(decision.kind in ("begin", "roll back"), f"{decision.kind} behind an end")
+        else:
+            _demand(decision.release == release, f"{decision.kind} of another release")
+            _demand(decision.kind in _FOLLOWS[last], f"{decision.kind} behind {last}")
+        last, release = decision.kind, decision.release
+
+
+def _demand_decisions(world: World, records: Sequence[Record]) -> None:
+    """The alias was moved only to where a record said, that was there before."""
+    decided = [record.decision.weights for record in records]
+    for weights, there in world.moves:
+        _demand(weights in decided[:there], f"the alias was moved to {weights} undecided")
+    for decision in (record.decision for record in records):
+        if decision.kind == "promoted":
+            version = str(decision.to_version)
+            _demand(world.versions.get(version) != HARMFUL, f"harmful version {version} promoted")
+        if decision.kind == "publish":
+            image = world.versions.get(str(decision.to_version))
+            _demand(image == decision.to_digest, f"version {decision.to_version} is {image}")
+
+
+def _demand_end(world: World, records: Sequence[Record]) -> None:
+    weights = world.weights()
+    _demand(len(weights) == 1, "a split is left behind")
+    (live,) = weights
+    _demand(live in world.versions, "the live version does not exist")
+    _demand(world.versions[live] != HARMFUL, "the live version is harmful")
+    if records:
+        newest = records[-1].decision
+        _demand(newest.kind in ENDS, f"a release was left at {newest.kind}")
+        _demand(newest.weights == weights, f"the ledger ends with {newest.weights}")
+
+
+# --- The program ---
+
+
+def main(arguments: Sequence[str], console: Console) -> int:
+    """Runs histories, prints what became of them; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="histories", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--histories", type=int, default=1000, metavar="N", help="(%(default)s)")
+    parser.add_argument("--from", type=int, default=0, metavar="SEED", dest="first", help="(0)")
+    options = parser.parse_args(arguments)
+    results, kinds, broken = Counter[str](), Counter[str](), list[str]()
+    moves, start = 0, time.monotonic()
+    with virtual(), Progress("running histories", options.histories, console=console) as progress:
+        for seed in range(options.first, options.first + options.histories):
+            try:
+                history = run_history(seed)
+            except Broken as exc:
+                broken.append(str(exc))
+            else:
+                results.update(r for some in history.results for r in some.split(", "))
+                kinds.update(history.records)
+                moves += history.moves
+            progress.advance(1)
+    took = time.monotonic() - start
+    title = f"{options.histories:,} histories, {len(broken):,} broken, {took:.0f} s"
+    table = Table("commands ended with", "times", title=title, title_justify="left")
+    for result, count in results.most_common():
+        table.add_row(result, f"{count:,}")
+    console.print(table)
+    decided = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    console.print(f"{moves:,} moves of the alias; records: {decided}", highlight=False)
+    for text in broken[:20]:
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    return int(bool(broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], terminal(120)))
