@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 
-from tests.helpers.waiting import wait_until
-from tests.infra.release.world import READ_EVERY_S, World
+from infra.release.state.journal import Journal
+from infra.release.state.ledger import Decision
+from tests.infra.release.world import World
 
 GOOD, OTHER = "a" * 64, "b" * 64
 STEPS = ("smoke test", "20 %", "50 %", "promotion")
@@ -68,26 +69,22 @@ def test_a_fault_leaves_no_split_and_no_version_that_it_shows_to_be_harmful(
 
 @contextmanager
 def injected(world: World, fault: str, versions: list[str], step: str) -> Iterator[None]:
-    """The fault begins when the release reaches a step, and ends with the block."""
-    document = json.dumps({"kind": fault, "versions": versions})
-
-    def is_reached() -> bool:
-        kinds = world.kinds()
-        return {
-            "smoke test": True,
-            "20 %": kinds.count("shift") == 1,
-            "50 %": kinds.count("shift") == 2,
-            "promotion": "promote" in kinds,
-        }[step]
+    """The fault begins with the record of a step, and ends with the block."""
+    reached = {"20 %": ["shift"], "50 %": ["shift"] * 2, "promotion": ["shift"] * 2 + ["promote"]}
+    append, seen = Journal.append, list[str]()
 
     def begin() -> None:
-        wait_until(is_reached, every_s=READ_EVERY_S)
-        world.faults.write_text(document)
+        world.faults.write_text(json.dumps({"kind": fault, "versions": versions}))
 
-    thread = threading.Thread(target=begin)
-    thread.start()
-    try:
+    def append_and_begin(journal: Journal, decision: Decision) -> None:
+        append(journal, decision)
+        if decision.kind in ("shift", "promote"):
+            seen.append(decision.kind)
+            if seen == reached.get(step):
+                begin()
+
+    if step not in reached:
+        begin()
+    with patch.object(Journal, "append", append_and_begin):
         yield
-    finally:
-        thread.join()
-        world.faults.unlink()
+    world.faults.unlink()
