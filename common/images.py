@@ -288,7 +288,7 @@ class Codec:
             self._check_size(image.size)
             if kind == "JPEG":
                 image.draft("RGB", (2 * max(height, width),) * 2)
-            frame = image.tile[0][1] if kind == "GIF" and image.tile else None
+            frame = _first_frame(image, data, kind)
             image.load()
             if kind == "PNG":
                 _correct_transparency(image, data[24])
@@ -334,8 +334,24 @@ def _has_no_alpha(image: Image.Image, kind: ImageType) -> bool:
     return kind == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema()[1] == 0
 
 
+def _first_frame(image: Image.Image, data: bytes, kind: ImageType) -> tuple[int, ...] | None:
+    """(left, top, right, bottom) of what the first frame of an animation covers of the canvas."""
+    if isinstance(image, GifImagePlugin.GifImageFile) and image.tile:
+        return image.tile[0][1]
+    position = 12
+    while kind == "WEBP" and image.mode == "RGB" and position + 20 <= len(data):
+        if data[position : position + 4] == b"ANMF":
+            left, top, width, height = (
+                _little(data[at : at + 3]) for at in range(position + 8, position + 20, 3)
+            )
+            return 2 * left, 2 * top, 2 * left + width + 1, 2 * top + height + 1
+        size = _little(data[position + 4 : position + 8])
+        position += 8 + size + size % 2
+    return None
+
+
 def _on_canvas(image: Image.Image, frame: tuple[int, ...] | None) -> Image.Image:
-    """What lies outside of the first frame of a GIF is transparent."""
+    """What lies outside of the first frame of an animation is transparent."""
     if frame is None or frame == (0, 0, *image.size):
         return image
     canvas = Image.new("RGB", image.size, _WHITE[:3])

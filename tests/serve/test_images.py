@@ -368,6 +368,22 @@ def test_a_kind_of_bmp_that_is_not_decoded_is_not_called_damaged(file: bytes) ->
         CODEC.decode(file)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("place", [(0, 0), (8, 12)])
+def test_what_the_first_frame_of_a_webp_leaves_of_the_canvas_is_white(
+    mode: str, place: tuple[int, int]
+) -> None:
+    frames = [Image.new(mode, (16, 10), color) for color in ("red", "blue")]
+    options = {"save_all": True, "append_images": frames[1:], "lossless": True}
+    file = bytearray(image_file(frames[0], "WEBP", **options))
+    file[24:30] = (31).to_bytes(3, "little") * 2
+    at = file.index(b"ANMF") + 8
+    file[at : at + 6] = b"".join((side // 2).to_bytes(3, "little") for side in place)
+    expected = np.full((32, 32, 3), 255)
+    expected[place[1] : place[1] + 10, place[0] : place[0] + 16] = (255, 0, 0)
+    assert (CODEC.decode(bytes(file)) == expected).all()
+
+
 @pytest.mark.parametrize("place", [(0, 0), (8, 12)])
 @pytest.mark.parametrize("transparency", [None, 1])
 def test_what_the_first_frame_of_a_gif_leaves_of_the_canvas_is_white(
