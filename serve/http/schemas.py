@@ -51,7 +51,8 @@ class BatchRequest(Struct, forbid_unknown_fields=True):
         Meta(
             min_length=1,
             max_length=MAX_IMAGES,
-            extra_json_schema={"items": {"type": "string", "description": _BASE64}},
+            # Without a type: another than a string is answered in its place, too.
+            extra_json_schema={"items": {"contentEncoding": "base64", "description": _BASE64}},
         ),
     ]
     top_k: TopK = 3
@@ -118,7 +119,7 @@ class ItemError(Struct):
 
 
 class BatchItem(Struct):
-    """The prediction or the error for the image at `index`."""
+    """The prediction or the error for the image at that index."""
 
     index: Annotated[int, Meta(ge=0, lt=MAX_IMAGES)]
     prediction: Prediction | UnsetType = UNSET

@@ -17,12 +17,12 @@ function resolved(schema) {
 }
 
 function typeOf(schema) {
-  const { type, items, anyOf, additionalProperties, properties, name } = resolved(schema);
+  const { type, items, anyOf, additionalProperties, properties, contentEncoding, name } = resolved(schema);
   if (name) return name;
   if (anyOf) return anyOf.map(typeOf).join(" or ");
   if (type === "array") return `list of ${typeOf(items)}`;
   if (type === "object" && additionalProperties && !properties) return `map to ${typeOf(additionalProperties)}`;
-  return type ?? "file";
+  return type ?? (contentEncoding ? "string" : "file");
 }
 
 function limitsOf(schema) {

@@ -79,3 +79,10 @@ def test_answers_are_as_documented(
     OAS31Validator(schema).validate(response.json())
     for name in documented["headers"]:
         assert response.headers[name]
+
+
+def test_examples_are_answered_and_the_pages_show_no_marks(service: TestClient) -> None:
+    assert "`" not in json.dumps(document())
+    fields = document()["components"]["schemas"]["PredictRequest"]["properties"]
+    for example in fields["image"]["examples"]:
+        assert service.post("/predict", json={"image": example}).status_code == 200
