@@ -94,7 +94,7 @@ def recording() -> Iterator[Recorder]:
 
     def note_boto3(model: Any, request_signer: Any, **_: Any) -> None:
         service = model.service_model.service_name
-        key = request_signer._credentials.access_key
+        key = getattr(request_signer._credentials, "access_key", "")  # some calls are not signed
         recorder.note(key, _BOTO3.get(service, service), model.name)
 
     hooks = [*handlers.BUILTIN_HANDLERS, ("before-call", note_boto3)]
