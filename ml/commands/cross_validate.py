@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -26,10 +26,15 @@ from common.terminal import terminal
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import ResumeError, RunFolder, config_digest, open_run
 from ml.runs.metrics import best_row, read_rows
-from ml.training.config import CONFIGS, ConfigError, check_values, is_fast_dev_run, register_schema
-from ml.training.launch import INTERRUPTED, is_started_by_torchrun
+from ml.training.config import CONFIGS, ConfigError, check_values, is_fast_dev_run
+from ml.training.launch import (
+    BAD_INPUT,
+    INTERRUPTED,
+    Job,
+    is_started_by_torchrun,
+    run_application,
+)
 
-BAD_INPUT = 2  # exit code: nothing was trained
 _MOST = 20
 # 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom.
 _STUDENT = (
@@ -207,30 +212,33 @@ def print_results(folder: Path, console: Console) -> None:
     )
 
 
-class _Job:
-    folds = 5
-    has_begun = False  # false as long as Hydra composes the configuration
+class _Folds:
+    count = 5
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> None:
     """Hydra's entry."""
-    _Job.has_begun = True
+    Job.has_begun = True
     console = terminal(140)
     try:
         check_values(cfg)
         _check(cfg)
-        folder = cross_validate(cfg, _Job.folds, console)
+        folder = cross_validate(cfg, _Folds.count, console)
     except (ConfigError, ResumeError, DatasetError, InstantiationException) as exc:
-        cause = exc.__cause__ or exc
-        print(f"{type(cause).__name__}: {cause}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        _refuse(exc)
     except (KeyboardInterrupt, SystemExit) as exc:
         if isinstance(exc, KeyboardInterrupt) or exc.code == INTERRUPTED:
             print("No fold is lost: the same command again continues.", file=sys.stderr)
             sys.exit(INTERRUPTED)
         raise
     print_results(folder, console)
+
+
+def _refuse(exc: Exception) -> NoReturn:
+    cause = exc.__cause__ or exc
+    print(f"{type(cause).__name__}: {cause}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
 
 
 def _check(cfg: DictConfig) -> None:
@@ -268,20 +276,9 @@ def run_entry(arguments: Sequence[str]) -> None:
     parser.add_argument("--folds", type=_fold_count, default=5, metavar="K", help="default: 5")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of //ml:train")
     options, rest = parser.parse_known_args(arguments)
-    _Job.folds = options.folds
+    _Folds.count = options.folds
     sys.argv[1:] = [*options.overrides, *rest]
-    register_schema()
-    try:
-        main()
-    except HydraException as exc:
-        if _Job.has_begun:
-            raise
-        print(exc, file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except SystemExit as exc:
-        # Hydra leaves with 1 for a configuration that does not compose, as for a crash of the job.
-        refused = exc.code == 1 and not _Job.has_begun
-        sys.exit(BAD_INPUT if refused else exc.code)
+    run_application(main, _refuse)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Trains, evaluates once on the test set, exports, and writes everything to a run folder: ``bazel
 run //ml:train``."""
 
-import argparse
 import errno
 import json
 import math
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -26,23 +25,23 @@ from ml.training.config import (
     DivergedError,
     check_values,
     composed,
-    register_schema,
-    suggestions,
 )
 from ml.training.launch import (
+    BAD_INPUT,
     DIVERGED,
     INTERRUPTED,
     UNWRITTEN,
+    Job,
     begun_run,
     hydra_arguments,
     is_first,
+    run_application,
 )
 
 if TYPE_CHECKING:
     from ml.training.presets import Presets
 
 
-BAD_INPUT = 2  # exit code: nothing was trained
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
@@ -77,14 +76,10 @@ def _saved(run: RunFolder) -> str:
     return f"Saved in {run.path}: {', '.join(names) or 'no checkpoint'}; metrics of {epochs} epochs"
 
 
-class _Job:
-    has_begun = False  # false as long as Hydra composes the configuration
-
-
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> float:
     """Hydra's entry; returns the monitored metric, so that a sweep can search over it."""
-    _Job.has_begun = True
+    Job.has_begun = True
     console = Console(soft_wrap=True)
     try:
         check_values(cfg)
@@ -171,33 +166,11 @@ def run_entry() -> None:
     that cannot be written, 130 interrupted, 1 a crash."""
     if prints_completion(sys.argv[1:]):
         return
-    register_schema()
     try:
         sys.argv[1:] = hydra_arguments(sys.argv[1:])
-        main()
     except ResumeError as exc:
         _refuse(exc)
-    except HydraException as exc:
-        # Where Python is traced, by a debugger or by coverage.py, Hydra raises what it would print.
-        if _Job.has_begun:
-            raise
-        _refuse(exc)
-    except SystemExit as exc:
-        # Hydra leaves with 1 for a configuration that does not compose, as for a crash of the job.
-        if exc.code != 1 or _Job.has_begun:
-            raise
-        print("\n".join(suggestions(_overrides(sys.argv[1:]))), file=sys.stderr)
-        sys.exit(BAD_INPUT)
-
-
-def _overrides(arguments: Sequence[str]) -> list[str]:
-    """A command line as Hydra composes it, the folders of `--config-dir` included."""
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--config-dir", "-cd", action="append", default=[])
-    known, rest = options.parse_known_args([*arguments])
-    folders = ",".join(f"file://{os.path.abspath(folder)}" for folder in known.config_dir)
-    given = [text for text in rest if not text.startswith("-") and "=" in text]
-    return [*given, *([f"hydra.searchpath=[{folders}]"] if folders else [])]
+    run_application(main, _refuse)
 
 
 # --- Weights to start from -----------------------------------------------------------------------

@@ -68,10 +68,19 @@ class Augmentation:
                     f"{height} × {width}"
                 )
 
-    def of_epoch(self, images: Tensor, epoch: int, seed: int, generator: Generator) -> Tensor:
-        """Mirrors, shifts and cuts all images (N, C, H, W) of an epoch."""
+    def of_epoch(
+        self,
+        images: Tensor,
+        epoch: int,
+        seed: int,
+        generator: Generator,
+        rows: Tensor | None = None,
+        among: int | None = None,
+    ) -> Tensor:
+        """Mirrors, shifts and cuts all images (N, C, H, W) of an epoch, or those of these rows
+        among so many."""
         if self.mirror:
-            images = alternating_flip(images, epoch, seed)
+            images = alternating_flip(images, epoch, seed, rows, among)
         images = random_shift(images, self.shift, generator)
         return random_cutout(images, self.cutout, generator)
 
@@ -206,17 +215,24 @@ def reflect_border(images: Tensor, width: int) -> Tensor:
     return images
 
 
-def alternating_flip(images: Tensor, epoch: int, seed: int) -> Tensor:
+def alternating_flip(
+    images: Tensor, epoch: int, seed: int, rows: Tensor | None = None, among: int | None = None
+) -> Tensor:
     """Mirrors a random half of the images in even epochs and the other half in odd ones.
 
     Every two epochs show every image both ways, where independent flips would repeat half of them.
 
     Args:
-        images: (N, C, H, W), always in the same order: image i keeps its turn by its position.
+        images: (N, C, H, W).
+        rows: (N,), the number of each image among all, by which it keeps its turn; None if these
+            are all, always in the same order.
+        among: how many there are in all.
 
     Source: Jordan 2024, arXiv:2404.00498, section 3.6.
     """
-    first = torch.rand(len(images), generator=Generator().manual_seed(seed)) < 0.5
+    first = torch.rand(among or len(images), generator=Generator().manual_seed(seed)) < 0.5
+    if rows is not None:
+        first = first[rows.cpu()]
     mirrored = (first if epoch % 2 == 0 else ~first).nonzero().squeeze(1).to(images.device)
     flipped = images.clone()
     flipped[mirrored] = images[mirrored].flip(3)

@@ -133,7 +133,7 @@ class AugmentedImages:
             rows = batch_rows[rank::ranks]
             pixels = images.take(rows)
             if not in_memory:
-                pixels = ways.of_epoch(pixels, epoch, self.seed, generator)
+                pixels = ways.of_epoch(pixels, epoch, self.seed, generator, rows, len(order))
             pixels = ways.of_batch(pixels, generator, rank, ranks)
             batch, labels = resize(images.normalise(pixels), size), images.labels[rows]
             if ways.mixes:

@@ -3,8 +3,8 @@
 import os
 import sys
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,14 @@ class Fitted:
 
     Attributes:
         fresh: the weights that ``init_from`` had no values for.
+        own_code: the digest of each module of the user's, as it was when the training began.
     """
 
     data: Any
     module: ImageClassifier
     trainer: lightning.Trainer
     fresh: tuple[str, ...] = ()
+    own_code: Mapping[str, str] = field(default_factory=dict)
 
 
 def fit(
@@ -112,6 +114,7 @@ def _assemble(
         num_sanity_val_steps=0,
         plugins=[WholeCheckpointIO(), *([] if is_started_by_torchrun() else [ranks])],
     )
+    own_code = own_code_digests(cfg)  # now, since it may be edited while this trains
     data = open_data(cfg)
     data.device = trainer.strategy.root_device
     if data.batch_size % trainer.world_size:
@@ -143,7 +146,7 @@ def _assemble(
         schedule=cfg.get("schedule", "linear"),  # as trainings of earlier releases had it
         class_weights=weights,
     )
-    return Fitted(data, module, trainer, tuple(fresh))
+    return Fitted(data, module, trainer, tuple(fresh), own_code)
 
 
 def initialise(network: Any, images: Images) -> None:
@@ -245,7 +248,7 @@ def _announce(
         dataset_digest=digest,
         classes=fitted.data.classes,
         device=device,
-        own_code=own_code_digests(cfg),
+        own_code=fitted.own_code,
         initial_weights=Path(initial) if initial else None,
     )
     for difference in differences:
@@ -305,7 +308,7 @@ def summarise(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
         "device": describe_device(fitted.trainer),
         "precision": str(fitted.trainer.precision),
         "git_revision": git_revision(),
-        **({"own_code": code} if (code := own_code_digests(cfg)) else {}),
+        **({"own_code": dict(fitted.own_code)} if fitted.own_code else {}),
     }
 
 

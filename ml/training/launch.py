@@ -4,14 +4,17 @@ torchrun started.
 PyTorch is imported only under torchrun, or where a new run has to choose among presets.
 """
 
+import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -24,7 +27,7 @@ from ml.runs.folder import (
     open_unfinished,
 )
 from ml.runs.provenance import mark_rerun
-from ml.training.config import is_fast_dev_run
+from ml.training.config import is_fast_dev_run, register_schema, suggestions
 
 if TYPE_CHECKING:
     from ml.training.presets import Presets
@@ -63,6 +66,49 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
         quoted = value.replace("'", r"\'")
         translated.append(f"{flag[2:]}='{quoted}'")
     return translated
+
+
+BAD_INPUT = 2  # exit code: nothing was trained
+
+
+class Job:
+    """Whether Hydra has composed the configuration of this process and called its application."""
+
+    has_begun = False
+
+
+def run_application(main: Callable[[], Any], refuse: Callable[[Exception], NoReturn]) -> None:
+    """Runs a Hydra application on ``sys.argv``; a configuration that does not compose leaves with
+    `BAD_INPUT`, and with what was probably meant.
+
+    Args:
+        main: sets `Job.has_begun`.
+        refuse: says why and leaves.
+    """
+    register_schema()
+    try:
+        main()
+    except HydraException as exc:
+        # Where Python is traced, by a debugger or by coverage.py, Hydra raises what it would print.
+        if Job.has_begun:
+            raise
+        refuse(exc)
+    except SystemExit as exc:
+        # Hydra leaves with 1 for a configuration that does not compose, as for a crash of the job.
+        if exc.code != 1 or Job.has_begun:
+            raise
+        print("\n".join(suggestions(_overrides(sys.argv[1:]))), file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """A command line as Hydra composes it, the folders of `--config-dir` included."""
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--config-dir", "-cd", action="append", default=[])
+    known, rest = options.parse_known_args([*arguments])
+    folders = ",".join(f"file://{os.path.abspath(folder)}" for folder in known.config_dir)
+    given = [text for text in rest if not text.startswith("-") and "=" in text]
+    return [*given, *([f"hydra.searchpath=[{folders}]"] if folders else [])]
 
 
 def is_started_by_torchrun() -> bool:

@@ -129,4 +129,6 @@ def test_overrides_that_make_no_sense_here_are_refused(tmp_path: Path, override:
     ).finish()
     assert done.returncode == BAD_INPUT, done.stderr
     assert override.partition("=")[0].rpartition(".")[2] in done.stderr
+    is_mistyped = override.startswith("data.")
+    assert ("data.batchsize: did you mean data.batch_size?" in done.stderr) == is_mistyped
     assert not (tmp_path / "multirun").exists()

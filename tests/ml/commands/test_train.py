@@ -14,11 +14,10 @@ import torch
 
 from ml.artifact.artifact import load_artifact
 from ml.commands import train
-from ml.commands.train import BAD_INPUT
 from ml.registry.registry import Registry
 from ml.runs.loading import open_trained
 from ml.training.config import ConfigError
-from ml.training.launch import INTERRUPTED
+from ml.training.launch import BAD_INPUT, INTERRUPTED, Job
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import SMALL, Workspace
 
@@ -170,6 +169,10 @@ def test_a_named_run_is_not_changed_by_overrides(workspace: Workspace) -> None:
         ("callbacks.early_stoping=null", "Key 'early_stoping' not in 'CallbacksConfig'"),
         ("trainer.accelerator=quantum", "trainer.accelerator=quantum: expected a value of auto,"),
         ("experiment=smok", "Could not find 'experiment/smok'"),
+        ("experiment=smok", "experiment=smok: did you mean experiment=smoke?"),
+        ("optimiser=sgd", "optimiser: did you mean optimizer?"),
+        ("data.batchsize=10", "data.batchsize: did you mean data.batch_size?"),
+        ("paths.runs=/proc/nowhere", "FileNotFoundError"),  # where nothing can be written
         ("data.validation_size=7", "validation_size must be a share"),
         ("data.batch_size=100000", "data.batch_size=100000 is more than"),
         ("resume=runs/gone", "there is no such folder"),
@@ -187,7 +190,7 @@ def test_bad_input_is_explained_and_nothing_is_trained(
     monkeypatch.chdir(workspace.path)
     for name, value in workspace.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(train._Job, "has_begun", False)  # by another test of this process
+    monkeypatch.setattr(Job, "has_begun", False)  # by another test of this process
     monkeypatch.setattr(sys, "argv", ["train", "budget=null", SMALL[0], override])
     with pytest.raises(SystemExit) as leaving:
         train.run_entry()

@@ -17,6 +17,7 @@ from pyarrow import csv, parquet
 from common.images import Codec
 from common.model.artifact import Resize
 from ml.data import packing
+from ml.data.augmentation import Augmentation
 from ml.data.cifar10 import DatasetError
 from ml.data.datamodule import AugmentedImages
 from ml.data.folder import ImageFolder, read_report
@@ -286,22 +287,35 @@ def test_a_wrong_value_is_refused(tmp_path: Path, value: dict[str, Any], said: s
         opened(photos(tmp_path, each=1), **value)
 
 
+def epoch(data: ImageFolder, number: int) -> list[torch.Tensor]:
+    """The batches of an epoch."""
+    batches = AugmentedImages(
+        data.train_images(),
+        batch_size=4,
+        augmentation=data.augmentation,
+        classes=2,
+        sizes=data.sizes,
+        seed=0,
+        current_epoch=lambda: number,
+    )
+    return [images for images, _ in batches]
+
+
 def test_batches_from_disk_are_a_function_of_seed_and_epoch(tmp_path: Path) -> None:
     data = opened(photos(tmp_path, each=12), memory_gib=0)
-
-    def epoch(number: int) -> list[torch.Tensor]:
-        batches = AugmentedImages(
-            data.train_images(),
-            batch_size=4,
-            augmentation=data.augmentation,
-            classes=2,
-            sizes=data.sizes,
-            seed=0,
-            current_epoch=lambda: number,
-        )
-        return [images for images, _ in batches]
-
-    first, again, other = epoch(0), epoch(0), epoch(1)
+    first, again, other = epoch(data, 0), epoch(data, 0), epoch(data, 1)
     assert [tuple(images.shape) for images in first] == [(4, 3, *SIZE)] * 4
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_an_image_from_disk_is_mirrored_by_what_it_is_and_not_by_its_place_in_a_batch(
+    tmp_path: Path,
+) -> None:
+    root = photos(tmp_path, each=12)
+    held, read = (opened(root, max_shift=0, memory_gib=gib) for gib in (1.0, 0))
+    for data in (held, read):
+        data.augmentation = Augmentation(mirror=True, shift=0)
+    for number in (0, 1):
+        pairs = zip(epoch(held, number), epoch(read, number), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)

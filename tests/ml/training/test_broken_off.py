@@ -1,5 +1,7 @@
 """Trainings that cannot go on: a loss that is no number, a disk without room; and what is left."""
 
+import errno
+import io
 import json
 import resource
 import signal
@@ -20,6 +22,8 @@ from ml import stages
 from ml.commands import train
 from ml.runs.folder import RunFolder, create_run, open_run
 from ml.runs.metrics import read_rows
+from ml.runs.provenance import read_provenance
+from ml.training import fitting
 from ml.training.config import DivergedError, resolved
 from ml.training.launch import DIVERGED, UNWRITTEN
 from ml.training.module import EpochScores
@@ -141,6 +145,53 @@ class LessRoom(lightning.Callback):
         if trainer.current_epoch == 1:
             most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
             resource.setrlimit(resource.RLIMIT_FSIZE, (600, most))
+
+
+class ReadOnly(lightning.Callback):
+    """A file system that is mounted anew, read-only, in the second epoch; as root may write into
+    any folder, only what the system would say is said."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            raise OSError(errno.EROFS, "Read-only file system", str(trainer.default_root_dir))
+
+
+def test_a_run_folder_that_has_become_read_only_is_one_line_with_what_was_saved(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = _cfg(
+        folder,
+        "+callbacks.more.ro._target_=tests.ml.training.test_broken_off.ReadOnly",
+        network="PlainNetwork",
+    )
+    run = open_run(tmp_path / "run", cfg)
+    with pytest.raises(SystemExit) as leaving:
+        train._train(cfg, run, Console(quiet=True))
+    errors = capsys.readouterr().err
+    assert leaving.value.code == UNWRITTEN
+    assert f"Not written: [Errno 30] Read-only file system: '{run.path}'" in errors
+    assert "checkpoints/best.ckpt, checkpoints/last.ckpt; metrics of 1 epochs" in errors
+    assert f"resume={run.path}" in errors
+    assert "Traceback" not in errors
+
+
+def test_code_of_ones_own_is_recorded_as_it_was_when_the_training_began(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = iter(("1" * 64, "2" * 64, "3" * 64))  # edited while it trains
+    monkeypatch.setattr(fitting, "own_code_digests", lambda cfg: {"nets": next(versions)})
+    cfg = _cfg(folder, "trainer.max_epochs=1", network="PlainNetwork")
+    run = open_run(tmp_path / "run", cfg)
+    summary = stages.train(cfg, run, Console(quiet=True))
+    began = read_provenance(run)["own_code"]
+    assert summary["own_code"] == began == {"nets": "1" * 64}
+    run.summary.unlink()  # and continued after the edit
+    cfg.trainer.max_epochs = 2
+    said = io.StringIO()
+    stages.train(cfg, run, Console(file=said, width=200))
+    assert (
+        "Warning: other code of your own: nets changed: the metrics may differ" in said.getvalue()
+    )
 
 
 def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(
