@@ -108,6 +108,7 @@ class ImageFolder(ImageData):
         on_duplicates: ``skip`` leaves one of several files of equal bytes, a test image if there is
             one, and none if their classes differ.
         memory_gib: a packed part that is larger is not held in memory but read batch by batch.
+            Training takes about three times the pixels that are held, while it augments an epoch.
         max_pixels: files with more are damaged, as the service refuses them.
         base: of `ImageData`.
     """
