@@ -20,6 +20,7 @@ Truths = NDArray[np.bool_]
 QUANTILES = (0.5, 0.99)
 SHARE = (0.0, 1.0)  # values of what happens or not
 _SUSPECT = np.log(20)  # odds at which a difference is no longer put down to chance
+_FEW_STARTS = 20  # medians of more differ by a factor for a reason
 LOSS = (-1.0, 0.0, 1.0)  # of a golden image: gained, no difference, lost
 
 
@@ -365,7 +366,8 @@ def cold_start(arrays: EvidenceArrays, policy: Policy) -> Measure:
     Stable starts seldom while it is released against, so all of its starts, those of the day before
     too, say which share of them lies above an edge. The bet is that more of the candidate's do, and
     more than half: those of a new image take longer until AWS has cached it. It is safe where no
-    more than is tolerated is seen, or chance explains it; few starts are met by few callers.
+    more than is tolerated is seen, or where so few starts of either explain it by chance: few are
+    met by few callers.
     """
     mine, new = (np.cumsum(arm.starts, -2) for arm in (arrays.stable, arrays.candidate))
     edge = _edge_at(mine, arrays.edges, 0.5, policy.tolerated_cold_start_ratio)
@@ -378,7 +380,8 @@ def cold_start(arrays: EvidenceArrays, policy: Policy) -> Measure:
     slower = size >= policy.tolerated_cold_start_ratio
     harmful = (odds >= np.log(2 * needed)) & slower
     is_reported = np.cumsum(arrays.candidate.calls, -1) > 0
-    safe = is_reported & (~slower | (odds < _SUSPECT)) & ~harmful
+    are_few = np.minimum(mine.sum(-1), new.sum(-1)) < _FEW_STARTS
+    safe = is_reported & (~slower | (are_few & (odds < _SUSPECT))) & ~harmful
     return Measure(harmful, safe, odds, None, size)
 
 

@@ -289,6 +289,7 @@ def test_memory_that_grows_with_the_calls_is_a_leak(
         ((0, 0, 40, 0, 0, 0), (0, 0, 0, 0, 8, 0), False, False),  # eight may be chance
         ((0, 0, 40, 0, 0, 0), (0, 0, 0, 0, 2, 0), False, True),  # of two nobody can tell
         ((0, 0, 2, 0, 0, 0), (0, 0, 0, 0, 30, 0), False, True),  # nor of stable's two
+        ((0, 0, 25, 0, 15, 0), (0, 0, 0, 0, 24, 0), False, False),  # not proven, and no chance
         ((), (0, 0, 0, 0, 30, 0), False, True),  # nothing to compare with
         ((0, 0, 40, 0, 0, 0), (), False, True),  # nobody waited
     ],
