@@ -22,6 +22,10 @@ NOT_SEEN = {
         ),
         "the budget, which moto cannot read back",
     ),
+    **dict.fromkeys(
+        ("ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeVpcs"),
+        "a function in a VPC: Lambda's own calls in the name of who creates it",
+    ),
     "cloudwatch:PutCompositeAlarm": "error budgets, which moto cannot watch",
     **dict.fromkeys(
         (

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import pytest
 
+from infra.supply_chain.cosign import Cosign
+from infra.supply_chain.signature import bill_digest, sign
 from infra.terraform.root import ROOTS
 from infra.terraform.service import parse_service_outputs
+from tests.infra.supply_chain.made import BILL, made
 from tests.infra.terraform.aws import ACCOUNT, REGION
 from tests.infra.terraform.history import STATE_BUCKET, History
 
@@ -70,6 +76,31 @@ def test_the_service_says_where_everything_is(history: History) -> None:
 
 def test_alarms_go_to_people_and_to_slack(history: History) -> None:
     assert history.topics == ["email", "lambda"]
+
+
+def test_what_is_signed_pushes_no_image_out_of_the_registry(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ECR counts signatures and statements as images."""
+    stored: list[object] = []
+
+    def run(self: Cosign, command: Sequence[str]) -> str:
+        stored.append(command)
+        return ""
+
+    monkeypatch.setattr(Cosign, "_run", run)
+    digest = f"sha256:{'0' * 64}"
+    sign(f"registry.invalid/kiln@{digest}", "key", made(bill_digest(BILL)), BILL)
+    pushed = [number for number in range(250) for _ in range(1 + len(stored))]  # the oldest first
+    [document] = [
+        resource["values"]["policy"]
+        for resource in history.roots["registry"].state["values"]["root_module"]["resources"]
+        if resource["type"] == "aws_ecr_lifecycle_policy"
+    ]
+    [rule] = json.loads(document)["rules"]
+    assert rule["selection"]["countType"] == "imageCountMoreThan"
+    kept = pushed[-rule["selection"]["countNumber"] :]
+    assert [kept.count(number) for number in range(50, 250)] == [1 + len(stored)] * 200
 
 
 def test_the_watcher_knows_what_the_release_manager_reads(history: History) -> None:

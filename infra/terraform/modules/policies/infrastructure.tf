@@ -57,6 +57,12 @@ data "aws_iam_policy_document" "terraform" {
   }
 
   statement {
+    sid       = "NetworkOfTheFunction" # `vpc`: Lambda looks in the name of who sets it
+    actions   = ["ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeVpcs"]
+    resources = ["*"] # EC2 lists all or none
+  }
+
+  statement {
     sid       = "ImageOfTheFunction"
     actions   = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
     resources = [local.repository]

@@ -36,7 +36,7 @@ variable "tags" {
 }
 
 variable "images_kept" {
-  description = "Newest images that ECR keeps, whatever their tags. More than the versions that anybody rolls back to: a function whose image is gone cannot start."
+  description = "Newest images that ECR keeps, whatever their tags, if each is signed once. More than the versions that anybody rolls back to: a function whose image is gone cannot start."
   type        = number
   default     = 200
 

@@ -34,8 +34,15 @@ data "aws_iam_policy_document" "function" {
     for_each = var.vpc == null ? [] : [1]
 
     content {
-      sid       = "NetworkInterfaces"
-      actions   = ["ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces"]
+      sid = "NetworkInterfaces"
+      actions = [ # as in AWS's own AWSLambdaVPCAccessExecutionRole
+        "ec2:AssignPrivateIpAddresses",
+        "ec2:CreateNetworkInterface",
+        "ec2:DeleteNetworkInterface",
+        "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeSubnets",
+        "ec2:UnassignPrivateIpAddresses",
+      ]
       resources = ["*"] # interfaces that are yet to be made, and EC2 lists all or none
     }
   }

@@ -94,6 +94,14 @@ run "everything_that_can_be_switched_on" {
   }
 
   assert {
+    condition = length(setsubtract(
+      ["ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"],
+      flatten([for statement in data.aws_iam_policy_document.function.statement : statement.actions])
+    )) == 0
+    error_message = "Lambda cannot put the function into the VPC"
+  }
+
+  assert {
     condition     = aws_lambda_function.this.snap_start[0].apply_on == "PublishedVersions"
     error_message = "SnapStart is not on"
   }
