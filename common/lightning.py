@@ -9,7 +9,7 @@ says that it is not installed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
 from unittest import mock
@@ -22,7 +22,8 @@ _LEFT_OUT = frozenset({"matplotlib", "scipy", "torchvision"})
 @contextmanager
 def _declared_absent() -> Iterator[None]:
     """Answers for torchmetrics, which asks lightning_utilities what is installed."""
-    version, available = vars(optional)["_version"], optional.package_available
+    version: Callable[[str], str] = vars(optional)["_version"]
+    available = optional.package_available
 
     def left_out_version(name: str) -> str:
         if name in _LEFT_OUT:

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from ml import stages
 from ml.commands.cross_validate import (
-    BAD_INPUT,
     cross_validate,
     folder_of,
     print_results,
@@ -24,6 +23,7 @@ from ml.data.cifar10 import stratified_fold
 from ml.data.datamodule import CIFAR10
 from ml.runs.folder import RunFolder
 from ml.training.config import composed
+from ml.training.launch import BAD_INPUT
 from tests.helpers.program import Program
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import SMALL, Workspace
