@@ -37,7 +37,7 @@ from tests.infra.release.bare import BUCKET, BareInfrastructure
 from tests.infra.twin.cloud.functions import Functions, client, create
 
 CLASSES = ("cat", "dog", "ship")
-TOKEN = "s3cr3t" * 6
+TOKEN = "s3cr3t" * 6  # pragma: allowlist secret: made up for a log
 READ_EVERY_S = 0.2  # the ledger: reading all of it takes time from the release that writes it
 
 PROGRAM = """

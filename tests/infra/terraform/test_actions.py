@@ -17,7 +17,15 @@ from infra.terraform.root import SOURCES
 
 _ACTION = re.compile(r'"([a-z0-9]+:[A-Z][A-Za-z]*)"')
 # Allowed for "*" though AWS knows resources for them: interfaces that Lambda is yet to make.
-_ANY = {"ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface"}
+_ANY = {
+    f"ec2:{action}"
+    for action in (
+        "AssignPrivateIpAddresses",
+        "CreateNetworkInterface",
+        "DeleteNetworkInterface",
+        "UnassignPrivateIpAddresses",
+    )
+}
 
 
 @pytest.fixture(scope="module")
