@@ -143,6 +143,12 @@ def _failure(
             "Wait for it. If that run is dead (ask first), free the lock: "
             f"cd {folder} && terraform force-unlock ID"
         )
+    if "UnreservedConcurrentExecution" in text:
+        text += (
+            "\nLambda keeps a part of the account's concurrent executions unreserved, and a new "
+            "account has 10 in all. Ask AWS for more (Service Quotas: Lambda, Concurrent "
+            "executions), or reserve none for now: --var reserved_concurrency=-1"
+        )
     return TerraformFailed(f"terraform {command} in {folder.name}:\n{text}")
 
 

@@ -122,6 +122,16 @@ def test_terraforms_errors_are_told_with_their_place(tmp_path: Path) -> None:
     assert "Take another." in str(e.value)
 
 
+def test_an_account_that_has_nothing_to_reserve_is_told_what_to_do(tmp_path: Path) -> None:
+    said = (
+        "operation error Lambda: PutFunctionConcurrency, InvalidParameterValueException: Specified "
+        "ReservedConcurrentExecutions for function decreases account's "
+        "UnreservedConcurrentExecution below its minimum value of [10]."
+    )
+    with pytest.raises(TerraformFailed, match="--var reserved_concurrency=-1"):
+        root(tmp_path, [error("setting concurrency", detail=said)], code=1).plan()
+
+
 def test_words_that_are_no_json_are_told_too(tmp_path: Path) -> None:
     with pytest.raises(TerraformFailed, match="panic: the provider died"):
         root(tmp_path, ["panic: the provider died"], code=11).plan()
