@@ -19,6 +19,7 @@ from tests.infra.terraform.aws import ACCOUNT, REGION, WITHOUT, Aws
 
 STATE_BUCKET = f"kiln-{ACCOUNT}-{REGION}-state"
 _HTTP = {"tls_only": False}  # the server on loopback has no TLS
+_WITH_KEY = {**_HTTP, "create_key": True}
 SERVICE = {
     **WITHOUT,
     "alarm_emails": ["team@example.org"],
@@ -76,7 +77,7 @@ def _is_there(aws: Aws) -> bool:
 
 
 def _state(aws: Aws, history: History) -> None:
-    _first(aws.root("state", "account", _HTTP), history.roots["state"])
+    _first(aws.root("state", "account", _WITH_KEY), history.roots["state"])
 
 
 def _registry(aws: Aws, history: History) -> None:
@@ -152,7 +153,7 @@ def _end(aws: Aws, history: History) -> None:
     root = aws.root("registry", "account", {**_HTTP, "force_destroy": True})
     history.roots["registry"].plans["destroyed"] = root.destroy()
     try:
-        aws.root("state", "account", _HTTP).destroy()
+        aws.root("state", "account", _WITH_KEY).destroy()
     except TerraformFailed as exc:
         history.refusal = str(exc)
 

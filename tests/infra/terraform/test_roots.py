@@ -35,7 +35,22 @@ def test_nothing_is_left_after_the_end(history: History) -> None:
 
 def test_the_bucket_of_the_states_is_not_deleted_with_a_state_in_it(history: History) -> None:
     assert "BucketNotEmpty" in history.refusal
-    assert history.roots["state"].outputs == {"bucket": STATE_BUCKET}
+    assert history.roots["state"].outputs["bucket"] == STATE_BUCKET
+
+
+def test_the_key_of_the_states_turns_and_encrypts_them(history: History) -> None:
+    root = history.roots["state"].state["values"]["root_module"]
+    found = {
+        one["type"]: one["values"]
+        for module in root["child_modules"]
+        for one in module["resources"]
+    }
+    key = history.roots["state"].outputs["kms_key_arn"]
+    assert found["aws_kms_key"]["enable_key_rotation"]
+    assert found["aws_kms_key"]["arn"] == key
+    (rule,) = found["aws_s3_bucket_server_side_encryption_configuration"]["rule"]
+    (by,) = rule["apply_server_side_encryption_by_default"]
+    assert (by["sse_algorithm"], by["kms_master_key_id"]) == ("aws:kms", key)
 
 
 def test_a_new_image_is_a_new_version_and_nobody_meets_it(history: History) -> None:

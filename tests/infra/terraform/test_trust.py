@@ -15,7 +15,7 @@ import pytest
 
 from infra.terraform.root import SOURCES
 from tests.infra.terraform.aws import running_aws
-from tests.infra.terraform.policies import allowed, documents
+from tests.infra.terraform.policies import allowed, documents, statements
 from tests.infra.terraform.subjects import Job, read_jobs
 from tests.infra.terraform.trust import ACTION, ISSUER, trusts
 
@@ -27,6 +27,7 @@ JOBS = list(read_jobs(Path(".github/workflows")))
 REPOSITORIES = ("owner/name", "owner@12/name@345")
 OTHERS = ("owner/name2", "other/name", "owner@13/name@345", "owner@12/name@346", "OWNER/name")
 KEY = "arn:aws:kms:eu-central-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef"
+DATA_KEY = KEY.replace("01234567", "76543210")
 Roles = Mapping[str, str]
 
 
@@ -38,6 +39,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str
         variables = {
             "create_provider": False,  # so that its ARN is known before it is applied
             "signing_key_arn": KEY,
+            "kms_key_arn": DATA_KEY,
             "predictions": "s3://answers/yesterday.jsonl",
         }
         root = aws.root("github", "account", {**variables, "repository": REPOSITORIES[0]})
@@ -140,6 +142,29 @@ def test_a_role_has_the_policies_of_the_table_and_reads_where_it_says_so(
     assert given["production-read/predictions"] == {"s3:GetObject"}
     assert given["build/sign"] - given["production/verify"] == {"kms:Sign"}
     assert all("kms:Sign" not in given[f"{name}/verify"] for name in ("production", "staging"))
+
+
+@in_both_forms
+def test_a_role_may_use_the_key_of_what_it_reads_and_writes(
+    planned: dict[str, dict[str, str]], repository: str
+) -> None:
+    reading = {"kms:Decrypt", "kms:GenerateDataKey"}
+    wanted = {"registry": reading, "dvc": reading, "release": reading}
+    wanted["terraform"] = reading | {"kms:CreateGrant", "kms:DescribeKey", "kms:Encrypt"}
+    found = {
+        policy: {
+            action
+            for one in statements(planned[repository][_address(name, policy)])
+            if one["Resource"] == [DATA_KEY]
+            for action in one["Action"]
+        }
+        for name, row in TABLE.items()
+        for policy in row["policies"]
+    }
+    assert {policy: actions for policy, actions in found.items() if actions} == {
+        policy: actions for policy, actions in wanted.items() if policy in found
+    }
+    assert {"release", "terraform"} <= set(found)
 
 
 def _address(environment: str, policy: str) -> str:

@@ -242,4 +242,14 @@ data "aws_iam_policy_document" "terraform" {
     actions   = ["s3:ListBucket"]
     resources = [local.parts.state]
   }
+
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [1]
+
+    content {
+      sid       = "Key"
+      actions   = ["kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey"]
+      resources = [var.kms_key_arn]
+    }
+  }
 }

@@ -59,6 +59,16 @@ data "aws_iam_policy_document" "registry" {
     actions   = ["s3:ListBucket"]
     resources = [local.models]
   }
+
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [1]
+
+    content {
+      sid       = "Key"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [var.kms_key_arn]
+    }
+  }
 }
 
 # bazel run //ml:dvc -- push | pull
@@ -73,6 +83,16 @@ data "aws_iam_policy_document" "dvc" {
     sid       = "List"
     actions   = ["s3:ListBucket"]
     resources = [local.dvc]
+  }
+
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [1]
+
+    content {
+      sid       = "Key"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [var.kms_key_arn]
+    }
   }
 }
 
@@ -165,5 +185,15 @@ data "aws_iam_policy_document" "release" {
     sid       = "List"
     actions   = ["s3:ListBucket"]
     resources = [local.ledger, local.models]
+  }
+
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [1]
+
+    content {
+      sid       = "Key"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [var.kms_key_arn]
+    }
   }
 }

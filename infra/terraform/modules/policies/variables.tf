@@ -22,3 +22,9 @@ variable "partition" {
   description = "AWS partition: aws, aws-cn or aws-us-gov."
   type        = string
 }
+
+variable "kms_key_arn" {
+  description = "Customer-managed key of KMS, as the other roots have it; null: none is used."
+  type        = string
+  default     = null
+}

@@ -50,6 +50,7 @@ module "policies" {
   account_id  = local.account_id
   region      = var.region
   partition   = data.aws_partition.this.partition
+  kms_key_arn = var.kms_key_arn
 }
 
 # cosign with --key awskms:///… reads the public key, and where it signs it has the key sign.
@@ -105,7 +106,7 @@ resource "aws_iam_role" "this" {
   name                 = "${var.project}-github-${each.key}"
   description          = "GitHub Actions: ${each.value}"
   assume_role_policy   = data.aws_iam_policy_document.trust[each.key].json
-  max_session_duration = 3600 # seconds; the longest canary is a matter of minutes
+  max_session_duration = 3600 # seconds; deploy signs in anew before they are over
 }
 
 resource "aws_iam_role_policy" "this" {

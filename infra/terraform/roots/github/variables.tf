@@ -67,6 +67,17 @@ variable "signing_key_arn" {
   }
 }
 
+variable "kms_key_arn" {
+  description = "Customer-managed key of the other roots, which the roles then may use; null: none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = can(regex("^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$", coalesce(var.kms_key_arn, "arn:aws:kms:-:000000000000:key/-")))
+    error_message = "kms_key_arn is the ARN of a key, not of an alias."
+  }
+}
+
 variable "predictions" {
   description = "The object that the workflow `drift` reads, as its variable PREDICTIONS: s3://bucket/key; null: none."
   type        = string

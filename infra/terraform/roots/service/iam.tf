@@ -31,6 +31,16 @@ data "aws_iam_policy_document" "function" {
   }
 
   dynamic "statement" {
+    for_each = var.failure_queue && var.kms_key_arn != null ? [1] : []
+
+    content {
+      sid       = "EncryptFailedEvents"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [var.kms_key_arn]
+    }
+  }
+
+  dynamic "statement" {
     for_each = var.vpc == null ? [] : [1]
 
     content {

@@ -8,6 +8,7 @@ module "policies" {
   account_id  = local.account_id
   region      = var.region
   partition   = data.aws_partition.this.partition
+  kms_key_arn = var.kms_key_arn
 }
 
 module "watcher" {

@@ -41,6 +41,17 @@ variable "kms_key_arn" {
   default     = null
 }
 
+variable "create_key" {
+  description = "Whether to make such a key, a dollar a month, for the state and all other roots."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = !(var.create_key && var.kms_key_arn != null)
+    error_message = "create_key makes a key, kms_key_arn names another: choose one."
+  }
+}
+
 variable "noncurrent_days" {
   description = "Days that replaced versions of the state are kept."
   type        = number
