@@ -232,3 +232,26 @@ def test_flags_of_continuous_integration_name_a_remote_cache_only_where_there_is
         written = (scratch.folder / ".bazelrc.user").read_text()
         assert f"--disk_cache={scratch.folder}/.cache/kiln-disk" in written
         assert ("remote_cache" in written) is told
+
+
+def test_caches_stay_below_what_github_keeps(scratch: Scratch) -> None:
+    assert scratch.run(Step("", "", "", ".ci/flags", {"KILN_REMOTE_CACHE": ""})).returncode == 0
+    written = (scratch.folder / ".bazelrc.user").read_text()
+    (largest,) = re.findall(r"disk_cache_gc_max_size=(\d+)M", written)
+    names: set[str] = set()
+    for file in Path(".github/workflows").glob("*.yml"):
+        for job in yaml.safe_load(file.read_text())["jobs"].values():
+            caches = [
+                step["with"]["cache"] for step in job["steps"] if "cache" in step.get("with", {})
+            ]
+            matrix = job.get("strategy", {}).get("matrix", {}).get("include", [{}])
+            names |= {
+                f"{cache}{one}" if "$" in cache else cache for cache in caches for one in matrix
+            }
+    others_mb = 500  # what ~/.cache/kiln holds: the dataset and programs
+    assert len(names) > 8
+    assert len(names) * (int(largest) + others_mb) <= 10_000
+
+    action = yaml.safe_load(Path(".github/actions/setup/action.yml").read_text())
+    saving = [step for step in action["runs"]["steps"] if "actions/cache@" in step.get("uses", "")]
+    assert [step["if"] for step in saving] == ["github.ref == 'refs/heads/main'"]
