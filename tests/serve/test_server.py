@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -162,12 +163,12 @@ def test_a_process_that_cannot_start_is_noticed_while_others_are_slow() -> None:
         stopped, dead = (Worker(config, [listener]) for _ in range(2))
         context = multiprocessing.get_context("spawn")
         stopped.process = context.Process(target=time.sleep, args=(3600,))
-        dead.process = context.Process(target=os._exit, args=(7,))
+        dead.process = context.Process(target=sys.exit, args=(7,))
         supervisor.processes = [stopped, dead]
-        for worker in supervisor.processes:
-            worker.start()
-        dead.process.join()
         try:
+            for worker in supervisor.processes:
+                worker.start()
+            dead.process.join()
             supervisor.keep_subprocess_alive()
             assert supervisor.processes[0] is stopped
             assert supervisor.processes[1] is not dead
