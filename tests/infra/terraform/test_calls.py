@@ -121,6 +121,9 @@ def test_a_release_calls_what_it_may_and_nothing_else(
 ) -> None:
     """A canary that is promoted, one that goes back, a look at the state, and shadow traffic."""
     world.create(world.push("a" * 64))
+    client(world.cloud, "lambda").put_function_event_invoke_config(
+        FunctionName=world.name, Qualifier="live", MaximumRetryAttempts=0
+    )
     with world.traffic():
         good = world.deploy(world.push("b" * 64))
         assert good.code == 0, good.log

@@ -115,6 +115,12 @@ data "aws_iam_policy_document" "release" {
   }
 
   statement {
+    sid       = "ShadowAsTheAlias" # a version's events are retried and kept as the alias's are
+    actions   = ["lambda:GetFunctionEventInvokeConfig", "lambda:PutFunctionEventInvokeConfig"]
+    resources = [local.function, "${local.function}:*"] # the function, its versions and aliases
+  }
+
+  statement {
     sid = "CheckTheImage" # its findings and, with cosign, its signature
     actions = [
       "ecr:BatchGetImage",
