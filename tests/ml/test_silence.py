@@ -16,7 +16,6 @@ from rich.console import Console
 from ml import stages
 from ml.data.cifar10 import DatasetError
 from ml.pipeline import evaluate, export, prepare, runner
-from ml.pipeline.resolve import ChoicesError
 from ml.registry import main as registry
 from ml.registry.ledger import RegistryError
 from ml.report.finished import FinishedError
@@ -106,7 +105,6 @@ def test_the_registry_says_that_it_waits_for_its_store(
 @pytest.mark.parametrize(
     ("module", "step", "error"),
     [
-        (prepare, "prepare", ChoicesError("gone")),
         (evaluate, "evaluate_run", TrainedError("gone")),
         (export, "export", TrainedError("gone")),
     ],
@@ -126,6 +124,23 @@ def test_a_stage_of_the_pipeline_says_that_it_is_at_work(
     arguments = (["run"], Console(file=text)) if module is evaluate else ()
     assert module.main(*arguments) == 2
     assert "gone" in text.getvalue()
+
+
+def test_counting_a_dataset_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", text)
+    monkeypatch.setattr(sys, "stderr", text)
+    look = _lasting_until_something_is_said(text.getvalue, DatasetError("gone"))
+
+    class Images:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, number: int) -> Any:
+            return look()
+
+    with pytest.raises(DatasetError):
+        list(prepare._fingerprints(Images()))  # type: ignore[arg-type]
 
 
 def test_dvc_says_that_it_moves_bytes(capsys: pytest.CaptureFixture[str]) -> None:
