@@ -150,7 +150,9 @@ _DAY_S = 86_400  # stable's cold starts of so long before count
 _SAMPLE = 5000  # lines of the candidate that are searched at a look
 _METRICS = '"CloudWatchMetrics"'
 _REPORTS = f'?{_METRICS} ?"REPORT RequestId"'
-_STARTS = '?"Init Duration" ?"Restore Duration"'
+_STARTS = ('"Init Duration"', '"Restore Duration"')
+# Cold starts are looked for in so much of the log at most, newest first: a busy day is gigabytes.
+_SPANS_S, _MOST_PAGES = (600, 3600, _DAY_S), 20
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,7 @@ class Collector:
         """
         versions = (stable, candidate)
         events = list(self.lines(window, _REPORTS))
-        before = (began_s - _DAY_S, window[0])
-        earlier = list(self.lines(before, _STARTS)) if is_first else []
+        earlier = self._starts(began_s, window[0]) if is_first else []
         found = counts_by_version(events, versions, self.buckets)
         lost = self.lost(versions, began_s, window[1])
         arms = [
@@ -215,6 +216,18 @@ class Collector:
         lines, secrets = secrets_in(self._sample(candidate, window, began_s))
         searched = replace(arms[1], lines=lines, secrets=dict(secrets))
         return Collected(arms[0], searched, lost)
+
+    def _starts(self, began_s: float, until_s: float) -> list[tuple[str, str]]:
+        """Cold starts of both versions before a window, of the day before the release at most."""
+        found: list[tuple[str, str]] = []
+        left = _MOST_PAGES
+        for span_s in _SPANS_S:
+            for pattern in _STARTS:
+                for page in islice(self._pages((began_s - span_s, until_s), pattern), left):
+                    left -= 1
+                    found += page
+            until_s = began_s - span_s
+        return found
 
     def _sample(self, version: str, window: tuple[float, float], began_s: float) -> Iterator[str]:
         """Lines of any kind of a version that was published a day before the release at most."""
@@ -251,6 +264,13 @@ class Collector:
             pattern: of CloudWatch Logs, that the lines match.
             prefix: of the names of streams, all of whose lines are taken instead.
         """
+        for page in self._pages(window, pattern, prefix):
+            yield from page
+
+    def _pages(
+        self, window: tuple[float, float], pattern: str, prefix: str = ""
+    ) -> Iterator[list[tuple[str, str]]]:
+        """The same as it comes: each page is a call, and may be empty."""
         start, end = (math.floor(when * 1000) for when in window)
         which = {"logStreamNamePrefix": prefix} if prefix else {"filterPattern": pattern}
         pages = self._aws.logs.get_paginator("filter_log_events").paginate(
@@ -262,8 +282,8 @@ class Collector:
         with explained("CloudWatch Logs"):
             try:
                 for page in pages:
-                    for event in page.get("events", ()):
-                        yield event["logStreamName"], event["message"]
+                    events = page.get("events", ())
+                    yield [(event["logStreamName"], event["message"]) for event in events]
             except ClientError as exc:
                 if error_code(exc) != "ResourceNotFoundException":  # nobody was answered yet
                     raise

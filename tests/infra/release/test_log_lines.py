@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.release.aws.function import REPLAY, is_ours, trace_id
-from infra.release.evidence.collector import Buckets, counts_by_version, read_buckets
+from infra.release.evidence.collector import Buckets, Collector, counts_by_version, read_buckets
 from infra.release.evidence.log_lines import Environments, secrets_in
 from serve.aws_lambda.embedded_metrics import Point, documents
 from serve.http.keys import new_key
@@ -135,6 +137,22 @@ def test_cold_starts_and_restored_snapshots_are_counted_by_their_time() -> None:
     earlier = [("before", report(90, "Init Duration: 312.00 ms\t"))]
     found = Environments(BUCKETS.latency_s).reports(events, earlier)
     assert (found.calls, found.starts) == (3, (1, 1, 1))
+
+
+def test_cold_starts_are_looked_for_in_a_bounded_part_of_the_log_newest_first() -> None:
+    """A day of a busy function's log would hold up a rollback for hours."""
+    asked: list[int] = []
+
+    def paginate(**query: Any) -> Iterator[dict[str, Any]]:
+        while True:  # the log never ends
+            asked.append(query["startTime"])
+            yield {"events": [{"logStreamName": STREAM, "message": report(90, "Init Duration")}]}
+
+    logs = SimpleNamespace(get_paginator=lambda _: SimpleNamespace(paginate=paginate))
+    collector = Collector(SimpleNamespace(logs=logs), "kiln", "live")  # type: ignore[arg-type]
+    found = collector._starts(100_000.0, 100_004.0)
+    assert len(found) == len(asked) == 20
+    assert set(asked) == {(100_000 - 600) * 1000}
 
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 2

@@ -124,7 +124,7 @@ def test_a_release_that_takes_longer_than_its_credentials_renews_them() -> None:
         longest_s = read_settings(ENVIRONMENTS[step.job]).longest_s("canary")
         assert 60 * jobs[step.job]["timeout-minutes"] > longest_s
         permissions = jobs[step.job]["permissions"]
-        assert permissions["id-token"] == "write"  # pragma: allowlist secret: a permission
+        assert permissions["id-token"] == "write"  # pragma: allowlist secret: name of a permission
 
 
 def test_a_job_that_deploys_installs_terraform_and_builds_before_it_signs_in() -> None:
