@@ -3,7 +3,7 @@
 
 data "aws_iam_policy_document" "this" {
   #checkov:skip=CKV_AWS_109:the account's own IAM decides: a key policy without it locks everybody out
-  #checkov:skip=CKV_AWS_111:as above
+  #checkov:skip=CKV_AWS_111:the account's own IAM decides, as above
   #checkov:skip=CKV_AWS_356:in a key's policy `*` is that key
   statement {
     sid = "IamDecides"
