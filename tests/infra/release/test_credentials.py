@@ -159,6 +159,7 @@ def test_credentials_that_end_leave_a_split_that_the_watcher_ends(
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
         world.set("bake_s = 3600\nlook_s = 1", "bake_s = 1\nlook_s = 1")
         monkeypatch.setattr(Aws, "_client", cache_clients(MAKE_CLIENT))
+        wait_until(lambda: world.lease().holder() is None, every_s=READ_EVERY_S)  # it ran out
         found = world.run(watch.main, "--golden", str(world.golden))
     assert (found.data["outcome"], world.alias()) == ("promoted", {"2": 1.0}), found.log
 
