@@ -1,4 +1,4 @@
-"""Lightning, started in half of its time.
+"""Lightning, without what torchmetrics imports beside it.
 
 Lightning needs torchmetrics for its base class alone, but torchmetrics imports SciPy's signal
 processing, torchvision's models and Matplotlib for metrics of sound and image quality. While it is
@@ -42,15 +42,13 @@ def _declared_absent() -> Iterator[None]:
 
 with _declared_absent():
     import lightning
-    import lightning.pytorch.callbacks
-    from lightning import Callback, LightningModule, Trainer
+    from lightning import LightningModule, Trainer
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch.callbacks import LearningRateFinder
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 __all__ = [
-    "Callback",
     "LearningRateFinder",
     "LightningEnvironment",
     "LightningModule",

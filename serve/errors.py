@@ -1,6 +1,9 @@
 """Errors of the service; each becomes a problem document of RFC 9457."""
 
+import os
 from collections.abc import Mapping
+
+PROBLEM = "urn:kiln:problem:"  # the types of problems begin so
 
 
 class ClientLeft(Exception):
@@ -90,3 +93,15 @@ class NotReady(ServiceError):
 ALL: tuple[type[ServiceError], ...] = tuple(
     sorted(ServiceError.__subclasses__(), key=lambda error: (error.status, error.kind))
 )
+
+
+def problem_of(kind: type[ServiceError], detail: str, model_version: str) -> dict[str, str | int]:
+    """The problem document about what never came to the application, under an id of its own."""
+    return {
+        "type": PROBLEM + kind.kind,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "request_id": os.urandom(16).hex(),
+        "model_version": model_version,
+    }

@@ -20,7 +20,7 @@ from hydra.errors import InstantiationException
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from common.files import write_whole
+from common.files import sha256_of, write_whole
 from common.terminal import Progress
 from ml.data.checks import open_data
 from ml.data.cifar10 import DatasetError, read_records
@@ -73,14 +73,16 @@ def prepare(lists: Path) -> None:
         files = packed(config, images)
         config.data.folder = str(DATASET)
     else:
-        read_pin(PIN).check(DATA)
+        pin = read_pin(PIN)
+        pin.check(DATA)
         files = [DATA / name for name in FILE_NAMES]
     shutil.rmtree(PREPARED, ignore_errors=True)
     DATASET.mkdir(parents=True)
-    for file in files:
-        link_or_copy(file, DATASET / file.name)
+    with Progress("placing the dataset"):  # between file systems it is copied
+        for file in files:
+            link_or_copy(file, DATASET / file.name)
     if not images:
-        write_whole(DATASET / FACTS, json.dumps({"digest": read_pin(PIN).digest}) + "\n")
+        write_whole(DATASET / FACTS, json.dumps({"digest": pin.digest}) + "\n")
     for stage, hashed in code.items():
         write_whole(CODE / f"{stage}.txt", hashed)
     write_whole(METRICS / "data.json", json.dumps(counts(DATASET), indent=2) + "\n")
@@ -128,7 +130,7 @@ def hashes(names: Iterable[str]) -> str:
     """A line ``SHA-256  name`` for each file, as sha256sum writes it; files that are gone are
     left out."""
     paths = sorted(Path(name) for name in names)
-    digests = ((hashlib.sha256(p.read_bytes()).hexdigest(), p) for p in paths if p.is_file())
+    digests = ((sha256_of(p), p) for p in paths if p.is_file())
     return "".join(f"{digest}  {path}\n" for digest, path in digests)
 
 

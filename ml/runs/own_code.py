@@ -5,7 +5,6 @@ Nothing is imported here: files are found as an import would find them, and read
 """
 
 import ast
-import hashlib
 import importlib.machinery
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+
+from common.files import sha256_of
 
 ROOT = Path(__file__).absolute().parents[2]
 _OURS = ("ml", "common")
@@ -39,9 +40,7 @@ def own_code(cfg: DictConfig) -> dict[str, Path]:
 
 def own_code_digests(cfg: DictConfig) -> dict[str, str]:
     """SHA-256 in hex of each module's file, by the module's name."""
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in own_code(cfg).items()
-    }
+    return {name: sha256_of(path) for name, path in own_code(cfg).items()}
 
 
 def outside_of_the_build(cfg: DictConfig) -> list[Path]:

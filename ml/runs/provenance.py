@@ -65,7 +65,7 @@ def _git(*command: str, folder: Path | None = None) -> str:
 
 def lock_digest(lock: Path = LOCK) -> str:
     """SHA-256 in hex of the lock of all packages."""
-    return hashlib.sha256(lock.read_bytes()).hexdigest()
+    return sha256_of(lock)
 
 
 # What has to be equal for two runs of one configuration to be the same, as a person calls it.

@@ -15,6 +15,7 @@ from optuna import TrialPruned
 from optuna.trial import Trial
 from rich.console import Console
 
+from common.files import sha256_of
 from common.lightning import LightningModule, Trainer, lightning
 from ml.artifact.export import to_onnx
 from ml.benchmark.latency import Job
@@ -133,7 +134,7 @@ def trial_digest(cfg: DictConfig) -> str:
         lock_digest(),
     ]
     if cfg.get("init_from"):
-        parts.append(hashlib.sha256(Path(cfg.init_from).read_bytes()).hexdigest())
+        parts.append(sha256_of(Path(cfg.init_from)))
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 

@@ -12,7 +12,7 @@ from mangum.protocols import HTTPCycle
 from common.model.artifact import ArtifactMetadata
 from serve.aws_lambda.embedded_metrics import EmbeddedMetrics
 from serve.drift.watch import watch_traffic
-from serve.errors import ServiceError
+from serve.errors import ServiceError, problem_of
 from serve.exchange import Observer
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
@@ -101,16 +101,11 @@ class Adapter(Mangum):
         if _is_warm_up(event):
             return self._response(200, {"status": "warm", "model_version": self._model_version})
         of = f"an event with {', '.join(map(ascii, sorted(event)[:9]))}" if _is_map(event) else ""
-        problem = {
-            "type": f"urn:kiln:problem:{ServiceError.kind}",
-            "title": ServiceError.title,
-            "status": 400,
-            "detail": "expected a request through API Gateway, a function URL or a load balancer, "
-            f"or a warm-up; got {of or type(event).__name__}, in which {ascii(str(exc))[:200]}",
-            "request_id": os.urandom(16).hex(),
-            "model_version": self._model_version,
-        }
-        return self._response(400, problem)
+        detail = (
+            "expected a request through API Gateway, a function URL or a load balancer, "
+            f"or a warm-up; got {of or type(event).__name__}, in which {ascii(str(exc))[:200]}"
+        )
+        return self._response(400, problem_of(ServiceError, detail, self._model_version))
 
     def _response(self, status: int, content: dict[str, Any]) -> dict[str, Any]:
         kind = "application/json" if status == 200 else "application/problem+json"

@@ -211,12 +211,12 @@ def one_image(scope: Scope, body: bytes) -> tuple[Upload, Options]:
     match _media_type(scope, body):
         case "json":
             request = _decoded(_PREDICT, body)
-            _query(scope, _PREDICT_OPTIONS)  # says nothing of JSON, but what is wrong is refused
+            _query(scope, PREDICT_OPTIONS)  # says nothing of JSON, but what is wrong is refused
             return from_base64("image", request.image), Options(
                 request.top_k, request.probabilities, request.saliency
             )
         case "image":
-            return Upload("body", body), _query(scope, _PREDICT_OPTIONS)
+            return Upload("body", body), _query(scope, PREDICT_OPTIONS)
         case _:
             form = read_form(_content_type(scope), body)
             images = [part for part in form if part.name == "image"]
@@ -224,7 +224,7 @@ def one_image(scope: Scope, body: bytes) -> tuple[Upload, Options]:
                 raise InvalidField(
                     f"the form has {len(images)} parts named image, expected one", field="image"
                 )
-            return _from_part("image", images[0]), _form_options(scope, form, _PREDICT_OPTIONS)
+            return _from_part("image", images[0]), _form_options(scope, form, PREDICT_OPTIONS)
 
 
 def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
@@ -236,7 +236,7 @@ def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
     match _media_type(scope, body):
         case "json":
             request = _decoded(_BATCH, body)
-            _query(scope, _BATCH_OPTIONS)
+            _query(scope, BATCH_OPTIONS)
             uploads = [from_base64(f"images[{i}]", image) for i, image in enumerate(request.images)]
             return uploads, Options(request.top_k, request.probabilities)
         case "image":
@@ -254,7 +254,7 @@ def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
                     field="images",
                 )
             uploads = [_from_part(f"images[{i}]", part) for i, part in enumerate(files)]
-            return uploads, _form_options(scope, form, _BATCH_OPTIONS)
+            return uploads, _form_options(scope, form, BATCH_OPTIONS)
 
 
 def _from_part(field: str, part: Part) -> Upload:
@@ -347,8 +347,8 @@ def _with_whole_top_k(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     return msgspec.convert(plain, decoder.type)
 
 
-_PREDICT_OPTIONS = Options._fields
-_BATCH_OPTIONS = ("top_k", "probabilities")
+PREDICT_OPTIONS = Options._fields
+BATCH_OPTIONS = ("top_k", "probabilities")
 
 
 def _query(scope: Scope, known: tuple[str, ...]) -> Options:

@@ -7,13 +7,19 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.errors import ClientLeft, InternalError, MethodNotAllowed, NotFound, ServiceError
+from serve.errors import (
+    PROBLEM,
+    ClientLeft,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+)
 from serve.exchange import KEY, Exchange, Observer
 from serve.http.schemas import Problem
 
 logger = logging.getLogger(__name__)
 
-PROBLEM = "urn:kiln:problem:"
 JSON = b"application/json"
 
 _PROBLEM_JSON = b"application/problem+json"

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from serve import errors
-from serve.errors import ServiceError
+from serve.errors import PROBLEM, ServiceError
 from serve.http import schemas
-from serve.http.middleware import PROBLEM
+from serve.http.bodies import BATCH_OPTIONS, PREDICT_OPTIONS
 from serve.http.routes import ENDPOINTS
 from serve.settings import MAX_IMAGES
 
@@ -33,8 +33,6 @@ _DOCUMENTS = (
 )
 
 Json = dict[str, Any]
-_BATCH_OPTIONS = ("top_k", "probabilities")
-_PREDICT_OPTIONS = (*_BATCH_OPTIONS, "saliency")
 _BODY_ERRORS = (
     errors.MalformedJson,
     errors.MalformedForm,
@@ -103,7 +101,7 @@ def _operations() -> dict[str, Json]:
 def _predict() -> Json:
     # Without a type: a part of a form is bytes, whatever they say (OpenAPI 3.1, 4.8.14.2).
     file = {"contentMediaType": "application/octet-stream"}
-    form = _form("image", file, *_PREDICT_OPTIONS)
+    form = _form("image", file, *PREDICT_OPTIONS)
     return {
         "summary": "Classify one image",
         "description": (
@@ -111,7 +109,7 @@ def _predict() -> Json:
             "file the options are query parameters."
         ),
         "security": [{}, {"key": []}, {"bearer": []}],
-        "parameters": [*_options(*_PREDICT_OPTIONS), _traceparent()],
+        "parameters": [*_options(*PREDICT_OPTIONS), _traceparent()],
         "requestBody": {
             "required": True,
             "content": {
@@ -140,12 +138,12 @@ def _predict_batch() -> Json:
             "Each image succeeds or fails on its own; the answer has one item for each, in order."
         ),
         "security": [{}, {"key": []}, {"bearer": []}],
-        "parameters": [*_options(*_BATCH_OPTIONS), _traceparent()],
+        "parameters": [*_options(*BATCH_OPTIONS), _traceparent()],
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {"schema": _ref("BatchRequest")},
-                "multipart/form-data": {"schema": _form("images", files, *_BATCH_OPTIONS)},
+                "multipart/form-data": {"schema": _form("images", files, *BATCH_OPTIONS)},
             },
         },
         "responses": {"200": _success("BatchResponse"), **_problems(*_BODY_ERRORS)},

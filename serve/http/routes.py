@@ -23,6 +23,7 @@ from common.model.artifact import ArtifactError, ArtifactMetadata
 from common.saliency import IMAGES as SALIENCY_IMAGES
 from common.saliency import occluded, saliency
 from serve.errors import (
+    PROBLEM,
     ImageTooLarge,
     InvalidField,
     NotReady,
@@ -33,7 +34,7 @@ from serve.errors import (
 from serve.exchange import KEY, Exchange
 from serve.http.bodies import Options, Upload, many_images, one_image, read_body
 from serve.http.keys import KeyRing
-from serve.http.middleware import PROBLEM, respond
+from serve.http.middleware import respond
 from serve.http.pages import samples, unchanging
 from serve.http.schemas import (
     BatchItem,

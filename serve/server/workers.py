@@ -5,7 +5,6 @@ import contextlib
 import json
 import logging
 import multiprocessing
-import os
 import signal
 import socket
 import sys
@@ -16,7 +15,7 @@ import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from common.model.artifact import ArtifactError
-from serve.errors import NotReady
+from serve.errors import NotReady, problem_of
 from serve.server.connections import Acceptor, refuse_newcomers
 from serve.server.protocol import Connections
 from serve.settings import SettingsError
@@ -199,15 +198,8 @@ class Supervisor(Multiprocess):
 
     def _not_ready(self) -> bytes:
         assert self._last_failure is not None
-        identity = os.urandom(16).hex()
-        problem = {
-            "type": f"urn:kiln:problem:{NotReady.kind}",
-            "title": NotReady.title,
-            "status": NotReady.status,
-            "detail": f"no process serves; the last ended with {self._last_failure.end}",
-            "request_id": identity,
-            "model_version": self._version,
-        }
+        detail = f"no process serves; the last ended with {self._last_failure.end}"
+        problem = problem_of(NotReady, detail, self._version)
         body = json.dumps(problem).encode()
         fields = [
             "HTTP/1.1 503 Service Unavailable",
@@ -215,7 +207,7 @@ class Supervisor(Multiprocess):
             f"content-length: {len(body)}",
             "connection: close",
             "retry-after: 1",
-            f"x-request-id: {identity}",
+            f"x-request-id: {problem['request_id']}",
             f"x-model-version: {self._version}",
             "x-content-type-options: nosniff",
         ]
