@@ -53,9 +53,9 @@ def main(arguments: Sequence[str]) -> int:
         print("slack: SLACK_WEBHOOK_URL is no https address", file=sys.stderr)
         return 2
     body = json.dumps(message(options.title, results, options.link)).encode()
-    request = Request(address, body, {"Content-Type": "application/json"})
+    request = Request(address, body, {"Content-Type": "application/json"})  # noqa: S310 # see above
     try:
-        with urlopen(request, timeout=_PATIENCE_S):  # nosec B310 # https, see above
+        with urlopen(request, timeout=_PATIENCE_S):  # noqa: S310 # https, see above
             pass
     except (URLError, TimeoutError, OSError) as error:
         print(f"slack: not sent: {getattr(error, 'reason', error)}", file=sys.stderr)

@@ -89,7 +89,7 @@ def run_history(seed: int) -> History:
     Raises:
         Broken: a split is left, a version is lost, or the ledger is not linear.
     """
-    chance = random.Random(seed)  # nosec B311 # of a simulation
+    chance = random.Random(seed)
     faults = Faults(
         busy=chance.choice((0, 0, 0.02, 0.1)),
         lost=chance.choice((0, 0.01, 0.05)),

@@ -147,7 +147,7 @@ def ask(port: int, path: str, body: str | None) -> Any:
         body.encode() if body is not None else None,
         {"content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=30) as response:  # nosec B310 # our own
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 # our own
         return json.load(response)
 
 

@@ -11,7 +11,7 @@ wrong answer, memory or files that grow, or a line in the server's log.
 
 import argparse
 import json
-import pickle  # nosec B403 # only written here
+import pickle  # only written here
 import subprocess
 import sys
 import time

@@ -6,7 +6,7 @@ One more caller stalls: it sends bodies that never come.
 
 import asyncio
 import json
-import pickle  # nosec B403 # only from our parent process
+import pickle  # only from our parent process
 import random
 import sys
 import time
@@ -255,5 +255,5 @@ async def _run(plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    plan = pickle.load(sys.stdin.buffer)  # nosec B301 # from benchmarks/soak/main.py
+    plan = pickle.load(sys.stdin.buffer)  # noqa: S301 # from benchmarks/soak/main.py
     uvloop.run(_run(plan))

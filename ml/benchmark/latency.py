@@ -121,8 +121,8 @@ def _load_torch(job: Job) -> Predict:
     import torch
 
     torch.set_num_threads(job.threads)
-    # Written by our parent process.
-    graph = torch.load(job.path, weights_only=False).eval()  # nosec B614 # see above
+    # Not weights alone: our parent process has written a whole graph.
+    graph = torch.load(job.path, weights_only=False).eval()
     graph = graph.to(memory_format=torch.channels_last)
     if job.runtime == "compile":
         os.environ |= compiler_environment()

@@ -167,7 +167,7 @@ def _open(url: str, limit_s: float) -> Any:
 
     def open_url() -> None:
         try:
-            response = urllib.request.urlopen(url, timeout=_READ_LIMIT_S)  # nosec B310 # pinned
+            response = urllib.request.urlopen(url, timeout=_READ_LIMIT_S)  # noqa: S310 # pinned
             opened.put(response)
         except Exception as exc:  # handed to the thread that waits
             opened.put(exc)

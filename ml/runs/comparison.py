@@ -125,7 +125,7 @@ def read_record(path: Path) -> Record:
     above = path.parent.name
     kind = {_TRIALS: "trial", _FOLDS: "fold"}.get(above, "run")
     try:
-        config = dict(_flat(yaml.load(run.config.read_bytes(), _LOADER), "."))  # nosec B506 # safe
+        config = dict(_flat(yaml.load(run.config.read_bytes(), _LOADER), "."))  # noqa: S506 # safe
         summary = _json(run.summary)
         rows = read_rows(run.metrics)
         known = read_provenance(run)
@@ -236,10 +236,10 @@ def where(records: Sequence[Record], condition: str) -> list[Record]:
 def _parsed(text: str) -> Any:
     """What YAML makes of it; and 1e-4, which YAML takes for a word, is a number."""
     try:
-        return float(text) if "e" in text.lower() else yaml.load(text, _LOADER)  # nosec B506 # safe
+        return float(text) if "e" in text.lower() else yaml.load(text, _LOADER)  # noqa: S506 # safe
     except ValueError:
         try:
-            return yaml.load(text, _LOADER)  # nosec B506 # safe
+            return yaml.load(text, _LOADER)  # noqa: S506 # safe
         except yaml.YAMLError:
             return text
     except yaml.YAMLError:

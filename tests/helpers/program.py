@@ -11,7 +11,7 @@ import atexit
 import ctypes
 import importlib
 import os
-import pickle  # nosec B403 # from this very file
+import pickle  # from this very file
 import runpy
 import signal
 import socket
@@ -104,7 +104,7 @@ def _serve(connection: socket.socket) -> None:
             child = os.fork()
             if child == 0:
                 try:
-                    _become(*pickle.loads(request), *pipes)  # nosec B301 # from this very file
+                    _become(*pickle.loads(request), *pipes)  # noqa: S301 # from this very file
                 finally:
                     os._exit(70)  # not reached unless this file is broken
             os.write(tell, child.to_bytes(8, "big"))

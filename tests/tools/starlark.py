@@ -38,7 +38,7 @@ def load_bzl(path: str) -> dict[str, Any]:
 
     scope |= {"load": load, "fail": fail}
     text = (ROOT / path).read_text(encoding="utf-8")
-    exec(compile(text, path, "exec"), scope)  # nosec B102 # ours
+    exec(compile(text, path, "exec"), scope)  # noqa: S102 # ours
     return scope
 
 

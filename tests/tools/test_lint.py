@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tools.lint import lint
+from tools.lint import lint, ruff_test
 
+RULES = Path("pyproject.toml").absolute()
 SAYS = "#!/bin/sh\necho {name} looked at $#\nexit {code}\n"
 
 
@@ -42,7 +44,7 @@ def test_a_clean_clone_is_told_line_by_line(
     assert run(clone) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in told] == [
-        ["ok", name] for name in ("ruff", "layout", "buildifier", "bandit", "secrets", "workflows")
+        ["ok", name] for name in ("ruff", "layout", "buildifier", "secrets", "workflows")
     ]
 
 
@@ -54,14 +56,45 @@ def test_a_fault_that_ruff_finds_fails_and_is_shown(
     assert "F401" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("code", "rule"),
+    [
+        ("import subprocess\n\nsubprocess.run('ls ' + x, shell=True)\n", "S602"),
+        ("import hashlib\n\nhashlib.md5(b'')\n", "S324"),
+        ("eval(x)\n", "S307"),
+        ("import requests\n\nrequests.get('https://a', verify=False, timeout=1)\n", "S501"),
+        ("import yaml\n\nyaml.load(x)\n", "S506"),
+        ("from urllib.request import urlopen\n\nurlopen(url)\n", "S310"),
+    ],
+)
+def test_unsafe_code_is_found(
+    clone: Path, code: str, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(RULES, clone / "pyproject.toml")
+    (clone / "bad.py").write_text(code)
+    assert run(clone, "--only=ruff") == 1
+    assert rule in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("excuse", "lines"),
+    [("noqa: S307 # of our own making", []), ("noqa: S307", [1]), ("noqa: S307 #", [1])],
+)
+def test_an_excuse_of_unsafe_code_needs_a_reason(
+    tmp_path: Path, excuse: str, lines: list[int]
+) -> None:
+    (tmp_path / "a.py").write_text(f"eval(x)  # {excuse}\n")
+    assert ruff_test.excused_without_reason(str(tmp_path / "a.py")) == lines
+
+
 def test_one_failing_check_fails_all_and_the_others_still_run(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program(clone.parent, "bandit", 1)
+    program(clone.parent, "secrets", 1)
     assert run(clone) == 1
     told = capsys.readouterr().out
-    assert "!!  bandit" in told
-    assert "bandit looked at 1" in told
+    assert "!!  secrets" in told
+    assert "secrets looked at 1" in told
     assert "ok  workflows" in told
 
 

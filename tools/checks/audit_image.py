@@ -67,9 +67,9 @@ def advisories(urls: Sequence[str], osv: str, accepted: Mapping[str, str]) -> It
 
 def _ask(osv: str, queries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     body = json.dumps({"queries": queries}).encode()
-    request = Request(osv, body, {"Content-Type": "application/json"})
+    request = Request(osv, body, {"Content-Type": "application/json"})  # noqa: S310 # ours or --osv
     try:
-        with urlopen(request, timeout=_PATIENCE_S) as answer:  # nosec B310 # of our own or --osv
+        with urlopen(request, timeout=_PATIENCE_S) as answer:  # noqa: S310 # of our own or --osv
             results: list[dict[str, Any]] = json.load(answer)["results"]
     except (URLError, TimeoutError, OSError, ValueError, KeyError) as error:
         raise NotAsked(str(getattr(error, "reason", error))) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import griffe
 
-_FOR_TOOLS = re.compile(r"(noqa|nosec|pragma:|type: ignore|ruff:)")
+_FOR_TOOLS = re.compile(r"(noqa|pragma:|type: ignore|ruff:)")
 
 
 class Comments(griffe.Extension):

@@ -1,7 +1,7 @@
 """All checks that need no test to run, in one table: `bazel run //tools:lint`.
 
-Ruff (faults and layout), buildifier, unsafe Python (bandit), secrets and workflows over the files
-that git tracks or would track; then types, of which Bazel and mypy remember what they checked.
+Ruff (faults, unsafe code and layout), buildifier, secrets and workflows over the files that git
+tracks or would track; then types, of which Bazel and mypy remember what they checked.
 
   bazel run //tools:lint
   bazel run //tools:lint -- --fast          all but the types: seconds
@@ -26,7 +26,7 @@ from common.programs import wheel_program
 from tools.lint.buildifier import CHECKS, why_missing
 from tools.lint.format import tracked
 
-PROGRAMS = ("buildifier", "bandit", "secrets", "workflows", "actionlint")
+PROGRAMS = ("buildifier", "secrets", "workflows", "actionlint")
 TYPES = "//tools/lint:types"
 
 
@@ -58,7 +58,6 @@ def checks(programs: argparse.Namespace) -> list[Check]:
         Check("ruff", (ruff, "check", *quiet, *python)),
         Check("layout", (ruff, "format", "--diff", *quiet, *python)),
         Check("buildifier", (*diff, *bazel), why_missing(programs.buildifier)),
-        Check("bandit", (str(programs.bandit), *python)),
         Check("secrets", (str(programs.secrets), *tracked("*"))),
         Check("workflows", (str(programs.workflows), f"--actionlint={programs.actionlint}")),
     ]

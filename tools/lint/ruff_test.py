@@ -1,12 +1,16 @@
-"""Fails when ruff would change or reject one of our Python files."""
+"""Fails when ruff would change or reject one of our Python files, or an excuse has no reason."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.programs import wheel_program
+
+_EXCUSE = re.compile(r"#\s*noqa: S\d{3}\b(?!.*#\s*\w{2})")
 
 
 def main(files: Sequence[str]) -> int:
@@ -16,8 +20,16 @@ def main(files: Sequence[str]) -> int:
     layout = subprocess.run([ruff, "format", "--diff", *settings, *files], check=False)
     if lint.returncode or layout.returncode:
         print("\nMost of it is repaired by: bazel run //tools:format", file=sys.stderr)
-        return 1
-    return 0
+    bare = [f"{file}:{number}" for file in files for number in excused_without_reason(file)]
+    for place in bare:
+        print(f"{place}: expected a reason, as in: noqa: S310 # why it is safe", file=sys.stderr)
+    return int(bool(lint.returncode or layout.returncode or bare))
+
+
+def excused_without_reason(file: str) -> list[int]:
+    """Lines of the file that excuse unsafe code and do not say why it is safe."""
+    lines = Path(file).read_text(encoding="utf-8").splitlines()
+    return [number for number, line in enumerate(lines, 1) if _EXCUSE.search(line)]
 
 
 if __name__ == "__main__":

@@ -134,12 +134,12 @@ def become(command: list[str]) -> None:
     """Replace this process: exit code, signals and terminal are the command's own."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; children would too
         signal.signal(number, signal.SIG_DFL)
-    os.execv(command[0], command)  # nosec B606 # no shell is what is wanted
+    os.execv(command[0], command)  # noqa: S606 # no shell is what is wanted
 
 
 def startup_options(prefix: str, used_folders: list[str]) -> list[str]:
     options = [f"--bazelrc={prefix}/kiln.bazelrc", f"--bazelrc={OFFLINE_RC}"]
-    temporary = "/tmp/"  # nosec B108 # only compared
+    temporary = "/tmp/"  # noqa: S108 # only compared
     if any(path.startswith(temporary) for path in (os.getcwd(), WORKSPACE, *used_folders)):
         options.append(f"--bazelrc={BELOW_TMP_RC}")
     return options

@@ -144,11 +144,11 @@ def _renewing(environ: Mapping[str, str]) -> botocore.session.Session | None:
 
 
 def _github_token(url: str, bearer: str) -> str:
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310 # from GitHub
         f"{url}&audience=sts.amazonaws.com", headers={"Authorization": f"bearer {bearer}"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=_TOKEN_TIMEOUT_S) as answer:  # nosec B310 # from GitHub
+        with urllib.request.urlopen(request, timeout=_TOKEN_TIMEOUT_S) as answer:  # noqa: S310 # from GitHub
             return str(json.load(answer)["value"])
     except (OSError, ValueError, KeyError) as exc:
         raise CredentialRetrievalError(provider=_GITHUB, error_msg=exc) from exc

@@ -158,7 +158,7 @@ def bubblewrap(
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
         *("--die-with-parent", "--uid", user, "--gid", group or user),
         *("--ro-bind", str(root.folder), "/", "--proc", "/proc", "--dev", "/dev"),
-        *("--tmpfs", "/tmp"),  # nosec B108 # the container's own
+        *("--tmpfs", "/tmp"),  # noqa: S108 # the container's own
         *("--chdir", root.working_folder),
     ]
     if info is not None:

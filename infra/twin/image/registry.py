@@ -28,11 +28,11 @@ class Registry:
         """Digest and content, for a tag or a digest."""
         request = Request(f"http://{self.address}/v2/{repository}/manifests/{reference}")
         request.add_header("Accept", MANIFEST)
-        with urlopen(request) as answer:  # nosec B310 # loopback
+        with urlopen(request) as answer:  # noqa: S310 # loopback
             return answer.headers["Docker-Content-Digest"], answer.read()
 
     def blob(self, repository: str, digest: str) -> bytes:
-        with urlopen(f"http://{self.address}/v2/{repository}/blobs/{digest}") as answer:  # nosec B310 # loopback
+        with urlopen(f"http://{self.address}/v2/{repository}/blobs/{digest}") as answer:
             content: bytes = answer.read()
             return content
 
@@ -77,7 +77,7 @@ def _free_port() -> int:
 def _wait_for(url: str) -> None:
     for _ in range(600):
         try:
-            with urlopen(url):  # nosec B310 # loopback
+            with urlopen(url):  # noqa: S310 # loopback
                 return
         except HTTPError as asked:  # for a password: it is there
             asked.close()

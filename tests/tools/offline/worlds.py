@@ -359,7 +359,7 @@ class Offline:
             )
 
         scope["load"] = load
-        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)  # nosec B102 # ours
+        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), scope)  # noqa: S102 # ours
         return scope
 
 

@@ -41,7 +41,7 @@ def find_target(label: str) -> tuple[str, str, Mapping[str, Any]]:
     package, colon, name = label.removeprefix("//").partition(":")
     path = ROOT / package / "BUILD.bazel"
     rules = _Rules()
-    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), rules)  # nosec B102 # ours
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), rules)  # noqa: S102 # ours
     rule, values = rules.targets[name if colon else package.rpartition("/")[2]]
     return find_target(values["actual"]) if rule == "alias" else (package, rule, values)
 
@@ -73,7 +73,7 @@ def main(words: Sequence[str]) -> NoReturn:
     os.environ |= {"BUILD_WORKSPACE_DIRECTORY": here, "BUILD_WORKING_DIRECTORY": here}
     os.chdir(ROOT)
     stand_ins = [sys.executable, "-c", os.environ["REHEARSAL_STAND_INS"]]
-    os.execv(sys.executable, [*stand_ins, *found, *words[len(own) + 1 :]])
+    os.execv(sys.executable, [*stand_ins, *found, *words[len(own) + 1 :]])  # noqa: S606 # ours
 
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def post(webhook: str, body: Mapping[str, Any]) -> None:
     """Raises:
     urllib.error.URLError: Slack did not take it. The webhook is not in the message.
     """
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310 # from the parameter
         webhook, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # nosec B310 # from the parameter
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310 # from the parameter
         pass
