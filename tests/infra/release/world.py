@@ -289,7 +289,7 @@ class World:
         return [record.decision.kind for record in self.ledger()]
 
     @contextmanager
-    def traffic(self, callers: int = 3, pause_s: float = 0.005) -> Iterator[list[int]]:
+    def traffic(self, callers: int = 3, pause_s: float = 0.03) -> Iterator[list[int]]:
         """Callers of the HTTP API; gives the statuses that they got."""
         statuses: list[int] = []
         stop = threading.Event()
