@@ -43,11 +43,7 @@ def service_image(name, application, **kwargs):
             "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime would report to its maker
         },
         exposed_ports = ["8000/tcp"],
-        labels = {
-            # A base that is not AWS's own must say that it may be snapshot.
-            "com.amazonaws.lambda.feature.snapstart": "Allow",
-            "org.opencontainers.image.title": "kiln",
-        },
+        labels = "//serve/image:labels",
         tars = [
             "//serve/image:standard_library",
             "//serve/image:packages",

@@ -21,9 +21,13 @@ class Failed(Exception):
 def load_bzl(path: str) -> dict[str, Any]:
     """The top level of a .bzl file of this repository, its loads resolved."""
     anything = _Anything()
-    scope: dict[str, Any] = dict.fromkeys(("attr", "module_extension", "tag_class"), anything)
+    scope: dict[str, Any] = dict.fromkeys(
+        ("attr", "module_extension", "rule", "tag_class"), anything
+    )
     scope["attr"] = SimpleNamespace(
-        **dict.fromkeys(("int", "string", "string_list", "string_list_dict"), anything),
+        **dict.fromkeys(
+            ("bool", "int", "string", "string_dict", "string_list", "string_list_dict"), anything
+        ),
         label=lambda default=None, **_: default,
         label_list=lambda default=(), **_: default,
     )
