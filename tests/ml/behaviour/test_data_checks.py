@@ -1,7 +1,14 @@
 """ml/behaviour/data_checks.py: duplicates put there, and look-alikes that are none."""
 
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Resampling
 
 from ml.artifact.evaluation import Labelled
 from ml.behaviour.data_checks import class_counts, find_duplicates
@@ -56,6 +63,35 @@ def test_the_same_scene_with_other_detail_is_no_duplicate(train: Labelled) -> No
 def test_a_duplicate_with_another_label_says_so(train: Labelled) -> None:
     test = Labelled(train.images[:2].copy(), train.labels[:2] + np.array([0, 1]))
     assert [pair.same_label for pair in find_duplicates(train, test).near] == [True, False]
+
+
+def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Grey (1797, 8, 8) and their labels, from scikit-learn's file: its import takes seconds."""
+    package = find_spec("sklearn")
+    assert package
+    assert package.submodule_search_locations
+    file = Path(package.submodule_search_locations[0], "datasets/data/digits.csv.gz")
+    with gzip.open(file) as table:
+        rows = np.loadtxt(table, delimiter=",")
+    return (rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), rows[:, -1].astype(int)
+
+
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_digits_are_alike_and_no_copies_of_each_other(side: int) -> None:
+    pixels, labels = digits()
+    grey = (Image.fromarray(one).resize((side, side), Resampling.BILINEAR) for one in pixels)
+    images = np.stack([np.asarray(image)[..., None].repeat(3, axis=-1) for image in grey])
+    train = Labelled(images[300:], labels[300:])
+    test = Labelled(images[:300].copy(), labels[:300])
+    test.images[:20] = train.images[:20] // 2 + 40
+    found = find_duplicates(train, test)
+    assert {pair.test for pair in found.near} >= set(range(20))
+    assert len(found.near) < 30
+
+
+def test_a_test_set_that_is_a_copy_of_the_training_set_is_found(train: Labelled) -> None:
+    test = Labelled(train.images // 2 + 30, train.labels)
+    assert find_duplicates(train, test).share == 1.0
 
 
 def test_flat_pictures_are_like_nothing() -> None:
