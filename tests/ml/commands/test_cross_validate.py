@@ -25,7 +25,7 @@ from ml.runs.folder import RunFolder
 from ml.training.config import composed
 from ml.training.launch import BAD_INPUT
 from tests.helpers.program import Program
-from tests.ml.data.small_dataset import write_dataset
+from tests.ml.data.small_dataset import write_dataset, write_photos
 from tests.ml.workspace import SMALL, Workspace
 
 
@@ -132,3 +132,21 @@ def test_overrides_that_make_no_sense_here_are_refused(tmp_path: Path, override:
     is_mistyped = override.startswith("data.")
     assert ("data.batchsize: did you mean data.batch_size?" in done.stderr) == is_mistyped
     assert not (tmp_path / "multirun").exists()
+
+
+def test_a_damaged_dataset_is_refused_before_a_fold_begins(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    damaged = write_dataset(tmp_path / "damaged", train=100, test=100)
+    (damaged / "train.bin").write_bytes((damaged / "train.bin").read_bytes()[:-5])
+    one_class = write_photos(tmp_path / "photos", ["cat"], each=20).as_posix()
+    for overrides in (
+        ["data.folder=damaged"],
+        ["data=folder", f"data.folder={one_class}"],
+        ["data=folder", "data.folder=nowhere"],
+    ):
+        done = Program(
+            "ml.commands.cross_validate", *overrides, cwd=tmp_path, env=workspace.environment
+        ).finish()
+        assert done.returncode == BAD_INPUT, (overrides, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert not list(tmp_path.glob("multirun/*/folds/*/checkpoints/*"))

@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from common.processes import python_environment
 from ml.artifact.artifact import Artifact, load_artifact
 from ml.rules import action
+from ml.training.config import composed
 from tests.ml.artifact.small_model import exported, sample
+from tests.ml.data.small_dataset import write_dataset
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -65,3 +68,19 @@ def test_a_bad_override_is_refused_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == action.REFUSED
     assert done.stderr.strip() == "ConfigError: seed=-1: expected a value in 0..4294967295"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_that_is_no_whole_number_of_images_trains_nothing(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", train=100, test=100)
+    train = dataset / "train.bin"
+    train.write_bytes(train.read_bytes()[:-5])
+    run = tmp_path / "run"
+    run.mkdir()
+    cfg = composed(["experiment=smoke", "budget=null", "trainer.precision=32-true"])
+    OmegaConf.save(cfg, run / "config.yaml", resolve=True)
+    outputs = ("--weights", tmp_path / "weights.pt", "--history", tmp_path / "history.json")
+    done = _run("ml.rules.fit_model", "--config", run / "config.yaml", "--train", train, *outputs)
+    assert done.returncode == action.REFUSED, done.stderr
+    assert "DatasetError" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "run"}
