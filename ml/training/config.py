@@ -21,7 +21,7 @@ from ml.runs.folder import run_config
 from ml.runs.metrics import direction
 
 CONFIGS = Path(__file__).absolute().parents[2] / "configs"
-LADDER = ("tiny", "small", "large", "reference")  # configs/preset, cheapest first
+LADDER = ("tiny", "short", "small", "large", "reference")  # configs/preset, cheapest first
 
 
 class ConfigError(ValueError):

@@ -90,11 +90,12 @@ def test_large_is_the_configuration_as_it_stands() -> None:
 @pytest.mark.parametrize(
     ("seconds", "memory", "expected"),
     [
-        ((1, 2, 3, 4), None, "reference"),
-        ((60, 300, 700, 9000), None, "small"),
-        ((60, 300, 600, 9000), None, "large"),
-        ((700, 3000, 4000, 9000), None, "tiny"),  # none fits: the smallest, all the same
-        ((1, 2, 3, 4), 0, "tiny"),
+        ((1, 2, 3, 4, 5), None, "reference"),
+        ((60, 200, 300, 700, 9000), None, "small"),
+        ((60, 200, 601, 700, 9000), None, "short"),
+        ((60, 200, 300, 600, 9000), None, "large"),
+        ((700, 2000, 3000, 4000, 9000), None, "tiny"),  # none fits: the smallest, all the same
+        ((1, 2, 3, 4, 5), 0, "tiny"),
     ],
 )
 def test_the_best_rung_that_fits_is_taken(
@@ -106,7 +107,7 @@ def test_the_best_rung_that_fits_is_taken(
 
 def test_a_rung_that_does_not_fit_into_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     need = _rung("large").preset.memory_gib * 2**30
-    _machine(monkeypatch, seconds=(1, 2, 3, 4), memory=int(need) - 1)
+    _machine(monkeypatch, seconds=(1, 2, 3, 4, 5), memory=int(need) - 1)
     choice = climb(map(_rung, LADDER), budget_s=600)
     assert choice.cfg.preset.name == "small"
     assert choice.obstacle is not None
@@ -114,7 +115,7 @@ def test_a_rung_that_does_not_fit_into_memory_is_named(monkeypatch: pytest.Monke
 
 
 @given(
-    st.lists(st.floats(1, 1e5), min_size=4, max_size=4).map(sorted),
+    st.lists(st.floats(1, 1e5), min_size=5, max_size=5).map(sorted),
     st.floats(1, 1e5),
     st.floats(1, 1e5),
 )
@@ -188,7 +189,7 @@ def _said(overrides: Sequence[str], compose_rung: Callable[[str], DictConfig]) -
 
 
 def test_the_choice_is_one_line_with_the_expected_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
-    _machine(monkeypatch, seconds=(60, 300, 700, 9000))
+    _machine(monkeypatch, seconds=(60, 200, 300, 700, 9000))
     line = _said([], _rung)
     assert line.count("\n") == 1
     for part in ("small", f"{_rung('small').preset.accuracy:.1%}", "5 min 0 s", "11 min 40 s"):
@@ -196,7 +197,7 @@ def test_the_choice_is_one_line_with_the_expected_accuracy(monkeypatch: pytest.M
 
 
 def test_no_accuracy_is_promised_for_another_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    _machine(monkeypatch, seconds=(60, 300, 700, 9000))
+    _machine(monkeypatch, seconds=(60, 200, 300, 700, 9000))
     accuracy = f"{_rung('small').preset.accuracy:.1%}"
     assert accuracy in _said(["seed=3"], lambda name: _rung(name, "seed=3"))
     assert accuracy not in _said(["data.cutout=4"], lambda name: _rung(name, "data.cutout=4"))
