@@ -42,8 +42,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     The types say what a variable may hold; a default may mean what no variable can say.
     """
 
-    # The artifact; None: the one that was built in.
+    # The artifact, or a folder that has it in several precisions; None: what was built in.
     model: Annotated[Path | None, Meta(description="the path of a model.onnx")] = None
+    precision: Literal["", "fp32", "int8"] = ""  # "": the only one, or the faster
     host: str = "127.0.0.1"
     port: Annotated[int, _whole(0, 65535)] = 8000
     workers: _Count = 0  # processes; 0: one for each processor

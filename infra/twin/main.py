@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("trained", "bundled"),
         default="trained",
         help="what is released: trained by this build in half a minute, and then with weights of "
-        "16 bits (default); or the model that Kiln comes with, and then in INT8",
+        "16 bits (default); or the bundled model in fp32, and then in INT8, as Kiln serves it",
     )
     found.add_argument(
         "--bad",

@@ -39,7 +39,7 @@ def service_image(name, application, **kwargs):
         ],
         env = {
             "KILN_HOST": "0.0.0.0",
-            "KILN_MODEL": "/opt/model/model.onnx",
+            "KILN_MODEL": "/opt/model",
             "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime would report to its maker
         },
         exposed_ports = ["8000/tcp"],

@@ -1,7 +1,10 @@
-"""Locates the model: the variable KILN_MODEL, or the artifact that the program was built with."""
+"""Locates the model: the variable KILN_MODEL, or what the program was built with.
 
-import os
-from collections.abc import Mapping
+A folder may hold one model in more than one precision, as a run's does: model.onnx, and other files
+of the same training. The service takes the one that KILN_PRECISION names, or the faster.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common.files import user_path
@@ -12,20 +15,47 @@ from common.model.artifact import (
 )
 from serve.settings import Settings
 
-_BUILT_IN = Path(__file__).parents[1] / "built_in" / "model.onnx"  # a copy of //serve:model
+NAME = "model.onnx"
+_BUILT_IN = Path(__file__).parents[1] / "built_in"  # a copy of //serve:model
+
+Fastest = Callable[[Sequence[Path], int], Path]
 
 
-def model_path(settings: Settings, environ: Mapping[str, str] = os.environ) -> Path:
-    """The artifact to serve.
+def fastest(paths: Sequence[Path], threads: int) -> Path:
+    """The model that runs in the least time, measured here: this loads onnxruntime."""
+    from serve.inference.predictor import fastest
+
+    return fastest(paths, threads)
+
+
+def model_path(settings: Settings, choose: Fastest = fastest) -> Path:
+    """The artifact to serve; where a folder has it in several precisions, the one that `choose`
+    takes unless the settings name one.
 
     Raises:
-        ArtifactError: none was named, and none was built in.
+        ArtifactError: none was named and none was built in, or there is none of that precision.
     """
-    if settings.model:
-        return user_path(settings.model)
-    if _BUILT_IN.exists():
-        return _BUILT_IN
-    raise ArtifactError("no model: set KILN_MODEL to the path of a model.onnx")
+    place = user_path(settings.model) if settings.model else _BUILT_IN
+    if not settings.model and not (place / NAME).exists():
+        raise ArtifactError(f"no model: set KILN_MODEL to the path of a {NAME}")
+    files = _files(place)
+    if not settings.precision and len(files) == 1:
+        return files[0]
+    found = _precisions(files)
+    if not settings.precision:
+        paths = list(found.values())
+        return paths[0] if len(paths) == 1 else choose(paths, settings.session_threads)
+    if settings.precision not in found:
+        raise ArtifactError(
+            f"KILN_PRECISION is {settings.precision!r}, but {place} has the model in "
+            f"{' and '.join(found)}: name another one, or the folder that holds both"
+        )
+    return found[settings.precision]
+
+
+def precision_of(metadata: ArtifactMetadata) -> str:
+    """What the model computes in, as KILN_PRECISION names it."""
+    return "fp32" if metadata.quantisation == "none" else metadata.quantisation
 
 
 def read_model(path: Path) -> ArtifactMetadata:
@@ -40,3 +70,26 @@ def read_model(path: Path) -> ArtifactMetadata:
         raise ArtifactError(f"cannot read the model {path}: {exc.strerror}") from exc
     except ArtifactError as exc:
         raise ArtifactError(f"cannot serve {path}: {exc}") from exc
+
+
+def _files(place: Path) -> list[Path]:
+    """The model's file first."""
+    if not place.is_dir():
+        return [place]
+    first = place / NAME
+    return [first, *sorted(path for path in place.glob("*.onnx") if path != first)]
+
+
+def _precisions(files: Sequence[Path]) -> Mapping[str, Path]:
+    """The first file of each precision, of those that come from the same training."""
+    first = read_model(files[0])
+    found = {precision_of(first): files[0]}
+    for path in files[1:]:
+        other = read_model(path)
+        if _training(other) == _training(first):
+            found.setdefault(precision_of(other), path)
+    return found
+
+
+def _training(metadata: ArtifactMetadata) -> tuple[object, ...]:
+    return metadata.config_digest, metadata.dataset_digest, metadata.classes, metadata.resize

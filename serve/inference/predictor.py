@@ -1,6 +1,9 @@
 """The model in memory: RGB pixels in, class probabilities out."""
 
+import logging
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
-__all__ = ["ArtifactError", "Predictor", "ort"]
+__all__ = ["ArtifactError", "Predictor", "fastest", "ort"]
+logger = logging.getLogger(__name__)
 # Activations of more images than this leave a core's own cache: 100 at once ran at 0.65 of the
 # speed of 16.
 _RUN = 16
@@ -86,6 +90,28 @@ class Predictor:
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         answers: NDArray[np.float32] = self._session.run([PROBABILITIES], {INPUT: images})[0]
         return answers
+
+
+_ROUNDS = 10  # by turns, the best of each counts: what else the machine does slows all
+
+
+def fastest(paths: Sequence[Path], threads: int = 1) -> Path:
+    """The artifact that answers its own images in the least time.
+
+    Raises:
+        ArtifactError: names the file that cannot be served.
+    """
+    predictors = [Predictor.load(path, threads) for path in paths]
+    best = [float("inf")] * len(paths)
+    for _ in range(_ROUNDS):
+        for place, predictor in enumerate(predictors):
+            start = time.perf_counter()
+            predictor.check()
+            best[place] = min(best[place], time.perf_counter() - start)
+    chosen = paths[best.index(min(best))]
+    took = {path.name: round(seconds * 1e3, 3) for path, seconds in zip(paths, best, strict=True)}
+    logger.info("took the faster model", extra={"chosen": chosen.name, "took_ms": took})
+    return chosen
 
 
 def _session(artifact: bytes, threads: int) -> ort.InferenceSession:

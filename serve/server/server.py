@@ -14,13 +14,16 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 from uvicorn.supervisors import multiprocess
 
 from common.model.artifact import ArtifactError
-from serve.inference.model_path import model_path, read_model
+from serve.inference.model_path import fastest, model_path, precision_of, read_model
 from serve.server.connections import own_counts, share_counts
 from serve.server.protocol import TimedProtocol
 from serve.server.workers import MISTAKE, SILENT_S, Server, Supervisor, Worker
@@ -59,7 +62,8 @@ def application() -> "Starlette":
 
 # What each option says, by the variable whose place it takes.
 _OPTIONS = {
-    "model": "path of the model.onnx to serve; without it the one that was built in",
+    "model": "path of the model.onnx to serve, or of its folder; without it what was built in",
+    "precision": "fp32 or int8, where the folder has both; by itself the faster on this machine",
     "host": "address to listen at; 127.0.0.1 by itself, which this machine alone can reach",
     "port": "port to listen at, 8000 by itself; 0 takes a free one",
     "workers": "processes, each with its own session; by itself one for each CPU",
@@ -73,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_environment()
         ExportSettings.from_environment()  # each process makes its own of them: wrong ones end here
-        metadata = read_model(model_path(settings))
+        path = model_path(settings, partial(_fastest, settings))
+        metadata = read_model(path)
+        os.environ["KILN_MODEL"] = str(path)  # the same for all processes, those to come too
         listener = _listener(settings.host, settings.port)
     except (SettingsError, ArtifactError) as exc:
         return _mistake(exc, given)
@@ -82,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "url": f"http://{settings.host}:{listener.getsockname()[1]}/",
         "model": metadata.name,
         "model_version": metadata.version[:12],
+        "precision": precision_of(metadata),
         "processes": settings.processes,
         "session_threads": settings.session_threads,
     }
@@ -100,6 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingsError, ArtifactError) as exc:
         return _mistake(exc, given)
     return 0
+
+
+def _fastest(settings: Settings, paths: Sequence[Path], threads: int) -> Path:
+    """In a process of its own: this one does not load onnxruntime."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, log_to_stderr, (settings,)) as process:
+        return process.submit(fastest, paths, threads).result()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from serve.http.app import create_app
 from serve.inference.predictor import Predictor
 from serve.settings import Settings
 
-MODEL = Path(os.environ.get("KILN_TEST_MODEL", "ml/bundled/model.onnx"))
+MODEL = Path(os.environ.get("KILN_TEST_MODEL", "ml/bundled/model.int8.onnx"))
 
 
 def bundled_predictor() -> Predictor:

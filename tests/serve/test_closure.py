@@ -36,7 +36,8 @@ def packages() -> set[str]:
 
 def test_the_server_carries_what_answers_requests() -> None:
     assert packages() >= NEEDED
-    assert (RUNFILES / "_main/serve/built_in/model.onnx").exists()
+    for name in ("model.onnx", "model.fp32.onnx"):  # what --precision chooses from
+        assert (RUNFILES / "_main/serve/built_in" / name).exists()
 
 
 def test_the_server_carries_nothing_of_training() -> None:

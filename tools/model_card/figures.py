@@ -1,7 +1,8 @@
 """Measures what a pull request may change, into a JSON file.
 
-Accuracy comes from the bundled model's metrics; sizes, latency, cold start and image layers are of
-what this workspace builds, or of what another revision builds (`--at`), in a clone beside it.
+Accuracy is the bundled model's in the precision that is served, INT8 if there is one; sizes,
+latency, cold start and image layers are of what this workspace builds, or of what another revision
+builds (`--at`), in a clone beside it.
 
   bazel run //tools:model_card_figures -- --output /tmp/head.json
   bazel run //tools:model_card_figures -- --at origin/main --output /tmp/base.json
@@ -44,6 +45,7 @@ def measure(workspace: Path) -> dict[str, Any]:
         MeasureError: a step failed.
     """
     metrics = json.loads((workspace / METRICS).read_text(encoding="utf-8"))
+    served, precision = (metrics["int8"], "int8") if "int8" in metrics else (metrics, "fp32")
     with tempfile.TemporaryDirectory(prefix="kiln-") as folder:
         load, starts = Path(folder, "load.json"), Path(folder, "starts.json")
         _bazel(workspace, "build", "//serve:image", "//serve:model")
@@ -57,8 +59,8 @@ def measure(workspace: Path) -> dict[str, Any]:
         cold = json.loads(starts.read_text())["function"]
     return {
         "revision": _git(workspace, "rev-parse", "--short=12", "HEAD"),
-        "test": metrics["test"],
-        "model_version": metrics["provenance"]["fp32"]["version"],
+        "test": served["test"],
+        "model_version": metrics["provenance"][precision]["version"],
         "onnx_bytes": metrics["model_bytes"],
         "int8_bytes": metrics.get("int8", {}).get("model_bytes"),
         "p50_ms": result["closed"][CALLERS]["p50_ms"],

@@ -19,7 +19,7 @@ from tests.serve.image.parity import COUNTS, Send, ask, doors
 pytestmark = built.needs_image
 root = built.root
 
-MODEL = Path(os.environ.get("MODEL", "ml/bundled/model.onnx"))
+MODEL = Path(os.environ.get("MODEL", "ml/bundled/model.int8.onnx"))
 METADATA = read_artifact(MODEL.read_bytes())
 WAYS = ("HTTP", "HTTP API", "REST API", "function URL")
 # Between this machine's batches; the session of the image is another one.

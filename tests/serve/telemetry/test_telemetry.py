@@ -26,7 +26,7 @@ def test_without_an_endpoint_opentelemetry_is_not_even_imported() -> None:
         "application()\n"
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))\n"
     )
-    environment = {"PYTHONPATH": ":".join(sys.path), "KILN_MODEL": "ml/bundled/model.onnx"}
+    environment = {"PYTHONPATH": ":".join(sys.path), "KILN_MODEL": "ml/bundled/model.int8.onnx"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
     assert done.returncode == 0
 

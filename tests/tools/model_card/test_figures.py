@@ -30,8 +30,9 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (workspace / "tools/bazel").chmod(0o755)
     metrics = {
         "test": {"classes": ["a"], "confusion": [[3]]},
-        "provenance": {"fp32": {"version": "v"}},
+        "provenance": {"fp32": {"version": "u"}, "int8": {"version": "v"}},
         "model_bytes": 10,
+        "int8": {"test": {"classes": ["a"], "confusion": [[2]]}, "model_bytes": 3},
     }
     put(workspace, "ml/bundled/metrics.json", json.dumps(metrics))
     put(workspace, "bin/image/index.json", json.dumps({"manifests": [{"digest": "sha256:m"}]}))
@@ -58,10 +59,10 @@ def test_figures_of_the_workspace(clone: Path) -> None:
     found = json.loads((clone.parent / "head.json").read_text())
     assert found.pop("revision")
     assert found == {
-        "test": {"classes": ["a"], "confusion": [[3]]},
+        "test": {"classes": ["a"], "confusion": [[2]]},
         "model_version": "v",
         "onnx_bytes": 10,
-        "int8_bytes": None,
+        "int8_bytes": 3,
         "p50_ms": 2.1,
         "p99_ms": 2.5,
         "cold_start_ms": 300.0,

@@ -274,7 +274,7 @@ def stand_ins(folder: Path, digest: str) -> dict[str, str]:
         "//:requirements_lock.txt": "requirements_lock.txt",
         "//serve/image:image.digest": str(folder / "digest"),
         "//serve/image:sbom": str(folder / "sbom.json"),
-        "//serve:model": os.environ.get("MODEL", "ml/bundled/model.onnx"),
+        "//serve:model": os.environ.get("MODEL", "ml/bundled/model.int8.onnx"),
     }
     return {
         "REHEARSAL_COSIGN": str(folder / "cosign"),
