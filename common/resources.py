@@ -20,9 +20,9 @@ def batch_within_memory(values: int, most: int) -> int:
 
 
 def available_cpus(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
-    """Processors of this process's affinity, or its cgroup's quota if that is less; at least one.
+    """CPUs of this process's affinity, or its cgroup's quota if that is less; at least one.
 
-    Half a processor more is not worth a thread that is stopped half of the time: 1.5 counts as one.
+    Half a CPU more is not worth a thread that is stopped half of the time: 1.5 counts as one.
     """
     if hasattr(os, "sched_getaffinity"):
         cpus = float(len(os.sched_getaffinity(0)))

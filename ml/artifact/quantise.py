@@ -34,7 +34,7 @@ from ml.artifact.export import parity_vector, scores
 from ml.artifact.fold import fold_pooled_norms
 
 ACCURACY_TOLERANCE = 0.003  # share of images; how much accuracy the smaller model may cost
-PARITY_TOLERANCE = 0.05  # another processor's kernels round differently, a broken one is far off
+PARITY_TOLERANCE = 0.05  # another CPU's kernels round differently, a broken one is far off
 
 _BATCH = 64  # images at most
 
@@ -116,7 +116,7 @@ def quantised(model: onnx.ModelProto, calibration_images: NDArray[np.uint8]) -> 
 
     It has three input channels, too few for the integer kernels to gain anything, and is where
     rounding hurts most. Behind it no value is a float until the last activation: a convolution
-    writes what its ReLU leaves, in the scale of that. Weights get seven bits: on processors without
+    writes what its ReLU leaves, in the scale of that. Weights get seven bits: on CPUs without
     VNNI instructions sums of two full products would saturate, and the accuracy would depend on the
     machine.
     """

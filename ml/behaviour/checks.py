@@ -15,7 +15,7 @@ Predict = Callable[[Images], NDArray[np.float32]]  # (N, H, W, 3) to (N, K) prob
 CONFIDENT = 0.9  # the top probability from which a prediction counts as confident
 _PIXELS = 2  # of a shift
 _FACTORS = (0.85, 1.15)  # of brightness
-_CLAIM = 0.002  # a rounding on another processor may turn a few of 10,000 images
+_CLAIM = 0.002  # a rounding on another CPU may turn a few of 10,000 images
 _GARBAGE = 200  # images of each kind
 
 

@@ -75,7 +75,7 @@ def measure(machine: str, preset: str) -> Row:
     """Measures one row in the environment of this process."""
     from ml.training.presets import measure_speed, settle, training_seconds
 
-    # PyTorch's own question for bfloat16 reads the processor, not the variables.
+    # PyTorch's own question for bfloat16 reads the CPU, not the variables.
     old = ["trainer.precision=32-true", "optimizer.orthogonalise_in=float32"]
     chosen = [f"preset={preset}", "trainer=cpu", *(old if machine == "as AVX2" else [])]
     cfg = settle(composed(chosen))

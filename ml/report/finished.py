@@ -16,7 +16,7 @@ from ml.runs.datasets import check_same
 from ml.runs.loading import Trained, TrainedError, labelled_test, open_trained
 from ml.runs.metrics import read_rows
 
-_SCORE_TOLERANCE = 1e-3  # of accuracy; another processor may turn a few of 10,000 answers around
+_SCORE_TOLERANCE = 1e-3  # of accuracy; another CPU may turn a few of 10,000 answers around
 _SMALL = "model.int8.onnx"
 
 # What `open_finished` raises of a run, a dataset or a disk that is of no use.

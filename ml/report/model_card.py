@@ -246,7 +246,7 @@ def _again(facts: Facts) -> Section:
         "How to reproduce it",
         [
             Code(facts.reproduce),
-            "The same type of processor and number of threads give the same bytes; another gives "
+            "The same type of CPU and number of threads give the same bytes; another gives "
             "equal scores within chance.",
         ],
     )

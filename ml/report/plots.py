@@ -118,14 +118,14 @@ def reliability(evaluation: Evaluation) -> Figure:
 
 
 def machine(rows: Rows) -> Figure:
-    """Processors and memory in use by seconds of training, and the GPU's if there was one.
+    """CPUs and memory in use by seconds of training, and the GPU's if there was one.
 
     Args:
         rows: samples as `ml.training.monitors.SystemMonitor` writes them.
     """
     figure = new_figure(9.2, 2.4)
     panels = (
-        ("Processors in use", "cpu_percent", "gpu_percent", 100.0),
+        ("CPUs in use", "cpu_percent", "gpu_percent", 100.0),
         ("Memory of the training, GB", "process_memory_gb", "gpu_process_memory_gb", 1.0),
     )
     with matplotlib.rc_context(STYLE):

@@ -46,7 +46,7 @@ def quiet_lightning() -> None:
 
 
 def best_precision(accelerator: str) -> str:
-    """``bf16-mixed`` where the processor multiplies bfloat16 natively, else ``32-true``."""
+    """``bf16-mixed`` where the CPU multiplies bfloat16 natively, else ``32-true``."""
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if multiplies_bfloat16("cuda" if on_gpu else "cpu") else "32-true"
 
@@ -76,7 +76,7 @@ def keep_freed_memory() -> None:
 
 
 def describe_device(trainer: lightning.Trainer) -> str:
-    """The processor that trained, for the artifact: ``cuda: NVIDIA H200`` or ``cpu: AMD EPYC, 2
+    """The CPU that trained, for the artifact: ``cuda: NVIDIA H200`` or ``cpu: AMD EPYC, 2
     threads``."""
     several = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     if trainer.strategy.root_device.type == "cuda":
@@ -87,7 +87,7 @@ def describe_device(trainer: lightning.Trainer) -> str:
 
 @contextmanager
 def shared_threads(trainer: lightning.Trainer) -> Iterator[None]:
-    """Leaves each of several processes that train on one CPU its share of the processors."""
+    """Leaves each of several processes that train on one CPU its share of the CPUs."""
     before = torch.get_num_threads()
     if trainer.strategy.root_device.type == "cpu":
         torch.set_num_threads(max(1, before // trainer.world_size))

@@ -112,7 +112,7 @@ class SystemMonitor(lightning.Callback):
     """Writes a JSON line every few seconds of training, and one at its start and its end.
 
     ``cpu_percent`` and ``memory_percent`` are of the whole machine; ``process_cpu_percent`` is 100
-    for each processor that the training keeps busy; gigabytes are 10⁹ bytes.
+    for each CPU that the training keeps busy; gigabytes are 10⁹ bytes.
 
     Args:
         every_s: seconds between two lines.

@@ -148,7 +148,7 @@ CPU_TIME = Instrument(
     "process.cpu.time",
     "counter",
     "s",
-    "Processor time of the process, user and system",
+    "CPU time of the process, user and system",
     ("cpu.mode",),
 )
 MEMORY = Instrument("process.memory.usage", "gauge", "By", "Resident memory of the process")

@@ -185,7 +185,7 @@ def gpu(machine: Machine) -> Finding:
     found = machine.output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
     if found:
         return Finding("GPU", Status.FINE, "; ".join(found.splitlines()), needed)
-    remedy = "nothing to do: training runs on the processor too"
+    remedy = "nothing to do: training runs on the CPU too"
     return Finding("GPU", Status.OPTIONAL, "no NVIDIA GPU with a driver", needed, remedy)
 
 

@@ -1,7 +1,7 @@
 """Good releases on a machine that is busy with something else: none of them may be rolled back.
 
 One after the other, in a cloud on loopback, by the limits of the twin, while processes that only
-compute take the processor from it.
+compute take the CPU from it.
 
   PYTHONPATH=. python -m tests.infra.release.busy --releases 20 --loops 1
 """

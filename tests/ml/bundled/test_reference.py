@@ -16,7 +16,7 @@ from ml.runs.folder import RunFolder, config_digest
 
 FOLDER = Path(__file__).absolute().parents[3] / "ml" / "bundled"
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
-MACHINE_NOISE = 0.0011  # of accuracy: another processor may turn around a few of 10,000 answers
+MACHINE_NOISE = 0.0011  # of accuracy: another CPU may turn around a few of 10,000 answers
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ resource "aws_ecs_task_definition" "this" {
   family                   = "${local.name}-${each.key}"
   requires_compatibilities = ["FARGATE"]
   network_mode             = "awsvpc"
-  cpu                      = each.value.cpu    # units of 1/1024 of a processor
+  cpu                      = each.value.cpu    # units of 1/1024 of a CPU
   memory                   = each.value.memory # MiB
   execution_role_arn       = aws_iam_role.execution["this"].arn
   task_role_arn            = aws_iam_role.task[each.key].arn

@@ -48,7 +48,7 @@ variable "image_uri" {
 }
 
 variable "memory_mb" {
-  description = "Memory of a function instance in MiB; processor time grows with it, 1769 MiB are one whole core."
+  description = "Memory of a function instance in MiB; CPU time grows with it, 1769 MiB are one whole core."
   type        = number
   default     = 1769
 
