@@ -38,6 +38,10 @@ class MalformedEncoding(ServiceError):
     kind, title = "malformed-encoding", "The body is not compressed as it says"
 
 
+class InvalidTensor(ServiceError):
+    kind, title = "invalid-tensor", "A tensor is not as the model takes or gives it"
+
+
 class Unauthorized(ServiceError):
     status, kind, title = 401, "unauthorized", "An API key is needed"
 

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from serve.exchange import Observer
 from serve.http.middleware import RequestMiddleware
 from serve.http.pages import page_routes
-from serve.http.routes import Service, api_routes
+from serve.http.routes import api_routes
+from serve.http.service import Service
 from serve.inference.predictor import Predictor
 from serve.settings import Settings
 
@@ -21,8 +22,20 @@ from serve.settings import Settings
 # infra/terraform/roots/service/api.tf to these.
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
-    "allow_headers": ["authorization", "content-type", "traceparent", "tracestate", "x-api-key"],
-    "expose_headers": ["retry-after", "x-model-version", "x-request-id"],
+    "allow_headers": [
+        "authorization",
+        "content-type",
+        "inference-header-content-length",
+        "traceparent",
+        "tracestate",
+        "x-api-key",
+    ],
+    "expose_headers": [
+        "inference-header-content-length",
+        "retry-after",
+        "x-model-version",
+        "x-request-id",
+    ],
     "max_age": 3600,
 }
 

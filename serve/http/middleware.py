@@ -74,7 +74,10 @@ class RequestMiddleware:
             if exchange.status:  # too late for another answer: the server cuts the connection
                 raise
             exchange.error = error.kind
-            await self._answer_error(error, exchange, send_with_headers)
+            if _is_open_inference(scope):
+                await _answer_in_protocol(error, send_with_headers)
+            else:
+                await self._answer_error(error, exchange, send_with_headers)
         finally:
             exchange.route = getattr(scope.get("route"), "path", "")  # that Starlette found
             if self._observer is not None:
@@ -90,9 +93,24 @@ class RequestMiddleware:
             request_id=exchange.request_id,
             model_version=self._model_version,
         )
-        headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
         body = msgspec.json.encode(problem)
-        await respond(send, body, _PROBLEM_JSON, status=error.status, headers=headers)
+        await respond(send, body, _PROBLEM_JSON, status=error.status, headers=_headers_of(error))
+
+
+def _is_open_inference(scope: Scope) -> bool:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path == "/v2" or path.startswith("/v2/")
+
+
+async def _answer_in_protocol(error: ServiceError, send: Send) -> None:
+    """As clients of the open inference protocol read errors."""
+    said = f"{error.field}: {error.detail}" if error.field else error.detail
+    body = msgspec.json.encode({"error": said})
+    await respond(send, body, status=error.status, headers=_headers_of(error))
+
+
+def _headers_of(error: ServiceError) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in error.headers.items()]
 
 
 def as_service_error(exc: Exception, scope: Scope) -> ServiceError:

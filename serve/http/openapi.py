@@ -14,7 +14,7 @@ import msgspec
 
 from serve import errors
 from serve.errors import PROBLEM, ServiceError
-from serve.http import schemas
+from serve.http import open_inference, schemas, tensors
 from serve.http.bodies import BATCH_OPTIONS, PREDICT_OPTIONS
 from serve.http.routes import ENDPOINTS
 from serve.settings import MAX_IMAGES
@@ -30,6 +30,13 @@ _DOCUMENTS = (
     schemas.Status,
     schemas.ModelInfo,
     schemas.Samples,
+    open_inference.ServerMetadata,
+    open_inference.ServerHealth,
+    open_inference.ModelMetadata,
+    open_inference.ModelReady,
+    tensors.InferRequest,
+    tensors.InferResponse,
+    open_inference.InferenceError,
 )
 
 Json = dict[str, Any]
@@ -60,7 +67,8 @@ def document() -> Json:
             "description": (
                 "Every response, errors too, carries X-Request-ID, which is also the trace id "
                 "(send traceparent to name the trace), and X-Model-Version. Errors are problem "
-                "documents of RFC 9457. Bodies may be compressed by gzip or deflate."
+                "documents of RFC 9457, below /v2 those of the open inference protocol. Bodies "
+                "may be compressed by gzip or deflate."
             ),
             "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
         },
@@ -95,6 +103,95 @@ def _operations() -> dict[str, Json]:
             errors.NotReady,
         ),
         "getSamples": _get("Images to try", "Samples"),
+        **_open_inference(),
+    }
+
+
+def _open_inference() -> dict[str, Json]:
+    """The protocol of KServe and Triton; what names a version takes one more parameter."""
+    server = {
+        "getServerMetadata": _get("Open inference protocol: what the server is", "ServerMetadata"),
+        "getServerLive": _get("Open inference protocol: whether it is alive", "ServerHealth"),
+        "getServerReady": _get(
+            "Open inference protocol: whether it is ready", "ServerHealth", errors.NotReady
+        ),
+    }
+    model = {
+        "getModel{}Metadata": _get(
+            "Open inference protocol: what the model takes and gives", "ModelMetadata"
+        ),
+        "getModel{}Config": _get("Open inference protocol: the model as Triton says it", ""),
+        "getModel{}Ready": _get(
+            "Open inference protocol: whether the model is ready", "ModelReady", errors.NotReady
+        ),
+        "inferModel{}": _infer(),
+    }
+    for operation in server.values():
+        operation["responses"] |= _inference_errors(operation["responses"])
+    for template, operation in model.items():
+        responses = operation["responses"] | _problems(errors.NotFound)
+        operation["responses"] = responses | _inference_errors(responses)
+        for version, names in (("", ("name",)), ("Version", ("name", "version"))):
+            parameters = [*map(_path_parameter, names), *operation["parameters"]]
+            server[template.format(version)] = operation | {"parameters": parameters}
+    return server
+
+
+def _infer() -> Json:
+    """Bodies with binary tensors have no schema: JSON and what follows it."""
+    length = {"description": "Bytes of JSON before the tensors.", "schema": {"type": "integer"}}
+    answer = _success("InferResponse")
+    answer["content"]["application/octet-stream"] = {"schema": {}}
+    answer["headers"] = answer["headers"] | {"Inference-Header-Content-Length": length}
+    return {
+        "summary": "Open inference protocol: classify images",
+        "description": (
+            f"Up to {MAX_IMAGES} images, as pixels of the model's size in the input images, or as "
+            "files of any size in the input image_files; the probabilities of all classes, or with "
+            "classification the most probable ones. One image that cannot be read fails them all."
+        ),
+        "security": [{}, {"key": []}, {"bearer": []}],
+        "parameters": [
+            _traceparent(),
+            {"name": "Inference-Header-Content-Length", "in": "header", **length},
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _ref("InferRequest")},
+                "application/octet-stream": {"schema": {}},
+            },
+        },
+        "responses": {
+            "200": answer,
+            **_problems(
+                *(one for one in _BODY_ERRORS if one is not errors.MalformedForm),
+                errors.InvalidTensor,
+                errors.NotFound,
+                *_IMAGE_ERRORS,
+            ),
+        },
+    }
+
+
+def _inference_errors(responses: Json) -> Json:
+    """The same errors in the protocol's form."""
+    content = {"application/json": {"schema": _ref("InferenceError")}}
+    return {
+        status: response | {"content": content}
+        for status, response in responses.items()
+        if status != "200"
+    }
+
+
+def _path_parameter(name: str) -> Json:
+    said = f"The {name} that /model/info tells."
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": said,
+        "schema": {"type": "string"},
     }
 
 
@@ -160,9 +257,9 @@ def _get(summary: str, answer: str, *problems: type[ServiceError]) -> Json:
 
 def _success(schema: str) -> Json:
     return {
-        "description": schema,
+        "description": schema or "JSON",
         "headers": _common_headers(),
-        "content": {"application/json": {"schema": _ref(schema)}},
+        "content": {"application/json": {"schema": _ref(schema) if schema else {}}},
     }
 
 

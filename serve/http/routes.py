@@ -4,52 +4,36 @@ The application is assembled from the table, the OpenAPI document lists it, and 
 requests by the route that the application found.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from common.images import Codec, ImageError, Pixels, is_quick
-from common.model.artifact import ArtifactError, ArtifactMetadata
+from common.images import Pixels
+from common.model.artifact import ArtifactMetadata
 from common.saliency import IMAGES as SALIENCY_IMAGES
-from common.saliency import occluded, saliency
-from serve.errors import (
-    PROBLEM,
-    ImageTooLarge,
-    InvalidField,
-    NotReady,
-    ServiceError,
-    UnreadableImage,
-    UnsupportedImage,
-)
+from serve.errors import PROBLEM, InvalidField, ServiceError
 from serve.exchange import KEY, Exchange
 from serve.http.bodies import Options, Upload, many_images, one_image, read_body
-from serve.http.keys import KeyRing
 from serve.http.middleware import respond
 from serve.http.pages import samples, unchanging
 from serve.http.schemas import (
     BatchItem,
     BatchResponse,
-    ClassScore,
     ItemError,
     ModelInfo,
-    Prediction,
     PredictResponse,
     RequestLimits,
     Status,
     Timing,
 )
-from serve.inference.batching import Batcher
-from serve.inference.predictor import Predictor
+from serve.http.service import Decoded, Readiness, Service, prediction
 from serve.settings import MAX_IMAGES, Settings
 
 
@@ -61,6 +45,8 @@ class Endpoint(NamedTuple):
     operation: str
 
 
+_MODEL = "/v2/models/{name}"
+_VERSION = f"{_MODEL}/versions/{{version}}"
 ENDPOINTS = (
     Endpoint("POST", "/predict", "predict"),
     Endpoint("POST", "/predict/batch", "predictBatch"),
@@ -68,10 +54,22 @@ ENDPOINTS = (
     Endpoint("GET", "/health", "getHealth"),
     Endpoint("GET", "/ready", "getReadiness"),
     Endpoint("GET", "/samples", "getSamples"),
+    # The open inference protocol; a model's version need not be named.
+    Endpoint("GET", "/v2", "getServerMetadata"),
+    Endpoint("GET", "/v2/health/live", "getServerLive"),
+    Endpoint("GET", "/v2/health/ready", "getServerReady"),
+    Endpoint("GET", _MODEL, "getModelMetadata"),
+    Endpoint("GET", f"{_MODEL}/config", "getModelConfig"),
+    Endpoint("GET", f"{_MODEL}/ready", "getModelReady"),
+    Endpoint("POST", f"{_MODEL}/infer", "inferModel"),
+    Endpoint("GET", _VERSION, "getModelVersionMetadata"),
+    Endpoint("GET", f"{_VERSION}/config", "getModelVersionConfig"),
+    Endpoint("GET", f"{_VERSION}/ready", "getModelVersionReady"),
+    Endpoint("POST", f"{_VERSION}/infer", "inferModelVersion"),
 )
 
 
-def api_routes(service: "Service") -> list[Route]:
+def api_routes(service: Service) -> list[Route]:
     """A route for each endpoint of the table."""
     metadata = service.predictor.metadata
     readiness = Readiness(service.predictor)
@@ -88,69 +86,16 @@ def api_routes(service: "Service") -> list[Route]:
         "getReadiness": _get(ready),
         "getSamples": unchanging(msgspec.json.encode(samples(metadata)), "application/json"),
     }
+    protocol = OpenInference(service, readiness)
     return [
-        Route(one.path, answers[one.operation], methods=[one.method], name=one.operation)
+        Route(
+            one.path, answers.get(one.operation, protocol), methods=[one.method], name=one.operation
+        )
         for one in ENDPOINTS
     ]
 
 
-Decoded = Pixels | ServiceError
-# By the name that an error has in common/images.py, too.
-_REFUSED = {kind.__name__: kind for kind in (ImageTooLarge, UnreadableImage, UnsupportedImage)}
 _encode = msgspec.json.Encoder().encode
-
-
-class Service:
-    """The model behind its queue, the image codec, and threads for large images."""
-
-    def __init__(self, predictor: Predictor, settings: Settings) -> None:
-        self.predictor, self.settings = predictor, settings
-        self.classes, self.version = predictor.metadata.classes, predictor.version
-        self.keys = KeyRing(settings.api_keys)
-        metadata = predictor.metadata
-        self.codec = Codec(metadata.input_size, settings.max_pixels, metadata.resize)
-        self.batcher = Batcher(
-            predictor, settings.max_batch, settings.max_queue, settings.deadline_ms / 1e3
-        )
-        self._threads = ThreadPoolExecutor(settings.cpus, thread_name_prefix="decode")
-
-    def close(self) -> None:
-        """Stops the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def decode(self, uploads: list[Upload]) -> list[Decoded]:
-        """Pixels or errors in the order of the files, in threads unless all files are tiny."""
-        if all(isinstance(one.data, ServiceError) or is_quick(one.data) for one in uploads):
-            return [self._decode(one) for one in uploads]
-        loop = asyncio.get_running_loop()
-        return await asyncio.gather(
-            *(loop.run_in_executor(self._threads, self._decode, one) for one in uploads)
-        )
-
-    async def predict(self, exchange: Exchange, images: Pixels) -> None:
-        """Fills in what the model says of (n, H, W, 3) pixels."""
-        done = await self.batcher(images)
-        exchange.images, exchange.probabilities = images, done.probabilities
-        exchange.queue_s, exchange.infer_s, exchange.batch = done.queue_s, done.infer_s, done.batch
-
-    async def explain(self, exchange: Exchange, images: Pixels) -> list[list[float]]:
-        """The same for (1, H, W, 3) pixels, and the map of what the answer looked at.
-
-        What is told of the exchange, to drift and telemetry too, is of the image that came.
-        """
-        await self.predict(exchange, occluded(images[0]))
-        assert exchange.probabilities is not None
-        found = saliency(exchange.probabilities)
-        exchange.images, exchange.probabilities = images, exchange.probabilities[:1]
-        return [[round(value, _MAP_DECIMALS) for value in row] for row in found.tolist()]
-
-    def _decode(self, upload: Upload) -> Decoded:
-        if isinstance(upload.data, ServiceError):
-            return upload.data
-        try:
-            return self.codec.decode(upload.data)
-        except ImageError as exc:
-            return _REFUSED[type(exc).__name__](str(exc), upload.field)
 
 
 class PredictEndpoint:
@@ -249,19 +194,6 @@ class PredictBatchEndpoint(PredictEndpoint):
         )
 
 
-_DECIMALS, _MAP_DECIMALS = 6, 3
-
-
-def prediction(row: NDArray[np.float32], classes: tuple[str, ...], options: Options) -> Prediction:
-    """The K probabilities of one image, named."""
-    scores = [round(score, _DECIMALS) for score in row.tolist()]
-    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[: options.top_k]
-    top = [ClassScore(classes[index], index, scores[index]) for index in order]
-    best = top[0]
-    every: Any = dict(zip(classes, scores, strict=True)) if options.probabilities else msgspec.UNSET
-    return Prediction(best.label, best.index, best.probability, top, every)
-
-
 def _item_error(error: ServiceError) -> ItemError:
     return ItemError(
         PROBLEM + error.kind, error.title, error.status, error.detail, error.field or ""
@@ -274,31 +206,20 @@ def _timing(exchange: Exchange) -> Timing:
     return Timing(*(round(second * 1e3, 3) for second in seconds))
 
 
-IMAGE_TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"]
-_RECHECK_S = 5.0
+class OpenInference:
+    """The open inference protocol, an ASGI application; who never asks for it need not load it."""
+
+    def __init__(self, service: Service, readiness: Readiness) -> None:
+        self._service, self._readiness = service, readiness
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from serve.http.open_inference import answer
+
+        await answer(self._service, self._readiness, scope, receive, send)
+
+
 _NO_STORE = {"cache-control": "no-store"}
-
-
-class Readiness:
-    """Whether the session still gives the artifact's own answers; asked now and then."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-        self._good_until = 0.0
-
-    def check(self) -> None:
-        """Passes, or says why not.
-
-        Raises:
-            NotReady: the session's answers are wrong.
-        """
-        if time.monotonic() < self._good_until:
-            return
-        try:
-            self._predictor.check()
-        except ArtifactError as exc:
-            raise NotReady(str(exc), headers={"retry-after": "5"}) from exc
-        self._good_until = time.monotonic() + _RECHECK_S
+IMAGE_TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"]
 
 
 def model_info(metadata: ArtifactMetadata, settings: Settings) -> ModelInfo:

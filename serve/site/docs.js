@@ -2,6 +2,7 @@
 
 const at = (id) => document.getElementById(id);
 const api = await (await fetch("openapi.json")).json();
+const model = await (await fetch("model/info")).json();
 const samples = fetch("samples").then((response) => response.json()).then((body) => body.samples);
 
 function element(name, properties = {}, ...children) {
@@ -72,10 +73,16 @@ function bodySection(title, content) {
   });
 }
 
+const addressOf = (path) => path.slice(1).replace("{name}", encodeURIComponent(model.name)).replace("{version}", model.version);
+
 async function exampleOf(path) {
   const [first, second] = await samples;
   const image = first.image.split(",")[1];
   if (path === "/predict") return JSON.stringify({ image, top_k: 3 });
+  if (path.endsWith("/infer")) {
+    const inputs = [{ name: "image_files", datatype: "BYTES", shape: [1], data: [image] }];
+    return JSON.stringify({ inputs, outputs: [{ name: "probabilities", parameters: { classification: 3 } }] });
+  }
   return JSON.stringify({ images: [image, (second ?? first).image.split(",")[1], "not an image"], top_k: 1 });
 }
 
@@ -89,7 +96,7 @@ function tryIt(path, method, takesBody) {
     const key = at("key").value.trim();
     const headers = { ...(takesBody && { "content-type": "application/json" }), ...(key && { "x-api-key": key }) };
     const start = performance.now();
-    const response = await fetch(path.slice(1), { method, headers, ...(takesBody && { body: input.value }) });
+    const response = await fetch(addressOf(path), { method, headers, ...(takesBody && { body: input.value }) });
     const body = await response.text();
     const shown = body.startsWith("{") ? JSON.stringify(JSON.parse(body), null, 2) : body;
     output.textContent = `${response.status} ${response.statusText} after ${(performance.now() - start).toFixed(1)} ms\n\n${shown}`;
@@ -103,8 +110,9 @@ function tryIt(path, method, takesBody) {
 }
 
 function commandFor(path, method) {
-  const url = new URL(path.slice(1), document.baseURI).href;
+  const url = new URL(addressOf(path), document.baseURI).href;
   if (path === "/predict") return `curl --data-binary @picture.jpg -H 'content-type: image/jpeg' '${url}?top_k=3'`;
+  if (path.endsWith("/infer")) return `curl --data-binary @request.json '${url}'`;
   return method === "post" ? `curl -F images=@one.jpg -F images=@two.png '${url}'` : `curl '${url}'`;
 }
 

@@ -177,7 +177,7 @@ def test_the_page_follows_the_readers_colours(browser: Browser, server: Server) 
 
 def test_the_documentation_lists_and_tries_every_operation(visit: Visit, server: Server) -> None:
     page = visit.see(address(server, "/docs"))
-    expect(page.get_by_role("article")).to_have_count(6)
+    expect(page.get_by_role("article")).to_have_count(17)
     predict = page.get_by_role("article").filter(has_text="Classify one image")
     predict.get_by_text("Try it").click()
     predict.get_by_role("textbox").wait_for()
@@ -188,6 +188,12 @@ def test_the_documentation_lists_and_tries_every_operation(visit: Visit, server:
     health.get_by_text("Try it").click()
     health.get_by_role("button", name="Send").click()
     expect(health.locator("pre").last).to_contain_text('"status": "ok"')
+    infer = page.get_by_role("article").filter(has_text="classify images").first
+    infer.get_by_text("Try it").click()
+    infer.get_by_role("textbox").wait_for()
+    page.wait_for_function("document.querySelectorAll('textarea')[2].value.length > 100")
+    infer.get_by_role("button", name="Send").click()
+    expect(infer.locator("pre").last).to_contain_text('"model_name"')
     assert visit.foreign(server) == []
     assert visit.complaints == []
 
@@ -196,7 +202,7 @@ def test_pages_work_below_a_prefix_and_ask_for_a_key(visit: Visit) -> None:
     key, digest = new_key()
     with running(KILN_ROOT_PATH="/prod", KILN_API_KEYS=digest) as server:
         page = visit.see(address(server, "/prod/docs"))
-        expect(page.get_by_role("article")).to_have_count(6)
+        expect(page.get_by_role("article")).to_have_count(17)
         page.get_by_role("link", name="Demo").click()
         page.get_by_role("button", name="Sample: ship").click()
         expect(page.get_by_role("alert")).to_contain_text("there is no API key")

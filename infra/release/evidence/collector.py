@@ -37,7 +37,12 @@ DURATION, CONFIDENCE, PREDICTIONS = (
     "kiln.confidence",
     "kiln.predictions",
 )
-ROUTES = ("/predict", "/predict/batch")  # what callers come for; probes would dilute the shares
+ROUTES = (  # what callers come for; probes would dilute the shares
+    "/predict",
+    "/predict/batch",
+    "/v2/models/{name}/infer",
+    "/v2/models/{name}/versions/{version}/infer",
+)
 _STREAM = re.compile(r"\[(\d+)\]")  # as in 2026/11/26/[12]8c1d…
 
 

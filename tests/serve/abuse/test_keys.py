@@ -10,7 +10,10 @@ from tests.serve.abuse.attacks import KEY, WRONG_KEYS
 from tests.serve.abuse.wire import GOOD, Target, target
 
 DIGEST = digest_of(KEY.encode())
+MODELS = {"/v2/models/{name}", "/v2/models/{name}/versions/{version}"}
 OPEN = {"/", "/docs", "/health", "/ready", "/model/info", "/samples", "/openapi.json"}
+OPEN |= {"/v2", "/v2/health/live", "/v2/health/ready"}
+OPEN |= {f"{one}{rest}" for one in MODELS for rest in ("", "/config", "/ready")}
 JSON = b"Content-Type: application/json"
 RIGHT = b"X-API-Key: " + KEY.encode()
 
@@ -58,10 +61,13 @@ def test_a_key_behind_the_body_is_none(server: Target) -> None:
 
 def test_the_open_routes_are_those_that_say_how_the_service_is(server: Target) -> None:
     document = json.loads(server.ask("GET", "/openapi.json").body)
-    for path in OPEN | set(document["paths"]):
-        answer = server.ask("GET", path)
-        assert answer.status == (200 if path in OPEN else 405), path
-        assert_silent((answer.head + answer.body).decode())
+    model = json.loads(server.ask("GET", "/model/info").body)
     guarded = {path for path in document["paths"] if "post" in document["paths"][path]}
-    assert guarded == {"/predict", "/predict/batch"}
-    assert all(server.ask("POST", path, GOOD, JSON).status == 401 for path in guarded)
+    assert guarded == {"/predict", "/predict/batch", *(f"{one}/infer" for one in MODELS)}
+    for path in OPEN | set(document["paths"]):
+        answer = server.ask("GET", path.format(**model))
+        assert answer.status == (405 if path in guarded else 200), path
+        assert path in guarded | OPEN
+        assert_silent((answer.head + answer.body).decode())
+    asked = [path.format(**model) for path in guarded]
+    assert all(server.ask("POST", path, GOOD, JSON).status == 401 for path in asked)

@@ -22,8 +22,8 @@ resource "aws_apigatewayv2_api" "this" {
     content { # CORS in serve/http/app.py, which a test compares; with this here, the API ignores what the function says
       allow_origins  = cors_configuration.value
       allow_methods  = ["GET", "POST"]
-      allow_headers  = ["authorization", "content-type", "traceparent", "tracestate", "x-api-key"]
-      expose_headers = ["retry-after", "x-model-version", "x-request-id"]
+      allow_headers  = ["authorization", "content-type", "inference-header-content-length", "traceparent", "tracestate", "x-api-key"]
+      expose_headers = ["inference-header-content-length", "retry-after", "x-model-version", "x-request-id"]
       max_age        = 3600 # seconds that a browser remembers the answer
     }
   }
