@@ -34,11 +34,11 @@ def decode(data: bytes) -> dict[str, Any]:
 
 
 class Record(Protocol):
-    """What a ledger holds."""
+    """An entry of a ledger."""
 
     @property
     def number(self) -> int:
-        """1, 2, 3, …"""
+        """Its place in the ledger, counted from 1."""
 
     @property
     def previous(self) -> str | None:

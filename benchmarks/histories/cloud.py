@@ -75,7 +75,7 @@ class Turns:
         self._actors.append(actor)
 
     def run(self) -> None:
-        """Until all have ended."""
+        """Runs every actor to its end, the one that is due first, first."""
         while left := [actor for actor in self._actors if not actor.has_ended]:
             actor = min(left, key=lambda actor: actor.due)
             self.world.now = max(self.world.now, actor.due)
@@ -237,7 +237,7 @@ class _S3:
 
 
 class _Lambda:
-    """One function."""
+    """The Lambda API of the one simulated function."""
 
     def __init__(self, actor: Actor) -> None:
         self._actor, self._world = actor, actor.turns.world
@@ -311,7 +311,7 @@ class _Lambda:
 
 
 class Evidence:
-    """In the collector's place: a harmful image's requests fail."""
+    """Stands in for the collector: requests to a harmful image fail."""
 
     buckets = Buckets((0.1,), (0.5,))
 

@@ -76,7 +76,7 @@ class Broken(AssertionError):
 
 @dataclass(frozen=True)
 class History:
-    """What became of one."""
+    """The result of one generated history."""
 
     results: tuple[str, ...]  # of each manager
     records: tuple[str, ...]  # kinds, in order
@@ -199,7 +199,7 @@ def _no_terraform(*_: object) -> Any:
 
 
 def _context(actor: Actor) -> ReleaseContext:
-    """As ReleaseContext.open makes it, but for what is shown, told and seen."""
+    """A context as ReleaseContext.open makes it, without output, notices and metrics."""
     aws = actor.aws
     store = aws.bucket("ledgers", "dev")
     nothing: Any = SimpleNamespace(
@@ -225,7 +225,7 @@ def _context(actor: Actor) -> ReleaseContext:
 
 
 def _ignore(*_: object, **__: object) -> None:
-    """Nobody looks."""
+    """Stands in for console output."""
 
 
 def _verdict(evidence: Seen, *_: object) -> Verdict:

@@ -48,11 +48,11 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def send(self, request: bytes) -> None:
-        """Asks; one request at a time."""
+        """Sends a request; the next one may follow once this one is answered."""
         self._transport.write(request)
 
     def close(self) -> None:
-        """After this nothing is told but the end."""
+        """Closes the connection; only its end is reported after this."""
         self._transport.close()
 
     def abort(self) -> None:
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """What to ask, and how."""
+    """The requests of one measurement."""
 
     port: int
     path: str

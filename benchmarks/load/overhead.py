@@ -100,7 +100,7 @@ class Overhead:
 
     @property
     def throughput(self) -> float:
-        """With telemetry, as a share of without: the median of the turns."""
+        """Throughput with telemetry as a share of that without: the median of the turns."""
         return _median_ratio(self.on.throughputs, self.off.throughputs)
 
     @property

@@ -16,7 +16,7 @@ from common.terminal import terminal
 
 @dataclass
 class Result:
-    """What one server did."""
+    """The measurements of one server."""
 
     name: str
     model: str

@@ -208,7 +208,7 @@ def _pss(pid: int) -> int:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """With all that descend from it: some servers leave children behind."""
+    """Ends the process and its descendants: some servers leave children behind."""
     members = family(process.pid)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):

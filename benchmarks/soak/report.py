@@ -32,7 +32,7 @@ class Sample:
 
 
 def look(server: Running, seconds: float = 0.0, requests: int = 0) -> Sample:
-    """What its processes hold now."""
+    """Resident memory and open files of the server's processes."""
     resident, files = dict[int, float](), dict[int, int]()
     for pid in family(server.process):
         with suppress(OSError):  # it ended meanwhile

@@ -114,7 +114,7 @@ class Plan:
 
 @dataclass
 class Tally:
-    """What happened until now."""
+    """Counts of requests and outcomes so far."""
 
     seconds: float = 0.0
     requests: int = 0  # that were answered
@@ -147,7 +147,7 @@ class Traffic:
         self._over = asyncio.Event()
 
     async def run(self) -> Tally:
-        """Until all requests are answered: so many, or those that were sent in time."""
+        """Runs until the planned requests, or those sent in the planned time, are answered."""
         for _ in range(self._plan.callers):
             self._connect(stalls=False)
         self._connect(stalls=True)
@@ -165,7 +165,7 @@ class Traffic:
         return self.tally()
 
     def tally(self) -> Tally:
-        """What happened until now."""
+        """Counts of requests and outcomes so far."""
         tally = self._tally
         tally.seconds = time.perf_counter() - self._start
         if self._latencies:

@@ -64,7 +64,7 @@ class ParityVector:
 
 @dataclass(frozen=True)
 class Codec:
-    """Of a metadata key: what error messages expect of it, its writer and its reader."""
+    """How the value of a metadata key is written, read, and described in error messages."""
 
     expectation: str
     encode: Callable[[Any], str]

@@ -57,7 +57,7 @@ _MOUNTED = {
 
 @dataclass(frozen=True)
 class ContainerPorts:
-    """On the loopback device of this machine."""
+    """Ports of the containers, on loopback."""
 
     otlp: int = 4318
     prometheus: int = 9090

@@ -240,7 +240,7 @@ def _counted(objective: Objective) -> tuple[str, str]:
 
 
 def _requests() -> tuple[str, str]:
-    """All, and those that failed."""
+    """PromQL for all requests, and for those that failed."""
     counted = f"kiln:requests:increase5m{{{_PROBES}"
     return f"sum({counted}}})", f'sum({counted},http_response_status_code=~"5.."}})'
 

@@ -202,7 +202,7 @@ def show_plan(plan: Plan, title: str, console: Console) -> None:
 
 
 class _Follower:
-    """Turns events into lines."""
+    """Prints Terraform's JSON events as lines."""
 
     def __init__(self, console: Console, say: Callable[[str], None]) -> None:
         self._console, self._say = console, say

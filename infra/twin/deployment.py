@@ -80,7 +80,7 @@ class Deployer:
         return [word for variable in self.variables for word in ("--var", variable)]
 
     def deploy(self, image: str, reason: str, *more: str) -> Deployment:
-        """Runs it to its end."""
+        """Runs a deployment and waits until it has ended."""
         command = [
             str(self.program.absolute()),
             *("--env", self.env, "--yes", "--json", "--image", image, "--reason", reason),

@@ -182,7 +182,7 @@ def draw(traffic: Traffic, releases: Sequence[Release]) -> bytes:
 
 
 def _mark(axes: Axes, release: Release, traffic: Traffic, start: float) -> None:
-    """From the candidate's first request until the alias led back."""
+    """Marks the time from the candidate's first request until the alias led back."""
     seen = measure(release, traffic)
     if seen.first_candidate_s is None:
         return

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def call_until_told(url: str, bodies: Sequence[bytes], rate: float, callers: int) -> None:
-    """Until standard input ends: whoever started it has closed it, or is gone."""
+    """Calls until standard input ends: whoever started it has closed it, or is gone."""
     ending, lock = threading.Event(), threading.Lock()
     order = turns(rate)
 

@@ -155,7 +155,7 @@ def _add_nothing(
 
 
 def _sealed(model: onnx.ModelProto, metadata: ArtifactMetadata) -> bytes:
-    """With the metadata inside, and the version of what the graph is now."""
+    """The model with its metadata inside, and with the version of its current graph."""
     del model.metadata_props[:]
     version = read_model_file(model.SerializeToString(deterministic=True)).version
     props = replace(metadata, version=version).to_metadata_props()

@@ -38,7 +38,7 @@ _WARM_S = 3.0  # of traffic before a release, and after it
 
 
 class Failed(Exception):
-    """The story cannot go on."""
+    """A step of the story failed."""
 
 
 class Narrator:
@@ -198,7 +198,7 @@ def _told(deployment: Deployment) -> str:
 def alive(
     platform: Platform, service: ServiceOutputs, load: Sequence[str], narrator: Narrator
 ) -> Iterator[None]:
-    """With callers, a subscriber of the topic, and eyes on the alias."""
+    """Runs the block with callers, a subscriber of the topic, and a watch on the alias."""
     traffic = platform.traffic
     with ExitStack() as stack:
         url = stack.enter_context(subscriber(traffic))

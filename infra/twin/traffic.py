@@ -60,7 +60,7 @@ class Traffic:
         return min(times, default=None)
 
     def so_far(self) -> Traffic:
-        """A copy that grows no more."""
+        """A snapshot of the traffic so far."""
         return Traffic(
             list(self.responses), list(self.calls), list(self.routings), list(self.alerts)
         )

@@ -166,7 +166,7 @@ def proper_scores(probabilities: ArrayLike, labels: ArrayLike) -> tuple[ProperSc
 def _proper_score(
     p: NDArray[np.float64], y: NDArray[np.integer], scores: NDArray[np.float64]
 ) -> ProperScore:
-    """Of (N, K) scores, one for each label that might be the true one."""
+    """A proper score from (N, K) scores, one for each label that might be the true one."""
     expected = (p * scores).sum(axis=1)
     variance = (p * (scores - expected[:, None]) ** 2).sum(axis=1)
     return ProperScore(
@@ -245,7 +245,7 @@ def wilson(hits: int, trials: int) -> Interval:
 
 
 def accuracy_interval(evaluation: Evaluation) -> Interval:
-    """Interval of the accuracy."""
+    """Wilson's interval of the accuracy."""
     return wilson(int(np.trace(np.array(evaluation.confusion))), evaluation.images)
 
 
@@ -256,7 +256,7 @@ def recall_intervals(evaluation: Evaluation) -> list[Interval]:
 
 
 def macro_f1_interval(evaluation: Evaluation, seed: int = 0) -> Interval:
-    """By drawing the confusion matrix again and again (bootstrap)."""
+    """Bootstrap interval, by resampling the confusion matrix."""
     counts, chance = np.array(evaluation.confusion), np.random.default_rng(seed)
     label, guess = np.nonzero(counts)  # at most one cell for each image
     shares, classes = counts[label, guess] / evaluation.images, len(counts)

@@ -69,7 +69,7 @@ class ExportReport:
 
 
 class ServingGraph(nn.Module):
-    """From uint8 pixels to logits and probabilities, normalisation included."""
+    """The graph from uint8 pixels to logits and probabilities, normalisation included."""
 
     scale: Tensor
     shift: Tensor
@@ -255,6 +255,6 @@ def _channels(values: Sequence[float]) -> Tensor:
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    """By channel; grey images have one value for all three."""
+    """One value for each channel; grey images have one for all three."""
     red, green, blue = (float(value) for value in values) if len(values) > 1 else 3 * [*values]
     return red, green, blue

@@ -70,7 +70,7 @@ class Worker:
         return memory
 
     def close(self) -> None:
-        """End it whatever it does."""
+        """Kills the process."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
@@ -153,7 +153,7 @@ class Benchmark:
     results: tuple[Result, ...]
 
     def to_json(self) -> str:
-        """For tools; times in seconds or as named, sizes in bytes."""
+        """The results as JSON; times in seconds or as named, sizes in bytes."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def warnings(self) -> list[str]:
@@ -235,7 +235,7 @@ def _measure(
     rounds: int,
     progress: Callable[[str], None],
 ) -> list[Result]:
-    """With one number of threads: load one after the other, then time in turn."""
+    """Loads all contenders with one number of threads, then times them in turn."""
     attempts = [_Attempt(c, problem=c.skipped) for c in contenders]
     with tempfile.TemporaryDirectory(prefix="kiln-benchmark-") as cache:
         try:

@@ -189,7 +189,7 @@ def draw(
 
 
 def print_results(folder: Path, console: Console) -> None:
-    """A row a metric."""
+    """Prints a table with a row for each metric."""
     facts = json.loads((folder / "cross_validation.json").read_text(encoding="utf-8"))
     table = Table(box=None, header_style="bold", pad_edge=False)
     heads = ("metric", "epoch", "mean", "95 % interval", "deviation", "each fold")

@@ -270,7 +270,7 @@ class ImageData(lightning.LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> Images:
-        """For Lightning: the same without augmentation, in one order."""
+        """Validation batches without augmentation, in a fixed order."""
         trainer = self.trainer
         assert trainer is not None
         return self.validation_images().share(trainer.global_rank, trainer.world_size)

@@ -399,7 +399,7 @@ def _with_test(files: Iterable[File], share: float, seed: int) -> list[File]:
 
 
 def _part_of(count: int, share: float) -> int:
-    """Of so many; one at least, unless that leaves none."""
+    """A share of a count: at least one, unless that leaves none."""
     return min(max(1, round(share * count)), count - 1)
 
 
@@ -429,7 +429,7 @@ def write_report(listing: Listing, packed: Packed) -> Path:
 
 
 def read_report(path: Path) -> Mapping[str, Any]:
-    """What `write_report` wrote."""
+    """Reads what `write_report` wrote."""
     found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

@@ -122,7 +122,7 @@ class Packed:
         return list(self.facts["damaged"])
 
     def count(self, part: str) -> int:
-        """Images of a part."""
+        """The number of images of a part."""
         return sum(self.facts["counts"].get(part, []))
 
     def images(self, part: str) -> PackedImages:
@@ -271,7 +271,7 @@ class _Statistics:
         self.squares += other.squares
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Of each channel scaled to 0…1."""
+        """Mean and standard deviation of each channel, scaled to 0…1."""
         mean = self.sums / max(self.pixels, 1)
         std = np.sqrt(np.maximum(self.squares / max(self.pixels, 1) - mean**2, 0))
         return (mean / 255).round(6).tolist(), (std / 255).round(6).tolist()

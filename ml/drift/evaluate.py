@@ -105,7 +105,7 @@ class WindowResults:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The results as values that JSON can hold."""
         rows = [asdict(r) | {"rate": r.rate, "interval": r.interval} for r in self.rates]
         return {"limits": asdict(self.limits), "rates": rows}
 
@@ -166,7 +166,7 @@ class StreamResults:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The results as values that JSON can hold."""
         return {
             "limits": asdict(self.limits),
             "clean": [asdict(one) | {"interval": one.interval} for one in self.false_alarms],

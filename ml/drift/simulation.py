@@ -57,7 +57,7 @@ class WindowRate:
         return wilson(self.alarms, self.windows)
 
     def add(self, report: DriftReport, limits: DriftLimits) -> None:
-        """Counts one window."""
+        """Adds a window to the counts."""
         level = limits.false_alarm_rate / max(1, len(report.statistics))
         self.windows += 1
         self.alarms += bool(report.drifted)
@@ -133,7 +133,7 @@ class FalseAlarms:
         return wilson(self.alarms, self.windows)
 
     def merged(self, other: "FalseAlarms") -> "FalseAlarms":
-        """Of both streams together."""
+        """The counts of both streams together."""
         return FalseAlarms(
             self.window,
             self.windows + other.windows,
@@ -170,7 +170,7 @@ class Detection:
         return median(self.reliefs) if self.reliefs else None
 
     def merged(self, other: "Detection") -> "Detection":
-        """Of both streams together."""
+        """The counts of both streams together."""
         return Detection(
             self.condition,
             self.window,

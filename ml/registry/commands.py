@@ -102,7 +102,7 @@ def rollback(registry: Registry, options: argparse.Namespace, progress: Progress
 
 
 def unalias(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
-    """Takes an alias away."""
+    """Removes an alias."""
     if options.alias not in registry.state().aliases:
         raise RegistryError(f"{options.alias} is no alias in {registry.store.url}: see `list`")
     record = registry.move(
@@ -194,7 +194,7 @@ def pull(registry: Registry, options: argparse.Namespace, progress: Progress) ->
 
 
 def verify(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
-    """Reads and checks everything."""
+    """Reads every object of the registry and checks its digest."""
     found = inspect(registry, progress)
     where = registry.store.url
     data = {**vars(found), "registry": where, "leftovers": [s.key for s in found.leftovers]}

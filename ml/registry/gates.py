@@ -194,7 +194,7 @@ def measure_p99(model: bytes, manifest: Manifest) -> float:
 
 
 def _benchmarked_p99(manifest: Manifest) -> float | None:
-    """From `benchmark.json` of //ml:benchmark: the exported model, or its INT8 sibling."""
+    """The p99 in `benchmark.json` of the exported model, or of its INT8 sibling."""
     name = "ONNX INT8" if manifest.quantisation == "int8" else "ONNX simplified"
     for result in (manifest.lineage.benchmark or {}).get("results", ()):
         if result["name"] == name and result["threads"] == 1 and result["measurement"]:

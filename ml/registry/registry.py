@@ -228,7 +228,7 @@ class Registry:
         return True
 
     def _prepare(self) -> None:
-        """Before the first write: sees that the store does not let one creation undo another."""
+        """Before the first write: checks that the store refuses to create an object twice."""
         if self._is_prepared:
             return
         ours, other = (

@@ -62,7 +62,7 @@ class Act:
 
     @classmethod
     def now(cls, who: str, why: str) -> Act:
-        """Done this very moment."""
+        """An act at the current time."""
         return cls(who, datetime.now(UTC).isoformat(timespec="milliseconds"), why)
 
 
@@ -326,7 +326,7 @@ class Images:
         return [PREFIX + s.key.removeprefix(_IMAGES).removesuffix(".json") for s in stored]
 
     def all(self) -> list[Image]:
-        """Every link, oldest first."""
+        """Every linked image, the oldest link first."""
         with ThreadPoolExecutor(_READERS) as pool:
             return sorted(pool.map(self._read, self.digests()), key=lambda i: i.linked.when)
 

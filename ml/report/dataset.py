@@ -103,7 +103,7 @@ class Inspection:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """The findings as values that JSON can hold."""
         mean, std = statistics(self.parts["train"])
         return {
             "name": self.name,

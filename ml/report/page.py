@@ -30,7 +30,7 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 
 @dataclass(frozen=True)
 class Run:
-    """What a report tells about."""
+    """The facts of a run that a report shows."""
 
     name: str
     evaluation: Evaluation

@@ -92,7 +92,7 @@ class Record:
         return next((known[key] for known in named if key in known), None)
 
     def text(self, key: str) -> str:
-        """The same for people."""
+        """The value as tables show it."""
         return shown_score(self.metrics.get(key)) if "/" in key else shown(self.value(key))
 
     def names(self) -> set[str]:
@@ -155,7 +155,7 @@ def _state(run: RunFolder, kind: str, summary: Mapping[str, Any]) -> str:
 
 @cache
 def _outcomes(path: Path) -> dict[str, str]:
-    """By trial folder: ``pruned`` or ``failed``."""
+    """The trials that were ``pruned`` or ``failed``, by folder."""
     trials = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     ended = [trial for trial in trials if trial["state"] in ("pruned", "failed")]
     return {f"{trial['trial']:04}": trial["state"] for trial in ended}
@@ -272,7 +272,7 @@ def ordered(records: Sequence[Record], key: str) -> list[Record]:
 
 
 def newest_first(records: Sequence[Record]) -> list[Record]:
-    """By when they were started; those that do not say so last."""
+    """The records by start time, newest first; those without one come last."""
     long_ago = datetime.min.replace(tzinfo=UTC)
     return sorted(records, key=lambda record: record.started or long_ago, reverse=True)
 

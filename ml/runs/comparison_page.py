@@ -35,7 +35,7 @@ def render(records: Sequence[Record], show: Sequence[str] = ()) -> str:
 
 
 def curves(records: Sequence[Record], metric: str) -> Figure:
-    """A line a run, by epoch."""
+    """Plots a metric by epoch, a line for each run."""
     figure = new_figure(4.6, 2.7)
     with matplotlib.rc_context(STYLE):
         axes = figure.subplots()

@@ -167,7 +167,7 @@ def _own(config: DictConfig, target: str) -> Dataset:
 
 
 def _is_mirrored(config: DictConfig | None) -> bool:
-    """As the configuration's augmentation says; those of earlier releases say it in their data."""
+    """Whether training mirrors images; earlier configurations say so in their data group."""
     keys = ("augmentation.mirror", "data.mirror") if config is not None else ()
     found = (OmegaConf.select(config, key) for key in keys)  # type: ignore[arg-type]
     return bool(next((value for value in found if value is not None), True))

@@ -30,7 +30,7 @@ from ml.runs.datasets import dataset_of_file
 def golden_images(
     images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], count: int
 ) -> list[GoldenImage]:
-    """Of (N, H, W, 3) images the first `count` / K of each class, in their order."""
+    """The first `count` / K of (N, H, W, 3) images of each class, in their order."""
     each = count // len(classes)
     places = np.sort(
         np.concatenate([np.flatnonzero(labels == k)[:each] for k in range(len(classes))])

@@ -27,7 +27,7 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def outcome(trial: FrozenTrial) -> Outcome:
-    """What became of a trial."""
+    """The outcome of a trial."""
     match trial.state:
         case TrialState.COMPLETE:
             return "finished"

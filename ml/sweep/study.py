@@ -144,7 +144,7 @@ class JournalLock(JournalFileOpenLock):
         return True
 
     def release(self) -> None:
-        """Lets the next one in."""
+        """Releases the lock."""
         handle, self._handle = self._handle, -1
         os.close(handle)
 

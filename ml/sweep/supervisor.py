@@ -56,7 +56,7 @@ class Workers:
             self._start_one()
 
     def running(self) -> int:
-        """How many are at work."""
+        """The number of running workers."""
         return sum(process.popen.poll() is None for process in self._processes)
 
     def take_dead(self) -> list[tuple[str, int, str]]:
@@ -173,7 +173,7 @@ class Undertaker:
         self._nameless_since: dict[int, float] = {}
 
     def look(self) -> None:
-        """Gives up what is lost now."""
+        """Gives up the trials whose workers are gone."""
         for trial in self._running():
             if self._is_gone(trial):
                 standings.give_up_lost(self._study, trial, self._retries)

@@ -41,7 +41,7 @@ _POLL_S = 0.5
 
 
 class SurplusTrial(Exception):
-    """The trial is one too many."""
+    """The study has enough trials without this one."""
 
 
 class Worker:

@@ -126,7 +126,7 @@ class LoggerThread:
 
 
 def _finite(row: Mapping[str, float]) -> dict[str, float]:
-    """What a database takes."""
+    """The finite metrics of a row, without the step."""
     return {key: value for key, value in row.items() if key != "step" and math.isfinite(value)}
 
 
@@ -148,11 +148,11 @@ class TensorBoard(LoggerThread):
         return logger
 
     def tell_scores(self, logger: Any, scores: dict[str, float], step: int) -> None:
-        """With the configuration: the table of hyper-parameters shows runs that have scores."""
+        """Logs scores with the configuration: the hyper-parameter table shows runs with scores."""
         logger.log_hyperparams(self._config(), scores, step)
 
     def close(self, logger: Any) -> str:
-        """Where the files are."""
+        """The command that shows the logged files."""
         return f"tensorboard --logdir {self.run.path.parent}"
 
 

@@ -137,7 +137,7 @@ class WandbProcess:
         return self.state == "connecting" and time.monotonic() - self._state_since > answer_s
 
     def stop(self) -> None:
-        """Ends the mirror now."""
+        """Kills the mirror and its process group."""
         with suppress(ProcessLookupError):  # W&B's own service has the same group
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

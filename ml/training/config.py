@@ -403,7 +403,7 @@ def composed(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
 
 
 def suggestions(overrides: Sequence[str], name: str = "train") -> list[str]:
-    """Of each override whose key, group or option does not exist, the nearest that does."""
+    """The nearest key, group or option for each override that names none."""
     if not GlobalHydra.instance().is_initialized():
         with composing():
             return suggestions(overrides, name)

@@ -227,7 +227,7 @@ def _train_images(cfg: DictConfig) -> int:
 
 
 def _number(size: float, images: int) -> int:
-    """Of a size that is a number of images, or a share of them."""
+    """The number of images, from a number or a share of them."""
     return round(size * images) if isinstance(size, float) else size
 
 

@@ -24,7 +24,7 @@ class Comments(griffe.Extension):
 
 @cache
 def _comments(path: Path) -> dict[int, str]:
-    """By line: comments that follow code and speak to readers."""
+    """The comments behind code that speak to readers, by line."""
     with path.open(encoding="utf-8") as file:
         found = [t for t in tokenize.generate_tokens(file.readline) if t.type == tokenize.COMMENT]
     behind = [token for token in found if token.line[: token.start[1]].strip()]

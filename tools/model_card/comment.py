@@ -71,7 +71,7 @@ def _right(confusion: Sequence[Sequence[int]]) -> tuple[int, int]:
 
 
 def recalls(base: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Change]:
-    """By class; classes that only one of the two knows are left out."""
+    """The change of recall for each class that both models know."""
     pairs = {name: k for k, name in enumerate(base["classes"])}
     found = {}
     for k, name in enumerate(head["classes"]):

@@ -39,7 +39,7 @@ def alertmanager_config(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def managed_config() -> dict[str, Any]:
-    """Of managed Prometheus' Alertmanager, which tells a topic of SNS that Terraform fills in."""
+    """Configuration of Managed Prometheus' alert manager; Terraform fills in the SNS topic."""
     topic = {
         "topic_arn": "${topic_arn}",
         "sigv4": {"region": "${region}"},

@@ -64,7 +64,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Stack:
-    """What runs, and where."""
+    """Addresses of the running stack."""
 
     otlp: str
     prometheus: str

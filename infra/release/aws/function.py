@@ -243,7 +243,7 @@ class LambdaFunction:
     # ---- Alias ----
 
     def alias(self) -> Alias:
-        """Where it points now."""
+        """The versions that the alias routes to, with their weights."""
         with explained(f"alias {self.alias_name} of {self.name}"):
             found = self._aws.functions.get_alias(FunctionName=self.name, Name=self.alias_name)
         others = (found.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {}

@@ -48,7 +48,7 @@ _INTERRUPTED = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a command found or did."""
+    """The result of a command."""
 
     data: dict[str, Any]
     show: Callable[[Console], None] = field(default=lambda console: None)
@@ -86,7 +86,7 @@ Handler = Callable[[argparse.Namespace, Terminal, Open], Result]
 
 
 def parser(name: str, description: str, *examples: str) -> argparse.ArgumentParser:
-    """With the options that every command has."""
+    """An argument parser with the options that every command has."""
     lines = "\n".join(f"  bazel run //infra:{name} -- {example}" for example in examples)
     found = argparse.ArgumentParser(
         prog=name,
@@ -220,7 +220,7 @@ def open_context(options: argparse.Namespace, terminal: Terminal, open_: Open) -
 
 
 def number_above_zero(text: str) -> float:
-    """Type of an option."""
+    """For argparse: raises unless the text is such a number."""
     if not 0 < (number := float(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return number
@@ -234,7 +234,7 @@ def share(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Type of an option."""
+    """For argparse: raises unless the text is such a number."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
     return number

@@ -128,7 +128,7 @@ def _region(aws: Aws, expected: str) -> Check:
 
 
 def check_image(aws: Aws, image: Image) -> Check:
-    """Whether it is in ECR."""
+    """Checks that ECR has the image."""
     with explained("ECR"):
         try:
             aws.ecr.describe_images(

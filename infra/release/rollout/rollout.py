@@ -28,7 +28,7 @@ _ENDED = "ended"  # verdict of an A/B split that went as planned
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be released."""
+    """The release that was asked for."""
 
     image: Image
     strategy: StrategyName

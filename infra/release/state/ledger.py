@@ -125,7 +125,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a release."""
+    """The result of a release."""
 
     kind: Kind
     text: str

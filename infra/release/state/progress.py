@@ -57,7 +57,7 @@ class Progress:
 
     @classmethod
     def of(cls, begin: Decision) -> Progress:
-        """A release that begins."""
+        """The progress of a release that begins."""
         return cls(
             release=begin.release,
             digest=str(begin.to_digest),
@@ -103,7 +103,7 @@ class Progress:
         return replace(self, is_stopped=True) if kind == "stop" else self
 
     def _going_back(self, decision: Decision) -> Progress:
-        """To stable, or to where a person wants it."""
+        """The alias goes back to stable, or to the version that a person chose."""
         to, is_stable = decision.from_version, decision.from_version == self.stable
         return replace(
             self,

@@ -76,7 +76,7 @@ def repaired() -> Iterator[None]:
         return answer
 
     def get_statistics_for_type(self: Any, stat: str) -> Any:
-        """moto knows no percentiles."""
+        """Adds percentiles, which moto lacks."""
         if stat.startswith("p") and stat[1:].replace(".", "", 1).isdigit():
             return percentile(list(_values(self.metric_data)), float(stat[1:]))
         return statistic(self, stat)

@@ -77,7 +77,7 @@ Dimensions = tuple[tuple[str, str], ...]
 
 
 class Series(NamedTuple):
-    """What a value belongs to."""
+    """The identity of a metric series."""
 
     region: str
     namespace: str
