@@ -21,6 +21,7 @@ _TRACEPARENT = re.compile(
 _NEWEST = b"00"
 
 KEY = "kiln.exchange"  # of a scope
+WHOLE = "kiln.whole"  # of a scope: the server has all of the body, and there is nothing to wait for
 
 
 @dataclass(slots=True, eq=False)

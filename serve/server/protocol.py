@@ -22,6 +22,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from serve.exchange import WHOLE
 from serve.server.connections import ConnectionCounts
 
 # Counted by what the system hands over at once, 256 KiB at most: a head may be longer by that.
@@ -142,6 +143,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
+            # Before the application looks, where it came in one piece.
+            self.scope[WHOLE] = True  # type: ignore[literal-required]
             super().on_message_complete()
 
     def head_without_offer(self) -> bytes:
