@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.files import user_path, write_whole
-from common.images import MAX_PIXELS
+from common.images import DECODED, MAX_PIXELS, NOT_DECODED
 from common.model.artifact import Resize
 from ml.data.cifar10 import DatasetError
 from ml.data.cifar10_cache import cache_folder
@@ -38,9 +38,6 @@ from ml.data.packing import (
     read_packed,
 )
 
-# Those that are decoded, and those of images that are not, so that none is passed over in silence.
-DECODED = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp")
-NOT_DECODED = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".tga", ".svg")
 TABLES = (".csv", ".tsv", ".parquet")
 OnDamaged = Literal["fail", "skip"]
 OnDuplicates = Literal["keep", "skip"]
