@@ -1,7 +1,9 @@
 """Decodes image files to the model's input pixels, deterministically: what trains and what serves
 sees the same pixels of a file, since both see it through this.
 
-1. The first bytes tell the type: PNG, JPEG, WebP, GIF or BMP. Of animations the first frame counts.
+1. The first bytes tell the type: PNG, JPEG, WebP, GIF or BMP; AVIF where Pillow has its decoder,
+   which the image of the service leaves out unless it is built with it. Of animations the first
+   frame counts.
 2. The size in the header is checked against a limit before anything is decoded.
 3. Of 16 bits the upper 8 are kept; palettes, greys, CMYK and others become RGB; transparent pixels
    are blended over white.
@@ -18,6 +20,7 @@ of an image are ignored: cameras append previews, videos, notes and padding, pro
 import io
 import warnings
 import zlib
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -54,7 +57,8 @@ class UnreadableImage(ImageError):
 # passed over in silence.
 DECODED = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp")
 NOT_DECODED = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".tga", ".svg")
-ImageType = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP"]
+ImageType = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"]
+HAS_AVIF = find_spec("PIL._avif") is not None  # loading it takes 5 MB, so the first file does
 _BEGINNINGS: dict[bytes, ImageType] = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -71,7 +75,7 @@ def image_type(data: bytes) -> ImageType | None:
     for beginning, kind in _BEGINNINGS.items():
         if data.startswith(beginning):
             return kind
-    return None
+    return "AVIF" if HAS_AVIF and other_type(data) == "AVIF" else None
 
 
 # Types that people send and that are not decoded here: how they begin, and what they are called.
@@ -211,6 +215,66 @@ def _is_sound(data: bytes, start: int, end: int) -> bool:
     return zlib.crc32(data[start + 4 : end - 4]) == _big(data[end - 4 : end])
 
 
+def bytes_behind(data: bytes) -> int:
+    """How many bytes follow the end of an image, which `Codec` ignores; 0 where it has no end.
+
+    The end is where the file says it is, without looking into its pixels.
+    """
+    match image_type(data):
+        case "PNG":
+            end = _end_of_png(data)
+        case "JPEG":
+            end = _end_of_jpeg(data)
+        case "GIF":
+            end = _end_of_gif(data)
+        case "WEBP":
+            size = _little(data[4:8])
+            end = 8 + size + size % 2
+        case "BMP":
+            end = _little(data[2:6])
+        case _:
+            end = 0
+    return len(data) - end if 0 < end < len(data) else 0
+
+
+def _end_of_png(data: bytes) -> int:
+    position = 8
+    while position + 12 <= len(data):
+        name = data[position + 4 : position + 8]
+        position += 12 + _big(data[position : position + 4])
+        if name == b"IEND":
+            return position
+    return 0
+
+
+def _end_of_jpeg(data: bytes) -> int:
+    position = 2
+    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
+        marker = data[position + 1]
+        if marker == 0xDA:  # the first scan: behind it the end cannot be part of anything else
+            return data.find(b"\xff\xd9", position) + 2
+        position += 1 if marker == 0xFF else 2 + _big(data[position + 2 : position + 4])
+    return 0
+
+
+def _end_of_gif(data: bytes) -> int:
+    position = 13 + _color_table(data[10:11])
+    while (kind := data[position : position + 1]) in (b"!", b","):
+        if kind == b"!":
+            position += 2
+        else:
+            position += 11 + _color_table(data[position + 9 : position + 10])
+        while size := _big(data[position : position + 1]):
+            position += 1 + size
+        position += 1
+    return position + 1 if kind == b";" else 0
+
+
+def _color_table(flags: bytes) -> int:
+    """Bytes of the table that the flags of a GIF or of its frame announce."""
+    return 3 * 2 ** (flags[0] % 8 + 1) if flags and flags[0] & 0x80 else 0
+
+
 MAX_PIXELS = 25_000_000  # of images to be decoded, if nobody says otherwise
 Image.MAX_IMAGE_PIXELS = None  # ours is checked instead: it is lower, and it answers 413
 # Pillow's warnings about a caller's image must not fill the log.
@@ -288,6 +352,8 @@ class Codec:
         height, width = self._size
         if kind == "PNG":
             data = _without_notes(data)
+        elif kind == "AVIF":
+            _load_avif()
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             self._check_size(image.size)
             if kind == "JPEG":
@@ -305,7 +371,13 @@ class Codec:
         return np.asarray(fitted)
 
 
-_EXPECTED = "expected a PNG, JPEG, WebP, GIF or BMP image"
+_EXPECTED = f"expected a PNG, JPEG, WebP, GIF{', BMP or AVIF' if HAS_AVIF else ' or BMP'} image"
+
+
+def _load_avif() -> None:
+    from PIL import AvifImagePlugin
+
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # of an image: as for all other types
 
 
 def _in_words(data: bytes) -> str:

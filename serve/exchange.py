@@ -21,6 +21,7 @@ _TRACEPARENT = re.compile(
 _NEWEST = b"00"
 
 KEY = "kiln.exchange"  # of a scope
+WHOLE = "kiln.whole"  # of a scope: the server has all of the body, and there is nothing to wait for
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +50,7 @@ class Exchange:
     waiting: int = 0  # images that had been admitted before and had no answer yet
     batch: int = 0  # images in the run that answered
     refused: Sequence[str] = ()  # kinds of the errors of single images of a batch
+    trailing: Sequence[str] = ()  # types of the images that bytes follow
     images: NDArray[np.uint8] | None = None  # (n, H, W, 3) that were decoded
     probabilities: NDArray[np.float32] | None = None  # (n, K)
 

@@ -1,18 +1,29 @@
 """Fuzzes the real server with what its OpenAPI document allows and forbids, and with damaged
-images.
+images; or what reads bytes of strangers, under the guidance of coverage; or damages model files.
 
     bazel run //serve:fuzz                          # 20,000 requests
     bazel run //serve:fuzz -- --cases 2000 --seed 7
     bazel run //serve:fuzz -- --json fuzz.json
+    bazel run //serve:fuzz -- codec --time 10m      # or small_png, bodies, http_protocol
+    bazel run //serve:fuzz -- models                # 10,000 damaged model files
 
 Every answer must be documented: its status, type, headers and body. No answer may be a server
 error, what the document forbids must be refused, and a whole image must be answered. Schemathesis
 makes and checks the requests. Equal seeds send equal requests; what fails is made small and printed
 as a command of curl. Exit code 1: something failed, or the server complained in its log.
+
+Under guidance, atheris mutates small files that the project makes itself and keeps what reaches new
+code: no input may raise anything but the documented errors, take 10 s or 1 GB, or be read in two
+ways. What fails is written to --found; beside the source, in benchmarks/fuzz/kept/TARGET/, every
+later test tries it again. --corpus goes on with what earlier runs reached.
+
+Models are damaged in their bytes and in what they say, half of them with digests that are right
+again, as nobody writes by accident. Each must be refused by its error, or answer as it did.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,6 +37,8 @@ from rich.table import Table
 from schemathesis import Case, CheckContext, Response
 from schemathesis.checks import CHECKS, load_all_checks
 
+from benchmarks.fuzz.guided import TARGETS, Guided, run_guided
+from benchmarks.fuzz.models import load_damaged
 from benchmarks.fuzz.requests import Family, Request, families
 from benchmarks.load.servers import ServerFailed, at_least, interruptible, running, service
 from common.files import user_path, write_whole
@@ -34,9 +47,9 @@ from common.terminal import Progress, terminal
 from serve.inference.model_path import model_path, read_model
 from serve.settings import Settings
 
-# Not positive_data_acceptance: a string is allowed by the document, and seldom an image.
 _CHECKS = (
     "not_a_server_error",
+    "positive_data_acceptance",
     "status_code_conformance",
     "content_type_conformance",
     "response_headers_conformance",
@@ -47,6 +60,9 @@ _CHECKS = (
     "allow_header_conformance",
 )
 _TIMEOUT_S = 60
+_SERVICE, _MODELS = "service", "models"
+_CASES = {_SERVICE: 20_000, _MODELS: 10_000}
+_BUNDLED = ("ml/bundled/model.onnx", "ml/bundled/model.int8.onnx")
 
 
 @dataclass
@@ -120,18 +136,20 @@ class _Fuzzer:
         status = str(response.status_code)
         found.by_status[status] = found.by_status.get(status, 0) + 1
         self._progress.update(found.cases)
-        checks = [check for check in self._checks if _applies(check, case)]
+        checks = [check for check in self._checks if _applies(check, request)]
         if request.statuses:
             checks.append(_expects(request))
         case.validate_response(response, checks=checks)
 
 
-def _applies(check: Callable[..., Any], case: Case[Any]) -> bool:
+def _applies(check: Callable[..., Any], request: Request) -> bool:
     # In a form every value is text: much of what breaks the schema is valid once it is sent. In a
-    # batch an item that is no image is refused alone, within an answer of 200.
-    is_form = case.media_type == "multipart/form-data"
-    is_batch = case.path == "/predict/batch"
-    return not ((is_form or is_batch) and check.__name__ == "negative_data_rejection")
+    # batch an item that is no image is refused alone, within an answer of 200. Bytes of an image
+    # are no JSON, and break every schema.
+    is_form = request.case.media_type == "multipart/form-data"
+    is_batch = request.case.path == "/predict/batch"
+    is_right = request.statuses == frozenset({200})
+    return not ((is_form or is_batch or is_right) and check.__name__ == "negative_data_rejection")
 
 
 def _expects(request: Request) -> Callable[[CheckContext, Response, Case[Any]], None]:
@@ -147,28 +165,93 @@ def main() -> int:
     """Runs, prints, writes; 0: all is documented, 1: something is not, 2: it could not start."""
     options = _options()
     try:
-        path = user_path(options.model) if options.model else model_path(Settings())
-        read_model(path)
-        with (
-            Progress("fuzzing", options.cases) as progress,
-            # Noise is no such traffic as the reference knows, so drift is not looked for.
-            running(
-                service(path, 1, KILN_LOG_LEVEL="warning", KILN_DRIFT_RATE="0"), "/ready", None
-            ) as server,
-        ):
-            url = f"http://127.0.0.1:{server.port}"
-            findings = fuzz(url, options.cases, options.seed, progress)
-            findings.complaints = server.said().splitlines()
+        if options.target == _SERVICE:
+            return _fuzz_service(options)
+        if options.target == _MODELS:
+            return _fuzz_models(options)
+        return _fuzz_guided(options)
     except (ArtifactError, ServerFailed) as exc:
         sys.stderr.write(f"kiln: error: {exc}\n")
         return 2
+
+
+def _fuzz_service(options: argparse.Namespace) -> int:
+    path = user_path(options.model) if options.model else model_path(Settings())
+    read_model(path)
+    with (
+        Progress("fuzzing", options.cases) as progress,
+        # Noise is no such traffic as the reference knows, so drift is not looked for.
+        running(
+            service(path, 1, KILN_LOG_LEVEL="warning", KILN_DRIFT_RATE="0"), "/ready", None
+        ) as server,
+    ):
+        url = f"http://127.0.0.1:{server.port}"
+        findings = fuzz(url, options.cases, options.seed, progress)
+        findings.complaints = server.said().splitlines()
     _show(findings)
+    _write(options, {"seed": options.seed, "holds": findings.hold, **asdict(findings)})
+    return 0 if findings.hold else 1
+
+
+def _fuzz_models(options: argparse.Namespace) -> int:
+    models = [user_path(options.model)] if options.model else [Path(one) for one in _BUNDLED]
+    for path in models:
+        read_model(path)
+    with Progress("loading damaged models", options.cases) as progress:
+        damaged = load_damaged(models, options.cases, options.seed, progress)
+    table = Table(title=f"{damaged.files:,} damaged model files")
+    outcomes = sorted({outcome for found in damaged.outcomes.values() for outcome in found})
+    table.add_column("damage")
+    for outcome in outcomes:
+        table.add_column(outcome, justify="right")
+    for name, found in damaged.outcomes.items():
+        table.add_row(name, *(f"{found.get(outcome, 0):,}" for outcome in outcomes))
+    console = terminal(100)
+    console.print(table)
+    for failure in damaged.failures:
+        console.print(failure, markup=False, highlight=False)
+    console.print(f"{len(damaged.failures)} failures")
+    _write(options, {"seed": options.seed, "holds": damaged.holds, **asdict(damaged)})
+    return 0 if damaged.holds else 1
+
+
+def _fuzz_guided(options: argparse.Namespace) -> int:
+    corpus = user_path(options.corpus) if options.corpus else None
+    with Progress(f"fuzzing {options.target}", options.runs or None) as progress:
+        guided = run_guided(
+            TARGETS[options.target],
+            seconds=options.time,
+            runs=options.runs,
+            seed=options.seed,
+            corpus=corpus,
+            progress=progress,
+        )
+    _show_guided(guided)
+    for name, data in guided.found.items():
+        path = user_path(options.found) / name
+        write_whole(path, data)
+        sys.stderr.write(f"kiln: wrote {path}\n")
+    document = asdict(guided) | {"found": [*guided.found], "holds": guided.holds}
+    _write(options, {"seed": options.seed, **document})
+    return 0 if guided.holds else 1
+
+
+def _show_guided(guided: Guided) -> None:
+    console = terminal(100)
+    console.print(
+        f"{guided.runs:,} runs; edges reached: {guided.first_coverage:,} by the seeds, "
+        f"{guided.coverage:,} by {guided.corpus:,} inputs; {guided.peak_mb:,} MB"
+    )
+    if guided.found:
+        console.print(guided.said, markup=False, highlight=False)
+    console.print(f"{len(guided.found)} failures")
+
+
+def _write(options: argparse.Namespace, document: dict[str, Any]) -> None:
     if options.json:
-        document = {"seed": options.seed, "holds": findings.hold, **asdict(findings)}
         target = user_path(options.json)
         write_whole(target, json.dumps(document, indent=2).encode() + b"\n")
         sys.stderr.write(f"kiln: wrote {target}\n")
-    return 0 if findings.hold else 1
 
 
 def _show(findings: Findings) -> None:
@@ -193,11 +276,38 @@ def _options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", type=Path, help="default: the built-in one")
-    parser.add_argument("--cases", type=at_least(1), default=20_000, help="how many (20,000)")
+    parser.add_argument(
+        "target",
+        nargs="?",
+        choices=(_SERVICE, *TARGETS, _MODELS),
+        default=_SERVICE,
+        help="the whole service (default), a part under the guidance of coverage, or model files",
+    )
+    parser.add_argument("--model", type=Path, help="default: the built-in one, or both bundled")
+    parser.add_argument(
+        "--cases", type=at_least(1), help="how many requests (20,000), or models (10,000)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the requests (0)")
     parser.add_argument("--json", type=Path, help="where to write the findings")
-    return parser.parse_args()
+    guided = parser.add_argument_group("under guidance")
+    guided.add_argument(
+        "--time", type=_seconds, default=60, metavar="10m", help="how long at most (60s)"
+    )
+    guided.add_argument("--runs", type=at_least(0), default=0, help="how many at most (no limit)")
+    guided.add_argument("--corpus", type=Path, help="folder of inputs to read and to add to")
+    guided.add_argument(
+        "--found", type=Path, default=Path("fuzz-found"), help="folder for failures (fuzz-found)"
+    )
+    options = parser.parse_args()
+    options.cases = options.cases or _CASES.get(options.target, 0)
+    return options
+
+
+def _seconds(text: str) -> int:
+    span = re.fullmatch(r"([1-9][0-9]{0,5})(s|m|h)", text)
+    if span is None:
+        raise argparse.ArgumentTypeError(f"expected a time as 90s, 10m or 2h, got {text}")
+    return int(span[1]) * {"s": 1, "m": 60, "h": 3600}[span[2]]
 
 
 if __name__ == "__main__":

@@ -154,6 +154,9 @@ def families(schema: schemathesis.BaseSchema) -> Iterator[Family]:
     for operation, share in ((predict, 0.1), (batch, 0.07)):
         for mode in GenerationMode:
             generated = operation.as_strategy(mode).map(Request)
+            if mode == GenerationMode.POSITIVE:
+                # A string is allowed by the document, and seldom an image.
+                generated = st.tuples(generated, WHOLE).map(_with_image)
             yield Family(f"{operation.label}, {mode.value}", share, generated)
     for path in ("/model/info", "/health", "/ready", "/samples"):
         positive = schema[path]["GET"].as_strategy(GenerationMode.POSITIVE).map(Request)
@@ -170,6 +173,23 @@ def families(schema: schemathesis.BaseSchema) -> Iterator[Family]:
         0.2,
         st.lists(files(), min_size=1, max_size=8).map(lambda many: _batch(batch, many)),
     )
+
+
+def _with_image(drawn: tuple[Request, bytes]) -> Request:
+    """Has an image wherever the document asks for one."""
+    (case, _), file = drawn
+    body: Any = case.body
+    if str(case.media_type).startswith("image/"):  # whose schema allows anything
+        case.body = file
+    elif case.media_type == "multipart/form-data":
+        body |= {name: file for name in ("image", "images") if name in body}
+    else:
+        text = base64.b64encode(file).decode()
+        if "image" in body:
+            body["image"] = text
+        if "images" in body:
+            body["images"] = [text for _ in body["images"]]
+    return Request(case, frozenset({200}))
 
 
 def _as_json(operation: Operation, file: File, top_k: str, probabilities: str) -> Case[Any]:

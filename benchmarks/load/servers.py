@@ -238,7 +238,7 @@ def peers(model: Path, workers: int) -> list[ServerCommand]:
     Raises:
         PeersMissing: there is no network, or no uv.
     """
-    packages = _installed()
+    packages = installed(_REQUIREMENTS, "peers")
     servers = []
     for name, command in _commands(workers).items():
         port = free_port()
@@ -266,22 +266,26 @@ def _commands(workers: int) -> dict[str, list[str]]:
     }
 
 
-def _installed() -> Path:
-    """The folder of their packages, installed once for each list of requirements."""
+def installed(requirements: Path, name: str, *options: str) -> Path:
+    """The folder of packages that are none of Kiln's, installed once for each complete list.
+
+    Raises:
+        PeersMissing: there is no network, or no uv.
+    """
     cache = Path(os.environ.get("KILN_CACHE") or Path.home() / ".cache" / "kiln")
-    digest = hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    folder = cache / "peers" / digest
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    folder = cache / name / digest
     if (folder / ".complete").exists():
         return folder
-    sys.stderr.write("kiln: installing the peers' packages\n")
+    sys.stderr.write(f"kiln: installing the packages of the {name}\n")
     command = [str(wheel_program("uv")), "pip", "install", "--quiet", "--python", sys.executable]
     done = subprocess.run(
-        [*command, "--target", str(folder), "--requirements", str(_REQUIREMENTS)],
+        [*command, *options, "--target", str(folder), "--requirements", str(requirements)],
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise PeersMissing(f"the peers could not be installed:\n{done.stderr.strip()}")
+        raise PeersMissing(f"the {name} could not be installed:\n{done.stderr.strip()}")
     (folder / ".complete").touch()
     return folder

@@ -1,6 +1,7 @@
 """Soak cases with their expected answers, computed beforehand and without the service.
 
-Right answers come from bare onnxruntime on pixels that did not pass through the service's codec.
+Right answers come from bare onnxruntime on pixels that did not pass through the service's codec;
+but those of photographs of other sizes, which it reduces.
 """
 
 import base64
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from common.images import MAX_PIXELS, Codec
 from common.model.artifact import INPUT, PROBABILITIES, ArtifactMetadata
 
 _KINDS: dict[str, dict[str, Any]] = {
@@ -27,6 +29,15 @@ _KINDS: dict[str, dict[str, Any]] = {
     "BMP": {},
 }
 _IMAGES = 4  # of each type
+_PHOTOS = {  # (width, height) of some that are not of the model's size: files up to a few megabytes
+    "PNG": ((1, 1), (200, 150), (700, 500)),
+    "JPEG": ((33, 31), (640, 480), (1600, 1200), (4000, 3000)),
+    "WEBP": ((90, 60), (800, 600)),
+    "GIF": ((300, 200),),
+    "BMP": ((64, 64), (500, 400)),
+}
+_BATCHES = (1, 2, 7, 33, 100)  # images of one
+_SMALL = 2**15  # bytes of an image in a batch
 _CLEAR = 0.02  # between the two most probable classes: which is first must not hang on rounding
 
 _BOUNDARY = "soak-6f1d"
@@ -75,11 +86,14 @@ def _answered_files(
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    codec = Codec(metadata.input_size, MAX_PIXELS, metadata.resize)
     answered = []
     for kind, data in _image_files(metadata.input_size):
         with Image.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(image.convert("RGB"))[np.newaxis]
-        row = session.run([PROBABILITIES], {INPUT: pixels})[0][0]
+            pixels = np.asarray(image.convert("RGB"))
+        if pixels.shape[:2] != metadata.input_size:
+            pixels = codec.decode(data)
+        row = session.run([PROBABILITIES], {INPUT: pixels[np.newaxis]})[0][0]
         second, first = np.sort(row)[-2:]
         if first - second >= _CLEAR:
             answered.append((kind, data, [float(value) for value in row]))
@@ -90,6 +104,8 @@ def _image_files(size: tuple[int, int]) -> Iterator[tuple[str, bytes]]:
     for kind, options in _KINDS.items():
         for seed in range(_IMAGES):
             yield kind, _file(_pixels(seed, size), kind, **options)
+        for photo in _PHOTOS[kind]:
+            yield kind, _file(_pixels(sum(photo), photo[::-1]), kind, **options)
     text = PngInfo()
     text.add_text("comment", "x" * 20_000)  # too long a file to be decoded on the event loop
     yield "PNG", _file(_pixels(0, size), "PNG", pnginfo=text)
@@ -126,12 +142,15 @@ def _batches(files: Sequence[tuple[bytes, list[float]]], key: str) -> Iterator[C
         request = _request("/predict/batch", body, content_type, key)
         return Case(name, request, 200, "", images, is_batch=True)
 
+    files = [(data, row) for data, row in files if len(data) < _SMALL]
     items = [base64.b64encode(data).decode() for data, _ in files]
     rows: list[Expected] = [row for _, row in files]
     broken = ["?", base64.b64encode(b"no image").decode(), items[0][:40], *items[:3]]
     form = _form([*(("images", data) for data, _ in files[:5]), ("probabilities", b"true")])
-    yield case("batch", _json(images=items, probabilities=True), _JSON, rows)
-    yield case("batch of one", _json(images=items[:1], probabilities=True), _JSON, rows[:1])
+    for count in _BATCHES:
+        taken = [place % len(items) for place in range(count)]
+        body = _json(images=[items[place] for place in taken], probabilities=True)
+        yield case(f"batch of {count}", body, _JSON, [rows[place] for place in taken])
     yield case(
         "batch with broken items",
         _json(images=broken, probabilities=True),

@@ -91,6 +91,7 @@ def _same(found: object, expected: object) -> None:
 
 
 _BATCHES = 0.01  # of all requests: one is as much work as twenty others
+_LARGE, _LARGE_BYTES = 0.03, 2**16  # of all requests, those of so many bytes
 _EXAMPLES = 10  # of what went wrong
 _PATIENCE_S = 30  # for the last answers
 _EVERY_S = 1.0
@@ -133,7 +134,9 @@ class Traffic:
     def __init__(self, plan: Plan, say: Callable[[Tally], None]) -> None:
         self._plan, self._say = plan, say
         self._batches = [case for case in plan.cases if case.is_batch]
-        self._good = [case for case in plan.cases if case.status == 200 and not case.is_batch]
+        good = [case for case in plan.cases if case.status == 200 and not case.is_batch]
+        self._good = [case for case in good if len(case.request) < _LARGE_BYTES]
+        self._large = [case for case in good if len(case.request) >= _LARGE_BYTES]
         self._bad = [case for case in plan.cases if case.status != 200]
         # Each of them once, whatever chance brings.
         self._first = [*plan.cases]
@@ -213,7 +216,9 @@ class Traffic:
         lot = self._chance.random()
         if lot < self._plan.bad:
             return self._chance.choice(self._bad)
-        return self._chance.choice(self._batches if lot > 1 - _BATCHES else self._good)
+        if lot > 1 - _BATCHES:
+            return self._chance.choice(self._batches)
+        return self._chance.choice(self._large if lot > 1 - _BATCHES - _LARGE else self._good)
 
     def _answered(self, connection: Connection, status: int, body: bytes) -> None:
         if (waited := self._waiting.pop(connection, None)) is None:

@@ -22,8 +22,8 @@ class ModelFile(NamedTuple):
 
 # Field numbers of onnx.ModelProto; https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _GRAPH = 7
-_METADATA_PROPS = 14
-_MODEL_FIELDS = {1, 2, 3, 4, 5, 6, _GRAPH, 8, _METADATA_PROPS, 20, 25, 26}
+METADATA_PROPS = 14
+_MODEL_FIELDS = {1, 2, 3, 4, 5, 6, _GRAPH, 8, METADATA_PROPS, 20, 25, 26}
 _KEY, _VALUE = 1, 2
 
 _VARINT, _BYTES = 0, 2
@@ -36,12 +36,12 @@ def read_model_file(data: bytes) -> ModelFile:
         ArtifactError: the bytes are empty, truncated, or not an ONNX model.
     """
     digest, props, has_graph = hashlib.sha256(), dict[str, str](), False
-    for field in _fields(memoryview(data)):
+    for field in wire_fields(memoryview(data)):
         if field.number not in _MODEL_FIELDS:
             raise ArtifactError(
                 f"not an ONNX model: unknown field {field.number} at byte {field.start}"
             )
-        if field.number == _METADATA_PROPS:
+        if field.number == METADATA_PROPS:
             key, value = _entry(field)
             if key in props:
                 raise ArtifactError(f"metadata key {key!r} appears twice")
@@ -62,7 +62,12 @@ class _Field(NamedTuple):
     body: memoryview  # of a length-delimited field, else empty
 
 
-def _fields(data: memoryview) -> Iterator[_Field]:
+def wire_fields(data: memoryview) -> Iterator[_Field]:
+    """The fields of a serialised message, whose bodies are not looked into.
+
+    Raises:
+        ArtifactError: the bytes are truncated, or no message of ONNX.
+    """
     position = 0
     while position < len(data):
         start = position
@@ -101,7 +106,7 @@ def _entry(field: _Field) -> tuple[str, str]:
             f"not an ONNX model: metadata entry without a body at byte {field.start}"
         )
     parts = {_KEY: "", _VALUE: ""}
-    for part in _fields(field.body):
+    for part in wire_fields(field.body):
         if part.number not in parts or part.wire_type != _BYTES:
             raise ArtifactError(f"damaged metadata entry at byte {field.start}")
         try:

@@ -146,6 +146,7 @@ def _recorded() -> list[_Rule]:
         growth("latency_sum", f"{_REQUESTS}_sum", routes),
         growth("errors", "kiln_errors_total", f"error_type, {_BY_VERSION}"),
         growth("refused", "kiln_images_refused_total", f"error_type, {_BY_VERSION}"),
+        growth("trailing", "kiln_images_trailing_total", f"image_type, {_BY_VERSION}"),
         growth("shed", "kiln_requests_shed_total", _BY_VERSION),
         growth("stage_bucket", "kiln_stage_duration_seconds_bucket", "le, stage"),
         growth("batch_bucket", "kiln_batch_size_bucket", "le"),

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from serve.exchange import Observer
 from serve.http.middleware import RequestMiddleware
 from serve.http.pages import page_routes
-from serve.http.routes import api_routes
+from serve.http.routes import PredictEndpoint, api_routes
 from serve.http.service import Service
 from serve.inference.predictor import Predictor
 from serve.settings import Settings
@@ -56,11 +56,13 @@ def create_app(
         at_end: is called when the last request was answered.
     """
     service = Service(predictor, settings)
+    routes = api_routes(service)
     around_requests = Middleware(
         RequestMiddleware,
         model_version=predictor.version,
         root_path=settings.root_path,
         observer=observer,
+        direct=[route for route in routes if isinstance(route.endpoint, PredictEndpoint)],
     )
 
     @asynccontextmanager
@@ -72,7 +74,7 @@ def create_app(
 
     app = Starlette(
         routes=[
-            *api_routes(service),
+            *routes,
             *page_routes(),
         ],
         middleware=[*middleware, *_cors(settings), around_requests],

@@ -25,6 +25,7 @@ from serve.errors import (
     ServiceError,
     UnsupportedMediaType,
 )
+from serve.exchange import WHOLE
 from serve.http.middleware import header
 from serve.http.schemas import BatchRequest, PredictRequest
 from serve.settings import MAX_IMAGES, Settings
@@ -143,8 +144,11 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise _too_large(f"{int(declared)}", limit)
     try:
-        async with asyncio.timeout(settings.body_timeout_ms / 1e3):
+        if scope.get(WHOLE):
             body = await _whole_body(receive, limit)
+        else:
+            async with asyncio.timeout(settings.body_timeout_ms / 1e3):
+                body = await _whole_body(receive, limit)
     except TimeoutError:
         raise BodyTimeout(
             f"expected the whole body within {settings.body_timeout_ms / 1e3:g} s"

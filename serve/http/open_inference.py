@@ -158,7 +158,7 @@ async def _infer(service: Service, scope: Scope, receive: Receive, send: Send) -
     found = read_input(request, binary, service.predictor.metadata.input_size)
     exchange.waiting = service.batcher.admitted
     with service.batcher.admission(len(found)):
-        images = await _decoded(service, found) if isinstance(found, list) else found
+        images = await _decoded(service, exchange, found) if isinstance(found, list) else found
         exchange.decode_s = time.perf_counter() - start
         await service.predict(exchange, images)
     exchange.encode_at = start = time.perf_counter()
@@ -171,9 +171,9 @@ async def _infer(service: Service, scope: Scope, receive: Receive, send: Send) -
     await respond(send, content, _OCTETS if behind else JSON, headers=headers)
 
 
-async def _decoded(service: Service, uploads: list[Upload]) -> Pixels:
+async def _decoded(service: Service, exchange: Exchange, uploads: list[Upload]) -> Pixels:
     images = []
-    for one in await service.decode(uploads):
+    for one in await service.decode(exchange, uploads):
         if isinstance(one, ServiceError):  # the protocol has no place for the error of one image
             raise one
         images.append(one)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from common.images import Pixels
+from common.images import HAS_AVIF, Pixels
 from common.model.artifact import ArtifactMetadata
 from common.saliency import IMAGES as SALIENCY_IMAGES
 from serve.errors import PROBLEM, InvalidField, ServiceError
@@ -114,7 +114,7 @@ class PredictEndpoint:
         exchange.waiting = service.batcher.admitted
         found = None
         with service.batcher.admission(SALIENCY_IMAGES if options.saliency else len(uploads)):
-            decoded = await service.decode(uploads)
+            decoded = await service.decode(exchange, uploads)
             exchange.decode_s = time.perf_counter() - start
             if pixels := self._accepted(exchange, decoded):
                 images = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
@@ -220,6 +220,7 @@ class OpenInference:
 
 _NO_STORE = {"cache-control": "no-store"}
 IMAGE_TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"]
+IMAGE_TYPES += ["image/avif"] if HAS_AVIF else []
 
 
 def model_info(metadata: ArtifactMetadata, settings: Settings) -> ModelInfo:

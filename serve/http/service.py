@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from common.images import Codec, ImageError, Pixels, is_quick
+from common.images import Codec, ImageError, Pixels, bytes_behind, image_type, is_quick
 from common.model.artifact import ArtifactError
 from common.saliency import occluded, saliency
 from serve.errors import ImageTooLarge, NotReady, ServiceError, UnreadableImage, UnsupportedImage
@@ -44,13 +44,14 @@ class Service:
         """Stops the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def decode(self, uploads: list[Upload]) -> list[Decoded]:
+    async def decode(self, exchange: Exchange, uploads: list[Upload]) -> list[Decoded]:
         """Pixels or errors in the order of the files, in threads unless all files are tiny."""
+        exchange.trailing = trailing = list[str]()
         if all(isinstance(one.data, ServiceError) or is_quick(one.data) for one in uploads):
-            return [self._decode(one) for one in uploads]
+            return [self._decode(one, trailing) for one in uploads]
         loop = asyncio.get_running_loop()
         return await asyncio.gather(
-            *(loop.run_in_executor(self._threads, self._decode, one) for one in uploads)
+            *(loop.run_in_executor(self._threads, self._decode, one, trailing) for one in uploads)
         )
 
     async def predict(self, exchange: Exchange, images: Pixels) -> None:
@@ -70,13 +71,16 @@ class Service:
         exchange.images, exchange.probabilities = images, exchange.probabilities[:1]
         return [[round(value, _MAP_DECIMALS) for value in row] for row in found.tolist()]
 
-    def _decode(self, upload: Upload) -> Decoded:
+    def _decode(self, upload: Upload, trailing: list[str]) -> Decoded:
         if isinstance(upload.data, ServiceError):
             return upload.data
         try:
-            return self.codec.decode(upload.data)
+            pixels = self.codec.decode(upload.data)
         except ImageError as exc:
             return _REFUSED[type(exc).__name__](str(exc), upload.field)
+        if bytes_behind(upload.data):
+            trailing.append(str(image_type(upload.data)))
+        return pixels
 
 
 _DECIMALS, _MAP_DECIMALS = 6, 3

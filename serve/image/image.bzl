@@ -3,9 +3,14 @@
 load("@rules_oci//oci:defs.bzl", "oci_image")
 load("//tools/image:layers.bzl", "LINUX_X86_64")
 
-# What inference and the formats that the service takes do not read: half of the packages' bytes.
-NOT_NEEDED = [
+# What decodes AVIF: the flag //serve/image:formats brings it back, in a layer of its own.
+AVIF = [
     "PIL/_avif.*",
+    "pillow.libs/libavif-*",
+]
+
+# What inference and the formats that the service takes do not read: half of the packages' bytes.
+NOT_NEEDED = AVIF + [
     "PIL/_imagingft.*",
     "numpy/distutils/*",
     "numpy/f2py/*",
@@ -15,7 +20,6 @@ NOT_NEEDED = [
     "onnxruntime/quantization/*",
     "onnxruntime/tools/*",
     "onnxruntime/transformers/*",
-    "pillow.libs/libavif-*",
     "pillow.libs/libfreetype-*",
     "pillow.libs/libharfbuzz-*",
 ]
@@ -47,6 +51,10 @@ def service_image(name, application, **kwargs):
         tars = [
             "//serve/image:standard_library",
             "//serve/image:packages",
+        ] + select({
+            "//serve/image:with_avif": ["//serve/image:avif"],
+            "//conditions:default": [],
+        }) + [
             "//serve/image:model",
             application,
         ],

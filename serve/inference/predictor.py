@@ -79,8 +79,17 @@ class Predictor:
         """
         parity = self.metadata.parity
         shape = (-1, *self.metadata.input_size, len(CHANNELS))
-        answers = self(np.frombuffer(parity.images, np.uint8).reshape(shape))
-        difference = float(np.abs(answers - np.array(parity.probabilities)).max())
+        expected = np.array(parity.probabilities)
+        try:
+            answers = self(np.frombuffer(parity.images, np.uint8).reshape(shape))
+        except Exception as exc:  # onnxruntime's exceptions share no base class
+            raise ArtifactError(f"onnxruntime cannot run the model: {exc}") from exc
+        if np.shape(answers) != expected.shape:
+            raise ArtifactError(
+                f"the session answers {np.shape(answers)} numbers, expected {expected.shape}: "
+                "a probability of each class for each of the artifact's own images"
+            )
+        difference = float(np.abs(answers - expected).max())
         if not difference <= parity.tolerance:  # written so that NaN fails
             raise ArtifactError(
                 f"the session's answers to the artifact's own images are {difference:.2g} away "

@@ -22,6 +22,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from serve.exchange import WHOLE
 from serve.server.connections import ConnectionCounts
 
 # Counted by what the system hands over at once, 256 KiB at most: a head may be longer by that.
@@ -78,6 +79,7 @@ class TimedProtocol(HttpToolsProtocol):
     counts: ConnectionCounts | None = None
     server_state: Connections
     _beside_data = 0  # bytes that came since the last of a head or of a body's data
+    _refusal = ""  # of what came last, once the requests before it are answered
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -112,6 +114,8 @@ class TimedProtocol(HttpToolsProtocol):
             self._expect_head()
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal:
+            return
         self._beside_data += len(data)
         super().data_received(data)
         if self._beside_data > _MOST_BESIDE_DATA:
@@ -139,6 +143,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
+            # Before the application looks, where it came in one piece.
+            self.scope[WHOLE] = True  # type: ignore[literal-required]
             super().on_message_complete()
 
     def head_without_offer(self) -> bytes:
@@ -148,7 +154,27 @@ class TimedProtocol(HttpToolsProtocol):
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
+    def send_400_response(self, msg: str) -> None:
+        """About what is no request, or a body that is none, behind the answers that are owed.
+
+        uvicorn gives it to the first request that has no answer yet, which may be another.
+        """
+        cycle = self.cycle
+        if cycle is None or (cycle.response_complete and not cycle.more_body):
+            super().send_400_response(msg)
+        elif not cycle.more_body:
+            self._refusal = msg
+        elif self.pipeline:  # its body is none, and its turn has not come
+            self.pipeline.popleft()
+            self._refusal = msg
+        elif cycle.response_started:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
     def on_response_complete(self) -> None:
+        if self._refusal and not self.pipeline and not self.transport.is_closing():
+            super().send_400_response(self._refusal)
         if self.cycle is not None and self.cycle.more_body:  # answered before the body was here
             self._wait_for_request()
         elif self.cycle is None or self.cycle.response_complete:

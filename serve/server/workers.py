@@ -135,6 +135,9 @@ class Supervisor(Multiprocess):
         self._listener, self._version = listener, version
         self._failures = 0
         self._last_failure: Worker | None = None
+        self._outdated: list[int] = []  # places of processes that are to be replaced
+        self._successor: Worker | None = None  # which starts, to take the first of these
+        self._retiring: Worker | None = None  # which ends, with its last answers
 
     def run(self) -> int:  # type: ignore[override]
         """Until a signal, or processes cannot be started; the exit code."""
@@ -142,6 +145,8 @@ class Supervisor(Multiprocess):
         while not self.should_exit.wait(_TURN_S):
             self.handle_signals()
             self.keep_subprocess_alive()
+            self._go_on_restarting()
+        self.processes += [one for one in (self._successor, self._retiring) if one]
         self.terminate_all()
         self.join_all()
         if self._failures < _MOST_FAILURES or self._last_failure is None:
@@ -168,6 +173,37 @@ class Supervisor(Multiprocess):
                 self._failures = 0
         if self._failures and not any(worker.has_served for worker in self.processes):
             self._turn_away()
+
+    def handle_hup(self) -> None:
+        """Replaces all processes one by one, in the turns to come: uvicorn's own way waits for each
+        to start and to end, and looks at none meanwhile."""
+        self._outdated = [*range(len(self.processes))]
+
+    def _go_on_restarting(self) -> None:
+        """One step, which waits for nothing."""
+        if self._retiring is not None:
+            if self._retiring.process.is_alive():
+                return  # there is memory, and a place in the counts, for one process more
+            self._retiring.join()
+            self._retiring = None
+        if self._outdated and self._outdated[0] >= len(self.processes):
+            self._outdated.clear()  # SIGTTOU has ended the rest
+        if self._successor is None:
+            if self._outdated:
+                self._successor = Worker(self.config, self.sockets)
+                self._successor.start()
+        elif not self._successor.is_well():
+            self._successor.kill()
+            self._successor.join()
+            facts = {"pid": self._successor.pid, "end": self._successor.end}
+            logger.error("a successor did not serve: the processes before it stay", extra=facts)
+            self._successor = None
+            self._outdated.clear()
+        elif self._successor.has_served and self._outdated:
+            place = self._outdated.pop(0)
+            self._retiring, self.processes[place] = self.processes[place], self._successor
+            self._successor = None
+            self._retiring.terminate()
 
     def _replace(self, place: int, worker: Worker) -> None:
         worker.kill()

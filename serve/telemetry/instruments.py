@@ -20,6 +20,7 @@ class Instrument:
 
 METHOD, ROUTE = "http.request.method", "http.route"
 STATUS, ERROR = "http.response.status_code", "error.type"
+IMAGE_TYPE = "image.type"
 STAGES = ("decode", "queue", "infer", "encode")
 
 REQUEST_DURATION = Instrument(
@@ -49,6 +50,13 @@ REFUSED = Instrument(
     "{image}",
     "Images in batches that were answered by an error of their own, by its type",
     (ERROR,),
+)
+TRAILING = Instrument(
+    "kiln.images.trailing",
+    "counter",
+    "{image}",
+    "Images that bytes follow, which are ignored: previews and notes of cameras, padding",
+    (IMAGE_TYPE,),
 )
 STAGE_DURATION = Instrument(
     "kiln.stage.duration",
@@ -163,7 +171,7 @@ UPTIME = Instrument("process.uptime", "gauge", "s", "Time since the start of the
 
 # In the order of the catalogue.
 ALL = (
-    *(REQUEST_DURATION, ERRORS, REFUSED, SHED, STAGE_DURATION, BATCH_SIZE, QUEUE_DEPTH),
+    *(REQUEST_DURATION, ERRORS, REFUSED, TRAILING, SHED, STAGE_DURATION, BATCH_SIZE, QUEUE_DEPTH),
     *(PREDICTIONS, CONFIDENCE, MODEL_INFO, COLD_STARTS, COLD_START_DURATION, DROPPED),
     *(CPU_TIME, MEMORY, FILES, THREADS, UPTIME),
     *(DRIFT_ALARM, DRIFT_SCORE, DRIFT_THRESHOLD, DRIFT_WINDOW_IMAGES),

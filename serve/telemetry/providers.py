@@ -1,6 +1,6 @@
-"""OpenTelemetry's SDK with OTLP exporters over HTTP; takes 0.3 s to import.
+"""OpenTelemetry's SDK with OTLP exporters over HTTP; what is not exported at once is not imported.
 
-The exporters read OTEL_EXPORTER_OTLP_* themselves: endpoints, headers, time-outs, certificates.
+The exporters read OTEL_EXPORTER_OTLP_* themselves: endpoints, headers, time-outs, compression.
 """
 
 import os
@@ -8,15 +8,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
+from typing import Any, Protocol
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Metric
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from serve.exchange import Exchange
@@ -27,7 +25,8 @@ from serve.telemetry.instruments import Instrument
 from serve.telemetry.metric_data import Reader, metrics
 from serve.telemetry.recorder import Collected, Recorder, Request
 from serve.telemetry.settings import ExportSettings
-from serve.telemetry.spans import SpanBuilder
+from serve.telemetry.spans import SpanBuilder, SpanExport
+from serve.telemetry.transport import Transport
 
 _GAUGES: dict[Instrument, Callable[[], float]] = {
     inst.MEMORY: process.memory_bytes,
@@ -57,6 +56,34 @@ def _cpu(_: CallbackOptions) -> list[Observation]:
 SCOPE = InstrumentationScope("kiln")
 
 
+class Exporter(Protocol):
+    """Sends items of one signal."""
+
+    def export(self, items: Sequence[Any], /) -> bool: ...
+
+    def shutdown(self) -> object: ...
+
+
+class Late:
+    """An exporter that is made for its first items: a start on AWS Lambda seldom has any."""
+
+    def __init__(self, make: Callable[[], Exporter]) -> None:
+        self._make, self._is_over = make, False
+        self._made: Exporter | None = None
+
+    def export(self, items: Sequence[Any]) -> bool:
+        """Whether a collector took them."""
+        if self._made is None and not self._is_over:
+            self._made = self._make()
+        return self._made is not None and self._made.export(items)
+
+    def shutdown(self) -> None:
+        """Ends it, or has none be made any more."""
+        self._is_over = True
+        if self._made is not None:
+            self._made.shutdown()
+
+
 class Providers:
     """The OpenTelemetry providers of one service instance."""
 
@@ -79,7 +106,7 @@ class Providers:
         if "logs" in settings.signals:
             self._open_logs(settings)
         if "metrics" in settings.signals:
-            exporter = OTLPMetricExporter()
+            exporter = OTLPMetricExporter(_transport=Transport("METRICS"))
             self._reader = Reader(exporter, self._collect, SCOPE, self.resource)
             interval_s = settings.metrics_interval_s
             self._workers.append(
@@ -123,20 +150,19 @@ class Providers:
             worker.stop()
 
     def _open_traces(self, settings: ExportSettings) -> None:
-        exporter = OTLPSpanExporter()
-
-        def export(spans: Sequence[ReadableSpan]) -> bool:
-            return exporter.export(spans) is SpanExportResult.SUCCESS
-
+        late = Late(SpanExport)
         self._spans = SpanBuilder(self.resource, SCOPE)
-        self._span_queue = ExportQueue("traces", export, *settings.span_queue, exporter.shutdown)
+        self._span_queue = ExportQueue("traces", late.export, *settings.span_queue, late.shutdown)
         self._queues.append(self._span_queue)
 
     def _open_logs(self, settings: ExportSettings) -> None:
-        from serve.telemetry.log_export import LogExport  # 0.1 s to import
+        def make() -> Exporter:
+            from serve.telemetry.log_export import LogExport
 
-        log = LogExport(self.resource, SCOPE)
-        self.log_queue = ExportQueue("logs", log.export, *settings.log_queue, log.shutdown)
+            return LogExport(self.resource, SCOPE)
+
+        late = Late(make)
+        self.log_queue = ExportQueue("logs", late.export, *settings.log_queue, late.shutdown)
         self._queues.append(self.log_queue)
 
     def _collect(self) -> list[Metric]:

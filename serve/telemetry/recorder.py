@@ -95,6 +95,7 @@ class Recorder:
         self._batch, self._confidence = _Histogram(inst.BATCH_SIZE), _Histogram(inst.CONFIDENCE)
         self._errors: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
+        self._trailing: Counter[str] = Counter()
         self._predictions = np.zeros(len(classes), np.int64)
         self._deepest = 0
 
@@ -107,16 +108,19 @@ class Recorder:
         batch: int,
         probabilities: NDArray[np.float32] | None,
         refused: Sequence[str] = (),
+        trailing: Sequence[str] = (),
     ) -> None:
         """Remembers a request; with probabilities, (n, K), it was answered by the model.
 
-        `refused` are the kinds of errors that stand in the answer for single images.
+        `refused` are the kinds of errors that stand in the answer for single images, `trailing` the
+        types of images that bytes follow.
         """
         pending = self._pending
         pending.append((request, duration_s, waiting, stages_s, batch, probabilities))
-        if refused:
+        if refused or trailing:
             with self._lock:
                 self._refused.update(refused)
+                self._trailing.update(trailing)
         if len(pending) >= _BLOCK:
             self.count()
 
@@ -147,6 +151,8 @@ class Recorder:
         yield inst.SHED, [Point({}, errors.get(_SHED, 0))]
         refused = self._refused.items()
         yield inst.REFUSED, (Point({inst.ERROR: kind}, count) for kind, count in refused)
+        trailing = self._trailing.items()
+        yield inst.TRAILING, (Point({inst.IMAGE_TYPE: kind}, count) for kind, count in trailing)
         yield inst.STAGE_DURATION, _points(({"stage": s}, d) for s, d in self._stages.items())
         yield inst.BATCH_SIZE, _points([({}, self._batch)])
         yield inst.QUEUE_DEPTH, [Point({}, self._deepest)]

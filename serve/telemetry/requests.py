@@ -82,6 +82,7 @@ class RequestObserver:
             exchange.batch,
             exchange.probabilities,
             exchange.refused,
+            exchange.trailing,
         )
         if self._trace is not None and self._is_sampled(exchange):
             end_ns = time.time_ns()

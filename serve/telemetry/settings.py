@@ -125,6 +125,10 @@ def _is_exported(get: _Reader, signal: str) -> bool:
         get.wrong(f"{endpoint} or OTEL_EXPORTER_OTLP_ENDPOINT", url, "http://… or https://…")
     if signal == "metrics":
         _require_cumulative(get)
+    for file in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
+        variables = f"OTEL_EXPORTER_OTLP_{name}_{file}", f"OTEL_EXPORTER_OTLP_{file}"
+        if (path := get(*variables)) and not os.path.isfile(path):
+            get.wrong(" or ".join(variables), path, "the path of a file in PEM form")
     protocol = f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL"
     if (spoken := get(protocol, "OTEL_EXPORTER_OTLP_PROTOCOL") or _PROTOCOL) != _PROTOCOL:
         get.wrong(f"{protocol} or OTEL_EXPORTER_OTLP_PROTOCOL", spoken, _PROTOCOL)

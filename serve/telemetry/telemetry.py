@@ -111,7 +111,9 @@ class Telemetry:
             self._observers.first = None
 
     def _open(self) -> None:
-        from serve.telemetry.providers import Providers  # 0.3 s that only those pay who export
+        from serve.telemetry.providers import (
+            Providers,
+        )  # takes time to import
 
         recorder = Recorder(self._metadata.classes)
         constants = _constants(self._metadata, self._start_s)

@@ -1,19 +1,15 @@
-"""The HTTP server as a process of its own, and its protocol alone, driven by bytes."""
+"""The HTTP server as a process of its own."""
 
-import asyncio
 import http.client
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
-from serve.server.protocol import Connections, TimedProtocol
 from tests.helpers.waiting import PATIENCE_S, free_port, wait_until
 from tests.serve.serving import MODEL
 
@@ -74,51 +70,3 @@ def program(*arguments: str, **variables: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-class Transport(asyncio.Transport):
-    """Keeps what was written to it."""
-
-    def __init__(self) -> None:
-        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
-        self.said, self.closing = b"", False
-
-    def write(self, data: Any) -> None:
-        if not self.closing:
-            self.said += data
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def close(self) -> None:
-        self.closing = True
-
-    abort = close
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-
-async def said_to(config: uvicorn.Config, parts: Sequence[bytes]) -> bytes:
-    """What the protocol answers to data that come in these parts, before the caller leaves.
-
-    The application must answer a request that is whole in a few turns of the loop.
-    """
-    state = Connections()
-    protocol = TimedProtocol(config, state, {})
-    transport = Transport()
-    protocol.connection_made(transport)
-    for part in parts:
-        if not transport.closing:
-            protocol.data_received(part)
-        for _ in range(3):  # what is whole is answered, as it may be before the next part
-            await asyncio.sleep(0)
-    for _ in range(20):
-        if not state.tasks:
-            break
-        await asyncio.sleep(0)
-    protocol.connection_lost(None)
-    return transport.said

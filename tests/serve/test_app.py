@@ -268,3 +268,20 @@ def test_no_bytes_make_the_service_fail(
     response = service.post(path + query, content=body, headers=headers)
     if response.status_code != 200:
         assert problem_of(response)["status"] in (400, 413, 415, 422)
+
+
+def test_predictions_are_routed_without_a_search_and_named_as_if_there_had_been_one(
+    predictor: Predictor,
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def observe(exchange: Exchange, method: str, path: str) -> None:
+        seen.append((exchange.route, exchange.status))
+
+    app = create_app(predictor, Settings(cpus=1), observer=observe)
+    app.router.routes.clear()
+    caller = TestClient(app)
+    assert caller.post("/predict", json=BODY).json()["label"]
+    assert caller.post("/predict/batch", json={"images": [BODY["image"]]}).json()["succeeded"] == 1
+    assert caller.get("/predict").status_code == 404  # the others are Starlette's
+    assert seen == [("/predict", 200), ("/predict/batch", 200), ("", 404)]

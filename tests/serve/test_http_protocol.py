@@ -1,6 +1,7 @@
 """serve/server/protocol.py: heads that never end, and offers to go on in another protocol."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from itertools import product
 
@@ -10,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from benchmarks.fuzz.request_targets import said_to
 from serve.server import protocol, workers
-from tests.serve.server_process import said_to
 
 H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQC")
 OFFERS: dict[str, Sequence[bytes]] = {
@@ -122,6 +123,27 @@ def test_a_tunnel_is_refused_whatever_its_target(target: bytes, offer: str | Non
         said = asyncio.run(said_to(_CONFIG, parts))
         assert said.startswith(b"HTTP/1.1 400 ")
         assert said.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "none",
+    [
+        b"GET / HTTP/9\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nnone",
+        b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"\x16\x03\x01",
+    ],
+    ids=["version", "chunk", "length", "TLS"],
+)
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_what_is_no_request_is_refused_behind_the_answers_to_those_before(
+    before: int, none: bytes
+) -> None:
+    sent = _NEXT * before + none
+    for parts in ([sent], [sent[i : i + 1] for i in range(len(sent))], [sent, _NEXT]):
+        said = asyncio.run(said_to(_CONFIG, parts))
+        statuses = re.findall(rb"HTTP/1.1 (\d+) ", said)
+        assert statuses == [b"200"] * before + [b"400"]
 
 
 async def _echo(scope: Scope, receive: Receive, send: Send) -> None:

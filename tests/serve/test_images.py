@@ -4,7 +4,7 @@ same way."""
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from benchmarks.fuzz import pngs
 from common import images
 from common.images import (
+    HAS_AVIF,
     Codec,
     ImageTooLarge,
-    Pixels,
     UnreadableImage,
     UnsupportedImage,
     _to_rgb,
+    bytes_behind,
     image_size,
     image_type,
     is_quick,
@@ -177,6 +178,9 @@ def test_what_follows_the_end_of_an_image_changes_no_pixel(kind: str, trailer: s
         files.append(image_file(frames[0], kind, save_all=True, append_images=frames[1:]))
     for file in files:
         assert np.array_equal(CODEC.decode(file + TRAILERS[trailer]), CODEC.decode(file))
+        behind = bytes_behind(file)
+        assert bytes_behind(file + TRAILERS[trailer]) == behind + len(TRAILERS[trailer])
+        assert behind == 0 or kind == "MPO", "whose other images lie behind the first"
 
 
 @pytest.mark.parametrize("trailer", ["a line break", "one 0xFF", "one zero", "spaces", "text"])
@@ -201,6 +205,17 @@ def test_type_and_size_are_those_of_the_header(kind: str) -> None:
         assert image_size(data, kind) == (30, 20)
 
 
+@given(st.sampled_from(golden_files()), st.data())
+def test_the_end_of_a_damaged_file_is_looked_for_within_it(path: Path, data: st.DataObject) -> None:
+    file = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 4))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(
+            st.sampled_from([0, 1, 254, 255])
+        )
+    part = bytes(file[: data.draw(st.integers(0, len(file)))])
+    assert 0 <= bytes_behind(part) <= len(part)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_a_file_is_called_damaged(kind: str) -> None:
     data = image_file(pixels(), kind)
@@ -216,7 +231,7 @@ def _brands(major: bytes, *others: bytes) -> bytes:
 OTHERS: dict[str, list[bytes]] = {
     "HEIC": [_brands(b"heic"), _brands(b"mif1", b"heic"), _brands(b"msf1", b"hevc")],
     "AVIF": [
-        image_file(pixels(), "AVIF"),
+        image_file(pixels(), "AVIF"),  # where there is no decoder of it
         _brands(b"avif"),
         _brands(b"avis"),
         _brands(b"mif1", b"miaf", b"avif"),
@@ -234,23 +249,47 @@ OTHERS: dict[str, list[bytes]] = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_types_are_refused_by_their_names(name: str) -> None:
+def test_other_types_are_refused_by_their_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "HAS_AVIF", False)
     for data in OTHERS[name]:
-        with pytest.raises(UnsupportedImage, match=f"PNG, JPEG, WebP, GIF or BMP.* {name}"):
+        with pytest.raises(UnsupportedImage, match=f"expected a PNG, JPEG, WebP, GIF.* {name}"):
             CODEC.decode(data)
         assert other_type(data) == name
 
 
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+def test_avif_is_decoded_where_pillow_has_its_decoder() -> None:
+    assert HAS_AVIF, "in the wheel that the lock names"
+    photo = Image.fromarray(pixels(3, 24, 24)).resize((400, 300), Image.Resampling.BICUBIC)
+    decoded = CODEC.decode(image_file(photo, "AVIF", quality=95))
+    expected = CODEC.decode(image_file(photo))
+    assert np.abs(decoded.astype(int) - expected.astype(int)).mean() < 3
+    clear = Image.new("RGBA", (32, 32), (200, 0, 0, 0))
+    assert (CODEC.decode(image_file(clear, "AVIF")) == 255).all()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    upright = CODEC.decode(image_file(photo, "AVIF", quality=95, exif=turned))
+    assert np.abs(upright.astype(int) - np.rot90(decoded, -1).astype(int)).mean() < 12
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    film = image_file(frames[0], "AVIF", save_all=True, append_images=frames[1:])
+    assert tuple(CODEC.decode(film)[9, 9] > 128) == (True, False, False)
+
+
+def test_an_avif_has_the_limits_of_all_images() -> None:
+    file = image_file(Image.new("L", (1001, 1000)), "AVIF", speed=10)
+    with pytest.raises(ImageTooLarge, match="1001 x 1000 pixels, expected at most 1000000"):
+        CODEC.decode(file)
+    file = image_file(pixels(), "AVIF")
+    for damaged in (file[: len(file) // 2], file[:40], file.replace(b"av1C", b"av1X")):
+        with pytest.raises(UnreadableImage, match="the AVIF image is damaged or cut short"):
+            CODEC.decode(damaged)
 
 
 def _png(
     width: int, height: int, depth: int, color: int, rows: bytes, before: Sequence[bytes] = ()
 ) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    chunks = [_chunk(b"IHDR", header), *before, _chunk(b"IDAT", zlib.compress(rows))]
-    return b"\x89PNG\r\n\x1a\n" + b"".join([*chunks, _chunk(b"IEND", b"")])
+    chunks = [pngs.chunk(b"IHDR", header), *before, pngs.chunk(b"IDAT", zlib.compress(rows))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*chunks, pngs.chunk(b"IEND", b"")])
 
 
 def _png_that_claims(width: int, height: int) -> bytes:
@@ -282,7 +321,7 @@ def test_the_colour_that_a_png_calls_transparent_is_white_and_no_other(
         depth,
         color,
         b"".join(b"\0" + row.tobytes() for row in rows),
-        [_chunk(b"tRNS", trns)],
+        [pngs.chunk(b"tRNS", trns)],
     )
     eight = values >> 8 if depth == 16 else values * 255 // top
     expected = np.where(values == clear, 255, eight)
@@ -291,22 +330,22 @@ def test_the_colour_that_a_png_calls_transparent_is_white_and_no_other(
 
 _LONG = 3 * 2**20
 NOTES: dict[str, bytes] = {
-    "a profile that unpacks to 3 MiB": _chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(_LONG))),
-    "a profile of 3 MiB": _chunk(
+    "a profile that unpacks to 3 MiB": pngs.chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(_LONG))),
+    "a profile of 3 MiB": pngs.chunk(
         b"iCCP", b"a\0\0" + zlib.compress(np.random.default_rng(0).bytes(_LONG))
     ),
-    "packed text": _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(_LONG))),
-    "packed Unicode": _chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(_LONG))),
-    "plain text": _chunk(b"tEXt", b"a\0" + b"b" * _LONG),
-    "70 texts": _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20))) * 70,
-    "a profile that is none": _chunk(b"iCCP", b"a\0\0none"),
-    "animation control that is short": _chunk(b"acTL", b"\0"),
-    "a private chunk": _chunk(b"prVt", b"mine"),
+    "packed text": pngs.chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(_LONG))),
+    "packed Unicode": pngs.chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(_LONG))),
+    "plain text": pngs.chunk(b"tEXt", b"a\0" + b"b" * _LONG),
+    "70 texts": pngs.chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20))) * 70,
+    "a profile that is none": pngs.chunk(b"iCCP", b"a\0\0none"),
+    "animation control that is short": pngs.chunk(b"acTL", b"\0"),
+    "a private chunk": pngs.chunk(b"prVt", b"mine"),
 }
 for _name in (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME"):
-    NOTES[f"a wrong sum of {_name.decode()}"] = _chunk(_name, b"a\0\0\0")[:-1] + b"\xee"
+    NOTES[f"a wrong sum of {_name.decode()}"] = pngs.chunk(_name, b"a\0\0\0")[:-1] + b"\xee"
 for _name in (b"sBIT", b"bKGD", b"hIST", b"sPLT", b"eXIf", b"tRNS", b"prVt", b"acTL", b"fcTL"):
-    NOTES[f"a wrong sum of {_name.decode()}"] = _chunk(_name, b"\0" * 6)[:-1] + b"\xee"
+    NOTES[f"a wrong sum of {_name.decode()}"] = pngs.chunk(_name, b"\0" * 6)[:-1] + b"\xee"
 
 
 @pytest.mark.parametrize("note", NOTES)
@@ -470,83 +509,37 @@ def test_the_short_way_leaves_what_is_not_plain(data: bytes) -> None:
     assert images.decode(data, (32, 32)) is None
 
 
-def _family() -> Iterator[tuple[str, bytes, Pixels]]:
-    """Every kind of PNG of 32 x 32 pixels, written by its specification, and what it shows."""
-    chance = np.random.default_rng(5)
-    kinds = [(0, depth) for depth in (1, 2, 4, 8, 16)] + [(3, depth) for depth in (1, 2, 4, 8)]
-    kinds += [(color, depth) for color in (2, 4, 6) for depth in (8, 16)]
-    for color, depth in kinds:
-        bands = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
-        top = 2**depth - 1
-        samples = chance.integers(0, top + 1, (32, 32, bands))
-        palette = chance.integers(0, 256, (top + 1, 3)) if color == 3 else None
-        plte = [] if palette is None else [_chunk(b"PLTE", palette.astype(np.uint8).tobytes())]
-        shown = _shown(samples, color, depth, palette)
-        for interlaced in (False, True):
-            for filters in ((0,), (1,), (2,), (3,), (4,), (0, 1, 2, 3, 4)):
-                data = b"".join(
-                    _filtered(part, depth, filters)
-                    for part in (_passes(samples) if interlaced else [samples])
-                )
-                for notes in ([], [_chunk(b"gAMA", b"\0\0\xb1\x8f"), _chunk(b"tEXt", b"a\0b")]):
-                    header = struct.pack(">IIBBBBB", 32, 32, depth, color, 0, 0, interlaced)
-                    chunks = [_chunk(b"IHDR", header), *notes, *plte]
-                    packed = zlib.compress(data)
-                    chunks += [_chunk(b"IDAT", packed[:50]), _chunk(b"IDAT", packed[50:])]
-                    file = b"\x89PNG\r\n\x1a\n" + b"".join([*chunks, _chunk(b"IEND", b"")])
-                    yield f"{color} {depth} {interlaced} {filters} {bool(notes)}", file, shown
+FAMILY = list(pngs.family())
 
 
-def _shown(
-    samples: NDArray[np.int64], color: int, depth: int, palette: NDArray[np.int64] | None
-) -> Pixels:
-    if palette is not None:
-        return palette[samples[..., 0]].astype(np.uint8)
-    eight = samples >> 8 if depth == 16 else samples * 255 // (2**depth - 1)
-    rgb = eight[..., : 1 if color in (0, 4) else 3].repeat(3 if color in (0, 4) else 1, axis=2)
-    if color in (4, 6):
-        bands = Image.fromarray(np.dstack([rgb, eight[..., -1:]]).astype(np.uint8), "RGBA")
-        white = Image.new("RGBA", (32, 32), "white")
-        return np.asarray(Image.alpha_composite(white, bands).convert("RGB"))
-    return rgb.astype(np.uint8)
-
-
-def _passes(samples: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Adam7: PNG's specification, 8.2."""
-    steps = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
-    return [samples[y::dy, x::dx] for y, x, dy, dx in (*steps, (1, 0, 2, 1))]
-
-
-def _filtered(samples: NDArray[np.int64], depth: int, filters: Sequence[int]) -> bytes:
-    """Rows of a pass, each behind its filter: PNG's specification, 9.2."""
-    height, width, bands = samples.shape
-    flat = samples.reshape(height, width * bands, 1)
-    bits = (flat >> np.arange(depth - 1, -1, -1) & 1).reshape(height, -1).astype(np.uint8)
-    rows = np.packbits(bits, axis=1).astype(int)
-    back = max(1, bands * depth // 8)
-    above, written = np.zeros(rows.shape[1], int), []
-    for number, row in enumerate(rows):
-        kind = filters[number % len(filters)]
-        left, corner = (np.concatenate([np.zeros(back, int), r])[: len(r)] for r in (row, above))
-        nearness = np.abs([above - corner, left - corner, left + above - 2 * corner])
-        paeth = np.choose(nearness.argmin(axis=0), [left, above, corner])
-        guess = [np.zeros_like(row), left, above, (left + above) // 2, paeth][kind]
-        written.append(bytes([kind]) + ((row - guess) % 256).astype(np.uint8).tobytes())
-        above = row
-    return b"".join(written)
+def test_the_family_of_small_pngs_has_all_that_the_specification_has() -> None:
+    assert {(one.color, one.depth) for one in FAMILY} == {
+        *((0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16)),
+        *((3, 1), (3, 2), (3, 4), (3, 8), (4, 8), (4, 16), (6, 8), (6, 16)),
+    }
+    plain = [one for one in FAMILY if not (one.note or one.is_transparent)]
+    assert len({(*one[3:7],) for one in plain}) == len(plain) == 15 * 2 * 6
+    notes = [one for one in FAMILY if one.note]
+    assert len({one.note for one in notes}) == 16
+    assert len(notes) == 15 * 16 - 11, "hIST stands beside a palette alone"
+    transparent = [one for one in FAMILY if one.is_transparent]
+    assert len(transparent) == 11 * 2, "those without an alpha of their own"
+    assert len({one.file for one in FAMILY}) == len(FAMILY) == 431
 
 
 def test_every_kind_of_small_png_shows_what_its_specification_says() -> None:
-    taken = 0
-    for name, file, shown in _family():
-        assert (CODEC.decode(file) == shown).all(), name
-        with Image.open(io.BytesIO(file)) as opened:
-            assert (np.asarray(_to_rgb(opened)) == shown).all(), name
-        short = images.decode(file, (32, 32))
+    taken = set()
+    for one in FAMILY:
+        assert (CODEC.decode(one.file) == one.shown).all(), one.name
+        short = images.decode(one.file, (32, 32))
         if short is not None:
-            taken += 1
-            assert (short == shown).all(), name
-    assert taken == 12, "8 bits of RGB, not interlaced"
+            taken.add((one.color, one.depth, one.is_interlaced, one.is_transparent, one.note))
+            assert (short == one.shown).all(), one.name
+        if not one.is_transparent:  # else Pillow alone has other ideas of 16 bits
+            with Image.open(io.BytesIO(one.file)) as opened:
+                assert (np.asarray(_to_rgb(opened)) == one.shown).all(), one.name
+    harmless = {"", "cHRM", "gAMA", "sRGB", "pHYs", "tIME", "tEXt", "sBIT", "bKGD"}
+    assert taken == {(2, 8, False, False, note) for note in harmless}
 
 
 @given(st.data())

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from common.model.artifact import ArtifactError, ArtifactMetadata
 from serve.inference import model_path as places
@@ -45,6 +46,30 @@ def test_other_answers_than_the_recorded_ones_are_refused(predictor: Predictor) 
     forgetful.metadata = replace(forgetful.metadata, parity=replace(parity, probabilities=rolled))
     with pytest.raises(ArtifactError, match="away from the recorded ones"):
         forgetful.check()
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (np.zeros((99, 10)), "answers .* numbers, expected"),
+        (np.zeros(10), "answers .* numbers, expected"),
+        (RuntimeError("no such input"), "cannot run the model: no such input"),
+        (MemoryError(), "cannot run the model"),
+    ],
+    ids=["images", "classes", "run", "memory"],
+)
+def test_a_session_that_cannot_answer_the_artifacts_own_images_is_refused(
+    answers: NDArray[np.float64] | Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: Predictor, __: NDArray[np.uint8]) -> NDArray[np.float64]:
+        if isinstance(answers, Exception):
+            raise answers
+        return answers
+
+    predictor = Predictor(MODEL.read_bytes())
+    monkeypatch.setattr(Predictor, "__call__", run)
+    with pytest.raises(ArtifactError, match=said):
+        predictor.check()
 
 
 def test_a_damaged_artifact_is_refused_by_name(tmp_path: Path) -> None:

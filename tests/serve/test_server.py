@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from uvicorn import Config
 
+from serve.image import healthcheck
 from serve.server.server import main
 from serve.server.workers import Supervisor, Worker
 from tests.helpers.waiting import PATIENCE_S, free_port, wait_until
@@ -89,6 +90,39 @@ def test_a_process_that_dies_is_replaced_and_the_others_go_on() -> None:
         wait_until(lambda: len(set(server.workers()) - {first}) == 2)
         wait_until(server.is_up)
         assert second in server.workers()
+
+
+def test_processes_are_looked_after_while_they_are_replaced_one_by_one() -> None:
+    with running(workers=2) as server:
+        wait_until(lambda: len(server.workers()) == 2)
+        before = first, _ = server.workers()
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.workers()) == 3)
+        (successor,) = set(server.workers()) - {*before}
+        os.kill(successor, signal.SIGSTOP)  # it takes long to start
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: len(set(server.workers()) - {*before, successor}) == 1)
+        os.kill(successor, signal.SIGCONT)
+        wait_until(lambda: len(server.workers()) == 2 and not {*before} & {*server.workers()})
+        assert server.is_up()
+
+
+def test_processes_stay_where_their_successors_cannot_serve(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(MODEL.read_bytes())
+    with running(workers=2, KILN_MODEL=str(model)) as server:
+        wait_until(lambda: counts(server) == [0, 0])  # both have read the model
+        before = server.workers()
+        model.write_bytes(b"no model any more")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.workers()) == 3)
+        wait_until(lambda: len(server.workers()) == 2)
+        assert server.workers() == before
+        assert server.is_up()
+        server.process.terminate()
+        _, said = server.process.communicate(timeout=PATIENCE_S)
+    assert "a successor did not serve" in said
+    assert server.process.returncode == 0
 
 
 def test_processes_have_equal_shares_of_the_callers_who_stay() -> None:
@@ -259,6 +293,7 @@ def test_options_take_the_place_of_variables() -> None:
     try:
         wait_until(server.is_up)
         assert server.workers() == []  # a lone process serves by itself
+        assert healthcheck.main(Path(f"/proc/{process.pid}/cmdline")) == 0
     finally:
         process.terminate()
         process.communicate(timeout=PATIENCE_S)
@@ -274,6 +309,39 @@ def test_every_process_serves_the_precision_that_was_chosen() -> None:
     [chosen] = [line["chosen"] for line in lines if line["message"].startswith("took the faster")]
     assert found == {{"fp32": "none"}.get(served, served)}
     assert chosen == {"fp32": "model.onnx", "int8": "model.int8.onnx"}[served]
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "port"),
+    [
+        (["python3", "boot.py", "--port", "9000"], "1", 9000),
+        (["python3", "boot.py", "--host", "::", "--port=9000"], "1", 9000),
+        (["tini", "--", "python3", "boot.py", "--port", "9000", "--port", "9001"], "", 9001),
+        (["python3", "boot.py"], "9000", 9000),
+        (["python3", "boot.py"], "", 8000),
+        (["python3", "boot.py", "--reports", "1"], "", 8000),
+    ],
+)
+def test_the_health_check_asks_at_the_port_that_the_server_was_started_with(
+    words: list[str],
+    variable: str,
+    port: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[str] = []
+
+    def urlopen(url: str, **_: float) -> AbstractContextManager[None]:
+        asked.append(url)
+        return nullcontext()
+
+    monkeypatch.setenv("KILN_PORT", variable)
+    monkeypatch.setattr(healthcheck, "urlopen", urlopen)
+    process = tmp_path / "cmdline"
+    process.write_text("\0".join([*words, ""]))
+    assert healthcheck.main(process) == 0
+    assert asked == [f"http://127.0.0.1:{port}/ready"]
 
 
 def test_processes_end_with_a_parent_that_is_killed() -> None:

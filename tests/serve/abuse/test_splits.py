@@ -7,6 +7,7 @@ import re
 import pytest
 import uvicorn
 
+from benchmarks.fuzz.request_targets import said_to
 from serve.http.app import create_app
 from serve.settings import Settings
 from tests.serve.abuse.attacks import (
@@ -19,7 +20,6 @@ from tests.serve.abuse.attacks import (
     PATHS,
     READ_ONE_WAY,
 )
-from tests.serve.server_process import said_to
 from tests.serve.serving import bundled_predictor
 
 _PREDICTOR = bundled_predictor()

@@ -1,5 +1,7 @@
 """A collector of OTLP over HTTP on this machine, which keeps what it gets, or misbehaves."""
 
+import gzip
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ class Receiver:
 
     def __init__(self, status: int = 200) -> None:
         self.status = status
+        self.refusals = 0  # that come first: try again at once
         self.requests: list[tuple[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.released = threading.Event()  # ends what never answers
@@ -70,7 +73,7 @@ class Receiver:
 
 
 @contextmanager
-def receiving(status: int = 200) -> Iterator[Receiver]:
+def receiving(status: int = 200, context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     receiver = Receiver(status)
 
     class Handler(BaseHTTPRequestHandler):
@@ -82,6 +85,15 @@ def receiving(status: int = 200) -> Iterator[Receiver]:
                 receiver.released.wait(PATIENCE_S)
                 self.close_connection = True  # or the exporter would wait for its own timeout
                 return
+            if receiver.refusals:
+                receiver.refusals -= 1
+                self.send_response(503)
+                self.send_header("retry-after", "0")
+                self.send_header("content-length", "0")
+                self.end_headers()
+                return
+            if self.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
             if receiver.status == 200:
                 receiver.headers.append({k.lower(): v for k, v in self.headers.items()})
                 receiver.requests.append((self.path, _KINDS[self.path].FromString(body)))
@@ -92,9 +104,15 @@ def receiving(status: int = 200) -> Iterator[Receiver]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A caller may refuse our certificate."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    receiver.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    receiver.url = f"http{'s' if context else ''}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

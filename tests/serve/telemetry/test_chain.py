@@ -1,10 +1,12 @@
 """The service into a real collector and a real store: the series have the values of the traffic."""
 
+import base64
 from collections.abc import Iterator
 
 import pytest
 
 from tests.helpers.waiting import wait_until
+from tests.serve.serving import base64_of
 from tests.serve.telemetry.collector import Chain, collector
 from tests.serve.telemetry.exporting import BODY, service
 from tests.serve.telemetry.test_catalogue import CATALOGUE
@@ -21,7 +23,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         collector(tmp_path_factory.mktemp("chain")) as chain,
         service(chain.endpoint, NO_PROXY="*") as (telemetry, client),
     ):
-        batch = [BODY["image"]] * 5 + ["?"]
+        followed = base64_of(base64.b64decode(BODY["image"]) + b"what a camera adds")
+        batch = [BODY["image"]] * 4 + [followed, "?"]
         traced = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
         assert client.post("/predict", json=BODY, headers=traced).status_code == 200
         assert client.post("/predict", json={"image": "?"}).status_code == 422
@@ -42,6 +45,7 @@ def test_series_have_the_values_of_the_traffic(chain: Chain) -> None:
     assert chain.value("kiln_confidence_ratio_count or kiln_confidence_count") == 7
     assert chain.value("sum(kiln_errors_total)") == 1
     assert chain.value('kiln_images_refused_total{error_type="invalid-field"}') == 1
+    assert chain.value('kiln_images_trailing_total{image_type="PNG"}') == 1
     assert chain.value("kiln_requests_shed_total") == 0
     assert chain.value("sum(kiln_telemetry_dropped_total)") == 0
     assert chain.value("count(kiln_stage_duration_seconds_count == 3)") == 4

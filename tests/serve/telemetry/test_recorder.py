@@ -92,6 +92,14 @@ def test_images_refused_in_batches_are_counted_by_kind() -> None:
     assert inst.ERRORS not in collected(recorder)  # the requests were answered
 
 
+def test_images_that_bytes_follow_are_counted_by_type() -> None:
+    recorder = Recorder(CLASSES)
+    for types in (["JPEG", "PNG"], [], ["JPEG"]):
+        recorder.record(ANSWERED, 0.001, 0, (0.0, 0.0, 0.0, 0.0), 0, None, trailing=types)
+    found = {p.labels[inst.IMAGE_TYPE]: p.value for p in collected(recorder)[inst.TRAILING]}
+    assert found == {"JPEG": 2, "PNG": 1}
+
+
 def test_the_deepest_queue_is_told_once() -> None:
     recorder = Recorder(CLASSES)
     for waiting in (3, 41, 7):

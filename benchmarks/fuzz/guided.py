@@ -1,0 +1,176 @@
+"""Fuzzing under the guidance of coverage: libFuzzer, by atheris, on one target in a process of its
+own.
+
+    python -m benchmarks.fuzz.guided benchmarks.fuzz.image_targets:CODEC [options of libFuzzer]
+
+is that process: a crash, a hang or too much memory ends it alone.
+"""
+
+import importlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from benchmarks.fuzz.targets import Target
+from benchmarks.load.servers import ServerFailed, python_environment
+from common.terminal import Progress
+
+# What guides, which takes a second of the start for each megabyte of Pillow.
+_IMAGES = ("PIL", "common.images")
+_REQUESTS = (
+    *("python_multipart", "serve.http.bodies", "serve.server.protocol"),
+    "uvicorn.protocols.http",
+)
+_INSTRUMENTED = {"CODEC": _IMAGES, "SMALL_PNG": _IMAGES}
+TARGETS = {
+    "codec": "benchmarks.fuzz.image_targets:CODEC",
+    "small_png": "benchmarks.fuzz.image_targets:SMALL_PNG",
+    "bodies": "benchmarks.fuzz.request_targets:BODIES",
+    "http_protocol": "benchmarks.fuzz.request_targets:HTTP_PROTOCOL",
+}
+_MEMORY_MB, _TIMEOUT_S = 1024, 10  # of the whole process, of one input
+_FOUND = ("crash-*", "timeout-*", "oom-*", "leak-*")  # as libFuzzer names its files
+_NO_LIMIT_S = 2**31 - 1
+
+
+@dataclass
+class Guided:
+    """What one run did and found."""
+
+    target: str
+    runs: int = 0
+    first_coverage: int = 0  # edges that the seeds reach
+    coverage: int = 0
+    seeds: int = 0
+    corpus: int = 0  # inputs of which each reaches something that no other does
+    peak_mb: int = 0
+    found: dict[str, bytes] = field(default_factory=dict)  # the input by its file's name
+    said: str = ""  # about what it found
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was found."""
+        return not self.found
+
+
+def run_guided(
+    target: str, *, seconds: int, runs: int, seed: int, corpus: Path | None, progress: Progress
+) -> Guided:
+    """Runs libFuzzer until the time or the runs are over, or something is found.
+
+    Args:
+        target: where it is, one of `TARGETS`, or another ``module:NAME``.
+        seconds: 0: no limit.
+        runs: 0: no limit.
+        corpus: folder of inputs of earlier runs, to which new ones are added.
+
+    Raises:
+        ServerFailed: the process could not start.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for one in ("corpus", "found"):
+            (folder / one).mkdir()
+        if corpus is not None:
+            corpus.mkdir(parents=True, exist_ok=True)
+        command = [
+            *(sys.executable, "-m", "benchmarks.fuzz.guided", target),
+            f"-max_total_time={seconds or _NO_LIMIT_S}",
+            f"-runs={runs or -1}",
+            f"-seed={seed or 1}",  # 0 is chance to libFuzzer
+            f"-artifact_prefix={folder / 'found'}/",
+            *(f"-rss_limit_mb={_MEMORY_MB}", f"-timeout={_TIMEOUT_S}"),
+            *("-print_final_stats=1", str(corpus or folder / "corpus")),
+        ]
+        guided = Guided(target)
+        lines = _followed(command, guided, progress)
+        for pattern in _FOUND:
+            for path in (folder / "found").glob(pattern):
+                guided.found[path.name] = path.read_bytes()
+    if not guided.runs:
+        raise ServerFailed(f"{target} was not fuzzed: {lines[-1] if lines else 'nothing was said'}")
+    guided.said = "\n".join(line for line in lines if not line.startswith(_NOISE))
+    return guided
+
+
+_NOISE = ("INFO: ", "#", "WARNING: Failed to find function", "NEW_FUNC", "stat::")
+_STEP = re.compile(r"#(\d+)\s+(\S+)\s.*?cov: (\d+).*? corp: (\d+)")
+_LAST = 60  # lines that are kept
+
+
+def _followed(command: Sequence[str], guided: Guided, progress: Progress) -> list[str]:
+    """Reads what the process says until it ends; the last lines."""
+    lines: list[str] = []
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # exceptions are told at the one, the rest at the other
+        text=True,
+        errors="replace",
+        env=python_environment(),
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if step := _STEP.match(line):
+                guided.runs, guided.coverage = int(step[1]), int(step[3])
+                guided.corpus = int(step[4])
+                if step[2] == "INITED":
+                    guided.first_coverage, guided.seeds = guided.coverage, guided.corpus
+                progress.update(guided.runs, detail=f"{guided.coverage} edges reached")
+            elif runs := re.match(r"stat::number_of_executed_units:\s*(\d+)", line):
+                guided.runs = int(runs[1])
+            elif peak := re.match(r"stat::peak_rss_mb:\s*(\d+)", line):
+                guided.peak_mb = int(peak[1])
+            lines = [*lines[1 - _LAST :], line.rstrip()]
+    return lines
+
+
+def find(address: str) -> Target:
+    """The target at ``module:NAME``."""
+    module, _, name = address.partition(":")
+    target: Target = getattr(importlib.import_module(module), name)
+    return target
+
+
+def _main(arguments: Sequence[str]) -> None:
+    import atheris
+
+    name = arguments[0].partition(":")[2]
+    with atheris.instrument_imports(include=list(_INSTRUMENTED.get(name, _REQUESTS))):
+        target = find(arguments[0])
+    with tempfile.TemporaryDirectory() as folder:
+        options = [*arguments[1:], f"-max_len={target.longest}"]
+        options += [_words(Path(folder), target.words)] if target.words else []
+        # The last folder is libFuzzer's to read alone.
+        seeds = Path(folder) / "seeds"
+        seeds.mkdir()
+        for number, data in enumerate(target.seeds()):
+            (seeds / str(number)).write_bytes(data)
+
+        def mutate(data: bytes, longest: int, seed: int) -> bytes:
+            assert target.mutate is not None
+            return target.mutate(data, longest, Random(seed), atheris.Mutate)
+
+        extra = {} if target.mutate is None else {"custom_mutator": mutate}
+        atheris.Setup(["fuzz", *options, str(seeds)], target.call, **extra)
+        atheris.Fuzz()  # does not come back
+
+
+def _words(folder: Path, words: Sequence[bytes]) -> str:
+    """A dictionary of libFuzzer's, as its option."""
+    path = folder / "words"
+    path.write_text("".join(f'"{"".join(_escaped(word))}"\n' for word in words))
+    return f"-dict={path}"
+
+
+def _escaped(word: bytes) -> Iterator[str]:
+    return (f"\\x{byte:02x}" for byte in word)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
