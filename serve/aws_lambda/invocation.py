@@ -1,4 +1,4 @@
-"""One Lambda invocation: answer the event, then flush telemetry before the process may freeze."""
+"""One Lambda invocation: answer the event, then flush what is due before the process may freeze."""
 
 import json
 import os
@@ -17,6 +17,9 @@ from serve.exchange import Observer
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
 
+# Metrics are sent with the first call, and then with one call of each interval: what the calls
+# behind the last export added is lost if the environment ends without SIGTERM.
+_INTERVAL, _INTERVAL_MS = "OTEL_METRIC_EXPORT_INTERVAL", "5000"
 CLOSE_S = 0.25  # Lambda kills a process 300 ms after SIGTERM
 
 
@@ -41,7 +44,7 @@ class LambdaTelemetry:
         Raises:
             SettingsError: names every variable that is wrong.
         """
-        telemetry = Telemetry.start(settings, metadata, environ)
+        telemetry = Telemetry.start(settings, metadata, {_INTERVAL: _INTERVAL_MS, **environ})
         drift = watch_traffic(telemetry, settings, metadata)
         if telemetry.is_on or _is_off(environ):
             return cls(telemetry, None)
@@ -53,8 +56,8 @@ class LambdaTelemetry:
         )
 
     def flush(self, deadline_s: float) -> bool:
-        """Sends everything that was seen so far; False if the collector did not take it in time."""
-        return self._embedded.flush() if self._embedded else self._telemetry.flush(deadline_s)
+        """Sends what is due behind a call; False if the collector did not take it in time."""
+        return self._embedded.flush() if self._embedded else self._telemetry.flush_due(deadline_s)
 
     def renew(self) -> None:
         """Renews the instance and its connections in a copy of the process from a snapshot."""
@@ -140,7 +143,7 @@ Flush = Callable[[float], bool]
 
 
 class FlushingHandler:
-    """A handler that has everything flushed before its answer returns to Lambda.
+    """A handler that has what is due flushed before its answer returns to Lambda.
 
     A collector that does not take it in time costs the invocation `budget_s` at most, and few of
     those that follow anything: there is a pause, twice as long after each failure, in which nobody

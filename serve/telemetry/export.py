@@ -12,7 +12,9 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Does `work` at an interval and when asked; whoever asks may wait for it, up to a deadline.
+    """Does `work` when asked and, unless it is not to, at an interval on its own.
+
+    Whoever asks may wait for it, up to a deadline.
 
     The SDK's own flush takes as long as the collector does, whatever the deadline:
     https://github.com/open-telemetry/opentelemetry-python/issues/4568
@@ -24,15 +26,27 @@ class Worker:
         work: Callable[[], bool],
         interval_s: float,
         cancel: Callable[[], object] = lambda: None,
+        *,
+        on_its_own: bool = True,
     ) -> None:
         self._work, self._interval_s, self._cancel = work, interval_s, cancel
+        self._timeout_s = interval_s if on_its_own else None
         self._changed = threading.Condition()
         self._asked = self._done = 0
+        self._succeeded_at = float("-inf")  # seconds since 1970
         self._succeeded = True
         self._stopped = False
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether its interval has passed since it was done with success, or it never was.
+
+        By the wall clock, either way: the other may stand still while the process is frozen.
+        """
+        return abs(time.time() - self._succeeded_at) >= self._interval_s
 
     def ask(self) -> int:
         """Has the work begin soon; returns a ticket to wait for its end."""
@@ -66,12 +80,14 @@ class Worker:
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._asked > self._done or self._stopped, self._interval_s
+                    lambda: self._asked > self._done or self._stopped, self._timeout_s
                 )
                 if self._stopped:
                     return
                 ticket = self._asked
             succeeded = self._attempt()
+            if succeeded:
+                self._succeeded_at = time.time()
             with self._changed:
                 self._done, self._succeeded = ticket, succeeded
                 self._changed.notify_all()
@@ -100,6 +116,11 @@ class ExportQueue:
         self._export, self._capacity, self._batch = export, capacity, min(batch, capacity)
         self._items: deque[Any] = deque()
         self.worker = Worker(f"export-{name}", self._send, delay_s, cancel)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be exported."""
+        return not self._items
 
     def put(self, items: Sequence[Any]) -> None:
         """Enqueues an item; never waits."""

@@ -99,6 +99,7 @@ class Providers:
         self._queues: list[ExportQueue] = []
         self._workers: list[Worker] = []
         self._reader: Reader | None = None
+        self._metrics: Worker | None = None
         self.log_queue: ExportQueue | None = None
         self.traces = "traces" in settings.signals
         if self.traces:
@@ -109,9 +110,14 @@ class Providers:
             exporter = OTLPMetricExporter(_transport=Transport("METRICS"))
             self._reader = Reader(exporter, self._collect, SCOPE, self.resource)
             interval_s = settings.metrics_interval_s
-            self._workers.append(
-                Worker("export-metrics", self._reader.export, interval_s, exporter.shutdown)
+            self._metrics = Worker(
+                "export-metrics",
+                self._reader.export,
+                interval_s,
+                exporter.shutdown,
+                on_its_own=settings.on_its_own,
             )
+            self._workers.append(self._metrics)
         self._workers += [queue.worker for queue in self._queues]
         readers = [self._reader] if self._reader else []
         provider = MeterProvider(readers, self.resource, shutdown_on_exit=False)
@@ -132,9 +138,17 @@ class Providers:
 
     def flush(self, deadline_s: float) -> bool:
         """Exports everything in so much time, all signals at once."""
-        end = time.monotonic() + deadline_s
-        tickets = [worker.ask() for worker in self._workers]
-        return all([*map(Worker.wait, self._workers, tickets, repeat(end))])
+        return _export(self._workers, deadline_s)
+
+    def flush_due(self, deadline_s: float) -> bool:
+        """The same for the spans and log records that wait, and for metrics once an interval.
+
+        Metrics are sums since the start: the next export has what this one leaves out.
+        """
+        due = [queue.worker for queue in self._queues if not queue.is_empty]
+        if self._metrics is not None and self._metrics.is_due:
+            due.append(self._metrics)
+        return _export(due, deadline_s)
 
     def close(self, deadline_s: float) -> None:
         """Flushes and shuts down; threads that could not end in this time end soon after."""
@@ -173,6 +187,12 @@ class Providers:
         failures = self._reader.failures if self._reader else 0
         lost = {"metrics": failures} | {queue.name: queue.dropped for queue in self._queues}
         return [Observation(count, {"signal": signal}) for signal, count in lost.items()]
+
+
+def _export(workers: Sequence[Worker], deadline_s: float) -> bool:
+    end = time.monotonic() + deadline_s
+    tickets = [worker.ask() for worker in workers]
+    return all([*map(Worker.wait, workers, tickets, repeat(end))])
 
 
 def resource(facts: Mapping[str, str]) -> Resource:

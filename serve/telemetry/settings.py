@@ -56,6 +56,9 @@ class ExportSettings:
     signals: frozenset[str] = frozenset()
     sampler: Sampler = field(default_factory=Sampler)
     metrics_interval_s: float = 60.0
+    # Whether metrics are exported at the interval without being asked. Not on Lambda: the process
+    # may be frozen amid an export, and what it counts before its snapshot is taken is nobody's.
+    on_its_own: bool = True
     span_queue: "QueueSettings" = field(default_factory=lambda: QueueSettings(5.0))
     log_queue: "QueueSettings" = field(default_factory=lambda: QueueSettings(1.0))
 
@@ -74,12 +77,18 @@ class ExportSettings:
             signals,
             _sampler(get),
             _milliseconds(get, "OTEL_METRIC_EXPORT_INTERVAL", cls.metrics_interval_s),
+            not _may_be_frozen(environ),
             _queue(get, "OTEL_BSP", 5.0),
             _queue(get, "OTEL_BLRP", 1.0),
         )
         if get.problems:
             raise SettingsError("; ".join(get.problems))
         return found
+
+
+def _may_be_frozen(environ: Mapping[str, str]) -> bool:
+    """Whether it is a function of AWS Lambda; Managed Instances run on between calls."""
+    return "AWS_LAMBDA_RUNTIME_API" in environ and "AWS_LAMBDA_MAX_CONCURRENCY" not in environ
 
 
 class QueueSettings(NamedTuple):

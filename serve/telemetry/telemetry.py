@@ -91,6 +91,10 @@ class Telemetry:
         """Sends what is there: metrics, traces and logs at once; False if it took too long."""
         return self._providers is None or self._providers.flush(deadline_s)
 
+    def flush_due(self, deadline_s: float) -> bool:
+        """Sends what waits of traces and logs, and metrics if their interval has passed."""
+        return self._providers is None or self._providers.flush_due(deadline_s)
+
     def renew(self) -> None:
         """In a copy of the process, as after a fork or from a snapshot: a new instance of its own.
 

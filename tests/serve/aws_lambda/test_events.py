@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import tritonclient.http as triton
 
 from serve.aws_lambda.invocation import Adapter
 from serve.http.app import create_app
 from serve.settings import Settings
-from tests.serve.aws_lambda.events import function_url, http_api, load_balancer, rest_api
+from tests.serve.aws_lambda.events import (
+    Door,
+    function_url,
+    http_api,
+    load_balancer,
+    rest_api,
+)
 from tests.serve.serving import base64_of, bundled_predictor, image_file, pixels
 
 IMAGE = base64_of(image_file(pixels()))
@@ -120,3 +129,29 @@ def test_half_a_character_is_refused(adapter: Adapter, door: Any, place: str) ->
         event |= {"rawQueryString": half, "queryStringParameters": {half: half}}
         event |= {"multiValueQueryStringParameters": {half: [half]}}
     assert 400 <= answer_to(adapter, event)[0] < 500
+
+
+@pytest.mark.parametrize("door", [http_api, rest_api, function_url, load_balancer])
+@pytest.mark.parametrize("accepted", ["identity", "gzip"])
+def test_binary_tensors_go_through_every_door(adapter: Adapter, door: Door, accepted: str) -> None:
+    predictor = bundled_predictor()
+    images = np.stack([pixels(0), pixels(1)])
+    tensor = triton.InferInput("images", list(images.shape), "UINT8").set_data_from_numpy(images)
+    body, length = triton.InferenceServerClient.generate_request_body([tensor])
+    headers = {
+        "content-type": "application/octet-stream",
+        "inference-header-content-length": str(length),
+        "accept-encoding": accepted,
+    }
+    path = f"/v2/models/{predictor.metadata.name}/infer"
+    answer = adapter(door("POST", path, body, headers, encoded=True), SimpleNamespace())
+    assert answer["statusCode"] == 200
+    assert answer["isBase64Encoded"]
+    said = {name: values[0] for name, values in answer.get("multiValueHeaders", {}).items()}
+    said |= answer.get("headers", {})
+    result = triton.InferenceServerClient.parse_response_body(
+        base64.b64decode(answer["body"]),
+        header_length=int(said["inference-header-content-length"]),
+        content_encoding=said.get("content-encoding"),
+    )
+    np.testing.assert_array_equal(result.as_numpy("probabilities"), predictor(images))

@@ -35,7 +35,8 @@ def predict(function: LocalFunction, times: int) -> None:
 
 def test_a_copy_tells_of_its_own_requests_and_not_of_the_warm_up(tmp_path: Path) -> None:
     with collector(tmp_path / "chain") as chain:
-        environment = {**chain.environment, **SNAP_START, "KILN_FLUSH_MS": "20000"}
+        each_call = {"KILN_FLUSH_MS": "20000", "OTEL_METRIC_EXPORT_INTERVAL": "1"}
+        environment = {**chain.environment, **SNAP_START, **each_call}
         with local_function(tmp_path, environment) as function:
             restore(function)
             predict(function, 3)
