@@ -1,6 +1,9 @@
 """AWS Lambda's handler; the model is loaded on import, so that a call finds it warm."""
 
 import gc
+import os
+
+from msgspec import structs
 
 from serve.aws_lambda.invocation import Adapter, FlushingHandler, LambdaTelemetry
 from serve.http.app import create_app
@@ -9,6 +12,8 @@ from serve.inference.predictor import Predictor
 from serve.settings import Settings
 
 settings = Settings.from_environment()
+clients = int(os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY") or 1)  # processes like this one
+settings = structs.replace(settings, cpus=max(1, settings.cpus // clients))
 predictor = Predictor.load(model_path(settings), settings.session_threads)
 telemetry = LambdaTelemetry.start(settings, predictor.metadata)
 app = create_app(predictor, settings, observer=telemetry.observer)

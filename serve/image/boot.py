@@ -22,11 +22,19 @@ def main(arguments: list[str]) -> None:
     from serve.aws_lambda.lifecycle import (
         at_sigterm,
         block_sigterm,
+        end_clients,
+        load_for_clients,
         register_snapshot_hooks,
     )
 
     block_sigterm()
-    at_sigterm(_close_telemetry)
+    if "AWS_LAMBDA_MAX_CONCURRENCY" in os.environ:  # the runtime client forks so many processes
+        at_sigterm(end_clients)
+        os.register_at_fork(after_in_child=lambda: at_sigterm(_close_telemetry))
+        if not arguments:
+            load_for_clients()
+    else:
+        at_sigterm(_close_telemetry)
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
         register_snapshot_hooks()
     if not arguments:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -28,6 +29,7 @@ class Receiver:
         self.refusals = 0  # that come first: try again at once
         self.requests: list[tuple[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.by_connection: list[tuple[int, Any]] = []  # requests, and by which they came
         self.released = threading.Event()  # ends what never answers
         self.url = ""
 
@@ -76,8 +78,14 @@ class Receiver:
 def receiving(status: int = 200, context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     receiver = Receiver(status)
 
+    numbers = count()
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            self.connection_number = next(numbers)
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
@@ -96,7 +104,9 @@ def receiving(status: int = 200, context: ssl.SSLContext | None = None) -> Itera
                 body = gzip.decompress(body)
             if receiver.status == 200:
                 receiver.headers.append({k.lower(): v for k, v in self.headers.items()})
-                receiver.requests.append((self.path, _KINDS[self.path].FromString(body)))
+                request = _KINDS[self.path].FromString(body)
+                receiver.by_connection.append((self.connection_number, request))
+                receiver.requests.append((self.path, request))
             self.send_response(receiver.status)
             self.send_header("content-length", "0")
             self.end_headers()
