@@ -20,6 +20,7 @@ of an image are ignored: cameras append previews, videos, notes and padding, pro
 import io
 import warnings
 import zlib
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Literal
 
@@ -94,6 +95,7 @@ _OTHERS = {
     b"<svg": "SVG",
 }
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"mif1": "HEIC", b"msf1": "HEIC"}  # ISO/IEC 23008-12
+_BRANDS |= {b"crx ": "CR3"}  # Canon's raw files
 _BRANDS |= dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC")
 
 
@@ -248,13 +250,34 @@ def _end_of_png(data: bytes) -> int:
 
 
 def _end_of_jpeg(data: bytes) -> int:
+    for marker, position in _segments_of_jpeg(data):
+        if marker == 0xDA:  # the first scan: behind it the end cannot be part of anything else
+            return data.find(b"\xff\xd9", position) + 2
+    return 0
+
+
+def _segments_of_jpeg(data: bytes) -> Iterator[tuple[int, int]]:
+    """The marker of each segment and where it lies."""
     position = 2
     while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
         marker = data[position + 1]
-        if marker == 0xDA:  # the first scan: behind it the end cannot be part of anything else
-            return data.find(b"\xff\xd9", position) + 2
+        yield marker, position
         position += 1 if marker == 0xFF else 2 + _big(data[position + 2 : position + 4])
-    return 0
+
+
+# Frames of ITU-T T.81, table B.1, that libjpeg does not decode.
+_RARE_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
+
+
+def _rare_jpeg(data: bytes) -> str:
+    """How a JPEG is coded that is intact and not decoded here; "" where it is as others are."""
+    for marker, position in _segments_of_jpeg(data):
+        if marker in _RARE_FRAMES:
+            return "without loss, or in layers"
+        if 0xC0 <= marker <= 0xCA and marker not in (0xC4, 0xC8):
+            bits = data[position + 4 : position + 5]
+            return f"of {bits[0]} bits" if bits and bits[0] != 8 else ""
+    return ""
 
 
 def _end_of_gif(data: bytes) -> int:
@@ -337,6 +360,8 @@ class Codec:
         except (ImageError, MemoryError):
             raise
         except Exception as exc:  # damaged files meet every kind of exception within Pillow
+            if kind == "JPEG" and (form := _rare_jpeg(data)):
+                raise UnsupportedImage(f"{_EXPECTED} of a common kind, got a JPEG {form}") from exc
             if kind == "BMP" and str(exc).startswith("Unsupported BMP"):
                 raise UnsupportedImage(f"{_EXPECTED} of a common kind, got an {exc}") from exc
             raise UnreadableImage(f"the {kind} image is damaged or cut short") from exc

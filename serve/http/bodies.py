@@ -49,13 +49,14 @@ class _Reader:
     def __init__(self) -> None:
         self.parts: list[Part] = []
         self.ended = False
-        self._field = self._value = self._disposition = self._type = b""
+        self._field = self._value = self._disposition = self._type = self._encoding = b""
         self._data = bytearray()
 
     def on_part_begin(self) -> None:
         if len(self.parts) == _MAX_PARTS:
             raise MalformedForm(f"the form has more than {_MAX_PARTS} parts", field="body")
         self._disposition, self._type, self._data = b"", b"text/plain", bytearray()
+        self._encoding = b""
 
     def on_header_begin(self) -> None:
         self._field = self._value = b""
@@ -71,6 +72,8 @@ class _Reader:
             self._disposition = self._value
         elif self._field.lower() == b"content-type":
             self._type = self._value.strip().lower()
+        elif self._field.lower() == b"content-transfer-encoding":
+            self._encoding = self._value.strip().lower()
 
     def on_part_data(self, buffer: bytes, start: int, end: int) -> None:
         self._data += buffer[start:end]
@@ -79,7 +82,14 @@ class _Reader:
         options = parse_options_header(self._disposition)[1]
         name = options.get(b"name", b"").decode("utf-8", "replace")
         is_file = b"filename" in options or not self._type.startswith(b"text/plain")
-        self.parts.append(Part(name, bytes(self._data), is_file))
+        data = bytes(self._data)
+        if self._encoding == b"base64":  # as mail has it, and programs that write forms like mail
+            try:
+                data = binascii.a2b_base64(data)
+            except ValueError as exc:
+                detail = f"the part {name} is no base64, as it says: {str(exc).lower()}"
+                raise MalformedForm(detail, field="body") from exc
+        self.parts.append(Part(name, data, is_file))
 
     def on_end(self) -> None:
         self.ended = True
@@ -307,11 +317,11 @@ def _strict(text: str) -> str:
 
 def _media_type(scope: Scope, body: bytes) -> str:
     essence = _content_type(scope).partition(b";")[0].strip().lower()
-    if essence == b"application/json" or essence.endswith(b"+json"):
+    if essence in (b"application/json", b"text/json") or essence.endswith(b"+json"):
         return "json"
     if essence == b"multipart/form-data":
         return "form"
-    if essence.startswith(b"image/") or essence == b"application/octet-stream":
+    if essence.startswith(b"image/") or essence in _ANY_FILE:
         return "image"
     if not essence and body:  # the caller left it to us
         return "image" if image_type(body) else "json"
@@ -319,6 +329,9 @@ def _media_type(scope: Scope, body: bytes) -> str:
     raise UnsupportedMediaType(
         f"the content type is {said}, expected {_MEDIA_TYPES}", field="content-type"
     )
+
+
+_ANY_FILE = (b"application/octet-stream", b"binary/octet-stream")  # the latter is S3's
 
 
 def _content_type(scope: Scope) -> bytes:

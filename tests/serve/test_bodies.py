@@ -221,3 +221,39 @@ def test_a_form_may_have_a_preamble_and_an_epilogue(
 def test_half_a_character_is_refused(service: TestClient, body: bytes) -> None:
     for path in ("/predict", "/predict/batch"):
         assert problem_of(service.post(path, content=body, headers=JSON))["status"] in (400, 422)
+
+
+@pytest.mark.parametrize("kind", ["binary/octet-stream", "application/octet-stream", "image/jpg"])
+def test_a_file_is_taken_under_any_name_that_clients_have_for_one(
+    kind: str, service: TestClient, expected: Any
+) -> None:
+    answer = service.post("/predict", content=PNG, headers={"content-type": kind})
+    assert answer.json()["top_k"] == expected
+
+
+def test_json_is_taken_under_its_old_name(service: TestClient, expected: Any) -> None:
+    answer = service.post("/predict", content=BODY, headers={"content-type": "text/json"})
+    assert answer.json()["top_k"] == expected
+
+
+@pytest.mark.parametrize("field", ["Content-Transfer-Encoding", "content-transfer-encoding"])
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [("base64", lines(TEXT, "\r\n").encode()), ("BASE64 ", TEXT.encode()), ("binary", PNG)],
+)
+def test_a_part_of_a_form_is_decoded_as_it_says(
+    field: str, encoding: str, data: bytes, service: TestClient, expected: Any
+) -> None:
+    head = f'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n{field}: '
+    body = head.encode() + encoding.encode() + b"\r\n\r\n" + data + b"\r\n--b--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    assert service.post("/predict", content=body, headers=headers).json()["top_k"] == expected
+
+
+def test_a_part_that_is_no_base64_though_it_says_so_is_refused(service: TestClient) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n'
+    body = head + b"Content-Transfer-Encoding: base64\r\n\r\nabcde\r\n--b--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    answer = service.post("/predict", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert problem_of(answer)["type"] == "urn:kiln:problem:malformed-form"

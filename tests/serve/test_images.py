@@ -244,6 +244,7 @@ OTHERS: dict[str, list[bytes]] = {
     "PDF": [b"%PDF-1.7"],
     "SVG": [b"<svg/>", b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'],
     "MP4": [_brands(b"isom", b"mp42")],
+    "CR3": [_brands(b"crx ", b"isom")],
     "": [b"", b"text", b"\0", b"ftyp", b"\0\0\0\x08ftyp"[:7], b"<?xml?>"],
 }
 
@@ -438,6 +439,23 @@ def test_what_the_first_frame_of_a_gif_leaves_of_the_canvas_is_white(
     expected = np.full((32, 32, 3), 255)
     expected[place[1] : place[1] + 10, place[0] : place[0] + 16] = (200, 0, 0)
     assert (CODEC.decode(bytes(file)) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("frame", "bits", "said"),
+    [
+        (0xC1, 12, "of 12 bits"),
+        (0xC3, 8, "without loss"),
+        (0xC7, 8, "without loss"),
+        (0xCB, 8, "without loss"),
+    ],
+)
+def test_a_jpeg_that_is_not_decoded_is_not_called_damaged(frame: int, bits: int, said: str) -> None:
+    file = bytearray(image_file(pixels(), "JPEG"))
+    at = file.index(b"\xff\xc0")
+    file[at + 1], file[at + 4] = frame, bits
+    with pytest.raises(UnsupportedImage, match=said):
+        CODEC.decode(bytes(file))
 
 
 def _bombs() -> dict[str, bytes]:
