@@ -12,6 +12,7 @@ import pytest
 from serve.telemetry.telemetry import Telemetry
 from tests.helpers.waiting import free_port
 from tests.serve.server_process import running
+from tests.serve.serving import base64_of, image_file, pixels
 from tests.serve.telemetry.exporting import BODY, NEVER, service
 from tests.serve.telemetry.receiver import Receiver, attributes, points, receiving
 from tests.serve.telemetry.test_catalogue import CATALOGUE
@@ -30,7 +31,8 @@ def received() -> Iterator[Receiver]:
         assert client.post("/predict", json=BODY, headers=traced).status_code == 200
         unsampled = {"traceparent": f"00-{'9' * 32}-{SPAN}-00"}
         assert client.post("/predict", json=BODY, headers=unsampled).status_code == 200
-        batch = [BODY["image"]] * 20 + ["?"]
+        trailed = base64_of(image_file(pixels()) + b"\n")
+        batch = [BODY["image"]] * 19 + [trailed, "?"]
         assert client.post("/predict/batch", json={"images": batch}).is_success
         assert client.post("/predict", json={"image": "?"}).status_code == 422
         assert telemetry.flush(PATIENCE_S)
