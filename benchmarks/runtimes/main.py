@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,8 @@ _FOLDER = Path(__file__).with_name("contenders")
 _IMAGES = 200
 _TOLERANCE = 1e-3  # of a probability: what arithmetic in another order may differ by
 _STARTS = 3
+# What onnx2tf compares its steps on; it would fetch a file of this name and shape.
+_TEST_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
 
 # By runtime: the distributions that it needs beside numpy, and what is imported.
 RUNTIMES = {
@@ -44,6 +47,9 @@ RUNTIMES = {
     "ncnn": (("ncnn",), "ncnn"),
     "litert": (("ai-edge-litert", "flatbuffers"), "ai_edge_litert.interpreter"),
 }
+
+
+_ERROR = re.compile(r"[\w.]+(Error|Exception)\b")
 
 
 class Unfit(Exception):
@@ -166,10 +172,9 @@ class Race:
     def _for_litert(self) -> Path:
         copy, output = self.folder / "copy.onnx", self.folder / "litert"
         copy.write_bytes(self.model.read_bytes())  # onnx2tf writes into what it is given
-        program = (
-            "from onnx2tf import convert; convert(%r, output_folder_path=%r, batch_size=1, "
-            "keep_shape_absolutely_input_names=['images'])"
-        )
+        chance = np.random.default_rng(0)
+        np.save(self.folder / _TEST_IMAGES, chance.random((20, 128, 128, 3), np.float32))
+        program = "from onnx2tf import convert; convert(%r, output_folder_path=%r)"
         self._python(self.converter, "-c", program % (str(copy), str(output)))
         found = next(output.glob("*_float32.tflite"), None)
         if found is None:
@@ -182,6 +187,7 @@ class Race:
             "PYTHONPATH": str(packages),
             "HOME": str(self.folder),
             "OMP_NUM_THREADS": str(Settings().cpus),
+            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin measure whoever else is there
             "ORT_DISABLE_TELEMETRY": "1",
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
@@ -193,8 +199,10 @@ def _call(command: Sequence[str], environment: Mapping[str, str], folder: Path) 
         command, env=dict(environment), cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise Unfit(lines[-1].strip()[:300] if lines else f"ended with {done.returncode}")
+        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines()]
+        lines = [line for line in lines if line]
+        errors = [line for line in lines if _ERROR.match(line)]
+        raise Unfit([f"ended with {done.returncode}", *lines, *errors][-1][:300])
     return done.stdout
 
 

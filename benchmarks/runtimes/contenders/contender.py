@@ -46,6 +46,7 @@ def ncnn(model: Path, threads: int) -> Predict:
 
     net = runtime.Net()
     net.opt.num_threads = threads
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     if net.load_param(str(model)) or net.load_model(str(model.with_suffix(".bin"))):
         raise RuntimeError(f"ncnn cannot load {model.name}")
     first, last = net.input_names()[0], net.output_names()[0]
@@ -69,6 +70,8 @@ def litert(model: Path, threads: int) -> Predict:
     outputs = [one["index"] for one in interpreter.get_output_details()]
 
     def one(image: Any) -> list[Any]:
+        if image.shape != tuple(given["shape"][1:]):  # turned as if it had been (N, C, H, W)
+            image = image.transpose(1, 2, 0)
         interpreter.set_tensor(given["index"], image[np.newaxis].astype(given["dtype"]))
         interpreter.invoke()
         return [interpreter.get_tensor(index)[0] for index in outputs]
