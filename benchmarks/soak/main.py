@@ -44,6 +44,7 @@ from serve.settings import Settings
 _ROUNDING = 2e-6  # answers have six decimals, and batches of other sizes round differently
 _WARM_UP = 500  # requests before files are counted
 _LOOKS, _ALIKE = 60, 5  # at files, five times a second
+_DEADLINE_MS = 60_000
 _BODY_TIMEOUT_MS = 1000  # or the caller that stalls would be answered too rarely
 
 
@@ -74,6 +75,9 @@ def soak(
         KILN_API_KEYS=digest,
         KILN_LOG_LEVEL="warning",
         KILN_BODY_TIMEOUT_MS=str(_BODY_TIMEOUT_MS),
+        # A batch of 100 may take longer than others would wait by default on a busy machine, and
+        # who is turned away leaves no answer to check.
+        KILN_DEADLINE_MS=str(_DEADLINE_MS),
     )
     plan = Plan(
         server.port,
