@@ -75,6 +75,8 @@ def stack(
         hurried = ends.enter_context(running(1, KILN_DEADLINE_MS="1", **variables))
         ends.enter_context(_release_metrics(stack))
         ends.enter_context(_load(server, images=2))
+        # An outage has a length once the service was up, which it is not beside so many failures.
+        wait_until(lambda: _ask(stack, "kiln:up:last_seconds"))
         ends.enter_context(_load(hurried, images=100))
         yield stack
 
@@ -84,7 +86,9 @@ def _load(server: Server, images: int) -> Iterator[None]:
     """Predictions, batches and mistakes, one after the other, until the block ends."""
     done = threading.Event()
     batch = json.dumps({"images": [_image] * (images - 1) + ["?"]}).encode()
-    requests = [("/predict", json.dumps({"image": _image}).encode()), ("/predict/batch", batch)]
+    followed = base64_of(image_file(pixels()) + b"preview")
+    single = [json.dumps({"image": image}).encode() for image in (_image, followed)]
+    requests = [*(("/predict", body) for body in single), ("/predict/batch", batch)]
 
     def ask() -> None:
         while not done.is_set():
