@@ -118,7 +118,12 @@ def test_what_answers_requests_has_loaded_no_client() -> None:
 def test_no_module_of_the_request_path_names_a_client() -> None:
     names = "|".join(re.escape(name) for name in sorted(CLIENTS))
     import_of_one = re.compile(rf"^\s*(?:from|import)\s+(?:{names})\b", re.MULTILINE)
-    # The image's health check asks its own server; no request reaches it.
-    files = [path for path in sorted(Path("serve").rglob("*.py")) if path.parts[1] != "image"]
+    # No request reaches the image's health check, which asks its own server, batch scoring, nor the
+    # sender of telemetry, whose collector the operator's variables name.
+    files = [
+        path
+        for path in sorted(Path("serve").rglob("*.py"))
+        if path.parts[1] not in ("image", "score") and path != Path("serve/telemetry/transport.py")
+    ]
     assert len(files) > 20
     assert not [str(file) for file in files if import_of_one.search(file.read_text())]

@@ -26,7 +26,7 @@ from tests.serve.image import built
 
 pytestmark = built.needs_image
 
-INT8 = Path(os.environ.get("INT8", "ml/bundled/model.int8.onnx"))
+FP32 = Path(os.environ.get("FP32", "ml/bundled/model.onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +43,19 @@ def push(server: Registry, layout: Path, digest: str) -> None:
 def test_an_image_with_another_model_differs_in_that_layer_alone(
     server: Registry, tmp_path: Path
 ) -> None:
-    digest = with_model(built.LAYOUT, INT8, tmp_path / "int8")
+    digest = with_model(built.LAYOUT, FP32, tmp_path / "fp32")
     before, after = (
         [layer["digest"] for layer in read_image(layout).manifest["layers"]]
-        for layout in (built.LAYOUT, tmp_path / "int8")
+        for layout in (built.LAYOUT, tmp_path / "fp32")
     )
     assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
     push(server, built.LAYOUT, manifest_digest(built.LAYOUT))
-    push(server, tmp_path / "int8", digest)
+    push(server, tmp_path / "fp32", digest)
     (tmp_path / "roots").mkdir()
     store = ImageStore(tmp_path / "roots", server, "kiln")
     other, first = store.root(digest), store.root(manifest_digest(built.LAYOUT))
-    assert (other.folder / MODEL).read_bytes() == INT8.read_bytes()
-    assert (first.folder / MODEL).read_bytes() != INT8.read_bytes()
+    assert (other.folder / MODEL).read_bytes() == FP32.read_bytes()
+    assert (first.folder / MODEL).read_bytes() != FP32.read_bytes()
     shared = "usr/bin/python3.11"
     assert (other.folder / shared).samefile(first.folder / shared)
     assert store.root(digest) is other
@@ -84,4 +84,4 @@ def test_an_image_without_a_model_is_refused(tmp_path: Path) -> None:
     write_layer(with_parents([Entry("etc/file", data=b"x")]), tar)
     write_image(layout, add_layer(layout, empty_image("linux", "amd64"), tar, "test"))
     with pytest.raises(NoModel):
-        with_model(layout, INT8, tmp_path / "target")
+        with_model(layout, FP32, tmp_path / "target")
