@@ -142,7 +142,7 @@ def _memory(axes: Axes, samples: Sequence[Sample]) -> None:
     axes.plot(places, total, color=COLORS[0], label="all, shared memory once")
     axes.axhline(MEMORY_MB, color=MUTED, linewidth=0.8, linestyle="--", label="limit of a process")
     axes.set(title="Resident memory, MB (dotted: judged from here)")
-    axes.legend(ncols=3, loc="lower right")
+    axes.legend(ncols=3, loc="center right", bbox_to_anchor=(1, 0.35))
 
 
 def _throughput(axes: Axes, samples: Sequence[Sample]) -> None:
