@@ -51,6 +51,7 @@ SCHEMA = pa.schema(
 MISSING, UNREADABLE = "missing-file", "unreadable-file"  # kinds that no request can have
 _REMOTE_READS = 32  # at once: each waits for the network most of the time
 _AHEAD = 4  # groups of files for each thread, done or under way, whose turn has not come
+_OUT_OF_MEMORY = {"error": errors.InternalError.kind, "message": "out of memory"}
 _GONE = {"NoSuchKey", "404"}
 _DENIED = {"AccessDenied", "403", "InvalidObjectState"}
 
@@ -117,8 +118,8 @@ class Scorer:
         Raises:
             StorageError: S3 does not answer.
         """
-        # Twice as many as may compute: the others read meanwhile.
-        threads = 2 * self._workers
+        # None to read ahead on a disk: it would take the interpreter from those that compute.
+        threads = self._workers
         if any(path.startswith("s3://") for path in paths):
             threads = max(threads, _REMOTE_READS)
         waiting: deque[tuple[int, Future[pa.Table]]] = deque()
@@ -136,29 +137,41 @@ class Scorer:
 
     def table(self, paths: Sequence[str]) -> pa.Table:
         """A row for each path, in their order."""
-        rows: list[dict[str, Any]] = []
-        pixels, places = list[Pixels](), list[int]()
-        for place, path in enumerate(paths):
-            row = {"path": as_text(path), **self._model}
-            rows.append(row)
-            try:
-                data = self._read(path)
-                row["sha256"] = hashlib.sha256(data).hexdigest()
-                with self._busy:
-                    pixels.append(self._codec.decode(data))
-                places.append(place)
-            except FileError as exc:
-                row |= {"error": exc.kind, "message": str(exc)}
-            except ImageError as exc:  # each has the name that it has among the service's errors
-                row |= {"error": getattr(errors, type(exc).__name__).kind, "message": str(exc)}
-            except MemoryError:
-                row |= {"error": errors.InternalError.kind, "message": "out of memory"}
-        if pixels:
-            with self._busy:
-                found = self._predictor(np.stack(pixels))
-            for place, probabilities in zip(places, found, strict=True):
-                rows[place] |= self._answer(probabilities)
+        files = [self._file(path) for path in paths]
+        rows = [row for row, _ in files]
+        with self._busy:
+            pixels = {
+                place: image
+                for place, one in enumerate(files)
+                if (image := self._decoded(*one)) is not None
+            }
+            if pixels:
+                found = self._predictor(np.stack(list(pixels.values())))
+                for place, probabilities in zip(pixels, found, strict=True):
+                    rows[place] |= self._answer(probabilities)
         return pa.Table.from_pylist(rows, SCHEMA)
+
+    def _file(self, path: str) -> tuple[dict[str, Any], bytes | None]:
+        row = {"path": as_text(path), **self._model}
+        try:
+            data = self._read(path)
+            return row | {"sha256": hashlib.sha256(data).hexdigest()}, data
+        except FileError as exc:
+            return row | {"error": exc.kind, "message": str(exc)}, None
+        except MemoryError:
+            return row | _OUT_OF_MEMORY, None
+
+    def _decoded(self, row: dict[str, Any], data: bytes | None) -> Pixels | None:
+        """The image; where there is none, the row tells why."""
+        if data is None:
+            return None
+        try:
+            return self._codec.decode(data)
+        except ImageError as exc:  # each has the name that it has among the service's errors
+            row |= {"error": getattr(errors, type(exc).__name__).kind, "message": str(exc)}
+        except MemoryError:
+            row |= _OUT_OF_MEMORY
+        return None
 
     def _answer(self, probabilities: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
         found = prediction(probabilities, self.metadata.classes, self._options)
