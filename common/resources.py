@@ -8,6 +8,7 @@ from pathlib import Path
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 _BATCH_BYTES = 16 << 20
@@ -31,6 +32,15 @@ def available_cpus(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> 
     for quota in _quotas(cgroups, membership):
         cpus = min(cpus, quota)
     return max(1, math.floor(cpus))
+
+
+def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
+    """The CPU's model, to stand beside figures that were measured on it."""
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return os.uname().machine  # where the kernel tells no more, as on macOS
 
 
 def available_memory(

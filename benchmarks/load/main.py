@@ -14,7 +14,6 @@ import base64
 import io
 import json
 import os
-import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +39,7 @@ from benchmarks.load.servers import (
 from common.figures import to_png
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError, ArtifactMetadata
+from common.resources import cpu_name
 from common.terminal import Progress
 from serve.inference.model_path import model_path, read_model
 from serve.settings import Settings
@@ -163,7 +163,7 @@ def _image(metadata: ArtifactMetadata) -> str:
 
 def _write(path: Path, results: list[Result], bare: dict[str, Bare], cpus: int) -> None:
     document = {
-        "machine": {"cpus": cpus, "processor": platform.processor(), "load": os.getloadavg()[0]},
+        "machine": {"cpus": cpus, "processor": cpu_name(), "load": os.getloadavg()[0]},
         "bare": {model: asdict(measured) for model, measured in bare.items()},
         "results": [asdict(result) for result in results],
     }

@@ -11,7 +11,6 @@ table with its own words. Exit codes: 0 measured, 2 there is nothing to measure.
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from rich.table import Table
 from benchmarks.load.servers import PeersMissing, installed, interruptible
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError, ArtifactMetadata
+from common.resources import cpu_name
 from common.terminal import Progress, terminal
 from serve.inference.model_path import model_path, precision_of, read_model
 from serve.settings import Settings
@@ -108,7 +108,7 @@ def main() -> int:
         if entry.reason:
             console.print(f"{entry.runtime}, {entry.precision}: {entry.reason}", markup=False)
     if options.json:
-        machine = {"processor": processor(), "cpus": settings.cpus, "load": os.getloadavg()[0]}
+        machine = {"processor": cpu_name(), "cpus": settings.cpus, "load": os.getloadavg()[0]}
         document = {"machine": machine, "results": [asdict(entry) for entry in entries]}
         write_whole(user_path(options.json), json.dumps(document, indent=2).encode() + b"\n")
     return 0
@@ -257,17 +257,9 @@ def size_mb(packages: Path, names: Sequence[str]) -> float:
     )
 
 
-def processor() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
 def table(entries: Sequence[Entry]) -> Table:
     """For people."""
-    found = Table(title=f"runtimes on {processor()}")
+    found = Table(title=f"runtimes on {cpu_name()}")
     columns: dict[str, Callable[[Entry], str]] = {
         "": lambda one: f"{one.runtime}, {one.precision}",
         "one image, ms": lambda one: _number(one.lone_ms, ".2f"),

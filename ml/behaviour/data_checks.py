@@ -74,13 +74,11 @@ def find_duplicates(
         part = slice(begin, begin + _CHUNK)
         images = test.images[part]
         best: dict[int, Pair] = {}
-        if begin == 0:
-            distances = 1 - (_normalised(_thumbnails(images)) @ small.T).max(axis=1)
-            usual = float(np.quantile(distances, 0.9))
-            least = max(_CANDIDATE, min(_NEARLY_ONE, 1 - _CLOSER * usual))
         for mirrored in (False, True):
             shown = images[:, :, ::-1] if mirrored else images
             alike = _normalised(_thumbnails(shown)) @ small.T
+            if begin == 0 and not mirrored:
+                least = _least_correlation(alike)
             for row, column in np.argwhere(alike >= least):
                 index, found = begin + int(row), _alike(shown[row], train.images[column])
                 if found and (index not in best or best[index].correlation < found):
@@ -90,6 +88,12 @@ def find_duplicates(
         progress(min(1.0, (begin + _CHUNK) / len(test.images)))
     ranked = tuple(sorted(near, key=lambda pair: (-pair.correlation, pair.test)))
     return Duplicates(exact, ranked, len(test.images), 1e3 * (time.perf_counter() - start))
+
+
+def _least_correlation(alike: Floats) -> float:
+    """What makes a candidate, by the correlations of (some test, all training) thumbnails."""
+    usual = float(np.quantile(1 - alike.max(axis=1), 0.9))
+    return max(_CANDIDATE, min(_NEARLY_ONE, 1 - _CLOSER * usual))
 
 
 def _alike(one: Images, other: Images) -> float:

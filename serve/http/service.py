@@ -77,10 +77,15 @@ class Service:
         try:
             pixels = self.codec.decode(upload.data)
         except ImageError as exc:
-            return _REFUSED[type(exc).__name__](str(exc), upload.field)
+            return refusal(exc, upload.field)
         if bytes_behind(upload.data):
             trailing.append(str(image_type(upload.data)))
         return pixels
+
+
+def refusal(error: ImageError, field: str | None = None) -> ServiceError:
+    """What the service answers to an image that its codec refuses."""
+    return _REFUSED[type(error).__name__](str(error), field)
 
 
 _DECIMALS, _MAP_DECIMALS = 6, 3

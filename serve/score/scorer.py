@@ -25,7 +25,7 @@ from common.aws import error_code
 from common.images import Codec, ImageError, Pixels
 from serve import errors
 from serve.http.bodies import Options
-from serve.http.service import prediction
+from serve.http.service import prediction, refusal
 from serve.inference.predictor import Predictor
 from serve.score.listing import s3_client, split_s3, storage_errors
 from serve.settings import Settings
@@ -167,8 +167,8 @@ class Scorer:
             return None
         try:
             return self._codec.decode(data)
-        except ImageError as exc:  # each has the name that it has among the service's errors
-            row |= {"error": getattr(errors, type(exc).__name__).kind, "message": str(exc)}
+        except ImageError as exc:
+            row |= {"error": refusal(exc).kind, "message": str(exc)}
         except MemoryError:
             row |= _OUT_OF_MEMORY
         return None

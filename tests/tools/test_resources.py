@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.resources import available_cpus, available_memory
+from common.resources import available_cpus, available_memory, cpu_name
 
 
 def _write(tmp_path: Path, membership: str, files: dict[str, str]) -> tuple[Path, Path]:
@@ -95,3 +95,11 @@ def test_memory_is_what_kernel_and_container_leave(
 
 def test_memory_is_unknown_where_nobody_tells(tmp_path: Path) -> None:
     assert available_memory(tmp_path, tmp_path / "self", tmp_path / "meminfo") is None
+
+
+def test_the_cpu_is_named_as_the_kernel_names_it(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nmodel name\t: AMD EPYC 7B13\n\nprocessor\t: 1\n"
+    )
+    assert cpu_name(tmp_path / "cpuinfo") == "AMD EPYC 7B13"
+    assert cpu_name(tmp_path / "none") == os.uname().machine

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow.parquet as pq
+import pytest
+from moto import mock_aws
 
+from serve.score.listing import s3_client
 from tests.serve.serving import MODEL, image_file, pixels
 
 # Parts of five rows; after so many files it waits to be stopped.
@@ -38,6 +43,20 @@ def photos(folder: Path, number: int) -> list[Path]:
     for index, path in enumerate(paths):
         path.write_bytes(image_file(pixels(index)))
     return paths
+
+
+@contextmanager
+def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of the empty bucket ``photos`` in moto's S3, which scoring asks, too."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    s3_client.cache_clear()
+    with mock_aws():
+        client: Any = boto3.client("s3", "us-east-1")
+        client.create_bucket(Bucket="photos")
+        yield client
+    s3_client.cache_clear()
 
 
 def start(folder: Path, *arguments: str, most: int = 1 << 40) -> subprocess.Popen[str]:

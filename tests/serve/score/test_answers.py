@@ -9,17 +9,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pytest
-from moto import mock_aws
 
 from common.model.artifact import ArtifactError
 from serve.errors import PROBLEM
-from serve.score.listing import StorageError, s3_client
+from serve.score.listing import StorageError
 from serve.score.scorer import Model, Scorer
 from serve.settings import Settings
-from tests.serve.score.files import photos
+from tests.serve.score.files import photos, s3_bucket
 from tests.serve.server_process import running
 from tests.serve.serving import MODEL, image_file, pixels
 
@@ -152,15 +150,8 @@ def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    s3_client.cache_clear()
-    with mock_aws():
-        client: Any = boto3.client("s3", "us-east-1")
-        client.create_bucket(Bucket="photos")
+    with s3_bucket(monkeypatch) as client:
         yield client
-    s3_client.cache_clear()
 
 
 def test_objects_are_scored_as_files_are(scorer: Scorer, bucket: Any) -> None:

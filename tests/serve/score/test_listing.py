@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto import mock_aws
 
-from serve.score.listing import Listing, ListingError, StorageError, list_files, s3_client
+from serve.score.listing import Listing, ListingError, StorageError, list_files
+from tests.serve.score.files import s3_bucket
 
 
 @pytest.fixture(autouse=True)
@@ -140,17 +139,10 @@ def test_a_folder_that_cannot_be_read_is_refused(
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    s3_client.cache_clear()
-    with mock_aws():
-        client: Any = boto3.client("s3", "us-east-1")
-        client.create_bucket(Bucket="photos")
+    with s3_bucket(monkeypatch) as client:
         for key in ("in/a.png", "in/b.txt", "in/c/d.jpg", "inside.png", "in/"):
             client.put_object(Bucket="photos", Key=key, Body=b"")
         yield
-    s3_client.cache_clear()
 
 
 @pytest.mark.usefixtures("bucket")
