@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from common.registry_login import ecr_token
+from common.stores import open_store
 from infra.release.commands import shadow
 from infra.terraform.root import Root
 from infra.terraform.state import LocalState
 from infra.twin.cloud.cloud import Cloud
-from ml.registry.registry import open_store
 from tests.infra.release.bare import BUCKET
 from tests.infra.release.world import World
 from tests.infra.terraform.aws import ACCOUNT, REGION, require_terraform

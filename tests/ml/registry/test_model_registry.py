@@ -10,8 +10,9 @@ import pytest
 
 from common.model.artifact import ArtifactError
 from common.objects import Conflict, Damaged, StoreError
+from common.stores import open_store
 from ml.registry.ledger import RegistryError
-from ml.registry.registry import Registry, open_store
+from ml.registry.registry import Registry
 from ml.registry.versions import Lineage, Manifest, Parent
 from tests.ml.registry.artifacts import artifact, version_of
 

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from common.aws import S3Store
 from common.objects import FolderStore, StoreError
-from ml.registry.registry import open_store
+from common.stores import open_store
 from tests.ml.registry.object_store import BUCKET
 
 

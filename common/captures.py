@@ -1,0 +1,287 @@
+"""Captured answers and their labels: what the service keeps of its answers, how likely it was to
+keep them, and what people or other systems say is right. The service writes, the rest reads.
+
+In a store (a folder, or s3://bucket/prefix) lie
+
+    captures/<day>/<hour>/<writer>-<number>.jsonl.gz   batches of answers, written once
+    labels/<request id>/<index>/<labeller>-<number>.json   one statement about one answer
+    labels/batches/<digest>.jsonl.gz                   statements that were imported together
+
+Days and hours are UTC. No object is ever changed; a later statement of the same labeller replaces
+an earlier one, and deleting a request (`Captures.forget`) writes its batch anew without it first.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from common.objects import Damaged, Store
+
+RequestId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Index = Annotated[int, msgspec.Meta(ge=0, le=9999)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+# A name in a key: of people, or FEEDBACK.
+Labeller = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._-]{0,39}$")]
+
+FEEDBACK = "feedback"  # the labeller of what callers say by POST /feedback
+CAPTURES, LABELS = "captures/", "labels/"
+
+
+class Capture(msgspec.Struct, frozen=True):
+    """One answer.
+
+    `probability` is the chance that this answer had of being kept, so that 1/probability answers of
+    the traffic stand behind it (Horvitz and Thompson 1952). `image` is the model's input as a PNG:
+    (H, W, 3) RGB, without anything else of the file that came.
+    """
+
+    request_id: RequestId
+    index: Index  # among the images of its request
+    time: float  # seconds since 1970
+    model_version: Digest
+    probabilities: tuple[float, ...]  # (K,), by class
+    probability: Share
+    image: bytes
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What labels name it by."""
+        return self.request_id, self.index
+
+    @property
+    def answer(self) -> int:
+        """The class that the model gave."""
+        return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
+
+
+class Label(msgspec.Struct, frozen=True):
+    """What one labeller says about one answer.
+
+    `label` is the name of a class; None takes back what the labeller said before. `propensity` is
+    the chance that this captured answer had of being shown to the labeller, where it was drawn by
+    chance; None where whoever says it chose it.
+    """
+
+    request_id: RequestId
+    index: Index
+    label: str | None
+    labeller: Labeller
+    time: float  # seconds since 1970
+    propensity: Share | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The answer's `Capture.key`."""
+        return self.request_id, self.index
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the labellers of one answer say together.
+
+    `label` is None where they disagree without a majority. `said` is by labeller.
+    """
+
+    label: str | None
+    said: dict[str, str] = field(default_factory=dict)
+    propensity: float | None = None
+
+
+_Row = TypeVar("_Row", Capture, Label)
+
+
+def encode_rows(rows: Iterable[Capture | Label]) -> bytes:
+    """A batch: a line of JSON for each row, gzipped; equal rows give equal bytes."""
+    lines = msgspec.json.Encoder().encode_lines(list(rows))
+    return gzip.compress(lines, compresslevel=1, mtime=0)
+
+
+def decode_rows(data: bytes, kind: type[_Row], key: str = "") -> list[_Row]:
+    """The rows of a batch.
+
+    Raises:
+        Damaged: names the object and what is wrong in it.
+    """
+    try:
+        return msgspec.json.Decoder(kind).decode_lines(gzip.decompress(data))
+    except (OSError, EOFError, ValueError) as exc:  # msgspec's errors are ValueErrors
+        raise Damaged(f"{key or 'a batch'} holds no {kind.__name__.lower()}s: {exc}") from exc
+
+
+def batch_key(writer: str, number: int, at: float) -> str:
+    """The key of a writer's batch that is written at that time."""
+    return f"{CAPTURES}{_hour(at)}/{writer}-{number:06d}.jsonl.gz"
+
+
+def sampling_probability(probabilities: Sequence[float], share: float, unsure: float) -> float:
+    """The chance that an answer is kept: `share` if it is sure, `unsure` between two classes.
+
+    In between it grows with the margin between the two most probable classes (margin sampling,
+    Scheffer, Decomain and Wrobel 2001).
+    """
+    first, second = sorted(probabilities, reverse=True)[:2]
+    return min(1.0, share + max(0.0, unsure - share) * (1.0 - (first - second)))
+
+
+_READERS = 16  # objects of a bucket that are read at once
+
+
+class Captures:
+    """The captured answers and the labels in a store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def rows(self, since: float = 0.0, until: float = float("inf")) -> Iterator[Capture]:
+        """The answers of that span of time, batch by batch, each once.
+
+        Raises:
+            Damaged: a batch is none.
+            StoreError: the store cannot be read.
+        """
+        seen = set[tuple[str, int, float]]()
+        for batch in self._read(self._batches(since, until), Capture):
+            for row in batch:
+                mark = (*row.key, row.time)
+                if since <= row.time < until and mark not in seen:
+                    seen.add(mark)
+                    yield row
+
+    def find(self, request_id: str) -> list[Capture]:
+        """The answers of a request; more than one of an index where a caller used an id again."""
+        return [row for row in self.rows() if row.request_id == request_id]
+
+    def write(self, writer: str, number: int, rows: Sequence[Capture], at: float) -> bool:
+        """Adds a batch; false if the writer has written another one under this number."""
+        return self.store.create(batch_key(writer, number, at), encode_rows(rows))
+
+    def say(self, label: Label) -> bool:
+        """Adds a statement as its labeller's next one; false if another process was faster."""
+        folder = f"{LABELS}{label.request_id}/{label.index}/"
+        number = len(self.store.entries(f"{folder}{label.labeller}-"))
+        return self.store.create(
+            f"{folder}{label.labeller}-{number:03d}.json", msgspec.json.encode(label)
+        )
+
+    def say_together(self, labels: Sequence[Label]) -> str:
+        """Adds statements in one object, named by what is in it, whose key is returned."""
+        data = encode_rows(labels)
+        key = f"{LABELS}batches/{hashlib.sha256(data).hexdigest()}.jsonl.gz"
+        self.store.create(key, data)
+        return key
+
+    def said(self, request_id: str, index: int) -> list[Label]:
+        """The single statements about one answer, without those that were imported together."""
+        keys = [one.key for one in self.store.entries(f"{LABELS}{request_id}/{index}/")]
+        return [label for batch in self._read(keys, Label) for label in batch]
+
+    def labels(self) -> list[Label]:
+        """All statements, in the order of their time."""
+        keys = [one.key for one in self.store.entries(LABELS)]
+        found = [label for batch in self._read(keys, Label) for label in batch]
+        return sorted(found, key=lambda label: label.time)
+
+    def verdicts(self) -> dict[tuple[str, int], Verdict]:
+        """What is said about each answer that anyone has labelled, by `Capture.key`."""
+        return verdicts(self.labels())
+
+    def forget(self, request_id: str) -> int:
+        """Deletes what was kept of a request, and the labels of it; the number of its answers.
+
+        A batch is first written anew without the request, so that a killed call loses nothing else.
+        """
+        forgotten = 0
+        for key in self._batches(0.0, float("inf")):
+            rows = decode_rows(self.store.read(key), Capture, key)
+            rest = [row for row in rows if row.request_id != request_id]
+            if len(rest) < len(rows):
+                forgotten += len(rows) - len(rest)
+                self._replace(key, rest)
+        for one in self.store.entries(f"{LABELS}{request_id}/"):
+            self.store.delete(one.key)
+        for one in self.store.entries(f"{LABELS}batches/"):
+            labels = decode_rows(self.store.read(one.key), Label, one.key)
+            rest_ = [label for label in labels if label.request_id != request_id]
+            if len(rest_) < len(labels):
+                if rest_:
+                    self.say_together(rest_)
+                self.store.delete(one.key)
+        return forgotten
+
+    def _replace(self, key: str, rows: Sequence[Capture]) -> None:
+        stem = key.removesuffix(".jsonl.gz")
+        if rows:
+            data = encode_rows(rows)
+            self.store.create(f"{stem}.{hashlib.sha256(data).hexdigest()[:12]}.jsonl.gz", data)
+        self.store.delete(key)
+
+    def _batches(self, since: float, until: float) -> list[str]:
+        """Keys of the batches that may hold answers of the span, in order."""
+        # A batch is written at most some minutes behind its first answer.
+        first = time.strftime("%Y-%m-%d/%H", time.gmtime(max(0.0, since)))
+        keys = (one.key for one in self.store.entries(CAPTURES, after=f"{CAPTURES}{first}"))
+        last = "9" if until == float("inf") else _hour(until + _LATEST_S)
+        return [key for key in keys if re.match(_BATCH, key) and _hour_of(key) <= last]
+
+    def _read(self, keys: Sequence[str], kind: type[_Row]) -> Iterator[list[_Row]]:
+        """Contents of the objects, in order, without those that are deleted meanwhile."""
+
+        def read(key: str) -> list[_Row]:
+            try:
+                data = self.store.read(key)
+            except KeyError:
+                return []
+            if key.endswith(".json"):
+                data = gzip.compress(data, mtime=0)
+            return decode_rows(data, kind, key)
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            for start in range(0, len(keys), 4 * _READERS):
+                yield from pool.map(read, keys[start : start + 4 * _READERS])
+
+
+_BATCH = rf"{CAPTURES}\d{{4}}-\d\d-\d\d/\d\d/[^/]+\.jsonl\.gz$"
+_LATEST_S = 3600.0
+
+
+def _hour(at: float) -> str:
+    return time.strftime("%Y-%m-%d/%H", time.gmtime(at))
+
+
+def _hour_of(key: str) -> str:
+    return key[len(CAPTURES) : len(CAPTURES) + len("2026-11-30/12")]
+
+
+def verdicts(labels: Iterable[Label]) -> dict[tuple[str, int], Verdict]:
+    """What the latest statements of all labellers say about each answer, by `Capture.key`."""
+    latest: dict[tuple[str, int], dict[str, Label]] = {}
+    for label in sorted(labels, key=lambda label: label.time):
+        latest.setdefault(label.key, {})[label.labeller] = label
+    found = {}
+    for key, by_labeller in latest.items():
+        stated = [label for label in by_labeller.values() if label.label is not None]
+        if stated:
+            said = {label.labeller: str(label.label) for label in stated}
+            found[key] = Verdict(_majority(said), said, _propensity(stated))
+    return found
+
+
+def _majority(said: dict[str, str]) -> str | None:
+    (label, count), *others = Counter(said.values()).most_common(2)
+    return None if others and others[0][1] == count else label
+
+
+def _propensity(labels: Sequence[Label]) -> float | None:
+    known = [label.propensity for label in labels]
+    return None if None in known else max(p for p in known if p is not None)
