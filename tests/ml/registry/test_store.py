@@ -111,8 +111,8 @@ def test_a_key_that_another_writer_is_at_is_asked_for_again(
     ("url", "reason"),
     [
         ("s3://", "names no bucket"),
-        ("gs://bucket/prefix", "cannot hold a registry: expected s3://"),
-        ("file://host/path", "cannot hold a registry"),
+        ("gs://bucket/prefix", "cannot be used: expected s3://"),
+        ("file://host/path", "cannot be used"),
     ],
 )
 def test_another_kind_of_url_is_refused(url: str, reason: str) -> None:
