@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.verdict.releases import Golden, Plan, Scenario, draw
+from common.betting import Floats
 from infra.release.verdict import measures
-from infra.release.verdict.betting import Floats
 from infra.release.verdict.engine import PredictionShift, prediction_shift, signal_counts
 from infra.release.verdict.measures import EvidenceArrays
 from infra.release.verdict.policy import CHECKS, Policy

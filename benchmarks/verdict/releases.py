@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from common.betting import Floats
 from infra.release.settings import Settings
-from infra.release.verdict.betting import Floats
 from infra.release.verdict.measures import ArmArrays, EvidenceArrays
 from infra.release.verdict.policy import ProfileName
 

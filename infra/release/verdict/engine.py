@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from common import betting
+from common.betting import Floats
 from common.model.artifact import DriftReference, SignalReference
 from common.model.drift import CLASSES, Counts, DriftLimits, Statistic, compare
 from common.model.signals import CONFIDENCE
-from infra.release.verdict import betting, measures
-from infra.release.verdict.betting import Floats
+from infra.release.verdict import measures
 from infra.release.verdict.evidence import Evidence
 from infra.release.verdict.measures import (
     LOSS,

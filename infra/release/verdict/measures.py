@@ -11,8 +11,8 @@ import numpy as np
 from msgspec.structs import astuple
 from numpy.typing import NDArray
 
-from infra.release.verdict import betting
-from infra.release.verdict.betting import Floats
+from common import betting
+from common.betting import Floats
 from infra.release.verdict.evidence import Arm, Evidence
 from infra.release.verdict.policy import Policy
 

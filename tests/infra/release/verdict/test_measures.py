@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from infra.release.verdict import betting, measures
+from common import betting
+from infra.release.verdict import measures
 from infra.release.verdict.engine import signal_counts
 from infra.release.verdict.evidence import Arm, Replay, Reports, Window
 from infra.release.verdict.measures import ArmArrays, EvidenceArrays, evidence_arrays, if_stable

@@ -1,4 +1,5 @@
-"""E-processes, valid at every look: for the mean of bounded observations, and for two arms.
+"""E-processes, valid at every look: for the mean of bounded observations, also of a weighted
+sample, and for two arms.
 
 Someone doubts that a mean is m, and bets on every observation at odds that are fair or worse if it
 is. Fair play multiplies a stake by 1/a with a chance of a at most, however long it lasts and
@@ -63,6 +64,45 @@ def bound(counts: Any, values: Sequence[float], odds: float, side: Side) -> Floa
         up = refuted if side == "below" else ~refuted
         low, high = np.where(up, middle, low), np.where(up, high, middle)
     return low if side == "below" else high
+
+
+def weighted_log_odds(weights: Any, values: Any, mean: float, most: float, side: Side) -> Floats:
+    """`log_odds` after each observation of a sample, drawn with chances that differ.
+
+    With the chance 1/w of being drawn, known before the value is, w(x - mean) is expected to be 0
+    under the true mean of everything, whatever the chances depend on. The bet is the same for all
+    weights: one that followed them would no longer be fair.
+
+    Args:
+        weights: (N,), one by the chance of having been drawn.
+        values: (N,), within 0..1, in the order in which they were seen.
+        mean: within 0..1.
+        most: what no weight ever exceeds, by the plan of sampling.
+
+    Returns:
+        (N,); if the mean does not lie beyond, exp of it ever reaches 1/a with a chance of a.
+    """
+    return log_mean_exp(np.cumsum(_weighted_growth(weights, values, mean, most, side), axis=0))
+
+
+def weighted_bound(weights: Any, values: Any, most: float, odds: float, side: Side) -> float:
+    """`bound` for a weighted sample, with the arguments of `weighted_log_odds`."""
+    low, high = 0.0, 1.0
+    against: Side = "above" if side == "below" else "below"
+    for _ in range(30):
+        middle = (low + high) / 2
+        growth = _weighted_growth(weights, values, middle, most, against).sum(axis=0)
+        refuted = bool(log_mean_exp(growth) >= np.log(odds))
+        low, high = (middle, high) if refuted == (side == "below") else (low, middle)
+    return low if side == "below" else high
+
+
+def _weighted_growth(weights: Any, values: Any, mean: float, most: float, side: Side) -> Floats:
+    """(N, G): by how much each observation multiplies each stake, as logarithms."""
+    weights_, values_ = np.asarray(weights, np.float64), np.asarray(values, np.float64)
+    gains = weights_ * (values_ - mean) * (1 if side == "above" else -1)
+    worst = max(most * (mean if side == "above" else 1 - mean), 1e-12)
+    return np.log1p(gains[:, None] * (_PARTS / worst))
 
 
 def log_mean_exp(logs: Floats) -> Floats:

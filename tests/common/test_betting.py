@@ -1,4 +1,4 @@
-"""infra/release/verdict: odds that are valid whenever one looks."""
+"""common/betting: odds that are valid whenever one looks."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -10,12 +10,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infra.release.verdict.betting import (
+from common.betting import (
     Side,
     bound,
     log_mean_exp,
     log_odds,
     two_arm_log_odds,
+    weighted_bound,
+    weighted_log_odds,
 )
 
 SHARE, LOSS = (0.0, 1.0), (-1.0, 0.0, 1.0)
@@ -177,3 +179,29 @@ def test_the_bounds_of_a_fair_coin_are_ever_wrong_as_seldom_as_stated() -> None:
 
 def test_a_mean_of_exponentials_does_not_overflow() -> None:
     assert log_mean_exp(np.array([2000.0, 2000.0 + log(3)])) == pytest.approx(2000 + log(2))
+
+
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_a_sample_of_equal_weights_is_bet_on_like_counts(side: Side) -> None:
+    values = [1.0] * 30 + [0.0] * 10
+    weighted = weighted_log_odds([4.0] * 40, values, 0.6, 4.0, side)
+    assert weighted[-1] == pytest.approx(float(log_odds([10, 30], SHARE, 0.6, side)), abs=1e-9)
+    end: Side = "below" if side == "above" else "above"
+    plain = float(bound([10, 30], SHARE, 20, end))
+    assert weighted_bound([4.0] * 40, values, 4.0, 20, end) == pytest.approx(plain, abs=1e-6)
+
+
+def test_a_sample_that_prefers_failures_is_seldom_ever_wrong_about_the_mean() -> None:
+    """Successes are drawn with a chance of a fifth, failures always; 300 streams of 400."""
+    random = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(300):
+        everything = (random.random(1500) < 0.9).astype(float)
+        chance = np.where(everything == 1, 0.2, 1.0)
+        drawn = random.random(1500) < chance
+        seen = (1 / chance[drawn], everything[drawn], 0.9, 5.0)
+        sides: list[Side] = ["above", "below"]
+        wrong += any(weighted_log_odds(*seen, side).max() >= log(40) for side in sides)
+    assert wrong <= 15  # 5 % of the streams
+    assert weighted_bound(*seen[:2], 5.0, 40, "below") < 0.9
+    assert weighted_bound(*seen[:2], 5.0, 40, "above") > 0.9
