@@ -1,0 +1,207 @@
+"""Accuracy of a model on traffic without labels, expected from its probabilities.
+
+Confidence-based performance estimation: an answer with a calibrated probability of 0.8 is right
+four times in five, so the mean of such probabilities is the accuracy to expect, and their sums by
+class are the confusion matrix (the method that NannyML documents). Answers that were kept with a
+chance p count 1/p-fold (Horvitz and Thompson 1952), divided by the sum of these weights (Hajek).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+LEVEL = 0.95  # of all intervals
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share with the bounds of its interval, all within 0..1."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Belief:
+    """How likely each of N answers is to be right, and how far that may be off.
+
+    Attributes:
+        right: (N,), the probability that an answer is right.
+        members: (B, N), as B other samples of held-out images would have had it; B may be 0.
+        doubt: error of a mean of `right` that no member shows: a standard deviation.
+        bias: and one that may always be there, in one direction.
+        recalibrated: by held-out images, or else the model's own confidence.
+    """
+
+    right: Floats
+    members: Floats
+    doubt: float = 0.0
+    bias: float = 0.0
+    recalibrated: bool = False
+
+
+@dataclass(frozen=True)
+class ClassRates:
+    """Of one class: how often it is the answer and the truth, and both rates. NaN where a rate has
+    no answer behind it."""
+
+    answered: float
+    expected: float
+    precision: Interval
+    recall: Interval
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What to expect of N answers.
+
+    Attributes:
+        rows: N.
+        answers: of the traffic that they stand for.
+        confusion: (K, K), shares of the traffic: rows are the truth, columns the answers.
+    """
+
+    rows: int
+    answers: float
+    accuracy: Interval
+    classes: tuple[ClassRates, ...]
+    confusion: tuple[tuple[float, ...], ...]
+    recalibrated: bool
+
+
+def own_confidence(probabilities: Any, calibration_error: float = 0.0) -> Belief:
+    """The belief of a model in itself: its top probability.
+
+    Args:
+        probabilities: (N, K).
+        calibration_error: of the model on its test images, which bounds the bias there.
+    """
+    right = np.asarray(probabilities, np.float64).max(axis=1)
+    return Belief(right, np.empty((0, len(right))), bias=calibration_error)
+
+
+def estimate(probabilities: Any, belief: Belief, kept: Any = 1.0, level: float = LEVEL) -> Estimate:
+    """What to expect of the traffic from which N answers were kept.
+
+    The interval holds what chance does to labels, what chance kept, and what is not known of the
+    calibration.
+
+    Args:
+        probabilities: (N, K), N >= 1.
+        belief: of these N answers.
+        kept: (N,), the chance that each had of being kept.
+
+    Raises:
+        ValueError: shapes disagree, nothing to estimate from, or a chance outside 0..1.
+    """
+    p = np.asarray(probabilities, np.float64)
+    chance = np.broadcast_to(np.asarray(kept, np.float64), len(p))
+    if not len(p) or belief.right.shape != (len(p),):
+        raise ValueError(
+            f"{p.shape} probabilities, {belief.right.shape} beliefs: expected (N, K), (N,)"
+        )
+    if not (chance.min() > 0 and chance.max() <= 1):
+        raise ValueError(
+            f"chances of {chance.min():g} to {chance.max():g}: expected above 0, at most 1"
+        )
+    sums = _Sums(chance, belief, NormalDist().inv_cdf(0.5 + level / 2))
+    truth = with_top(p, belief.right)
+    said = np.eye(p.shape[1])[p.argmax(axis=1)]
+    one = np.ones(len(p))
+    confusion = (truth * sums.weights[:, None]).T @ said / sums.weights.sum()
+    rates = []
+    for k in range(p.shape[1]):
+        rest = truth[:, k] / np.maximum(1 - belief.right, 1e-9)
+        members = np.where(said[:, k] > 0, belief.members, rest * (1 - belief.members))
+        rates.append(
+            ClassRates(
+                answered=float(confusion[:, k].sum()),
+                expected=float(confusion[k].sum()),
+                precision=sums.share(belief.right, said[:, k], belief.members),
+                recall=sums.recall(truth[:, k], said[:, k], members),
+            )
+        )
+    return Estimate(
+        rows=len(p),
+        answers=float(sums.weights.sum()),
+        accuracy=sums.share(belief.right, one, belief.members),
+        classes=tuple(rates),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        recalibrated=belief.recalibrated,
+    )
+
+
+def with_top(probabilities: Floats, right: Floats) -> Floats:
+    """(N, K) probabilities whose top is `right`, the others in their old proportions."""
+    rows, answer = np.arange(len(right)), probabilities.argmax(axis=1)
+    others = probabilities.copy()
+    others[rows, answer] = 0
+    total = others.sum(axis=1, keepdims=True)
+    spread = np.where(total > 1e-12, others / np.maximum(total, 1e-12), 1 / (others.shape[1] - 1))
+    spread[rows, answer] = 0
+    found = spread * (1 - right)[:, None]
+    found[rows, answer] = right
+    return found
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Shares of weighted rows, with what is uncertain about each."""
+
+    chance: Floats
+    belief: Belief
+    quantile: float
+
+    @property
+    def weights(self) -> Floats:
+        found: Floats = 1 / self.chance
+        return found
+
+    def share(self, right: Floats, of: Floats, members: Floats) -> Interval:
+        """Of the rows that `of` marks, those that are right."""
+        w = self.weights * of
+        if not (total := w.sum()):
+            return Interval(np.nan, 0.0, 1.0)
+        value = float((w * right).sum() / total)
+        return self._interval(
+            value,
+            of * (right - value),
+            of * right * (1 - right),
+            total,
+            (members * w).sum(axis=1) / total,
+        )
+
+    def recall(self, truth: Floats, said: Floats, members: Floats) -> Interval:
+        """Of the rows of a class, those that are said to be of it; neither number is known."""
+        w = self.weights
+        total = (w * truth).sum()
+        if total < 1e-9:
+            return Interval(np.nan, 0.0, 1.0)
+        value = float((w * truth * said).sum() / total)
+        return self._interval(
+            value,
+            truth * (said - value),
+            truth * (1 - truth) * (said - value) ** 2,
+            total,
+            (members * w * said).sum(axis=1) / np.maximum((members * w).sum(axis=1), 1e-9),
+        )
+
+    def _interval(
+        self, value: float, residual: Floats, variance: Floats, total: Any, members: Floats
+    ) -> Interval:
+        """By linearisation: labels vary over the whole traffic, `residual` where rows were left
+        out."""
+        w = self.weights
+        labels = (w * variance).sum() / total**2
+        kept = (w**2 * (1 - self.chance) * residual**2).sum() / total**2
+        fits = members.var(ddof=1) if len(members) > 1 else 0.0
+        spread = float(np.sqrt(labels + kept + fits + self.belief.doubt**2))
+        half = self.quantile * spread + self.belief.bias
+        return Interval(value, max(0.0, value - half), min(1.0, value + half))
