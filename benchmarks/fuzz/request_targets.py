@@ -303,12 +303,14 @@ def _conversations() -> Iterator[bytes]:
     length, chunked = b"Content-Length: 5", b"Transfer-Encoding: chunked"
     chunks = b"3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n"
     offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQC"
+    post, get = b"POST / HTTP/1.1\r\nHost: x", b"GET / HTTP/1.1\r\nHost: x"
     heads = (
-        *((b"POST / HTTP/1.1", length, b"abcde"), (b"POST / HTTP/1.1", chunked, chunks)),
-        *((b"POST / HTTP/1.0", length, b"abcde"), (b"GET / HTTP/1.1", length, b"abcde")),
-        (b"POST / HTTP/1.1", length + b"\r\n" + chunked, chunks),
-        (b"POST / HTTP/1.1", b"Expect: 100-continue\r\n" + length, b"abcde"),
-        (b"POST / HTTP/1.1", b"Connection: close\r\n" + length, b"abcde"),
+        *((post, length, b"abcde"), (post, chunked, chunks), (post, b"Host: y", b"")),
+        *((b"POST / HTTP/1.0", length, b"abcde"), (get, length, b"abcde")),
+        (post, length + b"\r\n" + chunked, chunks),
+        (post, b"Transfer-Encoding: gzip, chunked", chunks),
+        (post, b"Expect: 100-continue\r\n" + length, b"abcde"),
+        (post, b"Connection: close\r\n" + length, b"abcde"),
         *((b"HEAD / HTTP/1.1", b"Host: x", b""), (b"CONNECT x:80 HTTP/1.1", b"Host: x", b"")),
         *((b"OPTIONS * HTTP/1.1", b"Host: x", b""), (b"GET http://x/ HTTP/1.1", b"Host: x", b"")),
         (b"GET / HTTP/1.1", b"Host: x\r\nX-Folded: a\r\n b", b""),

@@ -12,9 +12,14 @@ A request may offer to go on in another protocol, as the first of every Java Htt
 those of `curl --http2` (`Upgrade: h2c`). A server may ignore that (RFC 9110, 7.8), but httptools
 stops behind such a head, and what comes next is the body for one reader and a request for another
 (uvicorn#2722, CWE-444). Here the head is read once more without the offer.
+
+httptools leaves it to the server whether a request names its host, and takes any list of transfer
+codings that ends in `chunked`; a proxy may route by another Host, or undo another coding. Such
+requests are refused (RFC 9112, 3.2 and 6.1).
 """
 
 import asyncio
+import re
 from itertools import islice
 from typing import Any
 
@@ -70,6 +75,22 @@ class _NoUpgradeParser(httptools.HttpRequestParser):
             head = self._protocol.head_without_offer()
             _NoUpgradeParser.__init__(self, self._protocol)  # it may have seen a last request
             super().feed_data(head)
+
+
+# uri-host [":" port] of RFC 3986, or nothing.
+_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w.:~!$&'()*+,;=-]+\])(?::\d*)?", re.ASCII)
+
+
+def _check_framing(version: str, headers: list[tuple[bytes, bytes]]) -> None:
+    """Raises ValueError on a head that a proxy may read in another way."""
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
+        raise ValueError(f"{len(hosts)} hosts")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise ValueError("a host that is none")
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked" or version != "1.1"):
+        raise ValueError("a transfer coding that is not known")
 
 
 class TimedProtocol(HttpToolsProtocol):
@@ -130,6 +151,7 @@ class TimedProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":  # never has a body, whatever its length
                 raise ValueError("there are no tunnels here")  # which is answered by a 400
             return  # the same head comes again without the offer
+        _check_framing(self.parser.get_http_version(), self.headers)
         self._head_is_here()
         self._beside_data = 0
         super().on_headers_complete()

@@ -38,31 +38,40 @@ OFFERS: dict[str, Sequence[bytes]] = {
 _NEXT = b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
 _CHUNKS = b"3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n"
 REQUESTS: dict[str, tuple[bytes, bytes]] = {  # line and fields, what follows the head
-    "POST with a length": (b"POST /?a=b HTTP/1.1\r\nContent-Length: 5", b"abcde" + _NEXT),
-    "POST in chunks": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked", _CHUNKS + _NEXT),
+    "POST with a length": (
+        b"POST /?a=b HTTP/1.1\r\nHost: x\r\nContent-Length: 5",
+        b"abcde" + _NEXT,
+    ),
+    "POST in chunks": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked",
+        _CHUNKS + _NEXT,
+    ),
     "POST of a request": (
-        b"POST / HTTP/1.1\r\nContent-Length: %d" % len(_NEXT),
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d" % len(_NEXT),
         _NEXT + _NEXT,
     ),
     "POST that waits": (
-        b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5",
+        b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5",
         b"abcde" + _NEXT,
     ),
-    "POST without a body": (b"POST / HTTP/1.1\r\nContent-Length: 0", _NEXT),
-    "GET": (b"GET / HTTP/1.1\r\nX-Empty:", _NEXT),
-    "GET with a body": (b"GET / HTTP/1.1\r\nContent-Length: 5", b"abcde" + _NEXT),
+    "POST without a body": (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0", _NEXT),
+    "GET": (b"GET / HTTP/1.1\r\nHost: x\r\nX-Empty:", _NEXT),
+    "GET with a body": (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5", b"abcde" + _NEXT),
     "HEAD": (b"HEAD / HTTP/1.1\r\nHost: x", _NEXT),
     "a connection's last": (
-        b"POST / HTTP/1.1\r\nConnection: close\r\nContent-Length: 5",
+        b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5",
         b"abcde" + _NEXT,
     ),
     "HTTP/1.0": (b"POST / HTTP/1.0\r\nContent-Length: 5", b"abcde" + _NEXT),
     "a target in bytes beyond ASCII": (b"GET /\xff HTTP/1.1\r\nHost: x", _NEXT),
     "two ends": (
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5",
         _CHUNKS + _NEXT,
     ),
-    "a chunk of no size": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked", b"g\r\n" + _NEXT),
+    "a chunk of no size": (
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked",
+        b"g\r\n" + _NEXT,
+    ),
 }
 
 
@@ -110,7 +119,7 @@ def test_offers_one_behind_another_are_all_ignored() -> None:
 
 def test_an_offer_behind_the_chunks_is_none() -> None:
     offer = b"\r\n".join([b"0", *H2C, b"", b""])
-    sent = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + offer + _NEXT
+    sent = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + offer + _NEXT
     assert asyncio.run(said_to(_CONFIG, [sent])).count(b"200 OK") == 2
 
 
@@ -129,8 +138,8 @@ def test_a_tunnel_is_refused_whatever_its_target(target: bytes, offer: str | Non
     "none",
     [
         b"GET / HTTP/9\r\n\r\n",
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nnone",
-        b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnone",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"\x16\x03\x01",
     ],
     ids=["version", "chunk", "length", "TLS"],
