@@ -44,6 +44,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     # The artifact, or a folder that has it in several precisions; None: what was built in.
     model: Annotated[Path | None, Meta(description="the path of a model.onnx")] = None
+    # Whose signature the model must have; empty: no signature is asked for.
+    model_key: Annotated[str, Meta(description="a public key in PEM, or its path")] = ""
     precision: Literal["", "fp32", "int8"] = ""  # "": the only one, or the faster
     host: str = "127.0.0.1"
     port: Annotated[int, _whole(0, 65535)] = 8000

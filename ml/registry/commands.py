@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from common.files import user_path, write_whole
+from common.model.signature import SUFFIX, SignatureError
 from ml.registry import tables
 from ml.registry.explanation import explain
 from ml.registry.ledger import REFUSED, Gate, GateLimits, Record, RegistryError
 from ml.registry.registry import CHAMPION, UNCHECKED, Registry, check_alias, collect, inspect
+from ml.registry.signing import Signer, check, new_key, sign, trusted_key
 from ml.registry.tables import short
 from ml.registry.versions import PREFIX, Manifest, Parent
 
@@ -49,19 +51,53 @@ def register(registry: Registry, options: argparse.Namespace, progress: Progress
     """Registers a model."""
     from ml.registry.submission import read_submission  # configurations: no other command needs it
 
+    signer = Signer.open(options.sign_with) if options.sign_with else None
     parents = [Parent(registry.resolve(ref), options.relation) for ref in options.parent]
     submission = read_submission(user_path(options.model), parents)
     progress("writing the model")
     manifest, new = registry.register(submission.data, submission.lineage, options.reason)
+    if signer:
+        progress("signing the model")
+        sign(registry, manifest.version, signer)
     texts = [
         f"{'Registered' if new else 'Registered already:'} {manifest.name} as version "
         f"[bold]{manifest.version}[/]: accuracy {manifest.test.accuracy:.2%}, "
         f"{tables.size(manifest.file.size)}, in {escape(registry.store.url)}",
+        f"Signed with the key {short(signer.key.fingerprint)}" if signer else "",
         f"Next: promote {short(manifest.version)}" if new else "",
     ]
-    data = {"new": new, "version": manifest.version, "manifest": manifest.as_dict()}
+    signed = signer.key.fingerprint if signer else None
+    data = {
+        "new": new,
+        "version": manifest.version,
+        "manifest": manifest.as_dict(),
+        "signed": signed,
+    }
     mirrored = _mirror(registry, options, manifest.version, progress)
     return CommandResult(lines(*texts, *mirrored.values()), data | mirrored)
+
+
+def sign_version(
+    registry: Registry, options: argparse.Namespace, progress: Progress
+) -> CommandResult:
+    """Signs a registered version."""
+    if not options.sign_with:
+        raise RegistryError("no key: --sign-with names one, or KILN_SIGNING_KEY")
+    signer, version = Signer.open(options.sign_with), registry.resolve(options.version)
+    new, key = sign(registry, version, signer), signer.key.fingerprint
+    text = f"{short(version)} is signed with the key {short(key)}" + ("" if new else " already")
+    return CommandResult(lines(text), {"version": version, "key": key, "new": new})
+
+
+def make_key(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
+    """Writes a new pair of keys, or the public half of one that exists."""
+    if options.public_of:
+        key = Signer.open(options.public_of).key
+        sys.stdout.write(key.pem)
+        return CommandResult(lines(), {"key": key.fingerprint, "public": key.pem})
+    private, public = new_key(user_path(options.folder))
+    text = f"Wrote {escape(str(private))} (keep it secret) and {escape(str(public))}"
+    return CommandResult(lines(text), {"private": str(private), "public": str(public)})
 
 
 def promote(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
@@ -170,16 +206,22 @@ def explain_reference(
         except OSError as exc:
             raise RegistryError(f"{options.log} cannot be read: {exc.strerror}") from exc
         log = text.splitlines()
-    found = explain(registry, options.reference, log)
+    found = explain(registry, options.reference, log, trusted_key(options.model_key))
     return CommandResult(
         partial(tables.print_explanation, found, whole=options.all), found.as_dict()
     )
 
 
 def pull(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
-    """Writes a version's model to a file."""
-    version = registry.resolve(options.version)
+    """Writes a version's model to a file, and its signature beside it."""
+    key, version = trusted_key(options.model_key), registry.resolve(options.version)
     manifest, model = registry.versions.manifest(version), registry.versions.model(version)
+    signatures = registry.signatures.of(version)
+    if key:
+        try:
+            signatures = {key.fingerprint: check(registry, version, key, model)}
+        except SignatureError as exc:
+            raise RegistryError(f"version {version} is not trusted: {exc}") from exc
     path = user_path(options.output or f"{manifest.name}-{short(version)}.onnx")
     if path.is_dir():
         raise RegistryError(f"{path} is a folder: name a file with -o")
@@ -187,6 +229,8 @@ def pull(registry: Registry, options: argparse.Namespace, progress: Progress) ->
         raise RegistryError(f"{path} holds something else: name another file, or --overwrite it")
     try:
         write_whole(path, model)
+        for signature in list(signatures.values())[:1]:
+            write_whole(path.with_name(path.name + SUFFIX), signature)
     except OSError as exc:
         raise RegistryError(f"{path} cannot be written: {exc.strerror}") from exc
     text = f"{escape(str(path))}: {manifest.name}, version {version}, {tables.size(len(model))}"
@@ -195,7 +239,7 @@ def pull(registry: Registry, options: argparse.Namespace, progress: Progress) ->
 
 def verify(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
     """Reads every object of the registry and checks its digest."""
-    found = inspect(registry, progress)
+    found = inspect(registry, progress, trusted_key(options.model_key))
     where = registry.store.url
     data = {**vars(found), "registry": where, "leftovers": [s.key for s in found.leftovers]}
     show = partial(tables.print_inspection, found, where)
@@ -224,6 +268,7 @@ def _ask_gates(
         limits,
         examples,
         use_benchmark=options.use_benchmark,
+        key=trusted_key(options.model_key),
         progress=progress,
     )
     return gates, limits

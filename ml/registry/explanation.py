@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.model.signature import PublicKey, SignatureError
 from ml.registry.ledger import Record, RegistryError
 from ml.registry.registry import Registry
+from ml.registry.signing import check
 from ml.registry.versions import PREFIX, Image, Manifest
 
 REQUEST_KEYS = ("request_id", "requestId", "request.id", "trace_id", "traceId", "x-request-id")
@@ -79,6 +81,8 @@ class Explanation:
     Attributes:
         asked: how each reference led to the next, ending in the version.
         aliases: that point at it now.
+        signatures: by the fingerprint of the key; true or false where the key is the trusted one
+            and the signature was checked, None for keys that nobody named.
         records: of the ledger that name it or an image with it, oldest first.
         parents: manifests of what it was made from, where they are registered.
         commit: subject, author and date, if this machine's repository has the commit.
@@ -87,6 +91,7 @@ class Explanation:
     asked: tuple[str, ...]
     manifest: Manifest
     aliases: tuple[str, ...]
+    signatures: Mapping[str, bool | None]
     images: tuple[Image, ...]
     records: tuple[Record, ...]
     parents: Mapping[str, Manifest | None]
@@ -98,6 +103,7 @@ class Explanation:
             "asked": list(self.asked),
             "version": self.manifest.version,
             "aliases": list(self.aliases),
+            "signatures": dict(self.signatures),
             "images": [
                 {"digest": image.digest, "linked": vars(image.linked)} for image in self.images
             ],
@@ -107,13 +113,19 @@ class Explanation:
         }
 
 
-def explain(registry: Registry, reference: str, log: Sequence[str] | None = None) -> Explanation:
+def explain(
+    registry: Registry,
+    reference: str,
+    log: Sequence[str] | None = None,
+    key: PublicKey | None = None,
+) -> Explanation:
     """Walks back from whatever a user has in hand.
 
     Args:
         reference: alias, version, start of one, image digest, a JSON log line, or the id of a
             request that `log` tells about.
         log: lines that a service wrote.
+        key: whose signature is checked.
 
     Raises:
         RegistryError: it leads to no registered version.
@@ -138,6 +150,7 @@ def explain(registry: Registry, reference: str, log: Sequence[str] | None = None
         asked=tuple(asked),
         manifest=manifest,
         aliases=tuple(sorted(alias for alias, target in aliases.items() if target in names)),
+        signatures=_signatures(registry, version, key),
         images=images,
         records=tuple(
             record for record in registry.history() if names & {record.source, record.move.target}
@@ -145,6 +158,17 @@ def explain(registry: Registry, reference: str, log: Sequence[str] | None = None
         parents={p.version: registry.versions.find(p.version) for p in manifest.lineage.parents},
         commit=describe_commit(manifest.git_revision),
     )
+
+
+def _signatures(registry: Registry, version: str, key: PublicKey | None) -> dict[str, bool | None]:
+    found: dict[str, bool | None] = dict.fromkeys(registry.signatures.of(version))
+    if key and key.fingerprint in found:
+        try:
+            check(registry, version, key)
+            found[key.fingerprint] = True
+        except SignatureError:
+            found[key.fingerprint] = False
+    return found
 
 
 def describe_commit(revision: str) -> str | None:

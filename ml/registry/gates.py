@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.model.artifact import INPUT, ArtifactError
+from common.model.signature import PublicKey, SignatureError
 from ml.artifact.artifact import Artifact, load_artifact, new_session
 from ml.registry.ledger import Gate, GateLimits
 from ml.registry.outcomes import (
@@ -23,6 +24,7 @@ from ml.registry.outcomes import (
     outcomes,
 )
 from ml.registry.registry import Registry
+from ml.registry.signing import check
 from ml.registry.versions import Manifest
 
 _ROUNDS, _ROUND_S, _FEWEST_SAMPLES = 3, 0.4, 100
@@ -50,6 +52,7 @@ def judge(
     examples: Examples | None,
     *,
     use_benchmark: bool = False,
+    key: PublicKey | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Gate]:
     """Asks every gate; those that need a model which cannot run are not asked.
@@ -57,6 +60,7 @@ def judge(
     Args:
         champion: the version to compare with, if there is one.
         use_benchmark: take the latency from the candidate's benchmark instead of measuring it.
+        key: whose signature the candidate must have; None asks for none.
     """
     try:
         subject = examine(registry, candidate, examples, progress)
@@ -64,6 +68,7 @@ def judge(
         return [Gate("artifact", False, str(exc))]
     gates = [
         Gate("artifact", True, "contract kept, parity vector answered on this machine"),
+        *([_signature(registry, candidate, key)] if key else []),
         _size(subject.manifest, limits),
         _calibration(subject, limits),
         *_accuracy(subject, limits),
@@ -104,6 +109,15 @@ def examine(
         return Subject(manifest, artifact, None)
     progress(f"running {version[:12]} over {len(examples.labels):,} test images")
     return Subject(manifest, artifact, outcomes(registry, version, artifact, examples))
+
+
+def _signature(registry: Registry, version: str, key: PublicKey) -> Gate:
+    values: dict[str, object] = {"key": key.fingerprint}
+    try:
+        check(registry, version, key)
+    except SignatureError as exc:
+        return Gate("signature", False, f"{exc}: `sign` adds one", values)
+    return Gate("signature", True, f"of the key {key.fingerprint[:12]}…", values)
 
 
 def _size(manifest: Manifest, limits: GateLimits) -> Gate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from ml.registry import commands
 from ml.registry.commands import CommandResult, Progress
 from ml.registry.ledger import GateLimits, RegistryError
 from ml.registry.registry import CHAMPION, Registry, usual_location
+from ml.registry.signing import PRIVATE, PUBLIC
 
 INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
 
@@ -97,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     for add in (
         _list,
         _register,
+        _sign,
         _promote,
         _rollback,
         _unalias,
@@ -105,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
         _pull,
         _link,
         _verify,
+        _new_key,
         _gc,
     ):
         add(subs)
@@ -167,8 +171,54 @@ def _register(subs: _Subparsers) -> None:
     sub.add_argument("model", help="finished run folder, or model.onnx")
     sub.add_argument("--parent", metavar="REF", action="append", default=[], help="made from it")
     sub.add_argument("--relation", default="made from", help="how, e.g. 'int8 of' (%(default)s)")
+    _signs(sub)
     _writes(sub)
     _mirrors(sub)
+
+
+def _sign(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "sign",
+        commands.sign_version,
+        "Sign a registered version, in OpenSSF's format; `register` does it where it has a key.",
+        "sign champion --sign-with keys/model.key",
+        "sign champion --sign-with awskms:///alias/kiln-signing",
+    )
+    sub.add_argument("version", metavar="REF")
+    _signs(sub)
+
+
+def _new_key(subs: _Subparsers) -> None:
+    sub = _command(
+        subs,
+        "new-key",
+        commands.make_key,
+        "Write a pair of keys to sign models with, model.key and model.pub; KILN_SIGNING_PASSWORD "
+        "encrypts the former. With --public-of, print the public half of a key that exists.",
+        "new-key keys/",
+        "new-key --public-of awskms:///alias/kiln-signing",
+    )
+    which = sub.add_mutually_exclusive_group(required=True)
+    which.add_argument("folder", nargs="?", help="where the two files are written")
+    which.add_argument("--public-of", metavar="KEY", help="a private key file, or awskms:///…")
+
+
+def _signs(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--sign-with",
+        metavar="KEY",
+        default=os.environ.get(PRIVATE),
+        help=f"private key in PEM, or awskms:///alias/NAME (default: {PRIVATE}, else not signed)",
+    )
+
+
+def _trusts(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--model-key",
+        metavar="KEY",
+        help=f"public key whose signature is asked for (default: {PUBLIC}; none: not asked)",
+    )
 
 
 def _promote(subs: _Subparsers) -> None:
@@ -189,6 +239,7 @@ def _promote(subs: _Subparsers) -> None:
     sub.add_argument("--against", metavar="REF", help="compare with this (default: the champion)")
     sub.add_argument("--dry-run", action="store_true", help="ask the gates, change nothing")
     sub.add_argument("--force", action="store_true", help="in spite of the gates; needs --reason")
+    _trusts(sub)
     _writes(sub)
     _mirrors(sub)
     data = sub.add_mutually_exclusive_group()
@@ -259,6 +310,7 @@ def _explain(subs: _Subparsers) -> None:
     sub.add_argument("reference", metavar="REF", help="or a JSON log line, or a request id")
     sub.add_argument("--log", metavar="FILE", help="of the service, where the request id is")
     sub.add_argument("--all", action="store_true", help="with configuration and all evidence")
+    _trusts(sub)
 
 
 def _pull(subs: _Subparsers) -> None:
@@ -266,12 +318,13 @@ def _pull(subs: _Subparsers) -> None:
         subs,
         "pull",
         commands.pull,
-        "Write a version's model to a file, checked.",
+        "Write a version's model to a file, checked, and its signature beside it.",
         "pull champion -o model.onnx",
     )
     sub.add_argument("version", metavar="REF")
     sub.add_argument("-o", "--output", metavar="FILE", help="(default: <name>-<version>.onnx)")
     sub.add_argument("--overwrite", action="store_true", help="replace another file there")
+    _trusts(sub)
 
 
 def _link(subs: _Subparsers) -> None:
@@ -288,13 +341,15 @@ def _link(subs: _Subparsers) -> None:
 
 
 def _verify(subs: _Subparsers) -> None:
-    _command(
+    sub = _command(
         subs,
         "verify",
         commands.verify,
-        "Read everything and check it: models, manifests, the chain of the ledger, links.",
+        "Read everything and check it: models, manifests, signatures, the ledger's chain, links.",
         "verify",
+        "verify --model-key keys/model.pub",
     )
+    _trusts(sub)
 
 
 def _gc(subs: _Subparsers) -> None:

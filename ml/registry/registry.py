@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.model.signature import PublicKey, SignatureError, verify
 from common.objects import Conflict, Damaged, Store, Stored, StoreError
 from common.processes import this_user
 from common.stores import open_store
@@ -28,6 +29,7 @@ from ml.registry.versions import (
     Images,
     Lineage,
     Manifest,
+    Signatures,
     Versions,
 )
 
@@ -46,6 +48,7 @@ class Registry:
 
     Attributes:
         versions: manifests and model bytes.
+        signatures: of the versions' files, by the key that made them.
         images: which version a container image holds.
         ledger: every move of an alias.
     """
@@ -55,6 +58,7 @@ class Registry:
         store cannot be used."""
         self.store, self.who = store, who or this_user()
         self.versions, self.images, self.ledger = Versions(store), Images(store), Ledger(store)
+        self.signatures = Signatures(store)
         self._is_prepared = self._has_format()
 
     @classmethod
@@ -264,20 +268,35 @@ class Inspection:
     versions: int
     records: int
     images: int
+    signed: int  # versions with a signature, one of the trusted key where there is one
     problems: tuple[str, ...]
     leftovers: tuple[Stored, ...]  # unreferenced: no harm, only space
 
 
-def inspect(registry: Registry, progress: Callable[[str], None] = lambda _: None) -> Inspection:
-    """Reads every object: digests, graph and weights of models, the ledger's chain, all links."""
+def inspect(
+    registry: Registry,
+    progress: Callable[[str], None] = lambda _: None,
+    key: PublicKey | None = None,
+) -> Inspection:
+    """Reads every object: digests, graph and weights of models, the ledger's chain, all links.
+
+    Args:
+        key: whose signatures are checked; one that does not hold is a problem, none is not.
+    """
     problems = registry.ledger.problems()
-    versions = registry.versions.names()
+    versions, signed = registry.versions.names(), 0
     progress(f"reading {len(versions)} versions")
     for version in versions:
         try:
-            registry.versions.model(version)
+            model = registry.versions.model(version)
+            signatures = registry.signatures.of(version)
+            if key and key.fingerprint in signatures:
+                verify(model, signatures[key.fingerprint], key)
+            signed += key.fingerprint in signatures if key else bool(signatures)
         except Damaged as exc:
             problems.append(str(exc))
+        except SignatureError as exc:
+            problems.append(f"the signature of version {version}: {exc}")
     known, images = set(versions), set(registry.images.digests())
     records = 0
     try:
@@ -301,7 +320,7 @@ def inspect(registry: Registry, progress: Callable[[str], None] = lambda _: None
         found = tuple(leftovers(registry))
     except Damaged:
         found = ()  # nobody knows which bytes that manifest names
-    return Inspection(len(versions), records, len(images), tuple(problems), found)
+    return Inspection(len(versions), records, len(images), signed, tuple(problems), found)
 
 
 def leftovers(registry: Registry) -> list[Stored]:

@@ -111,6 +111,7 @@ def print_explanation(found: Explanation, console: Console, *, whole: bool) -> N
             + (f": {m.registered.why}" if m.registered.why else ""),
         },
     )
+    version.add(f"signatures: {_signatures(found)}")
     for image in found.images:
         version.add(f"image {image.digest}, linked {image.linked.when[:19]} by {image.linked.who}")
     _facts(
@@ -147,7 +148,8 @@ def print_inspection(found: Inspection, where: str, console: Console) -> None:
         console.print(f"leftover {escape(stored.key)} ({stored.size:,} bytes): see `gc`")
     verdict = "[bold red]damaged[/]" if found.problems else "[green]sound[/]"
     console.print(
-        f"{escape(where)} is {verdict}: {found.versions} versions, {found.records} records, "
+        f"{escape(where)} is {verdict}: {found.versions} versions, {found.signed} of them signed, "
+        f"{found.records} records, "
         f"{found.images} images, {len(found.leftovers)} leftovers",
         highlight=False,
         soft_wrap=True,
@@ -173,6 +175,13 @@ def _parent(version: str, found: Explanation) -> str:
     parent = found.parents.get(version)
     known = f"{parent.test.accuracy:.2%}" if parent else "not registered here"
     return f"{version} ({known})"
+
+
+def _signatures(found: Explanation) -> str:
+    """Each key with what is known of its signature."""
+    known = {True: "[green]holds[/]", False: "[bold red]does not hold[/]", None: "not checked"}
+    listed = (f"key {key[:DIGITS]} {known[holds]}" for key, holds in found.signatures.items())
+    return ", ".join(listed) or "none"
 
 
 def _decision(tree: Tree, record: Record, *, whole: bool) -> None:

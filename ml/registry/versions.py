@@ -22,6 +22,8 @@ PREFIX = "sha256:"  # of an image's digest
 MODELS = "models/"
 _VERSIONS = "versions/"
 _IMAGES = "images/"
+_SIGNATURES = "signatures/"
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 _DIGEST = re.compile(PREFIX + "[0-9a-f]{64}")
 _READERS = 16
 
@@ -264,6 +266,27 @@ def _same(known: Manifest, data: bytes, found: ArtifactMetadata) -> Manifest:
 
 def _manifest_key(version: str) -> str:
     return f"{_VERSIONS}{version}.json"
+
+
+class Signatures:
+    """Each version's signatures, one of a key, which the key's fingerprint names."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def add(self, version: str, signature: bytes, fingerprint: str) -> bool:
+        """Keeps a signature; false if the key has signed the version before."""
+        return self._store.create(f"{_SIGNATURES}{version}/{fingerprint}.sig", signature)
+
+    def of(self, version: str) -> Mapping[str, bytes]:
+        """A version's signatures by the fingerprint of the key that each says it is of."""
+        folder = f"{_SIGNATURES}{version}/"
+        names = [one.key[len(folder) :].removesuffix(".sig") for one in self._store.entries(folder)]
+        return {
+            name: self._store.read(f"{folder}{name}.sig")
+            for name in names
+            if _FINGERPRINT.fullmatch(name)
+        }
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from serve.settings import Settings
 settings = Settings.from_environment()
 clients = int(os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY") or 1)  # processes like this one
 settings = structs.replace(settings, cpus=max(1, settings.cpus // clients))
-predictor = Predictor.load(model_path(settings), settings.session_threads)
+path = model_path(settings)
+predictor = Predictor.load(path, settings.session_threads, settings.model_key)
 telemetry = LambdaTelemetry.start(settings, predictor.metadata)
 app = create_app(predictor, settings, observer=telemetry.observer)
 adapter = Adapter(app, predictor.version)

@@ -13,6 +13,7 @@ from common.model.artifact import (
     ArtifactMetadata,
     read_artifact,
 )
+from serve.inference.signed import read_bytes
 from serve.settings import Settings
 
 NAME = "model.onnx"
@@ -41,7 +42,7 @@ def model_path(settings: Settings, choose: Fastest = fastest) -> Path:
     files = _files(place)
     if not settings.precision and len(files) == 1:
         return files[0]
-    found = _precisions(files)
+    found = _precisions(files, settings.model_key)
     if not settings.precision:
         paths = list(found.values())
         return paths[0] if len(paths) == 1 else choose(paths, settings.session_threads)
@@ -58,14 +59,17 @@ def precision_of(metadata: ArtifactMetadata) -> str:
     return "fp32" if metadata.quantisation == "none" else metadata.quantisation
 
 
-def read_model(path: Path) -> ArtifactMetadata:
+def read_model(path: Path, key: str = "") -> ArtifactMetadata:
     """What the artifact says about itself, once it is verified; needs no onnxruntime.
+
+    Args:
+        key: of KILN_MODEL_KEY, as for `signed.read_bytes`.
 
     Raises:
         ArtifactError: names the file and why it cannot be served.
     """
     try:
-        return read_artifact(path.read_bytes())
+        return read_artifact(read_bytes(path, key))
     except OSError as exc:
         raise ArtifactError(f"cannot read the model {path}: {exc.strerror}") from exc
     except ArtifactError as exc:
@@ -80,12 +84,12 @@ def _files(place: Path) -> list[Path]:
     return [first, *sorted(path for path in place.glob("*.onnx") if path != first)]
 
 
-def _precisions(files: Sequence[Path]) -> Mapping[str, Path]:
+def _precisions(files: Sequence[Path], key: str) -> Mapping[str, Path]:
     """The first file of each precision, of those that come from the same training."""
-    first = read_model(files[0])
+    first = read_model(files[0], key)
     found = {precision_of(first): files[0]}
     for path in files[1:]:
-        other = read_model(path)
+        other = read_model(path, key)
         if _training(other) == _training(first):
             found.setdefault(precision_of(other), path)
     return found

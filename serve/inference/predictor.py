@@ -17,6 +17,7 @@ from common.model.artifact import (
     ArtifactMetadata,
     read_artifact,
 )
+from serve.inference.signed import read_bytes
 
 # Before the import: released wheels report to their maker otherwise, see
 # https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md
@@ -44,14 +45,17 @@ class Predictor:
         self._session = _session(artifact, threads)
 
     @classmethod
-    def load(cls, path: Path, threads: int = 1) -> "Predictor":
+    def load(cls, path: Path, threads: int = 1, key: str = "") -> "Predictor":
         """A predictor for the artifact at `path`, warm and checked against its own answers.
+
+        Args:
+            key: the public key whose signature of the file must lie beside it, as KILN_MODEL_KEY.
 
         Raises:
             ArtifactError: names the file and why it cannot be served.
         """
         try:
-            predictor = cls(path.read_bytes(), threads)
+            predictor = cls(read_bytes(path, key), threads)
             predictor.check()
         except OSError as exc:
             raise ArtifactError(f"cannot read the model {path}: {exc.strerror}") from exc

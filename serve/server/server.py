@@ -50,7 +50,8 @@ def application() -> "Starlette":
     _end_with_the_parent()
     settings = Settings.from_environment()
     log_to_stderr(settings)
-    predictor = Predictor.load(model_path(settings), settings.session_threads)
+    path = model_path(settings)
+    predictor = Predictor.load(path, settings.session_threads, settings.model_key)
     telemetry = Telemetry.start(settings, predictor.metadata)
     watch_traffic(telemetry, settings, predictor.metadata)
     app = create_app(predictor, settings, observer=telemetry.observer, at_end=telemetry.close)
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings.from_environment()
         ExportSettings.from_environment()  # each process makes its own of them: wrong ones end here
         path = model_path(settings, partial(_fastest, settings))
-        metadata = read_model(path)
+        metadata = read_model(path, settings.model_key)
         os.environ["KILN_MODEL"] = str(path)  # the same for all processes, those to come too
         listener = _listener(settings.host, settings.port)
     except (SettingsError, ArtifactError) as exc:

@@ -135,7 +135,7 @@ def test_a_folder_with_one_model_and_a_file_leave_no_choice(folder: Path) -> Non
 def test_another_training_beside_the_model_is_no_choice(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(path: Path) -> ArtifactMetadata:
+    def read(path: Path, key: str) -> ArtifactMetadata:
         found = read_model(path)
         return replace(found, config_digest="0" * 64) if path.stem == "model.fp32" else found
 

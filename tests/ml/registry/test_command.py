@@ -90,7 +90,7 @@ def test_a_models_life(terminal: Terminal) -> None:
     for text in ("rollback", "it burns", "refused", "sharper", "ada"):
         assert text in terminal.output
     assert terminal.types("verify") == 0
-    assert "sound: 3 versions, 4 records" in terminal.output
+    assert "sound: 3 versions, 0 of them signed, 4 records" in terminal.output
 
 
 def test_promoting_by_force_is_recorded_as_such(terminal: Terminal) -> None:
