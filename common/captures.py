@@ -121,7 +121,7 @@ def decode_rows(data: bytes, kind: type[_Row], key: str = "") -> list[_Row]:
 
 def batch_key(writer: str, number: int, at: float) -> str:
     """The key of a writer's batch that is written at that time."""
-    return f"{CAPTURES}{_hour(at)}/{writer}-{number:06d}.jsonl.gz"
+    return f"{CAPTURES}{hour_of(at)}/{writer}-{number:06d}.jsonl.gz"
 
 
 def sampling_probability(probabilities: Sequence[float], share: float, unsure: float) -> float:
@@ -231,8 +231,8 @@ class Captures:
         # A batch is written at most some minutes behind its first answer.
         first = time.strftime("%Y-%m-%d/%H", time.gmtime(max(0.0, since)))
         keys = (one.key for one in self.store.entries(CAPTURES, after=f"{CAPTURES}{first}"))
-        last = "9" if until == float("inf") else _hour(until + _LATEST_S)
-        return [key for key in keys if re.match(_BATCH, key) and _hour_of(key) <= last]
+        last = "9" if until == float("inf") else hour_of(until + _LATEST_S)
+        return [key for key in keys if re.match(_BATCH, key) and _hour_in(key) <= last]
 
     def _read(self, keys: Sequence[str], kind: type[_Row]) -> Iterator[list[_Row]]:
         """Contents of the objects, in order, without those that are deleted meanwhile."""
@@ -255,11 +255,12 @@ _BATCH = rf"{CAPTURES}\d{{4}}-\d\d-\d\d/\d\d/[^/]+\.jsonl\.gz$"
 _LATEST_S = 3600.0
 
 
-def _hour(at: float) -> str:
+def hour_of(at: float) -> str:
+    """The folder below CAPTURES of batches that are written at that time."""
     return time.strftime("%Y-%m-%d/%H", time.gmtime(at))
 
 
-def _hour_of(key: str) -> str:
+def _hour_in(key: str) -> str:
     return key[len(CAPTURES) : len(CAPTURES) + len("2026-11-30/12")]
 
 

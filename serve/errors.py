@@ -50,12 +50,28 @@ class NotFound(ServiceError):
     status, kind, title = 404, "not-found", "There is nothing at this path"
 
 
+class CaptureOff(ServiceError):
+    status, kind, title = 404, "capture-off", "This service keeps no answers"
+
+
+class UnknownAnswer(ServiceError):
+    status, kind, title = (
+        404,
+        "unknown-answer",
+        "There is no such answer among those that were kept",
+    )
+
+
 class MethodNotAllowed(ServiceError):
     status, kind, title = 405, "method-not-allowed", "This path does not take the method"
 
 
 class BodyTimeout(ServiceError):
     status, kind, title = 408, "body-timeout", "The body took too long to arrive"
+
+
+class Contradiction(ServiceError):
+    status, kind, title = 409, "contradiction", "The same caller said otherwise before"
 
 
 class BodyTooLarge(ServiceError):
@@ -84,6 +100,10 @@ class UnreadableImage(ServiceError):
 
 class InternalError(ServiceError):
     status, kind, title = 500, "internal-error", "The service made a mistake"
+
+
+class StoreUnavailable(ServiceError):
+    status, kind, title = 503, "store-unavailable", "The store of the answers cannot be asked"
 
 
 class Overloaded(ServiceError):

@@ -33,6 +33,7 @@ class Exchange:
 
     traceparent: InitVar[bytes | None]
     scheme: str = "http"
+    is_internal: bool = False  # asked by the release manager, or to warm up: nobody's question
     start: float = field(default_factory=time.perf_counter, init=False)
     request_id: str = field(init=False)  # 32 hexadecimal digits, also the trace id
     parent: str | None = field(init=False)  # the caller's span
@@ -52,6 +53,7 @@ class Exchange:
     refused: Sequence[str] = ()  # kinds of the errors of single images of a batch
     trailing: Sequence[str] = ()  # types of the images that bytes follow
     images: NDArray[np.uint8] | None = None  # (n, H, W, 3) that were decoded
+    places: Sequence[int] = ()  # of these among the request's images, where some were refused
     probabilities: NDArray[np.float32] | None = None  # (n, K)
 
     def __post_init__(self, traceparent: bytes | None) -> None:

@@ -31,6 +31,14 @@ _Origins = Annotated[
     tuple[_Origin, ...],
     Meta(description="origins as https://example.org, separated by commas, or *"),
 ]
+_Share = Annotated[float, Meta(gt=0, le=1, description="a number above 0, at most 1")]
+_Place = Annotated[
+    str,
+    Meta(
+        pattern=r"^(file:///.+|(?![a-z0-9]+://).+)$",
+        description="a folder",
+    ),
+]
 _RootPath = Annotated[
     str, Meta(pattern="^(/[A-Za-z0-9._~-]+)+/?$", description="a prefix as /prod")
 ]
@@ -72,7 +80,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     # Whether /predict shows what an answer looked at if it is asked to, which costs fifty images;
     # unless it is said, everywhere but on AWS Lambda.
     saliency: Annotated[bool, Meta(description="true or false")] = True
-    # How long a call on AWS Lambda waits at most for its telemetry to be sent.
+    # Where a sample of the answers is kept, as pixels and probabilities; "": nowhere.
+    capture: _Place = ""
+    capture_share: _Share = 0.1  # the chance of a sure answer to be kept
+    capture_unsure: _Share = 0.5  # of one between two classes; of others, in between
+    # A batch of them is written when it has so many, or is so old.
+    capture_rows: Annotated[int, _whole(1, 10_000)] = 500
+    capture_age_s: Annotated[int, _whole(1, 1_800)] = 60
+    # How long a call on AWS Lambda waits at most for its telemetry, and for captures, to be sent.
     flush_ms: Annotated[int, _whole(1, 60_000)] = 500
     cpus: int = field(default_factory=available_cpus)  # no variable
 

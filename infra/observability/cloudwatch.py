@@ -16,12 +16,13 @@ _GENERATED = ["From infra/observability/catalogue.toml: bazel run //infra/observ
 NAMESPACE, LAMBDA = "Kiln", "AWS/Lambda"
 
 # Errors of the service that are answered by a 5xx: serve/errors.py, a test compares.
-SERVER_ERRORS = ("internal-error", "not-ready", "overloaded")
+SERVER_ERRORS = ("internal-error", "not-ready", "overloaded", "store-unavailable")
 DRIFT_WINDOWS = ("300", "3000")  # images: common/model/drift.py, a test compares
 
 # Alerts that CloudWatch has no alarm for, and why.
 WITHOUT_ALARM = {
     "TelemetryLost": "without a collector nothing is exported that could be lost",
+    "CapturesLost": "capture is off unless it is asked for, and answers are not affected",
     "FilesLeak": "an execution environment answers one request at a time and does not live long",
     "ReleaseRolledBack": "the release manager tells the topic itself, with its reasons",
     "GoldenAccuracyLow": "of each version: the release manager judges it and rolls back",

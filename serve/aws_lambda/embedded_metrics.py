@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.model.artifact import ArtifactMetadata
 from serve.drift.monitor import PAUSE_S, DriftMonitor
@@ -18,6 +18,9 @@ from serve.telemetry import process
 from serve.telemetry.instruments import Instrument
 from serve.telemetry.recorder import Request
 from serve.telemetry.requests import SeriesNames
+
+if TYPE_CHECKING:  # loaded where it is asked for
+    from serve.capture.recorder import Recorder
 
 NAMESPACE = "Kiln"
 MAX_VALUES = 100  # of one metric in one line
@@ -48,12 +51,15 @@ class EmbeddedMetrics:
         version: str = "",
         write: Callable[[str], object] = lambda line: sys.stdout.write(line),
         drift: DriftMonitor | None = None,
+        recorder: "Recorder | None" = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._classes, self._service = metadata.classes, service
         self._series = SeriesNames()
         self._write = write
         self._drift, self._clock, self._drift_due = drift, clock, clock()
+        self._recorder = recorder
+        self._kept, self._dropped = 0, dict[str, int]()  # that the log has
         self._facts = {"kiln.model.name": metadata.name, "kiln.model.version": metadata.version}
         if version:
             self._facts["faas.version"] = version
@@ -72,7 +78,7 @@ class EmbeddedMetrics:
             facts = self._facts | {"trace_id": exchange.request_id}
             points = [*self._request(exchange, request, duration_s)]
             if exchange is seen[0][0]:
-                points += [*self._process(), *self._windows()]
+                points += [*self._process(), *self._windows(), *self._captures()]
             for line in documents(points, {_SERVICE: self._service}, facts, time.time()):
                 self._write(json.dumps(line, separators=(",", ":")) + "\n")
         return True
@@ -80,6 +86,7 @@ class EmbeddedMetrics:
     def renew(self) -> None:
         """Starts afresh in a copy of the process, which must not report the original's counts."""
         self._seen, self._cpu_s, self._start_s = [], process.cpu_s(), 0.0
+        self._kept, self._dropped = 0, {}
 
     def _request(self, exchange: Exchange, request: Request, duration_s: float) -> Iterable[Point]:
         labels = {name: str(value) for name, value in request.labels().items()}
@@ -119,6 +126,21 @@ class EmbeddedMetrics:
             labels = {"window": str(state.window)}
             yield Point(inst.DRIFT_ALARM, [int(state.raised)], labels)
             yield Point(inst.DRIFT_WINDOW_IMAGES, [state.images], labels)
+
+    def _captures(self) -> Iterable[Point]:
+        """What became of captured answers since the last call, in which there was any."""
+        if self._recorder is None:
+            return
+        kept, dropped, waiting = self._recorder.counts
+        if kept > self._kept:
+            yield Point(inst.CAPTURE_KEPT, [kept - self._kept])
+        for reason, number in dropped.items():
+            if number > self._dropped.get(reason, 0):
+                new = number - self._dropped.get(reason, 0)
+                yield Point(inst.CAPTURE_DROPPED, [new], {"reason": reason})
+        if waiting:
+            yield Point(inst.CAPTURE_WAITING, [waiting])
+        self._kept, self._dropped = kept, dropped
 
 
 def documents(

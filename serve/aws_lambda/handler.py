@@ -17,9 +17,16 @@ settings = structs.replace(settings, cpus=max(1, settings.cpus // clients))
 path = model_path(settings)
 predictor = Predictor.load(path, settings.session_threads, settings.model_key)
 telemetry = LambdaTelemetry.start(settings, predictor.metadata)
-app = create_app(predictor, settings, observer=telemetry.observer)
+app = create_app(
+    predictor,
+    settings,
+    observer=telemetry.observer,
+    answers=telemetry.capturing and telemetry.capturing.answers,
+)
 adapter = Adapter(app, predictor.version)
 handler = FlushingHandler(adapter, telemetry.flush, settings.flush_ms / 1e3)
+if telemetry.capturing:  # with pauses of its own: a store that is away holds no telemetry up
+    handler = FlushingHandler(handler, telemetry.flush_captures, settings.flush_ms / 1e3)
 
 gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
 gc.enable()  # serve/image/boot.py starts without it

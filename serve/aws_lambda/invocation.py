@@ -11,6 +11,7 @@ from mangum.protocols import HTTPCycle
 
 from common.model.artifact import ArtifactMetadata
 from serve.aws_lambda.embedded_metrics import EmbeddedMetrics
+from serve.capture.watch import Capturing, capture_answers
 from serve.drift.watch import watch_traffic
 from serve.errors import ServiceError, problem_of
 from serve.exchange import Observer
@@ -24,10 +25,18 @@ CLOSE_S = 0.25  # Lambda kills a process 300 ms after SIGTERM
 
 
 class LambdaTelemetry:
-    """`Telemetry`; metrics go to the log in CloudWatch's format where nothing is exported."""
+    """`Telemetry`; metrics go to the log in CloudWatch's format where nothing is exported.
 
-    def __init__(self, telemetry: Telemetry, embedded: EmbeddedMetrics | None) -> None:
-        self._telemetry, self._embedded = telemetry, embedded
+    With it, what is captured of the answers.
+    """
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        embedded: EmbeddedMetrics | None,
+        capturing: Capturing | None = None,
+    ) -> None:
+        self._telemetry, self._embedded, self.capturing = telemetry, embedded, capturing
         self.observer: Observer = telemetry.observer
         if embedded:
             telemetry.add_observer(embedded)
@@ -46,30 +55,50 @@ class LambdaTelemetry:
         """
         telemetry = Telemetry.start(settings, metadata, {_INTERVAL: _INTERVAL_MS, **environ})
         drift = watch_traffic(telemetry, settings, metadata)
+        # A thread that wakes by itself would be frozen amid its work, or slow a warm call down.
+        capturing = capture_answers(telemetry, settings, metadata, by_itself=False)
         if telemetry.is_on or _is_off(environ):
-            return cls(telemetry, None)
+            return cls(telemetry, None, capturing)
         service = environ.get("OTEL_SERVICE_NAME", "").strip() or "kiln"
         version = environ.get("AWS_LAMBDA_FUNCTION_VERSION", "")
         return cls(
             telemetry,
-            EmbeddedMetrics(metadata, service, version=version, drift=drift),
+            EmbeddedMetrics(
+                metadata,
+                service,
+                version=version,
+                drift=drift,
+                recorder=capturing and capturing.recorder,
+            ),
+            capturing,
         )
 
     def flush(self, deadline_s: float) -> bool:
         """Sends what is due behind a call; False if the collector did not take it in time."""
         return self._embedded.flush() if self._embedded else self._telemetry.flush_due(deadline_s)
 
+    def flush_captures(self, deadline_s: float) -> bool:
+        """Writes captured answers that are old or many; false if the store did not take them."""
+        return self.capturing is None or self.capturing.recorder.flush_due(deadline_s)
+
     def renew(self) -> None:
         """Renews the instance and its connections in a copy of the process from a snapshot."""
         if self._embedded:
             self._embedded.renew()
+        if self.capturing:
+            self.capturing.renew()
         self._telemetry.renew()
 
     def close(self) -> None:
         """Sends what is left, in the time that Lambda gives."""
+        end = time.monotonic() + CLOSE_S
+        if self.capturing:
+            self.capturing.recorder.flush(0.0)  # begins, while telemetry is sent
         if self._embedded:
             self._embedded.flush()
         self._telemetry.close(CLOSE_S)
+        if self.capturing:
+            self.capturing.recorder.close(end - time.monotonic())
 
 
 def _is_off(environ: Mapping[str, str]) -> bool:
@@ -170,6 +199,8 @@ class FlushingHandler:
     def reset(self) -> None:
         """Has the next invocation wait for the collector, whatever happened before."""
         self._failures, self._paused_until = 0, float("-inf")
+        if isinstance(self._answer, FlushingHandler):
+            self._answer.reset()
 
     def _send(self, remaining_s: float) -> None:
         deadline_s = max(0.0, min(self._budget_s, remaining_s - MARGIN_S))

@@ -7,8 +7,8 @@ none of the threads of its parent, so that each waits for the signal by itself.
 Apart from what the handler imports: numpy starts threads, and the signal has to be blocked before.
 
 A snapshot keeps what is warm, and each restored copy must renew the rest. Request ids come from
-the kernel, which AWS reseeds. The service has no credentials of AWS, and its clocks only measure
-differences within one request.
+the kernel, which AWS reseeds. Credentials of AWS, which only capture to a bucket needs, are read
+anew, and the clocks only measure differences within one request or one environment.
 """
 
 import gc
@@ -122,7 +122,7 @@ def renew() -> None:
 
 def one_pixel_event() -> dict[str, Any]:
     """A prediction as the release manager would ask for it, whom no API key is asked of."""
-    from serve.http.keys import RELEASE_MANAGER
+    from serve.http.middleware import RELEASE_MANAGER
 
     http = {"method": "POST", "path": "/predict", "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}
     return {

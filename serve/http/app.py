@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from serve.exchange import Observer
+from serve.http.feedback import KeptAnswers
 from serve.http.middleware import RequestMiddleware
 from serve.http.pages import page_routes
 from serve.http.routes import PredictEndpoint, api_routes
@@ -47,6 +48,7 @@ def create_app(
     observer: Observer | None = None,
     middleware: Sequence[Middleware] = (),
     at_end: Callable[[], None] | None = None,
+    answers: KeptAnswers | None = None,
 ) -> Starlette:
     """The application around one predictor.
 
@@ -54,9 +56,10 @@ def create_app(
         observer: is told of every request.
         middleware: outermost layers, before ours.
         at_end: is called when the last request was answered.
+        answers: what is kept of the answers, about which callers may send labels.
     """
     service = Service(predictor, settings)
-    routes = api_routes(service)
+    routes = api_routes(service, answers)
     around_requests = Middleware(
         RequestMiddleware,
         model_version=predictor.version,

@@ -222,9 +222,9 @@ def one_image(scope: Scope, body: bytes) -> tuple[Upload, Options]:
     Raises:
         ServiceError: names the field that is missing or wrong.
     """
-    match _media_type(scope, body):
+    match media_type(scope, body):
         case "json":
-            request = _decoded(_PREDICT, body)
+            request = decoded(_PREDICT, body)
             _query(scope, PREDICT_OPTIONS)  # says nothing of JSON, but what is wrong is refused
             return from_base64("image", request.image), Options(
                 request.top_k, request.probabilities, request.saliency
@@ -247,9 +247,9 @@ def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
     Raises:
         ServiceError: names the field that is missing or wrong.
     """
-    match _media_type(scope, body):
+    match media_type(scope, body):
         case "json":
-            request = _decoded(_BATCH, body)
+            request = decoded(_BATCH, body)
             _query(scope, BATCH_OPTIONS)
             uploads = [from_base64(f"images[{i}]", image) for i, image in enumerate(request.images)]
             return uploads, Options(request.top_k, request.probabilities)
@@ -315,7 +315,7 @@ def _strict(text: str) -> str:
     return text if text.endswith("=") else text + "=" * (-len(text) % 4)
 
 
-def _media_type(scope: Scope, body: bytes) -> str:
+def media_type(scope: Scope, body: bytes) -> str:
     essence = _content_type(scope).partition(b";")[0].strip().lower()
     if essence in (b"application/json", b"text/json") or essence.endswith(b"+json"):
         return "json"
@@ -341,7 +341,7 @@ def _content_type(scope: Scope) -> bytes:
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     body = body.removeprefix(_BYTE_ORDER_MARK)
     try:
         try:

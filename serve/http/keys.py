@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from starlette.types import Scope
 
 from serve.errors import Unauthorized
-from serve.http.middleware import header
+from serve.http.middleware import header, is_invoked
 
 
 def new_key() -> tuple[str, str]:
@@ -24,6 +24,9 @@ def new_key() -> tuple[str, str]:
 def digest_of(key: bytes) -> str:
     """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(key).hexdigest()
+
+
+_CHALLENGE = 'Bearer realm="kiln"'
 
 
 class KeyRing:
@@ -38,8 +41,23 @@ class KeyRing:
         Raises:
             Unauthorized: there is no key, or it is another.
         """
-        if not self._digests or _is_invoked(scope):
-            return
+        if self._digests:
+            self.caller(scope)
+
+    def caller(self, scope: Scope) -> str:
+        """The digest of the request's key; "" of the release manager, who needs none.
+
+        Raises:
+            Unauthorized: there is no key, or it is another; or the service has none.
+        """
+        if is_invoked(scope):
+            return ""
+        if not self._digests:
+            raise Unauthorized(
+                "this service has no API keys (KILN_API_KEYS), without which it cannot tell who "
+                "says what",
+                headers={"www-authenticate": _CHALLENGE},
+            )
         key = header(scope, b"x-api-key") or _bearer(header(scope, b"authorization") or b"")
         found = digest_of(key)
         # Every digest is compared, so that the time says nothing about which one was close.
@@ -49,22 +67,9 @@ class KeyRing:
             raise Unauthorized(
                 f"{said}: send it as the header X-API-Key",
                 field="x-api-key",
-                headers={"www-authenticate": 'Bearer realm="kiln"'},
+                headers={"www-authenticate": _CHALLENGE},
             )
-
-
-# What the release manager names as the domain of its events; no front door has such a domain.
-RELEASE_MANAGER = "release-manager"
-
-
-def _is_invoked(scope: Scope) -> bool:
-    """Whether the Lambda function was invoked by itself, which IAM allows whom it allows.
-
-    The context of an event is written by the front door that a request came through (API Gateway,
-    function URL, load balancer) with its own domain, and nothing that a caller sends is part of it.
-    """
-    context = scope.get("aws.event", {}).get("requestContext") or {}
-    return bool(context.get("domainName") == RELEASE_MANAGER)
+        return found
 
 
 def _bearer(authorization: bytes) -> bytes:

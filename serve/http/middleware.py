@@ -55,7 +55,9 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = scope[KEY] = Exchange(header(scope, b"traceparent"), scope.get("scheme", "http"))
+        exchange = scope[KEY] = Exchange(
+            header(scope, b"traceparent"), scope.get("scheme", "http"), is_invoked(scope)
+        )
         if exchange.parent:
             exchange.tracestate = header(scope, b"tracestate")
         if self._root_path:
@@ -137,6 +139,23 @@ def as_service_error(exc: Exception, scope: Scope) -> ServiceError:
             detail = f"{path} does not take {method}, expected {headers['allow']}"
         return _FROM_STARLETTE[exc.status_code](detail, headers=headers)
     return InternalError("this is not the caller's fault; the request id finds it in the logs")
+
+
+# What the release manager names as the domain of its events; no front door has such a domain.
+RELEASE_MANAGER = "release-manager"
+
+
+def is_invoked(scope: Scope) -> bool:
+    """Whether the Lambda function was invoked by itself, which IAM allows whom it allows.
+
+    The context of an event is written by the front door that a request came through (API Gateway,
+    function URL, load balancer) with its own domain, and nothing that a caller sends is part of it.
+    """
+    event = scope.get("aws.event")
+    if not event:
+        return False
+    context = event.get("requestContext") or {}
+    return bool(context.get("domainName") == RELEASE_MANAGER)
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:

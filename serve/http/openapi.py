@@ -26,6 +26,8 @@ _DOCUMENTS = (
     schemas.PredictResponse,
     schemas.BatchRequest,
     schemas.BatchResponse,
+    schemas.Feedback,
+    schemas.FeedbackResponse,
     schemas.Problem,
     schemas.Status,
     schemas.ModelInfo,
@@ -95,6 +97,7 @@ def _operations() -> dict[str, Json]:
     return {
         "predict": _predict(),
         "predictBatch": _predict_batch(),
+        "sendFeedback": _feedback(),
         "getModelInfo": _get("What the served model is", "ModelInfo"),
         "getHealth": _get("Whether the process is alive", "Status"),
         "getReadiness": _get(
@@ -244,6 +247,36 @@ def _predict_batch() -> Json:
             },
         },
         "responses": {"200": _success("BatchResponse"), **_problems(*_BODY_ERRORS)},
+    }
+
+
+def _feedback() -> Json:
+    responses = _problems(
+        *(one for one in _BODY_ERRORS if one is not errors.MalformedForm),
+        errors.CaptureOff,
+        errors.UnknownAnswer,
+        errors.Contradiction,
+        errors.StoreUnavailable,
+    )
+    responses["404"]["headers"] |= _retry_after()
+    known = _success("FeedbackResponse") | {"description": "The same caller had said so before."}
+    return {
+        "summary": "Say what an answer should have been",
+        "description": (
+            "For the answers that the service keeps, which are a sample of all. Needs an API key, "
+            "by which callers are told apart: each may say one label of an image, and repeat it."
+        ),
+        "security": [{"key": []}, {"bearer": []}],
+        "parameters": [_traceparent()],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _ref("Feedback")}},
+        },
+        "responses": {
+            "200": known,
+            "201": _success("FeedbackResponse") | {"description": "The label is kept."},
+            **responses,
+        },
     }
 
 

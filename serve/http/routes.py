@@ -21,6 +21,7 @@ from common.saliency import IMAGES as SALIENCY_IMAGES
 from serve.errors import PROBLEM, InvalidField, ServiceError
 from serve.exchange import KEY, Exchange
 from serve.http.bodies import Options, Upload, many_images, one_image, read_body
+from serve.http.feedback import FeedbackEndpoint, KeptAnswers
 from serve.http.middleware import respond
 from serve.http.pages import samples, unchanging
 from serve.http.schemas import (
@@ -50,6 +51,7 @@ _VERSION = f"{_MODEL}/versions/{{version}}"
 ENDPOINTS = (
     Endpoint("POST", "/predict", "predict"),
     Endpoint("POST", "/predict/batch", "predictBatch"),
+    Endpoint("POST", "/feedback", "sendFeedback"),
     Endpoint("GET", "/model/info", "getModelInfo"),
     Endpoint("GET", "/health", "getHealth"),
     Endpoint("GET", "/ready", "getReadiness"),
@@ -69,8 +71,12 @@ ENDPOINTS = (
 )
 
 
-def api_routes(service: Service) -> list[Route]:
-    """A route for each endpoint of the table."""
+def api_routes(service: Service, answers: KeptAnswers | None = None) -> list[Route]:
+    """A route for each endpoint of the table.
+
+    Args:
+        answers: what is kept of the answers, if anything is.
+    """
     metadata = service.predictor.metadata
     readiness = Readiness(service.predictor)
 
@@ -78,9 +84,10 @@ def api_routes(service: Service) -> list[Route]:
         readiness.check()
         return Status("ready", metadata.version)
 
-    answers: dict[str, Any] = {
+    by_operation: dict[str, Any] = {
         "predict": PredictEndpoint(service),
         "predictBatch": PredictBatchEndpoint(service),
+        "sendFeedback": FeedbackEndpoint(service, answers),
         "getModelInfo": _get(lambda: model_info(metadata, service.settings)),
         "getHealth": _get(lambda: Status("ok", metadata.version)),
         "getReadiness": _get(ready),
@@ -89,7 +96,10 @@ def api_routes(service: Service) -> list[Route]:
     protocol = OpenInference(service, readiness)
     return [
         Route(
-            one.path, answers.get(one.operation, protocol), methods=[one.method], name=one.operation
+            one.path,
+            by_operation.get(one.operation, protocol),
+            methods=[one.method],
+            name=one.operation,
         )
         for one in ENDPOINTS
     ]
@@ -170,6 +180,9 @@ class PredictBatchEndpoint(PredictEndpoint):
 
     def _accepted(self, exchange: Exchange, decoded: list[Decoded]) -> list[Pixels]:
         exchange.refused = [one.kind for one in decoded if isinstance(one, ServiceError)]
+        if exchange.refused:
+            found = enumerate(decoded)
+            exchange.places = [i for i, one in found if not isinstance(one, ServiceError)]
         return [one for one in decoded if not isinstance(one, ServiceError)]
 
     def _answer(

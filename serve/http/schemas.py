@@ -137,6 +137,31 @@ class BatchResponse(Struct):
     timing: Timing
 
 
+class Feedback(Struct, forbid_unknown_fields=True):
+    """What an answer should have been."""
+
+    request_id: Annotated[
+        str,
+        Meta(pattern="^[0-9a-f]{32}$", description="Of the answer: its request_id, X-Request-ID."),
+    ]
+    label: Annotated[
+        str, Meta(min_length=1, max_length=200, description="The class that is right, by its name.")
+    ]
+    index: Annotated[
+        int,
+        Meta(ge=0, lt=MAX_IMAGES, description="Of the image, where the request had several."),
+    ] = 0
+
+
+class FeedbackResponse(Struct):
+    """What is known of the answer now."""
+
+    request_id: RequestId
+    index: Annotated[int, Meta(ge=0, lt=MAX_IMAGES)]
+    label: str
+    is_new: Annotated[bool, Meta(description="False: the same caller had said so before.")]
+
+
 class Problem(Struct):
     """A problem document (RFC 9457)."""
 

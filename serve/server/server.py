@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 def application() -> "Starlette":
     """What each process serves."""
+    from serve.capture.watch import CLOSE_S, capture_answers
     from serve.drift.watch import watch_traffic
     from serve.http.app import create_app
     from serve.inference.predictor import Predictor
@@ -54,7 +55,20 @@ def application() -> "Starlette":
     predictor = Predictor.load(path, settings.session_threads, settings.model_key)
     telemetry = Telemetry.start(settings, predictor.metadata)
     watch_traffic(telemetry, settings, predictor.metadata)
-    app = create_app(predictor, settings, observer=telemetry.observer, at_end=telemetry.close)
+    capturing = capture_answers(telemetry, settings, predictor.metadata)
+
+    def end() -> None:
+        if capturing is not None:
+            capturing.recorder.close(CLOSE_S)
+        telemetry.close()  # tells what was kept
+
+    app = create_app(
+        predictor,
+        settings,
+        observer=telemetry.observer,
+        at_end=end,
+        answers=capturing and capturing.answers,
+    )
     TimedProtocol.head_timeout_s = settings.head_timeout_ms / 1e3
     TimedProtocol.counts = own_counts()
     gc.freeze()  # what is loaded stays: the collector need not look at it amid answers

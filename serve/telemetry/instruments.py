@@ -152,6 +152,23 @@ DRIFT_REFERENCE_SHARE = Instrument(
     "Share of the reference's images in a bin",
     ("signal", "bin"),
 )
+CAPTURE_KEPT = Instrument(
+    "kiln.capture.kept", "counter", "{image}", "Answers that are in the store of captures"
+)
+CAPTURE_DROPPED = Instrument(
+    "kiln.capture.dropped",
+    "counter",
+    "{image}",
+    "Answers that were drawn to be kept and are lost: no room in memory, not written before the "
+    "end of the process, or a mistake",
+    ("reason",),
+)
+CAPTURE_WAITING = Instrument(
+    "kiln.capture.waiting",
+    "gauge",
+    "By",
+    "Captured answers in memory, which are yet to be written",
+)
 CPU_TIME = Instrument(
     "process.cpu.time",
     "counter",
@@ -176,4 +193,5 @@ ALL = (
     *(CPU_TIME, MEMORY, FILES, THREADS, UPTIME),
     *(DRIFT_ALARM, DRIFT_SCORE, DRIFT_THRESHOLD, DRIFT_WINDOW_IMAGES),
     *(DRIFT_IMAGES, DRIFT_REFERENCE_SHARE),
+    *(CAPTURE_KEPT, CAPTURE_DROPPED, CAPTURE_WAITING),
 )

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,13 @@ class Server:
     def __init__(self, port: int, process: "subprocess.Popen[str]") -> None:
         self.port, self.process = port, process
 
-    def ask(self, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
+    def ask(
+        self, method: str, path: str, body: str | None = None, more: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """(status, JSON); `more` are headers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        connection.request(method, path, body, {"content-type": "application/json"})
+        headers = {"content-type": "application/json", **(more or {})}
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
         answer = json.loads(response.read())
         connection.close()

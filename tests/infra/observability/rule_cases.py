@@ -146,6 +146,11 @@ CASES: list[Case] = [
         ("none", {'kiln_drift_alarm_ratio{window="300"}': "0x30"}),
     ),
     *_of(
+        "CapturesLost",
+        ("one lost", {'kiln_capture_dropped_total{reason="no-room"}': "0x15 1x15"}),
+        ("lost long ago", {'kiln_capture_dropped_total{reason="no-room"}': "3x30"}),
+    ),
+    *_of(
         "ReleaseRolledBack",
         ("rolled back", {"kiln_release_verdict_ratio": "0x15 -1x15"}),
         ("held, then promoted", {"kiln_release_verdict_ratio": "0x15 1x15"}),

@@ -68,6 +68,8 @@ def stack(
         variables = {
             "OTEL_METRIC_EXPORT_INTERVAL": "1000",
             "KILN_ACCESS_LOG": "off",  # a line for each 503 would fill the pipe that nobody reads
+            "KILN_CAPTURE": str(folder / "captures"),
+            "KILN_CAPTURE_AGE_S": "1",
             "NO_PROXY": "*",
             **stack.environment,
         }

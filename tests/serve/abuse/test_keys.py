@@ -63,7 +63,8 @@ def test_the_open_routes_are_those_that_say_how_the_service_is(server: Target) -
     document = json.loads(server.ask("GET", "/openapi.json").body)
     model = json.loads(server.ask("GET", "/model/info").body)
     guarded = {path for path in document["paths"] if "post" in document["paths"][path]}
-    assert guarded == {"/predict", "/predict/batch", *(f"{one}/infer" for one in MODELS)}
+    predicting = {"/predict", "/predict/batch", "/feedback"}
+    assert guarded == {*predicting, *(f"{one}/infer" for one in MODELS)}
     for path in OPEN | set(document["paths"]):
         answer = server.ask("GET", path.format(**model))
         assert answer.status == (405 if path in guarded else 200), path

@@ -1,0 +1,120 @@
+"""Which answers the newest batches of a store hold, in bounded memory.
+
+An answer is a number of 64 bits here, by a hash that callers cannot foresee: eight bytes a row.
+"""
+
+import gzip
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from common.captures import CAPTURES, hour_of
+from common.objects import Damaged, Store
+
+HOURS = 24  # back from now
+_MOST_ROWS, _MOST_BATCHES = 200_000, 5_000
+_HOUR_S = 3600.0
+
+
+class _Row(msgspec.Struct):
+    request_id: str
+    index: int
+
+
+_decoder = msgspec.json.Decoder(_Row)
+
+
+class AnswerIndex:
+    """Answers by batch; of more than fit, the newest."""
+
+    def __init__(self) -> None:
+        self._batches: dict[str, NDArray[np.int64]] = {}
+        self._rows = 0
+        self._behind = ""  # batches up to this key have made room for others
+        self._looked_at = float("-inf")  # time.monotonic(), when it was last up to date
+        self._complete = set[str]()  # hours of which nothing is to come
+        self._changing = threading.Lock()
+
+    def add(self, key: str, answers: Iterable[tuple[str, int]]) -> None:
+        """Remembers what a batch holds."""
+        marks = np.fromiter((hash(answer) for answer in answers), np.int64)
+        with self._changing:
+            if key in self._batches or key <= self._behind:
+                return
+            self._batches[key] = marks
+            self._rows += len(marks)
+            while self._rows > _MOST_ROWS or len(self._batches) > _MOST_BATCHES:
+                self._behind = oldest = min(self._batches)
+                self._rows -= len(self._batches.pop(oldest))
+
+    def has(self, request_id: str, index: int) -> bool:
+        """Whether a batch that it knows holds the answer."""
+        mark = hash((request_id, index))
+        with self._changing:
+            batches = list(self._batches.values())
+        return any(bool((marks == mark).any()) for marks in batches)
+
+    def find(
+        self, store: Store, request_id: str, index: int, asked_at: float, budget_s: float
+    ) -> bool:
+        """Looks in the store's newest hours first, for as long as the budget lasts; what it has
+        read it knows the next time.
+
+        Args:
+            asked_at: time.monotonic(); a look that began later is new enough.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        until = time.monotonic() + budget_s
+        now = time.time()
+        for back in range(HOURS):
+            is_open = back < 2  # a batch is written minutes behind its hour at most
+            if not is_open and time.monotonic() > until:
+                break
+            hour = hour_of(now - back * _HOUR_S)
+            if hour in self._complete or (is_open and asked_at < self._looked_at):
+                continue
+            began = time.monotonic()
+            if not self._read_hour(store, hour, until):
+                break
+            if not is_open:
+                self._complete.add(hour)
+            elif back == 1:
+                self._looked_at = began
+            if self.has(request_id, index):
+                return True
+        return self.has(request_id, index)
+
+    def _read_hour(self, store: Store, hour: str, until: float) -> bool:
+        """Whether all of the hour's batches are known now, or too old to be."""
+        keys = [one.key for one in store.entries(f"{CAPTURES}{hour}/")]
+        self._forget_missing(f"{CAPTURES}{hour}/", keys)
+        for key in reversed(keys):
+            if key in self._batches or key <= self._behind:
+                continue
+            if time.monotonic() > until:
+                return False
+            try:
+                self.add(key, _answers(store.read(key)))
+            except (KeyError, Damaged):  # deleted meanwhile; or for those who read whole batches
+                self.add(key, ())
+        return True
+
+    def _forget_missing(self, prefix: str, keys: Sequence[str]) -> None:
+        there = set(keys)
+        with self._changing:
+            for key in [one for one in self._batches if one.startswith(prefix)]:
+                if key not in there:
+                    self._rows -= len(self._batches.pop(key))
+
+
+def _answers(data: bytes) -> list[tuple[str, int]]:
+    try:
+        return [(row.request_id, row.index) for row in _decoder.decode_lines(gzip.decompress(data))]
+    except (OSError, EOFError, ValueError) as exc:
+        raise Damaged(str(exc)) from exc

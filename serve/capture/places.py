@@ -1,0 +1,12 @@
+"""Opens the store that KILN_CAPTURE names, without what does not belong into the image."""
+
+from urllib.parse import urlsplit
+
+from common.files import user_path
+from common.objects import FolderStore, Store
+
+
+def open_place(url: str) -> Store:
+    """The folder of a URL or a path; nothing is asked of it yet."""
+    parts = urlsplit(url)
+    return FolderStore(user_path(parts.path if parts.scheme == "file" else url))

@@ -1,0 +1,63 @@
+"""Has a recorder keep a sample of a process's answers, where the settings say so."""
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.model.artifact import ArtifactMetadata
+from serve.settings import Settings
+from serve.telemetry.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
+
+    from serve.capture.answers import StoredAnswers
+    from serve.capture.recorder import Recorder
+
+CLOSE_S = 3.0  # for what is left when the process ends
+
+
+class Capturing(NamedTuple):
+    """What keeps answers, and what labels them."""
+
+    recorder: "Recorder"
+    answers: "StoredAnswers"
+
+    def renew(self) -> None:
+        """Renews both in a copy of the process."""
+        self.recorder.renew()
+        self.answers.renew()
+
+
+def capture_answers(
+    telemetry: Telemetry, settings: Settings, metadata: ArtifactMetadata, by_itself: bool = True
+) -> Capturing | None:
+    """Keeps some answers from now on; None where the settings name no place for them.
+
+    Args:
+        by_itself: as `Recorder` has it.
+    """
+    if not settings.capture:
+        return None
+    from serve.capture.answers import StoredAnswers  # loaded where they are needed alone
+    from serve.capture.places import open_place
+    from serve.capture.recorder import Recorder
+
+    open_store = partial(open_place, settings.capture)
+    recorder = Recorder(
+        open_store,
+        metadata.version,
+        settings.capture_share,
+        settings.capture_unsure,
+        settings.capture_rows,
+        settings.capture_age_s,
+        by_itself,
+    )
+
+    def register(meter: "Meter") -> None:
+        from serve.capture.instruments import register_instruments  # loads OpenTelemetry
+
+        register_instruments(meter, recorder)
+
+    telemetry.add_observer(recorder)
+    telemetry.instrument(register)
+    return Capturing(recorder, StoredAnswers(recorder, open_store))
