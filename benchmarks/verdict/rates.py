@@ -108,6 +108,9 @@ def judge_all(arrays: EvidenceArrays, policy: Policy) -> Judged:
     for truths in _predictions(arrays, policy):
         harmful.append(truths[0])
         safe.append(truths[1])
+    labels = measures.labels(arrays, policy)
+    harmful.append(labels.harmful)
+    safe.append(labels.safe)
     return Judged(np.stack(harmful), np.stack(safe))
 
 

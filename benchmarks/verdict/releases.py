@@ -124,6 +124,8 @@ class Scenario:
     growing: float = 0.002  # share of calls that leave more memory behind
     slower_start: float = 1.0  # all cold starts
     secrets: float = 0.0  # share of its lines that hold a key or an image
+    labelled: float = 0.0  # share of all answers that callers or people label; 0: nobody looks
+    more_wrong: float = 0.0  # share of these, above stable's 10 %: of images that golden ones lack
 
 
 # A twentieth of the requests takes 4.2 times as long: the p99 doubles, the median hardly moves.
@@ -143,6 +145,20 @@ SCENARIOS = (
     Scenario("same model, 1 request a minute", harmless=True, **_QUIET),
     Scenario("retrained, 10 % changed, 1 request a minute", harmless=True, changed=0.1, **_QUIET),
     *(Scenario(f"{k} % of accuracy lost, same model damaged", lost=k / 100) for k in (1, 2, 5)),
+    Scenario("same model, 1 % of answers labelled", harmless=True, labelled=0.01),
+    Scenario(
+        "retrained, 10 % changed, 1 % labelled, 5 points better",
+        harmless=True,
+        changed=0.1,
+        labelled=0.01,
+        more_wrong=-0.05,
+        **_RETRAINED,
+    ),
+    Scenario(
+        "10 points worse where golden images do not tell, 10 % labelled",
+        labelled=0.1,
+        more_wrong=0.1,
+    ),
     *(
         Scenario(f"{k} % of accuracy lost, retrained", lost=k / 100, changed=0.1, **_RETRAINED)
         for k in (2, 3, 5)
@@ -249,7 +265,26 @@ def draw(
         arms[f"replay_{name}"] = replace(
             of_replay, classes=of_replay.classes[..., :0], confidence=of_replay.confidence[..., :0]
         )
-    return EvidenceArrays(EDGES, golden=replay, **arms)
+    labelled = None
+    if scenario.labelled:
+        labelled = (
+            _labels(scenario, arms["stable"], WRONG, random),
+            _labels(scenario, arms["candidate"], WRONG + scenario.more_wrong, random),
+        )
+    return EvidenceArrays(EDGES, golden=replay, labelled=labelled, **arms)
+
+
+WRONG = 0.1  # of stable's labelled answers
+
+
+def _labels(
+    scenario: Scenario, arm: ArmArrays, wrong: float, random: np.random.Generator
+) -> Floats:
+    """(R, W, 2) Labelled answers, right and wrong."""
+    answered = np.broadcast_to(arm.requests, arm.errors.shape) - arm.errors
+    known = random.binomial(answered.astype(np.int64), scenario.labelled)
+    mistakes = random.binomial(known, wrong)
+    return np.stack([known - mistakes, mistakes], -1).astype(np.float64)
 
 
 _MUCH = 1000  # requests a window

@@ -78,6 +78,14 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget_s: float = 30.0  # of a look; what a slow version leaves over comes with the next one
 
 
+class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Captured answers whose right class is known, as evidence beside golden images."""
+
+    captures: str = ""  # a folder or s3://bucket/prefix, as KILN_CAPTURE; "" looks for no labels
+    # The chance of the surest answer to be captured (KILN_CAPTURE_SHARE) times that of being shown.
+    least_chance: Annotated[float, Meta(gt=0, le=1)] = 0.1
+
+
 class Preflight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What must hold before anything is changed."""
 
@@ -117,6 +125,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     all_at_once: Pace = field(default=Pace(), name="all-at-once")
     ab: Pace = Pace()
     golden: Golden = Golden()
+    labels: Labels = Labels()
     preflight: Preflight = Preflight()
     profile: ProfileName | Literal["by model"] = "by model"
     verdict: dict[str, Any] = {}

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from common.golden import GoldenImage, GoldenSet
+from infra.release.aws.function import CallFailed
 from infra.release.errors import LeaseLost, ReleaseError
+from infra.release.evidence.labelled import NONE, LabelReader, since
 from infra.release.evidence.replay import replay
 from infra.release.rollout.context import ReleaseContext
 from infra.release.rollout.traffic import wanted_alias
 from infra.release.settings import Step
 from infra.release.state.journal import Journal
 from infra.release.verdict.engine import Verdict, judge
-from infra.release.verdict.evidence import Evidence, Window
+from infra.release.verdict.evidence import Evidence, Labelled, Window
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Looks:
         self._ignore_drift = ignore_drift
         self._warned: set[str] = set()
         self._is_drifting = False
+        self._classes: dict[str, tuple[str, ...]] = {}  # by model
 
     def hold(self, step: Step) -> StepEnd:
         """Holds a step until it is clear what follows.
@@ -156,11 +159,17 @@ class Looks:
             is_first=not now.windows,
         )
         window = Window(
-            seen.stable, seen.candidate, replayed.replay, replayed.stable, replayed.candidate
+            seen.stable,
+            seen.candidate,
+            replayed.replay,
+            replayed.stable,
+            replayed.candidate,
+            *self._labelled(until),
         )
         windows = (*now.windows, window)
         policy = settings.policy(is_same_model=now.model == now.stable_model)
-        verdict = judge(Evidence(stable, candidate, collector.buckets.latency_s, windows), policy)
+        edges, labelled = collector.buckets.latency_s, self._are_labels_looked_for
+        verdict = judge(Evidence(stable, candidate, edges, windows, labelled), policy)
         timeline.event(
             f"look {len(windows)}: {seen.candidate.requests:,} requests to the candidate, "
             f"{seen.stable.requests:,} to stable, {replayed.replay.images:,} golden images"
@@ -176,6 +185,35 @@ class Looks:
         self._record(step, verdict, evidence)
         context.notices.measure(now.step + 1, step.weight, verdict.decision, self._accuracies())
         return verdict
+
+    @property
+    def _are_labels_looked_for(self) -> bool:
+        """Of a candidate with stable's own model, labels would tell nothing."""
+        now = self._journal.progress
+        models = {now.model, now.stable_model} - {None}
+        return bool(self._context.settings.labels.captures) and len(models) == 2
+
+    def _labelled(self, until_s: float) -> tuple[Labelled, Labelled]:
+        """What was labelled since the last look, of stable's answers and of the candidate's."""
+        if not self._are_labels_looked_for:
+            return NONE, NONE
+        now, settings = self._journal.progress, self._context.settings.labels
+        arms = ((str(now.stable_model), str(now.stable)), (str(now.model), str(now.candidate)))
+        self._context.timeline.wait("reading labelled answers")
+        reader = LabelReader(settings.captures, settings.least_chance)
+        try:
+            for model, version in arms:
+                if model not in self._classes:
+                    info = self._context.function.model_info(version)
+                    self._classes[model] = tuple(info["classes"])
+            totals = reader.totals(self._classes, now.began_s, until_s)
+        except (CallFailed, ReleaseError) as exc:  # what is lost now is counted at the next look
+            self._context.timeline.event(f"no labels at this look: {exc}", "yellow")
+            return NONE, NONE
+        return (
+            since(totals[arms[0][0]], [window.labelled_stable for window in now.windows]),
+            since(totals[arms[1][0]], [window.labelled_candidate for window in now.windows]),
+        )
 
     def _record(self, step: Step, verdict: Verdict, evidence: dict[str, Any]) -> None:
         now = self._journal.progress

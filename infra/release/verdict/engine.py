@@ -173,6 +173,7 @@ def judge(evidence: Evidence, policy: Policy = DEFAULT_POLICY) -> Verdict:
             _predictions(name, kind, shift, found.images, limit, quiet=quiet)
             for name, kind, shift, limit in shifts
         ),
+        *([_labels(arrays, policy)] if arrays.labelled else []),
     )
     return decide(checks, policy)
 
@@ -296,7 +297,8 @@ def _accuracy(arrays: EvidenceArrays, policy: Policy) -> Check:
         policy.odds_of_safety,
         "golden images",
     )
-    return _check("accuracy", measure, words, needed, policy)
+    labelled = arrays.labelled is not None
+    return _check("accuracy", measure, words, needed, policy, labelled=labelled)
 
 
 def _disagreement(arrays: EvidenceArrays, policy: Policy) -> Check:
@@ -316,6 +318,21 @@ def _disagreement(arrays: EvidenceArrays, policy: Policy) -> Check:
         "golden images",
     )
     return _check("disagreement", measure, words, needed, policy)
+
+
+def _labels(arrays: EvidenceArrays, policy: Policy) -> Check:
+    measure = measures.labels(arrays, policy)
+    assert arrays.labelled is not None
+    stable, candidate = (arm.sum(0) for arm in arrays.labelled)
+    text = f"{_share(candidate[1], candidate.sum())} labelled answers of the candidate are wrong, "
+    text += f"{_share(stable[1], stable.sum())} of stable's"
+    size, limit = float(measure.size[-1]), policy.tolerated_wrong_excess
+    words = {
+        "harmful": f"{text}: {_points(size)} at the same times, which {_chance(measure)}",
+        "safe": f"{text}: {100 * limit:g} points more is not seen, or chance explains it",
+        "unsure": f"{text}: no harm shown, but {_points(size)}",
+    }
+    return _check("labels", measure, words, "more labelled answers", policy)
 
 
 def _memory(evidence: Evidence, arrays: EvidenceArrays, policy: Policy) -> Check:
@@ -403,10 +420,13 @@ def _check(
     needed: str,
     policy: Policy,
     odds_of_safety: float | None = None,
+    *,
+    labelled: bool = False,
 ) -> Check:
     harmful, safe = bool(measure.harmful[-1]), bool(measure.safe[-1])
     state: State = "harmful" if harmful else "safe" if safe else "unsure"
-    odds_of_harm = Figure("odds of harm", _odds(measure.odds_of_harm), policy.odds_of_harm(name))
+    limit = policy.odds_of_harm(name, labelled=labelled)
+    odds_of_harm = Figure("odds of harm", _odds(measure.odds_of_harm), limit)
     difference = Figure("difference", float(measure.size[-1]), _tolerated(name, policy))
     figures: tuple[Figure, ...] = (odds_of_harm, difference)
     if measure.odds_of_safety is not None:
@@ -425,6 +445,7 @@ def _tolerated(name: str, policy: Policy) -> float:
         "disagreement": policy.harmful_disagreement,
         "memory": policy.tolerated_memory_growth,
         "cold start": policy.tolerated_cold_start_ratio,
+        "labels": policy.tolerated_wrong_excess,
     }[name]
 
 

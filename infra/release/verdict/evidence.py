@@ -91,6 +91,14 @@ class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sum(astuple(self))
 
 
+class Labelled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Answers of one version whose right class has become known in one window, from callers or
+    from people; each had the same chance of being among them."""
+
+    right: Count = 0
+    wrong: Count = 0
+
+
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Both arms at the same time.
 
@@ -103,6 +111,8 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     golden: Replay = Replay()
     replay_stable: Arm = Arm()
     replay_candidate: Arm = Arm()
+    labelled_stable: Labelled = Labelled()
+    labelled_candidate: Labelled = Labelled()
 
     @classmethod
     def of(cls, document: Any) -> Self:
@@ -111,12 +121,17 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A release so far; one window a look, in order."""
+    """A release so far; one window a look, in order.
+
+    `labelled` says whether labelled answers are looked for, from the first window on: if so, their
+    check is one of the release, and has its part of the false-alarm rate.
+    """
 
     stable: str  # versions, for the words only
     candidate: str
     latency_edges_s: tuple[float, ...]
     windows: tuple[Window, ...] = ()
+    labelled: bool = False
 
     def __post_init__(self) -> None:
         """Raises EvidenceError on counts that contradict each other."""

@@ -56,6 +56,9 @@ class EvidenceArrays:
     golden: Floats  # (..., W, 5), in the order of `Replay`
     replay_stable: ArmArrays  # the calls of that replay
     replay_candidate: ArmArrays
+    # (..., W, 2) Stable's and the candidate's labelled answers, right and wrong; None where nobody
+    # looks for them.
+    labelled: tuple[Floats, Floats] | None = None
 
 
 def evidence_arrays(evidence: Evidence) -> EvidenceArrays:
@@ -65,10 +68,13 @@ def evidence_arrays(evidence: Evidence) -> EvidenceArrays:
     buckets = len(evidence.latency_edges_s) + 1
     names = ("stable", "candidate", "replay_stable", "replay_candidate")
     arms = {name: [getattr(window, name) for window in windows] or [Arm()] for name in names}
+    told = [[astuple(getattr(w, f"labelled_{arm}")) for w in windows] for arm in names[:2]]
+    labelled = [np.array(rows or [(0, 0)], np.float64) for rows in told]
     statuses = sorted({status for some in arms.values() for arm in some for status in arm.refusals})
     return EvidenceArrays(
         edges=np.array(evidence.latency_edges_s, np.float64),
         golden=np.array(golden, np.float64),
+        labelled=(labelled[0], labelled[1]) if evidence.labelled else None,
         **{name: _arm(some, buckets, statuses) for name, some in arms.items()},
     )
 
@@ -316,7 +322,8 @@ def accuracy(arrays: EvidenceArrays, policy: Policy) -> Measure:
     odds = betting.log_odds(counts, LOSS, policy.tolerated_accuracy_loss, "above")
     safety = betting.log_odds(counts, LOSS, policy.harmful_accuracy_loss, "below")
     size = (counts[..., 2] - counts[..., 0]) / np.maximum(counts.sum(-1), 1)
-    harmful = odds >= np.log(policy.odds_of_harm("accuracy"))
+    is_labelled = arrays.labelled is not None
+    harmful = odds >= np.log(policy.odds_of_harm("accuracy", labelled=is_labelled))
     safe = safety >= np.log(policy.odds_of_safety)
     return Measure(harmful, safe & ~harmful, odds, safety, size)
 
@@ -391,6 +398,24 @@ def log_content(arrays: EvidenceArrays) -> Measure:
     harmful = found > 0
     safe = (np.cumsum(arrays.candidate.lines, -1) > 0) & ~harmful
     return Measure(harmful, safe, np.zeros_like(found), None, found)
+
+
+def labels(arrays: EvidenceArrays, policy: Policy) -> Measure:
+    """Labelled answers that were wrong; the size is the excess over stable in the same windows.
+
+    Labels are few and come late, or never, so a promotion does not wait for them: it is safe where
+    no more than is tolerated is seen, or chance explains it. An arm's labels count in the window in
+    which they come.
+    """
+    if arrays.labelled is None:
+        none = np.zeros(arrays.golden.shape[:-1])
+        return Measure(none > 0, none == 0, none, None, none)
+    (right, wrong), (new_right, new_wrong) = (np.moveaxis(arm, -1, 0) for arm in arrays.labelled)
+    counts = wrong, right + wrong, new_wrong, new_right + new_wrong
+    odds, size = betting.two_arm_log_odds(*counts), _excess(*counts)
+    above = size >= policy.tolerated_wrong_excess
+    harmful = (odds >= np.log(policy.odds_of_harm("labels"))) & above
+    return Measure(harmful, (~above | (odds < _SUSPECT)) & ~harmful, odds, None, size)
 
 
 def lost(arrays: EvidenceArrays) -> Floats:

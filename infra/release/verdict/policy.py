@@ -17,12 +17,14 @@ CheckName = Literal[
     "log content",
     "class mix",
     "confidence",
+    "labels",
 ]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 
 # How the tests share the false-alarm rate (Bonferroni). Most is accuracy's: golden images are few,
 # and of requests there are always more. Class mix and confidence share theirs by drift's own rules.
-# What a log must not hold is no matter of chance.
+# What a log must not hold is no matter of chance. Labelled answers, where they are looked for, have
+# `_LABELS` of what accuracy has by itself: both tell of the same.
 SHARES = {
     "errors": 0.15,
     "refusals": 0.1,
@@ -33,6 +35,7 @@ SHARES = {
     "cold start": 0.025,
     "predictions": 0.1,
 }
+_LABELS = 0.1
 
 ErrorRate = Annotated[float, Meta(gt=0, le=0.5)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -62,6 +65,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     harmful_latency_ratio: float = 2.0
     tolerated_accuracy_loss: Tolerated = 0.0  # share of golden images
     harmful_accuracy_loss: Share = 0.01
+    tolerated_wrong_excess: Tolerated = 0.01  # share of labelled answers, above stable's
     harmful_disagreement: Share = 0.15  # share of golden images answered differently
     # Share of calls that raise the peak of their environment's memory by a megabyte or more. One
     # that leaks does with every call; one that does not, seldom after its first calls.
@@ -89,9 +93,16 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if both := set(self.required) & set(self.informing):
             raise PolicyError(f"informing: {', '.join(sorted(both))} cannot be required as well")
 
-    def odds_of_harm(self, test: str) -> float:
-        """What a test's odds must reach to roll back: chance reaches it with its share at most."""
-        return 1 / (self.false_alarm_rate * SHARES[test])
+    def odds_of_harm(self, test: str, *, labelled: bool = False) -> float:
+        """What a test's odds must reach to roll back: chance reaches it with its share at most.
+
+        Args:
+            labelled: whether the release has labelled answers, too.
+        """
+        share = _LABELS if test == "labels" else SHARES[test]
+        if labelled and test == "accuracy":
+            share -= _LABELS
+        return 1 / (self.false_alarm_rate * share)
 
     @property
     def odds_of_safety(self) -> float:

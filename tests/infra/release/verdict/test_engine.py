@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from infra.release.verdict.engine import Check, judge
-from infra.release.verdict.evidence import Arm, Evidence, Replay, Reports, Window
+from infra.release.verdict.evidence import Arm, Evidence, Labelled, Replay, Reports, Window
 from infra.release.verdict.policy import CHECKS, DEFAULT_POLICY, Policy
 from tests.infra.release.verdict.made import SAME_PREDICTIONS, arm, evidence, good, releases
 
@@ -31,8 +31,9 @@ def with_candidate(release: Evidence, change: Callable[[Window], Window]) -> Evi
 def test_no_evidence_is_no_reason_to_do_anything(windows: int) -> None:
     verdict = judge(evidence(*[Window(Arm(), Arm())] * windows))
     assert verdict.decision == "hold"
-    assert [check.state for check in verdict.checks] == ["unsure"] * len(CHECKS)
-    assert len(verdict.reasons) == len(CHECKS)
+    assert [check.state for check in verdict.checks] == ["unsure"] * len(verdict.checks)
+    assert [check.name for check in verdict.checks] == [*CHECKS[:-1]]  # labels are not looked for
+    assert len(verdict.reasons) == len(verdict.checks)
 
 
 def test_a_candidate_like_stable_is_promoted_once_that_is_certain() -> None:
@@ -40,6 +41,49 @@ def test_a_candidate_like_stable_is_promoted_once_that_is_certain() -> None:
     verdict = judge(good(windows=6))
     assert verdict.decision == "promote", verdict.reasons
     assert {check.state for check in verdict.checks} == {"safe"}
+
+
+def labelled(release: Evidence, stable: Labelled, candidate: Labelled) -> Evidence:
+    """The release with these labels in each window."""
+    windows = [
+        replace(window, labelled_stable=stable, labelled_candidate=candidate)
+        for window in release.windows
+    ]
+    return replace(release, windows=tuple(windows), labelled=True)
+
+
+def test_more_wrong_answers_by_their_labels_roll_back_what_golden_images_find_good() -> None:
+    verdict = judge(labelled(good(), Labelled(90, 10), Labelled(60, 40)))
+    assert verdict.decision == "roll back"
+    assert [one.name for one in verdict.checks if one.state == "harmful"] == ["labels"]
+
+
+@pytest.mark.parametrize(
+    ("stable", "candidate"),
+    [
+        (Labelled(), Labelled()),  # looked for, and none has come
+        (Labelled(90, 10), Labelled(90, 10)),
+        (Labelled(60, 40), Labelled(90, 10)),  # the camera changed, and the candidate knows it
+        (Labelled(90, 10), Labelled(4, 1)),
+        (Labelled(), Labelled(0, 100)),  # nothing to compare with
+    ],
+)
+def test_labels_without_harm_let_a_good_release_go_on(
+    stable: Labelled, candidate: Labelled
+) -> None:
+    verdict = judge(labelled(good(), stable, candidate))
+    assert verdict.decision == "promote", verdict.reasons
+    assert verdict.checks[-1].name == "labels"
+
+
+@given(releases())
+def test_without_labels_nothing_is_other_than_before(release: Evidence) -> None:
+    found, same = judge(release), judge(labelled(release, Labelled(), Labelled()))
+    assert found.checks[:3] == same.checks[:3]
+    assert len(same.checks) == len(found.checks) + 1
+    assert same.checks[-1].state == "safe"
+    ignored = replace(labelled(release, Labelled(5), Labelled(0, 5)), labelled=False)
+    assert judge(ignored) == found
 
 
 @pytest.mark.parametrize(

@@ -168,3 +168,6 @@ def test_the_parts_of_the_false_alarm_rate_sum_to_it() -> None:
     spent = sum(1 / policy.odds_of_harm(test) for test in tests) + looks
     assert spent == pytest.approx(0.04, rel=1e-3)
     assert spent <= 0.04
+    tests.append("labels")
+    with_labels = sum(1 / policy.odds_of_harm(test, labelled=True) for test in tests) + looks
+    assert with_labels == pytest.approx(spent)

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from math import inf, log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -339,7 +340,7 @@ def test_errors_of_the_few_callers_are_not_diluted_by_the_replay() -> None:
 
 def together(*releases: EvidenceArrays) -> EvidenceArrays:
     """As the simulation has them: an axis of releases in front."""
-    arms = {
+    arms: dict[str, Any] = {
         arm: ArmArrays(
             **{
                 field.name: np.stack([getattr(getattr(r, arm), field.name) for r in releases])

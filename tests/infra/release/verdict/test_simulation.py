@@ -23,7 +23,7 @@ from benchmarks.verdict.releases import (
 )
 from infra.release.settings import read_settings
 from infra.release.verdict.engine import judge
-from infra.release.verdict.evidence import Arm, Evidence, Replay, Reports, Window
+from infra.release.verdict.evidence import Arm, Evidence, Labelled, Replay, Reports, Window
 from infra.release.verdict.measures import ArmArrays, EvidenceArrays
 from infra.release.verdict.policy import CHECKS, Policy, profile_policy
 
@@ -76,6 +76,7 @@ def test_the_p99_is_doubled_where_it_is_said_to_be() -> None:
         "2 % of accuracy lost, re",
         "crash",
         "30 % of",
+        "10 points worse",
         "5 % errors, 1",
         "a leak",
         "cold starts",
@@ -90,8 +91,11 @@ def test_releases_side_by_side_are_judged_as_each_alone(name: str) -> None:
             verdict = judge(one(arrays, release, look), LOOSE)
             states = [check.state for check in verdict.checks]
             place = (slice(None), release, look - 1)
-            assert [s == "harmful" for s in states] == judged.harmful[place].tolist()
-            assert [s == "safe" for s in states] == judged.safe[place].tolist()
+            harmful, safe = judged.harmful[place].tolist(), judged.safe[place].tolist()
+            assert [s == "harmful" for s in states] == harmful[: len(states)]
+            assert [s == "safe" for s in states] == safe[: len(states)]
+            assert len(states) == len(CHECKS) - (arrays.labelled is None)
+            assert (harmful[-1], safe[-1]) == (False, True) or arrays.labelled is not None
 
 
 def one(arrays: EvidenceArrays, release: int, look: int) -> Evidence:
@@ -126,10 +130,12 @@ def one(arrays: EvidenceArrays, release: int, look: int) -> Evidence:
             Replay(*(int(count) for count in arrays.golden[release, window])),
             arm(arrays.replay_stable, window),
             arm(arrays.replay_candidate, window),
+            *(Labelled(*map(int, arm[release, window])) for arm in arrays.labelled or ()),
         )
         for window in range(look)
     ]
-    return Evidence("12", "13", tuple(arrays.edges.tolist()), tuple(windows))
+    edges = tuple(arrays.edges.tolist())
+    return Evidence("12", "13", edges, tuple(windows), labelled=arrays.labelled is not None)
 
 
 def test_accuracy_is_lost_as_said() -> None:

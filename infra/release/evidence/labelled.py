@@ -1,0 +1,74 @@
+"""Labelled answers of both versions, from the store in which the service keeps what it captured.
+
+The service keeps unsure answers more often than sure ones, and people may be shown the unsure ones
+first. Of each version's labelled answers those are counted that a hash of their id draws, so that
+all have had the same chance: what is counted is a fair sample of the version's answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from common.captures import Capture, Captures
+from common.objects import StoreError
+from common.stores import open_store
+from infra.release.errors import ReleaseError
+from infra.release.verdict.evidence import Labelled
+
+NONE = Labelled()
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """Reads what became known of a release's answers.
+
+    Attributes:
+        url: of the store, a folder or ``s3://bucket/prefix``.
+        least_chance: the chance that the surest answer has of being captured and shown.
+    """
+
+    url: str
+    least_chance: float
+
+    def totals(
+        self, classes: Mapping[str, Sequence[str]], began_s: float, until_s: float
+    ) -> dict[str, Labelled]:
+        """Right and wrong answers of each model since the release began.
+
+        Args:
+            classes: names of the classes of each model, in the model's order.
+
+        Raises:
+            ReleaseError: the store cannot be read.
+        """
+        try:
+            captures = Captures(open_store(self.url))
+            said = captures.verdicts()
+            rows = [row for row in captures.rows(began_s, until_s) if row.key in said]
+        except StoreError as exc:
+            raise ReleaseError(f"the labelled answers: {exc}") from exc
+        right = dict.fromkeys(classes, 0)
+        wrong = dict.fromkeys(classes, 0)
+        for row in rows:
+            verdict, names = said[row.key], classes.get(row.model_version)
+            chance = row.probability * (verdict.propensity or 1.0)
+            if names is None or verdict.label is None or not self._is_drawn(row, chance):
+                continue
+            counts = right if verdict.label == names[row.answer] else wrong
+            counts[row.model_version] += 1
+        return {model: Labelled(right[model], wrong[model]) for model in classes}
+
+    def _is_drawn(self, row: Capture, chance: float) -> bool:
+        name = f"{row.request_id}/{row.index}".encode()
+        luck = int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64
+        return luck < self.least_chance / chance
+
+
+def since(total: Labelled, earlier: Sequence[Labelled]) -> Labelled:
+    """What is new in a total beside the windows before; a label that was taken back counts on."""
+    return Labelled(
+        max(0, total.right - sum(one.right for one in earlier)),
+        max(0, total.wrong - sum(one.wrong for one in earlier)),
+    )
