@@ -35,8 +35,8 @@ _Share = Annotated[float, Meta(gt=0, le=1, description="a number above 0, at mos
 _Place = Annotated[
     str,
     Meta(
-        pattern=r"^(file:///.+|(?![a-z0-9]+://).+)$",
-        description="a folder",
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]+(/\S*)?|file:///.+|(?![a-z0-9]+://).+)$",
+        description="a folder, or s3://bucket/prefix",
     ),
 ]
 _RootPath = Annotated[

@@ -22,7 +22,14 @@ CLIENTS = {
     *("requests", "urllib3", "httpx", "httpx2", "httpcore", "aiohttp", "botocore", "boto3", "grpc"),
     *("xml.etree", "xml.sax", "xml.dom", "lxml", "defusedxml"),  # they follow entities
 }
-OF_THE_OPERATOR = {Path("serve/telemetry/transport.py"), Path("serve/capture/s3.py")}
+OF_THE_OPERATOR = {
+    Path("serve", *names)
+    for names in (
+        ("telemetry", "transport.py"),
+        ("capture", "s3.py"),
+        ("capture", "credentials.py"),
+    )
+}
 
 
 class Bait:

@@ -1,0 +1,266 @@
+"""A bucket of S3 as `common.objects.Store`, by the standard library: boto3 would be a third of the
+image. Requests are signed by AWS's Signature Version 4.
+
+https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+"""
+
+import hashlib
+import hmac
+import re
+import ssl
+import threading
+import time
+from calendar import timegm
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import unescape
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import NamedTuple
+from urllib.parse import quote, unquote_plus, urlsplit
+
+from common.objects import Stored, StoreError
+from serve.capture.credentials import Credentials, CredentialSource
+
+_TIMEOUT_S = 5.0  # of each wait
+_EMPTY = hashlib.sha256(b"").hexdigest()
+_MISSING, _REFUSED, _BUSY = 404, 412, 409
+_TRIES = 4  # where another writer is at the same key
+_UNRESERVED = "-_.~"  # of RFC 3986, beside letters and digits
+_CAUSES = {
+    301: "it is in another region: set AWS_REGION",
+    403: "the credentials may not do this, or the clock is wrong",
+    404: "create the bucket, or name another",
+}
+
+
+class Answer(NamedTuple):
+    """What S3 said."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class Bucket:
+    """The objects below ``s3://bucket/prefix``. Used by one thread at a time; others wait."""
+
+    def __init__(
+        self, bucket: str, prefix: str, region: str, endpoint: str, source: CredentialSource
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            endpoint: of another store than Amazon's, as http://127.0.0.1:5000; "": Amazon's.
+        """
+        self._bucket, self._region, self._source = bucket, region, source
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._path = ""  # before the key
+        if endpoint:
+            self._path = f"/{bucket}"
+        else:
+            domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+            host = f"s3.{region}.{domain}"
+            if "." in bucket:  # no certificate has a name of more parts
+                self._path, endpoint = f"/{bucket}", f"https://{host}"
+            else:
+                endpoint = f"https://{bucket}.{host}"
+        self._url = urlsplit(endpoint)
+        self._connection: HTTPConnection | None = None
+        self._in_use = threading.Lock()
+
+    @classmethod
+    def from_environment(cls, bucket: str, prefix: str, environ: Mapping[str, str]) -> "Bucket":
+        """As the variables of AWS's SDKs have it."""
+        region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
+        return cls(bucket, prefix, region, endpoint, CredentialSource(environ))
+
+    @property
+    def url(self) -> str:
+        """Where it is, as a user would write it."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def read(self, key: str) -> bytes:
+        """An object's bytes; KeyError if there is none."""
+        answer = self._ask("GET", key)
+        if answer.status == _MISSING and b"NoSuchBucket" not in answer.body:
+            raise KeyError(key)
+        return self._good(answer, key).body
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Writes it if there is none; true if the object holds these bytes afterwards."""
+        for attempt in range(_TRIES):
+            answer = self._ask("PUT", key, data=data, headers={"if-none-match": "*"})
+            if answer.status == _REFUSED:  # perhaps ours, whose answer was lost
+                return self.read(key) == data
+            if answer.status != _BUSY:
+                break
+            time.sleep(0.05 * 2**attempt)
+        self._good(answer, key)
+        return True
+
+    def entries(self, prefix: str, after: str = "") -> list[Stored]:
+        """Objects whose key starts with `prefix` and sorts behind `after`, in order."""
+        found: list[Stored] = []
+        query = {
+            "list-type": "2",
+            "prefix": self._prefix + prefix,
+            "encoding-type": "url",
+            **({"start-after": self._prefix + after} if after else {}),
+        }
+        while True:
+            page = self._good(self._ask("GET", None, query), prefix).body.decode()
+            found += [self._stored(one) for one in re.findall(r"<Contents>(.*?)</Contents>", page)]
+            token = _field(page, "NextContinuationToken")
+            if not token:
+                return found
+            query["continuation-token"] = token
+
+    def delete(self, key: str) -> None:
+        """Removes an object, if it is there."""
+        answer = self._ask("DELETE", key)
+        if answer.status != _MISSING:
+            self._good(answer, key)
+
+    def unfinished(self) -> list[Stored]:
+        """Nothing: a bucket shows no object before it is whole."""
+        return []
+
+    def close(self) -> None:
+        """Ends the connection; the next request opens another."""
+        with self._in_use:
+            self._disconnect()
+
+    def _stored(self, item: str) -> Stored:
+        modified = time.strptime(_field(item, "LastModified")[:19], "%Y-%m-%dT%H:%M:%S")
+        key = unquote_plus(_field(item, "Key")).removeprefix(self._prefix)
+        return Stored(key, int(_field(item, "Size")), float(timegm(modified)))
+
+    def _good(self, answer: Answer, about: str) -> Answer:
+        if 200 <= answer.status < 300:
+            return answer
+        text = answer.body.decode("utf-8", "replace")
+        said = _field(text, "Code") or f"status {answer.status}"
+        cause = _CAUSES.get(answer.status, "it is safe to try again")
+        raise StoreError(f"{self.url}/{about}: {said} {_field(text, 'Message')}: {cause}")
+
+    def _ask(
+        self,
+        method: str,
+        key: str | None,
+        query: Mapping[str, str] | None = None,
+        data: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        path = self._path + (f"/{self._prefix}{key}" if key is not None else "/")
+        target = quote(path, safe=_UNRESERVED + "/")
+        asked = "&".join(f"{_encoded(k)}={_encoded(v)}" for k, v in sorted((query or {}).items()))
+        with self._in_use:
+            try:
+                signed = sign(
+                    method,
+                    self._url.netloc,
+                    target,
+                    asked,
+                    headers or {},
+                    data,
+                    self._source.get(),
+                    self._region,
+                    datetime.now(UTC),
+                )
+                return self._send(method, f"{target}?{asked}" if asked else target, data, signed)
+            except (OSError, HTTPException) as exc:
+                self._disconnect()
+                said = str(exc) or type(exc).__name__
+                raise StoreError(f"{self.url} cannot be reached: {said}") from exc
+
+    def _send(self, method: str, target: str, data: bytes, headers: Mapping[str, str]) -> Answer:
+        for is_last in (False, True):
+            is_new = self._connection is None
+            if self._connection is None:
+                self._connection = connect(self._url.scheme, self._url.netloc)
+            try:
+                self._connection.request(method, target, data or None, dict(headers))
+                response = self._connection.getresponse()
+                body = response.read()
+            except (ConnectionError, HTTPException):
+                self._disconnect()
+                if is_new or is_last:  # else the other side had ended a connection that was idle
+                    raise
+                continue
+            fields = {name.lower(): value for name, value in response.getheaders()}
+            if response.will_close:
+                self._disconnect()
+            return Answer(response.status, body, fields)
+        raise AssertionError
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def connect(scheme: str, netloc: str, timeout_s: float = _TIMEOUT_S) -> HTTPConnection:
+    """A connection that is opened by its first request."""
+    if scheme == "http":
+        return HTTPConnection(netloc, timeout=timeout_s)
+    context = ssl.create_default_context()
+    if not context.cert_store_stats()["x509_ca"]:
+        import certifi  # where the system has no authorities of its own
+
+        context.load_verify_locations(certifi.where())
+    return HTTPSConnection(netloc, timeout=timeout_s, context=context)
+
+
+def sign(
+    method: str,
+    host: str,
+    target: str,
+    query: str,
+    headers: Mapping[str, str],
+    data: bytes,
+    credentials: Credentials,
+    region: str,
+    now: datetime,
+) -> dict[str, str]:
+    """The headers of a request with its signature among them.
+
+    Args:
+        target: the path, and `query` what follows it, both encoded as they are sent; `query` is
+            sorted.
+        headers: further ones, in lower case.
+    """
+    at, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
+    digest = hashlib.sha256(data).hexdigest() if data else _EMPTY
+    signed = {**headers, "host": host, "x-amz-content-sha256": digest, "x-amz-date": at}
+    if credentials.token:
+        signed["x-amz-security-token"] = credentials.token
+    names = sorted(signed)
+    lines = [f"{name}:{' '.join(signed[name].split())}" for name in names]
+    request = "\n".join([method, target, query, *lines, "", ";".join(names), digest])
+    scope = f"{day}/{region}/s3/aws4_request"
+    text = f"AWS4-HMAC-SHA256\n{at}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+    signature = _chained(
+        f"AWS4{credentials.secret}".encode(), [day, region, "s3", "aws4_request", text]
+    )
+    signed["authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={credentials.key}/{scope}, "
+        f"SignedHeaders={';'.join(names)}, Signature={signature.hex()}"
+    )
+    return signed
+
+
+def _chained(key: bytes, parts: Sequence[str]) -> bytes:
+    for part in parts:
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key
+
+
+def _encoded(text: str) -> str:
+    return quote(text, safe=_UNRESERVED)
+
+
+def _field(xml: str, name: str) -> str:
+    """The text of the first element of that name; keys in it are encoded as in URLs."""
+    found = re.search(f"<{name}>(.*?)</{name}>", xml, re.DOTALL)
+    return unescape(found[1]) if found else ""
