@@ -59,6 +59,14 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
       days_after_initiation = 7
     }
 
+    dynamic "expiration" {
+      for_each = var.retention_days > 0 ? [var.retention_days] : []
+
+      content {
+        days = expiration.value
+      }
+    }
+
     dynamic "noncurrent_version_expiration" {
       for_each = var.noncurrent_days > 0 ? [var.noncurrent_days] : []
 

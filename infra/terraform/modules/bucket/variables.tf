@@ -19,6 +19,17 @@ variable "noncurrent_days" {
   }
 }
 
+variable "retention_days" {
+  description = "Days after which an object is deleted; 0: it is kept for ever."
+  type        = number
+  default     = 0
+
+  validation {
+    condition     = var.retention_days >= 0 && floor(var.retention_days) == var.retention_days
+    error_message = "retention_days is a whole number of days; 0 keeps objects for ever."
+  }
+}
+
 variable "access_log_bucket" {
   description = "Bucket that takes S3's server access logs; null: none are written."
   type        = string

@@ -24,3 +24,8 @@ output "ledger_bucket" {
   description = "Bucket of the release ledger; each environment has a prefix of its own."
   value       = "${local.prefix}-ledger"
 }
+
+output "captures_bucket" {
+  description = "First part of the names of the buckets for captured answers; each environment has one: THIS-<environment>."
+  value       = "${local.prefix}-captures"
+}

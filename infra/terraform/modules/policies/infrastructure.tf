@@ -15,6 +15,7 @@ locals {
     dashboard = "arn:${var.partition}:cloudwatch::${var.account_id}:dashboard/${local.name}"
     budget    = "arn:${var.partition}:budgets::${var.account_id}:budget/${local.name}"
     api       = "arn:${var.partition}:apigateway:${var.region}:"
+    captures  = "arn:${var.partition}:s3:::${module.names.captures_bucket}-${var.environment}"
     state     = "arn:${var.partition}:s3:::${module.names.state_bucket}"
   }
 }
@@ -232,15 +233,47 @@ data "aws_iam_policy_document" "terraform" {
   }
 
   statement {
+    sid = "CapturedAnswers" # the bucket, none of its objects
+    actions = [
+      "s3:CreateBucket",
+      "s3:DeleteBucket",
+      "s3:DeleteBucketPolicy",
+      "s3:GetAccelerateConfiguration",
+      "s3:GetBucketAcl",
+      "s3:GetBucketCORS",
+      "s3:GetBucketLogging",
+      "s3:GetBucketObjectLockConfiguration",
+      "s3:GetBucketOwnershipControls",
+      "s3:GetBucketPolicy",
+      "s3:GetBucketPublicAccessBlock",
+      "s3:GetBucketRequestPayment",
+      "s3:GetBucketTagging",
+      "s3:GetBucketVersioning",
+      "s3:GetBucketWebsite",
+      "s3:GetEncryptionConfiguration",
+      "s3:GetLifecycleConfiguration",
+      "s3:GetReplicationConfiguration",
+      "s3:PutBucketOwnershipControls",
+      "s3:PutBucketPolicy",
+      "s3:PutBucketPublicAccessBlock",
+      "s3:PutBucketTagging",
+      "s3:PutBucketVersioning",
+      "s3:PutEncryptionConfiguration",
+      "s3:PutLifecycleConfiguration",
+    ]
+    resources = [local.parts.captures]
+  }
+
+  statement {
     sid       = "State"
     actions   = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
     resources = ["${local.parts.state}/terraform/${var.environment}/*"] # the state and its lock
   }
 
   statement {
-    sid       = "ListTheState"
+    sid       = "ListTheState" # and look whether the other bucket is there
     actions   = ["s3:ListBucket"]
-    resources = [local.parts.state]
+    resources = [local.parts.state, local.parts.captures]
   }
 
   dynamic "statement" {

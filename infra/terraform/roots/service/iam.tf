@@ -1,4 +1,4 @@
-# What the function may do. Its own code calls no AWS service: these are Lambda's calls on its behalf.
+# What the function may do. Its own code calls S3 alone, where it captures: the rest are Lambda's calls on its behalf.
 
 data "aws_iam_policy_document" "function_trust" {
   statement {
@@ -35,6 +35,42 @@ data "aws_iam_policy_document" "function" {
 
     content {
       sid       = "EncryptFailedEvents"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [var.kms_key_arn]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.capture ? [1] : []
+
+    content {
+      sid       = "KeepAnswers" # and read those that feedback is about; nothing is deleted
+      actions   = ["s3:GetObject", "s3:PutObject"]
+      resources = ["${local.captures_arn}/captures/*", "${local.captures_arn}/labels/*"] # its batches and its labels
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.capture ? [1] : []
+
+    content {
+      sid       = "FindAnswers"
+      actions   = ["s3:ListBucket"]
+      resources = [local.captures_arn]
+
+      condition {
+        test     = "StringLike"
+        variable = "s3:prefix"
+        values   = ["captures/*", "labels/*"]
+      }
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.capture && var.kms_key_arn != null ? [1] : []
+
+    content {
+      sid       = "EncryptAnswers"
       actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
       resources = [var.kms_key_arn]
     }

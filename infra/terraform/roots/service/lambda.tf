@@ -24,7 +24,7 @@ resource "aws_lambda_function" "this" {
   publish                        = true # a new digest or setting is a new version; the release manager decides who meets it
 
   environment {
-    variables = merge({ KILN_LOG_FORMAT = "json" }, var.function_environment)
+    variables = merge({ KILN_LOG_FORMAT = "json" }, local.capture_environment, var.function_environment)
   }
 
   tracing_config {

@@ -71,6 +71,11 @@ output "failure_queue_url" {
   value       = try(aws_sqs_queue.failures["this"].url, "")
 }
 
+output "captures_url" {
+  description = "Where captured answers lie, KILN_CAPTURE of the offline commands; empty if switched off."
+  value       = local.captures_url
+}
+
 output "log_group" {
   description = "Log group of the function."
   value       = aws_cloudwatch_log_group.function.name

@@ -67,7 +67,7 @@ run "by_default_the_alias_is_open_to_callers_with_credentials_alone" {
   }
 
   assert {
-    condition     = length(aws_budgets_budget.this) == 0 && length(module.slack) == 0
+    condition     = length(aws_budgets_budget.this) == 0 && length(module.slack) == 0 && length(module.captures) == 0 && output.captures_url == ""
     error_message = "something was made that nobody asked for"
   }
 
@@ -137,6 +137,31 @@ run "everything_that_can_be_switched_on" {
   }
 }
 
+run "captured_answers_are_encrypted_short_lived_and_not_for_the_function_to_delete" {
+  variables {
+    capture                = true
+    capture_retention_days = 7
+    kms_key_arn            = "arn:aws:kms:eu-central-1:123456789012:key/1"
+  }
+
+  assert {
+    condition     = output.captures_url == "s3://kiln-123456789012-eu-central-1-captures-prod" && aws_lambda_function.this.environment[0].variables.KILN_CAPTURE == output.captures_url
+    error_message = "the function captures to another place"
+  }
+
+  assert {
+    condition = toset(flatten([
+      for statement in data.aws_iam_policy_document.function.statement : statement.actions if contains(["KeepAnswers", "FindAnswers"], statement.sid)
+    ])) == toset(["s3:GetObject", "s3:PutObject", "s3:ListBucket"])
+    error_message = "the function may do something else to captured answers"
+  }
+
+  assert {
+    condition     = contains([for statement in data.aws_iam_policy_document.function.statement : statement.sid], "EncryptAnswers")
+    error_message = "the function cannot use the bucket's key"
+  }
+}
+
 run "the_smallest_service" {
   variables {
     api           = false
@@ -176,10 +201,14 @@ run "every_other_wrong_value_is_refused" {
     slack_webhook_parameter = "https://hooks.slack.com/services/x"
     alarm_emails            = ["nobody"]
     monthly_budget_usd      = -1
+    capture_share           = 0
+    capture_unsure          = 2
+    capture_retention_days  = 0
   }
 
   expect_failures = [
     var.timeout_s, var.memory_mb, var.log_retention_days, var.function_environment, var.cors_origins, var.throttle, var.jwt,
     var.function_url_callers, var.slack_webhook_parameter, var.alarm_emails, var.monthly_budget_usd,
+    var.capture_share, var.capture_unsure, var.capture_retention_days,
   ]
 }

@@ -148,6 +148,59 @@ variable "asynchronous_retries" {
   }
 }
 
+# --- What it keeps of its answers ------------------------------------------------------------------
+
+variable "capture" {
+  description = "Whether the service keeps a sample of its answers, with the pixels behind them, in a bucket of its own (docs/guides/capture.md, docs/threat-model.md)."
+  type        = bool
+  default     = false
+}
+
+variable "capture_share" {
+  description = "Chance of a sure answer to be kept."
+  type        = number
+  default     = 0.1
+
+  validation {
+    condition     = var.capture_share > 0 && var.capture_share <= 1
+    error_message = "capture_share is above 0, at most 1: what has no chance to be kept biases every estimate."
+  }
+}
+
+variable "capture_unsure" {
+  description = "Chance of an answer between two classes to be kept; of others, in between."
+  type        = number
+  default     = 0.5
+
+  validation {
+    condition     = var.capture_unsure > 0 && var.capture_unsure <= 1
+    error_message = "capture_unsure is above 0, at most 1."
+  }
+}
+
+variable "capture_retention_days" {
+  description = "Days after which captured answers and their labels are deleted."
+  type        = number
+  default     = 30
+
+  validation {
+    condition     = var.capture_retention_days >= 1 && floor(var.capture_retention_days) == var.capture_retention_days
+    error_message = "capture_retention_days is a whole number of days, at least 1: nothing is kept for ever."
+  }
+}
+
+variable "capture_force_destroy" {
+  description = "Whether `destroy`, or switching capture off, may delete captured answers that are still there."
+  type        = bool
+  default     = false
+}
+
+variable "tls_only" {
+  description = "Whether the bucket refuses requests without TLS. Always in AWS; a server on loopback speaks HTTP."
+  type        = bool
+  default     = true
+}
+
 # --- In front of it --------------------------------------------------------------------------------
 
 variable "api" {
