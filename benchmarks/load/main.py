@@ -4,6 +4,7 @@
     bazel run //serve:benchmark -- --peers                  # beside FastAPI, LitServe and BentoML
     bazel run //serve:benchmark -- --model runs/…/model.onnx --model runs/…/model.int8.onnx
     bazel run //serve:benchmark -- --telemetry              # what telemetry costs
+    bazel run //serve:benchmark -- --capture                # what capture of a tenth costs
     bazel run //serve:benchmark -- --json benchmark.json                # and benchmark.png
 
 All runs on this machine, one server at a time; the load comes from a process beside it.
@@ -15,14 +16,22 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.load.client import Job
-from benchmarks.load.overhead import Bare, measure_bare, measure_overhead
+from benchmarks.load.overhead import (
+    Bare,
+    Overhead,
+    measure_bare,
+    measure_capture,
+    measure_telemetry,
+)
 from benchmarks.load.report import Result, benchmark_figure, show
 from benchmarks.load.servers import (
     PeersMissing,
@@ -66,8 +75,9 @@ def main() -> int:
     except (ArtifactError, PeersMissing) as exc:
         sys.stderr.write(f"kiln: error: {exc}\n")
         return 2
-    if options.telemetry:
-        return _compare_telemetry(servers[0][0], models[paths[0]], options)
+    if options.telemetry or options.capture:
+        measure = measure_telemetry if options.telemetry else measure_capture
+        return _compare(measure, servers[0][0], models[paths[0]], options)
     with Progress("measuring bare onnxruntime") as progress:
         bare = {
             str(path): measure_bare(path, _image(models[path]), settings.cpus) for path in paths
@@ -82,19 +92,25 @@ def main() -> int:
     return 1 if any(result.failure for result in results) else 0
 
 
-def _compare_telemetry(
-    server: ServerCommand, metadata: ArtifactMetadata, options: argparse.Namespace
+def _compare(
+    measure: Callable[[ServerCommand, str, float], Overhead],
+    server: ServerCommand,
+    metadata: ArtifactMetadata,
+    options: argparse.Namespace,
 ) -> int:
     body = json.dumps({"image": _image(metadata)})
     try:
-        overhead = measure_overhead(server, body, options.seconds)
+        overhead = measure(server, body, options.seconds)
     except ServerFailed as exc:
         sys.stderr.write(f"kiln: {exc}\n")
         return 1
     print(overhead)
     if options.json:
         path = user_path(options.json)
-        write_whole(path, json.dumps(asdict(overhead), indent=2).encode() + b"\n")
+        facts = {"throughput": overhead.throughput, "cpu": overhead.cpu}
+        facts["memory_mb"] = overhead.memory_mb
+        document = {"machine": _machine(Settings().cpus), **facts, **asdict(overhead)}
+        write_whole(path, json.dumps(document, indent=2).encode() + b"\n")
         sys.stderr.write(f"kiln: wrote {path}\n")
     return 0
 
@@ -163,7 +179,7 @@ def _image(metadata: ArtifactMetadata) -> str:
 
 def _write(path: Path, results: list[Result], bare: dict[str, Bare], cpus: int) -> None:
     document = {
-        "machine": {"cpus": cpus, "processor": cpu_name(), "load": os.getloadavg()[0]},
+        "machine": _machine(cpus),
         "bare": {model: asdict(measured) for model, measured in bare.items()},
         "results": [asdict(result) for result in results],
     }
@@ -171,6 +187,10 @@ def _write(path: Path, results: list[Result], bare: dict[str, Bare], cpus: int) 
     figure = path.with_suffix(".png")
     write_whole(figure, to_png(benchmark_figure(results, bare)))
     sys.stderr.write(f"kiln: wrote {path} and {figure}\n")
+
+
+def _machine(cpus: int) -> dict[str, Any]:
+    return {"cpus": cpus, "processor": cpu_name(), "load": os.getloadavg()[0]}
 
 
 def _options() -> argparse.Namespace:
@@ -184,6 +204,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--telemetry", action="store_true", help="only: with against without, by turns"
     )
+    parser.add_argument("--capture", action="store_true", help="the same of capture")
     parser.add_argument("--seconds", type=float, default=5, help="of each load (default: 5)")
     parser.add_argument(
         "--workers", type=int, default=Settings().cpus, help="processes of a server"

@@ -1,5 +1,4 @@
-"""The cost of telemetry: a service that exports everything against one that exports nothing, in
-turns.
+"""The cost of telemetry, or of capture: a service with it against one without, in turns.
 
 Both run all the time, and only one is asked at a time, so that a machine which becomes busy slows
 both. The collector is a real one, and takes its part of the machine as it would beside any service.
@@ -10,10 +9,11 @@ import importlib.util
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from benchmarks.load.servers import (
     load,
     running,
 )
+from common.captures import Captures
 from common.images import Codec
 from common.model.artifact import INPUT, PROBABILITIES
+from common.objects import FolderStore
 from common.terminal import Progress
 from serve.inference.predictor import ort
 
@@ -85,37 +87,51 @@ _CALLERS = 64
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two services: requests per second in each turn, and CPU time per request."""
+    """One of the two services: requests per second in each turn, CPU time per request, and the
+    memory of all its processes after it."""
 
     throughputs: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
+    memory_mb: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """Both services, turn by turn."""
+    """Both services, turn by turn; `kept` of the `answered` requests were captured."""
 
+    what: str
     off: Side
     on: Side
+    turns: int
+    answered: int = 0
+    kept: int = 0
 
     @property
     def throughput(self) -> float:
-        """Throughput with telemetry as a share of that without: the median of the turns."""
+        """Throughput with it as a share of that without: the median of the turns."""
         return _median_ratio(self.on.throughputs, self.off.throughputs)
 
     @property
     def cpu(self) -> float:
-        """Processor time of a request with telemetry, as a share of without."""
+        """Processor time of a request with it, as a share of without."""
         return _median_ratio(self.on.cpu_us, self.off.cpu_us)
 
+    @property
+    def memory_mb(self) -> float:
+        """What it adds to the memory of all processes: the largest of the turns."""
+        pairs = zip(self.on.memory_mb, self.off.memory_mb, strict=True)
+        return max(more - less for more, less in pairs)
+
     def __str__(self) -> str:
+        captured = f"; {self.kept} of {self.answered} answers kept" if self.answered else ""
         return (
-            f"telemetry: {self.throughput:.3f} times the throughput without, {self.cpu:.3f} times "
-            f"the processor time of a request (medians of {_TURNS} turns, {_CALLERS} callers)"
+            f"{self.what}: {self.throughput:.3f} times the throughput without, {self.cpu:.3f} "
+            f"times the processor time of a request (medians of {self.turns} turns, {_CALLERS} "
+            f"callers), at most {self.memory_mb:.1f} MB more in all processes{captured}"
         )
 
 
-def measure_overhead(server: ServerCommand, body: str, seconds: float) -> Overhead:
+def measure_telemetry(server: ServerCommand, body: str, seconds: float) -> Overhead:
     """Loads the service with and without telemetry by turns.
 
     Args:
@@ -124,27 +140,58 @@ def measure_overhead(server: ServerCommand, body: str, seconds: float) -> Overhe
     Raises:
         ServerFailed: a service or the collector did not start.
     """
-    overhead = Overhead(Side(), Side())
+    with _collector(free_port()) as endpoint:
+        exporting = server.exporting(**_exporting(endpoint))
+        return _by_turns("telemetry", server, exporting, body, seconds, _TURNS)
+
+
+def measure_capture(
+    server: ServerCommand, body: str, seconds: float, turns: int = _TURNS
+) -> Overhead:
+    """Loads the service by turns with and without a tenth of its answers captured to a folder.
+
+    Raises:
+        ServerFailed: a service did not start.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        capturing = server.exporting(**_CAPTURE, KILN_CAPTURE=folder)
+        overhead = _by_turns("capture", server, capturing, body, seconds, turns)
+        kept = sum(1 for _ in Captures(FolderStore(Path(folder))).rows())  # the end wrote the rest
+    return replace(overhead, kept=kept)
+
+
+# The margin of the one image that is asked for is not to matter; batches leave in each turn.
+_CAPTURE = {
+    "KILN_CAPTURE_SHARE": "0.1",
+    "KILN_CAPTURE_UNSURE": "0.1",
+    "KILN_CAPTURE_AGE_S": "2",
+}
+
+
+def _by_turns(
+    what: str, server: ServerCommand, other: ServerCommand, body: str, seconds: float, turns: int
+) -> Overhead:
+    off, on, answered = Side(), Side(), 1  # `running` asks once
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress("measuring without and with telemetry", 2 * _TURNS))
-        exporting = server.exporting(**_exporting(stack.enter_context(_collector(free_port()))))
-        servers = [
-            stack.enter_context(running(one, "/predict", body)) for one in (server, exporting)
-        ]
-        pairs = [*zip((overhead.off, overhead.on), servers, strict=True)]
-        for turn in range(_TURNS):
+        progress = stack.enter_context(Progress(f"measuring without and with {what}", 2 * turns))
+        servers = [stack.enter_context(running(one, "/predict", body)) for one in (server, other)]
+        pairs = [*zip((off, on), servers, strict=True)]
+        for turn in range(turns):
             for side, up in pairs if turn % 2 else reversed(pairs):
-                _take_turn(side, up, body, seconds)
+                done = _take_turn(side, up, body, seconds)
+                answered += done if side is on else 0
                 progress.advance()
-    return overhead
+    return Overhead(what, off, on, turns, answered if what == "capture" else 0)
 
 
-def _take_turn(side: Side, server: Running, body: str, seconds: float) -> None:
+def _take_turn(side: Side, server: Running, body: str, seconds: float) -> int:
     job = Job(server.port, "/predict", body, seconds, _CALLERS)
     before = server.cpu_s()
     done = load(job)
     side.throughputs.append(done.throughput)
     side.cpu_us.append((server.cpu_s() - before) / max(1, done.answered) * 1e6)
+    side.memory_mb.append(server.memory_mb())
+    return done.answered
 
 
 def _exporting(endpoint: str) -> dict[str, str]:

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.load.client import Job, Load, measure
-from benchmarks.load.overhead import Bare, Overhead, Side
+from benchmarks.load.overhead import Bare, Overhead, Side, measure_capture
 from benchmarks.load.report import Result, benchmark_figure, ratios
-from benchmarks.load.servers import family
+from benchmarks.load.servers import family, service
 from common.figures import to_png
 from tests.benchmarks.programs import progress, run
 from tests.helpers.waiting import wait_until
-from tests.serve.serving import MODEL
+from tests.serve.serving import MODEL, base64_of, image_file, pixels
 
+BODY = json.dumps({"image": base64_of(image_file(pixels()))})
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -182,8 +183,18 @@ def test_a_model_that_is_not_there_is_said_in_a_line() -> None:
 
 
 def test_the_cost_of_telemetry_is_the_median_of_the_turns() -> None:
-    off = Side([100.0, 200.0, 400.0], [400.0, 500.0, 800.0])
-    on = Side([98.0, 100.0, 396.0], [408.0, 1000.0, 816.0])  # the second turn was disturbed
-    overhead = Overhead(off, on)
-    assert (overhead.throughput, overhead.cpu) == (0.98, 1.02)
+    off = Side([100.0, 200.0, 400.0], [400.0, 500.0, 800.0], [150.0, 151.0, 152.0])
+    # The second turn was disturbed.
+    on = Side([98.0, 100.0, 396.0], [408.0, 1000.0, 816.0], [155.0, 163.0, 160.0])
+    overhead = Overhead("telemetry", off, on, 3)
+    assert (overhead.throughput, overhead.cpu, overhead.memory_mb) == (0.98, 1.02, 12.0)
     assert "0.980 times the throughput without, 1.020 times" in str(overhead)
+
+
+def test_the_cost_of_capture_is_measured_on_the_tenth_that_is_kept() -> None:
+    server = service(MODEL, workers=1, KILN_DEADLINE_MS="60000")
+    overhead = measure_capture(server, BODY, seconds=0.3, turns=2)
+    assert overhead.throughput > 0
+    assert overhead.cpu > 0
+    expected = overhead.answered / 10
+    assert abs(overhead.kept - expected) < 5 * expected**0.5 + 1
