@@ -28,12 +28,12 @@ import msgspec
 
 from common.objects import Damaged, Store
 
-RequestId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+RequestId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Index = Annotated[int, msgspec.Meta(ge=0, le=9999)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 # A name in a key: of people, or FEEDBACK.
-Labeller = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._-]{0,39}$")]
+Labeller = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}\Z")]
 
 FEEDBACK = "feedback"  # the labeller of what callers say by POST /feedback
 CAPTURES, LABELS = "captures/", "labels/"

@@ -142,7 +142,11 @@ class Feedback(Struct, forbid_unknown_fields=True):
 
     request_id: Annotated[
         str,
-        Meta(pattern="^[0-9a-f]{32}$", description="Of the answer: its request_id, X-Request-ID."),
+        Meta(
+            pattern="^[0-9a-f]{32}$",
+            max_length=32,  # or a line end might stand behind
+            description="Of the answer: its request_id, X-Request-ID.",
+        ),
     ]
     label: Annotated[
         str, Meta(min_length=1, max_length=200, description="The class that is right, by its name.")

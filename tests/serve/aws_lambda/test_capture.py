@@ -12,6 +12,7 @@ from typing import Any
 
 from common.captures import Captures
 from common.objects import FolderStore
+from serve.aws_lambda.lifecycle import one_pixel_event
 from tests.helpers.waiting import wait_until
 from tests.serve.aws_lambda.local_function import LocalFunction, local_function
 from tests.serve.serving import base64_of, image_file, pixels
@@ -56,6 +57,16 @@ def test_an_old_batch_leaves_behind_the_next_call(tmp_path: Path) -> None:
         assert not rows(tmp_path)
         assert function.ask("GET", "/health")[0] == 200
         assert [row.request_id for row in rows(tmp_path)] == ids
+
+
+def test_the_release_manager_s_own_calls_are_no_answers_to_callers(tmp_path: Path) -> None:
+    with local_function(tmp_path, variables(tmp_path, KILN_CAPTURE_ROWS="1")) as function:
+        own = function.api.invoke(one_pixel_event())
+        assert own["statusCode"] == 200
+        ids = predict(function)
+        assert [row.request_id for row in rows(tmp_path)] == ids
+        label = {"request_id": ids[0], "label": "cat"}
+        assert function.ask("POST", "/feedback", json.dumps(label).encode())[0] == 401
 
 
 def test_sigterm_writes_what_is_left(tmp_path: Path) -> None:

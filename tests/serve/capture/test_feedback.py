@@ -1,5 +1,6 @@
 """POST /feedback: who may say what about which answer."""
 
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -7,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from common.captures import Captures
@@ -135,6 +138,44 @@ def test_what_is_forgotten_is_unknown(service: Service, predictor: Any, tmp_path
         assert fresh.say(asked).status_code == 404
         assert fresh.say(other).status_code == 201
     fresh.recorder.close(5)
+
+
+def test_answers_by_the_open_inference_protocol_are_kept_too(
+    service: Service, predictor: Any
+) -> None:
+    data = np.stack([pixels(1), pixels(2)])
+    tensor = {"name": "images", "datatype": "UINT8", "shape": list(data.shape)}
+    response = service.client.post(
+        f"/v2/models/{predictor.metadata.name}/infer",
+        json={"inputs": [{**tensor, "data": data.ravel().tolist()}]},
+    )
+    assert response.status_code == 200
+    asked = response.headers["x-request-id"]
+    assert service.say(asked, index=1).status_code == 201
+    assert service.recorder.flush(30)
+    rows = Captures(service.store).find(asked)
+    assert [np.asarray(Image.open(io.BytesIO(row.image))).tolist() for row in rows] == data.tolist()
+
+
+def test_a_browser_of_an_origin_that_may_call_may_send_feedback(
+    predictor: Any, tmp_path: Path
+) -> None:
+    origin = "https://example.org"
+    asking = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "content-type,x-api-key",
+    }
+    one = Service(predictor, tmp_path, cors_origins=(origin,))
+    with one.client:
+        preflight = one.client.options("/feedback", headers=asking)
+        response = one.client.post(
+            "/feedback", json={"request_id": "0" * 32, "label": "cat"}, headers={"origin": origin}
+        )
+    assert preflight.status_code == 200
+    assert response.status_code == 404
+    assert response.headers["access-control-allow-origin"] == origin
+    assert "retry-after" in response.headers["access-control-expose-headers"].lower()
 
 
 @pytest.mark.parametrize(
