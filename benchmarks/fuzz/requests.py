@@ -158,6 +158,9 @@ def families(schema: schemathesis.BaseSchema) -> Iterator[Family]:
                 # A string is allowed by the document, and seldom an image.
                 generated = st.tuples(generated, WHOLE).map(_with_image)
             yield Family(f"{operation.label}, {mode.value}", share, generated)
+    for mode in GenerationMode:  # without keys nobody may say anything, however it is said
+        generated = schema["/feedback"]["POST"].as_strategy(mode).map(Request)
+        yield Family(f"POST /feedback, {mode.value}", 0.01, generated)
     for path in ("/model/info", "/health", "/ready", "/samples"):
         positive = schema[path]["GET"].as_strategy(GenerationMode.POSITIVE).map(Request)
         yield Family(f"GET {path}", 0.01, positive)
@@ -170,7 +173,7 @@ def families(schema: schemathesis.BaseSchema) -> Iterator[Family]:
         )
     yield Family(
         "POST /predict/batch, images",
-        0.2,
+        0.18,
         st.lists(files(), min_size=1, max_size=8).map(lambda many: _batch(batch, many)),
     )
 

@@ -70,8 +70,8 @@ class AnswerIndex:
         Raises:
             StoreError: the store cannot be read.
         """
-        until = time.monotonic() + budget_s
-        now = time.time()
+        began, now = time.monotonic(), time.time()
+        until = began + budget_s
         for back in range(HOURS):
             is_open = back < 2  # a batch is written minutes behind its hour at most
             if not is_open and time.monotonic() > until:
@@ -79,7 +79,6 @@ class AnswerIndex:
             hour = hour_of(now - back * _HOUR_S)
             if hour in self._complete or (is_open and asked_at < self._looked_at):
                 continue
-            began = time.monotonic()
             if not self._read_hour(store, hour, until):
                 break
             if not is_open:

@@ -22,6 +22,8 @@ _HTTP = {"tls_only": False}  # the server on loopback has no TLS
 _WITH_KEY = {**_HTTP, "create_key": True}
 SERVICE = {
     **WITHOUT,
+    **_HTTP,
+    "capture": True,
     "alarm_emails": ["team@example.org"],
     "function_url_callers": ["arn:aws:iam::210987654321:role/caller"],
     "jwt": {"issuer": "https://login.example.org", "audience": ["kiln"]},

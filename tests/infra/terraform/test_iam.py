@@ -54,22 +54,6 @@ NOT_SEEN = {
         ),
         "a change of a setting; this life changed the image alone",
     ),
-    **dict.fromkeys(
-        (
-            *("s3:CreateBucket", "s3:DeleteBucket", "s3:DeleteBucketPolicy"),
-            *("s3:GetAccelerateConfiguration", "s3:GetBucketAcl", "s3:GetBucketCORS"),
-            *("s3:GetBucketLogging", "s3:GetBucketObjectLockConfiguration"),
-            *("s3:GetBucketOwnershipControls", "s3:GetBucketPolicy"),
-            *("s3:GetBucketPublicAccessBlock", "s3:GetBucketRequestPayment"),
-            *("s3:GetBucketTagging", "s3:GetBucketVersioning", "s3:GetBucketWebsite"),
-            *("s3:GetEncryptionConfiguration", "s3:GetLifecycleConfiguration"),
-            *("s3:GetReplicationConfiguration", "s3:PutBucketOwnershipControls"),
-            *("s3:PutBucketPolicy", "s3:PutBucketPublicAccessBlock", "s3:PutBucketTagging"),
-            *("s3:PutBucketVersioning", "s3:PutEncryptionConfiguration"),
-            "s3:PutLifecycleConfiguration",
-        ),
-        "the bucket of captured answers, which is off unless it is asked for",
-    ),
     "sqs:GetQueueUrl": "the provider's waiters ask it where AWS is slower than moto",
 }
 FREE = {"sts:GetCallerIdentity"}  # AWS allows it to everybody

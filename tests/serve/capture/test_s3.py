@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from common.captures import Capture, decode_rows
+from common.captures import Capture, Captures, decode_rows
 from common.objects import StoreError
 from serve.capture import credentials as credentials_module
 from serve.capture import recorder as recorder_module
@@ -31,7 +31,10 @@ from serve.capture.places import open_place
 from serve.capture.recorder import Recorder
 from serve.capture.s3 import Bucket, sign
 from serve.exchange import Exchange
+from serve.http.keys import digest_of
 from tests.helpers.waiting import free_port, wait_until
+from tests.serve.server_process import running
+from tests.serve.serving import base64_of, image_file, pixels
 
 REGION = "eu-central-1"
 AT = datetime(2026, 11, 30, 8, 0, 1, tzinfo=UTC)
@@ -191,6 +194,36 @@ def test_a_connection_that_was_ended_meanwhile_is_made_anew() -> None:
         bucket = Bucket.from_environment("c", "", {**environ, "AWS_SECRET_ACCESS_KEY": "b"})
         assert [bucket.read("x") for _ in range(3)] == [b"/c/x"] * 3
         bucket.close()
+
+
+def test_the_server_writes_to_a_bucket_and_finds_there_what_is_labelled(
+    cloud: dict[str, str],
+) -> None:
+    key = "kiln_key"
+    body = json.dumps({"image": base64_of(image_file(pixels()))})
+    variables = {
+        **cloud,
+        "KILN_CAPTURE": "s3://captures/server",
+        "KILN_CAPTURE_SHARE": "1",
+        "KILN_CAPTURE_ROWS": "2",
+        "KILN_API_KEYS": digest_of(key.encode()),
+        "KILN_DEADLINE_MS": "60000",
+    }
+    bucket = Bucket.from_environment("captures", "server", cloud)
+    with running(1, **variables) as server:
+
+        def ask(path: str, text: str) -> tuple[int, Any]:
+            return server.ask("POST", path, text, {"x-api-key": key})
+
+        ids = [ask("/predict", body)[1]["request_id"] for _ in range(3)]
+        wait_until(lambda: bucket.entries("captures/"))
+        for one in ids:
+            assert ask("/feedback", json.dumps({"request_id": one, "label": "cat"}))[0] == 201
+        assert ask("/feedback", json.dumps({"request_id": "0" * 32, "label": "cat"}))[0] == 404
+    found = Captures(bucket)
+    assert sorted(row.request_id for row in found.rows()) == sorted(ids)
+    assert sorted(label.request_id for label in found.labels()) == sorted(ids)
+    bucket.close()
 
 
 def test_a_bucket_that_is_down_for_a_while_gets_each_answer_once(
