@@ -31,7 +31,7 @@ def test_the_service_answers_as_its_document_says(tmp_path: Path) -> None:
     assert found["holds"]
     assert found["cases"] >= 150
     assert {"200", "422"} <= set(found["by_status"])
-    assert len(found["by_family"]) == 12
+    assert len(found["by_family"]) == 14
 
 
 class Broken(BaseHTTPRequestHandler):
