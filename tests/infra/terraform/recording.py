@@ -33,6 +33,16 @@ _NAMES = {
     ("s3", "ListObjectsV2"): "s3:ListBucket",
 }
 
+# Parts of a bucket by the query that names them, of which moto only sees the bucket.
+_OF_BUCKETS = {
+    "encryption": "EncryptionConfiguration",
+    "object-lock": "BucketObjectLockConfiguration",
+    "ownershipControls": "BucketOwnershipControls",
+    "publicAccessBlock": "BucketPublicAccessBlock",
+    "replication": "ReplicationConfiguration",
+    "requestPayment": "BucketRequestPayment",
+}
+
 # IAM knows API Gateway's operations by their HTTP method alone.
 _METHODS = {"Create": "POST", "Delete": "DELETE", "Get": "GET", "Update": "PATCH", "Tag": "POST"}
 
@@ -89,7 +99,7 @@ def recording() -> Iterator[Recorder]:
 
     def note(self: Any, iam_request: type, resource: str = "*") -> None:
         found = _CREDENTIAL.search(self.headers.get("Authorization", ""))
-        operation = str(self._get_action())
+        operation = _part_of_bucket(self) or str(self._get_action())
         recorder.note(found.group(1) if found else "", str(self.service_name), operation)
 
     def note_boto3(model: Any, request_signer: Any, **_: Any) -> None:
@@ -104,6 +114,15 @@ def recording() -> Iterator[Recorder]:
         patch.object(boto3, "DEFAULT_SESSION", None),
     ):
         yield recorder
+
+
+def _part_of_bucket(response: Any) -> str:
+    """The operation on a part of a bucket that moto has no name for; "" of all others."""
+    if response.service_name == "s3":
+        for query, part in _OF_BUCKETS.items():
+            if query in response.querystring:
+                return ("Get" if response.method == "GET" else "Put") + part
+    return ""
 
 
 def iam_actions(service: str, operation: str) -> set[str]:

@@ -1,7 +1,9 @@
 """What is kept of the answers, how much memory it takes, and what a failure costs."""
 
+import errno
 import io
 import logging
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -167,6 +169,32 @@ def test_a_store_that_is_away_costs_a_line_and_nothing_is_written_twice(
     assert one.counts.waiting_bytes == 0
     wait_until(lambda: len(caplog.messages) == 2)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    one.close(1)
+
+
+def test_a_disk_that_fills_up_amid_a_batch_keeps_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_PAUSE_S", 0.01)
+    write, room = os.write, 100
+
+    def limited(handle: int, data: Any) -> int:
+        if room < len(data):
+            write(handle, bytes(data)[:room])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(handle, data)
+
+    monkeypatch.setattr(os, "write", limited)
+    store = FolderStore(tmp_path)
+    one = recorder(store, rows=3)
+    one(exchange(3), "POST", "/predict/batch")
+    wait_until(lambda: caplog.messages)
+    assert not kept(store)
+    assert "No space left" in str(vars(caplog.records[0])["reason"])
+    room = 1 << 20
+    wait_until(lambda: one.counts.kept == 3)
+    assert len(kept(store)) == 3
+    assert not store.unfinished()
     one.close(1)
 
 
