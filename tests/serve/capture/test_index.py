@@ -44,7 +44,7 @@ class Counting(FolderStore):
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
-    monkeypatch.setattr(module.time, "time", lambda: NOW)
+    monkeypatch.setattr("time.time", lambda: NOW)
     return Counting(tmp_path)
 
 
