@@ -89,6 +89,12 @@ def test_a_png_holds_the_pixels_and_nothing_else(image: Any) -> None:
         assert np.array_equal(np.asarray(file), image)
 
 
+def test_a_png_of_a_large_image_has_several_blocks() -> None:
+    image = pixels(1, 300, 200)
+    with Image.open(io.BytesIO(png(image))) as file:
+        assert np.array_equal(np.asarray(file), image)
+
+
 def test_an_image_of_a_batch_is_named_by_its_place_in_the_request(tmp_path: Path) -> None:
     one = recorder(FolderStore(tmp_path))
     told = exchange(2, places=[1, 4])
