@@ -62,6 +62,9 @@ class ResNet(nn.Module):
         self.head.weight.mul_(factor)
 
 
+_FLAT = 1e-9  # of the largest variance; float32 rounds at a relative 1e-14 of variances
+
+
 class WhiteningStem(nn.Module):
     """Projects 2×2 patches on their principal components, both signs, at unit variance; never
     trained.
@@ -84,7 +87,12 @@ class WhiteningStem(nn.Module):
     @torch.no_grad()
     def fit(self, images: Tensor, epsilon: float = 5e-4) -> None:
         """Sets the filters from normalised images (N, C, H, W); ``epsilon`` bounds the gain on
-        flat directions."""
+        flat directions.
+
+        A direction without any variance, of which images in shades of grey have eight, gives zero
+        instead of amplified rounding errors: batch normalisation would take these for a signal, or
+        divide them by the nothing that bfloat16 has left of them in training.
+        """
         patch, values = self.conv.kernel_size[0], self.conv.weight[0].numel()
         moments, count = torch.zeros(values, values, dtype=torch.float64), 0
         for part in images.split(batch_within_memory(images[0].numel(), len(images))):
@@ -94,6 +102,7 @@ class WhiteningStem(nn.Module):
             count += len(vectors)
         variances, components = torch.linalg.eigh(moments / count)
         filters = components.T / (variances + epsilon).sqrt().unsqueeze(1)
+        filters[variances <= _FLAT * variances.max()] = 0
         filters = filters.reshape(-1, *self.conv.weight.shape[1:])
         self.conv.weight.copy_(torch.cat((filters, -filters)))
 

@@ -1,5 +1,7 @@
 """The network: shapes, the whitening stem, the identity start."""
 
+import copy
+
 import pytest
 import torch
 
@@ -33,6 +35,29 @@ def test_whitening_stem_keeps_both_signs_of_every_component_and_is_not_trained()
     positive, negative = stem.conv.weight.chunk(2)
     assert torch.equal(positive, -negative)
     assert not any(weight.requires_grad for weight in stem.parameters())
+
+
+def test_whitening_stem_gives_nothing_where_nothing_varies() -> None:
+    grey = torch.rand(32, 1, 12, 12).expand(-1, 3, -1, -1)
+    grey = (grey - 0.3) / torch.tensor([0.25, 0.26, 0.27]).view(1, 3, 1, 1)
+    stem = WhiteningStem()
+    stem.fit(grey)
+    strength = stem(grey).abs().amax((0, 2, 3))
+    assert (strength == 0).sum() == 2 * 8  # the differences of the colours; grey patches vary in 4
+    assert strength[strength > 0].min() > 0.1
+
+
+def test_what_bfloat16_trained_on_grey_images_is_the_same_in_float32() -> None:
+    torch.manual_seed(0)
+    grey = torch.rand(64, 1, 20, 20).expand(-1, 3, -1, -1)
+    network = ResNet(widths=(8, 8, 8))
+    network.initialise_from(grey)
+    for _ in range(20):  # the statistics of batch normalisation, as in training
+        with torch.autocast("cpu", torch.bfloat16):
+            network(grey)
+    network.eval()
+    exact = copy.deepcopy(network).double()
+    torch.testing.assert_close(network(grey), exact(grey.double()).float(), atol=1e-4, rtol=1e-4)
 
 
 def test_convolution_starts_as_the_identity_on_its_input_channels() -> None:
