@@ -132,10 +132,14 @@ class Recorder:
         return (request_id, index) in self._unwritten
 
     def flush_due(self, deadline_s: float) -> bool:
-        """Has what is old or large enough written; false if it could not be in so much time."""
+        """Has what is old or large enough written; false if it could not be in so much time.
+
+        In the pause behind a failure nothing is due.
+        """
         with self._changed:
+            is_paused = self._failures > 0 and time.monotonic() < self._retry_at
             is_due = self._is_ripe() or bool(self._batches)
-        return not is_due or self.flush(deadline_s)
+        return is_paused or not is_due or self.flush(deadline_s)
 
     def flush(self, deadline_s: float) -> bool:
         """Has everything written; false if it could not be in so much time."""

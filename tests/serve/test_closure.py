@@ -18,6 +18,8 @@ HEAVY = {
     "dvc",
     "onnx",
     "hydra_core",
+    "boto3",  # capture signs its requests to S3 itself
+    "botocore",
 }
 
 pytestmark = pytest.mark.skipif(

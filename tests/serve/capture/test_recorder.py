@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import os
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -155,6 +156,21 @@ def test_only_a_flush_writes_where_a_process_may_be_frozen(tmp_path: Path) -> No
     one.close(1)
 
 
+def test_a_call_in_the_pause_behind_a_failure_does_not_try_again(tmp_path: Path) -> None:
+    store = Faulty(tmp_path)
+    one = recorder(store, rows=1, by_itself=False)
+    one(exchange(), "POST", "/predict")
+    assert not one.flush_due(30)
+    for _ in range(5):
+        one(exchange(), "POST", "/predict")
+        assert one.flush_due(30)
+    assert store.tries == 1
+    store.is_away = False
+    assert one.flush(30)  # as at the end of the process
+    assert len(kept(store)) == 6
+    one.close(1)
+
+
 def test_a_store_that_is_away_costs_a_line_and_nothing_is_written_twice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +218,34 @@ def test_a_disk_that_fills_up_amid_a_batch_keeps_no_part_of_it(
     assert len(kept(store)) == 3
     assert not store.unfinished()
     one.close(1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.sampled_from(["ask", "batch", "away", "back", "flush", "due"]), max_size=25),
+    st.booleans(),
+)
+def test_each_answer_is_kept_once_or_counted_as_lost(steps: list[str], by_itself: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Faulty(Path(folder))
+        store.is_away = False
+        one = recorder(store, rows=3, by_itself=by_itself)
+        drawn = 0
+        for step in steps:
+            if step in ("ask", "batch"):
+                count = 1 if step == "ask" else 4
+                one(exchange(count), "POST", "/predict")
+                drawn += count
+            elif step in ("away", "back"):
+                store.is_away = step == "away"
+            else:
+                (one.flush if step == "flush" else one.flush_due)(5)
+        one.close(5)
+        counts = one.counts
+        assert counts.kept + sum(counts.dropped.values()) == drawn
+        keys = [row.key for row in kept(store)]
+        assert len(keys) == len(set(keys)) == counts.kept
+        assert counts.kept == drawn or store.is_away
 
 
 def test_pauses_between_tries_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
