@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from common.captures import FEEDBACK, Captures, Label
 from common.objects import Store, StoreError
-from serve.capture.index import HOURS
+from serve.capture.lookup import HOURS
 from serve.capture.recorder import Recorder
 from serve.errors import Contradiction, StoreUnavailable, UnknownAnswer
 from serve.http.schemas import Feedback

@@ -1,4 +1,4 @@
-"""serve/capture/index.py: what is found in how much memory, and how often the store is asked."""
+"""serve/capture/lookup.py: what is found in how much memory, and how often the store is asked."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.captures import Capture, Captures
 from common.objects import FolderStore
 from serve.capture import index as module
-from serve.capture.index import HOURS, AnswerIndex
+from serve.capture.lookup import HOURS, AnswerIndex
 
 VERSION = "ab" * 32
 NOW = 1_796_040_000.0
