@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.captures import Capture, Captures
 from common.objects import FolderStore
-from serve.capture import index as module
+from serve.capture import lookup as module
 from serve.capture.lookup import HOURS, AnswerIndex
 
 VERSION = "ab" * 32
