@@ -75,7 +75,10 @@ function bodySection(title, content) {
 
 const addressOf = (path) => path.slice(1).replace("{name}", encodeURIComponent(model.name)).replace("{version}", model.version);
 
+let lastAnswer = "0".repeat(32); // request id
+
 async function exampleOf(path) {
+  if (path === "/feedback") return JSON.stringify({ request_id: lastAnswer, label: model.classes[0], index: 0 });
   const [first, second] = await samples;
   const image = first.image.split(",")[1];
   if (path === "/predict") return JSON.stringify({ image, top_k: 3 });
@@ -98,6 +101,7 @@ function tryIt(path, method, takesBody) {
     const start = performance.now();
     const response = await fetch(addressOf(path), { method, headers, ...(takesBody && { body: input.value }) });
     const body = await response.text();
+    if (path.startsWith("/predict") && response.ok) lastAnswer = response.headers.get("x-request-id");
     const shown = body.startsWith("{") ? JSON.stringify(JSON.parse(body), null, 2) : body;
     output.textContent = `${response.status} ${response.statusText} after ${(performance.now() - start).toFixed(1)} ms\n\n${shown}`;
     output.hidden = false;
@@ -112,6 +116,7 @@ function tryIt(path, method, takesBody) {
 function commandFor(path, method) {
   const url = new URL(addressOf(path), document.baseURI).href;
   if (path === "/predict") return `curl --data-binary @picture.jpg -H 'content-type: image/jpeg' '${url}?top_k=3'`;
+  if (path === "/feedback") return `curl -H 'x-api-key: kiln_…' -H 'content-type: application/json' -d @feedback.json '${url}'`;
   if (path.endsWith("/infer")) return `curl --data-binary @request.json '${url}'`;
   return method === "post" ? `curl -F images=@one.jpg -F images=@two.png '${url}'` : `curl '${url}'`;
 }
@@ -126,9 +131,9 @@ function operation(path, method, details) {
   if (parameters.length) article.append(table(["parameter", "in", "type", ""], parameters));
   if (details.requestBody) article.append(...bodySection("Body", details.requestBody.content));
   for (const [status, response] of Object.entries(details.responses)) {
-    if (status === "200") article.append(...bodySection("200", response.content));
+    if (status < "300") article.append(...bodySection(status, response.content));
   }
-  const failures = Object.entries(details.responses).filter(([status]) => status !== "200");
+  const failures = Object.entries(details.responses).filter(([status]) => status >= "300");
   const errors = element("details", {}, element("summary", { textContent: `Errors: ${failures.map(([status]) => status).join(", ")}` }),
     table(["status", "type"], failures.map(([status, response]) => [status, response.description])));
   article.append(errors, tryIt(path, method, Boolean(details.requestBody)));

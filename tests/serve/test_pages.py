@@ -1,5 +1,6 @@
 """serve/site: the demo and the documentation, in a real browser."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,10 +190,15 @@ def test_the_documentation_lists_and_tries_every_operation(visit: Visit, server:
     health.get_by_text("Try it").click()
     health.get_by_role("button", name="Send").click()
     expect(health.locator("pre").last).to_contain_text('"status": "ok"')
+    feedback = page.get_by_role("article").filter(has_text="Say what an answer should have been")
+    expect(feedback.locator("summary", has_text="Errors")).to_have_text(re.compile("^Errors: 4"))
+    feedback.get_by_text("Try it").click()
+    last_answer = re.compile('"request_id":"(?!0{32})[0-9a-f]{32}"')
+    expect(feedback.get_by_role("textbox")).to_have_value(last_answer)
     infer = page.get_by_role("article").filter(has_text="classify images").first
     infer.get_by_text("Try it").click()
     infer.get_by_role("textbox").wait_for()
-    page.wait_for_function("document.querySelectorAll('textarea')[2].value.length > 100")
+    expect(infer.get_by_role("textbox")).to_have_value(re.compile(".{100}"))
     infer.get_by_role("button", name="Send").click()
     expect(infer.locator("pre").last).to_contain_text('"model_name"')
     assert visit.foreign(server) == []
