@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import re
 import time
 import zlib
@@ -22,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -148,6 +150,13 @@ def sampling_probability(probabilities: Sequence[float], share: float, unsure: f
     """
     first, second = sorted(probabilities, reverse=True)[:2]
     return min(1.0, share + max(0.0, unsure - share) * (1.0 - (first - second)))
+
+
+def usual_location() -> str:
+    """Where commands look for captured answers if nobody says: KILN_CAPTURE, else a folder of the
+    workspace."""
+    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
+    return os.environ.get("KILN_CAPTURE") or str(Path(workspace, ".kiln", "captures"))
 
 
 _READERS = 16  # objects of a bucket that are read at once

@@ -519,3 +519,16 @@ def _padded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     place = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
     padded.paste(_fitted(image, inner, "stretch"), place)
     return padded
+
+
+def read_pixels(png: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3) of an RGB image file as it is, as captured answers hold one.
+
+    Raises:
+        UnreadableImage: it is none.
+    """
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as exc:
+        raise UnreadableImage(f"Expected a PNG, got {len(png)} unreadable bytes") from exc

@@ -32,9 +32,9 @@ from ml.behaviour.checks import (
     check_invariance,
     check_scores,
 )
-from ml.behaviour.data_checks import class_counts, find_duplicates
 from ml.behaviour.report import DataFacts, print_checks, print_data, write_findings
 from ml.data.cifar10 import DatasetError
+from ml.data.duplicates import class_counts, find_duplicates
 from ml.data.fetch import FetchError
 from ml.runs.datasets import Dataset, dataset_of_file
 from ml.runs.inputs import count, model_path

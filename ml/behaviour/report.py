@@ -18,7 +18,7 @@ from common.files import write_whole
 from common.model.artifact import ArtifactMetadata
 from ml.artifact.evaluation import Labelled
 from ml.behaviour.checks import Check
-from ml.behaviour.data_checks import Duplicates
+from ml.data.duplicates import Duplicates
 from ml.report.plots import pixels_to_png
 
 _TEMPLATE = Path(__file__).parent / "page.html"

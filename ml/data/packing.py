@@ -180,8 +180,8 @@ def pack(
     """
     ordered = sorted(samples, key=lambda one: (PARTS.index(one.part), one.sha256, one.label))
     settings = {"size": list(size), "resize": resize, "max_pixels": max_pixels, "format": _FORMAT}
-    key = _digest([settings, [*classes], [[s.part, s.label, s.sha256] for s in ordered]])[:24]
-    with _locked(cache, key):
+    key = digest_of([settings, [*classes], [[s.part, s.label, s.sha256] for s in ordered]])[:24]
+    with locked(cache, key):
         if not (cache / key / FACTS).is_file():
             for leftover in cache.glob(f".{key}.partial-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -199,7 +199,8 @@ def pack(
 
 
 @contextmanager
-def _locked(cache: Path, key: str) -> Iterator[None]:
+def locked(cache: Path, key: str) -> Iterator[None]:
+    """Of several processes that make one dataset of the cache, one works and the others wait."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f".{key}.lock").open("w") as lock:
         try:
@@ -243,7 +244,7 @@ def _write(
     mean, std = total.mean_and_std()
     return {
         "format": _FORMAT,
-        "digest": _digest([[*classes], lines]),
+        "digest": digest_of([[*classes], lines]),
         "classes": [*classes],
         "counts": counts,
         "mean": mean,
@@ -352,7 +353,8 @@ def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, 
             yield done, future.result()
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """SHA-256 in hex of what JSON can say; equal values give equal digests."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -5,7 +5,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,21 @@ class FolderConfig(DataConfig):
     on_duplicates: str = MISSING
     memory_gib: float = MISSING
     max_pixels: int = MISSING
+
+
+@dataclass
+class CapturedConfig(DataConfig):
+    """Arguments of `ml.data.captured.CapturedData`."""
+
+    _target_: str = "ml.data.captured.CapturedData"
+    base: Any = MISSING
+    captures: str | None = None
+    since: str | None = None
+    until: str | None = None
+    live_share: float = MISSING
+    near_duplicates: str = MISSING
+    alone: bool = MISSING
+    repeat: int = MISSING
 
 
 @dataclass
@@ -349,13 +366,15 @@ class Config:
 
 
 def register_schema() -> None:
-    """Makes the schema known to Hydra, under the names that the files in configs/ start from, and
-    ``${direction:METRIC,OTHERWISE}``."""
+    """Makes the schema known to Hydra, under the names that the files in configs/ start from,
+    ``${direction:METRIC,OTHERWISE}``, and ``${utc_now:}``, when the program first asked for it."""
     OmegaConf.register_new_resolver("direction", direction, replace=True)
+    OmegaConf.register_new_resolver("utc_now", _utc_now, replace=True)
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=Config)
     store.store(group="schema", name="cifar10", node=DataConfig)
     store.store(group="schema", name="folder", node=FolderConfig)
+    store.store(group="schema", name="captured", node=CapturedConfig)
     store.store(group="schema", name="augmentation", node=AugmentationConfig)
     store.store(group="schema", name="resnet", node=ResNetConfig)
     store.store(group="schema", name="torchvision", node=TorchvisionConfig)
@@ -366,6 +385,11 @@ def register_schema() -> None:
     store.store(group="schema", name="tensorboard", node=TensorBoardConfig)
     store.store(group="schema", name="mlflow", node=MLflowConfig)
     store.store(group="schema", name="preset", node=PresetConfig)
+
+
+@cache
+def _utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 @contextmanager
@@ -505,6 +529,9 @@ def check_values(cfg: DictConfig) -> None:
         "callbacks.rate_test.steps": (lambda value: value >= 20, "at least 20"),
         "callbacks.rate_test.min_lr": (lambda value: value > 0, "above 0"),
         "callbacks.averaging.decay": (lambda value: 0 < value < 1, "in (0, 1)"),
+        "data.live_share": (lambda value: 0 < value < 1, "in (0, 1)"),
+        "data.near_duplicates": (("skip", "keep").__contains__, "of skip, keep"),
+        "data.repeat": (lambda value: value >= 1, "at least 1"),
         "data.sampler": (_SAMPLERS.__contains__, f"of {', '.join(_SAMPLERS)}"),
         "schedule": (_SCHEDULES.__contains__, f"of {', '.join(_SCHEDULES)}"),
         "trainer.precision": (_PRECISIONS.__contains__, f"of {', '.join(_PRECISIONS)}"),

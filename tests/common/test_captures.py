@@ -16,6 +16,7 @@ from common.captures import (
     decode_rows,
     encode_rows,
     sampling_probability,
+    usual_location,
     verdicts,
 )
 from common.objects import Damaged, FolderStore
@@ -120,3 +121,13 @@ def test_the_chance_to_be_kept_lies_between_the_two_shares(
 def test_an_unsure_answer_is_kept_more_often() -> None:
     assert sampling_probability((1.0, 0.0), 0.1, 0.5) == 0.1
     assert sampling_probability((0.5, 0.5), 0.1, 0.5) == 0.5
+
+
+def test_commands_look_where_the_service_writes_or_in_the_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
+    monkeypatch.delenv("KILN_CAPTURE", raising=False)
+    assert usual_location() == str(tmp_path / ".kiln/captures")
+    monkeypatch.setenv("KILN_CAPTURE", "s3://bucket/captures")
+    assert usual_location() == "s3://bucket/captures"

@@ -1,4 +1,4 @@
-"""ml/behaviour/data_checks.py: duplicates put there, and look-alikes that are none."""
+"""ml/data/duplicates.py: duplicates put there, and look-alikes that are none."""
 
 import gzip
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from ml.artifact.evaluation import Labelled
-from ml.behaviour.data_checks import class_counts, find_duplicates
+from ml.data.duplicates import class_counts, find_duplicates
 
 
 def pictures(count: int, seed: int) -> Labelled:

@@ -1,0 +1,57 @@
+"""How far labellers agree: Cohen's kappa of each two of them.
+
+Source: Cohen 1960, "A coefficient of agreement for nominal scales", Educational and Psychological
+Measurement 20:37-46.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from common.captures import Verdict
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two labellers on the answers that both have labelled.
+
+    Attributes:
+        kappa: 1 for full agreement, 0 for as much as chance gives; None where one class alone was
+            said, which leaves nothing to agree on.
+    """
+
+    one: str
+    other: str
+    both: int
+    same: int
+    kappa: float | None
+
+
+def agreements(verdicts: Iterable[Verdict]) -> list[Agreement]:
+    """Every two labellers who have labelled one answer at least in common, by name."""
+    pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for verdict in verdicts:
+        for one, other in combinations(sorted(verdict.said), 2):
+            said = verdict.said[one], verdict.said[other]
+            pairs.setdefault((one, other), []).append(said)
+    return [_agreement(*names, said) for names, said in sorted(pairs.items())]
+
+
+def _agreement(one: str, other: str, said: list[tuple[str, str]]) -> Agreement:
+    same = sum(a == b for a, b in said)
+    return Agreement(one, other, len(said), same, kappa(Counter(said)))
+
+
+def kappa(table: Mapping[tuple[str, str], int]) -> float | None:
+    """Cohen's kappa of a table of what two labellers said; None where it is not defined."""
+    total = sum(table.values())
+    first, second = Counter[str](), Counter[str]()
+    for (one, other), count in table.items():
+        first[one] += count
+        second[other] += count
+    observed = sum(count for (one, other), count in table.items() if one == other) / total
+    by_chance = sum(first[name] * second[name] for name in first) / total**2
+    return None if by_chance == 1 else (observed - by_chance) / (1 - by_chance)

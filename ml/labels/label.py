@@ -1,0 +1,137 @@
+"""Labels captured images on a page of this machine, by keys: bazel run //ml:label
+
+Images that the model was unsure of, or that look unlike its test images, are drawn more often.
+Every label is stored at once, so the same command goes on where it was.
+
+  bazel run //ml:label                    # prints the page's address; Ctrl-C ends
+  bazel run //ml:label -- --labeller ada  # a second labeller gets the same images, to compare
+  bazel run //ml:label -- --captures s3://bucket/captures
+
+Exit codes: 0 ended by Ctrl-C, 1 there is nothing to label, 2 something cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import socket
+import sys
+import webbrowser
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+
+import uvicorn
+from rich.console import Console
+
+from common.captures import Captures, usual_location
+from common.model.artifact import DriftReference
+from common.objects import StoreError
+from common.processes import this_user
+from common.stores import open_store
+from common.terminal import Progress, terminal
+from ml.labels.app import labelling_app, new_token
+from ml.labels.classes import ArtifactError, class_names, metadata_of
+from ml.labels.main import add_captures, labeller_name
+from ml.labels.rounds import SIZE
+from ml.labels.session import Session
+from ml.labels.tables import LabelsError
+
+NOTHING, BAD_INPUT = 1, 2
+
+
+def open_session(options: argparse.Namespace) -> Session | None:
+    """The labeller's round; None where nothing is left to label.
+
+    Raises:
+        LabelsError, ArtifactError, StoreError: what cannot be used.
+    """
+    captures = Captures(open_store(options.captures or usual_location()))
+
+    @cache
+    def reference_of(version: str) -> DriftReference | None:
+        metadata = metadata_of(version, options.registry)
+        return metadata.drift_reference if metadata else None
+
+    with Progress("reading captured answers"):
+        versions = {row.model_version for row in captures.rows()}
+        if not versions:
+            return None
+        session = Session(
+            captures,
+            options.labeller,
+            class_names(versions, options.model, options.registry),
+            reference_of,
+            size=options.size,
+            shows_answers=options.show_answers,
+        )
+    return session if session.round else None
+
+
+def main(arguments: Sequence[str], console: Console) -> int:
+    """Entry point of the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        session = open_session(options)
+    except (LabelsError, ArtifactError, StoreError) as exc:
+        console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
+        return BAD_INPUT
+    where = options.captures or usual_location()
+    if session is None:
+        console.print(f"Nothing is captured in {where}", markup=False, soft_wrap=True)
+        return NOTHING
+    with socket.create_server(("127.0.0.1", options.port)) as listener:
+        port, token = listener.getsockname()[1], new_token()
+        url = f"http://127.0.0.1:{port}/{token}/"
+        console.print(
+            f"{session.labeller} labels {where}\n{url}\nEvery label is kept at once. Ctrl-C ends.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        if options.open:
+            webbrowser.open(url)
+        config = uvicorn.Config(
+            labelling_app(session, token, port), log_level="warning", access_log=False
+        )
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again when it has shut down
+            uvicorn.Server(config).run(sockets=[listener])
+    state = session.state()
+    console.print(f"{state['done']} of {state['total']} labelled in round {state['round']}")
+    return 0
+
+
+def _usual_labeller() -> str:
+    name = re.sub(r"[^a-z0-9._-]+", "-", this_user().partition("@")[0].lower())
+    return name.lstrip("._-")[:40] or "me"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bazel run //ml:label --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_captures(parser)
+    parser.add_argument(
+        "--labeller",
+        type=labeller_name,
+        default=_usual_labeller(),
+        metavar="NAME",
+        help="whose labels they are (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size", type=int, default=SIZE, metavar="N", help="images a round (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--show-answers",
+        action="store_true",
+        help="show the model's answer before the label; it makes labels resemble the model",
+    )
+    parser.add_argument("--port", type=int, default=0, help="(default: a free one)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], terminal()))

@@ -1,0 +1,293 @@
+"""Imports, exports, counts and deletes labels of captured answers.
+
+  bazel run //ml:labels -- status                       # what is captured and labelled by whom
+  bazel run //ml:labels -- import labels.csv            # request_id, label [, index, labeller]
+  bazel run //ml:labels -- export --out labels.parquet  # every statement that counts
+  bazel run //ml:labels -- forget 4bf92f3577b34da6a3ce929d0e0e4736
+
+Exit codes: 0 done, 1 nothing of that request was captured, 2 a file, a name or the store cannot be
+used: nothing was changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from common.captures import Captures, Label, Labeller, usual_location
+from common.files import user_path
+from common.objects import StoreError
+from common.stores import open_store
+from common.terminal import Progress, terminal
+from ml.labels.agreement import Agreement, agreements
+from ml.labels.classes import ArtifactError, class_names
+from ml.labels.tables import LabelsError, check_labels, read_table, write_table
+
+NOT_THERE, BAD_INPUT = 1, 2
+COLUMNS = ("request_id", "index", "label", "labeller", "time", "propensity", "answer", "model")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is captured and what is said of it.
+
+    Attributes:
+        versions: captured answers by model version.
+        labels: answers by the class that most labellers say.
+        labellers: answers that each has labelled.
+        disagreed: answers whose labellers have no majority.
+        drawn: answers that were drawn by chance for the labelling page, which estimates count.
+    """
+
+    captured: int
+    first: float | None
+    last: float | None
+    versions: dict[str, int]
+    labelled: int
+    labels: dict[str, int]
+    labellers: dict[str, int]
+    disagreed: int
+    drawn: int
+    agreement: list[Agreement]
+
+
+def status(captures: Captures) -> Status:
+    """Counts what lies in a store; labels of answers that are gone are not counted."""
+    versions, keys, times = Counter[str](), set[tuple[str, int]](), list[float]()
+    with Progress("reading captured answers"):
+        for row in captures.rows():
+            versions[row.model_version] += 1
+            keys.add(row.key)
+            times.append(row.time)
+        found = {key: one for key, one in captures.verdicts().items() if key in keys}
+    return Status(
+        captured=sum(versions.values()),
+        first=min(times, default=None),
+        last=max(times, default=None),
+        versions=dict(versions.most_common()),
+        labelled=len(found),
+        labels=dict(Counter(one.label for one in found.values() if one.label).most_common()),
+        labellers=dict(Counter(name for one in found.values() for name in one.said).most_common()),
+        disagreed=sum(one.label is None for one in found.values()),
+        drawn=sum(one.propensity is not None for one in found.values()),
+        agreement=agreements(found.values()),
+    )
+
+
+def import_table(
+    captures: Captures,
+    path: Path,
+    *,
+    labeller: str,
+    model: str | None = None,
+    registry: str | None = None,
+    skip_unknown: bool = False,
+    now: float | None = None,
+) -> tuple[int, int]:
+    """Adds a file's statements, those that say something new, in one object.
+
+    Returns:
+        How many were added, and how many were said before.
+
+    Raises:
+        LabelsError: a row is wrong: nothing was added.
+        StoreError: the store cannot be used.
+    """
+    rows = read_table(path, labeller, time.time() if now is None else now)
+    with Progress("reading captured answers"):
+        known = {row.key: row.model_version for row in captures.rows()}
+        latest = {(*label.key, label.labeller): label.label for label in captures.labels()}
+    named = {known[row.label.key] for row in rows if row.label.key in known}
+    classes = class_names(named or known.values(), model, registry)
+    labels = check_labels(path, rows, known, classes, skip_unknown=skip_unknown)
+    new = [label for label in labels if latest.get((*label.key, label.labeller)) != label.label]
+    if new:
+        captures.say_together(new)
+    return len(new), len(labels) - len(new)
+
+
+def export_table(captures: Captures, path: Path) -> int:
+    """Writes each labeller's latest statement about each answer; the number of rows."""
+    latest: dict[tuple[str, int, str], Label] = {}
+    for label in captures.labels():
+        latest[(*label.key, label.labeller)] = label
+    stated = [label for label in latest.values() if label.label is not None]
+    known = {row.key: row for row in captures.rows()}
+    rows: list[dict[str, Any]] = []
+    for label in sorted(stated, key=lambda one: (*one.key, one.labeller)):
+        row = known.get(label.key)
+        rows.append(
+            {
+                **{name: getattr(label, name) for name in COLUMNS[:6]},
+                "answer": None if row is None else row.answer,
+                "model": None if row is None else row.model_version,
+            }
+        )
+    write_table(path, rows, COLUMNS)
+    return len(rows)
+
+
+def main(arguments: Sequence[str], console: Console) -> int:
+    """Entry point of the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        captures = Captures(open_store(options.captures or usual_location()))
+        code: int = options.handler(captures, options, console)
+        return code
+    except (LabelsError, ArtifactError, StoreError) as exc:
+        console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
+        return BAD_INPUT
+
+
+def labeller_name(text: str) -> str:
+    """Type of an option that names a labeller."""
+    try:
+        return msgspec.convert(text, Labeller)
+    except msgspec.ValidationError:
+        raise argparse.ArgumentTypeError(
+            f"expected lower-case letters, digits, '.', '_' and '-', at most 40, got {text!r}"
+        ) from None
+
+
+def _import(captures: Captures, options: argparse.Namespace, console: Console) -> int:
+    new, known = import_table(
+        captures,
+        user_path(options.file),
+        labeller=options.labeller,
+        model=options.model,
+        registry=options.registry,
+        skip_unknown=options.skip_unknown,
+    )
+    console.print(
+        f"{new:,} labels imported, {known:,} said before: {captures.store.url}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _export(captures: Captures, options: argparse.Namespace, console: Console) -> int:
+    path = user_path(options.out)
+    count = export_table(captures, path)
+    console.print(f"{count:,} labels: {path}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _forget(captures: Captures, options: argparse.Namespace, console: Console) -> int:
+    # Lightning is behind it, for which the other commands need not wait.
+    from ml.data.captured import forget_packed
+
+    request_id = options.request_id.lower()
+    count = captures.forget(request_id)
+    packed = forget_packed(request_id)
+    texts = [f"{count:,} captured answers of {request_id} deleted, with their labels"]
+    texts += [f"deleted, since it held one of them: {folder}" for folder in packed]
+    texts += ["Models that were trained on it keep what they learnt."] if packed else []
+    console.print("\n".join(texts), markup=False, highlight=False, soft_wrap=True)
+    return 0 if count or packed else NOT_THERE
+
+
+def _status(captures: Captures, options: argparse.Namespace, console: Console) -> int:
+    found = status(captures)
+    if options.json:
+        console.file.write(json.dumps(asdict(found), indent=2) + "\n")
+        return 0
+    table = Table(title=f"Captured answers in {captures.store.url}", title_justify="left")
+    table.add_column("what")
+    table.add_column("how many", justify="right")
+    spans = "" if found.first is None else f", {_day(found.first)} to {_day(found.last)}"
+    table.add_row(f"captured{spans}", f"{found.captured:,}")
+    for version, count in found.versions.items():
+        table.add_row(f"  by model {version[:12]}", f"{count:,}")
+    table.add_row("labelled", f"{found.labelled:,}")
+    table.add_row("  drawn by chance, which estimates count", f"{found.drawn:,}")
+    table.add_row("  without a majority among their labellers", f"{found.disagreed:,}")
+    for name, count in found.labels.items():
+        table.add_row(f"  {name}", f"{count:,}")
+    for name, count in found.labellers.items():
+        table.add_row(f"by {name}", f"{count:,}")
+    for pair in found.agreement:
+        kappa = "" if pair.kappa is None else f", Cohen's kappa {pair.kappa:.2f}"
+        table.add_row(
+            f"{pair.one} and {pair.other} alike{kappa}", f"{pair.same:,} of {pair.both:,}"
+        )
+    console.print(table, markup=False)
+    return 0
+
+
+def _day(at: float | None) -> str:
+    return datetime.fromtimestamp(at or 0.0, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def add_captures(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that reads captured answers."""
+    parser.add_argument(
+        "--captures",
+        metavar="URL",
+        help="a folder or s3://bucket/prefix (default: KILN_CAPTURE, else .kiln/captures)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="FILE",
+        help="a model.onnx or run folder with the class names (default: the models that answered, "
+        "from the registry)",
+    )
+    parser.add_argument(
+        "--registry", metavar="URL", help="where models are looked for (default: KILN_REGISTRY)"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bazel run //ml:labels --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, handler, text in (
+        ("import", _import, "take over labels of a CSV or Parquet file: all of it or nothing"),
+        ("export", _export, "write all labels to a CSV or Parquet file"),
+        ("status", _status, "count what is captured and labelled"),
+        ("forget", _forget, "delete what was kept of a request, its labels, packed datasets"),
+    ):
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:])
+        command.set_defaults(handler=handler)
+        add_captures(command)
+        if name == "import":
+            command.add_argument("file", metavar="FILE", help="*.csv or *.parquet")
+            command.add_argument(
+                "--labeller",
+                type=labeller_name,
+                default="import",
+                metavar="NAME",
+                help="of rows that name none (default: %(default)s)",
+            )
+            command.add_argument(
+                "--skip-unknown",
+                action="store_true",
+                help="leave out rows of answers that are not captured, as those deleted by now",
+            )
+        elif name == "export":
+            command.add_argument("--out", default="labels.csv", help="default: %(default)s")
+        elif name == "status":
+            command.add_argument("--json", action="store_true", help="one JSON document")
+        else:
+            command.add_argument("request_id", metavar="REQUEST_ID")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], terminal()))

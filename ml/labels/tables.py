@@ -1,0 +1,192 @@
+"""Labels in CSV and Parquet files: one statement a row, read whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from common.captures import Label
+from common.files import write_whole
+
+TABLES = (".csv", ".parquet")
+REQUIRED = ("request_id", "label")
+OPTIONAL = ("index", "labeller")
+_LISTED = 10  # of many problems
+_EXPECTED = {
+    "request_id": "32 hexadecimal digits, as the answer's request_id",
+    "index": "a whole number from 0 to 9999",
+    "label": "the name of a class",
+    "labeller": "lower-case letters, digits, '.', '_' and '-', at most 40",
+}
+
+
+class LabelsError(ValueError):
+    """Labels that cannot be taken; the message names the file, the rows and the columns."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A statement of a file, and the number of its row as programs for tables show it."""
+
+    number: int
+    label: Label
+
+
+def read_table(path: Path, labeller: str, now: float) -> list[Row]:
+    """The statements of a file, in its order; several equal ones are one.
+
+    Args:
+        labeller: of rows that name none.
+        now: when they are said.
+
+    Raises:
+        LabelsError: it cannot be read, lacks a column, or a row is wrong: nothing of it counts.
+    """
+    found: dict[tuple[str, int, str], Row] = {}
+    problems = []
+    for number, row in _rows(path):
+        try:
+            label = _statement(row, labeller, now)
+        except LabelsError as exc:
+            problems.append(f"row {number}, {exc}")
+            continue
+        earlier = found.setdefault((*label.key, label.labeller), Row(number, label))
+        if earlier.label.label != label.label:
+            problems.append(
+                f"row {number}, column label: {label.labeller} says {label.label!r} here and "
+                f"{earlier.label.label!r} in row {earlier.number}"
+            )
+    refuse(path, problems)
+    return list(found.values())
+
+
+def check_labels(
+    path: Path,
+    rows: Sequence[Row],
+    known: Mapping[tuple[str, int], Any],
+    classes: Sequence[str],
+    *,
+    skip_unknown: bool = False,
+) -> list[Label]:
+    """The labels, if each is of a captured answer and names a class.
+
+    Args:
+        known: captured answers by their key.
+        skip_unknown: leaves out labels of answers that were not captured, or are deleted by now.
+
+    Raises:
+        LabelsError: naming the rows.
+    """
+    kept, problems, expected = [], [], set(classes)
+    for row in rows:
+        label = row.label
+        if label.label not in expected:
+            problems.append(
+                f"row {row.number}, column label: {label.label!r} is none of the classes "
+                f"{', '.join(classes[:20])}{', …' if len(classes) > 20 else ''}"
+            )
+        elif label.key in known:
+            kept.append(label)
+        elif not skip_unknown:
+            problems.append(
+                f"row {row.number}, column request_id: no captured answer has {label.request_id} "
+                f"and index {label.index} (--skip-unknown leaves such rows out)"
+            )
+    refuse(path, problems)
+    return kept
+
+
+def refuse(path: Path, problems: Sequence[str]) -> None:
+    """Raises a LabelsError that lists the problems, if there are any."""
+    if not problems:
+        return
+    more = [f"… and {len(problems) - _LISTED:,} more"] if len(problems) > _LISTED else []
+    raise LabelsError("\n".join([f"{path} cannot be imported:", *problems[:_LISTED], *more]))
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Writes rows as CSV or Parquet, by the file's name.
+
+    Raises:
+        LabelsError: it has another ending.
+    """
+    _check_ending(path)
+    if path.suffix.lower() == ".csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(path, text.getvalue())
+        return
+    import pyarrow as pa  # a third of a second that the other commands need not wait
+    from pyarrow import parquet
+
+    buffer = io.BytesIO()
+    table = pa.table({name: [row[name] for row in rows] for name in columns})
+    parquet.write_table(table, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def _statement(row: Mapping[str, Any], labeller: str, now: float) -> Label:
+    values = {name: row.get(name) for name in (*REQUIRED, *OPTIONAL)}
+    values["request_id"] = _text(values["request_id"]).lower()
+    values["label"] = _text(values["label"])
+    values["labeller"] = _text(values["labeller"]) or labeller
+    index = _text(values["index"]) or "0"
+    values["index"] = int(index) if index.isascii() and index.isdigit() else index
+    for name in ("label", "request_id"):
+        if not values[name]:
+            raise LabelsError(f"column {name}: it is empty, expected {_EXPECTED[name]}")
+    try:
+        return msgspec.convert({**values, "time": now}, Label)
+    except msgspec.ValidationError as exc:
+        found = re.search(r"\$\.(\w+)", str(exc))
+        name = found[1] if found else "label"
+        raise LabelsError(
+            f"column {name}: {str(values[name])!r}, expected {_EXPECTED[name]}"
+        ) from None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():  # a Parquet column with gaps
+        value = int(value)
+    return "" if value is None else str(value).strip()
+
+
+def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    """Rows as the file's own program numbers them: those of a CSV file below its header line."""
+    _check_ending(path)
+    try:
+        if path.suffix.lower() == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file, strict=True)
+                columns, rows = list(reader.fieldnames or ()), list(reader)
+            first = 2
+        else:
+            from pyarrow import parquet
+
+            table = parquet.read_table(path)
+            columns, rows, first = table.column_names, table.to_pylist(), 1
+    except (OSError, ValueError, csv.Error) as exc:  # Arrow's errors are ValueErrors or OSErrors
+        raise LabelsError(f"{path} cannot be read: {exc}") from exc
+    columns = [name.strip() for name in columns]
+    if missing := [name for name in REQUIRED if name not in columns]:
+        raise LabelsError(
+            f"{path} has the columns {', '.join(columns) or 'none'}: {' and '.join(missing)} "
+            f"is missing, {' and '.join(OPTIONAL)} may be there"
+        )
+    return enumerate(
+        ({(name or "").strip(): value for name, value in row.items()} for row in rows), first
+    )
+
+
+def _check_ending(path: Path) -> None:
+    if path.suffix.lower() not in TABLES:
+        raise LabelsError(f"{path} ends in {path.suffix or 'nothing'}: expected .csv or .parquet")
