@@ -28,9 +28,10 @@ logger = logging.getLogger(__name__)
 
 ROWS, AGE_S = 500, 60.0  # of a batch
 _BATCH_BYTES = 2 << 20  # of pixels
-_MOST_BYTES = 8 << 20  # in memory, all together: pixels that wait, and batches
+_MOST_BYTES = 4 << 20  # in memory, all together: pixels that wait, and batches
 _ROW_BYTES = 1_000  # that a row takes beside its pixels, about
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0  # behind a write that failed
+_END_S = 1.0  # for a thread to notice that it is not needed any more
 _SPREAD = 0.25  # of a pause, by chance: many processes wait for the same store
 
 # Why an answer that was drawn is not kept.
@@ -91,14 +92,20 @@ class Recorder:
         self._share, self._unsure, self._highest = share, unsure, max(share, unsure)
         self._batch_rows, self.age_s, self._by_itself = rows, age_s, by_itself
         self.index = AnswerIndex()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
         self.renew()
 
     def renew(self) -> None:
         """Starts empty and under a new name, as a copy of the process must."""
+        thread, self._thread = self._thread, None
+        if thread is not None and thread.is_alive():  # in a fork it is not
+            with self._changed:
+                self._changed.notify_all()
+            thread.join(_END_S)
         self._store = self.open_store()
         self._writer, self._number = os.urandom(8).hex(), 0
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()  # that of the original may have been held
         self._is_closed = self._is_asked = False
         self._staged: list[_Row] = []
         self._staged_bytes = self._bytes = 0
@@ -196,7 +203,8 @@ class Recorder:
                 self._changed.notify_all()
 
     def _start(self) -> None:
-        if self._thread is None and not self._is_closed:
+        is_there = self._thread is not None and self._thread.is_alive()
+        if not (is_there or self._is_closed):
             self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
             self._thread.start()
 
