@@ -65,6 +65,7 @@ def _model(catalogue: Catalogue) -> list[dict[str, Any]]:
         _graph("Class mix", [_search(catalogue["kiln.predictions"], "Sum")], stacked=True),
         _graph("Confidence, mean", [_search(catalogue["kiln.confidence"], "Average")]),
         _graph("Drift alarm by window", [_search(catalogue["kiln.drift.alarm"], "Maximum")]),
+        _graph("Headroom of live accuracy", [_anywhere(catalogue["kiln.model.accuracy.headroom"])]),
     ]
 
 

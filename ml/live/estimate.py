@@ -87,7 +87,14 @@ def own_confidence(probabilities: Any, calibration_error: float = 0.0) -> Belief
     return Belief(right, np.empty((0, len(right))), bias=calibration_error)
 
 
-def estimate(probabilities: Any, belief: Belief, kept: Any = 1.0, level: float = LEVEL) -> Estimate:
+def estimate(
+    probabilities: Any,
+    belief: Belief,
+    kept: Any = 1.0,
+    level: float = LEVEL,
+    *,
+    classes: bool = True,
+) -> Estimate:
     """What to expect of the traffic from which N answers were kept.
 
     The interval holds what chance does to labels, what chance kept, and what is not known of the
@@ -97,6 +104,7 @@ def estimate(probabilities: Any, belief: Belief, kept: Any = 1.0, level: float =
         probabilities: (N, K), N >= 1.
         belief: of these N answers.
         kept: (N,), the chance that each had of being kept.
+        classes: with the rates of each class.
 
     Raises:
         ValueError: shapes disagree, nothing to estimate from, or a chance outside 0..1.
@@ -117,7 +125,7 @@ def estimate(probabilities: Any, belief: Belief, kept: Any = 1.0, level: float =
     one = np.ones(len(p))
     confusion = (truth * sums.weights[:, None]).T @ said / sums.weights.sum()
     rates = []
-    for k in range(p.shape[1]):
+    for k in range(p.shape[1] if classes else 0):
         rest = truth[:, k] / np.maximum(1 - belief.right, 1e-9)
         members = np.where(said[:, k] > 0, belief.members, rest * (1 - belief.members))
         rates.append(

@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from common.files import user_path, write_whole
 from common.model.signature import SUFFIX, SignatureError
+from ml.live.summary import read_summaries
 from ml.registry import tables
 from ml.registry.explanation import explain
 from ml.registry.ledger import REFUSED, Gate, GateLimits, Record, RegistryError
@@ -173,14 +174,19 @@ def list_versions(
     """Lists all versions, newest first."""
     manifests, aliases = registry.versions.manifests(), registry.state().aliases
     where = registry.store.url
+    live = read_summaries(manifest.version for manifest in manifests)
 
     def show(console: Console) -> None:
         if manifests:
-            tables.print_versions(manifests, aliases, where, console)
+            tables.print_versions(manifests, aliases, live, where, console)
         else:
             lines(f"No versions in {escape(where)} yet: register runs/<folder>")(console)
 
-    listed = [manifest.as_dict() for manifest in reversed(manifests)]
+    listed = [
+        manifest.as_dict()
+        | {"live": asdict(live[manifest.version]) if manifest.version in live else None}
+        for manifest in reversed(manifests)
+    ]
     return CommandResult(show, {"registry": where, "aliases": dict(aliases), "versions": listed})
 
 

@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.model.signature import PublicKey, SignatureError
+from ml.live.summary import Summary, read_summaries
 from ml.registry.ledger import Record, RegistryError
 from ml.registry.registry import Registry
 from ml.registry.signing import check
@@ -86,6 +87,7 @@ class Explanation:
         records: of the ledger that name it or an image with it, oldest first.
         parents: manifests of what it was made from, where they are registered.
         commit: subject, author and date, if this machine's repository has the commit.
+        live: what //ml:live last measured on this machine.
     """
 
     asked: tuple[str, ...]
@@ -96,6 +98,7 @@ class Explanation:
     records: tuple[Record, ...]
     parents: Mapping[str, Manifest | None]
     commit: str | None
+    live: Summary | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The explanation as JSON-ready values."""
@@ -108,6 +111,7 @@ class Explanation:
                 {"digest": image.digest, "linked": vars(image.linked)} for image in self.images
             ],
             "commit": self.commit,
+            "live": asdict(self.live) if self.live else None,
             "manifest": self.manifest.as_dict(),
             "history": [record.as_dict() for record in self.records],
         }
@@ -157,6 +161,7 @@ def explain(
         ),
         parents={p.version: registry.versions.find(p.version) for p in manifest.lineage.parents},
         commit=describe_commit(manifest.git_revision),
+        live=read_summaries([version]).get(version),
     )
 
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from ml.live.summary import Summary
 from ml.registry.explanation import Explanation
 from ml.registry.ledger import Gate, Record
 from ml.registry.registry import Inspection
@@ -34,13 +35,17 @@ def size(number: int) -> str:
 
 
 def print_versions(
-    manifests: Sequence[Manifest], aliases: Mapping[str, str], where: str, console: Console
+    manifests: Sequence[Manifest],
+    aliases: Mapping[str, str],
+    live: Mapping[str, Summary],
+    where: str,
+    console: Console,
 ) -> None:
-    """Prints one row per version, newest first."""
+    """Prints one row per version, newest first; `live` is what //ml:live last measured."""
     table = Table(title=f"{len(manifests)} versions in {escape(where)}", title_justify="left")
     for name in ("version", "name", "aliases"):
         table.add_column(name, overflow="fold")
-    for name in ("accuracy", "calibration", "size"):
+    for name in ("accuracy", *(["live"] if live else []), "calibration", "size"):
         table.add_column(name, justify="right")
     for name in ("bits", "commit", "registered"):
         table.add_column(name)
@@ -51,6 +56,7 @@ def print_versions(
             escape(manifest.name),
             f"[bold green]{escape(', '.join(here))}[/]" if here else "",
             f"{manifest.test.accuracy:.2%}",
+            *([_live(live.get(manifest.version))] if live else []),
             f"{manifest.test.calibration_error:.4f}",
             size(manifest.file.size),
             "fp32" if manifest.quantisation == "none" else manifest.quantisation,
@@ -58,6 +64,12 @@ def print_versions(
             age(manifest.registered.when),
         )
     console.print(table)
+
+
+def _live(found: Summary | None) -> str:
+    if found is None:
+        return "–"
+    return f"[red]{found.text}[/]" if found.says == "below the promise" else found.text
 
 
 def print_gates(gates: Sequence[Gate], console: Console) -> None:
@@ -131,6 +143,8 @@ def print_explanation(found: Explanation, console: Console, *, whole: bool) -> N
         f"accuracy {test.accuracy:.2%}, macro F1 {test.macro_f1:.4f}, loss {test.loss:.4f}, "
         f"calibration error {test.calibration_error:.4f}"
     )
+    if found.live:
+        _live_quality(tree.add("[bold]live quality[/]"), found.live)
     decisions = tree.add("[bold]decisions[/]" if found.records else "[bold]no decision yet[/]")
     for record in found.records:
         _decision(decisions, record, whole=whole)
@@ -169,6 +183,20 @@ def age(when: str) -> str:
 def _facts(tree: Tree, facts: Mapping[str, str]) -> None:
     for name, value in facts.items():
         tree.add(f"{escape(name)}: {escape(value)}")
+
+
+def _live_quality(tree: Tree, live: Summary) -> None:
+    when = datetime.fromtimestamp(live.made, UTC)
+    how = "recalibrated" if live.recalibrated else "by its own confidence"
+    kinds = {f"expected without labels, {how}": live.expected}
+    if live.labelled:
+        kinds["by labels, whoever labelled chose" if live.chosen else "by labels"] = live.labelled
+    for name, share in kinds.items():
+        tree.add(f"{name}: {share.text} of {share.rows:,} answers")
+    promise = "" if live.promise is None else f", promise {live.promise:.2%}"
+    tree.add(f"{live.says}{promise}, measured {age(when.isoformat())}")
+    if live.drifted:
+        tree.add(f"drifted: {', '.join(live.drifted)}")
 
 
 def _parent(version: str, found: Explanation) -> str:

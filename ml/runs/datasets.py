@@ -14,10 +14,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from ml.artifact.evaluation import Labelled
-from ml.data.cifar10 import CLASSES, IMAGE_SHAPE, DatasetError, dataset_digest, locate, read_records
+from ml.data.cifar10 import (
+    CLASSES,
+    IMAGE_SHAPE,
+    DatasetError,
+    dataset_digest,
+    locate,
+    read_records,
+    stratified_split,
+)
 from ml.data.cifar10_pin import read_pin
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 
@@ -53,7 +62,8 @@ class Dataset:
     Attributes:
         name: for people.
         image_size: height and width in pixels.
-        read: `train` or `test`, whole and in its own order.
+        read: `train` or `test`, whole and in its own order; `validation`, the part of `train` that
+            the configuration sets aside.
         mirrored: whether an image seen in a mirror is taught to be of the same class.
     """
 
@@ -132,19 +142,36 @@ def cifar10(config: DictConfig | None = None) -> Dataset:
     height, width = IMAGE_SHAPE[1:]
 
     def read(part: str) -> Labelled:
-        records = read_records((Path(named) if named else locate()) / f"{part}.bin")
-        return Labelled(np.ascontiguousarray(records.images.transpose(0, 2, 3, 1)), records.labels)
+        name = "train" if part == "validation" else part
+        records = read_records((Path(named) if named else locate()) / f"{name}.bin")
+        images, labels = records.images.transpose(0, 2, 3, 1), records.labels
+        if part == "validation":
+            chosen = _validation(labels, config)
+            images, labels = images[chosen], labels[chosen]
+        return Labelled(np.ascontiguousarray(images), labels)
 
     # What lies in the usual places was compared with the pin when it was put there.
     digest = read_pin().digest if is_pinned else dataset_digest(Path(named) if named else locate())
     return Dataset("CIFAR-10", CLASSES, (height, width), digest, read, _is_mirrored(config))
 
 
+def _validation(labels: NDArray[np.int64], config: DictConfig | None) -> NDArray[np.int64]:
+    """Which images the training of a configuration set aside."""
+    size = OmegaConf.select(config, "data.validation_size") if config is not None else None
+    if not size:
+        raise UnavailableDataset(
+            "nobody knows which images were set aside for validation: the model's configuration is "
+            "not at hand; name its run folder, or register that"
+        )
+    assert config is not None
+    return stratified_split(labels, size, int(config.data.seed))[1]
+
+
 def _own(config: DictConfig, target: str) -> Dataset:
     """A dataset of the user's, through its data module."""
     # Lightning is behind it, for which CIFAR-10 need not wait.
     from ml.data.checks import open_data
-    from ml.runs.loading import labelled_test, labelled_train
+    from ml.runs.loading import labelled_test, labelled_train, labelled_validation
 
     try:
         data = open_data(config)
@@ -156,12 +183,13 @@ def _own(config: DictConfig, target: str) -> Dataset:
             f"the dataset {target} cannot be opened ({type(cause).__name__}: {why}): its module "
             "must be on PYTHONPATH as it was in training, and its files in data.folder"
         ) from exc
+    read = {"train": labelled_train, "validation": labelled_validation, "test": labelled_test}
     return Dataset(
         target.rpartition(".")[2],
         tuple(data.classes),
         tuple(data.image_size),
         digest,
-        lambda part: (labelled_test if part == "test" else labelled_train)(data),
+        lambda part: read[part](data),
         _is_mirrored(config),
     )
 

@@ -143,6 +143,11 @@ def labelled_train(data: Any) -> Labelled:
     )
 
 
+def labelled_validation(data: Any) -> Labelled:
+    """The images that training set aside."""
+    return _labelled(data.validation_images())
+
+
 def _labelled(images: Any) -> Labelled:
     pixels = images.pixels
     shown = _channels_last(pixels) if isinstance(pixels, Tensor) else pixels  # stay on disk

@@ -155,6 +155,11 @@ CASES: list[Case] = [
         ("rolled back", {"kiln_release_verdict_ratio": "0x15 -1x15"}),
         ("held, then promoted", {"kiln_release_verdict_ratio": "0x15 1x15"}),
     ),
+    *_of(
+        "AccuracyBelowPromise",
+        ("a point below", {"kiln_model_accuracy_headroom_ratio": "-0.01x30"}),
+        ("below, then not", {"kiln_model_accuracy_headroom_ratio": "-0.01x10 0.01 -0.01x18"}),
+    ),
     *_of("GoldenAccuracyLow", ("89 %", _golden("0.89x30")), ("90 %", _golden("0.9x30"))),
     *_of(
         "MachineBusy",

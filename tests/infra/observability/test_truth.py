@@ -119,16 +119,16 @@ def _post(url: str, body: bytes) -> None:
 
 @contextmanager
 def _release_metrics(stack: Stack) -> Iterator[None]:
-    """As infra/release sends them, by their names and units in the catalogue."""
+    """As infra/release and ml/live send them, by their names and units in the catalogue."""
     exporter = OTLPMetricExporter(f"{stack.otlp}/v1/metrics")
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=1000)
     provider = MeterProvider([reader])
     values = {"step": 2.0, "candidate_weight": 0.1, "verdict": 0.0}
     for metric in CATALOGUE.metrics:
-        if metric.owner == "release":
-            gauge = provider.get_meter("release").create_gauge(metric.name, metric.unit)
+        if metric.owner in ("release", "live"):
+            gauge = provider.get_meter(metric.owner).create_gauge(metric.name, metric.unit)
             last = metric.name.rpartition(".")[2]
-            gauge.set(values.get(last, 0.94), {"faas.version": "7"} if metric.labels else {})
+            gauge.set(values.get(last, 0.94), dict.fromkeys(metric.labels, "7"))
     try:
         yield
     finally:

@@ -1,0 +1,295 @@
+"""How close the expected accuracy comes to the true one, with and without recalibration.
+
+Test images are corrupted as in CIFAR-10-C (`ml/drift/corruptions.py`), which the recalibration has
+not seen: it comes from the model's validation images and other shifts (`ml/live/shifts.py`). One
+stream for each corruption and severity gives the errors, also where the recalibration never saw a
+shift of that kind. Many streams drawn from clean and from mildly changed images give the share of
+intervals that hold the truth. Writes a table and JSON; takes a quarter of an hour on two cores.
+
+  bazel run //ml/live:expectation
+  bazel run //ml/live:expectation -- --images 600 --streams 100     # a quick look
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from common.captures import sampling_probability
+from common.files import user_path, write_whole
+from common.model.drift import DEFAULT_LIMITS, compare
+from common.terminal import Progress, terminal
+from ml.artifact.artifact import ArtifactError
+from ml.artifact.drift_reference import measured
+from ml.artifact.evaluation import Labelled
+from ml.data.cifar10 import DatasetError
+from ml.drift.corruptions import CORRUPTIONS, corrupt
+from ml.drift.observed import counted
+from ml.live.estimate import Belief, estimate, own_confidence
+from ml.live.models import Model, open_model
+from ml.live.recalibration import Recalibration, Rows, answered, features, fit
+from ml.live.shifts import SHIFTS
+from ml.runs.inputs import count, model_path
+
+Floats = NDArray[np.float64]
+SEVERITIES = (1, 2, 3)
+# The kind of shift that a corruption is of.
+KINDS = {
+    "gaussian_noise": "noise",
+    "shot_noise": "noise",
+    "gaussian_blur": "blur",
+    "motion_blur": "blur",
+    "contrast": "contrast",
+    "brightness": "exposure",
+    "jpeg": "compression",
+}
+BENIGN = tuple(f"{kind}:1" for kind in CORRUPTIONS if KINDS[kind] != "noise")
+_SHARE, _UNSURE = 0.1, 1.0  # of capture, for the streams that are a sample
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers to test images under one condition."""
+
+    probabilities: Floats
+    features: Floats
+    right: Floats
+    drifted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Error:
+    """One stream: the true accuracy and what was expected; errors are expected less true."""
+
+    condition: str
+    accuracy: float
+    plain: float
+    expected: float
+    low: float
+    high: float
+    unseen: float  # expected by a fit without shifts of that kind
+    drifted: bool
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The share of streams whose interval holds the truth."""
+
+    condition: str
+    streams: int
+    plain: float
+    recalibrated: float
+    sampled: float  # of answers that were kept by chance, unsure ones more often
+
+
+def main(arguments: Sequence[str], console: Console) -> int:
+    """Answers, fits, counts, prints, writes; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        model = open_model(model_path(options.model or str(_INT8)), options.threads)
+        with Progress("reading", console=Console(stderr=True)) as progress:
+            rows = answered(model.artifact, model.held_out(), progress)
+            progress.begin("fitting")
+            whole = fit(model.version, rows)
+            fits = {name: _without(model.version, rows, name) for name in SHIFTS}
+            errors, coverages = _measure(model, whole, fits, options, progress)
+    except (ArtifactError, DatasetError, OSError) as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    _print(errors, coverages, console)
+    path = user_path(options.out)
+    write_whole(path, json.dumps(_as_dict(whole, errors, coverages), indent=2) + "\n")
+    console.print(str(path), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _without(version: str, rows: Rows, kind: str) -> Recalibration:
+    return fit(version, rows.where(~rows.kinds[:, list(SHIFTS).index(kind)]), doubts=False)
+
+
+def _measure(
+    model: Model,
+    whole: Recalibration,
+    fits: dict[str, Recalibration],
+    options: argparse.Namespace,
+    progress: Progress,
+) -> tuple[list[Error], list[Coverage]]:
+    test = model.test()
+    random = np.random.default_rng(options.seed)
+    order = random.permutation(len(test.labels))
+    conditions = ["clean", *(f"{kind}:{s}" for kind in CORRUPTIONS for s in SEVERITIES)]
+    errors, coverages = [], []
+    progress.begin("answering", len(conditions))
+    for condition in conditions:
+        many = condition in ("clean", *BENIGN)
+        chosen = order[: options.pool if many else options.images]
+        found = _answers(model, test, chosen, condition, options.seed)
+        first = _first(found, options.images)
+        unseen = whole if condition == "clean" else fits[KINDS[condition.partition(":")[0]]]
+        errors.append(_error(condition, first, model, whole, unseen))
+        if many:
+            size = min(options.images, len(chosen) // 2)
+            coverages.append(
+                _coverage(condition, found, model, whole, options.streams, size, random)
+            )
+        progress.advance()
+    return errors, coverages
+
+
+def _answers(
+    model: Model, test: Labelled, chosen: NDArray[np.int64], condition: str, seed: int
+) -> Answered:
+    images, artifact = test.images[chosen], model.artifact
+    if condition != "clean":
+        kind, severity = condition.split(":")
+        images = corrupt(images, kind, int(severity), seed)
+    p = artifact.predict(images).probabilities.astype(np.float64)
+    parts = [
+        features(artifact, images[i : i + 1000], p[i : i + 1000]) for i in range(0, len(p), 1000)
+    ]
+    reference = artifact.metadata.drift_reference
+    window = counted(reference, p.argmax(axis=1), measured(images, p))
+    return Answered(
+        p,
+        np.concatenate(parts),
+        (p.argmax(axis=1) == test.labels[chosen]).astype(float),
+        compare(reference, window, DEFAULT_LIMITS).drifted,
+    )
+
+
+def _first(found: Answered, size: int) -> Answered:
+    values = (found.probabilities[:size], found.features[:size], found.right[:size])
+    return Answered(*values, found.drifted)
+
+
+def _error(
+    condition: str, found: Answered, model: Model, whole: Recalibration, unseen: Recalibration
+) -> Error:
+    expected = estimate(found.probabilities, whole.belief(found.features)).accuracy
+    return Error(
+        condition,
+        accuracy=float(found.right.mean()),
+        plain=float(found.probabilities.max(axis=1).mean()),
+        expected=expected.value,
+        low=expected.low,
+        high=expected.high,
+        unseen=float(unseen.belief(found.features).right.mean()),
+        drifted=bool(found.drifted),
+    )
+
+
+def _coverage(
+    condition: str,
+    found: Answered,
+    model: Model,
+    whole: Recalibration,
+    streams: int,
+    size: int,
+    random: np.random.Generator,
+) -> Coverage:
+    """Streams of distinct images; those of different streams overlap."""
+    every = whole.belief(found.features)
+    own = own_confidence(
+        found.probabilities, model.artifact.metadata.test_metrics.calibration_error
+    )
+    kept = np.array([sampling_probability(p, _SHARE, _UNSURE) for p in found.probabilities])
+    held = np.zeros(3)
+    for _ in range(streams):
+        rows = random.choice(len(found.right), size, replace=False)
+        truth = found.right[rows].mean()
+        some = rows[random.random(size) < kept[rows]]
+        intervals = [
+            estimate(found.probabilities[rows], _of(own, rows, whole), classes=False).accuracy,
+            estimate(found.probabilities[rows], _of(every, rows, whole), classes=False).accuracy,
+            estimate(
+                found.probabilities[some], _of(every, some, whole), kept[some], classes=False
+            ).accuracy,
+        ]
+        held += [one.low <= truth <= one.high for one in intervals]
+    return Coverage(condition, streams, *(held / streams).tolist())
+
+
+def _of(belief: Belief, rows: NDArray[np.int64], whole: Recalibration) -> Belief:
+    """As if these answers alone had been seen."""
+    right = belief.right[rows]
+    doubt = whole.doubt_of(float(right.mean())) if belief.recalibrated else 0.0
+    return Belief(right, belief.members[:, rows], doubt, belief.bias, belief.recalibrated)
+
+
+def _print(errors: Sequence[Error], coverages: Sequence[Coverage], console: Console) -> None:
+    table = Table(title="Expected less true accuracy, points", title_justify="left")
+    for name in ("condition", "true %", "plain", "recalibrated", "kind unseen", "interval holds"):
+        table.add_column(name, justify="left" if name == "condition" else "right")
+    table.add_column("drift")
+    for one in errors:
+        table.add_row(
+            one.condition,
+            f"{100 * one.accuracy:.1f}",
+            *(f"{100 * (v - one.accuracy):+.1f}" for v in (one.plain, one.expected, one.unseen)),
+            "yes" if one.low <= one.accuracy <= one.high else "no",
+            "marked" if one.drifted else "–",
+        )
+    shown = [f"{100 * error:.2f}" for error in _means(errors).values()]
+    table.add_row("mean |error|, corrupted", "", *shown, "", "")
+    console.print(table)
+    table = Table(title="Share of intervals that hold the truth", title_justify="left")
+    for name in ("condition", "streams", "plain", "recalibrated", "of a sample"):
+        table.add_column(name, justify="left" if name == "condition" else "right")
+    for found in coverages:
+        shares = (found.plain, found.recalibrated, found.sampled)
+        table.add_row(found.condition, f"{found.streams:,}", *(f"{s:.1%}" for s in shares))
+    console.print(table)
+
+
+def _means(errors: Sequence[Error]) -> dict[str, float]:
+    corrupted = [one for one in errors if one.condition != "clean"]
+    return {
+        name: float(np.mean([abs(getattr(one, name) - one.accuracy) for one in corrupted]))
+        for name in ("plain", "expected", "unseen")
+    }
+
+
+def _as_dict(
+    whole: Recalibration, errors: Sequence[Error], coverages: Sequence[Coverage]
+) -> dict[str, Any]:
+    return {
+        "model_version": whole.version,
+        "validation_images": whole.images,
+        "doubt": whole.doubt,
+        "mean_absolute_error": _means(errors),
+        "errors": [asdict(one) for one in errors],
+        "coverage": [asdict(one) for one in coverages],
+    }
+
+
+_INT8 = model_path(None).with_name("model.int8.onnx")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="expectation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", help="model.onnx or a run folder (default: the bundled INT8 model)")
+    add("--images", type=count, default=3000, help="of a stream (%(default)s)")
+    add("--pool", type=count, default=10_000, help="that streams are drawn from (%(default)s)")
+    add("--streams", type=count, default=1000, help="for the intervals (%(default)s)")
+    add("--seed", type=int, default=0)
+    add("--threads", type=int, default=0, help="of the model (0: one a core)")
+    add("--out", default="live-expectation.json", help="(%(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], terminal()))

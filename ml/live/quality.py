@@ -1,0 +1,259 @@
+"""Live quality of a model version: what is expected of its captured answers, what labels say and
+whether they drift, over time and together, beside what the model promises."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.captures import Capture, Verdict
+from common.model.artifact import Scores
+from common.model.drift import DEFAULT_LIMITS, compare
+from ml.artifact.drift_reference import measured
+from ml.drift.observed import counted
+from ml.live.estimate import Estimate, Interval, estimate, own_confidence
+from ml.live.labelled import LabelledAccuracy, labelled_accuracy, sample
+from ml.live.models import Model
+from ml.live.recalibration import Recalibration, features
+
+Floats = NDArray[np.float64]
+Says = Literal["fine", "below the promise", "nothing to judge by"]
+
+_WIDTHS_S = (600, 3600, 3 * 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
+_MOST_WINDOWS, _ROWS_OF_WINDOW = 48, 200  # rows: on average, at least
+_CHUNK = 500  # images that are decoded and answered together
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is at hand of a version that captures name."""
+
+    model: Model | None
+    recalibration: Recalibration | None
+    note: str = ""  # why there is no recalibration
+
+
+@dataclass
+class Seen:
+    """Captured answers of one version, without their images.
+
+    Attributes:
+        features: (N, F), if there is a recalibration.
+        signals: (N,) each, if there is a model.
+        unreadable: answers whose image is none, or of another size.
+    """
+
+    known: Known
+    rows: list[Capture] = field(default_factory=list)
+    features: Floats | None = None
+    signals: dict[str, Floats] = field(default_factory=dict)
+    unreadable: int = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A span of time; `drifted` names signals that are no longer like the reference."""
+
+    start: float
+    end: float
+    rows: int
+    expected: Estimate
+    labelled: LabelledAccuracy | None
+    drifted: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """All of it, for one version.
+
+    Attributes:
+        whole: all answers together.
+        promise: accuracy on the test images less a margin; None if the model is not at hand.
+        note: why the estimate is the model's own confidence, if it is.
+        unreadable: answers that were left out because of their image.
+    """
+
+    version: str
+    name: str
+    classes: tuple[str, ...]
+    test: Scores | None
+    promise: float | None
+    whole: Window
+    windows: tuple[Window, ...]
+    note: str
+    unreadable: int
+
+    @property
+    def interval(self) -> Interval:
+        """What the promise is compared with: labels that were drawn by chance say more than any
+        expectation, unless they are so few that it is the narrower one."""
+        labelled, expected = self.whole.labelled, self.whole.expected.accuracy
+        if labelled is None or labelled.chosen:
+            return expected
+        label = labelled.accuracy
+        return label if label.high - label.low < expected.high - expected.low else expected
+
+    @property
+    def says(self) -> Says:
+        """Below the promise if the whole interval is."""
+        if self.promise is None:
+            return "nothing to judge by"
+        return "below the promise" if self.interval.high < self.promise else "fine"
+
+
+def gather(
+    rows: Iterable[Capture], known: Callable[[str], Known], progress: Callable[[int], None]
+) -> dict[str, Seen]:
+    """Captured answers by version, measured chunk by chunk, so that few images are held at once."""
+    seen: dict[str, Seen] = {}
+    waiting: dict[str, list[Capture]] = {}
+    parts: dict[str, list[tuple[Floats | None, dict[str, Floats]]]] = {}
+
+    def measure(version: str) -> None:
+        chunk = waiting.pop(version, [])
+        if chunk:
+            parts.setdefault(version, []).append(_measure(seen[version], chunk))
+            progress(len(chunk))
+
+    for row in rows:
+        if row.model_version not in seen:
+            seen[row.model_version] = Seen(known(row.model_version))
+        waiting.setdefault(row.model_version, []).append(row)
+        if len(waiting[row.model_version]) == _CHUNK:
+            measure(row.model_version)
+    for version in list(waiting):
+        measure(version)
+    for version, found in parts.items():
+        if all(one[0] is not None for one in found):
+            seen[version].features = np.concatenate([one[0] for one in found])
+        seen[version].signals = {
+            name: np.concatenate([one[1][name] for one in found]) for name in found[0][1]
+        }
+    return {version: one for version, one in seen.items() if one.rows}
+
+
+def _measure(seen: Seen, chunk: list[Capture]) -> tuple[Floats | None, dict[str, Floats]]:
+    """Adds rows to what was seen; their features and signals."""
+    model = seen.known.model
+    if model is None:
+        seen.rows += [replace(row, image=b"") for row in chunk]
+        return None, {}
+    size, classes = model.artifact.metadata.input_size, len(model.artifact.metadata.classes)
+    pixels = [decode(row.image, size) for row in chunk]
+    good = [
+        number
+        for number, image in enumerate(pixels)
+        if image is not None and len(chunk[number].probabilities) == classes
+    ]
+    seen.unreadable += len(chunk) - len(good)
+    seen.rows += [replace(chunk[number], image=b"") for number in good]
+    images = np.array([pixels[number] for number in good], np.uint8).reshape(-1, *size, 3)
+    p = np.array([chunk[number].probabilities for number in good]).reshape(-1, classes)
+    if not good:
+        return (None, {})
+    found = features(model.artifact, images, p) if seen.known.recalibration else None
+    return found, measured(images, p)
+
+
+def decode(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """(H, W, 3) RGB of a captured image; None if it is none, or of another size."""
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return pixels if pixels.shape[:2] == size else None
+
+
+def quality(
+    version: str,
+    seen: Mapping[str, Seen],
+    verdicts: Mapping[tuple[str, int], Verdict],
+    margin: float,
+) -> Quality:
+    """What is to be said of one of the versions.
+
+    Args:
+        seen: of all versions, since a request id that was used twice names no answer.
+        margin: accuracy that may be lost against the test images.
+    """
+    mine = seen[version]
+    model = mine.known.model
+    metadata = model.artifact.metadata if model else None
+    rows = mine.rows
+    times = np.array([row.time for row in rows])
+    everyone = [row for one in seen.values() for row in one.rows]
+    classes = len(rows[0].probabilities)
+    names = metadata.classes if metadata else tuple(map(str, range(classes)))
+
+    def window(chosen: NDArray[np.int64], start: float, end: float) -> Window:
+        keys = {rows[i].key for i in chosen}
+        said = {key: verdict for key, verdict in verdicts.items() if key in keys}
+        return Window(
+            start,
+            end,
+            len(chosen),
+            _expected(mine, chosen),
+            labelled_accuracy(sample(everyone, said, version, names), classes),
+            _drifted(mine, chosen),
+        )
+
+    spans = _spans(times)
+    return Quality(
+        version=version,
+        name=metadata.name if metadata else "unknown model",
+        classes=names,
+        test=metadata.test_metrics if metadata else None,
+        promise=metadata.test_metrics.accuracy - margin if metadata else None,
+        whole=window(np.arange(len(rows)), float(times.min()), float(times.max())),
+        windows=tuple(
+            window(chosen, start, end)
+            for start, end in spans
+            if len(chosen := np.flatnonzero((times >= start) & (times < end)))
+        ),
+        note=mine.known.note,
+        unreadable=mine.unreadable,
+    )
+
+
+def _expected(seen: Seen, chosen: NDArray[np.int64]) -> Estimate:
+    p = np.array([seen.rows[i].probabilities for i in chosen])
+    kept = np.array([seen.rows[i].probability for i in chosen])
+    if seen.features is not None and seen.known.recalibration is not None:
+        belief = seen.known.recalibration.belief(seen.features[chosen])
+    else:
+        model = seen.known.model
+        error = model.artifact.metadata.test_metrics.calibration_error if model else 0.0
+        belief = own_confidence(p, error)
+    return estimate(p, belief, kept)
+
+
+def _drifted(seen: Seen, chosen: NDArray[np.int64]) -> tuple[str, ...]:
+    """Signals that left the reference. Unsure answers were kept more often; rows are dropped again
+    by chance until all had the same chance."""
+    if seen.known.model is None:
+        return ()
+    kept = np.array([seen.rows[i].probability for i in chosen])
+    random = np.random.default_rng(len(chosen))
+    even = chosen[random.random(len(chosen)) < kept.min() / kept]
+    answers = np.array([seen.rows[i].answer for i in even], np.int64)
+    reference = seen.known.model.artifact.metadata.drift_reference
+    signals = {name: values[even] for name, values in seen.signals.items()}
+    return compare(reference, counted(reference, answers, signals), DEFAULT_LIMITS).drifted
+
+
+def _spans(times: Floats) -> Sequence[tuple[float, float]]:
+    """Spans of one round length that hold all times."""
+    low, high = float(times.min()), float(times.max())
+    most = max(1, min(_MOST_WINDOWS, len(times) // _ROWS_OF_WINDOW))
+    width = next((w for w in _WIDTHS_S if (high - low) / w <= most), (high - low) / most)
+    first = low - low % width
+    number = int((high - first) // width) + 1
+    return [(first + i * width, first + (i + 1) * width) for i in range(number)]

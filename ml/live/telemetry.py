@@ -1,0 +1,107 @@
+"""The metrics `kiln.model.accuracy.*`: to a collector over OTLP, and to CloudWatch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ml.live.estimate import Interval
+from ml.live.quality import Quality
+
+NAMESPACE = "Kiln"
+_PREFIX = "kiln.model.accuracy."
+_TIMEOUT_S = 5
+_MOST = 1000  # values that CloudWatch takes at once
+
+
+class Gauge(NamedTuple):
+    """A value of the catalogue's, infra/observability/catalogue.toml."""
+
+    name: str
+    unit: str
+    value: float
+    attributes: dict[str, str]
+
+
+def gauges(found: Sequence[Quality]) -> list[Gauge]:
+    """Of each version, and the headroom of the first, the one that answered last."""
+    values = [gauge for one in found for gauge in _of_version(one)]
+    if found and (promise := found[0].promise) is not None:
+        values.append(Gauge(f"{_PREFIX}headroom", "1", found[0].interval.high - promise, {}))
+    return values
+
+
+def _of_version(one: Quality) -> list[Gauge]:
+    version = {"kiln.model.version": one.version}
+    values = _of_rate("expected", one.whole.expected.accuracy, one.whole.rows, version)
+    if labelled := one.whole.labelled:
+        values += _of_rate("labelled", labelled.accuracy, labelled.rows, version)
+    if one.promise is not None:
+        values.append(Gauge(f"{_PREFIX}promised", "1", one.promise, version))
+    return values
+
+
+def _of_rate(kind: str, rate: Interval, rows: int, version: dict[str, str]) -> list[Gauge]:
+    bounds = {"value": rate.value, "low": rate.low, "high": rate.high}
+    values = [
+        Gauge(f"{_PREFIX}{kind}", "1", value, version | {"bound": bound})
+        for bound, value in bounds.items()
+    ]
+    return [*values, Gauge(f"{_PREFIX}rows", "{answer}", float(rows), version | {"kind": kind})]
+
+
+def check_endpoint() -> None:
+    """Raises:
+    ValueError: OTEL_EXPORTER_OTLP_ENDPOINT is not set.
+    """
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        raise ValueError("--otlp needs OTEL_EXPORTER_OTLP_ENDPOINT, as http://127.0.0.1:4318")
+
+
+def export(found: Sequence[Quality]) -> bool:
+    """Sends them to OTEL_EXPORTER_OTLP_ENDPOINT; False if nobody took them."""
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.resources import Resource
+
+    exporter = OTLPMetricExporter(timeout=_TIMEOUT_S)
+    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=float("inf"))
+    resource = Resource.create({"service.name": _service()})
+    provider = MeterProvider(metric_readers=[reader], resource=resource)
+    meter = provider.get_meter("kiln.live")
+    instruments: dict[str, Any] = {}
+    for one in gauges(found):
+        if one.name not in instruments:
+            instruments[one.name] = meter.create_gauge(one.name, one.unit)
+        instruments[one.name].set(one.value, one.attributes)
+    done = provider.force_flush(_TIMEOUT_S * 1000)
+    provider.shutdown()
+    return bool(done)
+
+
+def put(found: Sequence[Quality], client: Any) -> None:
+    """Puts them into CloudWatch, where the alarm on the headroom looks for them."""
+    data = cloudwatch_data(found)
+    for start in range(0, len(data), _MOST):
+        client.put_metric_data(Namespace=NAMESPACE, MetricData=data[start : start + _MOST])
+
+
+def cloudwatch_data(found: Sequence[Quality]) -> list[dict[str, Any]]:
+    """As CloudWatch takes them; service.name is a dimension, as of what the service writes."""
+    return [
+        {
+            "MetricName": one.name,
+            "Value": one.value,
+            "Dimensions": [
+                {"Name": name, "Value": value}
+                for name, value in {"service.name": _service(), **one.attributes}.items()
+            ],
+        }
+        for one in gauges(found)
+    ]
+
+
+def _service() -> str:
+    return os.environ.get("OTEL_SERVICE_NAME", "kiln")
