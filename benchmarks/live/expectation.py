@@ -4,7 +4,8 @@ Test images are corrupted as in CIFAR-10-C (`ml/drift/corruptions.py`), which th
 not seen: it comes from the model's validation images and other shifts (`ml/live/shifts.py`). One
 stream for each corruption and severity gives the errors, also where the recalibration never saw a
 shift of that kind. Many streams drawn from clean and from mildly changed images give the share of
-intervals that hold the truth. Writes a table and JSON; takes a quarter of an hour on two cores.
+intervals that hold the truth. Writes a table and JSON. Answers are kept in the folder, from which
+a run that was killed continues; without them it takes a quarter of an hour on two cores.
 
   bazel run //ml/live:expectation
   bazel run //ml/live:expectation -- --images 600 --streams 100     # a quick look
@@ -13,11 +14,13 @@ intervals that hold the truth. Writes a table and JSON; takes a quarter of an ho
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +44,7 @@ from ml.live.shifts import SHIFTS
 from ml.runs.inputs import count, model_path
 
 Floats = NDArray[np.float64]
+_T = TypeVar("_T", Rows, "Answered")
 SEVERITIES = (1, 2, 3)
 # The kind of shift that a corruption is of.
 KINDS = {
@@ -63,7 +67,7 @@ class Answered:
     probabilities: Floats
     features: Floats
     right: Floats
-    drifted: tuple[str, ...]
+    drifted: NDArray[np.str_]  # signals
 
 
 @dataclass(frozen=True)
@@ -97,16 +101,21 @@ def main(arguments: Sequence[str], console: Console) -> int:
     try:
         model = open_model(model_path(options.model or str(_INT8)), options.threads)
         with Progress("reading", console=Console(stderr=True)) as progress:
-            rows = answered(model.artifact, model.held_out(), progress)
+            folder = user_path(options.out)
+            rows = _kept(
+                folder / "validation.npz",
+                Rows,
+                lambda: answered(model.artifact, model.held_out(), progress),
+            )
             progress.begin("fitting")
             whole = fit(model.version, rows)
             fits = {name: _without(model.version, rows, name) for name in SHIFTS}
-            errors, coverages = _measure(model, whole, fits, options, progress)
+            errors, coverages = _measure(model, whole, fits, options, folder, progress)
     except (ArtifactError, DatasetError, OSError) as exc:
         print(exc, file=sys.stderr)
         return 2
     _print(errors, coverages, console)
-    path = user_path(options.out)
+    path = folder / "expectation.json"
     write_whole(path, json.dumps(_as_dict(whole, errors, coverages), indent=2) + "\n")
     console.print(str(path), highlight=False, soft_wrap=True)
     return 0
@@ -121,26 +130,25 @@ def _measure(
     whole: Recalibration,
     fits: dict[str, Recalibration],
     options: argparse.Namespace,
+    folder: Path,
     progress: Progress,
 ) -> tuple[list[Error], list[Coverage]]:
     test = model.test()
     random = np.random.default_rng(options.seed)
-    order = random.permutation(len(test.labels))
+    order = random.permutation(len(test.labels))[: options.images]
     conditions = ["clean", *(f"{kind}:{s}" for kind in CORRUPTIONS for s in SEVERITIES)]
     errors, coverages = [], []
     progress.begin("answering", len(conditions))
     for condition in conditions:
-        many = condition in ("clean", *BENIGN)
-        chosen = order[: options.pool if many else options.images]
-        found = _answers(model, test, chosen, condition, options.seed)
-        first = _first(found, options.images)
+        found = _kept(
+            folder / f"{condition.replace(':', '-')}.npz",
+            Answered,
+            lambda name=condition: _answers(model, test, order, name, options.seed),
+        )
         unseen = whole if condition == "clean" else fits[KINDS[condition.partition(":")[0]]]
-        errors.append(_error(condition, first, model, whole, unseen))
-        if many:
-            size = min(options.images, len(chosen) // 2)
-            coverages.append(
-                _coverage(condition, found, model, whole, options.streams, size, random)
-            )
+        errors.append(_error(condition, found, model, whole, unseen))
+        if condition in ("clean", *BENIGN):
+            coverages.append(_coverage(condition, found, model, whole, options.streams, random))
         progress.advance()
     return errors, coverages
 
@@ -162,13 +170,20 @@ def _answers(
         p,
         np.concatenate(parts),
         (p.argmax(axis=1) == test.labels[chosen]).astype(float),
-        compare(reference, window, DEFAULT_LIMITS).drifted,
+        np.array(compare(reference, window, DEFAULT_LIMITS).drifted, np.str_),
     )
 
 
-def _first(found: Answered, size: int) -> Answered:
-    values = (found.probabilities[:size], found.features[:size], found.right[:size])
-    return Answered(*values, found.drifted)
+def _kept(path: Path, kind: Callable[..., _T], make: Callable[[], _T]) -> _T:
+    """The arrays in a file, or what is made and then kept there."""
+    if path.is_file():
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            return kind(*(file[name] for name in file.files))
+    made = make()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **vars(made))
+    write_whole(path, buffer.getvalue())
+    return made
 
 
 def _error(
@@ -183,7 +198,7 @@ def _error(
         low=expected.low,
         high=expected.high,
         unseen=float(unseen.belief(found.features).right.mean()),
-        drifted=bool(found.drifted),
+        drifted=bool(found.drifted.size),
     )
 
 
@@ -193,18 +208,17 @@ def _coverage(
     model: Model,
     whole: Recalibration,
     streams: int,
-    size: int,
     random: np.random.Generator,
 ) -> Coverage:
-    """Streams of distinct images; those of different streams overlap."""
+    """Streams as long as there are images, drawn from these with replacement."""
     every = whole.belief(found.features)
     own = own_confidence(
         found.probabilities, model.artifact.metadata.test_metrics.calibration_error
     )
     kept = np.array([sampling_probability(p, _SHARE, _UNSURE) for p in found.probabilities])
-    held = np.zeros(3)
+    held, size = np.zeros(3), len(found.right)
     for _ in range(streams):
-        rows = random.choice(len(found.right), size, replace=False)
+        rows = random.integers(size, size=size)
         truth = found.right[rows].mean()
         some = rows[random.random(size) < kept[rows]]
         intervals = [
@@ -283,11 +297,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", help="model.onnx or a run folder (default: the bundled INT8 model)")
     add("--images", type=count, default=3000, help="of a stream (%(default)s)")
-    add("--pool", type=count, default=10_000, help="that streams are drawn from (%(default)s)")
     add("--streams", type=count, default=1000, help="for the intervals (%(default)s)")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=0, help="of the model (0: one a core)")
-    add("--out", default="live-expectation.json", help="(%(default)s)")
+    add("--out", default="live-expectation", help="folder for answers and results (%(default)s)")
     return parser
 
 

@@ -55,7 +55,7 @@ def image_features(images: Images) -> Floats:
 def _image_features(images: Images) -> Floats:
     beyond = [(0, max(0, _SMALLEST - side)) for side in images.shape[1:3]]
     padded = np.pad(images, [(0, 0), *beyond, (0, 0)], mode="edge")
-    pixels = padded.astype(np.float32) / 255
+    pixels = padded.astype(np.float32) / np.float32(255)
     grey: Plane = pixels.mean(3, dtype=np.float32)
     chroma = pixels[..., 0] - pixels[..., 1]
     fine, coarse = _second_difference(grey), _second_difference(_halved(grey))

@@ -35,12 +35,13 @@ from common.terminal import Progress, terminal
 from ml.artifact.artifact import ArtifactError
 from ml.data.cifar10 import DatasetError
 from ml.data.fetch import FetchError
-from ml.live import summary, telemetry
+from ml.live import telemetry
 from ml.live.models import Model, find_model
 from ml.live.quality import Known, Quality, gather, quality
 from ml.live.recalibration import Recalibration, recalibrate
 from ml.live.report import as_dict, print_quality, summarised
 from ml.registry.ledger import RegistryError
+from ml.registry.live_summary import usual_folder, write_summary
 from ml.registry.registry import Registry, usual_location
 from ml.runs.inputs import model_path
 
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         print(f"{options.captures} holds no captured answer{span}", file=sys.stderr)
         return NOTHING
     for one in found:
-        summary.write_summary(summarised(one, time.time()), _folder(options))
+        write_summary(summarised(one, time.time()), _folder(options))
     if options.json:
         print(json.dumps([as_dict(one) for one in found], indent=2, allow_nan=False))
     else:
@@ -146,7 +147,7 @@ def recalibration_of(
 
 
 def _folder(options: argparse.Namespace) -> Path:
-    return user_path(options.cache) if options.cache else summary.usual_folder()
+    return user_path(options.cache) if options.cache else usual_folder()
 
 
 def usual_captures() -> str:

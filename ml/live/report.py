@@ -14,7 +14,7 @@ from rich.text import Text
 from ml.live.estimate import Interval
 from ml.live.labelled import LabelledAccuracy
 from ml.live.quality import Quality, Window
-from ml.live.summary import Share, Summary
+from ml.registry.live_summary import Share, Summary
 
 _STYLES = {"fine": "green", "below the promise": "bold red", "nothing to judge by": "yellow"}
 _MOST_CLASSES = 20  # rows of a table

@@ -38,7 +38,7 @@ def shifted(
     for number in range(len(images)):
         steps = random.choice(3, p=_SHARES)
         chosen = random.choice(allowed, min(steps, len(allowed)), replace=False)
-        pixels = images[number].astype(np.float32) / 255
+        pixels = images[number].astype(np.float32) / np.float32(255)
         for kind in chosen:
             pixels = SHIFTS[names[kind]](pixels, random)
         if len(chosen):
@@ -103,7 +103,7 @@ def _compression(pixels: Floats, random: np.random.Generator) -> Floats:
     image = Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8))
     quality, subsampling = int(random.integers(25, 96)), int(random.choice([0, 2]))
     image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
-    return np.asarray(Image.open(buffer).convert("RGB"), np.float32) / 255
+    return np.asarray(Image.open(buffer).convert("RGB"), np.float32) / np.float32(255)
 
 
 def _between(random: np.random.Generator, low: float, high: float) -> float:

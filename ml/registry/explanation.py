@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.model.signature import PublicKey, SignatureError
-from ml.live.summary import Summary, read_summaries
 from ml.registry.ledger import Record, RegistryError
+from ml.registry.live_summary import Summary, read_summaries
 from ml.registry.registry import Registry
 from ml.registry.signing import check
 from ml.registry.versions import PREFIX, Image, Manifest

@@ -18,8 +18,8 @@ from ml.artifact.artifact import Artifact
 from ml.artifact.evaluation import Labelled
 from ml.live import models, recalibration
 from ml.live.main import BAD_INPUT, BELOW, NOTHING, main
-from ml.live.summary import read_summary
 from ml.live.telemetry import cloudwatch_data
+from ml.registry.live_summary import read_summary
 from tests.ml.drift.tiny_artifact import CLASSES, scenes, write_tiny_artifact
 
 NOW = 1_790_000_000.0
@@ -153,7 +153,8 @@ def test_labels_tell_that_the_promise_is_broken(
     assert "<svg" in text
     assert " src=" not in text
     assert "<link" not in text
-    assert Image.open(picture).size[0] > 1000
+    with Image.open(picture) as image:
+        assert image.size[0] > 1000
     summary = read_summary(artifact.metadata.version, tmp_path / "cache")
     assert summary is not None
     assert summary.labelled is not None
