@@ -11,7 +11,8 @@ the result is kept. With labels it is measured.
   bazel run //ml:live -- --otlp             # metrics for OTEL_EXPORTER_OTLP_ENDPOINT
 
 Exit codes: 0 the version that answered last keeps its promise, or nobody knows it; 3 the whole
-interval of its accuracy is below the promise; 4 no captured answer; 2 bad input.
+interval of its accuracy, of all answers or of the last window, is below the promise; 4 no captured
+answer; 2 bad input.
 """
 
 from __future__ import annotations

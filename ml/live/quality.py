@@ -68,6 +68,16 @@ class Window:
     labelled: LabelledAccuracy | None
     drifted: tuple[str, ...]
 
+    @property
+    def interval(self) -> Interval:
+        """What the promise is compared with: labels that were drawn by chance say more than any
+        expectation, unless they are so few that it is the narrower one."""
+        labelled, expected = self.labelled, self.expected.accuracy
+        if labelled is None or labelled.chosen:
+            return expected
+        label = labelled.accuracy
+        return label if label.high - label.low < expected.high - expected.low else expected
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -91,21 +101,19 @@ class Quality:
     unreadable: int
 
     @property
-    def interval(self) -> Interval:
-        """What the promise is compared with: labels that were drawn by chance say more than any
-        expectation, unless they are so few that it is the narrower one."""
-        labelled, expected = self.whole.labelled, self.whole.expected.accuracy
-        if labelled is None or labelled.chosen:
-            return expected
-        label = labelled.accuracy
-        return label if label.high - label.low < expected.high - expected.low else expected
+    def headroom(self) -> float | None:
+        """High end of the interval less the promise: of all answers, or of the last window if that
+        is less; None without a promise."""
+        if self.promise is None:
+            return None
+        return min(one.interval.high for one in (self.whole, self.windows[-1])) - self.promise
 
     @property
     def says(self) -> Says:
-        """Below the promise if the whole interval is."""
-        if self.promise is None:
+        """Below the promise if a whole interval is: of all answers, or of the last window."""
+        if self.headroom is None:
             return "nothing to judge by"
-        return "below the promise" if self.interval.high < self.promise else "fine"
+        return "below the promise" if self.headroom < 0 else "fine"
 
 
 def gather(

@@ -27,8 +27,8 @@ class Gauge(NamedTuple):
 def gauges(found: Sequence[Quality]) -> list[Gauge]:
     """Of each version, and the headroom of the first, the one that answered last."""
     values = [gauge for one in found for gauge in _of_version(one)]
-    if found and (promise := found[0].promise) is not None:
-        values.append(Gauge(f"{_PREFIX}headroom", "1", found[0].interval.high - promise, {}))
+    if found and (headroom := found[0].headroom) is not None:
+        values.append(Gauge(f"{_PREFIX}headroom", "1", headroom, {}))
     return values
 
 
