@@ -194,7 +194,7 @@ def _choose_run(
         if not original.path.is_dir():
             raise ResumeError(f"rerun={cfg.rerun}: there is no folder {original.path}")
         _refuse_changes("rerun", cfg.rerun, overrides)
-        cfg = _with_moved_classes(original.load_config())
+        cfg = with_moved_classes(original.load_config())
         run = create_run(runs, cfg, datetime.now())
         mark_rerun(run, original)
         return run, cfg
@@ -210,7 +210,8 @@ def _choose_run(
     return create_run(runs, cfg, datetime.now()), cfg
 
 
-def _with_moved_classes(cfg: DictConfig) -> DictConfig:
+def with_moved_classes(cfg: DictConfig) -> DictConfig:
+    """A configuration of an earlier release with the names that its classes have now."""
     text = OmegaConf.to_yaml(cfg)
     for old, new in _MOVED.items():
         text = text.replace(f"_target_: {old}", f"_target_: {new}")

@@ -13,6 +13,9 @@ _FILE = re.compile(r"(?:#|//) (?P<path>mine/\S+)\n")
 # What `bazel run` starts, as a module of Python: a test has no Bazel within Bazel.
 _PROGRAMS = {
     "//ml:data": "ml.commands.data",
+    "//ml:labels": "ml.labels.main",
+    "//ml:registry": "ml.registry.main",
+    "//ml:retrain": "ml.retrain.main",
     "//ml:train": "ml.commands.train",
     "//serve:api": "serve.server.server",
 }

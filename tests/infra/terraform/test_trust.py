@@ -41,6 +41,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str
             "signing_key_arn": KEY,
             "kms_key_arn": DATA_KEY,
             "predictions": "s3://answers/yesterday.jsonl",
+            "retraining": {"captures": "s3://captures-prod", "registry": "s3://models/registry/"},
         }
         root = aws.root("github", "account", {**variables, "repository": REPOSITORIES[0]})
         for repository in REPOSITORIES:
@@ -140,6 +141,16 @@ def test_a_role_has_the_policies_of_the_table_and_reads_where_it_says_so(
     attached = [a for a in planned[repository] if a.startswith("aws_iam_role_policy.this")]
     assert len(given) == len(attached)
     assert given["production-read/predictions"] == {"s3:GetObject"}
+    assert given["training/retraining"] == {
+        "kms:Decrypt",
+        "kms:GenerateDataKey",
+        "s3:GetObject",
+        "s3:ListBucket",
+        "s3:PutObject",
+    }
+    writing = statements(planned[repository][_address("training", "retraining")])
+    [written] = [one["Resource"] for one in writing if "s3:PutObject" in one["Action"]]
+    assert written == ["arn:aws:s3:::models/registry/*"]
     assert given["build/sign"] - given["production/verify"] == {"kms:Sign"}
     assert all("kms:Sign" not in given[f"{name}/verify"] for name in ("production", "staging"))
 
@@ -149,7 +160,7 @@ def test_a_role_may_use_the_key_of_what_it_reads_and_writes(
     planned: dict[str, dict[str, str]], repository: str
 ) -> None:
     reading = {"kms:Decrypt", "kms:GenerateDataKey"}
-    wanted = {"registry": reading, "dvc": reading, "release": reading}
+    wanted = {"registry": reading, "dvc": reading, "release": reading, "retraining": reading}
     wanted["terraform"] = reading | {"kms:CreateGrant", "kms:DescribeKey", "kms:Encrypt"}
     found = {
         policy: {

@@ -24,6 +24,9 @@ for option, text in (("--reference-file", "registry.invalid/kiln@sha256:" + "0" 
         pathlib.Path(arguments[arguments.index(option) + 1]).write_text(text)
 if arguments == ["info", "release"]:
     print("release", os.environ["USE_BAZEL_VERSION"].replace("x", "6.0"))
+if "--card" in arguments:
+    pathlib.Path(arguments[arguments.index("--card") + 1]).write_text("# Retraining\\n")
+    sys.exit(int(os.environ.get("DRIFT_STATUS", "0")))
 if "//ml:drift" in arguments:
     print("drift: class")
     sys.exit(int(os.environ.get("DRIFT_STATUS", "0")))
@@ -35,6 +38,7 @@ VALUES = {
     "github.event.pull_request.number": "7",
     "github.repository": "me/kiln",
     "github.run_id": "9",
+    "github.sha": "1" * 40,
     "github.server_url": "https://github.invalid",
     "github.token": "made-up",
     "inputs.environment == 'production' && 'prod' || 'staging'": "prod",
@@ -49,9 +53,11 @@ VALUES = {
     "steps.push.outputs.reference": "registry.invalid/kiln@sha256:" + "0" * 64,
     "toJSON(needs)": '{"image": {"result": "success"}}',
     "vars.AWS_ROLE": "arn:aws:iam::123456789012:role/kiln-github-production",
+    "vars.CAPTURES": "s3://bucket/captures",
     "vars.ECR_REPOSITORY": "registry.invalid/kiln",
     "vars.KILN_TERRAFORM_STATE": "s3://states/terraform",
     "vars.PREDICTIONS": "s3://bucket/predictions.jsonl",
+    "vars.REGISTRY": "s3://bucket/registry",
     "vars.REMOTE_CACHE": "",
     "vars.SIGNING_KEY": "awskms:///alias/kiln",
 }
@@ -98,7 +104,7 @@ class Scratch:
     """A folder that looks like a clone, with recorders in place of programs."""
 
     folder: Path
-    status: int = 0  # of the drift program
+    status: int = 0  # of the drift program, and of the retraining
     calls: list[list[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

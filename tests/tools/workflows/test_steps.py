@@ -18,6 +18,7 @@ import yaml
 from infra.release.commands import deploy, rollback
 from infra.release.settings import read_settings
 from infra.supply_chain import sign, verify
+from ml.retrain import main as retrain
 from serve.image import push
 from tests.tools.workflows.steps import Scratch, Step, read_steps
 from tools import slack
@@ -32,6 +33,7 @@ BUILD_FILES = [path for path in os.environ["BAZEL_SOURCES"].split() if path.ends
 # By target: the program's parser, and how many options its BUILD file gives it.
 PARSERS: dict[str, tuple[Callable[[], argparse.ArgumentParser], list[str]]] = {
     "//infra:deploy": (deploy._options, []),
+    "//ml:retrain": (retrain._parser, []),
     "//infra:rollback": (rollback._options, []),
     "//serve:push_image": (push._parser, ["--pusher=a", "--digest=a", "--repository-file=a"]),
     "//serve:sign_image": (sign._options, ["--digest=a", "--model=a", "--lock=a", "--sbom=a"]),
@@ -73,6 +75,7 @@ def test_the_workflows_have_steps() -> None:
         "lockfile",
         "model-card",
         "release",
+        "retrain",
         "rollback",
         "security",
         "versions",
@@ -208,6 +211,32 @@ def test_drift_is_an_outcome_and_unusable_input_a_failure(
     done = scratch.run(step_of("drift", "Compare"))
     assert (done.returncode == 0) is passes
     assert (scratch.folder / "temp/output").read_text() == f"status={status}\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "passes"), [(0, True), (3, True), (4, True), (5, True), (2, False)]
+)
+def test_what_came_of_a_retraining_decides_whether_a_model_is_proposed(
+    scratch: Scratch, status: int, passes: bool
+) -> None:
+    scratch.status = status
+    done = scratch.run(step_of("retrain", "Retrain"))
+    assert (done.returncode == 0) is passes
+    assert (scratch.folder / "temp/output").read_text() == f"status={status}\n"
+    jobs = yaml.safe_load(Path(".github/workflows/retrain.yml").read_text())["jobs"]
+    assert jobs["propose"]["if"] == "needs.retrain.outputs.status == '0'"
+    assert "--no-promote" in scratch.calls[-1]
+
+
+def test_a_better_model_is_proposed_with_its_card_and_not_deployed(scratch: Scratch) -> None:
+    (scratch.folder / "temp/card.md").write_text("# Retraining\n")
+    step = step_of("retrain", "Open a pull request with the card")
+    assert scratch.run(step).returncode == 0
+    (_, *branch), (_, *file), (_, *request) = scratch.calls
+    assert branch[:2] == ["api", "repos/me/kiln/git/refs"]
+    assert "content=IyBSZXRyYWluaW5nCg==" in file
+    assert request[:2] == ["pr", "create"]
+    assert request[request.index("--head") + 1] == "retrain-9"
 
 
 def test_a_rollback_without_a_version_goes_to_the_one_before(scratch: Scratch) -> None:

@@ -43,9 +43,10 @@ run "patterns_are_refused" {
     environments    = ["prod*"]
     signing_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/*"
     predictions     = "s3://bucket/*"
+    retraining      = { captures = "s3://bucket/*", registry = "s3://bucket" }
   }
 
-  expect_failures = [var.repository, var.environments, var.signing_key_arn, var.predictions]
+  expect_failures = [var.repository, var.environments, var.signing_key_arn, var.predictions, var.retraining]
 }
 
 run "half_of_the_ids_is_refused" {

@@ -22,6 +22,7 @@ locals {
       { push_image = policies.push_image, release = policies.release, terraform = policies.terraform },
       { for name, document in data.aws_iam_policy_document.key : name => document.json },
       { for name, document in data.aws_iam_policy_document.predictions : name => document.json },
+      { for name, document in data.aws_iam_policy_document.retraining : name => document.json },
     )
   }
   attachments = merge([
@@ -31,7 +32,11 @@ locals {
       } if !contains(local.absent, policy)
     }
   ]...)
-  absent = concat(var.signing_key_arn == null ? ["sign", "verify"] : [], var.predictions == null ? ["predictions"] : [])
+  absent = concat(
+    var.signing_key_arn == null ? ["sign", "verify"] : [],
+    var.predictions == null ? ["predictions"] : [],
+    var.retraining == null ? ["retraining"] : [],
+  )
 }
 
 resource "aws_iam_openid_connect_provider" "github" {
@@ -75,6 +80,39 @@ data "aws_iam_policy_document" "predictions" {
   }
 }
 
+# The workflow `retrain` reads captured answers and their labels, and registers what it trained: it deletes and releases nothing.
+data "aws_iam_policy_document" "retraining" {
+  for_each = toset(var.retraining == null ? [] : ["retraining"])
+
+  statement {
+    sid       = "List"
+    actions   = ["s3:ListBucket"]
+    resources = distinct([for url in values(var.retraining) : "arn:${data.aws_partition.this.partition}:s3:::${split("/", url)[2]}"])
+  }
+
+  statement {
+    sid       = "Read"
+    actions   = ["s3:GetObject"]
+    resources = [for url in values(var.retraining) : "arn:${data.aws_partition.this.partition}:s3:::${trimsuffix(trimprefix(url, "s3://"), "/")}/*"]
+  }
+
+  statement {
+    sid       = "Register"
+    actions   = ["s3:PutObject"]
+    resources = ["arn:${data.aws_partition.this.partition}:s3:::${trimsuffix(trimprefix(var.retraining.registry, "s3://"), "/")}/*"]
+  }
+
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [var.kms_key_arn]
+
+    content {
+      sid       = "Key"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [statement.value]
+    }
+  }
+}
+
 data "aws_iam_policy_document" "trust" {
   for_each = local.subjects
 
@@ -106,7 +144,7 @@ resource "aws_iam_role" "this" {
   name                 = "${var.project}-github-${each.key}"
   description          = "GitHub Actions: ${each.value}"
   assume_role_policy   = data.aws_iam_policy_document.trust[each.key].json
-  max_session_duration = 3600 # seconds; deploy signs in anew before they are over
+  max_session_duration = each.key == "training" ? 21600 : 3600 # seconds; deploy signs in anew before they are over
 }
 
 resource "aws_iam_role_policy" "this" {

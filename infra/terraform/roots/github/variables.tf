@@ -89,6 +89,17 @@ variable "predictions" {
   }
 }
 
+variable "retraining" {
+  description = "What the workflow `retrain` reads and writes, as its variables CAPTURES and REGISTRY: s3://bucket or s3://bucket/prefix each; null: none."
+  type        = object({ captures = string, registry = string })
+  default     = null
+
+  validation {
+    condition     = var.retraining == null ? true : alltrue([for url in values(var.retraining) : can(regex("^s3://[a-z0-9.-]+(/[^*?]+)?$", url))])
+    error_message = "retraining.captures and .registry are s3://bucket or s3://bucket/prefix, with no * and no ?."
+  }
+}
+
 variable "create_provider" {
   description = "Whether to make the account's OIDC provider for GitHub; false where another project has made it."
   type        = bool

@@ -1,0 +1,128 @@
+"""The configuration of the next model: the champion's own, with labelled captures in its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ml.commands.train import initial_weights
+from ml.training.config import CapturedConfig, ConfigError, composed
+from ml.training.launch import with_moved_classes
+
+_CHAMPION = "registry:champion"
+
+
+def champion_config(known: Mapping[str, Any] | None) -> DictConfig:
+    """The configuration that the champion was trained by, its classes where they are now.
+
+    Raises:
+        ConfigError: the registry knows none.
+    """
+    if not known:
+        raise ConfigError(
+            "the champion was registered without its run's configuration: register its run folder, "
+            "so that the next model can be made like it"
+        )
+    found = OmegaConf.create(dict(known))
+    assert isinstance(found, DictConfig)
+    return with_moved_classes(found)
+
+
+def base_of(champion: DictConfig) -> DictConfig:
+    """The dataset behind a champion: its own, or that of the captures it was trained on."""
+    data = champion.data
+    return data.base if data.get("_target_") == CapturedConfig._target_ else data
+
+
+def starting_weights(reference: str | None, runs: Path) -> Path | None:
+    """The champion's weights, if its run is at hand; None to train from nothing.
+
+    Args:
+        reference: a file or a run folder, None for the champion's run, ``none`` for nothing.
+
+    Raises:
+        ConfigError: what is named is not there.
+    """
+    if reference == "none":
+        return None
+    try:
+        return initial_weights(reference or _CHAMPION, runs)
+    except ConfigError:
+        if reference:
+            raise
+        return None
+
+
+def next_config(
+    champion: DictConfig, weights: Path | None, overrides: Sequence[str], until: str
+) -> DictConfig:
+    """What trains the next model.
+
+    From the champion's weights: ``experiment=finetune``, with the champion's network, loss and
+    augmentation. From nothing: all of the champion's recipe.
+
+    Args:
+        overrides: as for //ml:train, the last word.
+        until: the cut-off of captures and labels, ISO 8601.
+
+    Raises:
+        ConfigError: an override that the configuration does not take.
+    """
+    recipe = ["experiment=finetune"] if weights else ["name=retrained", *_epochs(champion)]
+    # The champion's dataset lies below data.base, where its values can be overridden as well.
+    chosen = _base_overrides(base_of(champion), overrides)
+    given = ["data=captured", "budget=null", *recipe, *chosen, *overrides]
+    cfg = composed([*given, f"data.until='{until}'"])
+    typed = {text.lstrip("+").partition("=")[0].partition(".")[0] for text in overrides}
+    with open_dict(cfg):
+        parts = ("network", "augmentation") if weights else _RECIPE
+        for part in parts:
+            if part not in typed and champion.get(part) is not None:
+                cfg[part] = champion[part]
+        if weights:
+            cfg.init_from = str(weights)
+    return cfg
+
+
+_RECIPE = (
+    *("network", "augmentation", "optimizer", "label_smoothing", "warmup", "schedule"),
+    *("class_weights", "averaging"),
+)
+
+
+def _epochs(champion: DictConfig) -> list[str]:
+    epochs = OmegaConf.select(champion, "trainer.max_epochs")
+    return [f"trainer.max_epochs={epochs}"] if epochs else []
+
+
+def _base_overrides(base: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Overrides that make the base dataset of a new configuration the champion's."""
+    if any(text.startswith("data@data.base=") for text in overrides):
+        return []
+    groups = {"CIFAR10": "cifar10", "ImageFolder": "folder"}
+    name = str(base._target_).rpartition(".")[2]
+    if name not in groups:
+        raise ConfigError(
+            f"the champion's dataset is {base._target_}, which has no group in configs/data: name "
+            "one of your own by data@data.base=…"
+        )
+    chosen = [f"data@data.base={groups[name]}"]
+    for key, value in base.items():
+        if key in ("_target_", "epochs", "seed") or value is None:
+            continue
+        text = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        chosen.append(f"data.base.{key}={_quoted(text)}")
+    return chosen
+
+
+def _quoted(value: Any) -> str:
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ",".join(_quoted(one) for one in value) + "]"
+    return str(value)
