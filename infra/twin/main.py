@@ -39,11 +39,15 @@ registry; Terraform and `//infra:deploy` against AWS's APIs on loopback; callers
 which must be promoted, and bad ones, which must be rolled back by themselves, with an alert.
 Writes what it saw as JSON and as a figure.
 """
+# What the BUILD file names: for this story, and for the other one.
+_BUILT = ("image", "trained", "bundled", "bundled-int8", "golden", "deploy", "load", "config")
+_LOOP = ("loop", "program")
 _EPILOG = """\
 examples:
   bazel run //infra:twin
   bazel run //infra:twin -- --quick
   bazel run //infra:twin -- --bad slow --keep
+  bazel run //infra:twin -- --story loop
 
 exit codes: 0 every promise was kept, 1 one was not, 2 the machine or the input cannot be used,
 130 interrupted before the end
@@ -57,10 +61,17 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for hidden in ("image", "trained", "bundled", "bundled-int8"):
+    for hidden in _BUILT:
         found.add_argument(f"--{hidden}", type=Path, required=True, help=argparse.SUPPRESS)
-    for hidden in ("golden", "deploy", "load", "config"):
-        found.add_argument(f"--{hidden}", type=Path, required=True, help=argparse.SUPPRESS)
+    for hidden in _LOOP:
+        found.add_argument(f"--{hidden}", action="append", help=argparse.SUPPRESS)
+    found.add_argument(
+        "--story",
+        choices=("releases", "loop"),
+        default="releases",
+        help="releases: good ones and bad ones (default); loop: from answers back to a better "
+        "model, with options of its own: --story loop --help",
+    )
     found.add_argument(
         "--model",
         choices=("trained", "bundled"),
@@ -88,6 +99,23 @@ def parser() -> argparse.ArgumentParser:
         "--out", metavar="FOLDER", help="for twin.json and twin.png (default: .kiln/twin)"
     )
     return found
+
+
+def loop_command(words: Sequence[str]) -> list[str] | None:
+    """The command line of the second story, if that is asked for: the programs that the build
+    names, and whatever was typed."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--story")
+    for hidden in _BUILT:
+        early.add_argument(f"--{hidden}")
+    for hidden in _LOOP:
+        early.add_argument(f"--{hidden}", action="append", default=[])
+    options, typed = early.parse_known_args(words)
+    if options.story != "loop":
+        return None
+    named = [text.partition("=") for text in options.program]
+    programs = [word for name, _, path in named for word in (f"--{name}", os.path.abspath(path))]
+    return [os.path.abspath(options.loop[0]), *programs, *typed]
 
 
 def _above_zero(text: str) -> float:
@@ -146,7 +174,10 @@ _FORGET_EVERY_S, _REMEMBERED_S = 60.0, 1800.0  # of a twin that is kept
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if command := loop_command(words):
+        os.execv(command[0], command)  # noqa: S606 # a program of the build, without a shell
+    options = parser().parse_args(words)
     signal.signal(signal.SIGTERM, _interrupt)  # leave no registry behind
     narrator = Narrator(terminal(140))
     try:

@@ -1,0 +1,177 @@
+"""What the second story promises, whether it was kept, and its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+
+from common.figures import BLUE, GREEN, RED, STYLE, new_figure, to_png
+from infra.twin.findings import Finding
+from infra.twin.loop.callers import Answer
+from infra.twin.loop.service import Alarm
+from infra.twin.loop.story import Estimate, Told
+
+LEAST_GAIN, MOST_LOSS, MOST_S = 0.05, 0.003, 600.0
+
+
+def find(told: Told) -> list[Finding]:
+    """Every promise of the story."""
+    old, new = told.models
+    camera = next(t for t, name in told.phases if name.startswith("the camera"))
+    raised = [a.time_s for a in told.alarms if a.raised and a.model == old and a.time_s > camera]
+    clean, shifted = (_at(told, old, place) for place in (0, 1))
+    after = [one for one in told.estimates if one.model == new]
+    gain, loss = told.shifted[1] - told.shifted[0], told.tested[0] - told.tested[1]
+    failed = sum(answer.status != 200 for answer in told.answers)
+    found = [
+        Finding(
+            "the drift alarm is raised once the camera has changed, and not before",
+            bool(raised) and not any(a.raised and a.time_s <= camera for a in told.alarms),
+            f"after {min(raised) - camera:.0f} s" if raised else "never",
+        ),
+        Finding(
+            "the accuracy expected without labels falls",
+            bool(clean and shifted and shifted.high < clean.low),
+            _words(clean, shifted),
+        ),
+        Finding(
+            "a better model is trained and passes the gates",
+            bool(told.retrained and told.retrained.exit_code == 0),
+            f"{told.retrained.decision}: {told.retrained.says}" if told.retrained else "none",
+        ),
+        Finding(
+            "the canary promotes it, with live labels among the evidence",
+            bool(told.verdict and told.verdict.decision == "promote")
+            and min(arm.right + arm.wrong for arm in told.labelled) > 0,
+            "; ".join(told.verdict.reasons) if told.verdict else "no verdict",
+        ),
+        Finding(
+            "the expected accuracy recovers",
+            bool(after and shifted and after[-1].low > shifted.high),
+            _words(shifted, after[-1] if after else None),
+        ),
+        Finding(
+            f"on shifted images that neither has seen it is {100 * LEAST_GAIN:g} points better",
+            gain >= LEAST_GAIN,
+            f"{told.shifted[0]:.2%}, then {told.shifted[1]:.2%}: {100 * gain:+.2f} points",
+        ),
+        Finding(
+            f"on the original test set it loses {100 * MOST_LOSS:g} points at most",
+            loss <= MOST_LOSS,
+            f"{told.tested[0]:.2%}, then {told.tested[1]:.2%}: {-100 * loss:+.2f} points",
+        ),
+        Finding("no request fails", failed == 0, f"{failed} of {len(told.answers):,}"),
+        Finding(
+            f"it takes {MOST_S / 60:g} minutes at most",
+            told.took_s <= MOST_S,
+            f"{told.took_s:.0f} s",
+        ),
+    ]
+    promoted = sum(one.exit_code == 0 for one in told.endings)
+    if told.endings:
+        said = sorted({f"{one.decision}" for one in told.endings})
+        found.append(
+            Finding(
+                "wrong labels never get a model promoted",
+                promoted == 0,
+                f"{promoted} of {len(told.endings)}; {', '.join(said)}",
+            )
+        )
+    return found
+
+
+def _at(told: Told, model: str, place: int) -> Estimate | None:
+    found = [one for one in told.estimates if one.model == model]
+    return found[place] if place < len(found) else None
+
+
+def _words(*estimates: Estimate | None) -> str:
+    return ", then ".join(
+        f"{e.value:.1%} ({e.low:.1%} to {e.high:.1%})" if e else "nothing" for e in estimates
+    )
+
+
+_BIN_S = 3.0
+_SHORT = {"canary with live labels": "canary", "the first model": "training"}
+
+
+def draw(told: Told) -> bytes:
+    """PNG over the seconds since the first answer: accuracy as callers know it and as it is
+    expected without labels, and who answered."""
+    start = told.answers[0].time_s
+    old, new = told.models
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(13, 8)
+        accuracy, traffic = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+        for model, color, name in ((old, BLUE, "the first model"), (new, GREEN, "the next model")):
+            mine = [one for one in told.answers if one.model == model and one.status == 200]
+            times, shares = _accuracy(mine, start)
+            accuracy.plot(times, shares, color=color, label=f"{name}: right, as callers know")
+            for one in told.estimates:
+                if one.model == model:
+                    bars = [[one.value - one.low], [one.high - one.value]]
+                    accuracy.errorbar(
+                        [one.time_s - start],
+                        [one.value],
+                        yerr=bars,
+                        fmt="o",
+                        color=color,
+                        capsize=4,
+                        label=f"{name}: expected without labels",
+                    )
+        end = max(one.time_s for one in told.answers) - start
+        edges = np.arange(0.0, end + _BIN_S, _BIN_S)
+        rates = [
+            np.histogram([a.time_s - start for a in told.answers if a.model == model], edges)[0]
+            / _BIN_S
+            for model in (old, new)
+        ]
+        labels = ("the first model", "the next model")
+        traffic.stackplot(edges[:-1], *rates, labels=labels, colors=(BLUE, GREEN), step="post")
+        traffic.set(xlabel="seconds since the first answer", xlim=(0, end))
+        traffic.set_title("Requests a second by the model that answered")
+        for model in (old, new):
+            _first_alarm(accuracy, [one for one in told.alarms if one.model == model], start)
+        _phases(accuracy, told.phases, start, end)
+        accuracy.set(ylim=(0, 1), ylabel="accuracy")
+        accuracy.set_title("From answers back to a better model", pad=34)
+        handles, names = accuracy.get_legend_handles_labels()
+        once = dict(zip(names, handles, strict=True))
+        beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+        accuracy.legend(once.values(), once.keys(), **beside)
+        traffic.legend(**beside)
+    return to_png(figure)
+
+
+def _accuracy(mine: Sequence[Answer], start: float) -> tuple[list[float], list[float]]:
+    """Shares of right answers by the seconds of their bins."""
+    bins: dict[int, list[bool]] = {}
+    for one in mine:
+        bins.setdefault(int((one.time_s - start) / _BIN_S), []).append(one.right)
+    full = sorted((place, found) for place, found in bins.items() if len(found) >= 20)
+    return [(place + 0.5) * _BIN_S for place, _ in full], [sum(f) / len(f) for _, f in full]
+
+
+def _first_alarm(axes: Axes, alarms: Sequence[Alarm], start: float) -> None:
+    raised = [alarm.time_s - start for alarm in alarms if alarm.raised]
+    if raised:
+        place = axes.get_xaxis_transform()
+        axes.axvline(min(raised), color=RED, linewidth=1.2)
+        axes.text(min(raised), 0.02, " drift raised", color=RED, transform=place, va="bottom")
+
+
+def _phases(axes: Axes, phases: Sequence[tuple[float, str]], start: float, end: float) -> None:
+    for number, (time_s, name) in enumerate(phases):
+        place = time_s - start
+        if -5 <= place <= end:
+            axes.axvline(max(0.0, place), color="0.5", linestyle="--", linewidth=0.8)
+            axes.text(
+                max(0.0, place),
+                1.01 + 0.05 * (number % 2),
+                _SHORT.get(name, name),
+                transform=axes.get_xaxis_transform(),
+                va="bottom",
+            )

@@ -1,0 +1,111 @@
+"""The commands that the story types: training, registry, live quality, retraining."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.twin.story import Failed, Narrator
+
+NAMES = ("train", "stream", "registry", "live", "retrain", "golden-images", "api")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a command."""
+
+    exit_code: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The programs, and the workspace in which they work.
+
+    Attributes:
+        paths: by name, all of `NAMES`.
+        workspace: holds runs, registry and captures.
+    """
+
+    paths: Mapping[str, Path]
+    workspace: Path
+    narrator: Narrator
+
+    @property
+    def captures(self) -> Path:
+        """Where the service captures."""
+        return self.workspace / "captures"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every program: all that is kept lies in the workspace."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("KILN_", "RUNFILES"))}
+        cache = {k: v for k, v in os.environ.items() if k == "KILN_CACHE"}
+        return kept | cache | self._places()
+
+    def _places(self) -> dict[str, str]:
+        return {
+            "BUILD_WORKSPACE_DIRECTORY": str(self.workspace),
+            "BUILD_WORKING_DIRECTORY": str(self.workspace),
+            "KILN_CAPTURE": str(self.captures),
+            "KILN_REGISTRY": str(self.workspace / "registry"),
+            "KILN_SIGNING_KEY": str(self.workspace / "keys" / "model.key"),
+            "KILN_MODEL_KEY": str(self.workspace / "keys" / "model.pub"),
+            "KILN_ACTOR": "the twin",
+        }
+
+    def run(
+        self,
+        name: str,
+        *arguments: str | Path,
+        fine: Sequence[int] = (0,),
+        variables: Mapping[str, str] | None = None,
+    ) -> Done:
+        """Runs a command to its end, and quotes what it says.
+
+        Raises:
+            Failed: its exit code is not among those that are fine.
+        """
+        words = [str(word) for word in arguments]
+        self.narrator.say(f"$ {name} {shlex.join(words)}")
+        with subprocess.Popen(
+            [str(self.paths[name].absolute()), *words],
+            env=self.environment | dict(variables or {}),
+            cwd=self.workspace,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout
+            assert process.stderr
+            errors, said = process.stderr, list[str]()
+
+            def read() -> None:
+                with suppress(ValueError):  # closed, as where the story is interrupted
+                    said.extend(line.rstrip("\n") for line in errors)
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            output = process.stdout.read()
+            reader.join()
+        if process.returncode not in fine:
+            told = "\n".join([*output.splitlines()[-5:], *said[-8:]])
+            raise Failed(f"{name} ended with exit code {process.returncode}:\n{told}")
+        return Done(process.returncode, output)
+
+    def asked(self, name: str, *arguments: str | Path, fine: Sequence[int] = (0,)) -> Any:
+        """The JSON that a command prints."""
+        return json.loads(self.run(name, *arguments, fine=fine).output)
+
+    def newest_run(self) -> Path:
+        """The folder of the newest training."""
+        return max((self.workspace / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
