@@ -135,6 +135,9 @@ class CapturedData(ImageData):
         """Validation is the base's; all captures are for training."""
         of_base = len(labels) - self.packed.count("train")
         train, validation = self.base.divide(labels[:of_base])
+        if self.base.train_size is not None:  # what the base left out was not seen, and stays so
+            _, chosen = stratified_split(labels[train], self.base.train_size, self.base.seed)
+            train = train[chosen]
         if self.base_train_size is not None and self.base_train_size < len(train):
             _, chosen = stratified_split(labels[train], self.base_train_size, self.seed)
             train = train[chosen]

@@ -93,6 +93,17 @@ def test_alone_repeated_and_beside_a_part_of_the_base(base: CIFAR10, store: Path
     assert len(opened(base, store, train_size=20).train_images().labels) == 20 + own
 
 
+def test_what_the_base_left_out_stays_unseen(base: CIFAR10, store: Path) -> None:
+    labelled(store, rows_of(range(40)))
+    base.train_size, own = 20, 40 - len(LIVE)
+    seen = {image.tobytes() for image in base.train_images().pixels.numpy()}
+    for size in (20, 10):
+        data = opened(base, store, train_size=size)
+        images = data.train_images().pixels.numpy()
+        assert len(images) == size + own
+        assert len(seen & {image.tobytes() for image in images}) == size
+
+
 def test_the_same_labels_make_the_same_version_elsewhere_and_other_labels_another(
     base: CIFAR10, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
