@@ -9,6 +9,7 @@ model is right on its validation images, each of them shifted several times (`ml
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class Recalibration:
         doubt: error of an expected accuracy under shifts of a kind that was left out of the fit:
             the median of the kinds, as a share of the accuracy that is lost.
         clean: accuracy on the held-out images as they are.
+        misfit: error of the fit on rows that it was made from: root mean square over those without
+            a shift and those with one of each kind.
     """
 
     version: str
@@ -56,6 +59,7 @@ class Recalibration:
     weights: Floats
     doubt: float
     clean: float
+    misfit: float
 
     def belief(self, features: Floats) -> Belief:
         """Of N answers with these (N, F) features."""
@@ -67,7 +71,7 @@ class Recalibration:
 
     def doubt_of(self, accuracy: float) -> float:
         """Standard deviation of an expected accuracy beyond what labels and the fit vary by."""
-        return self.doubt * max(0.0, self.clean - accuracy)
+        return math.hypot(self.misfit, self.doubt * max(0.0, self.clean - accuracy))
 
     def save(self, path: Path) -> None:
         """Writes it, whole or not at all."""
@@ -92,6 +96,7 @@ class Recalibration:
                     file["weights"],
                     float(file["doubt"]),
                     float(file["clean"]),
+                    float(file["misfit"]),
                 )
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             return None
@@ -184,18 +189,19 @@ def fit(
     # The median: of one kind that is like no other (noise) nothing can be said without it.
     doubt = float(np.median(errors)) if errors else 0.0
     weights = np.concatenate([best[None], members])
-    return Recalibration(version, number, mean, std, weights, doubt, clean)
+    residual, count = rows.right - _sigmoid(x @ best), rows.kinds.sum(axis=1)
+    groups = [count == 0, *((count == 1) & kind for kind in rows.kinds.T)]
+    means = [residual[group].mean() for group in groups if group.any()]
+    misfit = float(np.sqrt(np.mean(np.square(means))))
+    return Recalibration(version, number, mean, std, weights, doubt, clean, misfit)
 
 
 def _error(expected: Floats, right: Floats, clean: float) -> float:
     """By how much the expected accuracy is off, as a share of the accuracy that is lost: root mean
     square of thirds of the rows, by how likely they are to be right."""
     thirds = np.array_split(np.argsort(expected), 3)
-    shares = [
-        (expected[third].mean() - right[third].mean()) / max(clean - expected[third].mean(), 0.02)
-        for third in thirds
-    ]
-    return float(np.sqrt(np.mean(np.square(shares))))
+    errors = [float(expected[third].mean() - right[third].mean()) for third in thirds]
+    return float(np.sqrt(np.mean(np.square(errors)))) / max(clean - float(right.mean()), 0.02)
 
 
 def _newton(
