@@ -19,6 +19,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -143,7 +144,7 @@ def _measure(
         found = _kept(
             folder / f"{condition.replace(':', '-')}.npz",
             Answered,
-            lambda name=condition: _answers(model, test, order, name, options.seed),
+            partial(_answers, model, test, order, condition, options.seed),
         )
         unseen = whole if condition == "clean" else fits[KINDS[condition.partition(":")[0]]]
         errors.append(_error(condition, found, model, whole, unseen))

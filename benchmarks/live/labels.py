@@ -87,7 +87,7 @@ def simulate(plan: Plan, streams: int, seed: int) -> Outcome:
         labels.append(len(values))
         naive.append(values.mean() - truth)
         errors.append(abs((weights * values).sum() / weights.sum() - truth))
-        ends = [weighted_bound(weights, values, most, odds, s) for s in ("below", "above")]  # type: ignore[arg-type]
+        ends = [weighted_bound(weights, values, most, odds, s) for s in ("below", "above")]
         widths.append(ends[1] - ends[0])
     means = (float(np.mean(one)) for one in (naive, errors, widths))
     return Outcome(plan.name, streams, float(np.mean(labels)), held / streams, *means)
