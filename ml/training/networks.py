@@ -52,9 +52,15 @@ class ResNet(nn.Module):
         logits: Tensor = self.head(features.amax((2, 3))) * self.logit_scale
         return logits
 
+    @torch.no_grad()
     def initialise_from(self, images: Tensor) -> None:
         """Fits the stem to normalised training images (N, 3, H, W); a few thousand are plenty."""
         self.stem.fit(images)
+        first = self.groups[0].widen.weight
+        silent = (self.stem.conv.weight == 0).flatten(1).all(1)[: len(first)]
+        if silent.any():  # passed on as it is, which is how filters start, silence never ends
+            rows = first[: len(silent)]
+            rows[silent] = _FAINT * nn.init.kaiming_uniform_(rows[silent])
 
     @torch.no_grad()
     def scale_logits(self, factor: float) -> None:
@@ -62,6 +68,7 @@ class ResNet(nn.Module):
         self.head.weight.mul_(factor)
 
 
+_FAINT = 1e-3  # batch normalisation amplifies it, and the first steps choose what it becomes
 _FLAT = 1e-9  # of the largest variance; float32 rounds at a relative 1e-14 of variances
 
 
@@ -89,9 +96,9 @@ class WhiteningStem(nn.Module):
         """Sets the filters from normalised images (N, C, H, W); ``epsilon`` bounds the gain on
         flat directions.
 
-        A direction without any variance, of which images in shades of grey have eight, gives zero
-        instead of amplified rounding errors: batch normalisation would take these for a signal, or
-        divide them by the nothing that bfloat16 has left of them in training.
+        A direction without variance, of which images in shades of grey have eight, gives zero: its
+        rounding errors, amplified, would be a signal for batch normalisation, which divides them by
+        the nothing that bfloat16 has left of them in training.
         """
         patch, values = self.conv.kernel_size[0], self.conv.weight[0].numel()
         moments, count = torch.zeros(values, values, dtype=torch.float64), 0

@@ -7,6 +7,8 @@ import torch
 
 from ml.training.networks import ConvGroup, ResNet, WhiteningStem, conv3x3
 
+GREY = torch.randn(64, 1, 20, 20, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1)
+
 
 @pytest.mark.parametrize("size", [18, 24, 28, 32, 40])
 def test_network_answers_images_of_any_size_with_logits(size: int) -> None:
@@ -38,26 +40,32 @@ def test_whitening_stem_keeps_both_signs_of_every_component_and_is_not_trained()
 
 
 def test_whitening_stem_gives_nothing_where_nothing_varies() -> None:
-    grey = torch.rand(32, 1, 12, 12).expand(-1, 3, -1, -1)
-    grey = (grey - 0.3) / torch.tensor([0.25, 0.26, 0.27]).view(1, 3, 1, 1)
     stem = WhiteningStem()
-    stem.fit(grey)
-    strength = stem(grey).abs().amax((0, 2, 3))
+    stem.fit(GREY)
+    strength = stem(GREY).abs().amax((0, 2, 3))
     assert (strength == 0).sum() == 2 * 8  # the differences of the colours; grey patches vary in 4
     assert strength[strength > 0].min() > 0.1
 
 
+def test_every_filter_of_a_network_for_grey_images_learns() -> None:
+    torch.manual_seed(0)
+    network = ResNet(widths=(16, 16, 16))
+    network.initialise_from(GREY)
+    network(GREY).sum().backward()
+    gradient = network.groups[0].widen.weight.grad
+    assert (gradient.flatten(1).abs().amax(1) > 0).all()
+
+
 def test_what_bfloat16_trained_on_grey_images_is_the_same_in_float32() -> None:
     torch.manual_seed(0)
-    grey = torch.rand(64, 1, 20, 20).expand(-1, 3, -1, -1)
     network = ResNet(widths=(8, 8, 8))
-    network.initialise_from(grey)
+    network.initialise_from(GREY)
     for _ in range(20):  # the statistics of batch normalisation, as in training
         with torch.autocast("cpu", torch.bfloat16):
-            network(grey)
+            network(GREY)
     network.eval()
     exact = copy.deepcopy(network).double()
-    torch.testing.assert_close(network(grey), exact(grey.double()).float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(network(GREY), exact(GREY.double()).float(), atol=1e-4, rtol=1e-4)
 
 
 def test_convolution_starts_as_the_identity_on_its_input_channels() -> None:
