@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 import time
@@ -29,6 +28,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.captures import Captures
+from common.captures import usual_location as usual_captures
 from common.files import user_path, write_whole
 from common.objects import StoreError
 from common.stores import open_store
@@ -149,12 +149,6 @@ def recalibration_of(
 
 def _folder(options: argparse.Namespace) -> Path:
     return user_path(options.cache) if options.cache else usual_folder()
-
-
-def usual_captures() -> str:
-    """Where captures are if nobody says: KILN_CAPTURE, else a folder of the workspace."""
-    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
-    return os.environ.get("KILN_CAPTURE") or str(Path(workspace, ".kiln", "captures"))
 
 
 def _seconds(text: str) -> float:

@@ -34,6 +34,7 @@ DISTRIBUTIONS = {
     "grpc": "grpcio",
     "hydra": "hydra_core",
     "mlflow": "mlflow_skinny",
+    "sklearn": "scikit_learn",
     "yaml": "pyyaml",
 }
 # Of a file, what whoever runs it brings along.
@@ -100,6 +101,13 @@ def _label(package: str, text: str) -> str:
     return f"//{folder}:{name or folder.rpartition('/')[2]}"
 
 
+class _Choices(list[str]):
+    """All that a `select` may choose; two of dictionaries are joined by `|`."""
+
+    def __or__(self, other: list[str]) -> _Choices:
+        return _Choices([*self, *other])
+
+
 def _read(path: Path, targets: dict[str, Target]) -> None:
     package = "" if path.parent == ROOT else path.parent.relative_to(ROOT).as_posix()
 
@@ -114,14 +122,15 @@ def _read(path: Path, targets: dict[str, Target]) -> None:
         found = {file for pattern in include for file in path.parent.glob(pattern)} - left
         return sorted(file.relative_to(path.parent).as_posix() for file in found)
 
-    def select(branches: dict[str, Any]) -> list[str]:
-        return [text for value in branches.values() if isinstance(value, list) for text in value]
+    def select(branches: dict[str, Any]) -> _Choices:
+        lists = (value for value in branches.values() if isinstance(value, list))
+        return _Choices(text for value in lists for text in value)
 
     tree = ast.parse(path.read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     names = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
     names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    scope: dict[str, Any] = dict.fromkeys(names - {"range", "len", "str"}, _Unread())
+    scope: dict[str, Any] = dict.fromkeys(names - {"range", "len", "list", "str"}, _Unread())
     scope |= {kind: rule(kind) for kind in (*KINDS, "alias")}
     scope |= {"glob": glob, "select": select, "True": True, "False": False, "None": None}
     exec(compile(tree, str(path), "exec"), scope)  # noqa: S102 # ours
