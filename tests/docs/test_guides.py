@@ -22,7 +22,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.images import MAX_PIXELS, Codec
 from common.model.artifact import read_artifact
+from ml.artifact.artifact import load_artifact
 from tests.docs.pages import Page, as_shell, read_page, write_files
 from tests.helpers.waiting import free_port
 
@@ -126,6 +128,44 @@ def test_a_folder_of_images_goes_all_the_way_to_the_service_without_code(
         for answer, file in zip(told, files, strict=True)
     ]
     assert sum(right) >= 0.95 * len(files)
+
+
+def test_labels_of_another_camera_make_a_better_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KILN_CACHE", str(tmp_path / "cache"))
+    for name in ("KILN_CAPTURE", "KILN_REGISTRY", "KILN_MODEL_KEY", "KILN_SIGNING_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    page = read_page(GUIDES / "closing-the-loop.md")
+    write_files(page, tmp_path)
+    for command in page.commands:
+        type_in(command, tmp_path)
+    [record] = [
+        json.loads(path.read_text())
+        for path in (tmp_path / ".kiln/retrain").glob("*/record.json")
+        if json.loads(path.read_text())["decision"] == "promoted"
+    ]
+    run = Path(record["run"])
+    traffic = np.load(tmp_path / "traffic.npz")
+    version = (tmp_path / "cache/captured").glob("*/dataset.json")
+    assert any(json.loads(facts.read_text())["counts"]["test"] for facts in version)
+    before, after = (
+        accuracy(folder, traffic["images"], traffic["labels"])
+        for folder in (next(iter((tmp_path / "runs").glob("*_digits"))), run)
+    )
+    assert after > before + 0.2
+
+
+def accuracy(run: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
+    """Of a run's model on grey images of 8 × 8."""
+    model = load_artifact(run / "model.onnx")
+    codec = Codec(model.metadata.input_size, MAX_PIXELS, model.metadata.resize)
+    files = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        files.append(codec.decode(file.getvalue()))
+    return float((model.predict(np.stack(files)).probabilities.argmax(1) == labels).mean())
 
 
 def test_a_new_dataset_goes_all_the_way_to_the_service(mine: Path) -> None:
