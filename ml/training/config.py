@@ -23,7 +23,8 @@ from ml.runs.folder import run_config
 from ml.runs.metrics import direction
 
 CONFIGS = Path(__file__).absolute().parents[2] / "configs"
-LADDER = ("tiny", "short", "small", "large", "reference")  # configs/preset, cheapest first
+# configs/preset, cheapest first
+LADDER = ("tiny", "short", "small", "long", "medium", "large", "reference")
 
 
 class ConfigError(ValueError):
