@@ -176,7 +176,7 @@ _FORGET_EVERY_S, _REMEMBERED_S = 60.0, 1800.0  # of a twin that is kept
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if command := loop_command(words):
-        os.execv(command[0], command)  # noqa: S606 # a program of the build, without a shell
+        os.execv(command[0], command)  # noqa: S606 # of the build, without a shell
     options = parser().parse_args(words)
     signal.signal(signal.SIGTERM, _interrupt)  # leave no registry behind
     narrator = Narrator(terminal(140))

@@ -193,7 +193,7 @@ class Retraining:
         ]
         most = self.options.max_label_noise
         if noise.share is None or noise.low is None:
-            says, passed = "too few labels to tell whether they are right", True
+            says, passed = "cannot be told: too few labels, or the champion is lost on them", True
         else:
             passed = noise.share <= most
             says = (

@@ -102,7 +102,9 @@ def test_images_are_labelled_by_keys_and_a_kill_loses_nothing(page: Page, tmp_pa
     counted(page, 0, 8)
     page.keyboard.press("5")
     counted(page, 1, 8)
+    put_off = str(page.locator("#image").get_attribute("src"))
     page.keyboard.press("s")
+    expect(page.locator("#image")).not_to_have_attribute("src", put_off)  # keys until then are lost
     page.get_by_role("button", name="truck").click()
     counted(page, 2, 8)
     labelling.end(signal.SIGKILL)

@@ -41,7 +41,7 @@ def test_names_are_unique() -> None:
 def test_an_entry_is_complete(entry: dict[str, Any]) -> None:
     needed = {"name", "owner", "kind", "unit", "labels", "description"}
     assert needed <= set(entry) <= {*needed, "buckets", "alerts"}
-    assert entry["owner"] in {"service", "release", "machine", "prometheus", "aws"}
+    assert entry["owner"] in {"service", "live", "release", "machine", "prometheus", "aws"}
     assert ("buckets" in entry) == (entry["kind"] == "histogram")
     assert entry.get("buckets", []) == sorted(set(entry.get("buckets", [])))
     assert len(entry["labels"]) <= 4
