@@ -7,8 +7,9 @@ from the model's own data. It is the cross-validation of confident learning (Nor
 Chuang 2021, "Confident learning: estimating uncertainty in dataset labels", JAIR 70,
 arXiv:1911.00068); but of the sure half alone is counted, since a classifier that a shift has made
 worse is wrong where it is unsure. Where the two agree on less than half of the answers, the shift
-has left the first no authority, and nothing is said: the gates alone decide. Measured on CIFAR-10 under a corruption that cost 20 points:
-11.5 % of right labels are contradicted, and 27.8 % of those of which a fifth are wrong.
+has left the first no authority, and nothing is said: the gates alone decide. Measured on CIFAR-10
+under a corruption that cost 20 points: 11.5 % of right labels are contradicted, and 27.8 % of those
+of which a fifth are wrong.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ K, N = 10, 1500
 
 
 def answers(right: float, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Probabilities of a model that is right with such a chance, surer where it is, and the truth."""
+    """Answers of a model that is right with such a chance, surer where it is; and the truth."""
     random = np.random.default_rng(seed)
     truth = random.integers(0, K, N)
     is_right = random.random(N) < right
