@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
-from common.model.artifact import ArtifactMetadata, read_artifact
+from common.model.artifact import ArtifactError, ArtifactMetadata, read_artifact
 from common.objects import StoreError
 from ml.labels.tables import LabelsError
 from ml.registry.ledger import RegistryError
 from ml.registry.registry import Registry, usual_location
-from ml.runs.inputs import BUNDLED, ArtifactError, model_path
+from ml.runs.inputs import BUNDLED, model_path
 
 
 def metadata_of(version: str, registry: str | None = None) -> ArtifactMetadata | None:

@@ -25,13 +25,13 @@ import uvicorn
 from rich.console import Console
 
 from common.captures import Captures, usual_location
-from common.model.artifact import DriftReference
+from common.model.artifact import ArtifactError, DriftReference
 from common.objects import StoreError
 from common.processes import this_user
 from common.stores import open_store
 from common.terminal import Progress, terminal
 from ml.labels.app import labelling_app, new_token
-from ml.labels.classes import ArtifactError, class_names, metadata_of
+from ml.labels.classes import class_names, metadata_of
 from ml.labels.main import add_captures, labeller_name
 from ml.labels.rounds import SIZE
 from ml.labels.session import Session

@@ -28,11 +28,12 @@ from rich.table import Table
 
 from common.captures import Captures, Label, Labeller, usual_location
 from common.files import user_path
+from common.model.artifact import ArtifactError
 from common.objects import StoreError
 from common.stores import open_store
 from common.terminal import Progress, terminal
 from ml.labels.agreement import Agreement, agreements
-from ml.labels.classes import ArtifactError, class_names
+from ml.labels.classes import class_names
 from ml.labels.tables import LabelsError, check_labels, read_table, write_table
 
 NOT_THERE, BAD_INPUT = 1, 2

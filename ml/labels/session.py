@@ -53,6 +53,7 @@ class Session:
         self.reference_of, self.size, self.since = reference_of, size, since
         self.shows_answers = shows_answers
         self.round: Round | None = None
+        self._left = deque[Key]()
         known = rounds(captures)
         self._open(known[-1] if known else None)
         if not self._left:

@@ -114,7 +114,7 @@ def _base_overrides(base: DictConfig, overrides: Sequence[str]) -> list[str]:
         if key in ("_target_", "epochs", "seed") or value is None:
             continue
         text = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        chosen.append(f"data.base.{key}={_quoted(text)}")
+        chosen.append(f"data.base.{key!s}={_quoted(text)}")
     return chosen
 
 

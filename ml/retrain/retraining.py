@@ -112,7 +112,7 @@ class Retraining:
     @cached_property
     def data(self) -> CapturedData:
         """The dataset with its captures."""
-        return open_data(self.config)  # type: ignore[no-any-return]
+        return open_data(self.config)
 
     def _estimate(self) -> float:
         """By how much the champion's live accuracy is below what it promises."""

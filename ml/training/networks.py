@@ -56,7 +56,7 @@ class ResNet(nn.Module):
     def initialise_from(self, images: Tensor) -> None:
         """Fits the stem to normalised training images (N, 3, H, W); a few thousand are plenty."""
         self.stem.fit(images)
-        first = self.groups[0].widen.weight
+        first = next(self.groups.parameters())  # its weights
         silent = (self.stem.conv.weight == 0).flatten(1).all(1)[: len(first)]
         if silent.any():  # passed on as it is, which is how filters start, silence never ends
             rows = first[: len(silent)]

@@ -121,4 +121,5 @@ def test_a_branch_a_fork_and_a_pull_request_get_no_role(policies: dict[str, str]
         "repo:owner/name:environment:production",
         "repo:owner/name:environment:production-read",
         "repo:owner/name:environment:staging",
+        "repo:owner/name:environment:training",
     }

@@ -69,7 +69,7 @@ def test_captures_join_the_training_part_and_a_share_of_requests_stays_out(
     assert sorted(int(one, 16) for one, _ in live.keys) == LIVE
     assert live.weights == pytest.approx(1 / (0.5 * 0.25))
     assert live.drawn.all()
-    trained = {image.tobytes() for image in train.pixels.numpy()}
+    trained = {image.tobytes() for image in np.asarray(train.pixels)}
     assert not trained & {image.transpose(2, 0, 1).tobytes() for image in live.images}
     for key, image, label in zip(live.keys, live.images, live.labels, strict=True):
         assert np.array_equal(image, grainy(int(key[0], 16)))
@@ -96,10 +96,10 @@ def test_alone_repeated_and_beside_a_part_of_the_base(base: CIFAR10, store: Path
 def test_what_the_base_left_out_stays_unseen(base: CIFAR10, store: Path) -> None:
     labelled(store, rows_of(range(40)))
     base.train_size, own = 20, 40 - len(LIVE)
-    seen = {image.tobytes() for image in base.train_images().pixels.numpy()}
+    seen = {image.tobytes() for image in np.asarray(base.train_images().pixels)}
     for size in (20, 10):
         data = opened(base, store, train_size=size)
-        images = data.train_images().pixels.numpy()
+        images = np.asarray(data.train_images().pixels)
         assert len(images) == size + own
         assert len(seen & {image.tobytes() for image in images}) == size
 
@@ -126,7 +126,8 @@ def test_the_same_labels_make_the_same_version_elsewhere_and_other_labels_anothe
 
 
 def test_copies_and_near_duplicates_are_left_out_and_counted(base: CIFAR10, store: Path) -> None:
-    train, test = (base.read(part)[0].transpose(0, 2, 3, 1) for part in ("train", "test"))
+    parts = (np.asarray(base.read(part)[0]) for part in ("train", "test"))
+    train, test = (images.transpose(0, 2, 3, 1) for images in parts)
     rows = rows_of(range(40))
     outside = [number for number in range(40) if number not in LIVE]
     shown = {

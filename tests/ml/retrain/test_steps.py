@@ -54,9 +54,8 @@ def test_the_next_model_has_the_champions_network_and_data(tmp_path: Path) -> No
     assert (cfg.data.base.folder, cfg.data.base.image_size) == (str(tmp_path), 16)
     assert (cfg.data.until, cfg.init_from) == (UNTIL, str(tmp_path / "network.pt"))
     assert cfg.trainer.max_epochs == 2
-    second = next_config(
-        champion_config(OmegaConf.to_container(cfg, resolve=True)), None, [], UNTIL
-    )  # type: ignore[arg-type]
+    written: Any = OmegaConf.to_container(cfg, resolve=True)
+    second = next_config(champion_config(written), None, [], UNTIL)
     assert second.data.base.folder == str(tmp_path)
     assert (second.init_from, second.trainer.max_epochs) == (None, 2)
     assert base_of(second).image_size == 16

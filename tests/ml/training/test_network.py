@@ -52,7 +52,8 @@ def test_every_filter_of_a_network_for_grey_images_learns() -> None:
     network = ResNet(widths=(16, 16, 16))
     network.initialise_from(GREY)
     network(GREY).sum().backward()
-    gradient = network.groups[0].widen.weight.grad
+    gradient = next(network.groups.parameters()).grad
+    assert gradient is not None
     assert (gradient.flatten(1).abs().amax(1) > 0).all()
 
 

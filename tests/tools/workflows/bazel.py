@@ -16,6 +16,13 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).absolute().parents[3]
 
 
+class _Made(list[Any]):
+    """What a call gives; two of `select` may be joined by `|`."""
+
+    def __or__(self, other: list[Any]) -> _Made:
+        return self
+
+
 class _Rules(dict[str, Any]):
     """The top level of a BUILD file: every unknown name is a rule, whose targets are kept."""
 
@@ -24,10 +31,10 @@ class _Rules(dict[str, Any]):
         self.targets: dict[str, tuple[str, dict[str, Any]]] = {}
 
     def __missing__(self, rule: str) -> Any:
-        def make(*_: Any, **values: Any) -> list[Any]:
+        def make(*_: Any, **values: Any) -> _Made:
             if "name" in values:
                 self.targets[values["name"]] = rule, values
-            return []
+            return _Made()
 
         return make
 

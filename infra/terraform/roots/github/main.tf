@@ -93,13 +93,13 @@ data "aws_iam_policy_document" "retraining" {
   statement {
     sid       = "Read"
     actions   = ["s3:GetObject"]
-    resources = [for url in values(var.retraining) : "arn:${data.aws_partition.this.partition}:s3:::${trimsuffix(trimprefix(url, "s3://"), "/")}/*"]
+    resources = [for url in values(var.retraining) : "arn:${data.aws_partition.this.partition}:s3:::${trimsuffix(trimprefix(url, "s3://"), "/")}/*"] # all captures and models below the prefixes
   }
 
   statement {
     sid       = "Register"
     actions   = ["s3:PutObject"]
-    resources = ["arn:${data.aws_partition.this.partition}:s3:::${trimsuffix(trimprefix(var.retraining.registry, "s3://"), "/")}/*"]
+    resources = ["arn:${data.aws_partition.this.partition}:s3:::${trimsuffix(trimprefix(var.retraining.registry, "s3://"), "/")}/*"] # versions have names of their own
   }
 
   dynamic "statement" {
