@@ -81,10 +81,10 @@ def by_class(one: Quality) -> Figure:
 def _draw_time(axes: Axes, one: Quality) -> None:
     middles = [_time((w.start + w.end) / 2) for w in one.windows]
     rates = [w.expected.accuracy for w in one.windows]
-    axes.fill_between(
-        middles,
-        [r.low for r in rates],
-        [r.high for r in rates],
+    axes.fill_between(  # steps, so that a single window is seen, too
+        [_time(at) for w in one.windows for at in (w.start, w.end)],
+        np.repeat([r.low for r in rates], 2),
+        np.repeat([r.high for r in rates], 2),
         color=BLUE,
         alpha=0.18,
         linewidth=0,
@@ -135,10 +135,10 @@ def _draw_classes(axes: Axes, one: Quality) -> None:
     labelled = one.whole.labelled
     for k, _ in enumerate(names):
         rates = one.whole.expected.classes[k]
-        _bar(axes, k - 0.16, rates.recall, BLUE)
-        _bar(axes, k + 0.16, rates.precision, MUTED)
+        _bar(axes, k - 0.22, rates.recall, BLUE)
+        _bar(axes, k + 0.22, rates.precision, MUTED)
         if labelled:
-            _bar(axes, k - 0.16, labelled.recall[k], ORANGE, marker="D")
+            _bar(axes, k, labelled.recall[k], ORANGE, marker="D")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
