@@ -24,7 +24,7 @@ from ml.runs.metrics import direction
 
 CONFIGS = Path(__file__).absolute().parents[2] / "configs"
 # configs/preset, cheapest first
-LADDER = ("tiny", "short", "small", "long", "medium", "large", "reference")
+LADDER = ("tiny", "short", "small", "long", "large", "reference")
 
 
 class ConfigError(ValueError):
