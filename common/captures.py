@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import re
 import time
 import zlib
@@ -23,11 +22,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
 
+from common.files import kept_place
 from common.objects import Damaged, Store
 
 RequestId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -126,13 +125,14 @@ def encode_rows(rows: Iterable[Capture | Label]) -> bytes:
 
 
 def decode_rows(data: bytes, kind: type[_Row], key: str = "") -> list[_Row]:
-    """The rows of a batch.
+    """The rows of a batch, or of a single statement, which is a line that is not packed.
 
     Raises:
         Damaged: names the object and what is wrong in it.
     """
     try:
-        return msgspec.json.Decoder(kind).decode_lines(gzip.decompress(data))
+        lines = data if key.endswith(".json") else gzip.decompress(data)
+        return msgspec.json.Decoder(kind).decode_lines(lines)
     except (OSError, EOFError, ValueError) as exc:  # msgspec's errors are ValueErrors
         raise Damaged(f"{key or 'a batch'} holds no {kind.__name__.lower()}s: {exc}") from exc
 
@@ -145,18 +145,26 @@ def batch_key(writer: str, number: int, at: float) -> str:
 def sampling_probability(probabilities: Sequence[float], share: float, unsure: float) -> float:
     """The chance that an answer is kept: `share` if it is sure, `unsure` between two classes.
 
-    In between it grows with the margin between the two most probable classes (margin sampling,
-    Scheffer, Decomain and Wrobel 2001).
+    In between it grows with `unsureness`.
     """
+    return min(1.0, share + max(0.0, unsure - share) * unsureness(probabilities))
+
+
+def unsureness(probabilities: Sequence[float]) -> float:
+    """1 less the margin between the two most probable classes (margin sampling, Scheffer, Decomain
+    and Wrobel 2001): 0 of an answer without doubt, 1 of one between two classes."""
     first, second = sorted(probabilities, reverse=True)[:2]
-    return min(1.0, share + max(0.0, unsure - share) * (1.0 - (first - second)))
+    return 1.0 - (first - second)
+
+
+def hash_uniform(text: str) -> float:
+    """A number in [0, 1) that is the text's own: a draw that is the same whoever repeats it."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) / 2**56
 
 
 def usual_location() -> str:
-    """Where commands look for captured answers if nobody says: KILN_CAPTURE, else a folder of the
-    workspace."""
-    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
-    return os.environ.get("KILN_CAPTURE") or str(Path(workspace, ".kiln", "captures"))
+    """Where commands look for captured answers if nobody says."""
+    return kept_place("KILN_CAPTURE", "captures")
 
 
 _READERS = 16  # objects of a bucket that are read at once
@@ -254,8 +262,8 @@ class Captures:
     def _batches(self, since: float, until: float) -> list[str]:
         """Keys of the batches that may hold answers of the span, in order."""
         # A batch is written at most some minutes behind its first answer.
-        first = time.strftime("%Y-%m-%d/%H", time.gmtime(max(0.0, since)))
-        keys = (one.key for one in self.store.entries(CAPTURES, after=f"{CAPTURES}{first}"))
+        after = f"{CAPTURES}{hour_of(max(0.0, since))}"
+        keys = (one.key for one in self.store.entries(CAPTURES, after=after))
         last = "9" if until == float("inf") else hour_of(until + _LATEST_S)
         return [key for key in keys if re.match(_BATCH, key) and _hour_in(key) <= last]
 
@@ -267,8 +275,6 @@ class Captures:
                 data = self.store.read(key)
             except KeyError:
                 return []
-            if key.endswith(".json"):
-                data = gzip.compress(data, mtime=0)
             return decode_rows(data, kind, key)
 
         with ThreadPoolExecutor(_READERS) as pool:

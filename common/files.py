@@ -12,6 +12,13 @@ def user_path(text: str | Path) -> Path:
     return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(text).expanduser()
 
 
+def kept_place(variable: str, name: str) -> str:
+    """Where a command keeps things if nobody says: what a variable names, else a folder of that
+    name in .kiln of the workspace."""
+    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
+    return os.environ.get(variable) or str(Path(workspace, ".kiln", name))
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file in hex."""
     with path.open("rb") as file:

@@ -522,13 +522,13 @@ def _padded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def read_pixels(png: bytes) -> NDArray[np.uint8]:
-    """(H, W, 3) of an RGB image file as it is, as captured answers hold one.
+    """(H, W, 3) RGB of a PNG as it is, as captured answers hold one.
 
     Raises:
         UnreadableImage: it is none.
     """
     try:
-        with Image.open(io.BytesIO(png)) as image:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as exc:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise UnreadableImage(f"Expected a PNG, got {len(png)} unreadable bytes") from exc

@@ -1,4 +1,4 @@
-"""The environment of child processes, and who runs this one."""
+"""The environment and the ports of child processes, and who runs this one."""
 
 import getpass
 import os
@@ -10,6 +10,12 @@ def python_environment() -> dict[str, str]:
     """Environment in which a child finds the modules that this process finds, also under Bazel."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody has now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def this_user() -> str:

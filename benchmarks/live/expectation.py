@@ -42,7 +42,7 @@ from ml.live.estimate import Belief, estimate, own_confidence
 from ml.live.models import Model, open_model
 from ml.live.recalibration import Recalibration, Rows, answered, features, fit
 from ml.live.shifts import SHIFTS
-from ml.runs.inputs import count, model_path
+from ml.runs.inputs import BUNDLED_MODELS, count, model_path
 
 Floats = NDArray[np.float64]
 _T = TypeVar("_T", Rows, "Answered")
@@ -286,7 +286,7 @@ def _as_dict(
     }
 
 
-_INT8 = model_path(None).with_name("model.int8.onnx")
+_INT8 = BUNDLED_MODELS[1]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,18 +20,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load.client import Job
-from benchmarks.load.servers import (
-    Running,
-    ServerCommand,
-    ServerFailed,
-    free_port,
-    load,
-    running,
-)
+from benchmarks.load.servers import Running, ServerCommand, ServerFailed, load, running
 from common.captures import Captures
 from common.images import Codec
 from common.model.artifact import INPUT, PROBABILITIES
 from common.objects import FolderStore
+from common.processes import free_port
 from common.terminal import Progress
 from serve.inference.predictor import ort
 

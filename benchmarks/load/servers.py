@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.load.client import Job, Load
+from common.processes import free_port
 from common.programs import wheel_program
 
 _START_S = 120
@@ -81,13 +81,6 @@ def service(
     )
     command = [sys.executable, "-m", "serve.server.server"]
     return ServerCommand(name, command, environment, port)
-
-
-def free_port() -> int:
-    """A free TCP port on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @dataclass(frozen=True)

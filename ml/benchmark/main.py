@@ -27,11 +27,10 @@ from ml.benchmark.results import benchmark_figure, print_table
 from ml.benchmark.rounds import Benchmark, measure_rounds
 from ml.data.cifar10 import DatasetError
 from ml.runs.datasets import check_same
-from ml.runs.inputs import BUNDLED
+from ml.runs.inputs import BUNDLED_MODELS
 from ml.runs.loading import TrainedError, calibration_images, open_trained
 
 BATCHES = (1, 8, 32, 128)
-_BUNDLED = (BUNDLED, BUNDLED.with_name("model.int8.onnx"))
 _CORES = os.cpu_count() or 1
 
 
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     """Measure, print, write; returns the exit code."""
     options = _options().parse_args(arguments)
     quick = options.quick
-    paths = [user_path(text) for text in options.models] or [*_BUNDLED]
+    paths = [user_path(text) for text in options.models] or [*BUNDLED_MODELS]
     out = user_path(options.out) if options.out else _home(paths)
     try:
         with (

@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from common.captures import Capture, Captures, Verdict, usual_location, verdicts
+from common.captures import Capture, Captures, Verdict, hash_uniform, usual_location, verdicts
 from common.files import user_path, write_whole
 from common.images import read_pixels
 from common.objects import StoreError
@@ -206,8 +206,7 @@ def make_version(base: ImageData, plan: Plan) -> Packed:
 def is_live_test(request_id: str, share: float) -> bool:
     """Whether a request is for the live test, in every version: the greater share holds the
     smaller."""
-    drawn = hashlib.sha256(f"live test {request_id}".encode()).digest()
-    return int.from_bytes(drawn[:7]) / 2**56 < share
+    return hash_uniform(f"live test {request_id}") < share
 
 
 def forget_packed(request_id: str) -> list[Path]:

@@ -10,7 +10,7 @@ from common.objects import StoreError
 from ml.labels.tables import LabelsError
 from ml.registry.ledger import RegistryError
 from ml.registry.registry import Registry, usual_location
-from ml.runs.inputs import BUNDLED, model_path
+from ml.runs.inputs import BUNDLED_MODELS, model_path
 
 
 def metadata_of(version: str, registry: str | None = None) -> ArtifactMetadata | None:
@@ -54,5 +54,4 @@ def class_names(
 
 @cache
 def _bundled() -> tuple[ArtifactMetadata, ...]:
-    files = (BUNDLED, BUNDLED.with_name("model.int8.onnx"))
-    return tuple(read_artifact(file.read_bytes()) for file in files if file.is_file())
+    return tuple(read_artifact(file.read_bytes()) for file in BUNDLED_MODELS if file.is_file())

@@ -15,7 +15,6 @@ a chance that is known before the draw stays what it is when further answers are
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from common.captures import Capture, Captures
+from common.captures import Capture, Captures, hash_uniform, unsureness
 from common.images import read_pixels
 from common.model.artifact import DriftReference
 from common.model.signals import IMAGE_SIGNALS, image_signals
@@ -154,9 +153,11 @@ def draw(
     for one in earlier:
         left *= np.where(pool.times < one.until, 1 - one.chance(pool.weights(one.usual)), 1.0)
     chance = plan.chance(weights)
-    draws = [_uniform(f"{plan.number}/{request_id}/{index}") for request_id, index in pool.keys]
+    draws = [hash_uniform(f"{plan.number}/{request_id}/{index}") for request_id, index in pool.keys]
     chosen = np.flatnonzero(free & (np.array(draws) < chance))
-    order = sorted(chosen, key=lambda row: _uniform("order/" + "/".join(map(str, pool.keys[row]))))
+    order = sorted(
+        chosen, key=lambda row: hash_uniform("order/" + "/".join(map(str, pool.keys[row])))
+    )
     shown = [Shown(*pool.keys[row], float(left[row] * chance[row])) for row in order]
     plan = msgspec.structs.replace(plan, shown=shown)
     if not captures.store.create(f"{ROUNDS}{plan.number:06d}.json", msgspec.json.encode(plan)):
@@ -174,8 +175,7 @@ def _pool(rows: Iterable[Capture]) -> _Pool:
         keys[row.key] = None
         times.append(row.time)
         versions.append(row.model_version)
-        first, second = sorted(row.probabilities, reverse=True)[:2]
-        unsure.append(1 - (first - second))
+        unsure.append(unsureness(row.probabilities))
         for name, values in image_signals(read_pixels(row.image)[None]).items():
             signals[name].append(float(values[0]))
     columns = {name: np.array(column) for name, column in signals.items()}
@@ -193,8 +193,3 @@ def _threshold(weights: Floats, size: int) -> float:
         expected = float(np.minimum(_MOST, weights / middle).sum())
         low, high = (middle, high) if expected > size else (low, middle)
     return high
-
-
-def _uniform(text: str) -> float:
-    """A number in [0, 1) that is the text's own."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) / 2**56

@@ -44,7 +44,7 @@ from ml.live.report import as_dict, print_quality, summarised
 from ml.registry.ledger import RegistryError
 from ml.registry.live_summary import usual_folder, write_summary
 from ml.registry.registry import Registry, usual_location
-from ml.runs.inputs import model_path
+from ml.runs.inputs import model_path, part
 
 BELOW, NOTHING, BAD_INPUT = 3, 4, 2
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
@@ -161,12 +161,6 @@ def _span(text: str) -> str:
     return text
 
 
-def _margin(text: str) -> float:
-    if not 0 <= (value := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to below 1, got {text}")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bazel run //ml:live --",
@@ -202,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--margin",
-        type=_margin,
+        type=part,
         default=0.02,
         help="the promise is the accuracy on the test images less this (%(default)s)",
     )

@@ -14,7 +14,7 @@ from ml.artifact.artifact import Artifact, load_artifact
 from ml.artifact.evaluation import Labelled
 from ml.registry.registry import Registry
 from ml.runs.datasets import config_beside, dataset_of
-from ml.runs.inputs import BUNDLED
+from ml.runs.inputs import BUNDLED_MODELS
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def find_model(
         ArtifactError: it is there and cannot be used.
         StoreError: the registry cannot be read.
     """
-    for path in (*files, BUNDLED, BUNDLED.with_name("model.int8.onnx")):
+    for path in (*files, *BUNDLED_MODELS):
         if path.is_file() and _version(path) == version:
             return open_model(path, threads)
     if registry is None or (manifest := registry.versions.find(version)) is None:

@@ -3,7 +3,6 @@ whether they drift, over time and together, beside what the model promises."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,9 +10,9 @@ from typing import Literal
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
-from PIL import Image
 
 from common.captures import Capture, Verdict
+from common.images import UnreadableImage, read_pixels
 from common.model.artifact import Scores
 from common.model.drift import DEFAULT_LIMITS, compare
 from ml.artifact.drift_reference import measured
@@ -173,9 +172,8 @@ def _measure(seen: Seen, chunk: list[Capture]) -> tuple[Floats | None, dict[str,
 def decode(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
     """(H, W, 3) RGB of a captured image; None if it is none, or of another size."""
     try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        pixels = read_pixels(png)
+    except UnreadableImage:
         return None
     return pixels if pixels.shape[:2] == size else None
 

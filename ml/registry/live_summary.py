@@ -4,13 +4,12 @@ shows without looking at captures. The standard library alone."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import write_whole
+from common.files import kept_place, write_whole
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,8 @@ class Summary:
 
 
 def usual_folder() -> Path:
-    """Where summaries and recalibrations are: KILN_LIVE, else a folder of the workspace."""
-    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
-    return Path(os.environ.get("KILN_LIVE") or Path(workspace, ".kiln", "live"))
+    """Where summaries and recalibrations are if nobody says."""
+    return Path(kept_place("KILN_LIVE", "live"))
 
 
 def write_summary(summary: Summary, folder: Path) -> Path:

@@ -7,15 +7,14 @@ ledger, a link. So there is nothing to repair after a kill; what it leaves is un
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from common.files import kept_place
 from common.model.signature import PublicKey, SignatureError, verify
 from common.objects import Conflict, Damaged, Store, Stored, StoreError
 from common.processes import this_user
@@ -256,9 +255,8 @@ def check_alias(alias: str) -> None:
 
 
 def usual_location() -> str:
-    """Where the registry is if nobody says: KILN_REGISTRY, else a folder of the workspace."""
-    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
-    return os.environ.get("KILN_REGISTRY") or str(Path(workspace, ".kiln", "registry"))
+    """Where the registry is if nobody says."""
+    return kept_place("KILN_REGISTRY", "registry")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from common.terminal import terminal
 from ml.data.cifar10 import DatasetError
 from ml.registry.ledger import RegistryError
 from ml.retrain.steps import EXIT_CODES, open_record, print_record
+from ml.runs.inputs import part
 from ml.training.config import ConfigError
 
 BAD_INPUT, UNRELEASED, INTERRUPTED = 2, 6, 130
@@ -75,12 +76,6 @@ def main(arguments: Sequence[str], console: Console) -> int:
     return EXIT_CODES[record.decision] if released else UNRELEASED
 
 
-def _share(text: str) -> float:
-    if not 0 <= (value := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to below 1, got {text}")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bazel run //ml:retrain --",
@@ -100,33 +95,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--margin",
-        type=_share,
+        type=part,
         default=0.003,
         help="accuracy on the original test set that may be lost (%(default)s)",
     )
     add(
         "--alpha",
-        type=_share,
+        type=part,
         default=0.05,
         help="chance of a wrong answer of each test (%(default)s)",
     )
     add(
         "--shortfall",
-        type=_share,
+        type=part,
         default=0.01,
         help="below the promised accuracy that calls for a new model (%(default)s)",
     )
     add("--min-labels", type=int, default=50, help="in the live test (%(default)s)")
     add(
         "--max-label-noise",
-        type=_share,
+        type=part,
         default=0.15,
         help="share of labels that may look wrong; measured on CIFAR-10 under a corruption that "
         "cost 20 points: 0.115 of right labels, 0.278 with 20 %% flipped (%(default)s)",
     )
     add(
         "--max-calibration-error",
-        type=_share,
+        type=part,
         default=0.05,
         help="on the original test set; few images have a large one by chance (%(default)s)",
     )

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from common.captures import Capture, Captures, usual_location
+from common.captures import Capture, Captures, Verdict, usual_location
 from common.files import write_whole
 from common.stores import open_store
 from common.terminal import Progress
@@ -101,6 +102,16 @@ class Retraining:
         return self.registry.versions.manifest(self.registry.resolve(CHAMPION))
 
     @cached_property
+    def captures(self) -> Captures:
+        """The captured answers."""
+        return Captures(open_store(self.captures_url))
+
+    @cached_property
+    def verdicts(self) -> dict[tuple[str, int], Verdict]:
+        """What is said about them."""
+        return self.captures.verdicts()
+
+    @cached_property
     def config(self) -> DictConfig:
         """What the next model is trained by; its data is fixed by the cut-off of the record."""
         champion = champion_config(self.champion.lineage.config)
@@ -116,9 +127,10 @@ class Retraining:
 
     def _estimate(self) -> float:
         """By how much the champion's live accuracy is below what it promises."""
-        manifest, captures = self.champion, Captures(open_store(self.captures_url))
-        with Progress("reading captured answers"):
-            rows = list(captures.rows(until=datetime.fromisoformat(self.record.until).timestamp()))
+        manifest = self.champion
+        until = datetime.fromisoformat(self.record.until).timestamp()
+        with Progress("reading captured answers"):  # without the images, of which there are many
+            rows = [replace(row, image=b"") for row in self.captures.rows(until=until)]
         mine = [row for row in rows if row.model_version == manifest.version]
         family = {manifest.version, *(parent.version for parent in manifest.lineage.parents)}
         mine = mine or [row for row in rows if row.model_version in family] or rows
@@ -130,10 +142,10 @@ class Retraining:
         promise = manifest.test.accuracy
         expected = _expected(mine, manifest)
         says = f"expected without labels {_shown(expected)}"
-        verdicts, found = captures.verdicts(), expected
-        for version in {row.model_version for row in mine}:
+        found = expected
+        for version in sorted({row.model_version for row in mine}):
             labelled = labelled_accuracy(
-                sample(mine, verdicts, version, manifest.classes), len(manifest.classes)
+                sample(mine, self.verdicts, version, manifest.classes), len(manifest.classes)
             )
             if labelled:
                 found = labelled.accuracy
@@ -159,7 +171,7 @@ class Retraining:
         enough = labels_needed(gain, 2 * gain, self.options.alpha)
         assert enough is not None
         enough = max(enough, self.options.min_labels)
-        if not Captures(open_store(self.captures_url)).verdicts():
+        if not self.verdicts:
             self.record.note("labels", "there are none yet", self.console, needed=enough)
             return None, round(enough / share)
         live = self.data.live_test()

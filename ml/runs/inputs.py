@@ -7,6 +7,7 @@ from common.files import user_path
 from ml.artifact.artifact import ArtifactError
 
 BUNDLED = Path(__file__).parents[1] / "bundled" / "model.onnx"
+BUNDLED_MODELS = (BUNDLED, BUNDLED.with_name("model.int8.onnx"))  # fp32, INT8
 
 
 def model_path(text: str | None) -> Path:
@@ -29,6 +30,13 @@ def count(text: str) -> int:
     """Type of an option that is a whole number above 0."""
     if (number := int(text)) < 1:
         raise ArgumentTypeError(f"expected a whole number above 0, got {text}")
+    return number
+
+
+def part(text: str) -> float:
+    """Type of an option from 0 to below 1."""
+    if not 0 <= (number := float(text)) < 1:
+        raise ArgumentTypeError(f"expected a share from 0 to below 1, got {text}")
     return number
 
 

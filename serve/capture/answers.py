@@ -8,11 +8,11 @@ from common.objects import Store, StoreError
 from serve.capture.lookup import HOURS
 from serve.capture.recorder import Recorder
 from serve.errors import Contradiction, StoreUnavailable, UnknownAnswer
+from serve.http.middleware import RELEASE_MANAGER
 from serve.http.schemas import Feedback
 
 _LOOK_S = 3.0  # in which the store is looked through for one request
 _RETRY_S = "5"
-_INVOKED = "release-manager"
 _DIGITS = 12
 
 
@@ -60,7 +60,7 @@ class StoredAnswers:
 
 def labeller_of(caller: str) -> str:
     """The labeller's name of a caller: another for each API key, which it does not tell."""
-    return f"{FEEDBACK}-{caller[:_DIGITS]}" if caller else _INVOKED
+    return f"{FEEDBACK}-{caller[:_DIGITS]}" if caller else RELEASE_MANAGER
 
 
 def _say(captures: Captures, feedback: Feedback, labeller: str) -> bool:

@@ -7,7 +7,6 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 import hashlib
 import hmac
 import re
-import ssl
 import threading
 import time
 from calendar import timegm
@@ -20,6 +19,7 @@ from urllib.parse import quote, unquote_plus, urlsplit
 
 from common.objects import Stored, StoreError
 from serve.capture.credentials import Credentials, CredentialSource
+from serve.tls import client_context
 
 _TIMEOUT_S = 5.0  # of each wait
 _EMPTY = hashlib.sha256(b"").hexdigest()
@@ -204,12 +204,7 @@ def connect(scheme: str, netloc: str, timeout_s: float = _TIMEOUT_S) -> HTTPConn
     """A connection that is opened by its first request."""
     if scheme == "http":
         return HTTPConnection(netloc, timeout=timeout_s)
-    context = ssl.create_default_context()
-    if not context.cert_store_stats()["x509_ca"]:
-        import certifi  # where the system has no authorities of its own
-
-        context.load_verify_locations(certifi.where())
-    return HTTPSConnection(netloc, timeout=timeout_s, context=context)
+    return HTTPSConnection(netloc, timeout=timeout_s, context=client_context())
 
 
 def sign(

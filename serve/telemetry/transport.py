@@ -17,6 +17,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from opentelemetry.exporter.http.transport._base import BaseHTTPResult, BaseHTTPTransport
 
+from serve.tls import client_context
+
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -128,11 +130,7 @@ class Transport(BaseHTTPTransport):
         return HTTPSConnection(host, port, context=self._context())
 
     def _context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self._authority)
-        if not self._authority and not context.cert_store_stats()["x509_ca"]:
-            import certifi  # where the system has no authorities of its own
-
-            context.load_verify_locations(certifi.where())
+        context = client_context(self._authority)
         if self._certificate:
             context.load_cert_chain(self._certificate, self._key)
         return context

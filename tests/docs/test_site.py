@@ -12,15 +12,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
+
+from tests.helpers.browser import chromium, needs_browser
 
 MODULES = [Path(name) for name in os.environ["MODULES"].split()]
 COPY, BUILD, SERVE = (Path(os.environ[name]).absolute() for name in ("COPY", "BUILD", "SERVE"))
 SITE = Path("docs/api").absolute()
-CHROMIUM = shutil.which("chromium")
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs a browser: apt-get install --no-install-recommends chromium"
-)
 _REFERENCE = re.compile(r'<(\w+)[^>]*?\s(?:href|src)="?([^"\s>]*)')
 _ID = re.compile(r'\sid="?([^"\s>]*)')
 _LOADING = {"script", "img", "iframe", "link"}
@@ -171,17 +169,13 @@ def test_a_port_that_is_taken_is_told(address: str) -> None:
 def page() -> Iterator[Page]:
     """A browser's page that complains about nothing and asks for nothing from elsewhere."""
     complaints, asked = list[str](), list[str]()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
+    with chromium() as browser:
         page = browser.new_page()
         page.set_default_timeout(60_000)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         yield page
-        browser.close()
     assert complaints == []
     assert not [url for url in asked if re.match(r"https?://(?!127\.0\.0\.1:)", url)]
 

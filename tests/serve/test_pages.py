@@ -1,24 +1,21 @@
 """serve/site: the demo and the documentation, in a real browser."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from serve.http.keys import new_key
 from serve.http.routes import ENDPOINTS
+from tests.helpers.browser import chromium, needs_browser
 from tests.serve.server_process import Server, running
 from tests.serve.serving import image_file, pixels
 
-CHROMIUM = shutil.which("chromium")
 PATIENCE_MS = 60_000
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs a browser: apt-get install --no-install-recommends chromium"
-)
+pytestmark = needs_browser
 
 GIVE_FILE = """([kind, bytes]) => {
     const transfer = new DataTransfer();
@@ -32,13 +29,8 @@ GIVE_FILE = """([kind, bytes]) => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*arguments, "--disable-background-networking"]
-        )
-        yield chromium
-        chromium.close()
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

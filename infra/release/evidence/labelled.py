@@ -7,11 +7,10 @@ all have had the same chance: what is counted is a fair sample of the version's 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.captures import Capture, Captures
+from common.captures import Capture, Captures, hash_uniform
 from common.objects import StoreError
 from common.stores import open_store
 from infra.release.errors import ReleaseError
@@ -61,9 +60,7 @@ class LabelReader:
         return {model: Labelled(right[model], wrong[model]) for model in classes}
 
     def _is_drawn(self, row: Capture, chance: float) -> bool:
-        name = f"{row.request_id}/{row.index}".encode()
-        luck = int.from_bytes(hashlib.sha256(name).digest()[:8], "big") / 2**64
-        return luck < self.least_chance / chance
+        return hash_uniform(f"{row.request_id}/{row.index}") < self.least_chance / chance
 
 
 def since(total: Labelled, earlier: Sequence[Labelled]) -> Labelled:

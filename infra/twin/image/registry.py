@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from common.oci import MANIFEST
+from common.processes import free_port
 from common.programs import find_program
 
 
@@ -44,7 +44,7 @@ def registry(folder: Path, password_file: Path | None = None) -> Iterator[Regist
     Raises:
         ProgramMissing: this machine has no docker-registry.
     """
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     settings: dict[str, Any] = {
         "version": 0.1,
         "http": {"addr": address},
@@ -65,13 +65,6 @@ def registry(folder: Path, password_file: Path | None = None) -> Iterator[Regist
             yield Registry(address)
         finally:
             server.terminate()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def _wait_for(url: str) -> None:

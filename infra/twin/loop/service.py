@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.processes import free_port
 from infra.release.aws.function import REPLAY, trace_id
 from infra.twin.story import Failed
 
@@ -106,7 +106,7 @@ def serving(
     Raises:
         Failed: it does not start.
     """
-    port = _free_port()
+    port = free_port()
     variables = {
         **os.environ,
         **environment,
@@ -177,8 +177,3 @@ def answers(running: Running, images: Sequence[str], at_once: int = 100) -> list
             raise Failed(f"{running.name} answers {status} to a batch: {document}")
         found += [str(result["prediction"]["label"]) for result in document["results"]]
     return found
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])

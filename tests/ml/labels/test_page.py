@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,31 +12,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from common.captures import Captures
 from ml.data.cifar10 import CLASSES
 from ml.labels.app import labelling_app
 from ml.labels.session import Session
+from tests.helpers.browser import chromium, needs_browser
 from tests.ml.labels.serving import serving
 from tests.ml.labels.store import answer, filled
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs a browser: apt-get install --no-install-recommends chromium"
-)
+pytestmark = needs_browser
 MODEL = Path("ml/bundled/model.onnx").absolute()
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*arguments, "--disable-background-networking"]
-        )
-        yield chromium
-        chromium.close()
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture
