@@ -1,7 +1,7 @@
-"""Objects in S3, written conditionally, and boto3's errors in words that say what to do.
+"""Conditional writes to S3, and translation of boto3's errors into actionable messages.
 
-boto3 and not fsspec: the one write that everything rests on, If-None-Match, has to be told apart
-from a repeated request whose first answer was lost.
+boto3 and not fsspec: a conditional write (If-None-Match) that fails must be distinguished from a
+retry whose first response was lost.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from common.objects import Stored
 
-OTHER = ""  # the key of the advice for all codes that have none of their own
+OTHER = ""  # advice for every code without an entry of its own
 _MISSING = {"NoSuchKey", "404"}
 _REFUSED = {"PreconditionFailed", "412"}
-_BUSY = {"ConditionalRequestConflict", "409"}  # another writer is at this very key: ask again
+_BUSY = {"ConditionalRequestConflict", "409"}  # another writer holds this key: retry
 _BUSY_TRIES = 20
 
-Explained = Callable[[str], AbstractContextManager[None]]  # turns boto3's errors into the caller's
+Explained = Callable[[str], AbstractContextManager[None]]  # translates boto3's errors
 
 
 class S3Store:
-    """The objects below ``s3://bucket/prefix``, as `common.objects.Store`; besides, an object can
-    be replaced if it is still what was read."""
+    """`common.objects.Store` over ``s3://bucket/prefix``, with compare-and-swap by ETag."""
 
     def __init__(self, client: Any, bucket: str, prefix: str, explained: Explained) -> None:
-        """Nothing is asked of the store yet.
+        """Sends no request.
 
         Args:
-            client: of boto3.
-            explained: entered around every request with what it is about.
+            client: a boto3 S3 client.
+            explained: a context manager factory that wraps every request; receives its URL.
         """
         self.client, self._bucket, self._explained = client, bucket, explained
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -62,10 +61,11 @@ class S3Store:
         return self.put(key, data) is not None
 
     def put(self, key: str, data: bytes, etag: str | None = None) -> str | None:
-        """Writes an object if it is still what `etag` says; without `etag`, if there is none.
+        """Compare-and-swap: writes the object if its ETag is still `etag`, or if it is absent when
+        none is given.
 
         Returns:
-            The new ETag, or None: the object is another, and has not these bytes either.
+            The new ETag, or None if the object holds other bytes by now.
         """
         condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         with self._explained(f"{self.url}/{key}"):
@@ -77,7 +77,7 @@ class S3Store:
                     return str(answer["ETag"])
                 except ClientError as exc:
                     if error_code(exc) in _REFUSED:
-                        try:  # ours, perhaps: boto3 repeats a request whose answer it did not get
+                        try:  # perhaps our own write, retried after a lost response
                             found, tag = self.read_tagged(key)
                             return tag if found == data else None
                         except KeyError:  # deleted meanwhile
@@ -110,7 +110,7 @@ class S3Store:
             self.client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def unfinished(self) -> list[Stored]:
-        return []  # an object store shows no object before it is whole
+        return []  # object stores never expose a partial object
 
 
 def error_code(error: ClientError) -> str:
@@ -120,10 +120,10 @@ def error_code(error: ClientError) -> str:
 
 @contextmanager
 def aws_errors(what: str, error: type[Exception], advice: Mapping[str, str]) -> Iterator[None]:
-    """Errors of boto3 inside become `error` about `what`.
+    """Translates boto3's errors in the block into `error`, prefixed with `what`.
 
     Args:
-        advice: what to do, by AWS's error code; under `OTHER` what to do for any other.
+        advice: what to do for each AWS error code; `OTHER` is the fallback.
     """
     try:
         yield
@@ -134,7 +134,7 @@ def aws_errors(what: str, error: type[Exception], advice: Mapping[str, str]) -> 
         ) from exc
     except ClientError as exc:
         code = error_code(exc)
-        cure = "other writers are at this object: try again" if code in _BUSY else advice[OTHER]
+        cure = "other writers hold this object: try again" if code in _BUSY else advice[OTHER]
         raise error(f"{what}: {exc}: {advice.get(code, cure)}") from exc
     except BotoCoreError as exc:
         raise error(
@@ -143,10 +143,10 @@ def aws_errors(what: str, error: type[Exception], advice: Mapping[str, str]) -> 
 
 
 def own_s3_endpoint(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether S3 is a store of one's own, which rarely has a host name for every bucket."""
+    """Whether S3 is a self-hosted endpoint, which rarely supports virtual-host addressing."""
     return any(environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
 
 
 def addressing(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What botocore's `Config` takes as `s3`."""
+    """The `s3` option of botocore's `Config`: path-style addressing for self-hosted endpoints."""
     return {"addressing_style": "path" if own_s3_endpoint(environ) else "auto"}

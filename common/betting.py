@@ -1,7 +1,7 @@
-"""E-processes, valid at every look: for the mean of bounded observations, also of a weighted
-sample, and for two arms.
+"""E-processes, valid at every look: for the mean of bounded observations, for the mean of a
+weighted sample, and for the comparison of two arms.
 
-Someone doubts that a mean is m, and bets on every observation at odds that are fair or worse if it
+To test whether a mean is m, bet on every observation at odds that are fair or worse if it
 is. Fair play multiplies a stake by 1/a with a chance of a at most, however long it lasts and
 whenever it stops (Ville 1939): a stake grown 500-fold is evidence at level 0.002 against the mean.
 
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Side = Literal["above", "below"]
 
-# Parts of the largest bet that cannot go broke. Rare events are bet on with the small ones.
+# Fractions of the largest bet that cannot go broke; the small ones suit rare events.
 _PARTS = np.array([0.001, 0.005, 0.02, 0.06, 0.15, 0.35, 0.65, 0.95])
 
 
 def log_odds(counts: Any, values: Sequence[float], mean: Any, side: Side) -> Floats:
-    """Logarithm of a stake's growth that was bet on the true mean lying beyond `mean`.
+    """Log wealth of a bettor who claims that the true mean lies beyond `mean`.
 
     Args:
         counts: (..., K), how often each of the values was seen.
@@ -35,7 +35,7 @@ def log_odds(counts: Any, values: Sequence[float], mean: Any, side: Side) -> Flo
         mean: (...), between these bounds, the mean at most (side "above") or at least ("below").
 
     Returns:
-        (...); a mean that does not lie beyond makes exp of it reach 1/a ever with a chance of a.
+        (...); if the claim is false, exp of it ever reaches 1/a with probability at most a.
     """
     values_ = np.asarray(values, np.float64)
     mean_ = np.asarray(mean, np.float64)[..., None, None]
@@ -47,11 +47,11 @@ def log_odds(counts: Any, values: Sequence[float], mean: Any, side: Side) -> Flo
 
 
 def bound(counts: Any, values: Sequence[float], odds: float, side: Side) -> Floats:
-    """The bound of the mean that bets at these odds leave: a confidence sequence's end.
+    """The end of a confidence sequence for the mean at these odds.
 
     Args:
         counts, values: as for `log_odds`.
-        odds: 1/a: the bound is ever wrong with a chance of a at most.
+        odds: 1/a; the bound is ever wrong with probability at most a.
         side: "below" is the lower end, "above" the upper.
     """
     low = np.full(np.shape(counts)[:-1], float(values[0]))
@@ -59,7 +59,7 @@ def bound(counts: Any, values: Sequence[float], odds: float, side: Side) -> Floa
     against: Side = "above" if side == "below" else "below"
     for _ in range(30):
         middle = (low + high) / 2
-        # The lower end is the least mean that was not refuted by what lies above it.
+        # The lower end is the smallest mean that was not refuted from above.
         refuted = log_odds(counts, values, middle, against) >= np.log(odds)
         up = refuted if side == "below" else ~refuted
         low, high = np.where(up, middle, low), np.where(up, high, middle)
@@ -67,26 +67,26 @@ def bound(counts: Any, values: Sequence[float], odds: float, side: Side) -> Floa
 
 
 def weighted_log_odds(weights: Any, values: Any, mean: float, most: float, side: Side) -> Floats:
-    """`log_odds` after each observation of a sample, drawn with chances that differ.
+    """`log_odds` after each observation of a sample drawn with unequal probabilities.
 
     With the chance 1/w of being drawn, known before the value is, w(x - mean) is expected to be 0
     under the true mean of everything, whatever the chances depend on. The bet is the same for all
     weights: one that followed them would no longer be fair.
 
     Args:
-        weights: (N,), one by the chance of having been drawn.
+        weights: (N,), inverse probabilities of having been drawn.
         values: (N,), within 0..1, in the order in which they were seen.
         mean: within 0..1.
-        most: what no weight ever exceeds, by the plan of sampling.
+        most: upper limit of all weights, from the sampling plan.
 
     Returns:
-        (N,); if the mean does not lie beyond, exp of it ever reaches 1/a with a chance of a.
+        (N,); if the claim is false, exp of it ever reaches 1/a with probability at most a.
     """
     return log_mean_exp(np.cumsum(_weighted_growth(weights, values, mean, most, side), axis=0))
 
 
 def weighted_bound(weights: Any, values: Any, most: float, odds: float, side: Side) -> float:
-    """`bound` for a weighted sample, with the arguments of `weighted_log_odds`."""
+    """Arguments as for `weighted_log_odds`, result as for `bound`."""
     low, high = 0.0, 1.0
     against: Side = "above" if side == "below" else "below"
     for _ in range(30):
@@ -98,7 +98,7 @@ def weighted_bound(weights: Any, values: Any, most: float, odds: float, side: Si
 
 
 def _weighted_growth(weights: Any, values: Any, mean: float, most: float, side: Side) -> Floats:
-    """(N, G): by how much each observation multiplies each stake, as logarithms."""
+    """(N, G): log growth of each stake at each observation."""
     weights_, values_ = np.asarray(weights, np.float64), np.asarray(values, np.float64)
     gains = weights_ * (values_ - mean) * (1 if side == "above" else -1)
     worst = max(most * (mean if side == "above" else 1 - mean), 1e-12)
@@ -106,7 +106,7 @@ def _weighted_growth(weights: Any, values: Any, mean: float, most: float, side: 
 
 
 def log_mean_exp(logs: Floats) -> Floats:
-    """Logarithm of the mean of exponentials along the last axis, which cannot overflow."""
+    """Logarithm of the mean of exponentials along the last axis, without overflow."""
     top: Floats = logs.max(axis=-1)
     mean: Floats = top + np.log(np.exp(logs - top[..., None]).mean(axis=-1))
     return mean
@@ -117,7 +117,7 @@ _STABLE, _CANDIDATE = np.array(tuple(combinations(_SHARES, 2))).T  # proposals, 
 
 
 def two_arm_log_odds(stable: Any, stable_of: Any, candidate: Any, candidate_of: Any) -> Floats:
-    """Logarithm of the odds, after each window, that it happens to the candidate more often.
+    """Log odds, after each window, that the event is more frequent for the candidate.
 
     Each window is a bet of its own on two shares against a common one, so what changes with time
     for both arms (an outage, a busy hour, the candidate's growing traffic) is no evidence.
@@ -129,11 +129,11 @@ def two_arm_log_odds(stable: Any, stable_of: Any, candidate: Any, candidate_of: 
     over proposals stay below 1 too, and so do they at whatever window one stops.
 
     Args:
-        stable, candidate: (..., W), how often it happened in each window.
+        stable, candidate: (..., W), events in each window.
         stable_of, candidate_of: (..., W), requests in each window.
 
     Returns:
-        (..., W); if it happens no more often, exp of it ever reaches 1/a with a chance of a.
+        (..., W); if it is no more frequent, exp of it ever reaches 1/a with probability at most a.
     """
     n, m = np.asarray(stable_of, np.float64), np.asarray(candidate_of, np.float64)
     both = np.maximum(n + m, 1)[..., None]

@@ -1,10 +1,10 @@
-"""Captured answers and their labels: what the service keeps of its answers, how likely it was to
-keep them, and what people or other systems say is right. The service writes, the rest reads.
+"""Captured predictions and their labels: what the service keeps, the probability with which it was
+kept, and what people or other systems say is right. The service writes them; everything else reads.
 
-In a store (a folder, or s3://bucket/prefix) lie
+The layout of the store (a folder, or s3://bucket/prefix):
 
-    captures/<day>/<hour>/<writer>-<number>.jsonl.gz   batches of answers, written once
-    labels/<request id>/<index>/<labeller>-<number>.json   one statement about one answer
+    captures/<day>/<hour>/<writer>-<number>.jsonl.gz   batches of predictions, written once
+    labels/<request id>/<index>/<labeller>-<number>.json   one statement about one prediction
     labels/batches/<digest>.jsonl.gz                   statements that were imported together
 
 Days and hours are UTC. No object is ever changed; a later statement of the same labeller replaces
@@ -33,23 +33,23 @@ RequestId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Index = Annotated[int, msgspec.Meta(ge=0, le=9999)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-# A name in a key: of people, or FEEDBACK.
+# A name in a key: a person's, or FEEDBACK.
 Labeller = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}\Z")]
 
-FEEDBACK = "feedback"  # the labeller of what callers say by POST /feedback
+FEEDBACK = "feedback"  # the labeller of labels that callers send to POST /feedback
 CAPTURES, LABELS = "captures/", "labels/"
 
 
 class Capture(msgspec.Struct, frozen=True):
-    """One answer.
+    """One captured prediction.
 
-    `probability` is the chance that this answer had of being kept, so that 1/probability answers of
-    the traffic stand behind it (Horvitz and Thompson 1952). `image` is the model's input as a PNG:
-    (H, W, 3) RGB, without anything else of the file that came.
+    `probability` is the probability with which this prediction was kept, so it stands for
+    1/probability predictions of the traffic (Horvitz and Thompson 1952). `image` is the model's
+    input as a PNG, (H, W, 3) RGB, without any metadata of the uploaded file.
     """
 
     request_id: RequestId
-    index: Index  # among the images of its request
+    index: Index  # position among the images of its request
     time: float  # seconds since 1970
     model_version: Digest
     probabilities: tuple[float, ...]  # (K,), by class
@@ -58,19 +58,19 @@ class Capture(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, int]:
-        """What labels name it by."""
+        """Identifies the prediction in labels."""
         return self.request_id, self.index
 
     @property
     def answer(self) -> int:
-        """The class that the model gave."""
+        """The predicted class."""
         return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
 
 
 class Label(msgspec.Struct, frozen=True):
-    """What one labeller says about one answer.
+    """One labeller's statement about one prediction.
 
-    `label` is the name of a class; None takes back what the labeller said before. `propensity` is
+    `label` is the name of a class; None withdraws the labeller's earlier statement. `propensity` is
     the chance that this captured answer had of being shown to the labeller, where it was drawn by
     chance; None where whoever says it chose it.
     """
@@ -90,9 +90,9 @@ class Label(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the labellers of one answer say together.
+    """The combined statement of all labellers of one prediction.
 
-    `label` is None where they disagree without a majority. `said` is by labeller.
+    `label` is None where no majority agrees. `said` is by labeller.
     """
 
     label: str | None
@@ -103,15 +103,15 @@ class Verdict:
 _Row = TypeVar("_Row", Capture, Label)
 
 
-_GZIP = 16  # of zlib's windows: in the frame of gzip, without a time
-_AT_ONCE = 1 << 16  # bytes of lines
+_GZIP = 16  # zlib window bits: gzip framing, without a timestamp
+_AT_ONCE = 1 << 16  # uncompressed
 
 
 def encode_rows(rows: Iterable[Capture | Label]) -> bytes:
-    """A batch: a line of JSON for each row, gzipped; equal rows give equal bytes.
+    """Encodes a batch as gzipped JSON lines; equal rows give equal bytes.
 
-    Images in base64 repeat nothing: without the search for repetitions a batch of them takes a
-    third of the time and 4 % more bytes. Rows may be made on the way: few are in memory at once.
+    Base64 images hold no repetitions: without searching for them, a batch takes a
+    third of the time and 4 % more bytes. Rows may come from a generator, so that few are in memory.
     """
     encode = msgspec.json.Encoder().encode
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | _GZIP, 9, zlib.Z_RLE)
@@ -125,7 +125,7 @@ def encode_rows(rows: Iterable[Capture | Label]) -> bytes:
 
 
 def decode_rows(data: bytes, kind: type[_Row], key: str = "") -> list[_Row]:
-    """The rows of a batch, or of a single statement, which is a line that is not packed.
+    """The rows of a batch, or of a single statement, which is an uncompressed line.
 
     Raises:
         Damaged: names the object and what is wrong in it.
@@ -138,49 +138,51 @@ def decode_rows(data: bytes, kind: type[_Row], key: str = "") -> list[_Row]:
 
 
 def batch_key(writer: str, number: int, at: float) -> str:
-    """The key of a writer's batch that is written at that time."""
+    """The key of a batch that a writer writes at `time`."""
     return f"{CAPTURES}{hour_of(at)}/{writer}-{number:06d}.jsonl.gz"
 
 
 def sampling_probability(probabilities: Sequence[float], share: float, unsure: float) -> float:
-    """The chance that an answer is kept: `share` if it is sure, `unsure` between two classes.
+    """Probability of keeping a prediction: `share` if it is confident, `unsure` on a tie between
+    two classes.
 
-    In between it grows with `unsureness`.
+    It grows linearly with `unsureness` in between.
     """
     return min(1.0, share + max(0.0, unsure - share) * unsureness(probabilities))
 
 
 def unsureness(probabilities: Sequence[float]) -> float:
     """1 less the margin between the two most probable classes (margin sampling, Scheffer, Decomain
-    and Wrobel 2001): 0 of an answer without doubt, 1 of one between two classes."""
+    and Wrobel 2001): 0 for a confident prediction, 1 for a tie.
+    """
     first, second = sorted(probabilities, reverse=True)[:2]
     return 1.0 - (first - second)
 
 
 def hash_uniform(text: str) -> float:
-    """A number in [0, 1) that is the text's own: a draw that is the same whoever repeats it."""
+    """A number in [0, 1) derived from the text, so that repeated draws agree."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) / 2**56
 
 
 def usual_location() -> str:
-    """Where commands look for captured answers if nobody says."""
+    """The default location of captures for commands."""
     return kept_place("KILN_CAPTURE", "captures")
 
 
-_READERS = 16  # objects of a bucket that are read at once
+_READERS = 16  # objects read from a bucket at once
 
 
 class Captures:
-    """The captured answers and the labels in a store."""
+    """The captured predictions and labels in a store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     def rows(self, since: float = 0.0, until: float = float("inf")) -> Iterator[Capture]:
-        """The answers of that span of time, batch by batch, each once.
+        """The predictions of a time span, batch by batch, each once.
 
         Raises:
-            Damaged: a batch is none.
+            Damaged: an object is not a batch.
             StoreError: the store cannot be read.
         """
         seen = set[tuple[str, int, float]]()
@@ -192,15 +194,15 @@ class Captures:
                     yield row
 
     def find(self, request_id: str) -> list[Capture]:
-        """The answers of a request; more than one of an index where a caller used an id again."""
+        """The predictions of a request; an index repeats where a caller reused a request id."""
         return [row for row in self.rows() if row.request_id == request_id]
 
     def write(self, writer: str, number: int, rows: Sequence[Capture], at: float) -> bool:
-        """Adds a batch; false if the writer has written another one under this number."""
+        """Adds a batch; false if another writer took this number."""
         return self.store.create(batch_key(writer, number, at), encode_rows(rows))
 
     def say(self, label: Label) -> bool:
-        """Adds a statement as its labeller's next one; false if another process was faster."""
+        """Adds a labeller's next statement; false if another process was faster."""
         folder = f"{LABELS}{label.request_id}/{label.index}/"
         number = len(self.store.entries(f"{folder}{label.labeller}-"))
         return self.store.create(
@@ -208,31 +210,31 @@ class Captures:
         )
 
     def say_together(self, labels: Sequence[Label]) -> str:
-        """Adds statements in one object, named by what is in it, whose key is returned."""
+        """Adds statements as one object named by its content; returns its key."""
         data = encode_rows(labels)
         key = f"{LABELS}batches/{hashlib.sha256(data).hexdigest()}.jsonl.gz"
         self.store.create(key, data)
         return key
 
     def said(self, request_id: str, index: int) -> list[Label]:
-        """The single statements about one answer, without those that were imported together."""
+        """The individual statements about one prediction, without imported batches."""
         keys = [one.key for one in self.store.entries(f"{LABELS}{request_id}/{index}/")]
         return [label for batch in self._read(keys, Label) for label in batch]
 
     def labels(self) -> list[Label]:
-        """All statements, in the order of their time."""
+        """All statements in order of time."""
         keys = [one.key for one in self.store.entries(LABELS)]
         found = [label for batch in self._read(keys, Label) for label in batch]
         return sorted(found, key=lambda label: label.time)
 
     def verdicts(self) -> dict[tuple[str, int], Verdict]:
-        """What is said about each answer that anyone has labelled, by `Capture.key`."""
+        """The verdict on every labelled prediction, by `Capture.key`."""
         return verdicts(self.labels())
 
     def forget(self, request_id: str) -> int:
-        """Deletes what was kept of a request, and the labels of it; the number of its answers.
+        """Deletes the predictions of a request and their labels; returns the number of predictions.
 
-        A batch is first written anew without the request, so that a killed call loses nothing else.
+        A batch is first rewritten without the request, so that a killed call loses nothing else.
         """
         forgotten = 0
         for key in self._batches(0.0, float("inf")):
@@ -260,15 +262,15 @@ class Captures:
         self.store.delete(key)
 
     def _batches(self, since: float, until: float) -> list[str]:
-        """Keys of the batches that may hold answers of the span, in order."""
-        # A batch is written at most some minutes behind its first answer.
+        """Keys of the batches that may hold predictions of the time span, in order."""
+        # A batch is written within minutes of its first prediction.
         after = f"{CAPTURES}{hour_of(max(0.0, since))}"
         keys = (one.key for one in self.store.entries(CAPTURES, after=after))
         last = "9" if until == float("inf") else hour_of(until + _LATEST_S)
         return [key for key in keys if re.match(_BATCH, key) and _hour_in(key) <= last]
 
     def _read(self, keys: Sequence[str], kind: type[_Row]) -> Iterator[list[_Row]]:
-        """Contents of the objects, in order, without those that are deleted meanwhile."""
+        """Contents of the objects, in order; those deleted meanwhile are skipped."""
 
         def read(key: str) -> list[_Row]:
             try:
@@ -287,7 +289,7 @@ _LATEST_S = 3600.0
 
 
 def hour_of(at: float) -> str:
-    """The folder below CAPTURES of batches that are written at that time."""
+    """The folder below CAPTURES for batches written at that time."""
     return time.strftime("%Y-%m-%d/%H", time.gmtime(at))
 
 
@@ -296,7 +298,7 @@ def _hour_in(key: str) -> str:
 
 
 def verdicts(labels: Iterable[Label]) -> dict[tuple[str, int], Verdict]:
-    """What the latest statements of all labellers say about each answer, by `Capture.key`."""
+    """Verdicts from the latest statement of each labeller, by `Capture.key`."""
     latest: dict[tuple[str, int], dict[str, Label]] = {}
     for label in sorted(labels, key=lambda label: label.time):
         latest.setdefault(label.key, {})[label.labeller] = label

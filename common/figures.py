@@ -1,4 +1,4 @@
-"""The plot style of all programs, without pyplot and its global state, and pages that hold plots.
+"""The plot style of all programs, without pyplot's global state, and HTML pages with plots.
 
 with matplotlib.rc_context(STYLE):
     figure = new_figure(8, 4)
@@ -19,10 +19,10 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-# Legible on white; a report gives the same colours other values in dark mode.
+# Legible on white; reports override these colours in dark mode.
 INK, MUTED, LINE = "#1f2a37", "#6b7684", "#dfe4ea"
 BLUE, ORANGE, GREEN, RED = "#2b6cb0", "#d9730d", "#2f855a", "#c53030"
-# For lines that are told apart by colour, also by those who see no red or green (Okabe, Ito 2008).
+# Line colours that colour-blind readers can distinguish (Okabe, Ito 2008).
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 STYLE: dict[Any, Any] = {
@@ -48,7 +48,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "kiln",
     "text.color": INK,
-    "text.parse_math": False,  # a name may hold dollars
+    "text.parse_math": False,  # names may contain dollars, which would start math mode
     "xtick.color": LINE,
     "xtick.labelcolor": MUTED,
     "ytick.color": LINE,
@@ -57,7 +57,7 @@ STYLE: dict[Any, Any] = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Empty, of so many inches; lays itself out."""
+    """An empty figure of the given size in inches, with automatic layout."""
     return Figure(figsize=(width, height), dpi=144, layout="constrained")
 
 
@@ -67,14 +67,14 @@ def _glyphs() -> frozenset[int]:
 
 
 def has_glyphs(text: str) -> bool:
-    """Whether a PNG can hold a text: the font that comes with Matplotlib knows no Chinese, and
-    fonts of the machine would make other bytes of equal input. An SVG leaves letters to its
-    reader."""
+    """Whether a PNG can show a text: Matplotlib's bundled font has no Chinese glyphs, and system
+    fonts would make the bytes depend on the machine. SVGs leave fonts to the viewer.
+    """
     return all(ord(character) in _glyphs() for character in text)
 
 
 def to_png(figure: Figure) -> bytes:
-    """PNG bytes, without date or version inside."""
+    """PNG bytes without date or version, so equal figures give equal bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="png", metadata={"Software": None})
@@ -82,7 +82,7 @@ def to_png(figure: Figure) -> bytes:
 
 
 def to_svg(figure: Figure) -> str:
-    """An SVG document whose text is text, without a date inside."""
+    """An SVG document with selectable text and no date."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -100,7 +100,7 @@ _VARIABLES = {
 
 
 def inline_svg(svg: str) -> str:
-    """Without its prologue, coloured by the page."""
+    """An SVG without its prologue, coloured by the page's CSS."""
     body = svg[svg.index("<svg") :]
     for color, variable in _VARIABLES.items():
         body = body.replace(color, variable)
@@ -108,7 +108,7 @@ def inline_svg(svg: str) -> str:
 
 
 def fill(template: Path, parts: Mapping[str, str]) -> str:
-    """The template's text with each ``{{ name }}`` replaced by the part of that name."""
+    """Replaces each ``{{ name }}`` of the template."""
     head, *pieces = template.read_text(encoding="utf-8").split("{{")
     names = (piece.split("}}", 1) for piece in pieces)
     return head + "".join(parts[name.strip()] + rest for name, rest in names)

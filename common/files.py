@@ -1,4 +1,4 @@
-"""Paths as users type them, and files that appear whole or not at all."""
+"""Paths as users type them, and atomic writes."""
 
 import hashlib
 import os
@@ -8,13 +8,14 @@ from pathlib import Path
 
 
 def user_path(text: str | Path) -> Path:
-    """A path as the user typed it; `bazel run` starts programs elsewhere but tells where."""
+    """Resolves a user's path against the directory where `bazel run` was called."""
     return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(text).expanduser()
 
 
 def kept_place(variable: str, name: str) -> str:
-    """Where a command keeps things if nobody says: what a variable names, else a folder of that
-    name in .kiln of the workspace."""
+    """Default location of a command's data: an environment variable, else a folder below the
+    workspace's .kiln.
+    """
     workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
     return os.environ.get(variable) or str(Path(workspace, ".kiln", name))
 
@@ -26,8 +27,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Writes aside, then renames: readers see the old file or the new one, never a part. Text is
-    UTF-8."""
+    """Atomic write: a temporary file, then a rename. Text is UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -40,6 +40,6 @@ def write_whole(path: Path, data: bytes | str) -> None:
     except BaseException as exc:
         with suppress(FileNotFoundError):
             os.unlink(aside)
-        if isinstance(exc, OSError) and exc.filename is None:  # as where the disk is full
+        if isinstance(exc, OSError) and exc.filename is None:  # such as a full disk
             exc.filename = os.fspath(path)
         raise

@@ -17,12 +17,12 @@ INDEX = "golden.json"
 
 
 class GoldenSetError(ValueError):
-    """A file is no golden set."""
+    """A file is not a golden set."""
 
 
 @dataclass(frozen=True)
 class GoldenImage:
-    """An image file's bytes, and the name of its class."""
+    """An image file's bytes and its class name."""
 
     data: bytes
     label: str
@@ -30,18 +30,18 @@ class GoldenImage:
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """Labelled images with the name of their origin."""
+    """Labelled images and the name of their source."""
 
     name: str
     images: tuple[GoldenImage, ...]
 
     @property
     def labels(self) -> set[str]:
-        """The classes of its images."""
+        """The class names of its images."""
         return {image.label for image in self.images}
 
     def order(self, release: str) -> list[GoldenImage]:
-        """Shuffled by the release's id, so that a run that goes on knows what was asked already."""
+        """Shuffled by the release's id, so that a resumed run knows which images it has sent."""
         shuffled = list(self.images)
         random.Random(release).shuffle(shuffled)
         return shuffled
@@ -51,7 +51,7 @@ def read_golden_set(path: Path) -> GoldenSet:
     """Reads the file.
 
     Raises:
-        GoldenSetError: it is no golden set.
+        GoldenSetError: it is not one.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -63,7 +63,8 @@ def read_golden_set(path: Path) -> GoldenSet:
             return GoldenSet(str(index["name"]), images)
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as exc:
         raise GoldenSetError(
-            f"{path} is no golden set ({exc}): `bazel build //infra/release:golden_set` makes one"
+            f"{path} is not a golden set ({exc}): "
+            "`bazel build //infra/release:golden_set` makes one"
         ) from exc
 
 

@@ -1,12 +1,12 @@
-"""Decodes image files to the model's input pixels, deterministically: what trains and what serves
-sees the same pixels of a file, since both see it through this.
+"""Deterministic decoding of image files to the model's input pixels, shared by training and
+serving.
 
-1. The first bytes tell the type: PNG, JPEG, WebP, GIF or BMP; AVIF where Pillow has its decoder,
-   which the image of the service leaves out unless it is built with it. Of animations the first
-   frame counts.
+1. Magic bytes determine the type: PNG, JPEG, WebP, GIF or BMP; AVIF where Pillow has its decoder,
+   which the image of the service leaves out unless it is built with it. Only the first
+   frame of animations is used.
 2. The size in the header is checked against a limit before anything is decoded.
-3. Of 16 bits the upper 8 are kept; palettes, greys, CMYK and others become RGB; transparent pixels
-   are blended over white.
+3. 16-bit channels keep their upper 8 bits; palettes, greys, CMYK and others become RGB; transparent
+   pixels are blended over white.
 4. The largest centred part of the model's proportions is brought to the model's size by a bicubic
    filter whose support grows with the reduction (no aliasing); a model may ask for the whole image
    instead, stretched or between black bars. JPEGs are first decoded at the smallest of 1/2, 1/4 and
@@ -39,27 +39,26 @@ from common.model.artifact import Resize
 
 
 class ImageError(ValueError):
-    """A file that gives no pixels; the message says why."""
+    """An image file that cannot be decoded; the message says why."""
 
 
 class UnsupportedImage(ImageError):
-    """Of no type that is decoded here."""
+    """The type is not supported."""
 
 
 class ImageTooLarge(ImageError):
-    """More pixels than are decoded here."""
+    """The image has more pixels than the limit."""
 
 
 class UnreadableImage(ImageError):
-    """Damaged or cut short."""
+    """The file is damaged or truncated."""
 
 
-# How the names of files end that are decoded here, and of images that are not, so that none is
-# passed over in silence.
+# File extensions of supported images, and of unsupported ones, which must not be skipped silently.
 DECODED = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp")
 NOT_DECODED = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".tga", ".svg")
 ImageType = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"]
-HAS_AVIF = find_spec("PIL._avif") is not None  # loading it takes 5 MB, so the first file does
+HAS_AVIF = find_spec("PIL._avif") is not None  # costs 5 MB: imported at the first file
 _BEGINNINGS: dict[bytes, ImageType] = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -70,7 +69,7 @@ _BEGINNINGS: dict[bytes, ImageType] = {
 
 
 def image_type(data: bytes) -> ImageType | None:
-    """The type that the first bytes claim."""
+    """The type according to the magic bytes."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     for beginning, kind in _BEGINNINGS.items():
@@ -79,7 +78,7 @@ def image_type(data: bytes) -> ImageType | None:
     return "AVIF" if HAS_AVIF and other_type(data) == "AVIF" else None
 
 
-# Types that people send and that are not decoded here: how they begin, and what they are called.
+# Common unsupported types: magic bytes and names.
 _OTHERS = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -95,12 +94,12 @@ _OTHERS = {
     b"<svg": "SVG",
 }
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"mif1": "HEIC", b"msf1": "HEIC"}  # ISO/IEC 23008-12
-_BRANDS |= {b"crx ": "CR3"}  # Canon's raw files
+_BRANDS |= {b"crx ": "CR3"}  # Canon raw
 _BRANDS |= dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC")
 
 
 def other_type(data: bytes) -> str:
-    """What a file is called that is of no type decoded here; "" where that is not known."""
+    """The name of an unsupported type, or "" if it is unknown."""
     if data[4:8] == b"ftyp":
         box = data[8 : min(_big(data[:4]), 256)]
         brands = [box[:4], *(box[at : at + 4] for at in range(8, len(box), 4))]
@@ -114,7 +113,7 @@ def other_type(data: bytes) -> str:
 
 
 def image_size(data: bytes, kind: ImageType) -> tuple[int, int] | None:
-    """(width, height) that the header claims; None for JPEGs, and where the header is damaged."""
+    """(width, height) from the header; None for JPEGs and damaged headers."""
     match kind:
         case "PNG" if len(data) >= 24:
             return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
@@ -122,7 +121,7 @@ def image_size(data: bytes, kind: ImageType) -> tuple[int, int] | None:
             return _little(data[6:8]), _little(data[8:10])
         case "BMP" if len(data) >= 26 and _little(data[14:18]) >= 40:
             height = _little(data[22:26])
-            return _little(data[18:22]), min(height, 2**32 - height)  # negative: from the top down
+            return _little(data[18:22]), min(height, 2**32 - height)  # negative: top-down rows
         case "WEBP":
             return _webp_size(data)
     return None
@@ -152,12 +151,14 @@ def _little(data: bytes) -> int:
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EIGHT_BITS_RGB = b"\x08\x02\x00\x00\x00"  # depth, colour type, compression, filter, not interlaced
-# Chunks that change no pixel. Others may: transparency, orientation.
+# Chunks that never affect pixels; transparency and orientation may.
 _HARMLESS = {b"IDAT", b"sRGB", b"gAMA", b"cHRM", b"pHYs", b"tIME", b"tEXt", b"sBIT", b"bKGD"}
 
 
 def decode(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """(H, W, 3) pixels; None for what is not a sound, plain PNG of `size`, (height, width)."""
+    """Fast path: (H, W, 3) pixels, or None unless it is an intact, plain PNG of `size`, (height,
+    width).
+    """
     height, width = size
     header = b"\x00\x00\x00\x0dIHDR" + width.to_bytes(4) + height.to_bytes(4) + _EIGHT_BITS_RGB
     if data[:29] != _SIGNATURE + header:
@@ -166,13 +167,13 @@ def decode(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
         return None
     try:
         image = Image.frombytes("RGB", (width, height), compressed, "zip", "RGB", 0)
-    except Exception:  # the general decoder names the mistake
+    except Exception:  # the general decoder reports the error
         return None
     return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, 3)
 
 
 def _image_data(data: bytes) -> bytes | None:
-    """What the IDAT chunks hold, if every chunk is sound and harmless and nothing follows IEND."""
+    """The IDAT data, if all chunks are intact and known to be harmless and nothing follows IEND."""
     parts, position = list[bytes](), 33
     if zlib.crc32(data[12:29]) != int.from_bytes(data[29:33]):
         return None
@@ -191,14 +192,14 @@ def _image_data(data: bytes) -> bytes | None:
     return None
 
 
-# Chunks that Pillow needs for the pixels. Of others it refuses what is damaged (and browsers do
-# not), and what is long, as the colour profiles of some cameras are.
+# Chunks that Pillow needs for the pixels. It rejects damaged ancillary chunks, which browsers
+# accept, and long ones, such as some cameras' colour profiles.
 _NEEDED = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf"}
-_ANCILLARY = 0x20  # the bit of the first letter
+_ANCILLARY = 0x20  # lower-case first letter: ancillary
 
 
 def _without_notes(data: bytes) -> bytes:
-    """A PNG without the chunks that change no pixel, and without damaged ones that it can lack."""
+    """The PNG without ancillary chunks that never affect pixels or are damaged."""
     parts, position = [data[:8]], 8
     while position + 12 <= len(data):
         name = data[position + 4 : position + 8]
@@ -213,14 +214,14 @@ def _without_notes(data: bytes) -> bytes:
 
 
 def _is_sound(data: bytes, start: int, end: int) -> bool:
-    """Whether the sum at the end of a chunk is that of its name and content."""
+    """Whether the chunk's CRC matches."""
     return zlib.crc32(data[start + 4 : end - 4]) == _big(data[end - 4 : end])
 
 
 def bytes_behind(data: bytes) -> int:
-    """How many bytes follow the end of an image, which `Codec` ignores; 0 where it has no end.
+    """Number of trailing bytes after the image, which `Codec` ignores; 0 if it has no end marker.
 
-    The end is where the file says it is, without looking into its pixels.
+    Found from the container structure, without decoding pixels.
     """
     match image_type(data):
         case "PNG":
@@ -251,13 +252,13 @@ def _end_of_png(data: bytes) -> int:
 
 def _end_of_jpeg(data: bytes) -> int:
     for marker, position in _segments_of_jpeg(data):
-        if marker == 0xDA:  # the first scan: behind it the end cannot be part of anything else
+        if marker == 0xDA:  # the first scan: the end marker cannot be part of anything after it
             return data.find(b"\xff\xd9", position) + 2
     return 0
 
 
 def _segments_of_jpeg(data: bytes) -> Iterator[tuple[int, int]]:
-    """The marker of each segment and where it lies."""
+    """The marker and offset of each segment."""
     position = 2
     while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
         marker = data[position + 1]
@@ -265,15 +266,15 @@ def _segments_of_jpeg(data: bytes) -> Iterator[tuple[int, int]]:
         position += 1 if marker == 0xFF else 2 + _big(data[position + 2 : position + 4])
 
 
-# Frames of ITU-T T.81, table B.1, that libjpeg does not decode.
+# JPEG variants of ITU-T T.81, table B.1, that libjpeg cannot decode.
 _RARE_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 
 
 def _rare_jpeg(data: bytes) -> str:
-    """How a JPEG is coded that is intact and not decoded here; "" where it is as others are."""
+    """The name of an intact but unsupported JPEG coding, or ""."""
     for marker, position in _segments_of_jpeg(data):
         if marker in _RARE_FRAMES:
-            return "without loss, or in layers"
+            return "that is lossless or hierarchical"
         if 0xC0 <= marker <= 0xCA and marker not in (0xC4, 0xC8):
             bits = data[position + 4 : position + 5]
             return f"of {bits[0]} bits" if bits and bits[0] != 8 else ""
@@ -294,22 +295,22 @@ def _end_of_gif(data: bytes) -> int:
 
 
 def _color_table(flags: bytes) -> int:
-    """Bytes of the table that the flags of a GIF or of its frame announce."""
+    """Size in bytes of the colour table that a GIF's flags announce."""
     return 3 * 2 ** (flags[0] % 8 + 1) if flags and flags[0] & 0x80 else 0
 
 
-MAX_PIXELS = 25_000_000  # of images to be decoded, if nobody says otherwise
-Image.MAX_IMAGE_PIXELS = None  # ours is checked instead: it is lower, and it answers 413
+MAX_PIXELS = 25_000_000  # default pixel limit
+Image.MAX_IMAGE_PIXELS = None  # our own limit is lower and answers 413
 # Pillow's warnings about a caller's image must not fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 Pixels = NDArray[np.uint8]
-# Imported here and not by the first request, which would wait for 20 ms.
+# Imported here, so that the first request does not wait 20 ms for it.
 _READERS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 _QUICK_BYTES, _QUICK_PIXELS = 8 * 1024, 256 * 256
 _BAND_PIXELS = 2**18
 _WHITE = (255, 255, 255, 255)
 _REDUCING_GAP = 3.0  # Pillow: "the result is almost indistinguishable from fair resampling"
-_ORIENTATION = 0x0112  # the EXIF tag
+_ORIENTATION = 0x0112  # EXIF orientation tag
 _ON_ITS_SIDE = range(5, 9)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -323,7 +324,7 @@ _UPRIGHT = {
 
 
 def is_quick(data: bytes) -> bool:
-    """Whether decoding takes less time than handing it to another thread."""
+    """Whether decoding is faster than handing it to another thread."""
     if len(data) > _QUICK_BYTES:
         return False
     kind = image_type(data)
@@ -332,11 +333,11 @@ def is_quick(data: bytes) -> bool:
 
 
 class Codec:
-    """Decodes to one size, (height, width), images of at most `max_pixels`.
+    """Decodes images of at most `max_pixels` to one size, (height, width).
 
     Args:
-        resize: what becomes of an image of other proportions: the largest centred part (``crop``),
-            or all of it, distorted (``stretch``) or between black bars (``pad``).
+        resize: treatment of other aspect ratios: the largest centred part (``crop``),
+            or the whole image, distorted (``stretch``) or with black bars (``pad``).
     """
 
     def __init__(self, size: tuple[int, int], max_pixels: int, resize: Resize = "crop") -> None:
@@ -354,16 +355,16 @@ class Codec:
         if kind is None:
             raise UnsupportedImage(f"{_EXPECTED}, got {_in_words(data)}")
         if size := image_size(data, kind):
-            self._check_size(size)  # now: Pillow's WebP decoder is set up when the file is opened
+            self._check_size(size)  # now: Pillow sets up its WebP decoder at opening
         try:
             return self._decode(data, kind)
         except (ImageError, MemoryError):
             raise
-        except Exception as exc:  # damaged files meet every kind of exception within Pillow
+        except Exception as exc:  # damaged files raise all kinds of exceptions within Pillow
             if kind == "JPEG" and (form := _rare_jpeg(data)):
-                raise UnsupportedImage(f"{_EXPECTED} of a common kind, got a JPEG {form}") from exc
+                raise UnsupportedImage(f"{_EXPECTED} in common coding, got a JPEG {form}") from exc
             if kind == "BMP" and str(exc).startswith("Unsupported BMP"):
-                raise UnsupportedImage(f"{_EXPECTED} of a common kind, got an {exc}") from exc
+                raise UnsupportedImage(f"{_EXPECTED} in common coding, got an {exc}") from exc
             raise UnreadableImage(f"the {kind} image is damaged or cut short") from exc
 
     def _check_size(self, size: tuple[int, int]) -> None:
@@ -402,18 +403,18 @@ _EXPECTED = f"expected a PNG, JPEG, WebP, GIF{', BMP or AVIF' if HAS_AVIF else '
 def _load_avif() -> None:
     from PIL import AvifImagePlugin
 
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # of an image: as for all other types
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # an image, as for all other types
 
 
 def _in_words(data: bytes) -> str:
-    """What came instead of an image."""
+    """Describes what came instead of a supported image."""
     if name := other_type(data):
         return f"one of the type {name}; save it as JPEG or PNG"
     return f"{len(data)} bytes that begin with {data[:8].hex(' ')}" if data else "nothing"
 
 
 def _correct_transparency(image: Image.Image, depth: int) -> None:
-    """Brings the transparent colour of a PNG to the values that Pillow decodes to.
+    """Maps a PNG's transparent colour to the 8-bit values that Pillow decodes to.
 
     Of colours of 16 bits it keeps the upper 8, and with them are transparent those that share them.
     """
@@ -431,12 +432,12 @@ def _correct_transparency(image: Image.Image, depth: int) -> None:
 
 
 def _has_no_alpha(image: Image.Image, kind: ImageType) -> bool:
-    """Whether a BMP's alpha is zero everywhere: it was never written, and browsers ignore it."""
+    """Whether a BMP's alpha channel is all zero, that is, unused; browsers ignore it then."""
     return kind == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema()[1] == 0
 
 
 def _first_frame(image: Image.Image, data: bytes, kind: ImageType) -> tuple[int, ...] | None:
-    """(left, top, right, bottom) of what the first frame of an animation covers of the canvas."""
+    """(left, top, right, bottom) of the first animation frame on the canvas."""
     if isinstance(image, GifImagePlugin.GifImageFile) and image.tile:
         return image.tile[0][1]
     position = 12
@@ -452,7 +453,7 @@ def _first_frame(image: Image.Image, data: bytes, kind: ImageType) -> tuple[int,
 
 
 def _on_canvas(image: Image.Image, frame: tuple[int, ...] | None) -> Image.Image:
-    """What lies outside of the first frame of an animation is transparent."""
+    """Pastes the first frame on its canvas; the rest is transparent."""
     if frame is None or frame == (0, 0, *image.size):
         return image
     canvas = Image.new("RGB", image.size, _WHITE[:3])
@@ -461,19 +462,19 @@ def _on_canvas(image: Image.Image, frame: tuple[int, ...] | None) -> Image.Image
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1, upright, where there is none or it is invalid."""
+    """The EXIF orientation; 1, upright, if absent or invalid."""
     if "exif" not in image.info:
         return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged EXIF is no reason to refuse the pixels
+    except Exception:  # damaged EXIF is no reason to reject the image
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16 bits a pixel; convert() would clip them at 255
+    if image.mode.startswith("I"):  # 16 bits per pixel; convert() would clip at 255
         grey = np.asarray(image)
         eight = (grey >> 8).clip(0, 255).astype(np.uint8)
         if (clear := image.info.get("transparency")) is not None:
@@ -485,8 +486,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Blends over white in bands: whole copies of a large image would take several times its
-    memory."""
+    """Blends over white in bands: copies of a large image would need several times its memory."""
     flat = Image.new("RGB", image.size)
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
@@ -498,7 +498,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _fitted(image: Image.Image, size: tuple[int, int], resize: Resize) -> Image.Image:
-    """The image at `size`, (width, height)."""
+    """The image resized to `size`, (width, height)."""
     if image.size == size:
         return image
     if resize == "pad":
@@ -522,10 +522,10 @@ def _padded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def read_pixels(png: bytes) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB of a PNG as it is, as captured answers hold one.
+    """(H, W, 3) RGB pixels of a captured PNG, unchanged.
 
     Raises:
-        UnreadableImage: it is none.
+        UnreadableImage: it is not a PNG.
     """
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:

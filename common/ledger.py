@@ -1,4 +1,4 @@
-"""An append-only ledger: a chain of records in an object store.
+"""An append-only ledger: a hash chain of records in an object store.
 
 Record n is the object ``<folder>0000000n.json``, created only if there is none: that creation is
 what commits it. Each record carries the digest of the one before, so that a change to any shows.
@@ -19,7 +19,7 @@ _READERS = 16
 
 
 def encode(values: Mapping[str, Any], indent: int = 2) -> bytes:
-    """A document as it is stored, readable for people; ValueError for what JSON does not know."""
+    """A document's stored form, human-readable JSON; ValueError for what JSON cannot hold."""
     document = {"schema": SCHEMA, **values}
     text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
@@ -38,33 +38,35 @@ class Record(Protocol):
 
     @property
     def number(self) -> int:
-        """Its place in the ledger, counted from 1."""
+        """Its position in the ledger, from 1."""
 
     @property
     def previous(self) -> str | None:
-        """SHA-256 of the record before, in hex."""
+        """SHA-256 of the previous record, in hex."""
 
     def to_json(self) -> bytes:
-        """What is stored; its SHA-256 is the record's digest."""
+        """The stored form; its SHA-256 is the record's digest."""
 
 
 R = TypeVar("R", bound=Record)
 
 
 class Chain(Generic[R]):
-    """Reads and appends records of one kind, which come with their digests."""
+    """Reads and appends records of one type, along with their digests."""
 
     def __init__(self, store: Store, folder: str, parse: Callable[[bytes], R]) -> None:
-        """Records of `folder` ("records/"), read by the inverse of their `to_json`."""
+        """`parse` is the inverse of the records' `to_json`; `folder` is their prefix
+        ("records/").
+        """
         self._store, self._folder, self._parse = store, folder, parse
 
     def newest(self) -> tuple[R, str] | None:
-        """The last record: one listing, one object."""
+        """The last record, from one listing and one read."""
         keys = self._keys()
         return self._read(keys[-1]) if keys else None
 
     def records(self, after: int = 0) -> list[tuple[R, str]]:
-        """All records behind number `after`, oldest first.
+        """All records after number `after`, oldest first.
 
         Raises:
             Damaged: one cannot be read.
@@ -97,7 +99,7 @@ class Chain(Generic[R]):
         return hashlib.sha256(data).hexdigest()
 
     def problems(self, contradicts: Callable[[R, tuple[R, str] | None], bool]) -> list[str]:
-        """What shows that the chain is not as it was written; empty if nothing does.
+        """Integrity violations of the chain; empty if it is intact.
 
         Args:
             contradicts: whether a record cannot follow the one before it (None: it is the first).
@@ -106,7 +108,7 @@ class Chain(Generic[R]):
         before: tuple[R, str] | None = None
         for place, key in enumerate(self._keys(), start=1):
             if key != self._key(place):
-                return [*found, f"{self._key(place)} is missing: the records behind it stand alone"]
+                return [*found, f"{self._key(place)} is missing: the records after it stand alone"]
             try:
                 record, digest = self._read(key)
             except Damaged as exc:
@@ -114,7 +116,7 @@ class Chain(Generic[R]):
                 continue
             if (before[0].number if before else 0) == place - 1:
                 if record.previous != (before[1] if before else None):
-                    found.append(f"{self._key(place - 1)} was changed: {key} names another digest")
+                    found.append(f"{self._key(place - 1)} was changed: {key} has another digest")
                 elif contradicts(record, before):
                     found.append(f"{key} contradicts the records before it")
             before = record, digest
@@ -132,7 +134,7 @@ class Chain(Generic[R]):
                 raise ValueError(f"it is record {record.number}")
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise Damaged(
-                f"{key} in {self._store.url} is no record of the ledger ({exc!r}): "
+                f"{key} in {self._store.url} is not a ledger record ({exc!r}): "
                 "restore it from a backup or the bucket's versions"
             ) from exc
         return record, hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""Lightning, without what torchmetrics imports beside it.
+"""Lightning without torchmetrics' optional imports.
 
 Lightning needs torchmetrics for its base class alone, but torchmetrics imports SciPy's signal
 processing, torchvision's models and Matplotlib for metrics of sound and image quality. While it is
@@ -21,7 +21,7 @@ _LEFT_OUT = frozenset({"matplotlib", "scipy", "torchvision"})
 
 @contextmanager
 def _declared_absent() -> Iterator[None]:
-    """Answers for torchmetrics, which asks lightning_utilities what is installed."""
+    """Answers torchmetrics' queries to lightning_utilities about installed packages."""
     version: Callable[[str], str] = vars(optional)["_version"]
     available = optional.package_available
 

@@ -1,4 +1,4 @@
-"""Object storage whose objects are written once: the interface, its errors, and a folder."""
+"""Write-once object storage: the interface, its errors, and an implementation in a folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Conflict(StoreError):
 
 
 class Damaged(StoreError):
-    """What is stored is not what was written."""
+    """Stored content is not what was written."""
 
     exit_code = 1
 
@@ -40,40 +40,41 @@ class Stored:
 
 
 class Store(Protocol):
-    """Immutable objects by key ("a/b.json"). Every method raises StoreError if it cannot answer."""
+    """Immutable objects by key ("a/b.json"). Every method raises StoreError if the store fails."""
 
     @property
     def url(self) -> str:
-        """Where it is, as a user would write it."""
+        """Its location as a user would write it."""
 
     def read(self, key: str) -> bytes:
         """An object's bytes; KeyError if there is none."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """True if the object holds these bytes afterwards, false if it held others already.
+        """True if the object holds these bytes afterwards, false if it held different ones already.
 
         It never changes an object. Of several writers of different bytes, one sees True.
         """
 
     def entries(self, prefix: str, after: str = "") -> list[Stored]:
-        """Objects whose key starts with `prefix` and sorts behind `after`, in order."""
+        """Objects whose key starts with `prefix` and sorts after `after`, in order."""
 
     def delete(self, key: str) -> None:
-        """Removes an object, if it is there: for what nothing refers to."""
+        """Removes an unreferenced object, if it exists."""
 
     def unfinished(self) -> list[Stored]:
-        """What killed writers left beside the objects; `delete` takes their keys too."""
+        """Leftovers of killed writers; `delete` accepts their keys."""
 
 
 _UNFINISHED = ".unfinished"
 
 
 class FolderStore:
-    """Written aside, then linked into place: the link fails if the name is taken, on every POSIX
-    file system with hard links, NFS included."""
+    """Objects as files, written to a temporary name and hard-linked into place: the link fails if
+    the name is taken, on every POSIX file system with hard links, NFS included.
+    """
 
     def __init__(self, root: Path) -> None:
-        """The folder is made by the first write."""
+        """The first write creates the folder."""
         self.root = root.absolute()
 
     @property
@@ -108,7 +109,7 @@ class FolderStore:
             return True
 
     def entries(self, prefix: str, after: str = "") -> list[Stored]:
-        """Objects below `prefix` that sort behind `after`, in order."""
+        """Objects below `prefix` that sort after `after`, in order."""
         folder = prefix.rpartition("/")[0]
         found = [f for f in self._files(folder) if f.key.startswith(prefix) and f.key > after]
         return [f for f in found if not f.key.startswith(_UNFINISHED)]
@@ -119,7 +120,7 @@ class FolderStore:
             os.unlink(self.root / key)
 
     def unfinished(self) -> list[Stored]:
-        """Files that killed writers left aside."""
+        """Temporary files of killed writers."""
         return self._files(_UNFINISHED)
 
     def _files(self, folder: str) -> list[Stored]:
@@ -128,7 +129,7 @@ class FolderStore:
             for parent, _, names in os.walk(self.root / folder, onerror=_raise_unless_missing):
                 for name in names:
                     path = Path(parent, name)
-                    with suppress(FileNotFoundError):  # a writer has finished meanwhile
+                    with suppress(FileNotFoundError):  # its writer has finished meanwhile
                         status = path.stat()
                         key = path.relative_to(self.root).as_posix()
                         found.append(Stored(key, status.st_size, status.st_mtime))
@@ -136,7 +137,7 @@ class FolderStore:
 
 
 def _make_folders(path: Path) -> list[Path]:
-    """Makes a folder with those above it; returns those that were missing."""
+    """Creates a folder and its parents; returns those that were missing."""
     missing = []
     for folder in (path, *path.parents):
         if folder.is_dir():

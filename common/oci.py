@@ -1,4 +1,4 @@
-"""OCI image layouts: reproducible layers, blobs by digest, and the index that names one manifest.
+"""OCI image layouts: reproducible layers, content-addressed blobs, and an index with one manifest.
 
 https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md
 """
@@ -20,7 +20,7 @@ from typing import IO, Any
 
 @dataclass(frozen=True)
 class Entry:
-    """One path of the image, relative to its root; ``data`` is the content or the file with it."""
+    """A path of the image, relative to its root; ``data`` is its content or a file with it."""
 
     path: str
     kind: bytes = tarfile.REGTYPE
@@ -31,7 +31,7 @@ class Entry:
 
 
 def with_parents(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries, sorted, with every parent folder: Lambda insists on those."""
+    """The entries, sorted, with every parent folder, which Lambda requires."""
     found = {entry.path: entry for entry in entries}
     for path in list(found):
         for parent in PurePosixPath(path).parents:
@@ -41,9 +41,9 @@ def with_parents(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def write_layer(entries: Iterable[Entry], target: Path, effort: int = 6) -> None:
-    """Write them with gzip's ``effort`` from 1, quick, to 9, small.
+    """Writes a layer, gzipped at level ``effort``, 1 to 9.
 
-    No times, no users of this machine, and neither a name nor a time in the gzip header."""
+    Reproducible: no times, no owners, and neither a name nor a time in the gzip header."""
     with (
         target.open("wb") as raw,
         gzip.GzipFile("", "wb", effort, raw, mtime=0) as packed,
@@ -75,12 +75,12 @@ _CHUNK = 1 << 20
 
 
 class ImageError(Exception):
-    """The image cannot be made; the message says what is wrong with its parts."""
+    """The image cannot be built; the message says what is wrong with its parts."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """A manifest and its configuration, as parsed JSON."""
+    """A manifest and its configuration as parsed JSON."""
 
     manifest: Json
     config: Json
@@ -107,7 +107,7 @@ def read_image(layout: Path) -> Image:
 
 
 def manifest_digest(layout: Path) -> str:
-    """The digest by which the one image of a layout is known.
+    """The digest of a layout's only image.
 
     Raises:
         ImageError: the layout holds none or several.
@@ -123,7 +123,7 @@ def blob_path(layout: Path, digest: str) -> Path:
 
 
 def add_layer(layout: Path, image: Image, tar: Path, created_by: str) -> Image:
-    """Copy a layer, gzipped or plain, into the layout; the image with it on top."""
+    """Adds a layer, gzipped or plain, on top of the image."""
     digest, diff_id, compressed = _digests(tar)
     target = blob_path(layout, digest)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def _layer_type(image: Image, compressed: bool) -> str:
 
 
 def _digests(tar: Path) -> tuple[str, str, bool]:
-    """Digest of the file, digest of the tar inside, and whether the two differ by gzip."""
+    """Digest of the file, digest of the tar inside, and whether the file is gzipped."""
     outer, inner = hashlib.sha256(), hashlib.sha256()
     with tar.open("rb") as file:
         magic = file.read(4)
@@ -161,7 +161,7 @@ def _digests(tar: Path) -> tuple[str, str, bool]:
             while compressed and chunk:
                 inner.update(gunzip.decompress(chunk))
                 chunk = gunzip.unused_data
-                if gunzip.eof and chunk:  # gzip files may follow each other in one
+                if gunzip.eof and chunk:  # gzip members may be concatenated
                     gunzip = zlib.decompressobj(wbits=31)
         if compressed and not gunzip.eof:
             raise ImageError(f"{tar} ends in the middle of its gzip data")
@@ -170,7 +170,7 @@ def _digests(tar: Path) -> tuple[str, str, bool]:
 
 
 def write_image(layout: Path, image: Image) -> str:
-    """Write configuration, manifest and index; the manifest's digest."""
+    """Writes configuration, manifest and index; returns the manifest's digest."""
     config_digest, config_size = _put(layout, image.config)
     config = image.manifest["config"] | {"digest": config_digest, "size": config_size}
     config.pop("data", None)  # an embedded copy would be of the old configuration

@@ -1,5 +1,4 @@
-"""Finds native programs: those that a wheel carries, those of Debian packages, and those on
-PATH."""
+"""Finds native programs: from wheels, from Debian packages, and on PATH."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ def _beside_package(package: str) -> Iterator[Path]:
 
 
 def _site_packages(package: str) -> Path | None:
-    """Where the wheel was unpacked; some hold a program and no package to import."""
+    """Where the wheel was unpacked; some hold only a program and no importable package."""
     spec = importlib.util.find_spec(package)
     if spec and spec.origin:
         return Path(spec.origin).parent.parent
@@ -46,16 +45,16 @@ def _site_packages(package: str) -> Path | None:
         return None
 
 
-# <runfiles>/_main/common/programs.py: the folder of all repositories, also outside of tests.
+# <runfiles>/_main/common/programs.py: the folder of all repositories, also outside tests.
 _RUNFILES = Path(__file__).absolute().parents[2]
 
 
 class ProgramMissing(Exception):
-    """The machine cannot give the program; the message says how to install it."""
+    """A program is not available; the message says how to install it."""
 
 
 def find_program(name: str, runfiles: Path = _RUNFILES) -> Path:
-    """The program ``name`` of a repository ``@debian_…``; without a repository, of PATH.
+    """The program ``name`` of a repository ``@debian_…``, or on PATH if none is given.
 
     Raises:
         ProgramMissing: neither exists.
@@ -63,7 +62,7 @@ def find_program(name: str, runfiles: Path = _RUNFILES) -> Path:
     for path in sorted(runfiles.glob(f"*debian_*/root/usr/bin/{name}")):
         return path
     notes = sorted(runfiles.glob(f"*debian_*/missing/{name}"))
-    on_path = None if notes else shutil.which(name)  # the repository has looked there
+    on_path = None if notes else shutil.which(name)  # the repository rule has searched PATH
     if on_path:
         return Path(on_path)
     text = notes[0].read_text(encoding="utf-8") if notes else name
@@ -76,7 +75,7 @@ def find_program(name: str, runfiles: Path = _RUNFILES) -> Path:
 
 
 def require_program(name: str) -> Path:
-    """For tests: as :func:`find_program`, but a program that is missing skips the test visibly."""
+    """For tests: :func:`find_program`, but a missing program skips the test visibly."""
     import pytest
 
     try:

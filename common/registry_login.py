@@ -1,4 +1,4 @@
-"""Credentials for container registries, as `crane` and `cosign` read them."""
+"""Credentials for container registries, in the form that `crane` and `cosign` read."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _ECR = re.compile(
 
 
 class LoginError(Exception):
-    """The registry gave no password; the message says what to do."""
+    """The registry gave no credentials; the message says what to do."""
 
 
 @contextmanager
 def registry_login(host: str) -> Iterator[dict[str, str]]:
-    """Variables with which `crane` may push to the host.
+    """Environment variables with which `crane` may push to the host.
 
     Raises:
-        LoginError: ECR gives no token.
+        LoginError: ECR refuses a token.
     """
     match = _ECR.fullmatch(host)
     if not match:
@@ -36,15 +36,15 @@ def registry_login(host: str) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def docker_login(host: str, token: str) -> Iterator[dict[str, str]]:
-    """Docker's configuration with one password in it, for as long as the block runs."""
-    with tempfile.TemporaryDirectory(prefix="kiln-") as folder:  # readable by this user alone
+    """A temporary Docker configuration with one credential."""
+    with tempfile.TemporaryDirectory(prefix="kiln-") as folder:  # readable by this user only
         config = {"auths": {host: {"auth": token}}}
         Path(folder, "config.json").write_text(json.dumps(config))
         yield {"DOCKER_CONFIG": folder}
 
 
 def ecr_token(account: str, region: str) -> str:
-    """The registry's user and password, in base64, good for twelve hours."""
+    """The registry's user and password in base64, valid for twelve hours."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -15,15 +15,16 @@ _BATCH_BYTES = 16 << 20
 
 
 def batch_within_memory(values: int, most: int) -> int:
-    """How many examples of so many float32 values are computed at once: `most` of small ones, fewer
-    of large ones, so that the memory taken does not grow with them; at least one."""
+    """Batch size for examples of `values` float32 values within a memory budget: at most `most`, at
+    least one.
+    """
     return max(1, min(most, _BATCH_BYTES // (4 * values)))
 
 
 def available_cpus(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
-    """CPUs of this process's affinity, or its cgroup's quota if that is less; at least one.
+    """CPUs in this process's affinity mask, or its cgroup quota if lower; at least one.
 
-    Half a CPU more is not worth a thread that is stopped half of the time: 1.5 counts as one.
+    Rounded down: a thread on half a CPU would be throttled half of the time.
     """
     if hasattr(os, "sched_getaffinity"):
         cpus = float(len(os.sched_getaffinity(0)))
@@ -35,19 +36,20 @@ def available_cpus(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> 
 
 
 def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
-    """The CPU's model, to stand beside figures that were measured on it."""
+    """The CPU's model, recorded beside measurements."""
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return os.uname().machine  # where the kernel tells no more, as on macOS
+    return os.uname().machine  # the kernel may say nothing more, as on macOS
 
 
 def available_memory(
     cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP, meminfo: Path = _MEMINFO
 ) -> int | None:
-    """Bytes that this process can still take: what the kernel calls available, or what its cgroups
-    leave if that is less; None where neither is told, as on macOS."""
+    """Bytes that this process can still allocate: the kernel's MemAvailable, or what its cgroups
+    leave if lower; None if unknown, as on macOS.
+    """
     rows = {row[0]: row[1:] for row in _rows(meminfo)}
     available = [int(rows[name][0]) * 1024 for name in ("MemAvailable:",) if name in rows]
     return min([*available, *_memory_left(cgroups, membership)], default=None)
@@ -56,8 +58,8 @@ def available_memory(
 def _memory_left(cgroups: Path, membership: Path) -> Iterator[int]:
     for folder in _folders(cgroups, membership, "memory"):
         for limit_name, usage_name, statistics_name in (
-            ("memory.max", "memory.current", "inactive_file"),  # version 2
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),  # version 1
+            ("memory.max", "memory.current", "inactive_file"),  # cgroup v2
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),  # cgroup v1
         ):
             limit, usage = _words(folder / limit_name), _words(folder / usage_name)
             if limit and usage and limit[0].isdigit():
@@ -67,16 +69,16 @@ def _memory_left(cgroups: Path, membership: Path) -> Iterator[int]:
 
 
 def _quotas(cgroups: Path, membership: Path) -> list[float]:
-    """Limits that apply: of the own group and of those above it, of either version of cgroups."""
+    """Limits of the process's cgroup and its ancestors, v1 and v2."""
     quotas = []
     for folder in _folders(cgroups, membership, "cpu"):
         limits = (
-            _words(folder / "cpu.max"),  # version 2: "quota period", or "max period"
-            _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us"),  # version 1
+            _words(folder / "cpu.max"),  # v2: "quota period", or "max period"
+            _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us"),  # v1
         )
         for limit in limits:
             if len(limit) == 2 and all(word.isdigit() for word in limit) and int(limit[1]) > 0:
-                quotas.append(int(limit[0]) / int(limit[1]))  # -1 and max mean no limit
+                quotas.append(int(limit[0]) / int(limit[1]))  # -1 and max mean unlimited
     return [quota for quota in quotas if quota > 0]
 
 

@@ -1,7 +1,7 @@
-"""What an answer looked at, by occlusion: how much its odds fall when a part of the image is
+"""Saliency by occlusion: how much the predicted class's odds fall when a part of the image is
 covered.
 
-It needs the model's answers alone, so it tells of any model that is served, and of the very file.
+It needs only the model's probabilities, so it works for any served model.
 Sources: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", section
 4.2, for the covers; Robnik-Sikonja and Kononenko 2008, "Explaining Classifications For Individual
 Instances", for the difference of log odds, their weight of evidence: where a model is 99.99 % sure,
@@ -11,15 +11,16 @@ probabilities hardly move.
 import numpy as np
 from numpy.typing import NDArray
 
-GRID = 8  # cells of the map each way; a cover hides two of them each way, and moves by one
-LARGEST = 28.0  # of the differences: probabilities closer than 1e-6 to 0 or 1 count as so close
+GRID = 8  # cells of the map per axis; a cover hides 2 x 2 of them and moves by one
+LARGEST = 28.0  # probabilities are clipped to 1e-6..1 - 1e-6
 _CLOSEST = 1e-6
-IMAGES = 1 + (GRID - 1) ** 2  # that the model has to answer for one map
+IMAGES = 1 + (GRID - 1) ** 2  # predictions needed for one map
 
 
 def occluded(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(`IMAGES`, H, W, 3): an image of (H, W, 3) as it is, then under each cover, which has the
-    image's mean colour."""
+    """(`IMAGES`, H, W, 3): the image of (H, W, 3), then one copy for each cover, which has the
+    image's mean colour.
+    """
     images = np.repeat(image[np.newaxis], IMAGES, axis=0)
     color = image.mean(axis=(0, 1)).round().astype(np.uint8)
     rows, columns = (_edges(length) for length in image.shape[:2])
@@ -30,11 +31,11 @@ def occluded(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def saliency(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(`GRID`, `GRID`), from the top: by how much the natural logarithm of the answer's odds falls
-    when a cell is covered, the mean of its covers; negative where it rises.
+    """(`GRID`, `GRID`), top row first: decrease of the predicted class's log odds when a cell is
+    covered, averaged over its covers; negative where covering raises them.
 
     Args:
-        probabilities: (`IMAGES`, K), the answers to `occluded`.
+        probabilities: (`IMAGES`, K), predictions for `occluded`.
     """
     answer = int(probabilities[0].argmax())
     shares = probabilities[:, answer].astype(np.float64).clip(_CLOSEST, 1 - _CLOSEST)

@@ -1,4 +1,4 @@
-"""Opens the object store that a URL names: a folder, or a bucket of S3."""
+"""Opens the object store that a URL names: a folder or an S3 bucket."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def open_store(url: str) -> Store:
 
 
 def _open_bucket(bucket: str, prefix: str) -> Store:
-    """Endpoint, region and credentials come from where boto3 finds them; AWS_ENDPOINT_URL names
-    another store than Amazon's."""
-    # boto3 takes a while, a folder needs none of it.
+    """boto3's usual lookup finds endpoint, region and credentials; AWS_ENDPOINT_URL selects a store
+    other than Amazon's.
+    """
+    # imported here: boto3 is slow to import, and folders do not need it
     import boto3
     from botocore.config import Config
 

@@ -11,18 +11,19 @@ from rich.text import Text
 
 
 def terminal(width: int = 120, *, stderr: bool = False) -> Console:
-    """A console as wide as the terminal; for files and pipes `width` columns, so that tables are
-    not folded."""
+    """A console as wide as the terminal; `width` columns for files and pipes, so that tables do not
+    wrap.
+    """
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=width)
 
 
-EVERY_S = 20.0  # between the lines, whatever the work itself prints
-_REFRESHES = 2  # of the bar a second: what is measured meanwhile is hardly disturbed
+EVERY_S = 20.0  # at least, between lines in a log
+_REFRESHES = 2  # refreshes of the bar per second: low, so that measurements are hardly disturbed
 
 
 class Progress:
-    """Says how far a piece of work is, as long as the context lasts.
+    """Shows the progress of work while the context is open.
 
     A thread of its own prints the lines, so work whose steps cannot be counted, or take minutes
     each, is not silent either. Work that ends sooner prints none.
@@ -37,12 +38,12 @@ class Progress:
         console: Console | None = None,
         every_s: float | None = None,
     ) -> None:
-        """Nothing is shown before the context begins.
+        """Prints nothing before the context is entered.
 
         Args:
-            what: the work as a participle or a name: ``exporting``, ``epoch 3/11``.
-            total: in any unit; None if it cannot be said.
-            completed: what was done before, from which no rate follows.
+            what: the work, as a participle or noun: ``exporting``, ``epoch 3/11``.
+            total: in any unit; None if unknown.
+            completed: done before the start; excluded from the rate.
             console: where to (default: stderr).
             every_s: seconds between the lines (default: `EVERY_S`).
         """
@@ -80,7 +81,7 @@ class Progress:
             self._thread.join()
 
     def begin(self, what: str, total: float | None = None, *, completed: float = 0.0) -> None:
-        """The next piece of work, with the arguments of the first one."""
+        """Starts the next piece of work; arguments as for the constructor."""
         self._what, self._total, self._detail = what, total, ""
         self._before = self._completed = completed
         self._started = time.monotonic()
@@ -89,7 +90,7 @@ class Progress:
     def update(
         self, completed: float | None = None, *, what: str | None = None, detail: str | None = None
     ) -> None:
-        """Notes how far the work is; may be called as often as one likes.
+        """Records the progress; cheap enough to be called often.
 
         Args:
             completed: of the total, in all.
@@ -102,11 +103,11 @@ class Progress:
         self._show()
 
     def advance(self, steps: float = 1.0) -> None:
-        """Notes that so much more is done."""
+        """Adds to the completed amount."""
         self.update(self._completed + steps)
 
     def line(self) -> str:
-        """What is printed now: ``epoch 3/11  27 %  812 images/s  4 min 10 s left``."""
+        """The current line: ``epoch 3/11  27 %  812 images/s  4 min 10 s left``."""
         elapsed_s = time.monotonic() - self._started
         done = self._completed - self._before
         if self._total is None:
@@ -133,7 +134,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """For people: ``40 s``, ``4 min 10 s``, ``1 h 5 min``."""
+    """Human-readable: ``40 s``, ``4 min 10 s``, ``1 h 5 min``."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"

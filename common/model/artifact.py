@@ -1,4 +1,4 @@
-"""The contract of a model artifact: its signature, its metadata, and how both are checked."""
+"""The contract of a model artifact: its signature, its metadata, and the checks of both."""
 
 import base64
 import hashlib
@@ -14,12 +14,12 @@ from common.model.model_file import ArtifactError, read_model_file
 from common.model.signals import SIGNALS
 
 CHANNELS = ("red", "green", "blue")
-Resize = Literal["crop", "stretch", "pad"]  # how an image of other proportions is made to fit
+Resize = Literal["crop", "stretch", "pad"]  # treatment of images of other aspect ratios
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How the model did on the test set, which it saw once."""
+    """Metrics on the test set, which is used once."""
 
     images: int
     accuracy: float
@@ -30,7 +30,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class SignalReference:
-    """How one signal of `common.model.signals` was distributed over the reference images.
+    """The distribution of one signal of `common.model.signals` over the reference images.
 
     `edges` increase and cut the values into bins, the last holding what reaches the last edge: bin
     i holds edges[i - 1] <= value < edges[i]. `shares` are of images, one more than edges, and sum
@@ -46,36 +46,36 @@ class SignalReference:
 
 @dataclass(frozen=True)
 class DriftReference:
-    """What the model saw and answered on the reference images; live traffic is compared with it."""
+    """Signals and predictions on the reference images, the baseline for drift."""
 
     images: int
     class_priors: tuple[float, ...]  # share of images predicted as each class
-    signals: tuple[SignalReference, ...]  # in the order of SIGNALS
+    signals: tuple[SignalReference, ...]  # order of SIGNALS
 
 
 @dataclass(frozen=True)
 class ParityVector:
-    """A few images and the answer expected for them: a session that disagrees must not serve."""
+    """A few images and their expected probabilities; a session that disagrees must not serve."""
 
-    images: bytes  # N*H*W*3, in the order of the model's input
+    images: bytes  # N*H*W*3, in the model's input order
     probabilities: tuple[tuple[float, ...], ...]  # (N, K)
-    tolerance: float  # largest |difference| allowed to any probability
+    tolerance: float  # largest allowed absolute difference of a probability
 
 
 @dataclass(frozen=True)
 class Codec:
-    """How the value of a metadata key is written, read, and described in error messages."""
+    """How a metadata value is written, read, and described in error messages."""
 
     expectation: str
     encode: Callable[[Any], str]
-    decode: Callable[[str], Any]  # raises an ordinary exception on anything unexpected
+    decode: Callable[[str], Any]  # raises any ordinary exception on bad input
 
 
-_CODEC = "codec"  # key of it among what a dataclass knows of a field
+_CODEC = "codec"  # its key in a dataclass field's metadata
 
 
 def shortened(text: str) -> str:
-    """Quoted for an error message, long values cut."""
+    """Quoted for an error message, long values truncated."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
@@ -209,7 +209,7 @@ _DIGEST = _text("(?:md5:|sha256:)?[0-9a-f]{32,64}(?:[.]dir)?", "a digest in hexa
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a model comes from: the commit, the inputs and the machine that it was trained by."""
+    """Where a model comes from: commit, inputs, and training machine."""
 
     git_revision: str = field(
         metadata=_text(
@@ -226,7 +226,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class ArtifactMetadata(Provenance):
-    """Everything a model artifact says about itself."""
+    """All metadata of a model artifact."""
 
     name: str = field(
         metadata=_text("[a-z0-9][a-z0-9._-]*", "lower-case letters, digits, '.', '_' and '-'")
@@ -270,14 +270,14 @@ class ArtifactMetadata(Provenance):
             "images in base64, their probabilities and a tolerance", _parity, _parity_to_json
         )
     )
-    # What becomes of an image of other proportions, see common/images.py. Written where it is not
-    # the default alone, so that models from before it was there, and their bytes, stay as they are.
+    # Treatment of images of other aspect ratios, see common/images.py. Written only if it is not
+    # the default, so that older models keep their bytes.
     resize: Resize = field(
         default="crop", metadata=_text("crop|stretch|pad", "'crop', 'stretch' or 'pad'")
     )
 
     def __post_init__(self) -> None:
-        """Refuse values that contradict each other."""
+        """Rejects contradictory values."""
         if problems := [*_inconsistencies(self)]:
             raise ArtifactError("; ".join(problems))
 
@@ -285,7 +285,7 @@ class ArtifactMetadata(Provenance):
         """ONNX metadata entries, sorted by key.
 
         Raises:
-            ArtifactError: a value is one that no reader would take.
+            ArtifactError: a reader would reject a value.
         """
         props = {
             _PREFIX + name: codec.encode(getattr(self, name))
@@ -299,7 +299,7 @@ class ArtifactMetadata(Provenance):
 
     @classmethod
     def from_metadata_props(cls, props: Mapping[str, str]) -> "ArtifactMetadata":
-        """The metadata in an ONNX file's entries; keys of others are left alone.
+        """Parses an ONNX file's metadata entries; foreign keys are ignored.
 
         Raises:
             ArtifactError: names every key that is missing or wrong, and what was expected.
@@ -365,7 +365,7 @@ def _metadata_digest(props: Mapping[str, str]) -> str:
 
 
 def _inconsistencies(metadata: ArtifactMetadata) -> list[str]:
-    """What no single key shows: counts that must agree with the classes and the input size."""
+    """Cross-key errors: counts that disagree with the classes or the input size."""
     problems, classes = [], len(metadata.classes)
     if (priors := len(metadata.drift_reference.class_priors)) != classes:
         problems.append(

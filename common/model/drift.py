@@ -1,9 +1,8 @@
-"""Drift statistics in the standard library alone: windows against the reference, thresholds,
-alarms.
+"""Drift statistics in the standard library: windows against the reference, thresholds, alarms.
 
-A window is judged ten times while its images pass, so one that is judged at the rate of a single
-comparison would cry wolf. The promise is therefore made for a stream: so many false alarms an image
-at most, whatever the windows; each judgement gets its part of that (Bonferroni again).
+A window is tested ten times while its images pass, so testing each at the rate of a single
+comparison would raise too many false alarms. The limit is therefore stated per image of a stream,
+whatever the windows; each test gets its share of it (Bonferroni).
 """
 
 from bisect import bisect_right
@@ -19,7 +18,7 @@ from common.model.artifact import DriftReference
 
 
 def chi_square_tail(value: float, freedom: int) -> float:
-    """P(X >= value) of a chi-square distribution; 1 without a degree of freedom.
+    """Survival function of the chi-square distribution; 1 without a degree of freedom.
 
     Source: Abramowitz & Stegun 26.4.4 and 26.4.5, finite sums for whole degrees of freedom.
     """
@@ -30,11 +29,11 @@ def chi_square_tail(value: float, freedom: int) -> float:
     while a < freedom / 2:
         total += exp(a * log(x) - x - lgamma(a + 1))
         a += 1
-    return min(1.0, float(f"{total:.10g}"))  # further digits are rounding errors, and would rise
+    return min(1.0, float(f"{total:.10g}"))  # more digits would not be monotonic
 
 
 def ks_tail(value: float) -> float:
-    """P(K >= value) of Kolmogorov's distribution, the limit of sqrt(n) times the distance.
+    """Survival function of Kolmogorov's distribution, the limit of sqrt(n) times the distance.
 
     Source: Smirnov 1948; the alternating series converges in a few terms above 0.2: those left out
     here are below exp(-50).
@@ -59,7 +58,7 @@ def ks_quantile(level: float) -> float:
 
 
 def _inverse(tail: Callable[[float], float], level: float) -> float:
-    """Where a falling tail meets a level in 0..1, by bisection."""
+    """Where a decreasing tail function equals a level in 0..1, by bisection."""
     low, high = 0.0, 1.0
     while tail(high) > level:
         high *= 2
@@ -69,20 +68,20 @@ def _inverse(tail: Callable[[float], float], level: float) -> float:
     return high
 
 
-CLASSES = "predicted_class"  # the signal beside those of the reference: which class was answered
+CLASSES = "predicted_class"  # signal of the predicted class, beside those of the reference
 Verdict = Literal["drift", "no drift", "too little evidence"]
-_PER_BIN = 10  # images expected in a bin, or it is merged: below, PSI's chi-square limit is off
+_PER_BIN = 10  # with fewer expected, bins are merged: PSI's chi-square limit fails
 
 
 @dataclass(frozen=True)
 class DriftLimits:
-    """When a difference is called drift.
+    """The thresholds for drift.
 
     `psi` and `ks` are the smallest values worth an alarm: PSI below 0.1 is by custom "no change",
     and KS 0.1 means that one image in ten moved across some value.
     """
 
-    false_alarm_rate: float = 1e-3  # of a window without drift, at most, over all statistics
+    false_alarm_rate: float = 1e-3  # upper limit without drift, over all statistics of a window
     psi: float = 0.1
     ks: float = 0.1
     fewest_images: int = 50
@@ -93,7 +92,7 @@ DEFAULT_LIMITS = DriftLimits()
 
 @dataclass
 class Counts:
-    """A window of answers in the reference's bins; short windows merge to long ones."""
+    """Binned predictions of a window; windows can be merged."""
 
     classes: list[int]
     signals: dict[str, list[int]] = field(default_factory=dict)
@@ -106,7 +105,7 @@ class Counts:
 
     @property
     def images(self) -> int:
-        """Answers in the window; a signal may have been measured on fewer of them."""
+        """Predictions in the window; a signal may have been measured on fewer."""
         return sum(self.classes)
 
     def add(
@@ -115,7 +114,7 @@ class Counts:
         predictions: Iterable[int],
         signals: Mapping[str, Iterable[float]],
     ) -> None:
-        """Count answers: class indices, and one value an image for each measured signal."""
+        """Counts predictions: class indices, and one value per image for each measured signal."""
         for prediction in predictions:
             self.classes[prediction] += 1
         for signal in reference.signals:
@@ -124,14 +123,14 @@ class Counts:
                 bins[bisect_right(signal.edges, value)] += 1
 
     def merge(self, other: "Counts") -> None:
-        """Add what another window of the same reference saw."""
+        """Adds another window over the same reference."""
         self.classes = [a + b for a, b in zip(self.classes, other.classes, strict=True)]
         for name, counts in other.signals.items():
             mine = self.signals[name]
             self.signals[name] = [a + b for a, b in zip(mine, counts, strict=True)]
 
     def remove(self, other: "Counts") -> None:
-        """Take away what was merged before."""
+        """Subtracts a window merged earlier."""
         self.classes = [a - b for a, b in zip(self.classes, other.classes, strict=True)]
         for name, counts in other.signals.items():
             mine = self.signals[name]
@@ -140,14 +139,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Statistic:
-    """One statistic of one signal; it shows drift if its value exceeds the threshold."""
+    """A statistic of one signal; above its threshold it indicates drift."""
 
     signal: str
     kind: Literal["psi", "ks"]
     images: int
     value: float
     threshold: float
-    p_value: float  # chance of such a value without drift
+    p_value: float  # under the hypothesis of no drift
 
     @property
     def drifted(self) -> bool:
@@ -157,35 +156,35 @@ class Statistic:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """A window compared with the reference."""
+    """The comparison of a window with the reference."""
 
     images: int
     statistics: tuple[Statistic, ...]  # empty if there were too few images
 
     @property
     def verdict(self) -> Verdict:
-        """Drift in any signal is drift."""
+        """Drift if any signal drifted."""
         if not self.statistics:
             return "too little evidence"
         return "drift" if any(s.drifted for s in self.statistics) else "no drift"
 
     @property
     def drifted(self) -> tuple[str, ...]:
-        """Signals that drifted, each once, in the order of the reference."""
+        """Signals that drifted, without duplicates, in the order of the reference."""
         return tuple(dict.fromkeys(s.signal for s in self.statistics if s.drifted))
 
 
 def compare(
     reference: DriftReference, window: Counts, limits: DriftLimits = DEFAULT_LIMITS
 ) -> DriftReport:
-    """Compare a window with the reference; signals measured on too few images are left out."""
+    """Compares a window with the reference; signals measured on too few images are left out."""
     pairs = [(CLASSES, tuple(window.classes), reference.class_priors)]
     pairs += [(s.name, tuple(window.signals[s.name]), s.shares) for s in reference.signals]
     enough = [pair for pair in pairs if sum(pair[1]) >= limits.fewest_images]
     tests = sum(1 if name == CLASSES else 2 for name, *_ in enough)
     statistics = []
     for name, counts, shares in enough:
-        level = limits.false_alarm_rate / tests  # Bonferroni: the rates of all tests add up to ours
+        level = limits.false_alarm_rate / tests  # Bonferroni correction over all tests
         statistics.append(_psi(name, counts, shares, reference.images, level, limits.psi))
         if name != CLASSES:
             statistics.append(_ks(name, counts, shares, reference.images, level, limits.ks))
@@ -193,7 +192,7 @@ def compare(
 
 
 def psi(live: Sequence[float], reference: Sequence[float]) -> float:
-    """Population stability index of two count vectors over the same bins, one added to each count.
+    """Population stability index of two count vectors over the same bins, with add-one smoothing.
 
     Without drift (1/n + 1/m) times a chi-square with one degree of freedom less than bins; the
     ones keep it there in the tail, where an empty bin would otherwise make it explode.
@@ -204,7 +203,7 @@ def psi(live: Sequence[float], reference: Sequence[float]) -> float:
 
 
 def ks_distance(live: Sequence[float], shares: Sequence[float]) -> float:
-    """Largest difference of the cumulative distributions at the bins' edges.
+    """Largest difference of the cumulative distributions at the bin edges.
 
     That is at most the distance of the unbinned samples, so thresholds for those hold.
     """
@@ -231,7 +230,8 @@ def _ks(
     images = sum(counts)
     value, pooled = ks_distance(counts, shares), images * size / (images + size)
     root = sqrt(pooled)
-    scale = root + 0.12 + 0.11 / root  # Stephens 1970: the limit distribution, from few images on
+    # Stephens 1970: the limit distribution, even for small samples.
+    scale = root + 0.12 + 0.11 / root
     chance = ks_quantile(level) / scale
     return Statistic(name, "ks", images, value, max(floor, chance), ks_tail(value * scale))
 
@@ -239,7 +239,7 @@ def _ks(
 def _merged(
     counts: Sequence[int], shares: Sequence[float], least: float, *, ordered: bool
 ) -> tuple[list[int], list[float]]:
-    """Bins of at least a `least` share: neighbours join, or the rarest if bins have no order."""
+    """Merges bins to at least `least` share each: neighbours, or the rarest if unordered."""
     pairs = list(zip(counts, shares, strict=True))
     if not ordered:
         pairs.sort(key=lambda pair: pair[1])
@@ -257,12 +257,12 @@ def _merged(
     return live, expected
 
 
-PARTS = 10  # of a window: it slides by one of them, and is judged then
+PARTS = 10  # parts of a window: it slides by one of them and is tested then
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of an alarm, and the judgement that did it."""
+    """A change of the alarm, and the test result that caused it."""
 
     alarm: Literal["raised", "cleared"]
     window: int
@@ -271,7 +271,7 @@ class Change:
 
 @dataclass(frozen=True)
 class WatchLimits:
-    """When a stream is said to drift, and when no longer.
+    """When an alarm for drift is raised and cleared.
 
     An alarm is raised by one judgement beyond `false_alarms` and the floors. It is cleared when a
     whole window's length of judgements was quiet: all values within half the floors, or within what
@@ -279,14 +279,14 @@ class WatchLimits:
     """
 
     windows: tuple[int, ...] = (300, 3000)  # images, multiples of `PARTS`
-    false_alarms: float = 1e-8  # of an image without drift, at most; all windows and statistics
+    false_alarms: float = 1e-8  # rate per image without drift, over all windows and statistics
     psi: float = 0.1
     ks: float = 0.1
     noise: float = 1e-3
     fewest_images: int = 50
 
     def __post_init__(self) -> None:
-        """Refuse windows that cannot be cut into equal parts, with a ValueError."""
+        """Raises ValueError for windows that cannot be cut into equal parts."""
         if not self.windows:
             raise ValueError("no window, expected at least one length in images")
         for window in self.windows:
@@ -294,13 +294,13 @@ class WatchLimits:
                 raise ValueError(f"a window of {window} images, expected a multiple of {PARTS}")
 
     def of_judgement(self, window: int) -> DriftLimits:
-        """What a single judgement of a window of that many images is held to."""
+        """Thresholds of a single test of a window of that many images."""
         rate = self.false_alarms * (window // PARTS) / len(self.windows)
         return DriftLimits(rate, self.psi, self.ks, self.fewest_images)
 
 
 class DriftWatch:
-    """The last images of a stream, compared with the reference; memory does not grow.
+    """A sliding window over a stream compared with the reference, in constant memory.
 
     Attributes:
         window: images that the window holds once as many were seen.
@@ -310,7 +310,7 @@ class DriftWatch:
     """
 
     def __init__(self, reference: DriftReference, window: int, limits: WatchLimits) -> None:
-        """Nothing seen yet; `window` is one of the limits' own."""
+        """Starts empty; `window` is one of the limits' windows."""
         self.window = window
         self.counts = Counts.empty(reference)
         self.report: DriftReport | None = None
@@ -319,12 +319,12 @@ class DriftWatch:
         self._limits_of_judgement = limits.of_judgement(window)
         self._parts: deque[Counts] = deque()
         self._part = Counts.empty(reference)
-        self._quiet = 0  # judgements in a row
+        self._quiet = 0  # consecutive tests
 
     def add(
         self, predictions: Sequence[int], signals: Mapping[str, Sequence[float]]
     ) -> list[Change]:
-        """Count images, one value each; how they are cut into calls makes no difference."""
+        """Counts images, one value each; batching makes no difference."""
         changes: list[Change] = []
         start, size = 0, self.window // PARTS
         while start < len(predictions):
@@ -339,7 +339,7 @@ class DriftWatch:
         return changes
 
     def slide(self, part: Counts) -> Change | None:
-        """Take the next tenth of a window in, let the oldest go, and judge."""
+        """Slides the window by a tenth and tests it."""
         self._parts.append(part)
         self.counts.merge(part)
         if len(self._parts) > PARTS:

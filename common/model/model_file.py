@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class ArtifactError(ValueError):
-    """Not a Kiln model artifact, or no longer the one that was written; the message says why."""
+    """Not a Kiln model artifact, or modified since; the message says which."""
 
 
 class ModelFile(NamedTuple):
@@ -30,7 +30,7 @@ _VARINT, _BYTES = 0, 2
 
 
 def read_model_file(data: bytes) -> ModelFile:
-    """Walk the top level of a serialised onnx.ModelProto.
+    """Parses the top level of a serialised onnx.ModelProto.
 
     Raises:
         ArtifactError: the bytes are empty, truncated, or not an ONNX model.
@@ -63,7 +63,7 @@ class _Field(NamedTuple):
 
 
 def wire_fields(data: memoryview) -> Iterator[_Field]:
-    """The fields of a serialised message, whose bodies are not looked into.
+    """The top-level fields of a serialised message; their bodies are not parsed.
 
     Raises:
         ArtifactError: the bytes are truncated, or no message of ONNX.

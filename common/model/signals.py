@@ -19,7 +19,7 @@ IMAGE_SIGNALS = (
 )
 SIGNALS = (CONFIDENCE, *IMAGE_SIGNALS)
 
-_FAINTEST = 1e-3  # of white; the gradient of an image that is all but flat
+_FAINTEST = 1e-3  # relative to white; the gradient of a nearly flat image
 
 
 def image_signals(images: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def image_signals(images: Any) -> dict[str, Any]:
 
 
 def _fine_structure(plane: Any) -> Any:
-    """Mean |second difference along both axes|: zero on flat areas, slopes and straight edges."""
+    """Mean |second difference along both axes|: zero on flat areas, ramps and straight edges."""
     rows = plane[:, 2:] - 2 * plane[:, 1:-1] + plane[:, :-2]
     return _mean_size(rows[:, :, 2:] - 2 * rows[:, :, 1:-1] + rows[:, :, :-2])
 

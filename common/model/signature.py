@@ -23,7 +23,7 @@ from typing import Any
 
 from common.model.model_file import ArtifactError
 
-SUFFIX = ".sig"  # of the signature's file, behind the model's whole name
+SUFFIX = ".sig"  # suffix of the signature file, after the model's full name
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
@@ -31,7 +31,7 @@ _PREDICATE = "https://model_signing/signature/v1.0"
 _PEM = re.compile(
     r"-----BEGIN PUBLIC KEY-----\s+([A-Za-z0-9+/=\s]+?)\s+-----END PUBLIC KEY-----\s*"
 )
-# How a key's DER begins on each of the format's curves (P-256, P-384, P-521), and the curve's hash.
+# DER prefix of a key on each of the format's curves (P-256, P-384, P-521), and its hash.
 _CURVES = {
     bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"): "sha256",
     bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"): "sha384",
@@ -40,7 +40,7 @@ _CURVES = {
 
 
 class SignatureError(ArtifactError):
-    """The model is not signed by the key's holder; the message says what is wrong."""
+    """The model is not signed by the trusted key; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PublicKey:
         """The key in a PEM text.
 
         Raises:
-            SignatureError: it is no public key on one of the three curves.
+            SignatureError: it is not a public key on one of the three curves.
         """
         found = _PEM.fullmatch(pem.strip() + "\n")
         return cls.from_der(_decoded("".join(found[1].split()), "the key") if found else b"")
@@ -72,13 +72,13 @@ class PublicKey:
             if der.startswith(head):
                 return cls(der, digest)
         raise SignatureError(
-            "the public key is none: expected PEM (BEGIN PUBLIC KEY) of the curve P-256, P-384 or "
+            "not a public key: expected PEM (BEGIN PUBLIC KEY) of the curve P-256, P-384 or "
             "P-521, as `//ml:registry -- new-key` writes it"
         )
 
     @classmethod
     def find(cls, text: str) -> "PublicKey":
-        """The key that a setting names: PEM itself, or the path of its file.
+        """Reads a configured key: PEM text, or the path of its file.
 
         Raises:
             SignatureError: there is none.
@@ -107,7 +107,7 @@ class PublicKey:
         """Whether the key's holder signed the message; `signature` is DER (ECDSA).
 
         Raises:
-            SignatureError: this machine has no OpenSSL 3, so that nobody knows.
+            SignatureError: this machine has no OpenSSL 3 to check it.
         """
         crypto = _libcrypto()
         start = ctypes.c_char_p(self.der)
@@ -154,7 +154,7 @@ def _declared(crypto: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def statement(model: bytes, name: str) -> bytes:
-    """What is signed about a model file: the in-toto statement, as JSON."""
+    """The signed in-toto statement about a model file, as JSON."""
     digest = hashlib.sha256(model)
     predicate = {
         "serialization": {
@@ -176,12 +176,12 @@ def statement(model: bytes, name: str) -> bytes:
 
 
 def signed_bytes(payload: bytes) -> bytes:
-    """What the key signs of a statement: DSSE's pre-authentication encoding."""
+    """The bytes that are signed: DSSE's pre-authentication encoding of a statement."""
     return b"DSSEv1 %d %s %d %s" % (len(_PAYLOAD), _PAYLOAD.encode(), len(payload), payload)
 
 
 def bundle(payload: bytes, signature: bytes, key: PublicKey) -> bytes:
-    """The signature's file: a statement, and what `key`'s holder made of its `signed_bytes`.
+    """The signature file: a Sigstore bundle of a statement and the signature of its `signed_bytes`.
 
     Byte for byte as model-signing 1.1 writes it.
     """
@@ -206,29 +206,29 @@ def verify(model: bytes, signature: bytes, key: PublicKey) -> None:
     """
     payload, made = _opened(signature, key)
     if not key.holds(signed_bytes(payload), made):
-        raise SignatureError(f"the signature is not one of the key {key.fingerprint[:12]}…")
+        raise SignatureError(f"the signature was not made by the key {key.fingerprint[:12]}…")
     stated = signed_digest(payload)
     if (found := hashlib.sha256(model).hexdigest()) != stated:
         raise SignatureError(f"the signature is of another file: SHA-256 {stated}, not {found}")
 
 
 def signer(signature: bytes) -> str:
-    """The fingerprint of the key that a signature says it is of, unchecked.
+    """The fingerprint of the key that a signature claims, unchecked.
 
     Raises:
-        SignatureError: it is no signature.
+        SignatureError: it is not a signature.
     """
     try:
         return str(json.loads(signature)["verificationMaterial"]["publicKey"]["hint"])
     except (ValueError, KeyError, TypeError) as exc:
-        raise SignatureError(f"no Sigstore bundle with a public key: {exc!r}") from exc
+        raise SignatureError(f"not a Sigstore bundle with a public key: {exc!r}") from exc
 
 
 def read_verified(path: Path, key: str) -> bytes:
-    """The model at `path`, whose signature lies beside it.
+    """The model at `path`, verified by the signature file beside it.
 
     Args:
-        key: as for `PublicKey.find`; nothing is asked where it is empty.
+        key: as for `PublicKey.find`; empty turns verification off.
 
     Raises:
         OSError: the model cannot be read.
@@ -246,7 +246,7 @@ def read_verified(path: Path, key: str) -> bytes:
 
 
 def _opened(signature: bytes, key: PublicKey) -> tuple[bytes, bytes]:
-    """Statement and signature of a bundle, of which nothing else may be other than expected."""
+    """Statement and signature of a bundle whose other members are as expected."""
     try:
         document = json.loads(signature)
         material, envelope = document["verificationMaterial"], document["dsseEnvelope"]
@@ -254,7 +254,7 @@ def _opened(signature: bytes, key: PublicKey) -> tuple[bytes, bytes]:
         payload, sig = envelope["payload"], made["sig"]
         hint = material["publicKey"]["hint"]
     except (ValueError, KeyError, TypeError) as exc:
-        raise SignatureError(f"no Sigstore bundle with a public key: {exc!r}") from exc
+        raise SignatureError(f"not a Sigstore bundle with a public key: {exc!r}") from exc
     if hint != key.fingerprint:
         raise SignatureError(
             f"signed with the key {str(hint)[:12]}…, and {key.fingerprint[:12]}… is trusted"
@@ -296,7 +296,7 @@ def signed_digest(payload: bytes) -> str:
 
 
 def _decoded(text: Any, what: str) -> bytes:
-    """Bytes of base64 that has no other spelling."""
+    """Decodes base64 in its canonical form."""
     try:
         data = base64.b64decode(text, validate=True)
         if base64.b64encode(data).decode() == text:

@@ -40,7 +40,7 @@ def test_every_kind_of_damage_is_named(registry: Registry) -> None:
     for key, problem in [
         (model, "has SHA-256"),
         (f"versions/{version}.json", "is no manifest"),
-        ("ledger/00000001.json", "is no record of the ledger"),
+        ("ledger/00000001.json", "is not a ledger record"),
         (f"images/{IMAGE[7:]}.json", "is no link"),
     ]:
         whole = registry.store.read(key)

@@ -302,17 +302,16 @@ def test_a_changed_record_shows_in_the_chain(registry: Registry) -> None:
     key = "ledger/00000002.json"
     record = json.loads(registry.store.read(key))
     registry.store.delete(key)
-    assert registry.ledger.problems() == [
-        "ledger/00000002.json is missing: the records behind it stand alone"
-    ]
+    [problem] = registry.ledger.problems()
+    assert problem.startswith(f"{key} is missing")
     registry.store.create(key, json.dumps(record | {"who": "mallory"}).encode())
-    problem = "ledger/00000002.json was changed: ledger/00000003.json names another digest"
-    assert registry.ledger.problems() == [problem]
+    [problem] = registry.ledger.problems()
+    assert problem.startswith(f"{key} was changed: ledger/00000003.json")
     registry.store.delete(key)
     registry.store.create(key, b"{}")
-    with pytest.raises(Damaged, match="is no record of the ledger"):
+    with pytest.raises(Damaged, match=key):
         registry.history()
-    assert "00000002.json" in registry.ledger.problems()[0]
+    assert key in registry.ledger.problems()[0]
 
 
 def test_a_record_that_contradicts_the_one_before_shows(registry: Registry) -> None:
