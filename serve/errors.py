@@ -1,20 +1,20 @@
-"""Errors of the service; each becomes a problem document of RFC 9457."""
+"""Errors of the service; each becomes an RFC 9457 problem document."""
 
 import os
 from collections.abc import Mapping
 
-PROBLEM = "urn:kiln:problem:"  # the types of problems begin so
+PROBLEM = "urn:kiln:problem:"  # prefix of problem types
 
 
 class ClientLeft(Exception):
-    """The connection ended within the request: there is nobody to answer."""
+    """The client disconnected during the request: there is nobody to answer."""
 
 
 class ServiceError(Exception):
-    """An answer that is not a success. Subclasses carry the status and what they are called."""
+    """An error response. Subclasses carry the status, the problem type and its title."""
 
     status = 400
-    kind = "bad-request"  # the last part of the problem's type
+    kind = "bad-request"  # the last part of the problem type
     title = "Bad request"
 
     def __init__(
@@ -22,7 +22,7 @@ class ServiceError(Exception):
     ) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.field = field  # of the request, as images[3]
+        self.field = field  # in the request, as images[3]
         self.headers = dict(headers or {})
 
 
@@ -35,15 +35,15 @@ class MalformedForm(ServiceError):
 
 
 class MalformedEncoding(ServiceError):
-    kind, title = "malformed-encoding", "The body is not compressed as it says"
+    kind, title = "malformed-encoding", "The body does not match its content encoding"
 
 
 class InvalidTensor(ServiceError):
-    kind, title = "invalid-tensor", "A tensor is not as the model takes or gives it"
+    kind, title = "invalid-tensor", "A tensor does not match the model's inputs or outputs"
 
 
 class Unauthorized(ServiceError):
-    status, kind, title = 401, "unauthorized", "An API key is needed"
+    status, kind, title = 401, "unauthorized", "An API key is required"
 
 
 class NotFound(ServiceError):
@@ -51,19 +51,19 @@ class NotFound(ServiceError):
 
 
 class CaptureOff(ServiceError):
-    status, kind, title = 404, "capture-off", "This service keeps no answers"
+    status, kind, title = 404, "capture-off", "This service does not capture predictions"
 
 
 class UnknownAnswer(ServiceError):
     status, kind, title = (
         404,
         "unknown-answer",
-        "There is no such answer among those that were kept",
+        "There is no such captured prediction",
     )
 
 
 class MethodNotAllowed(ServiceError):
-    status, kind, title = 405, "method-not-allowed", "This path does not take the method"
+    status, kind, title = 405, "method-not-allowed", "The method is not allowed for this path"
 
 
 class BodyTimeout(ServiceError):
@@ -71,7 +71,7 @@ class BodyTimeout(ServiceError):
 
 
 class Contradiction(ServiceError):
-    status, kind, title = 409, "contradiction", "The same caller said otherwise before"
+    status, kind, title = 409, "contradiction", "The same caller sent another label before"
 
 
 class BodyTooLarge(ServiceError):
@@ -83,15 +83,15 @@ class ImageTooLarge(ServiceError):
 
 
 class UnsupportedImage(ServiceError):
-    status, kind, title = 415, "unsupported-image", "The image is of no supported type"
+    status, kind, title = 415, "unsupported-image", "The image type is not supported"
 
 
 class UnsupportedMediaType(ServiceError):
-    status, kind, title = 415, "unsupported-media-type", "The body is of no supported type"
+    status, kind, title = 415, "unsupported-media-type", "The media type is not supported"
 
 
 class InvalidField(ServiceError):
-    status, kind, title = 422, "invalid-field", "A field has a value that it cannot have"
+    status, kind, title = 422, "invalid-field", "A field has an invalid value"
 
 
 class UnreadableImage(ServiceError):
@@ -99,11 +99,11 @@ class UnreadableImage(ServiceError):
 
 
 class InternalError(ServiceError):
-    status, kind, title = 500, "internal-error", "The service made a mistake"
+    status, kind, title = 500, "internal-error", "Internal error"
 
 
 class StoreUnavailable(ServiceError):
-    status, kind, title = 503, "store-unavailable", "The store of the answers cannot be asked"
+    status, kind, title = 503, "store-unavailable", "The capture store is unavailable"
 
 
 class Overloaded(ServiceError):
@@ -111,7 +111,7 @@ class Overloaded(ServiceError):
 
 
 class NotReady(ServiceError):
-    status, kind, title = 503, "not-ready", "The service does not answer as it should"
+    status, kind, title = 503, "not-ready", "The model does not reproduce its recorded predictions"
 
 
 ALL: tuple[type[ServiceError], ...] = tuple(
@@ -120,7 +120,9 @@ ALL: tuple[type[ServiceError], ...] = tuple(
 
 
 def problem_of(kind: type[ServiceError], detail: str, model_version: str) -> dict[str, str | int]:
-    """The problem document about what never came to the application, under an id of its own."""
+    """The problem document for a request that never reached the application, under a new request
+    id.
+    """
     return {
         "type": PROBLEM + kind.kind,
         "title": kind.title,

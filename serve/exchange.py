@@ -1,4 +1,4 @@
-"""One exchange of HTTP: the identity of a request, and what became of it."""
+"""One HTTP exchange: the request's identity and its outcome."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # the server's parent logs, and needs no arrays
+if TYPE_CHECKING:  # no numpy import: the server's parent process logs, too
     import numpy as np
     from numpy.typing import NDArray
 
@@ -20,40 +20,40 @@ _TRACEPARENT = re.compile(
 )
 _NEWEST = b"00"
 
-KEY = "kiln.exchange"  # of a scope
-WHOLE = "kiln.whole"  # of a scope: the server has all of the body, and there is nothing to wait for
+KEY = "kiln.exchange"  # key in the ASGI scope
+WHOLE = "kiln.whole"  # key in the ASGI scope: the server has received the whole body
 
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """Facts of a request and its answer, filled in on the way.
+    """Facts about a request and its response, filled in along the way.
 
     Times are `time.perf_counter()` in seconds.
     """
 
     traceparent: InitVar[bytes | None]
     scheme: str = "http"
-    is_internal: bool = False  # asked by the release manager, or to warm up: nobody's question
+    is_internal: bool = False  # from the release manager or a warm-up, not from a caller
     start: float = field(default_factory=time.perf_counter, init=False)
     request_id: str = field(init=False)  # 32 hexadecimal digits, also the trace id
     parent: str | None = field(init=False)  # the caller's span
-    sampled: bool = field(init=False)  # by the caller
-    tracestate: bytes | None = None  # of the parent, as it came
-    route: str = ""  # the template that the path matched; "" where there is none
+    sampled: bool = field(init=False)  # set by the caller
+    tracestate: bytes | None = None  # of the caller's span, as received
+    route: str = ""  # the matched path template; "" if there is none
     status: int = 0
-    error: str | None = None  # kind of the problem that was answered
+    error: str | None = None  # kind of the problem in the response
     decode_at: float = 0.0
     encode_at: float = 0.0
     decode_s: float = 0.0
     queue_s: float = 0.0
     infer_s: float = 0.0
     encode_s: float = 0.0
-    waiting: int = 0  # images that had been admitted before and had no answer yet
-    batch: int = 0  # images in the run that answered
-    refused: Sequence[str] = ()  # kinds of the errors of single images of a batch
-    trailing: Sequence[str] = ()  # types of the images that bytes follow
-    images: NDArray[np.uint8] | None = None  # (n, H, W, 3) that were decoded
-    places: Sequence[int] = ()  # of these among the request's images, where some were refused
+    waiting: int = 0  # images queued or running when this request was admitted
+    batch: int = 0  # batch size of the model run
+    refused: Sequence[str] = ()  # error kinds of single images in a batch
+    trailing: Sequence[str] = ()  # types of images followed by trailing bytes
+    images: NDArray[np.uint8] | None = None  # (n, H, W, 3), decoded
+    places: Sequence[int] = ()  # their positions in the request, if some images were rejected
     probabilities: NDArray[np.float32] | None = None  # (n, K)
 
     def __post_init__(self, traceparent: bytes | None) -> None:
@@ -61,7 +61,7 @@ class Exchange:
 
 
 class Observer(Protocol):
-    """Sees every request when its answer has been sent; must not raise, nor take long."""
+    """Called after every response; must not raise or take long."""
 
     def __call__(self, exchange: Exchange, method: str, path: str) -> None: ...
 

@@ -11,11 +11,11 @@ from common.resources import available_cpus
 
 _PREFIX = "KILN_"
 _LAMBDA = "AWS_LAMBDA_RUNTIME_API"
-MAX_IMAGES = 100  # in one /predict/batch
+MAX_IMAGES = 100  # images in one /predict/batch request
 
 
 class SettingsError(ValueError):
-    """A variable has a value that makes no sense; the message names it and what was expected."""
+    """A variable has an invalid value; the message names it and what was expected."""
 
 
 def _whole(low: int, high: int) -> Meta:
@@ -47,66 +47,66 @@ _RootPath = Annotated[
 class Settings(Struct, frozen=True, kw_only=True):
     """Each field is a variable: `max_body_bytes` is KILN_MAX_BODY_BYTES.
 
-    The types say what a variable may hold; a default may mean what no variable can say.
+    Types describe the valid values; a default may be one that no variable can express.
     """
 
-    # The artifact, or a folder that has it in several precisions; None: what was built in.
+    # The artifact, or a folder with it in several precisions; None: the built-in model.
     model: Annotated[Path | None, Meta(description="the path of a model.onnx")] = None
-    # Whose signature the model must have; empty: no signature is asked for.
+    # Key that the model's signature must verify with; empty: signatures are not checked.
     model_key: Annotated[str, Meta(description="a public key in PEM, or its path")] = ""
     precision: Literal["", "fp32", "int8"] = ""  # "": the only one, or the faster
     host: str = "127.0.0.1"
     port: Annotated[int, _whole(0, 65535)] = 8000
-    workers: _Count = 0  # processes; 0: one for each processor
-    threads: _Count = 0  # of a session; 0: the processors, shared by the workers
-    max_batch: Annotated[int, _whole(1, 1024)] = 16  # images in one run of the session
-    max_queue: Annotated[int, _whole(MAX_IMAGES, 1_000_000)] = 512  # images waiting in one process
+    workers: _Count = 0  # worker processes; 0: one per CPU
+    threads: _Count = 0  # of a session; 0: the CPUs divided by the workers
+    max_batch: Annotated[int, _whole(1, 1024)] = 16  # images per model run
+    max_queue: Annotated[int, _whole(MAX_IMAGES, 1_000_000)] = 512  # images queued in one process
     # Of an image, from its request to the start of its run.
     deadline_ms: Annotated[int, _whole(1, 900_000)] = 2_000
-    # What a synchronous invocation of AWS Lambda carries.
+    # The payload limit of synchronous AWS Lambda invocations.
     max_body_bytes: Annotated[int, _whole(1024, 2**30)] = 6 * 1024 * 1024
-    head_timeout_ms: _Timeout = 10_000  # for a request's headers to arrive, or to begin
-    body_timeout_ms: _Timeout = 10_000  # for a body to arrive
-    # Of one image, before anything is decoded.
+    head_timeout_ms: _Timeout = 10_000  # timeout for a request's headers to begin and to arrive
+    body_timeout_ms: _Timeout = 10_000  # timeout of a body
+    # Of one image, checked before decoding.
     max_pixels: Annotated[int, _whole(1024, 2**31)] = 25_000_000
-    api_keys: _Digests = ()  # none: open to all
-    cors_origins: _Origins = ()  # that a browser may call from; "*" for any
-    root_path: _RootPath = ""  # prefix of every path where a proxy leaves it on, as /prod
+    api_keys: _Digests = ()  # none: no authentication
+    cors_origins: _Origins = ()  # allowed CORS origins; "*" for any
+    root_path: _RootPath = ""  # path prefix that a proxy does not strip, such as /prod
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["", "json", "text"] = ""  # "": text to a terminal, else JSON
-    access_log: Literal["off", "errors", "all"] = "errors"  # requests with a line; errors are 5xx
-    # Images a second watched for drift; 0: none; None: by their size.
+    log_format: Literal["", "json", "text"] = ""  # "": text on a terminal, else JSON
+    access_log: Literal["off", "errors", "all"] = "errors"  # requests to log; errors are 5xx
+    # Images per second sampled for drift; 0: none; None: by their size.
     drift_rate: Annotated[int, _whole(0, 1_000_000)] | None = None
-    # Whether /predict shows what an answer looked at if it is asked to, which costs fifty images;
-    # unless it is said, everywhere but on AWS Lambda.
+    # Whether /predict offers saliency maps, which cost fifty images; the default is everywhere but
+    # on AWS Lambda.
     saliency: Annotated[bool, Meta(description="true or false")] = True
-    # Where a sample of the answers is kept, as pixels and probabilities; "": nowhere.
+    # Where a sample of predictions is stored, as pixels and probabilities; "": capture is off.
     capture: _Place = ""
-    capture_share: _Share = 0.1  # the chance of a sure answer to be kept
-    capture_unsure: _Share = 0.5  # of one between two classes; of others, in between
-    # A batch of them is written when it has so many, or is so old.
+    capture_share: _Share = 0.1  # sampling probability of a confident prediction
+    capture_unsure: _Share = 0.5  # of a tie between two classes; interpolated in between
+    # A batch is written at this number of rows, or at this age.
     capture_rows: Annotated[int, _whole(1, 10_000)] = 500
     capture_age_s: Annotated[int, _whole(1, 1_800)] = 60
-    # How long a call on AWS Lambda waits at most for its telemetry, and for captures, to be sent.
+    # How long an invocation on AWS Lambda waits at most to send telemetry and captures.
     flush_ms: Annotated[int, _whole(1, 60_000)] = 500
-    cpus: int = field(default_factory=available_cpus)  # no variable
+    cpus: int = field(default_factory=available_cpus)  # not a variable
 
     @property
     def processes(self) -> int:
-        """Server processes to start."""
+        """Worker processes to start."""
         return self.workers or self.cpus
 
     @property
     def session_threads(self) -> int:
-        """Threads for one run of a process's session."""
+        """Threads of one session."""
         return self.threads or max(1, self.cpus // self.processes)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Settings of the variables that are set and not empty.
+        """Parses the variables that are set and not empty.
 
         Raises:
-            SettingsError: names every variable that is wrong.
+            SettingsError: names every invalid variable.
         """
         values: dict[str, Any] = {}
         problems: list[str] = []
@@ -134,7 +134,7 @@ def _value(text: str, kind: Any) -> Any:
 
 
 def _expectations(kind: Any) -> Iterator[str]:
-    """What the parts of a type say that they hold."""
+    """Descriptions of valid values for each field."""
     parts = get_args(kind)
     yield from (one.description for one in parts if isinstance(one, Meta) and one.description)
     if words := [one for one in parts if isinstance(one, str) and one]:

@@ -1,22 +1,22 @@
-"""Says how the tests of one `bazel test` went, from its build events: what .ci/run ends with.
+"""Summarises the tests of one `bazel test` from its build events, at the end of .ci/run.
 
-The events name exactly the results of that run, cached ones included; the folder bazel-testlogs
-also keeps those of targets that are gone.
+The events list exactly the results of that run, cached ones included; the folder bazel-testlogs
+also keeps results of deleted targets.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import xml.etree.ElementTree as ElementTree  # our own tests write what is read
+import xml.etree.ElementTree as ElementTree  # written by our own tests
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-LOG_TAIL = 60  # lines of a failed test's log
-SLOWEST = 10  # targets of the table
+LOG_TAIL = 60  # lines of a failed test's log to show
+SLOWEST = 10  # targets in the table
 Event = dict[str, Any]
 
 
@@ -26,7 +26,8 @@ class Tally:
     failed: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     logs: dict[str, Path] = field(default_factory=dict)
-    seconds: dict[str, list[float]] = field(default_factory=dict)  # of each shard that ran now
+    # Durations of the shards that ran now.
+    seconds: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def line(self) -> str:
@@ -35,7 +36,7 @@ class Tally:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exits 1 when a test failed or none passed."""
+    """Exits with 1 if a test failed or none passed."""
     tally = count(read_events(Path(argv[0])))
     for name, log in tally.logs.items():
         print(f"\n---- {name}: end of its log ----")
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def slowest(seconds: Mapping[str, Sequence[float]]) -> Iterator[str]:
-    """A table of the targets that ran longest, the time of their shards added up."""
+    """The slowest targets, by the sum of their shards' durations."""
     if seconds:
         together = sum(map(sum, seconds.values()))
         yield f"Slowest of the {len(seconds)} targets that ran, in {together:,.0f} s together:"
@@ -68,7 +69,7 @@ def read_events(path: Path) -> Iterator[Event]:
 
 
 def count(events: Iterable[Event]) -> Tally:
-    """Test cases by outcome; a target that broke before it could report counts as one failure."""
+    """Test cases by outcome; a target that failed without a report counts as one failure."""
     tally, results = Tally(), {}
     for event in events:
         identity = event["id"]
@@ -77,7 +78,7 @@ def count(events: Iterable[Event]) -> Tally:
             results[test["label"], test.get("run"), test.get("shard")] = event["testResult"]
         elif "targetCompleted" in identity and not event.get("completed", {}).get("success"):
             tally.failed.append(f"{identity['targetCompleted']['label']}: did not build")
-    for (label, _, _), result in results.items():  # of several attempts, the last
+    for (label, _, _), result in results.items():  # the last of several attempts
         _add_result(tally, label, result)
         if not result.get("cachedLocally"):
             tally.seconds.setdefault(label, []).append(_seconds(result))
@@ -98,7 +99,7 @@ def _add_result(tally: Tally, label: str, result: Event) -> None:
 
 
 def _seconds(result: Event) -> float:
-    return float(result.get("testAttemptDurationMillis", 0)) / 1000  # a string in the events
+    return float(result.get("testAttemptDurationMillis", 0)) / 1000  # strings in the events
 
 
 def _add_case(tally: Tally, label: str, case: ElementTree.Element) -> None:
@@ -116,7 +117,7 @@ def _cases(report: Path | None) -> Iterator[ElementTree.Element]:
         try:
             yield from ElementTree.parse(report).iter("testcase")  # noqa: S314 # ours
         except ElementTree.ParseError:
-            return  # cut off with its test, whose status still counts
+            return  # truncated with its test, whose status still counts
 
 
 def _local(uri: str | None) -> Path | None:

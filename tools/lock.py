@@ -1,7 +1,7 @@
-"""Writes each requirements_lock.txt from the requirements.in beside it: `bazel run //tools:lock`.
+"""Compiles each requirements_lock.txt from the requirements.in beside it: `bazel run //tools:lock`.
 
-Also runs without Bazel (`python3 tools/lock.py`, with uv on PATH), for the day when the lock itself
-keeps Bazel from building.
+Also runs without Bazel (`python3 tools/lock.py`, with uv on PATH), in case the lock itself breaks
+the build.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 REQUIREMENTS = "requirements.in"
 LOCK = "requirements_lock.txt"
 FOLDERS = (".", "tools/checks")  # each has both files
-# The platform is spelled out so that the lock does not depend on who compiles it. Extras are kept
-# because torch asks for parts of cuda-toolkit by extras, and installers of single wheels read them.
+# The platform is explicit so that the lock does not depend on who compiles it. Extras are kept
+# because torch requests parts of cuda-toolkit by extras, and installers of single wheels read them.
 COMPILE = (
     "pip compile --generate-hashes --no-strip-extras --python-version 3.11"
     " --python-platform x86_64-manylinux_2_34 --no-annotate --no-header --quiet"
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def compile_lock(folder: Path, uv: Path, upgrades: Sequence[str] = ()) -> None:
-    """Replaces the lock, whole or not at all. Pins that still fit stay unless upgraded.
+    """Replaces the lock atomically. Pins that still satisfy the requirements stay unless upgraded.
 
     Raises:
         LockFailed: uv found no solution, or could not run.
@@ -67,7 +67,7 @@ def compile_lock(folder: Path, uv: Path, upgrades: Sequence[str] = ()) -> None:
     lock, aside = folder / LOCK, folder / f"{LOCK}.new"
     try:
         if lock.exists():
-            shutil.copyfile(lock, aside)  # uv keeps the versions that its output file names
+            shutil.copyfile(lock, aside)  # uv keeps versions from an existing output file
         command = [str(uv), *COMPILE.split(), *upgrades, REQUIREMENTS, "--output-file", aside.name]
         if subprocess.run(command, cwd=folder, check=False).returncode != 0:
             raise LockFailed(f"uv could not resolve {REQUIREMENTS}; {LOCK} is as it was")
@@ -79,7 +79,7 @@ def compile_lock(folder: Path, uv: Path, upgrades: Sequence[str] = ()) -> None:
 
 
 def disagreements(requirements: str, lock: str) -> list[str]:
-    """What keeps the lock from being a lock of these requirements; empty if they agree."""
+    """Differences between the lock and the requirements; empty if they agree."""
     from packaging.utils import canonicalize_name
 
     found = []
@@ -93,7 +93,7 @@ def disagreements(requirements: str, lock: str) -> list[str]:
 
 
 def digest(requirements: str) -> str:
-    """Changes with the requirements, not with comments, order or blank space."""
+    """Changes with the requirements, but not with comments, order or whitespace."""
     return hashlib.sha256("\n".join(sorted(meaningful_lines(requirements))).encode()).hexdigest()
 
 
@@ -135,8 +135,8 @@ def _header(requirements: str) -> str:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="lock", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether the two agree")
-    parser.add_argument("--upgrade", action="store_true", help="take the newest of everything")
+    parser.add_argument("--check", action="store_true", help="only check whether they agree")
+    parser.add_argument("--upgrade", action="store_true", help="upgrade all packages")
     parser.add_argument("--upgrade-package", action="append", default=[], metavar="NAME")
     return parser.parse_args(argv)
 
@@ -149,7 +149,7 @@ def _upgrades(options: argparse.Namespace) -> list[str]:
 def _find_uv() -> Path:
     try:
         from common.programs import wheel_program
-    except ImportError:  # run as a file, without Bazel
+    except ImportError:  # when run as a file, without Bazel
         found = shutil.which("uv")
         if found is None:
             raise LockFailed("uv is not on PATH; install it: pip install uv") from None

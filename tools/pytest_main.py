@@ -1,7 +1,7 @@
-"""Runs pytest as a Bazel test: Bazel's test protocol in, pytest's own options passed through.
+"""Runs pytest as a Bazel test: implements Bazel's test protocol, passing pytest's options through.
 
-https://bazel.build/reference/test-encyclopedia is the protocol. pytest-bazel covers a part of it
-and leaves sharding to an unmaintained plugin, so the whole of it is here.
+https://bazel.build/reference/test-encyclopedia defines the protocol. pytest-bazel covers a part of
+it and leaves sharding to an unmaintained plugin, so all of it is implemented here.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ROOT = Path(__file__).absolute().parent.parent  # links stay unresolved: this is
 
 
 class Protocol:
-    """What pytest itself must be told: this shard's part of the tests, and repeatable examples.
+    """The protocol's part inside pytest: this shard's tests, and reproducible examples.
 
-    Between files, what a process shares is as the first file found it.
+    Process-wide state is restored between files.
     """
 
     def __init__(self, shard: int, shards: int) -> None:
@@ -44,7 +44,7 @@ class Protocol:
                 derandomize=True,
                 database=None,
                 deadline=None,
-                suppress_health_check=[HealthCheck.too_slow],  # of a busy machine
+                suppress_health_check=[HealthCheck.too_slow],  # for a busy machine
             )
             settings.load_profile("bazel")
 
@@ -76,8 +76,9 @@ class Protocol:
 def _dealt(items: Sequence[pytest.Item], shards: int) -> list[list[pytest.Item]]:
     """The tests of each shard.
 
-    Files stay whole, the largest dealt first, since what a file starts, trains or exports for all
-    of its tests would be made in every shard. Of fewer files than shards, tests are dealt.
+    Files are not split, and the largest are assigned first, since each shard would repeat a file's
+    set-up (services, training, export). With fewer files than shards, tests are distributed
+    instead.
     """
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
@@ -91,7 +92,7 @@ def _dealt(items: Sequence[pytest.Item], shards: int) -> list[list[pytest.Item]]
 
 
 def _set_back() -> None:
-    """Undoes what programs do to their process when a test calls them in its own."""
+    """Restores process state that programs change when tests call them in this process."""
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
     for handler in root.handlers[:]:
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _isolate(scratch: Path) -> None:
-    """Puts the user's home, settings and caches out of reach."""
+    """Hides the user's home, settings and caches."""
     own_folder = str(ROOT / "tools")
     sys.path[:] = [
         str(ROOT),
@@ -139,7 +140,7 @@ def _bazel_options(scratch: Path) -> list[str]:
         f"--basetemp={scratch / 'pytest'}",
     ]
     environ = os.environ
-    # Plugins of whatever is installed would be imported otherwise, with all that they import.
+    # Otherwise pytest would import all installed plugins and their dependencies.
     environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     if importlib.util.find_spec("_hypothesis_pytestplugin"):
         options += ["-p", "_hypothesis_pytestplugin"]
@@ -155,21 +156,21 @@ def _bazel_options(scratch: Path) -> list[str]:
 
 def _protocol() -> Protocol:
     if status := os.environ.get("TEST_SHARD_STATUS_FILE"):
-        Path(status).touch()  # tells Bazel that this runner can shard
+        Path(status).touch()  # tells Bazel that this runner supports sharding
     shards = int(os.environ.get("TEST_TOTAL_SHARDS") or 1)
     return Protocol(int(os.environ.get("TEST_SHARD_INDEX") or 0), shards)
 
 
 def _may_be_empty(protocol: Protocol, options: Sequence[str]) -> bool:
-    """Whether no test ran for a reason that was given, rather than by mistake."""
+    """Whether having run no test is intended rather than a mistake."""
     filtered = any(option.startswith(("-k", "-m", "--deselect")) for option in options)
     return filtered or protocol.left_to_others > 0 or protocol.skipped_modules > 0
 
 
 @contextmanager
 def _exits_explained() -> Iterator[None]:
-    """A test that leaves the process fails, and one that takes too long says where it stood."""
-    with os.fdopen(os.dup(2), "w") as stderr:  # pytest captures 2 itself
+    """A test that exits the process fails, and a timeout prints where the test was."""
+    with os.fdopen(os.dup(2), "w") as stderr:  # pytest captures descriptor 2 itself
         # Bazel ends a test that takes too long with SIGTERM.
         faulthandler.register(signal.SIGTERM, file=stderr, all_threads=True, chain=True)
         os.register_at_fork(after_in_child=lambda: faulthandler.unregister(signal.SIGTERM))
@@ -179,11 +180,11 @@ def _exits_explained() -> Iterator[None]:
 
 
 def _noticed_exit(stderr: TextIO) -> Callable[[int], NoReturn]:
-    """Bazel sees the exit code alone: `os._exit(0)` in the middle of the tests is no success."""
+    """Bazel sees only the exit code: `os._exit(0)` amid the tests must not count as success."""
     own, leave = os.getpid(), os._exit
 
     def noticed(status: int) -> NoReturn:
-        if os.getpid() == own:  # a forked child may leave that way
+        if os.getpid() == own:  # a forked child may exit this way
             print("A test left the process by os._exit", file=stderr, flush=True)
             leave(os.EX_SOFTWARE)
         leave(status)

@@ -1,11 +1,10 @@
-"""Sends a release's outcome to Slack, whose address is in the variable SLACK_WEBHOOK_URL.
+"""Posts a release's outcome to Slack's webhook in the variable SLACK_WEBHOOK_URL.
 
   bazel run //tools:slack -- --title "Release v1" --results '{"staging": {"result": "success"}}'
 
-`--results` is what GitHub Actions knows as toJSON(needs). The address is a secret: it is never
-printed.
+`--results` is GitHub Actions' toJSON(needs). The address is a secret and is never printed.
 
-Exit codes: 0 sent, or there is no address and nobody to tell; 1 not sent, 2 bad input.
+Exit codes: 0 sent, or no address is set; 1 not sent, 2 bad input.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _PATIENCE_S = 15
 
 
 def message(title: str, results: Mapping[str, str], link: str) -> dict[str, Any]:
-    """The message for Slack's incoming webhooks."""
+    """The payload for Slack's incoming webhooks."""
     bad = [name for name, result in results.items() if result not in ("success", "skipped")]
     lines = [
         f"{_MARKS.get(result, ':grey_question:')} {name}: {result}"
@@ -47,10 +46,10 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     address = os.environ.get("SLACK_WEBHOOK_URL", "")
     if not address:
-        print("slack: SLACK_WEBHOOK_URL is not set: nobody is told")
+        print("slack: SLACK_WEBHOOK_URL is not set: nothing is sent")
         return 0
     if not address.startswith(("https://", "http://127.0.0.1:")):
-        print("slack: SLACK_WEBHOOK_URL is no https address", file=sys.stderr)
+        print("slack: SLACK_WEBHOOK_URL is not an https address", file=sys.stderr)
         return 2
     body = json.dumps(message(options.title, results, options.link)).encode()
     request = Request(address, body, {"Content-Type": "application/json"})  # noqa: S310 # see above
@@ -72,7 +71,7 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--title", required=True)
     parser.add_argument("--results", default="{}", metavar="JSON", help="name → result")
-    parser.add_argument("--link", default="", metavar="URL", help="where to read more")
+    parser.add_argument("--link", default="", metavar="URL", help="link for details")
     return parser
 
 

@@ -23,7 +23,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Alert:
-    """A statistic of a metric over a window that is beyond a limit; the catalogue explains each."""
+    """An alert: a statistic of a metric over a window beyond a limit, with the catalogue's
+    explanation.
+    """
 
     name: str
     statistic: str
@@ -45,7 +47,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class Metric:
-    """What is measured, as OpenTelemetry names it."""
+    """A metric as OpenTelemetry names it."""
 
     name: str
     owner: str
@@ -58,7 +60,7 @@ class Metric:
 
     @property
     def prometheus(self) -> str:
-        """The name of its series in Prometheus, of a histogram without `_bucket` and so on."""
+        """Its series name in Prometheus; of histograms without `_bucket` and the like."""
         parts = [name.replace(".", "_") for name in (self.name, _UNITS.get(self.unit, "")) if name]
         if self.owner == "prometheus":
             return self.name
@@ -69,7 +71,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Objective:
-    """A share of what is counted that has to be good, over 30 days."""
+    """An objective: the share of events that must be good, over 30 days."""
 
     name: str
     objective: float
@@ -81,7 +83,7 @@ class Objective:
 
     @property
     def budget(self) -> float:
-        """The share that may be bad."""
+        """The error budget: the share that may be bad."""
         return round(1 - self.objective, 9)
 
     @property
@@ -110,7 +112,7 @@ class Catalogue:
     metrics: tuple[Metric, ...]
     objectives: tuple[Objective, ...]
     recovery: Recovery
-    runbook: str  # URL of the page
+    runbook: str  # URL of the runbook
 
     def runbook_of(self, name: str) -> str:
         """URL of an alert's section, by its name in Prometheus or in CloudWatch."""
@@ -121,20 +123,19 @@ class Catalogue:
 
     @property
     def alerts(self) -> list[tuple[Metric, Alert]]:
-        """Those of metrics, in the file's order."""
+        """Alerts of metrics, in the file's order."""
         return [(metric, alert) for metric in self.metrics for alert in metric.alerts]
 
 
 class CatalogueError(ValueError):
-    """The file has an entry that nobody understands; the message names it."""
+    """The file has an invalid entry; the message names it."""
 
 
 def load(path: Path = PATH) -> Catalogue:
-    """The catalogue.
+    """Reads the catalogue.
 
     Raises:
-        CatalogueError: an entry lacks a field or has one that is not known, or the runbook's URL
-            is none.
+        CatalogueError: an entry has a missing or unknown field, or the runbook's URL is invalid.
     """
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     url = str(content.get("runbook", ""))

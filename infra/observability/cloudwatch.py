@@ -1,7 +1,7 @@
 """CloudWatch alarms of one function, for the Terraform module infra/terraform/modules/alarms.
 
-An alarm knows only series by name and dimensions, all of them, so what EMF lines have
-(serve/aws_lambda/embedded_metrics.py) and what Lambda itself counts is named here in full.
+An alarm selects series by name and the full set of dimensions, so the series of EMF lines
+(serve/aws_lambda/embedded_metrics.py) and of Lambda itself are listed here in full.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from infra.observability.catalogue import Alert, Catalogue, Metric, Objective, k
 _GENERATED = ["From infra/observability/catalogue.toml: bazel run //infra/observability:generate"]
 NAMESPACE, LAMBDA = "Kiln", "AWS/Lambda"
 
-# Errors of the service that are answered by a 5xx: serve/errors.py, a test compares.
+# Service errors with a 5xx status: serve/errors.py, a test compares.
 SERVER_ERRORS = ("internal-error", "not-ready", "overloaded", "store-unavailable")
 DRIFT_WINDOWS = ("300", "3000")  # images: common/model/drift.py, a test compares
 
-# Alerts that CloudWatch has no alarm for, and why.
+# Alerts without a CloudWatch alarm, and the reason.
 WITHOUT_ALARM = {
-    "TelemetryLost": "without a collector nothing is exported that could be lost",
-    "CapturesLost": "capture is off unless it is asked for, and answers are not affected",
-    "FilesLeak": "an execution environment answers one request at a time and does not live long",
-    "ReleaseRolledBack": "the release manager tells the topic itself, with its reasons",
-    "GoldenAccuracyLow": "of each version: the release manager judges it and rolls back",
-    "MachineBusy": "Lambda's machines are AWS's",
-    "MachineMemoryLow": "Lambda's machines are AWS's",
-    "MachineDiskLow": "Lambda's machines are AWS's",
-    "StackPartDown": "the stack is on another machine",
-    "AvailabilityFastBurn": "Lambda starts processes by itself: what fails is in Errors",
-    "AvailabilitySlowBurn": "Lambda starts processes by itself: what fails is in Errors",
+    "TelemetryLost": "without a collector nothing is exported",
+    "CapturesLost": "capture is off by default, and responses are not affected",
+    "FilesLeak": "an execution environment serves one request at a time and is short-lived",
+    "ReleaseRolledBack": "the release manager notifies the topic itself, with its reasons",
+    "GoldenAccuracyLow": "per version: the release manager judges it and rolls back",
+    "MachineBusy": "Lambda's machines are managed by AWS",
+    "MachineMemoryLow": "Lambda's machines are managed by AWS",
+    "MachineDiskLow": "Lambda's machines are managed by AWS",
+    "StackPartDown": "the stack runs on another machine",
+    "AvailabilityFastBurn": "Lambda restarts processes itself: failures are in Errors",
+    "AvailabilitySlowBurn": "Lambda restarts processes itself: failures are in Errors",
     "RecoveryTooSlow": "as Availability; the release manager's rollback has its own time limit",
 }
 
 SERVICE = {"service.name": "${var.service_name}"}
-# By callers, that is through the alias: a smoke test of a version that nobody uses alarms nobody.
+# Invocations through the alias: a smoke test of a version without traffic must not raise alarms.
 CALLED = {
     "FunctionName": "${var.function_name}",
     "Resource": "${var.function_name}:${var.alias_name}",
@@ -56,7 +56,7 @@ _SLOW = ((3.0, 86400, 7200),)
 
 @dataclass(frozen=True)
 class Series:
-    """A metric with the statistic that is taken of it."""
+    """A metric and a statistic of it."""
 
     metric: str
     dimensions: Mapping[str, str]
@@ -66,9 +66,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A number compared with a limit; of several series by an expression over their ids."""
+    """A value compared with a limit; several series are combined by an expression over their
+    ids.
+    """
 
-    name: str  # of the catalogue, in kebab case
+    name: str  # from the catalogue, in kebab case
     description: str
     series: Mapping[str, Series]
     limit: float
@@ -89,7 +91,7 @@ class Composite:
 
 
 def alarms(catalogue: Catalogue) -> list[Alarm]:
-    """Those of the catalogue's alerts."""
+    """Alarms for the catalogue's alerts."""
     return [
         _alarm(catalogue, metric, alert)
         for metric, alert in catalogue.alerts
@@ -98,7 +100,7 @@ def alarms(catalogue: Catalogue) -> list[Alarm]:
 
 
 def parts(catalogue: Catalogue) -> list[Alarm]:
-    """The windows of the burn-rate alarms."""
+    """Alarms on single windows of the burn rate."""
     return [
         _burn(composite, objective, factor, window)
         for composite, objective, steps in _burning(catalogue)
@@ -108,7 +110,7 @@ def parts(catalogue: Catalogue) -> list[Alarm]:
 
 
 def composites(catalogue: Catalogue) -> list[Composite]:
-    """The burn-rate alarms: a long and a short window at once."""
+    """Burn-rate alarms: a long and a short window together."""
     return [
         Composite(
             name,
@@ -123,7 +125,7 @@ def composites(catalogue: Catalogue) -> list[Composite]:
 
 
 def alarms_file(catalogue: Catalogue) -> dict[str, Any]:
-    """`alarms.tf.json`: the values that the module's main.tf makes alarms of."""
+    """`alarms.tf.json`: values from which the module's main.tf creates alarms."""
     found = alarms(catalogue)
     pages = [f"${{var.name}}-{one.name}" for one in found if one.severity == "page"]
     return {
@@ -139,7 +141,7 @@ def alarms_file(catalogue: Catalogue) -> dict[str, Any]:
         "locals": {"alarms": {one.name: _values(one) for one in found}},
         "output": {
             "page_names": {
-                "description": "Those of severity page: they take a release back.",
+                "description": "Alarms of severity page, which roll a release back.",
                 "value": pages,
             }
         },
@@ -147,7 +149,7 @@ def alarms_file(catalogue: Catalogue) -> dict[str, Any]:
 
 
 def burn_file(catalogue: Catalogue) -> dict[str, Any]:
-    """`burn.tf.json`: an alarm on each window, which tells nobody, and alarms over these."""
+    """`burn.tf.json`: an alarm per window without actions, and composite alarms over them."""
     switch = "${var.burn_rate_alarms ? 1 : 0}"
     return {
         "//": _GENERATED,
@@ -182,7 +184,7 @@ def burn_file(catalogue: Catalogue) -> dict[str, Any]:
 
 
 def dashboard_file() -> dict[str, Any]:
-    """`dashboard.tf.json`, beside the template that it fills in."""
+    """`dashboard.tf.json`, beside the template that it renders."""
     values = "region = data.aws_region.current.id, function_name = var.function_name, "
     values += "service_name = var.service_name"
     return {
@@ -247,7 +249,7 @@ def _series(metric: Metric, alert: Alert) -> tuple[dict[str, Series], str]:
 
 
 def _failures() -> tuple[dict[str, Series], str]:
-    """5xx of the service, and calls that ended without an answer, by invocations."""
+    """5xx responses and crashed invocations, divided by invocations."""
     series = {"calls": Series("Invocations", CALLED, "Sum", LAMBDA)}
     series["crashed"] = Series("Errors", CALLED, "Sum", LAMBDA)
     for kind in SERVER_ERRORS:
@@ -278,7 +280,7 @@ def _burn(composite: str, objective: Objective, factor: float, window_s: int) ->
         expression = "1 - within / 100"
     return Alarm(
         _part(composite, window_s),
-        f"{objective.promise}: {factor:g} times the error budget's pace. Part of {composite}.",
+        f"{objective.promise}: {factor:g} times the sustainable burn rate. Part of {composite}.",
         series,
         round(factor * objective.budget, 9),
         window_s,
@@ -328,7 +330,7 @@ def _part_resource(alarm: Alarm) -> dict[str, Any]:
         "comparison_operator": "GreaterThanThreshold",
         "threshold": alarm.limit,
         "evaluation_periods": 1,
-        "treat_missing_data": "notBreaching",  # no traffic is no fault
+        "treat_missing_data": "notBreaching",  # no traffic is not an outage
         "metric_query": [_block(name, query) for name, query in _queries(alarm).items()],
     }
 

@@ -1,6 +1,6 @@
-"""The CloudWatch dashboard, as a template that the Terraform module fills in.
+"""The CloudWatch dashboard as a template for the Terraform module.
 
-Unlike alarms, widgets may search: one expression finds all series of a metric by their dimensions.
+Unlike alarms, widgets may search for all series of a metric by their dimensions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _VERSIONS = "FunctionName,Resource,ExecutedVersion"
 
 
 def body(catalogue: Catalogue) -> dict[str, Any]:
-    """The dashboard with `${region}`, `${function_name}` and so on in it."""
+    """The dashboard with placeholders such as `${region}` and `${function_name}`."""
     rows = [
         ("Service", _service(catalogue)),
         ("Releases", _release(catalogue)),
@@ -83,10 +83,8 @@ def _function() -> list[dict[str, Any]]:
         ),
         _graph("Memory of a process, bytes", [kiln]),
         _graph("Cold starts", [cold]),
-        _graph("Calls a day, of which the bill is made", [lambda_("Invocations", "Sum")], 86400),
-        _graph(
-            "Milliseconds a day, of which the bill is made", [lambda_("Duration", "Sum")], 86400
-        ),
+        _graph("Invocations per day (billed)", [lambda_("Invocations", "Sum")], 86400),
+        _graph("Milliseconds per day (billed)", [lambda_("Duration", "Sum")], 86400),
     ]
 
 
@@ -109,7 +107,7 @@ def _place(widget: dict[str, Any], x: int, y: int) -> dict[str, Any]:
 
 
 def _search(metric: Metric, statistic: str, labels: Sequence[str] | None = None) -> list[Any]:
-    """Searches all series of a metric in the function's log lines."""
+    """Search expression for a metric's series in the function's log lines."""
     names = ["service.name", *(metric.labels if labels is None else labels)]
     schema = ",".join(["Kiln", *(f'"{name}"' for name in names)])
     terms = f'MetricName="{metric.name}" "service.name"="${{service_name}}"'
@@ -117,7 +115,7 @@ def _search(metric: Metric, statistic: str, labels: Sequence[str] | None = None)
 
 
 def _anywhere(metric: Metric) -> list[Any]:
-    """Searches all series of a metric, whatever its dimensions."""
+    """Search expression for a metric's series, whatever their dimensions."""
     return _expression(f"SEARCH('Namespace=\"Kiln\" MetricName=\"{metric.name}\"', 'Maximum')")
 
 

@@ -13,7 +13,7 @@ from infra.observability.catalogue import Catalogue
 Kind = Literal["timeseries", "stat", "gauge", "bargauge"]
 
 PATH = Path(__file__).with_name("dashboards.toml")
-_COLUMNS = 24  # of Grafana's grid
+_COLUMNS = 24  # columns of Grafana's grid
 _HEIGHT = 8
 _SCHEMA = 39  # of Grafana 11 and later
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -21,7 +21,7 @@ _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 @dataclass(frozen=True)
 class Query:
-    """PromQL and what its series are called."""
+    """A PromQL query and its series' legend."""
 
     expression: str
     legend: str
@@ -54,7 +54,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Rows of panels below their titles."""
+    """Rows of panels with titles."""
 
     uid: str
     title: str
@@ -68,14 +68,14 @@ class Dashboard:
         return [panel for _, panels in self.rows for panel in panels]
 
     def filled(self, expression: str) -> str:
-        """An expression as Grafana sends it: every version, constants as they are by default."""
+        """The expression with all versions and the constants' defaults filled in."""
         for name, value in [("version", ".*"), *((c.name, c.value) for c in self.constants)]:
             expression = expression.replace(f"${name}", value)
         return expression
 
 
 def dashboards(catalogue: Catalogue, path: Path = PATH) -> list[Dashboard]:
-    """All dashboards, in the order in which people look at them."""
+    """All dashboards, in display order."""
     return [
         Dashboard(
             entry["uid"],
@@ -119,7 +119,7 @@ def _panel(entry: Mapping[str, Any], catalogue: Catalogue) -> Panel:
 
 
 def grafana(dashboard: Dashboard) -> dict[str, Any]:
-    """What Grafana is provisioned with."""
+    """Provisioning files for Grafana."""
     return {
         "uid": dashboard.uid,
         "title": dashboard.title,
@@ -127,7 +127,7 @@ def grafana(dashboard: Dashboard) -> dict[str, Any]:
         "tags": ["kiln"],
         "schemaVersion": _SCHEMA,
         "editable": False,
-        "graphTooltip": 1,  # one cross-hair through all panels
+        "graphTooltip": 1,  # shared crosshair
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
@@ -159,7 +159,7 @@ def _variables() -> list[dict[str, Any]]:
             "type": "query",
             "datasource": _SOURCE,
             "query": {"query": "label_values(kiln_model_info_ratio, version)", "refId": "version"},
-            "refresh": 2,  # when the time range changes
+            "refresh": 2,  # on a change of the time range
             "multi": True,
             "includeAll": True,
             "allValue": ".*",

@@ -1,4 +1,4 @@
-"""Generates everything that follows from the catalogue; a test fails if a file is out of date.
+"""Generates all files that derive from the catalogue; a test fails if one is out of date.
 
 bazel run //infra/observability:generate
 """
@@ -30,26 +30,26 @@ _MANAGED = "infra/terraform/roots/observability"
 _HEAD = """\
 # Runbook
 
-What to do when an alert comes. From `infra/observability/catalogue.toml` by
+How to respond to alerts. Generated from `infra/observability/catalogue.toml` by
 `bazel run //infra/observability:generate`: edit the catalogue, not this file.
 
-**First, whatever it is:** open the dashboard *Kiln: service* and see whether callers are harmed
-(failed share, p99, error budget). If they are and a release went out within the last hour, take it
-back first and look for the reason afterwards:
+**First:** open the dashboard *Kiln: service* and check whether callers are affected (error rate,
+p99, error budget). If they are, and there was a release within the last hour, roll it back before
+looking for the cause:
 
 ```sh
 ./tools/bazel run //infra:status -- --env prod     # versions, weights, the last decisions
-./tools/bazel run //infra:rollback -- --env prod   # to the version before; ends once verified
+./tools/bazel run //infra:rollback -- --env prod   # to the previous version; returns once verified
 ```
 
-Severity *page*: somebody gets up. *warning*: in working hours. In CloudWatch an alarm is called
-`kiln-<environment>-` and the name in the table.
+Severity *page*: respond at any hour. *warning*: in working hours. CloudWatch alarms are named
+`kiln-<environment>-` followed by the name in the table.
 
 """
 _BURN = {
-    "FastBurn": "At this pace 2 % of the month's error budget is gone within an hour, "
+    "FastBurn": "At this rate 2 % of the month's error budget is gone within an hour, "
     "or 5 % within six.",
-    "SlowBurn": "At this pace 10 % of the month's error budget is gone within one day, "
+    "SlowBurn": "At this rate 10 % of the month's error budget is gone within one day, "
     "or within three.",
 }
 
@@ -66,7 +66,7 @@ def runbook(catalogue: Catalogue) -> str:
 
 
 def _entries(catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
-    """(name, severity, text) of each alert, those about promises first."""
+    """(name, severity, text) of each alert, objectives first."""
     recovery = catalogue.recovery
     promise = f"*{recovery.promise}.* {recovery.means}"
     yield recovery.name, recovery.severity, _body(promise, recovery.look, recovery.act)
@@ -101,7 +101,7 @@ def _body(what: str, look: Sequence[str], act: Sequence[str]) -> str:
     return "\n".join(parts) + "\n"
 
 
-# Each path below the workspace, and who writes its content.
+# Generated files by path below the workspace.
 _FILES: Mapping[str, Callable[[Catalogue], str]] = {
     "docs/runbook.md": runbook,
     f"{_OURS}/prometheus/kiln.rules.yml": lambda found: _yaml(rule_file(found)),
@@ -158,7 +158,7 @@ def _in_containers() -> dict[str, object]:
 
 
 def _managed_alertmanager() -> str:
-    """A document that holds another one as text."""
+    """A document with another one as a string inside."""
     config = _yaml(managed_config()).removeprefix(_NOTE)
     return f"{_NOTE}alertmanager_config: |\n{indent(config, '  ')}"
 
@@ -173,7 +173,7 @@ def _yaml(value: object) -> str:
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml has no types
-    """Writes equal values out in full, each where it belongs."""
+    """Writes equal values in full instead of YAML aliases."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True

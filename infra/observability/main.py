@@ -1,18 +1,18 @@
-"""Starts the observability stack on this machine: collector, Prometheus with Kiln's rules, alerts.
+"""Starts the observability stack locally: collector, Prometheus with Kiln's rules, Alertmanager.
 
     bazel run //infra:observability
     OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 bazel run //serve:api
 
-Where a Docker engine answers it is the whole stack in containers, with Tempo, Loki and Grafana and
-its dashboards. Elsewhere it is processes from packages: rotel (collector), vmagent, Prometheus, its
-node exporter and Alertmanager; Grafana, Tempo and Loki are in no package registry that the build
-uses, so traces and logs go nowhere, and `bazel run //infra/observability:picture` draws the
-dashboards' panels as a picture. Ctrl-C ends everything; data stays in the folder.
+With a Docker engine, it is the full stack in containers, including Tempo, Loki and Grafana with its
+dashboards. Otherwise processes from packages: rotel (collector), vmagent, Prometheus, node exporter
+and Alertmanager. No package registry that the build uses has Grafana, Tempo or Loki, so traces and
+logs are dropped, and `bazel run //infra/observability:picture` plots the dashboards' panels. Ctrl-C
+stops everything; data is kept in the folder.
 
-Alerts go where the environment says:
+Alerts are routed by environment variables:
 
-    KILN_SLACK_WEBHOOK_FILE      file with the URL of a Slack webhook, or of what takes its format
-    KILN_SLACK_CHANNEL           channel, where the webhook leaves a choice
+    KILN_SLACK_WEBHOOK_FILE      file with the URL of a Slack webhook, or a compatible service
+    KILN_SLACK_CHANNEL           channel, if the webhook allows a choice
     KILN_SMTP_SMARTHOST, _FROM, _TO, _USERNAME, _PASSWORD_FILE, _REQUIRE_TLS    mail
 
 Exit codes: 0 ended by Ctrl-C or SIGTERM, 1 a part did not start or ended, 2 bad input.
@@ -57,7 +57,7 @@ _MOUNTED = {
 
 @dataclass(frozen=True)
 class ContainerPorts:
-    """Ports of the containers, on loopback."""
+    """Host ports of the containers, on loopback."""
 
     otlp: int = 4318
     prometheus: int = 9090
@@ -66,9 +66,9 @@ class ContainerPorts:
 
 
 def missing_engine() -> str:
-    """Why there are no containers here; "" where there can be."""
+    """Why containers cannot be used; "" if they can."""
     if not (docker := shutil.which("docker")):
-        return "there is no docker on PATH"
+        return "docker is not on PATH"
     for command, reason in (
         (["info"], "no Docker engine answers"),
         (["compose", "version"], "docker has no compose plugin (Debian: docker-compose)"),
@@ -83,10 +83,10 @@ def missing_engine() -> str:
 
 
 class Containers:
-    """The Compose project, with its routing written into a folder."""
+    """The Compose project, with its alert routing written to a folder."""
 
     def __init__(self, folder: Path, ports: ContainerPorts, environ: Mapping[str, str]) -> None:
-        """Raises RoutingError where `environ` has half a receiver."""
+        """Raises RoutingError if `environ` configures a receiver incompletely."""
         folder.mkdir(parents=True, exist_ok=True)
         inside = {name: path for name, path in _MOUNTED.items() if environ.get(name)}
         config = alertmanager_config({**environ, **inside})
@@ -101,15 +101,15 @@ class Containers:
         }
 
     def start(self) -> None:
-        """Raises StackError; what Compose says goes to the terminal."""
+        """Raises StackError; Compose's output goes to the terminal."""
         self._compose("up", "--detach", "--wait", "--wait-timeout", "180")
 
     def follow(self) -> None:
-        """Shows the logs until the user has seen enough."""
+        """Follows the logs until interrupted."""
         self._compose("logs", "--follow", "--tail", "20")
 
     def stop(self) -> None:
-        """Stops the containers and keeps their volumes."""
+        """Stops the containers; their volumes are kept."""
         self._compose("down")
 
     def _compose(self, *arguments: str) -> None:
@@ -127,7 +127,7 @@ def main(
 ) -> int:
     """Entry point of the command."""
     options = _options().parse_args(arguments)
-    # Ends as by Ctrl-C, so that nothing is left running.
+    # SIGTERM is handled like Ctrl-C, so that nothing is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Progress("looking for a container engine", console=console):
@@ -167,7 +167,7 @@ def _run_local(
             highlight=False,
             soft_wrap=True,
         )
-        console.print(f"Data and logs: {stack.folder}. Ctrl-C ends all.", soft_wrap=True)
+        console.print(f"Data and logs: {stack.folder}. Ctrl-C stops everything.", soft_wrap=True)
         while True:
             for program in stack.programs:
                 program.require_alive()
@@ -177,11 +177,11 @@ def _run_local(
 def _links(stack: Stack) -> list[tuple[str, str, str]]:
     return [
         ("collector", "OTLP over HTTP", stack.otlp),
-        # Debian builds both without their pages.
+        # Debian builds both without their web pages.
         ("Prometheus", "error budgets", f"{stack.prometheus}/api/v1/query?query={_BUDGETS}"),
         ("", "alerts", f"{stack.prometheus}/api/v1/alerts"),
         ("", "rules", f"{stack.prometheus}/api/v1/rules"),
-        ("Alertmanager", "what was sent", f"{stack.alertmanager}/api/v2/alerts"),
+        ("Alertmanager", "sent alerts", f"{stack.alertmanager}/api/v2/alerts"),
     ]
 
 
@@ -218,7 +218,7 @@ def _show(links: Sequence[tuple[str, str, str]], otlp: str, console: Console) ->
         table.add_row(*row)
     console.print(table)
     console.print(
-        f"A service that tells it everything: OTEL_EXPORTER_OTLP_ENDPOINT={otlp} {_SERVE}",
+        f"A service that exports to it: OTEL_EXPORTER_OTLP_ENDPOINT={otlp} {_SERVE}",
         highlight=False,
         soft_wrap=True,
     )
@@ -244,7 +244,7 @@ def _options() -> argparse.ArgumentParser:
         help="auto: docker where an engine answers (default)",
     )
     parser.add_argument("--data", help="folder for data and logs (default: in ~/.cache/kiln)")
-    parser.add_argument("--retention", default="15d", help="metrics are kept so long (15d)")
+    parser.add_argument("--retention", default="15d", help="retention of metrics (15d)")
     for name, port in (("otlp", 4318), ("prometheus", 9090), ("alertmanager", 9093)):
         parser.add_argument(
             f"--{name}-port",

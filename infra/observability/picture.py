@@ -1,9 +1,9 @@
-"""Draws the dashboards' panels from a Prometheus, for machines without Grafana.
+"""Plots the dashboards' panels from a Prometheus, for machines without Grafana.
 
     bazel run //infra/observability:picture -- --prometheus http://127.0.0.1:9090
 
-The same queries as the dashboards', over a range of time; matplotlib draws them, not Grafana.
-Exit codes: 0 drawn, 2 no answer from Prometheus.
+Uses the dashboards' queries over a range of time.
+Exit codes: 0 plotted, 2 Prometheus failed.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from infra.observability.dashboards import Dashboard, Panel, dashboards
 BAD_INPUT = 2  # exit code
 _TIMEOUT_S = 60.0
 _ACROSS, _POINTS = 3, 240
-_MOST = 10  # series in a legend
-# The name of a series, and (N, 2) minutes and values.
+_MOST = 10  # maximum number of series in a legend
+# Series name, and (N, 2) minutes and values.
 Series = tuple[str, NDArray[np.float64]]
 
 
 class PrometheusError(Exception):
-    """There was no answer, or none that helps; the message says which."""
+    """Prometheus failed or refused a query; the message says which."""
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def chosen(names: Sequence[str]) -> list[tuple[Dashboard, Panel]]:
-    """Panels of the named dashboards, or those of the overview."""
+    """Panels of the named dashboards, or of the overview."""
     return [
         (one, panel)
         for one in dashboards(load())
@@ -83,7 +83,7 @@ def _ask(
     """The panel's series over the last minutes, largest first.
 
     Raises:
-        PrometheusError: no answer, or a query that it refuses.
+        PrometheusError: it failed, or refused the query.
     """
     span = {"start": end_s - minutes * 60, "end": end_s, "step": max(1.0, minutes * 60 / _POINTS)}
     series = []
@@ -116,20 +116,21 @@ def _get(prometheus: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]
 def _legend(template: str, labels: Mapping[str, str]) -> str:
     def value(found: re.Match[str]) -> str:
         text = labels.get(found[1], "")
-        return text[:8] if re.fullmatch(r"[0-9a-f-]{32,}", text) else text  # digests and ids
+        # Shortens digests and ids.
+        return text[:8] if re.fullmatch(r"[0-9a-f-]{32,}", text) else text
 
     return re.sub(r"\{\{(\w+)\}\}", value, template).strip()
 
 
 def draw(panels: Sequence[tuple[Panel, Sequence[Series]]]) -> Figure:
-    """All panels in one figure, over minutes."""
+    """Plots all panels in one figure, over minutes."""
     rows = math.ceil(len(panels) / _ACROSS)
     with mpl.rc_context(STYLE):
         figure = new_figure(15, 2.9 * rows)
         grid = figure.subplots(rows, _ACROSS, squeeze=False).flat
         for (panel, series), axes in zip(panels, grid, strict=False):
             _draw_panel(axes, panel, series)
-        for axes in grid:  # what is left of the last row
+        for axes in grid:  # unused cells of the last row
             axes.set_axis_off()
     return figure
 
@@ -148,7 +149,7 @@ def _draw_panel(axes: Axes, panel: Panel, series: Sequence[Series]) -> None:
         axes.plot(values[:, 0], values[:, 1], linewidth=1.4, label=label)
     low, high = axes.get_ylim()
     limit = panel.warn_below if panel.warn_above is None else panel.warn_above
-    # A limit far beyond what happens would flatten everything.
+    # A limit far beyond the values would flatten the plot.
     if limit is not None and not panel.stacked and low - high <= limit - low <= 2 * (high - low):
         axes.axhline(limit, color=RED, linewidth=1, linestyle="--")
     axes.set_title(panel.title)
@@ -179,7 +180,7 @@ def _options() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", help="its address")
-    parser.add_argument("--minutes", type=float, default=60, help="up to now (60)")
+    parser.add_argument("--minutes", type=float, default=60, help="minutes up to now (60)")
     parser.add_argument(
         "--dashboard",
         action="append",

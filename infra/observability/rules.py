@@ -1,4 +1,4 @@
-"""Prometheus rules: recording rules, error budgets and alerts, and the PromQL that they share."""
+"""Prometheus rules: recording rules, error budgets and alerts, and their common PromQL."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from infra.observability.catalogue import Alert, Catalogue, Metric, Objective
 
-# As long as a process may be silent and not be taken for a new one.
+# How long a process may be silent before it counts as a new one.
 _MEMORY = "1h"
 
 
 def added(series: str, window: str) -> str:
-    """What each series grew by in the window, exactly."""
+    """Exact increase of each series in the window."""
     return f"({series} - (last_over_time({series}[{_MEMORY}] offset {window}) or {series} * 0))"
 
 
 def selector(name: str, matching: Mapping[str, str] | None = None) -> str:
-    """A series by name, with labels that match regular expressions."""
+    """A series selector with regular expressions for labels."""
     if not matching:
         return name
     inner = ",".join(f'{label(key)}=~"{value}"' for key, value in matching.items())
@@ -25,7 +25,7 @@ def selector(name: str, matching: Mapping[str, str] | None = None) -> str:
 
 
 def label(name: str) -> str:
-    """An attribute's name as Prometheus has it."""
+    """An attribute's label name in Prometheus."""
     return name.replace(".", "_")
 
 
@@ -35,7 +35,7 @@ def quantile(number: float, of: str) -> str:
 
 
 def alert_expression(catalogue: Catalogue, metric: Metric, alert: Alert) -> str:
-    """True series: the statistic is beyond its limit."""
+    """An expression that yields series whose statistic is beyond its limit."""
     if alert.above is not None:
         return f"{_statistic(catalogue, metric, alert)} > {alert.above:.12g}"
     return f"{_statistic(catalogue, metric, alert)} < {alert.below:.12g}"
@@ -64,7 +64,7 @@ def _statistic(catalogue: Catalogue, metric: Metric, alert: Alert) -> str:
 
 def _growth(metric: Metric, matching: Mapping[str, str] | None, window: str) -> str:
     name = metric.prometheus + ("_count" if metric.kind == "histogram" else "")
-    if metric.owner == "machine":  # scraped, and there for as long as the machine
+    if metric.owner == "machine":  # scraped, and present as long as the machine
         return f"rate({selector(name, matching)}[{window}])"
     return added(selector(name, matching), window)
 
@@ -73,16 +73,17 @@ def _by(labels: Sequence[str]) -> str:
     return f" by ({', '.join(map(label, labels))}) " if labels else ""
 
 
-BASE = "5m"  # window of what is recorded; longer ones are sums over it
+BASE = "5m"  # window of recording rules; longer windows sum over it
 _REQUESTS = "http_server_request_duration_seconds"
 _BY_VERSION = "kiln_model_version"
-# Long and short window, times the even pace: The Site Reliability Workbook, chapter 5, table 5-8.
+# Long and short window, and multiple of the sustainable burn rate: The Site Reliability Workbook,
+# chapter 5, table 5-8.
 FAST: tuple[tuple[float, str, str], ...] = ((14.4, "1h", "5m"), (6, "6h", "30m"))
 SLOW: tuple[tuple[float, str, str], ...] = ((3, "1d", "2h"), (1, "3d", "6h"))
 PERIOD = "30d"
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", PERIOD)
-_PROBES = 'http_route!~"/health|/ready"'  # what is asked by machines makes no share look better
-DOWN = 0.05  # share of 5xx from which on the service counts as down
+_PROBES = 'http_route!~"/health|/ready"'  # probes must not improve the shares
+DOWN = 0.05  # share of 5xx from which the service counts as down
 _Rule = dict[str, Any]
 
 
@@ -100,8 +101,9 @@ def rule_file(catalogue: Catalogue) -> dict[str, Any]:
 
 
 def managed_rule_file(catalogue: Catalogue) -> dict[str, Any]:
-    """The rules for managed Prometheus: without alerts on what nobody reports there, which are the
-    machine, the stack, and a function that nobody calls and that is not down for that."""
+    """The rules for Managed Prometheus: without alerts on the machine, on the stack, and on absence
+    of traffic, which for a function is no outage.
+    """
 
     def applies(rule: _Rule) -> bool:
         labels = rule.get("labels", {})
@@ -166,8 +168,9 @@ def _recorded() -> list[_Rule]:
 
 
 def _psi() -> str:
-    """The population stability index of the whole fleet's traffic by signal; empty bins count as
-    half an image."""
+    """Population stability index of the fleet's traffic by signal; empty bins count as half an
+    image.
+    """
     seen = "kiln:drift_images:increase5m"
     of_signal = f"on (signal) group_left () sum by (signal) ({seen})"
     share = f"(({seen} + 0.5) / {of_signal})"
@@ -193,7 +196,7 @@ def _availability() -> list[_Rule]:
             "count(count by (service_instance_id) (last_over_time(process_uptime_seconds[3m])))"
             " or vector(0)",
         ),
-        # NaN, no requests, is not above anything.
+        # NaN, without requests, exceeds nothing.
         _record(
             "kiln:up:bool",
             f"(kiln:processes:count > bool 0) * (1 - (({share} > bool {DOWN}) or vector(0)))",
@@ -220,7 +223,7 @@ def _objective(objective: Objective) -> list[_Rule]:
     ]
     for window in WINDOWS:
         sums = [_sum(f"kiln:slo_{part}:increase5m{named}", window) for part in ("bad", "total")]
-        # No traffic, no failure.
+        # No traffic counts as no failure.
         ratio = f"{sums[0]} / ({sums[1]} > 0) or {sums[0]} * 0"
         rules.append(_record(f"kiln:slo_bad:ratio_{window}", ratio, labels))
     remaining = f"1 - kiln:slo_bad:ratio_{PERIOD}{named} / {objective.budget:g}"
@@ -234,14 +237,14 @@ def _counted(objective: Objective) -> tuple[str, str]:
         everything = f"sum({buckets % '+Inf'})"
         return everything, f"({everything} - sum({buckets % f'{objective.threshold_s:g}'}))"
     if objective.name == "availability":
-        # From the moment on that the service was up for the first time.
+        # Only since the service was first up.
         once_up = "kiln:up:last_seconds"
         return f"count({once_up})", f"((1 - kiln:up:bool) and on () {once_up})"
     return _requests()
 
 
 def _requests() -> tuple[str, str]:
-    """PromQL for all requests, and for those that failed."""
+    """PromQL for all requests, and for failed ones."""
     counted = f"kiln:requests:increase5m{{{_PROBES}"
     return f"sum({counted}}})", f'sum({counted},http_response_status_code=~"5.."}})'
 
@@ -278,7 +281,7 @@ def _burn_rates(catalogue: Catalogue) -> list[_Rule]:
             name,
             " or ".join(_burns(objective, *step) for step in steps),
             {"severity": severity, "owner": "service", "slo": objective.name},
-            f"{objective.promise}; at this pace the error budget of 30 days is gone in "
+            f"{objective.promise}; at this rate the error budget of 30 days is gone in "
             f"{_left(steps)}.",
             objective.look,
             catalogue,

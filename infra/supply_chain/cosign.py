@@ -1,7 +1,7 @@
-"""cosign with our own keys, without a transparency log.
+"""cosign with our own keys and without a transparency log.
 
-A transparency log proves to strangers when something was signed. Ours are private images, so what
-proves who signed is the key: a file, or one that AWS KMS keeps (``awskms:///alias/…``).
+A transparency log proves to third parties when something was signed. Our images are private; the
+key, a file or an AWS KMS key (``awskms:///alias/…``), proves who signed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from common.programs import find_program
 from common.registry_login import registry_login
 
 _TIMEOUT_S = 120
-# Debian's cosign prints a summary of what it did, and its reasons behind these words.
+# Debian's cosign prints a summary, then its reasons after these words.
 _ERROR = "Error: "
 
 
 class CosignError(Exception):
-    """cosign refused; the message is its reason."""
+    """cosign failed; the message has its reason."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Cosign:
         """Puts a signature beside the image.
 
         Raises:
-            CosignError: the key does not open, or the registry takes nothing.
+            CosignError: the key cannot be used, or the registry refuses the upload.
         """
         self._run(["sign", *_SIGNING, "--key", key])
 
@@ -65,13 +65,15 @@ class Cosign:
             self._run(command)
 
     def verify(self, key: str) -> None:
-        """Raises:
-        CosignError: no signature of this key's owner is beside the image.
+        """Checks the signature.
+
+        Raises:
+            CosignError: the image has no signature by this key.
         """
         self._run(["verify", *_VERIFYING, "--key", key])
 
     def attested(self, key: str, kind: str) -> list[dict[str, Any]]:
-        """The in-toto statements of a kind that the key's owner signed about this very image.
+        """The in-toto statements of a predicate type that the key's owner signed about this image.
 
         Raises:
             CosignError: there is none.
@@ -91,10 +93,10 @@ _VERIFYING = ("--insecure-ignore-tlog=true",)
 
 
 def generate_keys(folder: Path, name: str = "cosign") -> tuple[Path, Path]:
-    """A new pair: private key (encrypted by ``COSIGN_PASSWORD``) and public key.
+    """Generates a key pair: private key (encrypted with ``COSIGN_PASSWORD``) and public key.
 
     Raises:
-        CosignError: cosign could not write them.
+        CosignError: the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     prefix = folder.absolute() / name
@@ -105,7 +107,7 @@ def generate_keys(folder: Path, name: str = "cosign") -> tuple[Path, Path]:
 def _cosign(arguments: Sequence[str], variables: Mapping[str, str]) -> str:
     command = [str(find_program("cosign")), *arguments]
     with _home() as home:
-        # Without a password for the key, cosign asks the terminal, which hangs a script.
+        # Without a password, cosign would prompt on the terminal and hang scripts.
         environment = {"COSIGN_PASSWORD": "", **os.environ, **home, **variables}
         try:
             done = subprocess.run(
@@ -125,7 +127,7 @@ def _cosign(arguments: Sequence[str], variables: Mapping[str, str]) -> str:
 
 @contextmanager
 def _home() -> Iterator[dict[str, str]]:
-    """Builds and tests may have no home folder, where cosign wants to keep a cache."""
+    """cosign needs a home folder for its cache, which builds and tests may lack."""
     if os.environ.get("HOME") and os.access(os.environ["HOME"], os.W_OK):
         yield {}
         return

@@ -1,7 +1,7 @@
 """The SLSA provenance of an image, as an in-toto predicate.
 
-https://slsa.dev/spec/v1.0/provenance: the fields are theirs; what they leave to the build system is
-documented by `BUILD_TYPE` here. The image itself is the statement's subject, which cosign fills in.
+https://slsa.dev/spec/v1.0/provenance defines the fields; `BUILD_TYPE` documents those that it
+leaves to the build system. The statement's subject, the image itself, is filled in by cosign.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:kiln:bazel-image:1"
 TARGET = "//serve:image"
-DIRTY = "-dirty"  # behind a commit: files of the workspace differed from it
+DIRTY = "-dirty"  # suffix of the commit if the workspace has uncommitted changes
 
 
 class ProvenanceError(ValueError):
-    """Not a predicate of ours; the message says which part is missing or of another kind."""
+    """Not one of our predicates; the message names the missing or invalid part."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """The artifact inside the image, as its own metadata describe it; digests in hexadecimal."""
+    """The model artifact in the image, from its metadata; digests in hexadecimal."""
 
     version: str
     name: str
@@ -48,11 +48,11 @@ class Provenance:
     """The provenance of one build of the image.
 
     Attributes:
-        repository: where the sources are, as git names it; empty if it has no remote.
-        commit: 40 hexadecimal digits, with `DIRTY` behind them if the workspace differed.
+        repository: URL of the git remote; empty if there is none.
+        commit: 40 hexadecimal digits, followed by `DIRTY` if the workspace had changes.
         lock, sbom: SHA-256 of requirements_lock.txt and of the CycloneDX bill of materials.
-        builder: URI of who built it, a workflow or ``urn:kiln:builder:local``.
-        run: URI of that very run, empty outside of continuous integration.
+        builder: URI of the builder: a workflow, or ``urn:kiln:builder:local``.
+        run: URI of the workflow run; empty outside CI.
         finished: UTC, ISO 8601.
     """
 
@@ -96,7 +96,7 @@ class Provenance:
         """Inverse of `to_predicate`.
 
         Raises:
-            ProvenanceError: it is none of ours.
+            ProvenanceError: it is not one of our predicates.
         """
         try:
             definition, run = predicate["buildDefinition"], predicate["runDetails"]
@@ -127,9 +127,9 @@ def _model(entry: Mapping[str, Any]) -> Model:
 
 
 def commit_of(workspace: Path) -> str:
-    """HEAD, with `DIRTY` behind it if a tracked file differs from it; empty outside git.
+    """HEAD, followed by `DIRTY` if a tracked file differs from it; empty outside git.
 
-    Untracked files do not count: Bazel itself writes MODULE.bazel.lock into a clean clone.
+    Untracked files are ignored: Bazel writes MODULE.bazel.lock into a clean clone.
     """
     commit = _git(workspace, "rev-parse", "HEAD")
     changes = _git(workspace, "status", "--porcelain", "--untracked-files=no")
@@ -137,7 +137,7 @@ def commit_of(workspace: Path) -> str:
 
 
 def repository_of(workspace: Path) -> str:
-    """Address of the remote `origin`, without a user and password in it."""
+    """URL of the remote `origin`, without credentials."""
     address = _git(workspace, "remote", "get-url", "origin")
     scheme, separator, rest = address.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}" if separator else address

@@ -1,13 +1,13 @@
-"""Signs the image that was pushed and attests what it was built from.
+"""Signs the pushed image and attests what it was built from.
 
   bazel run //serve:push_image -- --repository REPO --reference-file /tmp/reference
   bazel run //serve:sign_image -- $(cat /tmp/reference) --key cosign.key
   bazel run //serve:sign_image -- REPO@sha256:… --key awskms:///alias/kiln-signing
   bazel run //serve:sign_image -- --new-key keys/     writes cosign.key and cosign.pub there
 
-The statement links the image's digest with the commit, the lock, the model inside, and with that
-model's dataset, configuration and scores. Only the image that this workspace builds is signed: of
-another nothing is known here. A private key file is opened by COSIGN_PASSWORD.
+The statement links the image's digest to the commit, the lock and the model inside, and to that
+model's dataset, configuration and metrics. Only the image built from this workspace can be signed,
+since nothing is known about others. COSIGN_PASSWORD decrypts a private key file.
 
 Exit codes: 0 signed, 1 not signed, 2 bad input.
 """
@@ -36,11 +36,11 @@ LOCAL_BUILDER = "urn:kiln:builder:local"
 
 
 def describe(model: bytes, lock: bytes, sbom: bytes, workspace: Path) -> Provenance:
-    """The provenance of an image that was built here and now.
+    """The provenance of an image built here and now.
 
     Raises:
         ArtifactError: the model is damaged.
-        ValueError: the bill of materials is no JSON.
+        ValueError: the bill of materials is not JSON.
     """
     builder, run = builder_and_run(os.environ)
     return Provenance(
@@ -78,7 +78,7 @@ def _model(data: bytes) -> Model:
 
 
 def builder_and_run(environment: Mapping[str, str]) -> tuple[str, str]:
-    """URIs of the workflow and its run on GitHub Actions, elsewhere `LOCAL_BUILDER` and nothing."""
+    """URIs of the workflow and its run on GitHub Actions; elsewhere `LOCAL_BUILDER` and ""."""
     try:
         server, workflow = environment["GITHUB_SERVER_URL"], environment["GITHUB_WORKFLOW_REF"]
         run = "{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}".format_map(environment)
@@ -126,12 +126,14 @@ def _options() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for hidden in ("--digest", "--model", "--lock", "--sbom"):  # by the BUILD file
+    for hidden in ("--digest", "--model", "--lock", "--sbom"):  # set by the BUILD file
         parser.add_argument(hidden, type=Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("reference", nargs="?", help="registry/path@sha256:…, as the push told it")
+    parser.add_argument(
+        "reference", nargs="?", help="registry/path@sha256:…, as push_image prints it"
+    )
     parser.add_argument("--key", help="private key: a file, or awskms:///alias/NAME")
-    parser.add_argument("--new-key", metavar="FOLDER", help="make a pair of keys instead")
-    parser.add_argument("--insecure", action="store_true", help="a registry without TLS")
+    parser.add_argument("--new-key", metavar="FOLDER", help="generate a key pair instead")
+    parser.add_argument("--insecure", action="store_true", help="allow a registry without TLS")
     return parser
 
 

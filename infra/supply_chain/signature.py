@@ -1,10 +1,10 @@
-"""Decides whether an image may be deployed: signed by us, with a provenance that matches.
+"""Decides whether an image may be deployed: signed by us, with matching provenance.
 
     made = verify("…/kiln@sha256:…", key="cosign.pub")    # NotTrusted says why not
     made.commit, made.model.version, made.model.dataset_digest
 
-What it proves: whoever holds the private key says that this digest was built from that commit,
-lock, data and configuration. It cannot prove that they told the truth; see docs/threat-model.md.
+It proves that the holder of the private key states that this digest was built from that commit,
+lock, data and configuration, not that the statement is true; see docs/threat-model.md.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class NotTrusted(Exception):
 
 @dataclass(frozen=True)
 class Expectation:
-    """What else the statement has to say. Nothing is asked of what is None.
+    """Further requirements on the statement; None requires nothing.
 
     Attributes:
-        builder: start of the builder's URI: the workflow that alone may build releases.
-        commit, model_version: the one that is meant to go live.
-        dirty: also take an image built from a workspace with uncommitted changes.
+        builder: prefix of the builder's URI: the only workflow that may build releases.
+        commit, model_version: those to be released.
+        dirty: also accept an image built from uncommitted changes.
     """
 
     builder: str | None = None
@@ -53,11 +53,11 @@ def sign(
     *,
     insecure: bool = False,
 ) -> None:
-    """Signs the image in its registry and puts provenance and bill of materials beside it.
+    """Signs the image in its registry and attaches provenance and bill of materials.
 
     Raises:
         ValueError: the reference has no digest, or the provenance is of another bill.
-        CosignError: the key does not open, or the registry takes nothing.
+        CosignError: the key cannot be used, or the registry refuses the upload.
     """
     _digest(reference)
     if made.sbom != bill_digest(bill):
@@ -65,20 +65,20 @@ def sign(
     cosign = Cosign(reference, insecure)
     cosign.attest(key, _PROVENANCE, made.to_predicate())
     cosign.attest(key, _BILL, bill)
-    cosign.sign(key)  # last, so that an image with a signature has its statements
+    cosign.sign(key)  # last, so that a signed image always has its statements
 
 
 def verify(
     reference: str, key: str | Path, expected: Expectation | None = None, *, insecure: bool = False
 ) -> Provenance:
-    """What the image was made from, once signature and statements hold.
+    """The verified provenance of the image.
 
     Args:
-        reference: ``registry/path@sha256:…``; a tag could mean another image tomorrow.
+        reference: ``registry/path@sha256:…``, since a tag may move.
         key: file of the public key, or ``awskms:///…``.
 
     Raises:
-        NotTrusted: anything is missing, foreign or contradictory.
+        NotTrusted: anything is missing, foreign or inconsistent.
         ValueError: the reference has no digest.
     """
     digest, cosign, key = _digest(reference), Cosign(reference, insecure), str(key)
@@ -88,8 +88,8 @@ def verify(
         cosign.verify(key)
     except CosignError as exc:
         raise NotTrusted(f"{reference} has no signature of the holder of {key}: {exc}") from exc
-    # The same bytes may have been built and stated more than once: from commits that differ in what
-    # is not in the image.
+    # The same bytes may be built and attested more than once, from commits that differ only outside
+    # the image.
     made = [_read(p) for p in _predicates(cosign, key, _PROVENANCE, "provenance", digest)]
     bills = {bill_digest(b) for b in _predicates(cosign, key, _BILL, "bill of materials", digest)}
     found = [(one, _objection(one, bills, expected or Expectation())) for one in made]
@@ -100,7 +100,7 @@ def verify(
 
 
 def bill_digest(bill: Mapping[str, Any]) -> str:
-    """SHA-256 of the document's values; spaces and order, which cosign sets anew, do not count."""
+    """SHA-256 of the document's canonical form, since cosign changes whitespace and order."""
     text = json.dumps(bill, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -132,13 +132,11 @@ def _read(predicate: Mapping[str, Any]) -> Provenance:
     try:
         return Provenance.from_predicate(predicate)
     except ProvenanceError as exc:
-        raise NotTrusted(
-            f"the signed provenance ({PREDICATE_TYPE}) is none of ours: {exc}"
-        ) from exc
+        raise NotTrusted(f"the signed provenance ({PREDICATE_TYPE}) is not ours: {exc}") from exc
 
 
 def _objection(made: Provenance, bills: set[str], expected: Expectation) -> str | None:
-    """Why this provenance does not do, None if it does."""
+    """The objection to this provenance, None if there is none."""
     commit = made.commit.removesuffix(DIRTY)
     if made.sbom not in bills:
         return "the signed bill of materials is not the one that the provenance names"

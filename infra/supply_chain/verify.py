@@ -77,13 +77,11 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("reference", help="registry/path@sha256:…")
     parser.add_argument("--key", required=True, help="public key: a file, or awskms:///alias/NAME")
-    parser.add_argument("--builder", metavar="URI", help="start of the only builder to trust")
-    parser.add_argument("--commit", metavar="SHA", help="the commit that it has to be built from")
-    parser.add_argument(
-        "--model-version", metavar="VERSION", help="the model that has to be inside"
-    )
-    parser.add_argument("--allow-dirty", action="store_true", help="also with uncommitted changes")
-    parser.add_argument("--insecure", action="store_true", help="a registry without TLS")
+    parser.add_argument("--builder", metavar="URI", help="prefix of the only trusted builder's URI")
+    parser.add_argument("--commit", metavar="SHA", help="required commit")
+    parser.add_argument("--model-version", metavar="VERSION", help="required model version")
+    parser.add_argument("--allow-dirty", action="store_true", help="accept uncommitted changes")
+    parser.add_argument("--insecure", action="store_true", help="allow a registry without TLS")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
     return parser
 

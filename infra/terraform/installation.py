@@ -11,23 +11,23 @@ from pathlib import Path
 
 
 class TerraformError(Exception):
-    """The message says what happened and what to do."""
+    """An error; the message says what happened and what to do."""
 
     exit_code = 2
 
 
 class TerraformMissing(TerraformError):
-    """The program is not on this machine."""
+    """Terraform is not installed on this machine."""
 
 
 class TerraformFailed(TerraformError):
-    """Terraform ran and refused; the message has its own words."""
+    """Terraform failed; the message has its output."""
 
     exit_code = 1
 
 
 class StateLocked(TerraformFailed):
-    """Somebody else works on the same state; the message says who, since when, and what to do."""
+    """Another run holds the state's lock; the message says who, since when, and what to do."""
 
 
 PROGRAM_VARIABLE = "KILN_TERRAFORM"
@@ -48,28 +48,30 @@ _PLACES = (
     "/usr/local/lib",
     "/var/lib/terraform",
 )
-_DEPTHS = ("", "*/", "*/*/")  # of a mirror below one of these
+_DEPTHS = ("", "*/", "*/*/")  # mirrors are searched for below these
 
 
 @dataclass(frozen=True)
 class Installation:
-    """A Terraform that can run."""
+    """A usable Terraform installation."""
 
     program: Path
-    mirror: Path | None  # folder with providers; None: `init` asks the registry
+    mirror: Path | None  # folder of providers; None: `init` uses the registry
     environment: Mapping[str, str]
 
 
 def find_installation(environ: Mapping[str, str] = os.environ) -> Installation:
-    """Raises:
-    TerraformError: a variable names what is not there, or there is no Terraform at all.
+    """Finds Terraform and its provider mirror.
+
+    Raises:
+        TerraformError: a variable names a missing file, or Terraform is not installed.
     """
     variables = _environment(environ)
     return Installation(_program(environ), _mirror(environ, variables), variables)
 
 
 def find_mirrors(places: tuple[str, ...] = _PLACES) -> list[Path]:
-    """Folders below `places` that `terraform init -plugin-dir` can take the AWS provider from."""
+    """Folders below `places` that `terraform init -plugin-dir` can use for the AWS provider."""
     return list(dict.fromkeys(mirror for place in places for mirror in _below(place)))
 
 
@@ -77,7 +79,7 @@ def _program(environ: Mapping[str, str]) -> Path:
     named = environ.get(PROGRAM_VARIABLE, "")
     found = shutil.which(named or "terraform", path=environ.get("PATH"))
     if not found and named:
-        raise TerraformMissing(f"{PROGRAM_VARIABLE} is {named!r}, which is no program")
+        raise TerraformMissing(f"{PROGRAM_VARIABLE} is {named!r}, which is not a program")
     if not found:
         raise TerraformMissing(
             f"terraform is not on PATH: install it from {INSTALL}, or name it in {PROGRAM_VARIABLE}"
@@ -96,12 +98,12 @@ def _mirror(environ: Mapping[str, str], variables: Mapping[str, str]) -> Path | 
             )
         return mirror.absolute()
     if _CLI_CONFIG in variables:
-        return None  # whoever wrote that file decided where providers come from
+        return None  # the author of that file decides where providers come from
     return next(iter(find_mirrors()), None)
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Without a configuration file that is not there, and without questions to anybody."""
+    """Without a nonexistent configuration file, and without prompts."""
     variables = dict(environ)
     if not Path(variables.get(_CLI_CONFIG, "")).is_file():
         variables.pop(_CLI_CONFIG, None)

@@ -20,8 +20,8 @@ from infra.terraform.plan import Plan, show_plan
 from infra.terraform.root import ENVIRONMENTS, ROOTS, Root, parse_variable
 from infra.terraform.state import LocalState, State, parse_state
 
-CHANGES = 10  # exit code of `plan`: there is something to apply
-INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
+CHANGES = 10  # exit code of `plan`: there are changes
+INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
 
 _ACCOUNT_ROOTS = ("state", "registry", "github")
 _DESCRIPTION = """\
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str], out: Console, errors: Console) -> int:
         if not options.json:
             errors.print(f"[red]{escape(str(exc))}[/]", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
-        errors.print("Interrupted: what was done is in the state; plan again to go on from there.")
+        errors.print("Interrupted: completed changes are in the state; plan again to continue.")
         return INTERRUPTED
     if options.json or options.command == "output":
         out.file.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
@@ -106,7 +106,7 @@ def _confirm(options: argparse.Namespace, question: str, log: Console) -> None:
     if options.yes:
         return
     if not sys.stdin.isatty():
-        raise TerraformError(f"{question} Nobody is at the terminal: say so with --yes")
+        raise TerraformError(f"{question} not a terminal: confirm with --yes")
     if log.input(f"[bold]{escape(question)}[/] [y/N] ").strip().lower() not in ("y", "yes"):
         raise TerraformError("not confirmed: nothing was changed")
 

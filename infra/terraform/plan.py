@@ -1,4 +1,4 @@
-"""Terraform's machine-readable output: plans, progress and errors, and how they are shown."""
+"""Terraform's machine-readable output: plans, progress and errors, and their display."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Change:
     address: str  # module.alarms.aws_sns_topic.this
     type: str  # aws_sns_topic
     action: Action
-    reason: str = ""  # of a replacement or deletion, where Terraform gives one
+    reason: str = ""  # reason of a replacement or deletion, if Terraform gives one
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Plan:
     """A saved plan: exactly this is applied, or Terraform refuses it as stale."""
 
     file: Path
-    changed: bool  # also if only an output's value changes
+    changed: bool  # also true if only an output changes
     changes: tuple[Change, ...]
     destroys: bool = False
 
@@ -48,7 +48,7 @@ class Plan:
 
 
 def parse_change(event: Mapping[str, Any]) -> Change | None:
-    """The change in a line of type `planned_change`; None if AWS stays as it is: data is read."""
+    """The change in a line of type `planned_change`; None for no-ops and reads."""
     change: Mapping[str, Any] = event["change"]
     if change["action"] not in _ACTIONS:
         return None
@@ -74,10 +74,10 @@ class Process:
     folder: Path
 
     def stream(self, *arguments: str, on_event: OnEvent, expected: Sequence[int] = (0,)) -> int:
-        """Runs a command that has `-json`, and hands over each line; returns its exit code.
+        """Runs a command with `-json` and passes on each line; returns the exit code.
 
         Raises:
-            TerraformFailed: another exit code; the message has Terraform's errors.
+            TerraformFailed: unexpected exit code; the message has Terraform's errors.
         """
         errors: list[Event] = []
         other: list[str] = []
@@ -106,10 +106,10 @@ class Process:
         return code
 
     def text(self, *arguments: str) -> str:
-        """What a command prints.
+        """The output of a command.
 
         Raises:
-            TerraformFailed: it did not end well.
+            TerraformFailed: it failed.
         """
         done = subprocess.run(
             [str(self.installation.program), *arguments],
@@ -136,10 +136,10 @@ def _failure(
     command: str, folder: Path, errors: Sequence[Event], other: Sequence[str]
 ) -> TerraformFailed:
     words = [_words(error) for error in errors] or [line for line in other if line.strip()]
-    text = "\n".join(dict.fromkeys(words)) or "no word of why"
+    text = "\n".join(dict.fromkeys(words)) or "no reason given"
     if "Error acquiring the state lock" in text:
         return StateLocked(
-            f"the state is locked by somebody else's run:\n{text}\n"
+            f"the state is locked by another run:\n{text}\n"
             "Wait for it. If that run is dead (ask first), free the lock: "
             f"cd {folder} && terraform force-unlock ID"
         )
@@ -170,14 +170,14 @@ _MARKS = {
     "import": "[cyan]<[/]",
     "remove": "[yellow].[/]",
 }
-# Of a mirror's providers: the lock file that it speaks of is the work folder's own.
+# About mirrored providers: the lock file in question is the work folder's own.
 _EXPECTED = {"Incomplete lock file information for providers"}
 _WORDS = {"create": "creating", "update": "changing", "delete": "deleting", "read": "reading"}
 
 
 @contextmanager
 def following(console: Console, title: str) -> Iterator[OnEvent]:
-    """A line for each resource that is done, and what is at work now, however long that takes."""
+    """Prints a line per finished resource, and what is in progress."""
     if not console.is_terminal:
         console.print(f"{title} ...", highlight=False, markup=False, soft_wrap=True)
     with Progress(title, console=console) as progress:
@@ -185,9 +185,9 @@ def following(console: Console, title: str) -> Iterator[OnEvent]:
 
 
 def show_plan(plan: Plan, title: str, console: Console) -> None:
-    """Every change, then how many of each kind."""
+    """Prints every change, then the number of each kind."""
     if not plan.changed:
-        console.print(f"{escape(title)}: [green]no changes[/], everything is as written")
+        console.print(f"{escape(title)}: [green]no changes[/]")
         return
     table = Table(title=escape(title), title_justify="left")
     for name in ("", "action", "resource"):
@@ -245,6 +245,6 @@ class _Follower:
 
 
 def _is_data(event: Event) -> bool:
-    """What is only read is no news."""
+    """Data sources are only read, so they are not shown."""
     resource: Mapping[str, Any] = event.get("hook", {}).get("resource", {})
     return str(resource.get("resource", "")).startswith("data.")

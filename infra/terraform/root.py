@@ -7,8 +7,8 @@
         root.apply(plan)
     outputs = parse_service_outputs(root.outputs())
 
-A process that is killed leaves Terraform itself at work until it is done; the next run then waits
-for the state's lock.
+If this process is killed, Terraform continues until it is done; the next run waits for the state's
+lock.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ ENVIRONMENTS = ("account", "dev", "staging", "prod")
 _SUFFIXES = (".tf", ".tf.json", ".tftest.hcl", ".tftpl")
 _ENDPOINT_OVERRIDE = "endpoint_override.tf.json"
 _FUNCTION = "function"  # folder of a module's Lambda function
-_EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip file can say
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # the earliest time that a ZIP file can hold
 
 
 def copy_root(root: str, work: Path, environ: Mapping[str, str]) -> Path:
-    """Puts the root and the modules below `work`, as they are now; returns the root's folder.
+    """Copies the current root and modules to `work`; returns the root's folder.
 
-    What Terraform itself keeps in the root's folder stays.
+    Terraform's own files in the root's folder are kept.
     """
     folder = work / "roots" / root
     _clear(folder)
@@ -74,13 +74,13 @@ def copy_root(root: str, work: Path, environ: Mapping[str, str]) -> Path:
 
 
 def variable_files(root: str, environment: str) -> list[Path]:
-    """Files of `envs/` that hold for this root, from general to special."""
+    """Files of `envs/` that apply to this root, from general to specific."""
     names = (f"{environment}.tfvars", f"{environment}.{root}.tfvars")
     return [path for name in names if (path := SOURCES / "envs" / name).is_file()]
 
 
 def parse_variable(text: str) -> tuple[str, object]:
-    """Name and value of ``name=value``; the value is JSON where it can be, else text.
+    """Name and value of ``name=value``; the value is parsed as JSON if possible, else it is text.
 
     Raises:
         TerraformError: it has no name or no equals sign.
@@ -96,8 +96,10 @@ def parse_variable(text: str) -> tuple[str, object]:
 
 @contextmanager
 def alone(work: Path) -> Iterator[None]:
-    """Raises:
-    TerraformError: another process uses the folder.
+    """Locks the folder against other processes.
+
+    Raises:
+        TerraformError: another process uses the folder.
     """
     work.mkdir(parents=True, exist_ok=True)
     with (work / ".lock").open("w") as lock:
@@ -110,12 +112,12 @@ def alone(work: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Closing is not enough: a child that another thread forks now has the file as well.
+            # Closing is not enough: a child that another thread forks now inherits the file.
             fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _clear(folder: Path) -> None:
-    """Takes away sources of another day: Terraform reads every file of a folder."""
+    """Removes old sources: Terraform reads every file of a folder."""
     for path in folder.glob("*"):
         if path.name.endswith(_SUFFIXES):
             path.unlink()
@@ -133,7 +135,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def package(folder: Path) -> bytes:
-    """The ZIP file of a Lambda function: the same sources give the same bytes."""
+    """The ZIP file of a Lambda function; equal sources give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in sorted(folder.rglob("*.py")):
@@ -144,17 +146,17 @@ def package(folder: Path) -> bytes:
 
 
 _VARIABLES = "given.tfvars.json"
-_LOCK_TIMEOUT = "60s"  # longer than the rest of a run whose caller was killed
+_LOCK_TIMEOUT = "60s"  # longer than what remains of a run whose parent was killed
 
 
 @dataclass(frozen=True)
 class Root:
-    """A root in an environment, in a folder of its own, with its state elsewhere."""
+    """A root in an environment, in its own work folder, with its state elsewhere."""
 
     name: str
     environment: str
     state: State
-    variables: Mapping[str, object]  # beside and before those of envs/
+    variables: Mapping[str, object]  # in addition to envs/, and overridden by it
     work: Path
     process: Process
     console: Console
@@ -172,7 +174,7 @@ class Root:
         environ: Mapping[str, str] = os.environ,
         installation: Installation | None = None,
     ) -> Root:
-        """Copies the sources to `work`/environment/name; nothing is asked of AWS yet.
+        """Copies the sources to `work`/environment/name; sends no request to AWS yet.
 
         Raises:
             TerraformError: no such root or environment, or Terraform is not installed.
@@ -199,14 +201,14 @@ class Root:
 
     @property
     def title(self) -> str:
-        """For messages: ``service of dev``."""
+        """For messages, such as ``service of dev``."""
         return f"{self.name} of {self.environment}"
 
     def init(self) -> None:
-        """Backend, modules and provider; what is there already is kept.
+        """Initialises backend, modules and provider, keeping what is there.
 
         Raises:
-            TerraformFailed: no backend, or no provider.
+            TerraformFailed: the backend or the provider is unavailable.
         """
         mirror = self.process.installation.mirror
         options = self.state.options(self.name, self.environment, self.process.folder)
@@ -221,10 +223,10 @@ class Root:
             raise TerraformFailed(f"{exc}\n{NO_MIRROR}") from exc
 
     def plan(self, *, destroy: bool = False) -> Plan:
-        """What `apply` would do: compares sources, state and AWS.
+        """Compares sources, state and AWS.
 
         Raises:
-            TerraformFailed: a variable is wrong, AWS refuses to be read, or the state is locked.
+            TerraformFailed: a variable is invalid, AWS denies reading, or the state is locked.
         """
         found: list[Change | None] = []
         file = self.process.folder / ("destroy.tfplan" if destroy else "apply.tfplan")
@@ -248,40 +250,40 @@ class Root:
         return Plan(file, code == CHANGED, tuple(filter(None, found)), destroy)
 
     def apply(self, plan: Plan) -> None:
-        """Does what the plan says.
+        """Applies the plan.
 
         Raises:
-            TerraformFailed: AWS refused something, the plan is stale, or the state is locked.
-                What was done before is in the state; a new plan goes on from there.
+            TerraformFailed: AWS refused a change, the plan is stale, or the state is locked.
+                Completed changes are in the state; a new plan continues from there.
         """
         options = (f"-lock-timeout={_LOCK_TIMEOUT}", str(plan.file))
         with self._running("destroying" if plan.destroys else "applying") as follow:
             self.process.stream("apply", "-json", *options, on_event=follow)
-        plan.file.unlink(missing_ok=True)  # it holds values of variables, and is of no more use
+        plan.file.unlink(missing_ok=True)  # it contains variable values and is no longer needed
 
     def destroy(self) -> Plan:
-        """Deletes everything that the state knows; returns what that was."""
+        """Destroys everything in the state; returns what that was."""
         plan = self.plan(destroy=True)
         if plan.changed:
             self.apply(plan)
         return plan
 
     def outputs(self) -> dict[str, Any]:
-        """Values of the outputs; none before the first apply."""
+        """Values of the outputs; empty before the first apply."""
         answer: dict[str, dict[str, Any]] = json.loads(self._text("reading", "output", "-json"))
         return {name: output["value"] for name, output in answer.items()}
 
     def show(self, plan: Plan | None = None) -> dict[str, Any]:
-        """A plan, or the state, with every attribute, as `terraform show -json` has it."""
+        """A plan, or the state, with all attributes, as `terraform show -json` prints it."""
         files = [str(plan.file)] if plan else []
         shown: dict[str, Any] = json.loads(self._text("reading", "show", "-json", *files))
         return shown
 
     def validate(self) -> None:
-        """Needs `init`, and neither AWS nor variables.
+        """Validates the sources; needs `init`, but neither AWS nor variables.
 
         Raises:
-            TerraformFailed: the sources are wrong; the message says where.
+            TerraformFailed: the sources are invalid; the message says where.
         """
         self._text("validating", "validate", "-no-color")
 

@@ -16,13 +16,13 @@ from infra.terraform.plan import Plan
 from infra.terraform.root import Root
 from infra.terraform.state import State
 
-_FORMAT = 4  # of the state since Terraform 0.12
-_TRIES = 5  # Terraform may be writing a file just now
+_FORMAT = 4  # version of the state format since Terraform 0.12
+_TRIES = 5  # Terraform may be writing a file at the moment
 _PAUSE_S = 0.2
 
 
 def read_outputs(root: str, environment: str, state: State) -> dict[str, Any]:
-    """Values by name; none before the first apply.
+    """Values by name; empty before the first apply.
 
     Raises:
         TerraformError: the state cannot be read, or is of another format.
@@ -34,7 +34,7 @@ def read_outputs(root: str, environment: str, state: State) -> dict[str, Any]:
         except ValueError as exc:
             if not left:
                 place = state.place(root, environment)
-                raise TerraformError(f"{place} is no state of Terraform: {exc}") from exc
+                raise TerraformError(f"{place} is not a Terraform state: {exc}") from exc
         time.sleep(_PAUSE_S)
     raise AssertionError
 
@@ -51,19 +51,19 @@ class ServiceOutputs:
 
     function_name: str
     alias_name: str
-    api_url: str  # without a slash at the end; empty where there is no API
+    api_url: str  # without a trailing slash; empty without an API
     function_url: str  # likewise
     ledger_bucket: str
-    ledger_prefix: str  # without slashes around it
+    ledger_prefix: str  # without leading or trailing slashes
     ecr_repository: str  # name, without the registry's host
     sns_topic_arn: str
     alarm_names: tuple[str, ...]
-    page_alarm_names: tuple[str, ...]  # those of them that undo a release
+    page_alarm_names: tuple[str, ...]  # those that roll a release back
     region: str
 
     @property
     def drift_alarm(self) -> str | None:
-        """The one that compares live images with those that the model was tested on."""
+        """The alarm on drift of live images from the reference."""
         return next((name for name in self.page_alarm_names if name.endswith("-drift")), None)
 
 
@@ -71,13 +71,15 @@ _NAMES = [field.name for field in fields(ServiceOutputs)]
 
 
 def are_complete(outputs: Mapping[str, Any]) -> bool:
-    """Whether an apply went to its end: Terraform keeps those that one which failed came to."""
+    """Whether an apply completed: Terraform also keeps the outputs of a failed one."""
     return all(name in outputs for name in _NAMES)
 
 
 def parse_service_outputs(outputs: Mapping[str, Any]) -> ServiceOutputs:
-    """Raises:
-    TerraformError: the root was not applied, or by an older version of this code.
+    """Parses the outputs.
+
+    Raises:
+        TerraformError: the root was not applied, or by an older version of this code.
     """
     if missing := [name for name in _NAMES if name not in outputs]:
         raise TerraformError(
@@ -88,21 +90,21 @@ def parse_service_outputs(outputs: Mapping[str, Any]) -> ServiceOutputs:
     return ServiceOutputs(**values | alarms)
 
 
-# Of the right form, for destruction, which asks for an image and reads none.
+# A valid placeholder for destruction, which requires the variable and ignores its value.
 _NO_IMAGE = f"none.invalid/none@sha256:{'0' * 64}"
 
 
 class Infrastructure(Protocol):
-    """The service of one environment. Every method raises TerraformError if it fails."""
+    """The service of one environment. Every method raises TerraformError on failure."""
 
     def outputs(self) -> ServiceOutputs | None:
-        """None if it was never applied to the end."""
+        """None if no apply has completed."""
 
     def stateless_name(self) -> str | None:
-        """The function's name, if there is no state that could know of it."""
+        """The function's name, if there is no state that could hold it."""
 
     def plan(self, image_uri: str) -> Plan:
-        """What `apply` would change."""
+        """The changes that `apply` would make."""
 
     def apply(self, image_uri: str) -> ServiceOutputs: ...
 
@@ -112,7 +114,7 @@ class Infrastructure(Protocol):
 
 
 class TerraformService:
-    """The service as made by Terraform's root `service`."""
+    """The service as managed by Terraform's root `service`."""
 
     def __init__(
         self,

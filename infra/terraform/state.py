@@ -1,4 +1,4 @@
-"""Where Terraform's state is kept: a local folder or a bucket of S3."""
+"""Backends of Terraform's state: a local folder or an S3 bucket."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from common.aws import addressing
 from common.files import user_path
 from infra.terraform.installation import TerraformError
 
-# Merged over the roots' own `backend "s3"`: a folder needs no bucket, no account and no network.
+# Merged over the roots' `backend "s3"`: a folder needs no bucket, account or network.
 _OVERRIDE = "state_override.tf.json"
 
 
 class State(Protocol):
-    """A backend; each root and environment has a state of its own there."""
+    """A backend; each root and environment has its own state there."""
 
     def options(self, root: str, environment: str, folder: Path) -> list[str]:
-        """Writes what the root in `folder` needs; returns the options of `terraform init`."""
+        """Writes the backend files for the root in `folder`; returns options for `terraform
+        init`.
+        """
         ...
 
     def place(self, root: str, environment: str) -> str:
-        """Where the state of a root is, for messages."""
+        """Location of a root's state, for messages."""
         ...
 
     def read(self, root: str, environment: str) -> bytes | None:
@@ -43,7 +45,7 @@ class State(Protocol):
 
 @dataclass(frozen=True)
 class LocalState:
-    """Files of a folder. Terraform locks them against other processes of this machine."""
+    """Files in a folder, locked by Terraform against other processes of this machine."""
 
     folder: Path
 
@@ -68,11 +70,11 @@ class LocalState:
 
 @dataclass(frozen=True)
 class S3State:
-    """Objects of a bucket, which the root `state` makes, locked by a file beside each."""
+    """Objects in the bucket of the root `state`, each with a lock file."""
 
     bucket: str
     prefix: str = "terraform"
-    region: str = ""  # empty: as AWS_REGION or the profile say
+    region: str = ""  # empty: from AWS_REGION or the profile
 
     def options(self, root: str, environment: str, folder: Path) -> list[str]:
         (folder / _OVERRIDE).unlink(missing_ok=True)
@@ -111,10 +113,10 @@ class S3State:
 
 
 def parse_state(text: str) -> State:
-    """``s3://bucket/prefix``, or a folder, relative to where the command was typed.
+    """Parses ``s3://bucket/prefix``, or a folder relative to where the command was called.
 
     Raises:
-        TerraformError: neither.
+        TerraformError: it is neither.
     """
     parts = urlsplit(text)
     if parts.scheme == "s3" and parts.netloc:

@@ -17,15 +17,15 @@ from infra.twin.image.registry import Registry
 
 
 class NotPushed(Exception):
-    """The registry did not take the image; the message is crane's."""
+    """The registry rejected the image; the message is crane's."""
 
 
 def publish(layout: Path, registry: Registry, ecr: Any, repository: str) -> str:
-    """The image's name in ECR, by digest.
+    """Pushes an image; returns its ECR URI by digest.
 
     Raises:
-        NotPushed: the registry did not take it.
-        ProgramMissing: this machine has no crane.
+        NotPushed: the registry rejected it.
+        ProgramMissing: crane is not installed.
     """
     digest = manifest_digest(layout)
     reference = f"{registry.address}/{repository}@{digest}"
@@ -48,9 +48,9 @@ class Deployer:
 
     Attributes:
         program: //infra:deploy.
-        environment: of its process: the endpoints, above all.
-        folder: where it runs, and keeps Terraform's state.
-        say: gets each line that it writes for people.
+        environment: environment variables, above all the endpoints.
+        folder: working directory and Terraform state.
+        say: called with each line of its output.
     """
 
     program: Path
@@ -80,7 +80,7 @@ class Deployer:
         return [word for variable in self.variables for word in ("--var", variable)]
 
     def deploy(self, image: str, reason: str, *more: str) -> Deployment:
-        """Runs a deployment and waits until it has ended."""
+        """Runs a deployment and waits for its end."""
         command = [
             str(self.program.absolute()),
             *("--env", self.env, "--yes", "--json", "--image", image, "--reason", reason),

@@ -1,4 +1,4 @@
-"""The twin's expectations, whether they held, and the figure of its run."""
+"""The twin's expectations, the results of checking them, and the plot of its run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from infra.twin.load import TimedResponse
 from infra.twin.traffic import Traffic
 
 MOST_ROLLBACK_S = 60.0
-# Calls under way when a release ends, and what is told late.
+# Calls in progress when a release ends, and late notifications
 _SETTLE_S = 3.0
 
 
@@ -26,9 +26,9 @@ class Release:
     """One release of the scenario.
 
     Attributes:
-        fails: what of the candidate's calls fail, as a share; 0 for a release that fails none.
-        version: the candidate's, if it got one.
-        stable: the version before it.
+        fails: share of the candidate's calls that fail.
+        version: the candidate's, if one was published.
+        stable: the previous version.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Finding:
-    """A promise, and what was seen of it."""
+    """An expectation, and what was observed."""
 
     promise: str
     kept: bool
@@ -50,21 +50,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Measured:
-    """Numbers of one release."""
+    """Measurements of one release."""
 
     requests: int
     failed: int
-    statuses: Mapping[int, int]  # of those that failed; 0 where the connection broke
+    statuses: Mapping[int, int]  # status codes of failed requests; 0 if the connection broke
     candidate_calls: int
     candidate_failed: int
-    candidate_errors: Mapping[str, int]  # by type, as Lambda names them
+    candidate_errors: Mapping[str, int]  # error types, as Lambda names them
     first_candidate_s: float | None
-    rollback_s: float | None  # from the first candidate request until the alias led back
-    alert_s: float | None  # likewise, until a subscriber was told
+    rollback_s: float | None  # from the first candidate request until the alias was back
+    alert_s: float | None  # likewise, until a subscriber was notified
 
 
 def measure(release: Release, traffic: Traffic) -> Measured:
-    """What callers and functions saw while it went on."""
+    """What callers and functions observed during a release."""
     began, ended = release.deployment.began_s, release.deployment.ended_s + _SETTLE_S
     responses = [one for one in list(traffic.responses) if began <= one.time_s <= ended]
     calls = [
@@ -89,14 +89,14 @@ def measure(release: Release, traffic: Traffic) -> Measured:
 
 
 def failed(response: TimedResponse) -> bool:
-    """Whether a caller did not get what was asked for."""
+    """Whether a caller did not receive a correct response."""
     return response.status != 200
 
 
 def find(
     releases: Sequence[Release], traffic: Traffic, alias: Mapping[str, float]
 ) -> list[Finding]:
-    """Every promise of the twin; `alias` is where it leads at the end."""
+    """Checks all expectations; `alias` is where it points at the end."""
     return [
         finding for release in releases for finding in _of(release, measure(release, traffic))
     ] + [_at_the_end(releases, alias)]
@@ -127,7 +127,7 @@ def _failures(release: Release, seen: Measured) -> Finding:
         counted += f" ({', '.join(listed)})"
     if not release.fails:
         return Finding(f"{release.name}: no request fails", seen.failed == 0, counted)
-    # Each failure is a call of the candidate that crashed; no other version's call failed.
+    # Each failure is a crash of the candidate; no other version failed.
     share = seen.failed / seen.requests if seen.requests else 0.0
     return Finding(
         f"{release.name}: only its own requests fail",
@@ -170,10 +170,10 @@ def draw(traffic: Traffic, releases: Sequence[Release]) -> bytes:
             latency.plot(times, took_ms, ".", color=COLORS[number % len(COLORS)], markersize=2)
         split.stackplot(edges[:-1], *rates, labels=versions, colors=COLORS, step="post")
         split.legend(title="version", loc="center left", bbox_to_anchor=(1.0, 0.5))
-        split.set_title("Requests a second by the version that answered", pad=22)
+        split.set_title("Requests per second by version", pad=22)
         failed_s = [one.time_s - start for one in traffic.responses if failed(one)]
         failures.hist(failed_s, edges, color=RED)
-        failures.set_title(f"Requests that failed: {len(failed_s):,} of {len(traffic.responses):,}")
+        failures.set_title(f"Failed requests: {len(failed_s):,} of {len(traffic.responses):,}")
         latency.set(yscale="log", xlabel="seconds since the first request", xlim=(0, edges[-1]))
         latency.set_title("Time in the function, ms")
         for release in releases:
@@ -182,7 +182,7 @@ def draw(traffic: Traffic, releases: Sequence[Release]) -> bytes:
 
 
 def _mark(axes: Axes, release: Release, traffic: Traffic, start: float) -> None:
-    """Marks the time from the candidate's first request until the alias led back."""
+    """Shades the time from the candidate's first request until the alias was back."""
     seen = measure(release, traffic)
     if seen.first_candidate_s is None:
         return

@@ -1,6 +1,6 @@
-"""Load generator of the twin: images at a steady rate, one JSON line for each answer.
+"""Load generator of the twin: images at a steady rate, one JSON line per response.
 
-A program of its own, so that it measures what callers see and not how busy the twin's process is.
+A separate program, so that measurements do not depend on the load of the twin's process.
 """
 
 from __future__ import annotations
@@ -27,23 +27,27 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class TimedResponse:
-    """The response to one request, as its caller saw it."""
+    """The response to one request as its caller saw it."""
 
-    time_s: float  # since 1970, of its end
+    time_s: float  # end time, seconds since 1970
     status: int  # 0: the connection broke
     latency_ms: float
-    model: str  # version that answered, if it said so
+    model: str  # responding version, if reported
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url", help="of the service")
-    parser.add_argument("images", type=Path, help="golden set, whose images are sent")
-    parser.add_argument("--rate", type=float, default=80.0, help="requests a second (default: 80)")
-    parser.add_argument("--callers", type=int, default=6, help="at most so many wait at a time")
+    parser.add_argument("url", help="URL of the service")
+    parser.add_argument("images", type=Path, help="golden set to send images from")
+    parser.add_argument(
+        "--rate", type=float, default=80.0, help="requests per second (default: 80)"
+    )
+    parser.add_argument(
+        "--callers", type=int, default=6, help="maximum number of requests in flight"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    # Ctrl-C reaches every program of the terminal, and whoever started this one ends it.
+    # Ctrl-C reaches every program of the terminal; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     bodies = [
         json.dumps({"image": base64.b64encode(image.data).decode()}).encode()
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def call_until_told(url: str, bodies: Sequence[bytes], rate: float, callers: int) -> None:
-    """Calls until standard input ends: whoever started it has closed it, or is gone."""
+    """Sends requests until standard input is closed, by or with its parent."""
     ending, lock = threading.Event(), threading.Lock()
     order = turns(rate)
 
@@ -80,7 +84,7 @@ def call_until_told(url: str, bodies: Sequence[bytes], rate: float, callers: int
 
 
 def turns(rate: float) -> Iterator[tuple[int, float]]:
-    """Numbers and moments of requests; what was missed while all callers waited is not made up."""
+    """Numbers and times of requests; those missed while all callers waited are skipped."""
     moment = time.monotonic()
     for turn in itertools.count():
         yield turn, moment
@@ -88,7 +92,7 @@ def turns(rate: float) -> Iterator[tuple[int, float]]:
 
 
 class _Caller:
-    """A connection that is kept, and made anew when it breaks."""
+    """A persistent connection, reopened when it breaks."""
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url).netloc

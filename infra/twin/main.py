@@ -1,4 +1,4 @@
-"""Runs the whole path on this machine and checks it: bazel run //infra:twin"""
+"""Runs and checks the whole path on this machine: bazel run //infra:twin"""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ BAD = ("mislabelled", "slow", "crashing")
 _DESCRIPTION = """\
 Kiln's whole path on this machine, without a cloud account: an image with a model, pushed to a
 registry; Terraform and `//infra:deploy` against AWS's APIs on loopback; callers; a good release,
-which must be promoted, and bad ones, which must be rolled back by themselves, with an alert.
-Writes what it saw as JSON and as a figure.
+which must be promoted, and bad ones, which must be rolled back automatically, with an alert.
+Writes its observations as JSON and as a plot.
 """
-# What the BUILD file names: for this story, and for the other one.
+# Set by the BUILD file, for this story and the other one.
 _BUILT = ("image", "trained", "bundled", "bundled-int8", "golden", "deploy", "load", "config")
 _LOOP = ("loop", "program")
 _EPILOG = """\
@@ -49,8 +49,8 @@ examples:
   bazel run //infra:twin -- --bad slow --keep
   bazel run //infra:twin -- --story loop
 
-exit codes: 0 every promise was kept, 1 one was not, 2 the machine or the input cannot be used,
-130 interrupted before the end
+exit codes: 0 all expectations met, 1 some failed, 2 the machine or the input cannot be used,
+130 interrupted
 """
 
 
@@ -85,25 +85,28 @@ def parser() -> argparse.ArgumentParser:
         choices=BAD,
         help="only these bad releases; may be given repeatedly (default: all)",
     )
-    found.add_argument("--quick", action="store_true", help="the good release and one bad one")
+    found.add_argument("--quick", action="store_true", help="only the good release and one bad one")
     found.add_argument(
         "--keep",
         action="store_true",
-        help="leave everything running until Ctrl-C, callers included, and say what to type",
+        help="keep everything running until Ctrl-C, callers included, and print example commands",
     )
     found.add_argument(
-        "--rate", type=_above_zero, default=80.0, help="requests a second (default: 80)"
+        "--rate", type=_above_zero, default=80.0, help="requests per second (default: 80)"
     )
-    found.add_argument("--seed", type=int, default=0, help="of the callers and the alias's draws")
     found.add_argument(
-        "--out", metavar="FOLDER", help="for twin.json and twin.png (default: .kiln/twin)"
+        "--seed", type=int, default=0, help="seed of the callers and of the alias's choices"
+    )
+    found.add_argument(
+        "--out", metavar="FOLDER", help="folder for twin.json and twin.png (default: .kiln/twin)"
     )
     return found
 
 
 def loop_command(words: Sequence[str]) -> list[str] | None:
-    """The command line of the second story, if that is asked for: the programs that the build
-    names, and whatever was typed."""
+    """The command line of the second story, if it was chosen: the programs from the build, and the
+    user's options.
+    """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--story")
     for hidden in _BUILT:
@@ -125,7 +128,7 @@ def _above_zero(text: str) -> float:
 
 
 def bad_releases(options: argparse.Namespace) -> tuple[str, ...]:
-    """Which ones, in the order of the story."""
+    """The selected bad releases, in the story's order."""
     chosen = options.bad or (BAD[:1] if options.quick else BAD)
     return tuple(name for name in BAD if name in chosen)
 
@@ -140,12 +143,12 @@ def command_lines(
     unset: Sequence[str],
     url: str,
 ) -> Iterator[str]:
-    """A shell's lines: first its environment, then the commands, the last of them for each image.
+    """Shell lines: environment variables, then commands, the last of them for each image.
 
     Args:
         images: URIs by name.
-        environment: where AWS's APIs are.
-        unset: what would lead elsewhere.
+        environment: endpoints of the AWS APIs.
+        unset: variables that would interfere.
     """
     yield f"unset {' '.join(unset)}"
     found = {
@@ -170,7 +173,7 @@ def command_lines(
 
 
 KEPT, BROKEN, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
-_FORGET_EVERY_S, _REMEMBERED_S = 60.0, 1800.0  # of a twin that is kept
+_FORGET_EVERY_S, _REMEMBERED_S = 60.0, 1800.0  # with --keep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -189,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal(140, stderr=True).print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return UNUSABLE
     except KeyboardInterrupt:
-        narrator.say("interrupted: nothing of it runs any more")
+        narrator.say("interrupted: everything was stopped")
         return INTERRUPTED
 
 
@@ -198,7 +201,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _output(options: argparse.Namespace) -> Path:
-    """The folder for what was seen, tried before the minutes that it takes to see it."""
+    """The folder for results, checked before the long run."""
     workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
     place = user_path(options.out) if options.out else Path(workspace, ".kiln", "twin")
     try:
@@ -218,7 +221,7 @@ def run(
     narrator: Narrator,
     rest: Callable[[], None],
 ) -> int:
-    """The story from its beginning to the verdict; `rest` is called when only callers go on."""
+    """Runs the story to its verdict; `rest` is called when only callers continue."""
     begun = time.monotonic()
     first, good = _models(options, folder)
     golden = folder / "golden.zip"
@@ -307,9 +310,9 @@ def _show(findings: Sequence[Finding], took_s: float, console: Console) -> None:
     console.print(table)
     broken = sum(not finding.kept for finding in findings)
     if broken:
-        console.print(f"[bold red]{broken} of {len(findings)} promises were not kept[/]")
+        console.print(f"[bold red]{broken} of {len(findings)} expectations failed[/]")
     else:
-        console.print(f"[bold green]all {len(findings)} promises were kept[/]")
+        console.print(f"[bold green]all {len(findings)} expectations met[/]")
 
 
 def _write(
@@ -342,7 +345,7 @@ def _stay(
     """Keeps everything running, callers included, until Ctrl-C."""
     cloud, traffic = platform.cloud, platform.traffic
     narrator.say(
-        "all of it stays up until Ctrl-C. In another terminal, in this repository:", "bold"
+        "everything stays up until Ctrl-C. In another terminal, in this repository:", "bold"
     )
     for line in command_lines(deployer, images, cloud.environment, story.UNSET, cloud.url):
         narrator.console.out(line, highlight=False)

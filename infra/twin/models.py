@@ -1,8 +1,8 @@
-"""The versions that the twin releases: images that differ in their model alone.
+"""The versions that the twin releases: images that differ only in their model.
 
-The models are made by editing a good artifact: one harmless edit, three harmful ones. Each is
-sealed again as the exporter does it. The service loads it, its parity vector passes and `/ready`
-answers: what is wrong with it, only traffic and golden images reveal.
+The models are edits of a good artifact: one harmless, three harmful. Each is resealed as the
+exporter does it. The service loads it, its parity vector passes and `/ready` succeeds: only traffic
+and golden images reveal the fault.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ _Constants = dict[str, NDArray[Any]]
 
 
 def rounded(artifact: bytes) -> bytes:
-    """Weights to 16 bits (bfloat16), as for a smaller file: a few answers in a thousand change."""
+    """Weights rounded to 16 bits (bfloat16), as for a smaller file: a few predictions per thousand
+    change.
+    """
     model, metadata = onnx.load_from_string(artifact), read_artifact(artifact)
     for weight in model.graph.initializer:
         if weight.data_type == TensorProto.FLOAT:
@@ -52,17 +54,17 @@ def rounded(artifact: bytes) -> bytes:
 
 
 def mislabelled(artifact: bytes) -> bytes:
-    """Every class has the name of the next one, as after a change of the list of classes."""
+    """Class names shifted by one, as after an edit of the class list."""
     metadata = read_artifact(artifact)
     classes = metadata.classes[1:] + metadata.classes[:1]
     return _sealed(onnx.load_from_string(artifact), replace(metadata, classes=classes))
 
 
 def slow(artifact: bytes, products: int = 24, size: int = 256) -> bytes:
-    """Multiplies large matrices whose result is not used: the same answers, later.
+    """Multiplies large matrices and discards the result: the same predictions, later.
 
     Args:
-        products: how many; each is 2 size³ operations, some 0.5 ms on one core at 256.
+        products: number of products; each is 2 size³ operations, some 0.5 ms on one core at 256.
     """
     model = onnx.load_from_string(artifact)
     matrix = np.full((size, size), 1 / size, np.float32)
@@ -81,10 +83,10 @@ def slow(artifact: bytes, products: int = 24, size: int = 256) -> bytes:
 
 
 def crashing(artifact: bytes) -> bytes:
-    """Ends the process at bright images, and the artifact's own are darker.
+    """Crashes on bright images; the artifact's parity images are darker.
 
-    By the one division that no 32-bit number can hold, of the smallest by -1: the processor raises
-    SIGFPE. Division by zero would not do, since onnxruntime refuses it with an error.
+    It divides the smallest 32-bit integer by -1, whose result overflows: the CPU raises SIGFPE.
+    Division by zero would not do, since onnxruntime reports it as an error.
     """
     model, metadata = onnx.load_from_string(artifact), read_artifact(artifact)
     limit = crash_brightness(metadata)
@@ -98,7 +100,7 @@ def crashing(artifact: bytes) -> bytes:
     nodes = [
         helper.make_node("Cast", [INPUT], ["crash_cast"], to=TensorProto.INT32),
         helper.make_node("ReduceMean", ["crash_cast", "crash_axes"], ["crash_mean"], keepdims=0),
-        # An odd number, never 0: positive below the limit, at the limit and above it negative.
+        # An odd number, never 0: positive below the limit, negative at it and above.
         helper.make_node("Mul", ["crash_mean", "crash_two"], ["crash_double"]),
         helper.make_node("Sub", ["crash_limit", "crash_double"], ["crash_room"]),
         helper.make_node("Max", ["crash_room", "crash_least"], ["crash_divisor"]),
@@ -111,18 +113,18 @@ def crashing(artifact: bytes) -> bytes:
 
 
 def crash_brightness(metadata: ArtifactMetadata) -> int:
-    """Mean of an image's bytes from which `crashing` ends the process."""
+    """Mean of an image's bytes from which `crashing` crashes."""
     return int(brightness(parity_images(metadata)).max()) + 1
 
 
 def parity_images(metadata: ArtifactMetadata) -> NDArray[np.uint8]:
-    """(N, H, W, 3), the artifact's own."""
+    """(N, H, W, 3), the artifact's parity images."""
     shape = (-1, *metadata.input_size, len(CHANNELS))
     return np.frombuffer(metadata.parity.images, np.uint8).reshape(shape)
 
 
 def brightness(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Mean brightness of (N, H, W, 3) images, rounded down as the graph does it."""
+    """Mean brightness of (N, H, W, 3) images, rounded down as in the graph."""
     means: NDArray[np.float64] = images.astype(np.int64).mean((1, 2, 3))
     return means.astype(np.int64)
 
@@ -133,7 +135,7 @@ def _add_nothing(
     scalar: str,
     constants: _Constants,
 ) -> None:
-    """Adds zero times the scalar to the probabilities: the graph must compute it."""
+    """Adds zero times the scalar to the probabilities, so that the graph must compute it."""
     graph = model.graph
     for node in graph.node:
         for outputs in (node.output, node.input):
@@ -155,7 +157,7 @@ def _add_nothing(
 
 
 def _sealed(model: onnx.ModelProto, metadata: ArtifactMetadata) -> bytes:
-    """The model with its metadata inside, and with the version of its current graph."""
+    """The model with its metadata, and the version of its current graph."""
     del model.metadata_props[:]
     version = read_model_file(model.SerializeToString(deterministic=True)).version
     props = replace(metadata, version=version).to_metadata_props()
@@ -173,7 +175,7 @@ _FAULTS: Mapping[str, Callable[[bytes], bytes]] = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image layout to release; `fails` is the share of callers' images at which it crashes."""
+    """An image layout to release; `fails` is the share of callers' images on which it crashes."""
 
     name: str
     layout: Path
@@ -184,10 +186,10 @@ class Candidate:
 def candidates(
     image: Path, first: Path, good: Path, bad: tuple[str, ...], bright: float, folder: Path
 ) -> list[Candidate]:
-    """The first release, the good one, and the bad ones, which are made of the good one's model.
+    """The first release, the good one, and the bad ones, which are edits of the good one's model.
 
     Args:
-        bright: share of the callers' images at which the crashing one ends its process.
+        bright: share of the callers' images on which the crashing model crashes.
     """
     artifact = good.read_bytes()
     made = [
@@ -211,9 +213,10 @@ def _candidate(
 
 
 def write_dark_golden_set(callers: Path, artifact: bytes, target: Path) -> float:
-    """The callers' images without those that the crashing model cannot stand; the share of these.
+    """The callers' images without those on which the crashing model crashes; returns the share of
+    these.
 
-    So that golden images do not find it, but what Lambda counts: a fault that nobody thought of.
+    So that Lambda's counters find it and not golden images, as with an unforeseen fault.
     """
     images = read_golden_set(callers)
     limit = crash_brightness(read_artifact(artifact))

@@ -29,12 +29,12 @@ from infra.twin.models import Candidate
 from infra.twin.traffic import Traffic, callers, subscriber, watched_alias
 
 ENV = "dev"
-REPOSITORY = "kiln"  # as Terraform's module `names` has it
-# What moto lacks: budgets with a topic, and composite alarms.
+REPOSITORY = "kiln"  # as in Terraform's module `names`
+# Unsupported by moto: budgets with a topic, and composite alarms.
 WITHOUT = ("monthly_budget_usd=0", "burn_rate_alarms=false")
-# Of the user's, so that no command looks for another account.
+# The user's variables, unset so that no command uses another account.
 UNSET = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE")
-_WARM_S = 3.0  # of traffic before a release, and after it
+_WARM_S = 3.0  # seconds of traffic before and after a release
 
 
 class Failed(Exception):
@@ -42,7 +42,7 @@ class Failed(Exception):
 
 
 class Narrator:
-    """Says what happens, with the seconds since the beginning."""
+    """Reports progress, with the seconds since the start."""
 
     def __init__(self, console: Console) -> None:
         self.console, self._start = console, time.monotonic()
@@ -50,7 +50,7 @@ class Narrator:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Says every 20 s what was begun last, however silent that is."""
+        """Repeats every 20 s what is in progress, however silent it is."""
         with self._progress:
             yield
 
@@ -61,13 +61,13 @@ class Narrator:
         self.console.print(f"[dim]{elapsed:6.1f} s[/]  {text}", highlight=False, soft_wrap=True)
 
     def quote(self, line: str) -> None:
-        """A line that another program wrote."""
+        """A line of another program's output."""
         self.console.print(f"[dim]          │ {escape(line)}[/]", highlight=False, soft_wrap=True)
 
 
 @dataclass
 class Platform:
-    """What runs on this machine: the registry, AWS, and what Terraform made there."""
+    """The running platform: the registry, AWS, and Terraform's outputs."""
 
     cloud: Cloud
     registry: Registry
@@ -80,7 +80,7 @@ class Platform:
 
 @contextmanager
 def platform(folder: Path, seed: int, narrator: Narrator) -> Iterator[Platform]:
-    """A registry, AWS on loopback, and by Terraform an ECR repository."""
+    """A registry, AWS on loopback, and an ECR repository made by Terraform."""
     traffic = Traffic()
     with ExitStack() as stack:
         server = stack.enter_context(registry(folder))
@@ -100,10 +100,10 @@ def platform(folder: Path, seed: int, narrator: Narrator) -> Iterator[Platform]:
 
 @contextmanager
 def _applied_beside(folder: Path, narrator: Narrator) -> Iterator[Future[None]]:
-    """The root `registry`, which has to be done when the block is.
+    """Applies the root `registry` in the background; it must finish within the block.
 
-    Its buckets' lifecycles take Terraform's provider 50 s of looking at, also on AWS, and nothing
-    here waits for those.
+    Terraform's provider polls its buckets' lifecycles for 50 s, also on AWS, and nothing here
+    depends on them.
     """
 
     def apply() -> None:
@@ -112,7 +112,7 @@ def _applied_beside(folder: Path, narrator: Narrator) -> Iterator[Future[None]]:
             "account",
             state=LocalState(folder / "state"),
             work=folder / "registry",
-            variables={"tls_only": False},  # loopback speaks HTTP
+            variables={"tls_only": False},  # loopback has no TLS
             console=Console(file=StringIO()),
         )
         root.init()
@@ -126,10 +126,10 @@ def _applied_beside(folder: Path, narrator: Narrator) -> Iterator[Future[None]]:
 
 
 def _wait_until_usable(ecr: Any, s3: Any, apply: Future[None]) -> None:
-    """For the repository and the ledger's bucket.
+    """Waits for the repository and the ledger's bucket.
 
     Raises:
-        TerraformError: they are not made.
+        TerraformError: they are not created.
     """
     while True:
         ended = apply.done()
@@ -149,7 +149,7 @@ def _is_versioned(s3: Any, bucket: str) -> bool:
 
 @contextmanager
 def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables that Terraform and the commands inherit; the user's profile is left out."""
+    """Sets variables that Terraform and the commands inherit, without the user's profile."""
     before = dict(os.environ)
     for name in UNSET:
         os.environ.pop(name, None)
@@ -164,7 +164,7 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 def push_all(
     candidates: Sequence[Candidate], platform: Platform, narrator: Narrator
 ) -> dict[str, str]:
-    """Every image, by digest; its URI by the candidate's name."""
+    """Pushes all images; returns URIs by digest, by the candidate's name."""
     uris = {}
     for candidate in candidates:
         begun = time.monotonic()
@@ -178,10 +178,10 @@ def push_all(
 
 
 def first_release(uri: str, deployer: Deployer) -> ServiceOutputs:
-    """Terraform makes the service, and the image is live.
+    """Terraform creates the service, and the image goes live.
 
     Raises:
-        Failed: the release ended in another way than by promotion.
+        Failed: the release was not promoted.
     """
     done = deployer.deploy(uri, "the twin's first release", "--strategy", "all-at-once")
     if done.exit_code != PROMOTED:
@@ -198,7 +198,7 @@ def _told(deployment: Deployment) -> str:
 def alive(
     platform: Platform, service: ServiceOutputs, load: Sequence[str], narrator: Narrator
 ) -> Iterator[None]:
-    """Runs the block with callers, a subscriber of the topic, and a watch on the alias."""
+    """Runs the block with callers, a subscriber of the topic, and an alias watcher."""
     traffic = platform.traffic
     with ExitStack() as stack:
         url = stack.enter_context(subscriber(traffic))
@@ -245,7 +245,7 @@ def _live(api: Any, service: ServiceOutputs) -> str:
 
 
 def _version_of(api: Any, function: str, uri: str) -> str | None:
-    """The newest published version that has the image."""
+    """The newest published version of the image."""
     digest = uri.rpartition(":")[2]
     pages = api.get_paginator("list_versions_by_function").paginate(FunctionName=function)
     found = [

@@ -21,15 +21,15 @@ _POLL_S = 0.25
 
 @dataclass(frozen=True)
 class Routing:
-    """Where an alias leads, from a moment on."""
+    """An alias's routing from a time on."""
 
     time_s: float
-    weights: Mapping[str, float]  # by version; their sum is one
+    weights: Mapping[str, float]  # by version, sum 1
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A message of the topic, as a subscriber got it."""
+    """A message of the topic as its subscriber received it."""
 
     time_s: float
     subject: str
@@ -38,7 +38,7 @@ class Alert:
 
 @dataclass
 class Traffic:
-    """Everything so far. Lists only grow, and each has one writer."""
+    """Everything observed so far. Lists only grow, and each has one writer."""
 
     responses: list[TimedResponse] = field(default_factory=list)
     calls: list[Seen] = field(default_factory=list)
@@ -46,12 +46,12 @@ class Traffic:
     alerts: list[Alert] = field(default_factory=list)
 
     def saw(self, seen: Seen) -> None:
-        """Keeps a call that came through the alias."""
+        """Records a call through the alias."""
         if seen.target.qualifier != seen.target.version:
             self.calls.append(seen)
 
     def first_call(self, version: str, since_s: float = 0.0) -> float | None:
-        """When the version answered a caller the first time."""
+        """When the version first responded to a caller."""
         times = (
             call.time_s - call.duration_ms / 1e3
             for call in list(self.calls)
@@ -66,7 +66,7 @@ class Traffic:
         )
 
     def left(self, version: str, since_s: float) -> float | None:
-        """When the alias led to the version no more."""
+        """When the alias stopped routing to the version."""
         there = False
         for routing in list(self.routings):
             if routing.time_s < since_s:
@@ -82,7 +82,7 @@ class Traffic:
 def callers(
     command: Sequence[str], environment: Mapping[str, str], traffic: Traffic
 ) -> Iterator[subprocess.Popen[str]]:
-    """The program of load.py, for as long as the block runs."""
+    """The program load.py, for the duration of the block."""
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(environment), text=True
     ) as process:
@@ -105,13 +105,13 @@ def callers(
 
 @contextmanager
 def watched_alias(client: Any, function: str, alias: str, traffic: Traffic) -> Iterator[None]:
-    """Notes each change of the alias, a quarter of a second late at most."""
+    """Records each change of the alias, at most a quarter of a second late."""
 
     def look() -> None:
         try:
             found = client.get_alias(FunctionName=function, Name=alias)
         except client.exceptions.ResourceNotFoundException:
-            return  # destroyed by hand, while the twin is kept
+            return  # destroyed manually with --keep
         weights = dict((found.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {})
         weights[found["FunctionVersion"]] = 1 - sum(weights.values())
         if not traffic.routings or traffic.routings[-1].weights != weights:
@@ -123,7 +123,7 @@ def watched_alias(client: Any, function: str, alias: str, traffic: Traffic) -> I
 
 @contextmanager
 def subscriber(traffic: Traffic) -> Iterator[str]:
-    """The URL of a subscriber of topics, which keeps what it is sent."""
+    """The URL of a topic subscriber that records messages."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""The catalogue's metrics as CloudWatch embedded metrics in the log.
+"""The catalogue's metrics as CloudWatch embedded metrics in log lines.
 
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
 """
@@ -19,12 +19,12 @@ from serve.telemetry.instruments import Instrument
 from serve.telemetry.recorder import Request
 from serve.telemetry.requests import SeriesNames
 
-if TYPE_CHECKING:  # loaded where it is asked for
+if TYPE_CHECKING:  # imported on demand
     from serve.capture.recorder import Recorder
 
 NAMESPACE = "Kiln"
-MAX_VALUES = 100  # of one metric in one line
-_UNITS = {"s": "Seconds", "By": "Bytes", "1": "None"}  # of what is counted: "Count"
+MAX_VALUES = 100  # values of one metric in one line
+_UNITS = {"s": "Seconds", "By": "Bytes", "1": "None"}  # CloudWatch's unit of counters: "Count"
 _SERVICE = "service.name"
 
 Number = float | int
@@ -39,9 +39,9 @@ class Point(NamedTuple):
 
 
 class EmbeddedMetrics:
-    """An `Observer` that writes the metrics of what it saw when it is flushed.
+    """An `Observer` that accumulates metrics and writes them to the log when flushed.
 
-    `version` is the function's: by it a release compares what its versions did.
+    `version` is the function's version, by which a release compares metrics.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EmbeddedMetrics:
         self._write = write
         self._drift, self._clock, self._drift_due = drift, clock, clock()
         self._recorder = recorder
-        self._kept, self._dropped = 0, dict[str, int]()  # that the log has
+        self._kept, self._dropped = 0, dict[str, int]()  # the log's own stream
         self._facts = {"kiln.model.name": metadata.name, "kiln.model.version": metadata.version}
         if version:
             self._facts["faas.version"] = version
@@ -72,7 +72,7 @@ class EmbeddedMetrics:
         self._seen.append((exchange, request, time.perf_counter() - exchange.start))
 
     def flush(self) -> bool:
-        """Writes the lines of everything that it saw since the last flush."""
+        """Writes everything recorded since the last flush."""
         seen, self._seen = self._seen, []
         for exchange, request, duration_s in seen:
             facts = self._facts | {"trace_id": exchange.request_id}
@@ -84,7 +84,9 @@ class EmbeddedMetrics:
         return True
 
     def renew(self) -> None:
-        """Starts afresh in a copy of the process, which must not report the original's counts."""
+        """Starts from zero in a copy of the process, which must not report the original's
+        counts.
+        """
         self._seen, self._cpu_s, self._start_s = [], process.cpu_s(), 0.0
         self._kept, self._dropped = 0, {}
 
@@ -118,7 +120,7 @@ class EmbeddedMetrics:
             self._start_s = None
 
     def _windows(self) -> Iterable[Point]:
-        """Drift of the window, seldom, because it changes little with one request."""
+        """Drift of the window; written rarely, since one request changes it little."""
         if self._drift is None or self._clock() < self._drift_due:
             return
         self._drift_due = self._clock() + PAUSE_S
@@ -128,7 +130,7 @@ class EmbeddedMetrics:
             yield Point(inst.DRIFT_WINDOW_IMAGES, [state.images], labels)
 
     def _captures(self) -> Iterable[Point]:
-        """What became of captured answers since the last call, in which there was any."""
+        """Counts of captured predictions since the last call, if there were any."""
         if self._recorder is None:
             return
         kept, dropped, waiting = self._recorder.counts
@@ -146,7 +148,7 @@ class EmbeddedMetrics:
 def documents(
     points: Iterable[Point], everywhere: Mapping[str, str], facts: Mapping[str, str], now_s: float
 ) -> list[dict[str, Any]]:
-    """The fewest documents: each name of a metric or dimension has one value in each.
+    """The fewest documents: a name of a metric or dimension can have only one value in each.
 
     Args:
         everywhere: dimensions of every metric.
@@ -170,7 +172,7 @@ class _Document:
         self._metrics: dict[tuple[str, ...], list[dict[str, str]]] = {}
 
     def take(self, point: Point) -> bool:
-        """Whether it had room for the point."""
+        """Adds the point if there is room; whether there was."""
         name, labels = point.instrument.name, point.labels
         if name in self._members or any(
             self._members.get(label, value) != value for label, value in labels.items()

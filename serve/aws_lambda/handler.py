@@ -1,4 +1,4 @@
-"""AWS Lambda's handler; the model is loaded on import, so that a call finds it warm."""
+"""The AWS Lambda handler. Importing it loads the model, so every invocation finds it warm."""
 
 import gc
 import os
@@ -12,7 +12,8 @@ from serve.inference.predictor import Predictor
 from serve.settings import Settings
 
 settings = Settings.from_environment()
-clients = int(os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY") or 1)  # processes like this one
+# Processes that share this environment.
+clients = int(os.environ.get("AWS_LAMBDA_MAX_CONCURRENCY") or 1)
 settings = structs.replace(settings, cpus=max(1, settings.cpus // clients))
 path = model_path(settings)
 predictor = Predictor.load(path, settings.session_threads, settings.model_key)
@@ -25,8 +26,8 @@ app = create_app(
 )
 adapter = Adapter(app, predictor.version)
 handler = FlushingHandler(adapter, telemetry.flush, settings.flush_ms / 1e3)
-if telemetry.capturing:  # with pauses of its own: a store that is away holds no telemetry up
+if telemetry.capturing:  # separate backoff: an unavailable store must not delay telemetry
     handler = FlushingHandler(handler, telemetry.flush_captures, settings.flush_ms / 1e3)
 
-gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
-gc.enable()  # serve/image/boot.py starts without it
+gc.freeze()  # exempts loaded objects from garbage collection during requests
+gc.enable()  # serve/image/boot.py disables it at start-up

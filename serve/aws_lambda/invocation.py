@@ -1,4 +1,6 @@
-"""One Lambda invocation: answer the event, then flush what is due before the process may freeze."""
+"""One Lambda invocation: answers the event, then flushes what is due before the process may
+freeze.
+"""
 
 import json
 import os
@@ -18,16 +20,16 @@ from serve.exchange import Observer
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
 
-# Metrics are sent with the first call, and then with one call of each interval: what the calls
-# behind the last export added is lost if the environment ends without SIGTERM.
+# Metrics are sent with the first invocation, then once per interval. Whatever is recorded after the
+# last export is lost if the environment ends without SIGTERM.
 _INTERVAL, _INTERVAL_MS = "OTEL_METRIC_EXPORT_INTERVAL", "5000"
 CLOSE_S = 0.25  # Lambda kills a process 300 ms after SIGTERM
 
 
 class LambdaTelemetry:
-    """`Telemetry`; metrics go to the log in CloudWatch's format where nothing is exported.
+    """`Telemetry`, with metrics in CloudWatch's log format unless they are exported by OTLP.
 
-    With it, what is captured of the answers.
+    Also flushes captured predictions.
     """
 
     def __init__(
@@ -48,14 +50,14 @@ class LambdaTelemetry:
         metadata: ArtifactMetadata,
         environ: Mapping[str, str] = os.environ,
     ) -> "LambdaTelemetry":
-        """Telemetry as OpenTelemetry's variables ask for; metrics may be switched off by `none`.
+        """Telemetry as OpenTelemetry's variables configure it; `none` turns metrics off.
 
         Raises:
             SettingsError: names every variable that is wrong.
         """
         telemetry = Telemetry.start(settings, metadata, {_INTERVAL: _INTERVAL_MS, **environ})
         drift = watch_traffic(telemetry, settings, metadata)
-        # A thread that wakes by itself would be frozen amid its work, or slow a warm call down.
+        # A thread that wakes on a timer would be frozen in mid-work, or delay a warm invocation.
         capturing = capture_answers(telemetry, settings, metadata, by_itself=False)
         if telemetry.is_on or _is_off(environ):
             return cls(telemetry, None, capturing)
@@ -74,11 +76,13 @@ class LambdaTelemetry:
         )
 
     def flush(self, deadline_s: float) -> bool:
-        """Sends what is due behind a call; False if the collector did not take it in time."""
+        """Sends what is due after an invocation; False if the collector did not take it in time."""
         return self._embedded.flush() if self._embedded else self._telemetry.flush_due(deadline_s)
 
     def flush_captures(self, deadline_s: float) -> bool:
-        """Writes captured answers that are old or many; false if the store did not take them."""
+        """Writes captured predictions if there are enough or they are old; false if the store
+        failed.
+        """
         return self.capturing is None or self.capturing.recorder.flush_due(deadline_s)
 
     def renew(self) -> None:
@@ -90,10 +94,10 @@ class LambdaTelemetry:
         self._telemetry.renew()
 
     def close(self) -> None:
-        """Sends what is left, in the time that Lambda gives."""
+        """Sends the rest in the time that Lambda allows."""
         end = time.monotonic() + CLOSE_S
         if self.capturing:
-            self.capturing.recorder.flush(0.0)  # begins, while telemetry is sent
+            self.capturing.recorder.flush(0.0)  # starts it, while telemetry is sent
         if self._embedded:
             self._embedded.flush()
         self._telemetry.close(CLOSE_S)
@@ -112,20 +116,20 @@ _WARMERS = {"aws.events", "aws.scheduler", "serverless-plugin-warmup"}
 
 
 class Adapter(Mangum):
-    """Mangum, and an answer to events that no front door wrote, or not as it writes them."""
+    """Mangum, with error responses for malformed events and events of other sources."""
 
     def __init__(self, app: Any, model_version: str) -> None:
-        super().__init__(app, lifespan="off")  # it would run start-up again for every event
+        super().__init__(app, lifespan="off")  # Mangum would run start-up again for every event
         self._model_version = model_version
 
     def __call__(self, event: Any, context: Any) -> dict[str, Any]:
-        """The answer in the form of an HTTP response, whatever the event is."""
+        """The response in API Gateway's form, whatever the event."""
         try:
             http = self.infer(event, context)
             scope, body = http.scope, http.body
             for text in (scope["method"], scope["path"]):
-                text.encode()  # may hold half a character of UTF-16
-        except Exception as exc:  # Mangum's reading of events has no errors of its own
+                text.encode()  # may hold a lone UTF-16 surrogate
+        except Exception as exc:  # Mangum raises arbitrary exceptions on malformed events
             return self._is_no_request(event, exc)
         return http(HTTPCycle(scope, body)(self.app))
 
@@ -154,7 +158,7 @@ def _is_map(event: Any) -> bool:
 
 
 def _is_warm_up(event: Any) -> bool:
-    """Whether it is a schedule's, a warmer's, or empty, as whoever keeps functions warm sends."""
+    """Whether this is a keep-warm event: from a schedule, from a warmer, or empty."""
     if not event:
         return True
     return isinstance(event, dict) and (
@@ -165,18 +169,18 @@ def _is_warm_up(event: Any) -> bool:
     )
 
 
-MARGIN_S = 0.1  # of an invocation's time that is never spent on telemetry
+MARGIN_S = 0.1  # part of an invocation's time that telemetry never gets
 _LONGEST_PAUSE_S = 60.0
 Handler = Callable[[Any, Any], Any]
 Flush = Callable[[float], bool]
 
 
 class FlushingHandler:
-    """A handler that has what is due flushed before its answer returns to Lambda.
+    """Flushes what is due before the handler's response returns to Lambda.
 
-    A collector that does not take it in time costs the invocation `budget_s` at most, and few of
-    those that follow anything: there is a pause, twice as long after each failure, in which nobody
-    waits. What could not be sent stays in its queue.
+    A slow collector costs an invocation at most `budget_s`, and affects few of them: after each
+    failure there is a pause, twice as long as the last, in which no invocation waits. Unsent items
+    stay queued.
     """
 
     def __init__(
@@ -197,7 +201,7 @@ class FlushingHandler:
             self._send(context.get_remaining_time_in_millis() / 1e3)
 
     def reset(self) -> None:
-        """Has the next invocation wait for the collector, whatever happened before."""
+        """Ends the pause: the next invocation waits for the collector again."""
         self._failures, self._paused_until = 0, float("-inf")
         if isinstance(self._answer, FlushingHandler):
             self._answer.reset()
@@ -205,7 +209,7 @@ class FlushingHandler:
     def _send(self, remaining_s: float) -> None:
         deadline_s = max(0.0, min(self._budget_s, remaining_s - MARGIN_S))
         if self._clock() < self._paused_until:
-            self._flush(0.0)  # begins to send, for whatever time the process still runs
+            self._flush(0.0)  # starts sending, for as long as the process still runs
         elif self._flush(deadline_s):
             self._failures = 0
         else:

@@ -1,14 +1,15 @@
-"""The life of a process on Lambda: SIGTERM some 300 ms before it is killed, and SnapStart.
+"""Process lifecycle on Lambda: SIGTERM 300 ms before the kill, and SnapStart.
 
-On Managed Instances an environment takes AWS_LAMBDA_MAX_CONCURRENCY calls at once: the runtime
-client forks as many processes, each of which imports the handler and asks for events. A fork has
-none of the threads of its parent, so that each waits for the signal by itself.
+On Managed Instances an environment serves AWS_LAMBDA_MAX_CONCURRENCY requests at once: the runtime
+client forks as many processes, each of which imports the handler and polls for events. A fork
+inherits no threads, so each process waits for the signal by itself.
 
-Apart from what the handler imports: numpy starts threads, and the signal has to be blocked before.
+Separate from the handler, whose import of numpy starts threads: the signal must be blocked before
+that.
 
-A snapshot keeps what is warm, and each restored copy must renew the rest. Request ids come from
-the kernel, which AWS reseeds. Credentials of AWS, which only capture to a bucket needs, are read
-anew, and the clocks only measure differences within one request or one environment.
+A snapshot keeps everything warm; each restored copy must renew what may not be shared. Request ids
+come from the kernel, which AWS reseeds. AWS credentials, needed only for capture to a bucket, are
+read again, and clocks only measure differences within one request or one environment.
 """
 
 import gc
@@ -24,26 +25,28 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-# PNG of one grey pixel: small, and it takes every step that a photo takes.
+# A PNG of one grey pixel: small, and exercises every step that a photo does.
 _PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
 )
 
 
 def block_sigterm() -> None:
-    """Before other threads are started, which inherit it."""
+    """Blocks SIGTERM; call it before other threads start, since they inherit the mask."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 def at_sigterm(last: Callable[[], object]) -> None:
-    """Has a thread wait for the signal, call `last`, and then end the process by the signal."""
+    """Starts a thread that waits for SIGTERM, calls `last`, and then lets the signal end the
+    process.
+    """
 
     def wait() -> None:
         signal.sigwait({signal.SIGTERM})
         try:
             last()
         finally:
-            # Sent to this thread, the only one that takes it; nobody has set a handler.
+            # Sent to this thread, the only one that does not block it; there is no handler.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -51,27 +54,27 @@ def at_sigterm(last: Callable[[], object]) -> None:
 
 
 def load_for_clients() -> None:
-    """Imports what the clients share, once, in the process that they are forked from.
+    """Imports what the forked clients share, once, in their parent.
 
-    Not the model: its errors are for the clients to report, and sessions are no shared state.
+    The model is left out: clients report its errors, and sessions must not be shared across forks.
     """
     import serve.aws_lambda.invocation
     import serve.http.app
-    import serve.inference.predictor  # for those who are forked
+    import serve.inference.predictor  # inherited by the forks
     from serve.settings import SettingsError
     from serve.telemetry.settings import ExportSettings
 
     with suppress(SettingsError):
         if ExportSettings.from_environment().signals:
             import serve.telemetry.providers  # noqa: F401  # 0.3 s for each of them
-    gc.freeze()  # pages that the collector does not write to stay shared
+    gc.freeze()  # keeps the pages shared: garbage collection does not write to frozen objects
 
 
-_CLIENTS_S = 0.28  # for all of them, which have 0.25 s each
+_CLIENTS_S = 0.28  # in all, since each client has 0.25 s
 
 
 def end_clients() -> None:
-    """Hands the signal on to the clients, and waits for them to send what is left."""
+    """Forwards SIGTERM to the clients, and waits while they flush."""
     clients = multiprocessing.active_children()
     for client in clients:
         client.terminate()
@@ -81,7 +84,7 @@ def end_clients() -> None:
 
 
 def register_snapshot_hooks() -> None:
-    """Registers the hooks; before the handler is imported, since they run in this order."""
+    """Registers the SnapStart hooks. Call it before importing the handler: hooks run in order."""
     from snapshot_restore_py import register_after_restore, register_before_snapshot
 
     register_before_snapshot(warm)
@@ -89,39 +92,42 @@ def register_snapshot_hooks() -> None:
 
 
 def warm() -> None:
-    """One prediction by the handler itself, so that nothing is left to import or to allocate.
+    """One prediction through the handler itself, so that everything is imported and allocated.
 
     Raises:
-        RuntimeError: it did not succeed; Lambda then takes no snapshot and says why.
+        RuntimeError: it failed; Lambda then takes no snapshot and reports the reason.
     """
-    from serve.aws_lambda.handler import adapter  # without the flush: this is nobody's request
+    from serve.aws_lambda.handler import adapter  # without the flush: not a caller's request
 
     answer = adapter(one_pixel_event(), SimpleNamespace(aws_request_id="snapshot"))
     if answer["statusCode"] != 200:
-        raise RuntimeError(f"the model does not answer: {answer['body']}")
+        raise RuntimeError(f"the model failed to answer: {answer['body']}")
 
 
 _SEED_BYTES = 48
 
 
 def renew() -> None:
-    """Copies of one snapshot would draw the same numbers and be one instance to a collector.
+    """Copies of a snapshot would draw the same random numbers and appear to a collector as one
+    instance.
 
-    What the warm-up was measured at is forgotten with the original's connections.
+    Measurements of the warm-up are dropped with the original's connections.
     """
     from serve.aws_lambda.handler import handler, telemetry
 
     random.seed()
     if shared := sys.modules.get("numpy.random"):
         shared.seed()
-    if ssl := sys.modules.get("ssl"):  # OpenSSL notices a fork, and no snapshot
+    if ssl := sys.modules.get("ssl"):  # OpenSSL reseeds after a fork, but not after a snapshot
         ssl.RAND_add(os.urandom(_SEED_BYTES), float(_SEED_BYTES))
     telemetry.renew()
     handler.reset()
 
 
 def one_pixel_event() -> dict[str, Any]:
-    """A prediction as the release manager would ask for it, whom no API key is asked of."""
+    """A prediction in the form of the release manager's direct invocations, which need no API
+    key.
+    """
     from serve.http.middleware import RELEASE_MANAGER
 
     http = {"method": "POST", "path": "/predict", "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}

@@ -1,4 +1,5 @@
-"""Credentials of AWS, from where its runtimes put them: variables, or the container's endpoint.
+"""AWS credentials from where its runtimes put them: environment variables, or the container
+endpoint.
 
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
 """
@@ -16,13 +17,13 @@ from urllib.parse import urlsplit
 from common.objects import StoreError
 
 _ECS = "http://169.254.170.2"
-_LINK_LOCAL = ("169.254.170.2", "169.254.170.23", "fd00:ec2::23")  # of ECS and of EKS
-_EARLY_S = 300.0  # before they expire, new ones are asked for
+_LINK_LOCAL = ("169.254.170.2", "169.254.170.23", "fd00:ec2::23")  # for ECS and EKS
+_EARLY_S = 300.0  # refresh this long before they expire
 _TIMEOUT_S = 2.0
 
 
 class Credentials(NamedTuple):
-    """Of an access key, or of a session if there is a token."""
+    """Credentials of an access key, or of a session if there is a token."""
 
     key: str
     secret: str
@@ -30,7 +31,7 @@ class Credentials(NamedTuple):
 
 
 class CredentialSource:
-    """Asks anew shortly before what it knows expires."""
+    """Caches credentials and refreshes them shortly before they expire."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -73,7 +74,8 @@ class CredentialSource:
 
     def _token(self) -> str:
         if file := self._environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"):
-            return Path(file).read_text(encoding="utf-8").strip()  # is replaced now and then
+            # The file is rotated from time to time.
+            return Path(file).read_text(encoding="utf-8").strip()
         return self._environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", "")
 
 

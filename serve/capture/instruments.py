@@ -11,7 +11,7 @@ _Read = Callable[[Counts], Iterator[Observation]]
 
 
 def register_instruments(meter: Meter, recorder: Recorder) -> None:
-    """The capture metrics of the catalogue, of one process; they add up."""
+    """The catalogue's capture metrics of one process; sum them over processes."""
 
     def reading(read: _Read) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
         return [lambda _: list(read(recorder.counts))]

@@ -1,6 +1,6 @@
-"""Which answers the newest batches of a store hold, in bounded memory.
+"""An index of the predictions in a store's newest batches, in bounded memory.
 
-An answer is a number of 64 bits here, by a hash that callers cannot foresee: eight bytes a row.
+Each prediction is a 64-bit keyed hash, which callers cannot predict: eight bytes a row.
 """
 
 import gzip
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.captures import CAPTURES, hour_of
 from common.objects import Damaged, Store
 
-HOURS = 24  # back from now
+HOURS = 24  # how far back to look
 _MOST_ROWS, _MOST_BATCHES = 200_000, 5_000
 _HOUR_S = 3600.0
 
@@ -29,18 +29,18 @@ _decoder = msgspec.json.Decoder(_Row)
 
 
 class AnswerIndex:
-    """Answers by batch; of more than fit, the newest."""
+    """Predictions by batch; the oldest are evicted when it is full."""
 
     def __init__(self) -> None:
         self._batches: dict[str, NDArray[np.int64]] = {}
         self._rows = 0
-        self._behind = ""  # batches up to this key have made room for others
-        self._looked_at = float("-inf")  # time.monotonic(), when it was last up to date
-        self._complete = set[str]()  # hours of which nothing is to come
+        self._behind = ""  # batches up to this key were evicted
+        self._looked_at = float("-inf")  # time.monotonic() of the last complete update
+        self._complete = set[str]()  # hours that are complete
         self._changing = threading.Lock()
 
     def add(self, key: str, answers: Iterable[tuple[str, int]]) -> None:
-        """Remembers what a batch holds."""
+        """Adds the predictions of a batch."""
         marks = np.fromiter((hash(answer) for answer in answers), np.int64)
         with self._changing:
             if key in self._batches or key <= self._behind:
@@ -52,7 +52,7 @@ class AnswerIndex:
                 self._rows -= len(self._batches.pop(oldest))
 
     def has(self, request_id: str, index: int) -> bool:
-        """Whether a batch that it knows holds the answer."""
+        """Whether an indexed batch holds the prediction."""
         mark = hash((request_id, index))
         with self._changing:
             batches = list(self._batches.values())
@@ -61,11 +61,11 @@ class AnswerIndex:
     def find(
         self, store: Store, request_id: str, index: int, asked_at: float, budget_s: float
     ) -> bool:
-        """Looks in the store's newest hours first, for as long as the budget lasts; what it has
-        read it knows the next time.
+        """Searches the store from the newest hour back until the budget ends, and indexes what it
+        reads.
 
         Args:
-            asked_at: time.monotonic(); a look that began later is new enough.
+            asked_at: time.monotonic(); an index updated since then is fresh enough.
 
         Raises:
             StoreError: the store cannot be read.
@@ -73,7 +73,7 @@ class AnswerIndex:
         began, now = time.monotonic(), time.time()
         until = began + budget_s
         for back in range(HOURS):
-            is_open = back < 2  # a batch is written minutes behind its hour at most
+            is_open = back < 2  # a batch is written at most minutes after its hour
             if not is_open and time.monotonic() > until:
                 break
             hour = hour_of(now - back * _HOUR_S)
@@ -90,7 +90,7 @@ class AnswerIndex:
         return self.has(request_id, index)
 
     def _read_hour(self, store: Store, hour: str, until: float) -> bool:
-        """Whether all of the hour's batches are known now, or too old to be."""
+        """Indexes an hour; whether all its batches are now indexed or evicted."""
         keys = [one.key for one in store.entries(f"{CAPTURES}{hour}/")]
         self._forget_missing(f"{CAPTURES}{hour}/", keys)
         for key in reversed(keys):
@@ -100,7 +100,8 @@ class AnswerIndex:
                 return False
             try:
                 self.add(key, _answers(store.read(key)))
-            except (KeyError, Damaged):  # deleted meanwhile; or for those who read whole batches
+            # Deleted meanwhile, or damaged, which readers of whole batches report.
+            except (KeyError, Damaged):
                 self.add(key, ())
         return True
 

@@ -1,4 +1,4 @@
-"""Opens the store that KILN_CAPTURE names, without what does not belong into the image."""
+"""Opens the store that KILN_CAPTURE names, with only the dependencies that the image has."""
 
 import os
 from urllib.parse import urlsplit
@@ -8,7 +8,7 @@ from common.objects import FolderStore, Store
 
 
 def open_place(url: str) -> Store:
-    """The folder or the bucket of a URL or a path; nothing is asked of it yet."""
+    """The store of a URL or a path; sends no request yet."""
     parts = urlsplit(url)
     if parts.scheme == "s3":
         from serve.capture.s3 import Bucket

@@ -1,8 +1,8 @@
-"""Keeps a sample of a process's answers, off the request path.
+"""Captures a sample of a process's predictions, off the request path.
 
-The event loop only draws and copies pixels. A thread encodes a batch and writes it once it is large
-or old enough. What cannot be written waits in bounded memory, behind growing pauses; what has no
-room is dropped and counted, and the requests never notice.
+The event loop only samples and copies pixels. A thread encodes batches and writes each once it is
+large or old enough. On failure batches wait in bounded memory, retried with backoff; what does not
+fit is dropped and counted, and requests are not affected.
 """
 
 import logging
@@ -26,15 +26,15 @@ from serve.exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
-ROWS, AGE_S = 500, 60.0  # of a batch
+ROWS, AGE_S = 500, 60.0  # of one batch
 _BATCH_BYTES = 2 << 20  # of pixels
-_MOST_BYTES = 4 << 20  # in memory, all together: pixels that wait, and batches
-_ROW_BYTES = 1_000  # that a row takes beside its pixels, about
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0  # behind a write that failed
-_END_S = 1.0  # for a thread to notice that it is not needed any more
-_SPREAD = 0.25  # of a pause, by chance: many processes wait for the same store
+_MOST_BYTES = 4 << 20  # in memory: waiting pixels and encoded batches
+_ROW_BYTES = 1_000  # overhead of a row beside its pixels, estimated
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0  # backoff after a failed write
+_END_S = 1.0  # until an idle thread ends
+_SPREAD = 0.25  # random jitter of the backoff: many processes share the store
 
-# Why an answer that was drawn is not kept.
+# Reasons why a sampled prediction was lost.
 NO_ROOM, NOT_WRITTEN, FAILED = REASONS = ("no-room", "not-written", "failed")
 
 
@@ -58,7 +58,7 @@ class _Batch(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Answers that are in the store, those that were drawn and are lost, and bytes in memory."""
+    """Predictions written to the store, predictions sampled but lost, and bytes in memory."""
 
     kept: int
     dropped: dict[str, int]  # by reason
@@ -66,16 +66,16 @@ class Counts(NamedTuple):
 
 
 class Recorder:
-    """An `Observer` that writes some of the answers to a store, in batches.
+    """An `Observer` that writes a sample of predictions to a store in batches.
 
     Args:
-        open_store: called again in a copy of the process.
-        share: the chance of an answer that is sure.
-        unsure: the chance of one between two classes.
-        rows: of a batch.
-        age_s: at which a batch is written if it is not full.
-        by_itself: whether the thread writes what is due; else only `flush` and `flush_due` have it
-            written, as behind a call on AWS Lambda.
+        open_store: called again in every copy of the process.
+        share: sampling probability of a confident prediction.
+        unsure: sampling probability of a tie between two classes.
+        rows: size of a batch.
+        age_s: age at which an incomplete batch is written.
+        by_itself: whether the thread writes due batches; otherwise only `flush` and `flush_due` do,
+            as after an invocation on AWS Lambda.
     """
 
     def __init__(
@@ -97,28 +97,29 @@ class Recorder:
         self.renew()
 
     def renew(self) -> None:
-        """Starts empty and under a new name, as a copy of the process must."""
+        """Starts empty under a new writer name, as a copy of the process must."""
         thread, self._thread = self._thread, None
-        if thread is not None and thread.is_alive():  # in a fork it is not
+        if thread is not None and thread.is_alive():  # a forked thread is not alive
             with self._changed:
                 self._changed.notify_all()
             thread.join(_END_S)
         self._store = self.open_store()
         self._writer, self._number = os.urandom(8).hex(), 0
-        self._changed = threading.Condition()  # that of the original may have been held
+        self._changed = threading.Condition()  # the original's lock may have been held
         self._is_closed = self._is_asked = False
         self._staged: list[_Row] = []
         self._staged_bytes = self._bytes = 0
         self._staged_at = 0.0
         self._batches: deque[_Batch] = deque()
-        self._waiting = 0  # answers in memory
-        self._unwritten: set[tuple[str, int]] = set()  # which; a caller may use an id again
+        self._waiting = 0  # predictions in memory
+        # Their multiset; a caller may reuse a request id.
+        self._unwritten: set[tuple[str, int]] = set()
         self._failures, self._retry_at = 0, 0.0
         self._has_failed = False
         self._kept, self._dropped = 0, Counter[str]()
 
     def __call__(self, exchange: Exchange, method: str, path: str) -> None:
-        """Draws among a request's images and copies those that are kept; never raises."""
+        """Samples a request's images and copies their pixels; never raises."""
         if exchange.status != 200 or exchange.probabilities is None or exchange.is_internal:
             return
         try:
@@ -129,19 +130,19 @@ class Recorder:
 
     @property
     def counts(self) -> Counts:
-        """What became of the answers so far."""
+        """Counts so far."""
         with self._changed:
             dropped = {reason: self._dropped[reason] for reason in REASONS}
             return Counts(self._kept, dropped, self._bytes)
 
     def holds(self, request_id: str, index: int) -> bool:
-        """Whether the answer is in this process's memory, to be written."""
+        """Whether the prediction is in this process's memory, yet to be written."""
         return (request_id, index) in self._unwritten
 
     def flush_due(self, deadline_s: float) -> bool:
-        """Has what is old or large enough written; false if it could not be in so much time.
+        """Writes batches that are old or large enough; false if that fails within the timeout.
 
-        In the pause behind a failure nothing is due.
+        Nothing is due during the backoff after a failure.
         """
         with self._changed:
             is_paused = self._failures > 0 and time.monotonic() < self._retry_at
@@ -149,7 +150,7 @@ class Recorder:
         return is_paused or not is_due or self.flush(deadline_s)
 
     def flush(self, deadline_s: float) -> bool:
-        """Has everything written; false if it could not be in so much time."""
+        """Writes everything; false if that fails within the timeout."""
         with self._changed:
             if not self._waiting:
                 return True
@@ -160,7 +161,7 @@ class Recorder:
             return not self._waiting
 
     def close(self, deadline_s: float) -> None:
-        """Writes what is left in so much time; what is not written then is lost, and counted."""
+        """Writes the rest within the timeout; what remains is lost and counted."""
         self.flush(deadline_s)
         with self._changed:
             self._is_closed, self._thread = True, None
@@ -212,7 +213,7 @@ class Recorder:
 
     def _run(self) -> None:
         me, changed = threading.current_thread(), self._changed
-        while self._thread is me:  # a copy of the process, or the end, has another or none
+        while self._thread is me:  # replaced in a copy of the process, or closing
             with changed:
                 if not self._has_work():
                     self._is_asked = False
@@ -242,7 +243,7 @@ class Recorder:
         return self._by_itself and (self._is_ripe() or can_write)
 
     def _pause_s(self) -> float | None:
-        """Until there is something to do, or None: until somebody says so."""
+        """Seconds until something is due; None if only a notification can make it so."""
         moments = [self._staged_at + self.age_s] if self._staged else []
         moments += [self._retry_at] if self._batches else []
         if not (moments and self._by_itself):
@@ -278,7 +279,7 @@ class Recorder:
             self._bytes += len(data) - size
 
     def _write(self) -> None:
-        """Writes the batches in their order, up to the first that cannot be."""
+        """Writes the batches in order, stopping at the first failure."""
         while self._batches:
             batch = self._batches[0]
             try:
@@ -287,7 +288,8 @@ class Recorder:
                 self._put_off(exc)
                 return
             if is_ours:
-                self.index.add(batch.key, batch.answers)  # before they leave what `holds` looks at
+                # Before they are removed from what `holds` reads.
+                self.index.add(batch.key, batch.answers)
             self._settle(batch.answers, len(batch.data), None if is_ours else FAILED, batch)
             if self._failures:
                 self._failures = 0
@@ -296,7 +298,7 @@ class Recorder:
     def _put_off(self, exc: Exception) -> None:
         pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self._failures)
         pause_s *= 1 + _SPREAD * random.uniform(-1, 1)
-        if not self._failures:  # once: it may go on for hours
+        if not self._failures:  # only the first of possibly hours of failures
             facts = {"reason": str(exc), "model_version": self._model_version}
             logger.warning("captures cannot be written; answers are not affected", extra=facts)
         with self._changed:
@@ -312,7 +314,7 @@ class Recorder:
         reason: str | None,
         batch: _Batch | None = None,
     ) -> None:
-        """Counts answers as kept, or lost for a reason, and gives their memory back."""
+        """Counts predictions as kept or lost, and releases their memory."""
         with self._changed:
             if batch is not None:
                 self._batches.popleft()
@@ -328,22 +330,21 @@ class Recorder:
         self._dropped[reason] += answers
 
     def _report_mistake(self) -> None:
-        """Once: a mistake of ours would fill the log at the rate of the requests."""
+        """Logged once: a bug would otherwise fill the log at the rate of requests."""
         if not self._has_failed:
             self._has_failed = True
             logger.exception("capture failed; requests are not affected")
 
 
-_RGB, _DEPTH, _LEFT = 2, 8, 1  # of PNG: a color type, bits, and the filter that looks to the left
+_RGB, _DEPTH, _LEFT = 2, 8, 1  # PNG's colour type, bit depth, and filter "Sub"
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG of (H, W, 3) pixels, without anything beside them.
+    """Encodes (H, W, 3) pixels as a PNG without ancillary chunks.
 
-    By hand, in a tenth of Pillow's time for 32x32 (10 of 110 us): each pixel less its left
-    neighbour, and not packed, because its batch is (W3C, Portable Network Graphics, 2025). Nor is
-    Python's lock given away for a small image: to get it back from a busy event loop would cost
-    more than all the rest.
+    A tenth of Pillow's time at 32x32 (10 of 110 us): filtered by the left neighbour and stored
+    uncompressed, because the batch is compressed (W3C, Portable Network Graphics, 2025). Small
+    images keep the GIL: getting it back from a busy event loop would cost more than all the rest.
     """
     height, width, channels = pixels.shape
     lines = np.empty((height, 1 + width * channels), np.uint8)
@@ -356,11 +357,11 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, part) for kind, part in chunks)
 
 
-_MOST_STORED = 0xFFFF  # bytes of a block
+_MOST_STORED = 0xFFFF  # maximum size of a block
 
 
 def _stored(data: bytes) -> bytes:
-    """Data in zlib's format, not compressed (RFC 1950, and RFC 1951, 3.2.4)."""
+    """Data in zlib's format, uncompressed (RFC 1950, and RFC 1951, 3.2.4)."""
     starts = range(0, len(data), _MOST_STORED)
     blocks = [data[start : start + _MOST_STORED] for start in starts]
     packed = [

@@ -1,5 +1,5 @@
-"""A bucket of S3 as `common.objects.Store`, by the standard library: boto3 would be a third of the
-image. Requests are signed by AWS's Signature Version 4.
+"""An S3 bucket as `common.objects.Store`, in the standard library: boto3 would be a third of the
+image. Requests are signed with AWS Signature Version 4.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 """
@@ -21,20 +21,20 @@ from common.objects import Stored, StoreError
 from serve.capture.credentials import Credentials, CredentialSource
 from serve.tls import client_context
 
-_TIMEOUT_S = 5.0  # of each wait
+_TIMEOUT_S = 5.0  # timeout of each network operation
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _MISSING, _REFUSED, _BUSY = 404, 412, 409
-_TRIES = 4  # where another writer is at the same key
-_UNRESERVED = "-_.~"  # of RFC 3986, beside letters and digits
+_TRIES = 4  # retries while another writer holds the same key
+_UNRESERVED = "-_.~"  # unreserved characters of RFC 3986, beside letters and digits
 _CAUSES = {
-    301: "it is in another region: set AWS_REGION",
-    403: "the credentials may not do this, or the clock is wrong",
+    301: "wrong region: set AWS_REGION",
+    403: "access denied: check the permissions and the clock",
     404: "create the bucket, or name another",
 }
 
 
 class Answer(NamedTuple):
-    """What S3 said."""
+    """An S3 response."""
 
     status: int
     body: bytes
@@ -42,15 +42,15 @@ class Answer(NamedTuple):
 
 
 class Bucket:
-    """The objects below ``s3://bucket/prefix``. Used by one thread at a time; others wait."""
+    """The objects below ``s3://bucket/prefix``. Serialised: other threads wait."""
 
     def __init__(
         self, bucket: str, prefix: str, region: str, endpoint: str, source: CredentialSource
     ) -> None:
-        """Nothing is asked yet.
+        """Sends no request yet.
 
         Args:
-            endpoint: of another store than Amazon's, as http://127.0.0.1:5000; "": Amazon's.
+            endpoint: an S3-compatible store, such as http://127.0.0.1:5000; "": Amazon's.
         """
         self._bucket, self._region, self._source = bucket, region, source
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -60,7 +60,7 @@ class Bucket:
         else:
             domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
             host = f"s3.{region}.{domain}"
-            if "." in bucket:  # no certificate has a name of more parts
+            if "." in bucket:  # wildcard certificates cover no bucket names with dots
                 self._path, endpoint = f"/{bucket}", f"https://{host}"
             else:
                 endpoint = f"https://{bucket}.{host}"
@@ -70,14 +70,14 @@ class Bucket:
 
     @classmethod
     def from_environment(cls, bucket: str, prefix: str, environ: Mapping[str, str]) -> "Bucket":
-        """As the variables of AWS's SDKs have it."""
+        """Configured by the environment variables of AWS's SDKs."""
         region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
         return cls(bucket, prefix, region, endpoint, CredentialSource(environ))
 
     @property
     def url(self) -> str:
-        """Where it is, as a user would write it."""
+        """Its location as a user would write it."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def read(self, key: str) -> bytes:
@@ -88,10 +88,10 @@ class Bucket:
         return self._good(answer, key).body
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes it if there is none; true if the object holds these bytes afterwards."""
+        """Writes it if it is absent; true if the object holds these bytes afterwards."""
         for attempt in range(_TRIES):
             answer = self._ask("PUT", key, data=data, headers={"if-none-match": "*"})
-            if answer.status == _REFUSED:  # perhaps ours, whose answer was lost
+            if answer.status == _REFUSED:  # perhaps our own write, whose response was lost
                 return self.read(key) == data
             if answer.status != _BUSY:
                 break
@@ -100,7 +100,7 @@ class Bucket:
         return True
 
     def entries(self, prefix: str, after: str = "") -> list[Stored]:
-        """Objects whose key starts with `prefix` and sorts behind `after`, in order."""
+        """Objects whose key starts with `prefix` and sorts after `after`, in order."""
         found: list[Stored] = []
         query = {
             "list-type": "2",
@@ -123,11 +123,11 @@ class Bucket:
             self._good(answer, key)
 
     def unfinished(self) -> list[Stored]:
-        """Nothing: a bucket shows no object before it is whole."""
+        """Nothing: S3 never exposes a partial object."""
         return []
 
     def close(self) -> None:
-        """Ends the connection; the next request opens another."""
+        """Closes the connection; the next request opens another."""
         with self._in_use:
             self._disconnect()
 
@@ -185,7 +185,7 @@ class Bucket:
                 body = response.read()
             except (ConnectionError, HTTPException):
                 self._disconnect()
-                if is_new or is_last:  # else the other side had ended a connection that was idle
+                if is_new or is_last:  # otherwise the server had closed an idle connection
                     raise
                 continue
             fields = {name.lower(): value for name, value in response.getheaders()}
@@ -201,7 +201,7 @@ class Bucket:
 
 
 def connect(scheme: str, netloc: str, timeout_s: float = _TIMEOUT_S) -> HTTPConnection:
-    """A connection that is opened by its first request."""
+    """A connection that opens at its first request."""
     if scheme == "http":
         return HTTPConnection(netloc, timeout=timeout_s)
     return HTTPSConnection(netloc, timeout=timeout_s, context=client_context())
@@ -218,12 +218,12 @@ def sign(
     region: str,
     now: datetime,
 ) -> dict[str, str]:
-    """The headers of a request with its signature among them.
+    """The headers of a request, including its signature.
 
     Args:
-        target: the path, and `query` what follows it, both encoded as they are sent; `query` is
+        target: the path; `query` follows it. Both are encoded as sent, and `query` is sorted.
             sorted.
-        headers: further ones, in lower case.
+        headers: additional headers, in lower case.
     """
     at, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
     digest = hashlib.sha256(data).hexdigest() if data else _EMPTY
@@ -256,6 +256,6 @@ def _encoded(text: str) -> str:
 
 
 def _field(xml: str, name: str) -> str:
-    """The text of the first element of that name; keys in it are encoded as in URLs."""
+    """The text of the first element of that name; keys are URL-encoded in it."""
     found = re.search(f"<{name}>(.*?)</{name}>", xml, re.DOTALL)
     return unescape(found[1]) if found else ""

@@ -1,4 +1,4 @@
-"""Has a recorder keep a sample of a process's answers, where the settings say so."""
+"""Starts capture in a process where the settings ask for it."""
 
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from serve.capture.answers import StoredAnswers
     from serve.capture.recorder import Recorder
 
-CLOSE_S = 3.0  # for what is left when the process ends
+CLOSE_S = 3.0  # for the rest, when the process ends
 
 
 class Capturing(NamedTuple):
-    """What keeps answers, and what labels them."""
+    """The recorder of predictions, and the store of their labels."""
 
     recorder: "Recorder"
     answers: "StoredAnswers"
@@ -31,14 +31,14 @@ class Capturing(NamedTuple):
 def capture_answers(
     telemetry: Telemetry, settings: Settings, metadata: ArtifactMetadata, by_itself: bool = True
 ) -> Capturing | None:
-    """Keeps some answers from now on; None where the settings name no place for them.
+    """Starts capture; None if the settings name no store.
 
     Args:
-        by_itself: as `Recorder` has it.
+        by_itself: as for `Recorder`.
     """
     if not settings.capture:
         return None
-    from serve.capture.answers import StoredAnswers  # loaded where they are needed alone
+    from serve.capture.answers import StoredAnswers  # imported only if needed
     from serve.capture.places import open_place
     from serve.capture.recorder import Recorder
 
@@ -54,7 +54,7 @@ def capture_answers(
     )
 
     def register(meter: "Meter") -> None:
-        from serve.capture.instruments import register_instruments  # loads OpenTelemetry
+        from serve.capture.instruments import register_instruments  # imports OpenTelemetry
 
         register_instruments(meter, recorder)
 

@@ -17,9 +17,9 @@ def register_instruments(
 ) -> None:
     """The drift metrics of the catalogue.
 
-    Alarms and scores are of one process: over a fleet, take the maximum. The bins are counters and
+    Alarms and scores are per process: over a fleet, take the maximum. The bins are counters and
     add up, so the whole fleet's traffic can be compared with the shares of the reference. Exports
-    within 15 s of one that had them go without.
+    within 15 s of the last with drift metrics omit them.
     """
 
     def of_state(
@@ -55,7 +55,8 @@ def register_instruments(
 def _paced(
     read: _Read, clock: Callable[[], float]
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    # On Lambda every call exports, and 450 series each time cost more than the answer.
+    # On Lambda every invocation exports, and 450 series each time would cost more than the
+    # prediction.
     due = clock()
 
     def callback(_: CallbackOptions) -> Iterable[Observation]:
@@ -96,7 +97,7 @@ def _statistics(state: DriftState, field: str) -> Iterator[Observation]:
 def _by_bin(
     classes: Sequence[float], signals: Mapping[str, Sequence[float]], names: Sequence[str]
 ) -> Iterator[Observation]:
-    """One observation per bin: classes by name, signals by the bin's number."""
+    """One observation per bin, labelled by class name or bin number."""
     for name, value in zip(names, classes, strict=True):
         yield Observation(value, {"signal": CLASSES, "bin": name})
     for signal, values in signals.items():

@@ -1,7 +1,7 @@
 """Monitors a process's traffic for drift, off the request path.
 
-The event loop only copies pixels. A thread measures some dozens of images at a time, since an image
-alone costs 1.6 times as much, and judges the windows.
+The event loop only copies pixels. A thread measures images in blocks of some dozens, since
+measuring one alone takes 1.6 times as long per image, and tests the windows.
 """
 
 import logging
@@ -21,14 +21,14 @@ from serve.exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
-# For images of up to _PIXELS; of larger ones fewer, so that time and memory stay the same.
+# For images of up to _PIXELS; fewer larger ones, so that time and memory are constant.
 _PIXELS = 32 * 32
-_RATE = 50.0  # images measured in a second: under a hundredth of a processor, at 0.14 ms each
-_BLOCK = 32  # measured together; 16 and 128 cost the same each
-_BURST = 100  # that may be measured at once after a pause: a whole batch
+_RATE = 50.0  # images measured per second: under 1 % of a CPU, at 0.14 ms each
+_BLOCK = 32  # block size; 16 and 128 cost the same per image
+_BURST = 100  # images measured at once after a pause: a whole batch
 
-PAUSE_S = 15.0  # between two exports of a process's drift
-_MOST_BLOCKS = 4  # that wait for the thread; each has at most _BLOCK + _BURST images
+PAUSE_S = 15.0  # between exports of a process's drift
+_MOST_BLOCKS = 4  # blocks waiting for the thread; each has at most _BLOCK + _BURST images
 _FLUSH_S = 1.0
 
 _Block = list[tuple[NDArray[np.uint8], NDArray[np.float32]]]
@@ -38,17 +38,17 @@ _Block = list[tuple[NDArray[np.uint8], NDArray[np.float32]]]
 class WindowState:
     """The state of one window."""
 
-    window: int  # images it holds when full
-    images: int  # that were judged
+    window: int  # capacity in images
+    images: int  # images tested last
     raised: bool
-    report: DriftReport | None  # None before the first judgement
+    report: DriftReport | None  # None before the first test
 
 
 @dataclass(frozen=True)
 class DriftState:
-    """What a process knows of its traffic.
+    """A process's drift statistics.
 
-    `seen` images were answered, `measured` of them are in `totals`, which only grow.
+    Of `seen` predictions, `measured` are in `totals`, which only grow.
     """
 
     seen: int
@@ -58,15 +58,16 @@ class DriftState:
 
     @property
     def raised(self) -> bool:
-        """There is an alarm in any window."""
+        """Whether any window has raised an alarm."""
         return any(window.raised for window in self.windows)
 
 
 class DriftMonitor:
-    """An `Observer` that counts the images of requests in the bins of the model's reference.
+    """An `Observer` that counts images of requests in the bins of the model's reference.
 
     Args:
-        rate: images measured in a second at most, of more traffic a part; None: what takes under
+        rate: at most this many images are measured per second, a sample of heavier traffic; None:
+            what takes under 1 % of a CPU, 50 for 32x32 pixels.
             a hundredth of a processor, 50 for 32x32 pixels.
     """
 
@@ -94,7 +95,7 @@ class DriftMonitor:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drift")
 
     def __call__(self, exchange: Exchange, method: str, path: str) -> None:
-        """Takes some of a request's images; never raises."""
+        """Samples a request's images; never raises."""
         if exchange.images is None or exchange.probabilities is None:
             return
         try:
@@ -103,7 +104,7 @@ class DriftMonitor:
             self._report_failure()
 
     def state(self) -> DriftState:
-        """Everything up to the last exchange, for which the thread finishes its work."""
+        """The state after all requests so far; waits for the thread to catch up."""
         self.flush()
         with self._counting:
             totals = Counts.empty(self._reference)
@@ -115,12 +116,12 @@ class DriftMonitor:
         return DriftState(self._seen, totals.images, windows, totals)
 
     def flush(self, timeout_s: float = _FLUSH_S) -> None:
-        """Has all that was taken counted; gives up after a while."""
+        """Waits until everything sampled is counted, or gives up after a timeout."""
         try:
             with self._intake:
                 done = self._hand_over()
             done.result(timeout_s)
-        except (TimeoutError, RuntimeError):  # the interpreter is about to end: no more threads
+        except (TimeoutError, RuntimeError):  # the interpreter is shutting down: no new threads
             logger.debug("drift not counted to the end")
 
     def close(self) -> None:
@@ -132,7 +133,7 @@ class DriftMonitor:
             self._seen += len(images)
             if not (count := self._admitted(len(images))):
                 return
-            chosen = np.arange(count) * len(images) // count  # evenly through the batch
+            chosen = np.arange(count) * len(images) // count  # evenly spaced over the batch
             # Copies: a view would keep the whole batch in memory.
             self._staged.append((images[chosen], probabilities[chosen]))
             self._staged_images += count
@@ -143,7 +144,7 @@ class DriftMonitor:
                     self._hand_over()
 
     def _admitted(self, count: int) -> int:
-        """How many of so many images may be measured now: a token bucket."""
+        """How many of these images may be measured now: a token bucket."""
         now = self._clock()
         self._allowed = min(self._burst, self._allowed + (now - self._allowed_at) * self._rate)
         self._allowed_at = now
@@ -191,7 +192,7 @@ class DriftMonitor:
             logger.info("drift cleared", extra=facts)
 
     def _report_failure(self) -> None:
-        """Once: a mistake of ours would fill the log at the rate of the requests."""
+        """Logged once: a bug would otherwise fill the log at the rate of requests."""
         if not self._failed:
             self._failed = True
             logger.exception("drift monitor failed; requests are not affected")

@@ -1,4 +1,4 @@
-"""Has the drift monitor see every request of a process."""
+"""Connects the drift monitor to every request of a process."""
 
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 def watch_traffic(
     telemetry: Telemetry, settings: Settings, metadata: ArtifactMetadata
 ) -> DriftMonitor | None:
-    """Monitors every request from now on; None where the settings switch that off.
+    """Starts monitoring; None if the settings turn it off.
 
-    Alarms are logged and, where metrics are exported, exported with the states behind them.
+    Alarms are logged; if metrics are exported, alarms and scores are too.
     """
     if settings.drift_rate == 0:
         return None
     monitor = DriftMonitor(metadata, rate=settings.drift_rate)
 
     def register(meter: "Meter") -> None:
-        from serve.drift.instruments import register_instruments  # loads OpenTelemetry
+        from serve.drift.instruments import register_instruments  # imports OpenTelemetry
 
         register_instruments(meter, monitor)
 

@@ -19,8 +19,7 @@ from serve.http.service import Service
 from serve.inference.predictor import Predictor
 from serve.settings import Settings
 
-# What browsers of other origins may do. A test holds the same lists in
-# infra/terraform/roots/service/api.tf to these.
+# CORS rules. A test compares these lists with infra/terraform/roots/service/api.tf.
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
     "allow_headers": [
@@ -50,13 +49,13 @@ def create_app(
     at_end: Callable[[], None] | None = None,
     answers: KeptAnswers | None = None,
 ) -> Starlette:
-    """The application around one predictor.
+    """Creates the application around one predictor.
 
     Args:
-        observer: is told of every request.
-        middleware: outermost layers, before ours.
-        at_end: is called when the last request was answered.
-        answers: what is kept of the answers, about which callers may send labels.
+        observer: called after every request.
+        middleware: outermost layers, around ours.
+        at_end: called after the last request.
+        answers: captured predictions that callers may label.
     """
     service = Service(predictor, settings)
     routes = api_routes(service, answers)
@@ -90,10 +89,10 @@ def create_app(
 
 
 def _cors(settings: Settings) -> list[Middleware]:
-    """For a service that is asked directly, or through a proxy that leaves CORS alone.
+    """CORS for a service that is reached directly, or through a proxy that does not handle CORS.
 
-    On AWS the HTTP API answers instead, preflights and its own refusals (401, 429) too, and ignores
-    what is said here. Function URLs, whose callers sign, have no CORS of their own.
+    On AWS the HTTP API handles CORS, including preflights and its own 401 and 429 responses, and
+    ignores these headers. Function URLs, whose callers sign requests, have no CORS of their own.
     """
     if not settings.cors_origins:
         return []

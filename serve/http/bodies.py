@@ -30,7 +30,7 @@ from serve.http.middleware import header
 from serve.http.schemas import BatchRequest, PredictRequest
 from serve.settings import MAX_IMAGES, Settings
 
-# It warns of every odd byte in a form; the caller is told, and the log is not theirs to fill.
+# It warns about every odd byte of a form; callers must not be able to fill the log.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 _MAX_PARTS = MAX_IMAGES + 10
 
@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
     name: str
     data: bytes
-    is_file: bool = False  # it has a file's name, or a type that is no text
+    is_file: bool = False  # it has a file name, or a type other than text
 
 
 class _Reader:
@@ -83,11 +83,11 @@ class _Reader:
         name = options.get(b"name", b"").decode("utf-8", "replace")
         is_file = b"filename" in options or not self._type.startswith(b"text/plain")
         data = bytes(self._data)
-        if self._encoding == b"base64":  # as mail has it, and programs that write forms like mail
+        if self._encoding == b"base64":  # as in mail, and in clients that encode forms like mail
             try:
                 data = binascii.a2b_base64(data)
             except ValueError as exc:
-                detail = f"the part {name} is no base64, as it says: {str(exc).lower()}"
+                detail = f"the part {name} is not valid base64: {str(exc).lower()}"
                 raise MalformedForm(detail, field="body") from exc
         self.parts.append(Part(name, data, is_file))
 
@@ -99,7 +99,7 @@ def read_form(content_type: bytes, body: bytes) -> list[Part]:
     """The parts of a form, in their order.
 
     Raises:
-        MalformedForm: says what is wrong with it.
+        MalformedForm: the message says what is wrong.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
@@ -107,7 +107,7 @@ def read_form(content_type: bytes, body: bytes) -> list[Part]:
     reader = _Reader()
     callbacks = {name: getattr(reader, name) for name in dir(reader) if name.startswith("on_")}
     start = 0 if body.startswith(b"--" + boundary) else body.find(b"\n--" + boundary) + 1
-    body = body[start:]  # what stands before the first boundary is nobody's (RFC 2046, 5.1.1)
+    body = body[start:]  # the preamble is to be ignored (RFC 2046, 5.1.1)
     try:
         parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]  # all of them at once
         parser.write(body)
@@ -125,7 +125,7 @@ _MEDIA_TYPES = "application/json, image/* or multipart/form-data"
 
 
 class Options(NamedTuple):
-    """What the answer should hold."""
+    """Options of the response."""
 
     top_k: int = 3
     probabilities: bool = False
@@ -133,19 +133,19 @@ class Options(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """An image file, or why there is none; `field` is its name in the request."""
+    """An image file, or the reason why there is none; `field` is its name in the request."""
 
     field: str
     data: bytes | ServiceError
 
 
 async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
-    """The whole body, unpacked if it came compressed.
+    """The whole body, decompressed if necessary.
 
     Raises:
-        BodyTooLarge: before more than the limit was kept in memory.
+        BodyTooLarge: never holds more than the limit in memory.
         BodyTimeout: it did not arrive in time.
-        UnsupportedMediaType: it is compressed in another way than gzip and deflate.
+        UnsupportedMediaType: its content encoding is neither gzip nor deflate.
         MalformedEncoding: it is damaged.
     """
     encoding = header(scope, b"content-encoding")
@@ -166,7 +166,7 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
     return body if encoding is None else _unpacked(body, encoding.strip().lower(), limit)
 
 
-_ANY_WINDOW = 32  # zlib's, of gzip and of zlib, as the first bytes say
+_ANY_WINDOW = 32  # detects gzip or zlib format by its header
 
 
 def _unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
@@ -178,7 +178,7 @@ def _unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
             field="content-encoding",
             headers={"accept-encoding": "gzip, deflate"},
         )
-    # Some send deflate without zlib's frame: then the first byte is no method of zlib.
+    # Some clients send raw deflate: then the first byte is no valid zlib method.
     is_bare = encoding == b"deflate" and (not body or body[0] & 0x0F != zlib.DEFLATED)
     window = -zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS | _ANY_WINDOW
     unpacked, rest = bytearray(), body
@@ -189,8 +189,8 @@ def _unpacked(body: bytes, encoding: bytes, limit: int) -> bytes:
             if len(unpacked) > limit:
                 raise _too_large("more", limit)
             if not unpacker.eof:
-                raise zlib.error("it is cut short")
-            rest = unpacker.unused_data  # the next member of a file of gzip
+                raise zlib.error("it is truncated")
+            rest = unpacker.unused_data  # the next member of a gzip file
             if not unpacked and not rest:
                 break
     except zlib.error as exc:
@@ -225,7 +225,8 @@ def one_image(scope: Scope, body: bytes) -> tuple[Upload, Options]:
     match media_type(scope, body):
         case "json":
             request = decoded(_PREDICT, body)
-            _query(scope, PREDICT_OPTIONS)  # says nothing of JSON, but what is wrong is refused
+            # Says nothing about JSON, but malformed values are rejected.
+            _query(scope, PREDICT_OPTIONS)
             return from_base64("image", request.image), Options(
                 request.top_k, request.probabilities, request.saliency
             )
@@ -242,7 +243,8 @@ def one_image(scope: Scope, body: bytes) -> tuple[Upload, Options]:
 
 
 def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
-    """The images of a /predict/batch request, those that are no base64 as errors in their places.
+    """The images of a /predict/batch request; those with invalid base64 become errors at their
+    index.
 
     Raises:
         ServiceError: names the field that is missing or wrong.
@@ -272,20 +274,20 @@ def many_images(scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
 
 
 def _from_part(field: str, part: Part) -> Upload:
-    """The file that a part of a form is.
+    """The file in a form part.
 
     Raises:
-        InvalidField: it is a field of text, as where the @ of curl's option is missing.
+        InvalidField: it is a text field, as when the @ of curl's option is missing.
     """
     if not (part.is_file or image_type(part.data) or other_type(part.data)):
         raise InvalidField(
-            "expected a file, got a field of text; curl sends a file as -F image=@photo.jpg", field
+            "expected a file, got a text field; curl sends a file as -F image=@photo.jpg", field
         )
     return Upload(field, part.data)
 
 
 def from_base64(field: str, text: Any) -> Upload:
-    """The file that base64 or a data URL holds."""
+    """Decodes base64 or a data URL."""
     if not isinstance(text, str):
         return Upload(field, InvalidField("expected base64 in a string", field))
     if text[:5].lower() == "data:":
@@ -309,8 +311,9 @@ _FROM_URL_SAFE = str.maketrans("-_", "+/", " \t\r\n\f\v")
 
 
 def _strict(text: str) -> str:
-    """base64 as the world writes it, in the form of RFC 4648, 4: without line ends, of the other
-    alphabet (section 5), with its padding."""
+    """Normalises lenient base64 to RFC 4648, section 4: no line breaks, the standard alphabet
+    instead of section 5's, padding.
+    """
     text = text.translate(_FROM_URL_SAFE)
     return text if text.endswith("=") else text + "=" * (-len(text) % 4)
 
@@ -323,7 +326,7 @@ def media_type(scope: Scope, body: bytes) -> str:
         return "form"
     if essence.startswith(b"image/") or essence in _ANY_FILE:
         return "image"
-    if not essence and body:  # the caller left it to us
+    if not essence and body:  # the caller did not specify a type
         return "image" if image_type(body) else "json"
     said = essence.decode("latin-1") if essence else "nothing and an empty body"
     raise UnsupportedMediaType(
@@ -331,7 +334,7 @@ def media_type(scope: Scope, body: bytes) -> str:
     )
 
 
-_ANY_FILE = (b"application/octet-stream", b"binary/octet-stream")  # the latter is S3's
+_ANY_FILE = (b"application/octet-stream", b"binary/octet-stream")  # S3's default
 
 
 def _content_type(scope: Scope) -> bytes:
@@ -357,7 +360,7 @@ def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
 
 
 def _with_whole_top_k(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    """Takes 3.0 for an integer, which it is to JSON Schema and is not to msgspec."""
+    """Accepts 3.0 as an integer, as JSON Schema does and msgspec does not."""
     plain = msgspec.json.decode(body)
     if plain["top_k"].is_integer():
         plain["top_k"] = int(plain["top_k"])
@@ -394,14 +397,14 @@ def _options(texts: dict[str, str], known: tuple[str, ...]) -> Options:
 
 
 def _flag(texts: dict[str, str], name: str) -> bool:
-    text = texts.get(name, "false").lower()  # Python's clients write True
+    text = texts.get(name, "false").lower()  # Python clients write True
     if text not in ("true", "false"):
         raise InvalidField("expected true or false", field=name)
     return text == "true"
 
 
 def _field_of(problem: str) -> str:
-    """The field that msgspec's message is about: "… - at `$.top_k`", "… required field `image`"."""
+    """The field named by msgspec's message: "… - at `$.top_k`", "… required field `image`"."""
     if place := re.search(r"at `\$\.?(.+)`$", problem) or re.search(r"field `(.+)`$", problem):
         return place[1]
     return "body"

@@ -1,4 +1,4 @@
-"""POST /feedback: what an answer should have been, by callers who learn it later."""
+"""POST /feedback: the correct label of an earlier prediction, from callers who learn it later."""
 
 import asyncio
 import time
@@ -19,24 +19,27 @@ _DECODER = msgspec.json.Decoder(Feedback)
 
 
 class KeptAnswers(Protocol):
-    """The answers that were kept, and what is said about them."""
+    """Captured predictions and their labels."""
 
     def say(self, feedback: Feedback, caller: str, asked_at: float) -> bool:
-        """Keeps a label; false if the caller said the same before. May take as long as a store.
+        """Stores a label; false if the caller sent the same one before. May take as long as a store
+        does.
 
         Args:
-            caller: digest of its API key; "" of the release manager.
+            caller: digest of its API key; "" for the release manager.
             asked_at: time.monotonic() of the request.
 
         Raises:
-            UnknownAnswer: it was not kept, or is not found.
-            Contradiction: the caller said otherwise before.
-            StoreUnavailable: the store does not answer.
+            UnknownAnswer: it was not captured, or is not found in time.
+            Contradiction: the caller sent another label before.
+            StoreUnavailable: the store does not respond.
         """
 
 
 class FeedbackEndpoint:
-    """POST /feedback, an ASGI application. A thread asks the store, for one caller at a time."""
+    """POST /feedback as an ASGI application. A thread accesses the store, for one request at a
+    time.
+    """
 
     def __init__(self, service: Service, answers: KeptAnswers | None) -> None:
         self._service, self._answers = service, answers

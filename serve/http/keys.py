@@ -1,6 +1,6 @@
 """API keys, stored as digests.
 
-A key is 32 random bytes, so a plain SHA-256 keeps it: a slow hash protects what can be guessed.
+A key is 32 random bytes, so plain SHA-256 is enough: slow hashes protect guessable secrets.
 """
 
 import hashlib
@@ -30,40 +30,39 @@ _CHALLENGE = 'Bearer realm="kiln"'
 
 
 class KeyRing:
-    """Admits requests that carry one of the keys, or all requests if there are no keys."""
+    """Admits requests that carry one of the keys; all requests if there are none."""
 
     def __init__(self, digests: Sequence[str]) -> None:
         self._digests = tuple(digests)
 
     def check(self, scope: Scope) -> None:
-        """Looks at X-API-Key and at Authorization: Bearer.
+        """Checks X-API-Key and Authorization: Bearer.
 
         Raises:
-            Unauthorized: there is no key, or it is another.
+            Unauthorized: the key is missing or unknown.
         """
         if self._digests:
             self.caller(scope)
 
     def caller(self, scope: Scope) -> str:
-        """The digest of the request's key; "" of the release manager, who needs none.
+        """The digest of the request's key; "" for the release manager, which needs none.
 
         Raises:
-            Unauthorized: there is no key, or it is another; or the service has none.
+            Unauthorized: the key is missing or unknown, or the service has no keys.
         """
         if is_invoked(scope):
             return ""
         if not self._digests:
             raise Unauthorized(
-                "this service has no API keys (KILN_API_KEYS), without which it cannot tell who "
-                "says what",
+                "this service has no API keys (KILN_API_KEYS), which identify callers",
                 headers={"www-authenticate": _CHALLENGE},
             )
         key = header(scope, b"x-api-key") or _bearer(header(scope, b"authorization") or b"")
         found = digest_of(key)
-        # Every digest is compared, so that the time says nothing about which one was close.
+        # All digests are compared in constant time.
         matches = [hmac.compare_digest(found, digest) for digest in self._digests]
         if not any(matches):
-            said = "this API key is not known" if key else "there is no API key"
+            said = "the API key is unknown" if key else "the API key is missing"
             raise Unauthorized(
                 f"{said}: send it as the header X-API-Key",
                 field="x-api-key",
@@ -78,7 +77,7 @@ def _bearer(authorization: bytes) -> bytes:
 
 
 def main() -> None:
-    """Prints a new key and what to configure."""
+    """Prints a new key and its configuration."""
     key, digest = new_key()
     sys.stdout.write(f"key, for the caller only:  {key}\nKILN_API_KEYS={digest}\n")
 

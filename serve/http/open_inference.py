@@ -1,8 +1,8 @@
-"""The open inference protocol (KServe's and Triton's V2) over HTTP, for clients that speak it.
+"""The open inference protocol (KServe's and Triton's V2) over HTTP, for its clients.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 and of https://github.com/triton-inference-server/server/tree/main/docs/protocol the extensions for
-binary data, classification and model configuration. Imported when it is first asked for.
+binary data, classification and model configuration. Imported at its first use.
 """
 
 import re
@@ -28,13 +28,13 @@ from serve.settings import MAX_IMAGES
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration"]
 PLATFORM = "onnx_onnxv1"
-_VERSION = "1"  # of the service's interface, as the OpenAPI document has it
+_VERSION = "1"  # version of the service's interface, as in the OpenAPI document
 _OCTETS = b"application/octet-stream"
 _encode = msgspec.json.Encoder().encode
 
 
 class ServerMetadata(Struct):
-    """What the server is, and which extensions it has."""
+    """The server and its extensions."""
 
     name: str
     version: str
@@ -50,7 +50,7 @@ class TensorMetadata(Struct):
 
 
 class ModelMetadata(Struct):
-    """What the model takes and gives."""
+    """The model's inputs and outputs."""
 
     name: str
     versions: list[str]
@@ -85,7 +85,7 @@ async def answer(
     """Answers a request to one of the protocol's endpoints, whose route Starlette found.
 
     Raises:
-        ServiceError: becomes the protocol's own form of an error in the middleware.
+        ServiceError: the middleware converts it to the protocol's error form.
     """
     operation = scope["route"].name.replace("Version", "")
     if operation == "inferModel":
@@ -119,7 +119,7 @@ def _model_metadata(metadata: ArtifactMetadata) -> ModelMetadata:
 
 
 def _model_config(metadata: ArtifactMetadata) -> dict[str, Any]:
-    """As Triton has it; `dims` leave out the batch."""
+    """Triton's model configuration; `dims` leave out the batch axis."""
     pixels = {"name": INPUT, "data_type": "TYPE_UINT8", "format": "FORMAT_NHWC"}
     files = {"name": FILES, "data_type": "TYPE_STRING"}
     output = {"name": PROBABILITIES, "data_type": "TYPE_FP32", "dims": [len(metadata.classes)]}
@@ -154,7 +154,7 @@ async def _infer(service: Service, scope: Scope, receive: Receive, send: Send) -
     exchange.decode_at = start = time.perf_counter()
     service.batcher.check_room()
     request, binary = read_request(scope, body)
-    wanted_outputs(request)  # what cannot be answered is refused before anything runs
+    wanted_outputs(request)  # reject invalid output requests before anything runs
     found = read_input(request, binary, service.predictor.metadata.input_size)
     exchange.waiting = service.batcher.admitted
     with service.batcher.admission(len(found)):
@@ -174,19 +174,19 @@ async def _infer(service: Service, scope: Scope, receive: Receive, send: Send) -
 async def _decoded(service: Service, exchange: Exchange, uploads: list[Upload]) -> Pixels:
     images = []
     for one in await service.decode(exchange, uploads):
-        if isinstance(one, ServiceError):  # the protocol has no place for the error of one image
+        if isinstance(one, ServiceError):  # the protocol has no errors of single images
             raise one
         images.append(one)
     return np.stack(images)
 
 
-# Of zlib: a window, and 16 for the frame of gzip; deflate is zlib's own (RFC 9110, 8.4.1.2).
+# Zlib window bits, plus 16 for gzip framing; HTTP's "deflate" is zlib format (RFC 9110, 8.4.1.2).
 _FRAMES = {b"gzip": zlib.MAX_WBITS + 16, b"deflate": zlib.MAX_WBITS}
 _REFUSED = re.compile(rb";\s*q=0(\.0*)?\s*$")
 
 
 def _compressed(accepted: bytes, body: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """The body in the first encoding that the caller takes, where that makes it smaller."""
+    """The body in the client's preferred encoding, if that makes it smaller."""
     for one in accepted.lower().split(b","):
         name = one.partition(b";")[0].strip()
         if name in _FRAMES and not _REFUSED.search(one):

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document, generated from the types that validate requests.
 
-`bazel run //serve:openapi` writes serve/site/openapi.json anew, and a test compares, so that a cold
-start reads a file.
+`bazel run //serve:openapi` regenerates serve/site/openapi.json, and a test compares the two; cold
+starts read the file.
 """
 
 import json
@@ -93,39 +93,37 @@ def document() -> Json:
 
 
 def _operations() -> dict[str, Json]:
-    """What is said of each operation of the table in serve/http/routes.py."""
+    """Descriptions of the operations in serve/http/routes.py."""
     return {
         "predict": _predict(),
         "predictBatch": _predict_batch(),
         "sendFeedback": _feedback(),
-        "getModelInfo": _get("What the served model is", "ModelInfo"),
+        "getModelInfo": _get("Model metadata", "ModelInfo"),
         "getHealth": _get("Whether the process is alive", "Status"),
         "getReadiness": _get(
-            "Whether the model gives the answers that were recorded when it was exported",
+            "Whether the model reproduces the predictions recorded at export",
             "Status",
             errors.NotReady,
         ),
-        "getSamples": _get("Images to try", "Samples"),
+        "getSamples": _get("Sample images", "Samples"),
         **_open_inference(),
     }
 
 
 def _open_inference() -> dict[str, Json]:
-    """The protocol of KServe and Triton; what names a version takes one more parameter."""
+    """The protocol of KServe and Triton; paths with a version have one more parameter."""
     server = {
-        "getServerMetadata": _get("Open inference protocol: what the server is", "ServerMetadata"),
-        "getServerLive": _get("Open inference protocol: whether it is alive", "ServerHealth"),
+        "getServerMetadata": _get("Open inference protocol: server metadata", "ServerMetadata"),
+        "getServerLive": _get("Open inference protocol: server liveness", "ServerHealth"),
         "getServerReady": _get(
-            "Open inference protocol: whether it is ready", "ServerHealth", errors.NotReady
+            "Open inference protocol: server readiness", "ServerHealth", errors.NotReady
         ),
     }
     model = {
-        "getModel{}Metadata": _get(
-            "Open inference protocol: what the model takes and gives", "ModelMetadata"
-        ),
-        "getModel{}Config": _get("Open inference protocol: the model as Triton says it", ""),
+        "getModel{}Metadata": _get("Open inference protocol: model metadata", "ModelMetadata"),
+        "getModel{}Config": _get("Open inference protocol: Triton's model configuration", ""),
         "getModel{}Ready": _get(
-            "Open inference protocol: whether the model is ready", "ModelReady", errors.NotReady
+            "Open inference protocol: model readiness", "ModelReady", errors.NotReady
         ),
         "inferModel{}": _infer(),
     }
@@ -141,8 +139,11 @@ def _open_inference() -> dict[str, Json]:
 
 
 def _infer() -> Json:
-    """Bodies with binary tensors have no schema: JSON and what follows it."""
-    length = {"description": "Bytes of JSON before the tensors.", "schema": {"type": "integer"}}
+    """Bodies with binary tensors, JSON followed by bytes, have no schema."""
+    length = {
+        "description": "Length in bytes of the JSON before the tensors.",
+        "schema": {"type": "integer"},
+    }
     answer = _success("InferResponse")
     answer["content"]["application/octet-stream"] = {"schema": {}}
     answer["headers"] = answer["headers"] | {"Inference-Header-Content-Length": length}
@@ -151,7 +152,7 @@ def _infer() -> Json:
         "description": (
             f"Up to {MAX_IMAGES} images, as pixels of the model's size in the input images, or as "
             "files of any size in the input image_files; the probabilities of all classes, or with "
-            "classification the most probable ones. One image that cannot be read fails them all."
+            "classification the most probable ones. One unreadable image fails the request."
         ),
         "security": [{}, {"key": []}, {"bearer": []}],
         "parameters": [
@@ -199,7 +200,7 @@ def _path_parameter(name: str) -> Json:
 
 
 def _predict() -> Json:
-    # Without a type: a part of a form is bytes, whatever they say (OpenAPI 3.1, 4.8.14.2).
+    # Without a type: a form part is bytes, whatever its content (OpenAPI 3.1, 4.8.14.2).
     file = {"contentMediaType": "application/octet-stream"}
     form = _form("image", file, *PREDICT_OPTIONS)
     return {
@@ -259,12 +260,14 @@ def _feedback() -> Json:
         errors.StoreUnavailable,
     )
     responses["404"]["headers"] |= _retry_after()
-    known = _success("FeedbackResponse") | {"description": "The same caller had said so before."}
+    known = _success("FeedbackResponse") | {
+        "description": "The same caller had sent this label before."
+    }
     return {
-        "summary": "Say what an answer should have been",
+        "summary": "Send the correct label of a prediction",
         "description": (
-            "For the answers that the service keeps, which are a sample of all. Needs an API key, "
-            "by which callers are told apart: each may say one label of an image, and repeat it."
+            "Only for captured predictions, a sample of all. Needs an API key, which identifies "
+            "the caller: each may send one label per image, and repeat it."
         ),
         "security": [{"key": []}, {"bearer": []}],
         "parameters": [_traceparent()],
@@ -274,7 +277,7 @@ def _feedback() -> Json:
         },
         "responses": {
             "200": known,
-            "201": _success("FeedbackResponse") | {"description": "The label is kept."},
+            "201": _success("FeedbackResponse") | {"description": "The label is stored."},
             **responses,
         },
     }
@@ -297,7 +300,7 @@ def _success(schema: str) -> Json:
 
 
 def _problems(*kinds: type[ServiceError]) -> Json:
-    """One response per status, which names the problem types behind it."""
+    """One response per status, listing its problem types."""
     by_status: dict[int, list[type[ServiceError]]] = {}
     every: tuple[type[ServiceError], ...] = (*kinds, errors.InternalError)
     for kind in every:
@@ -324,13 +327,13 @@ def _form(name: str, schema: Json, *options: str) -> Json:
 
 
 def _options(*names: str) -> list[Json]:
-    """The request's own fields as query parameters, for bodies that are not JSON."""
+    """Request fields as query parameters, for bodies other than JSON."""
     fields = msgspec.json.schema(schemas.PredictRequest)["$defs"]["PredictRequest"]["properties"]
     return [
         {
             "name": name,
             "in": "query",
-            "description": "For bodies that are no JSON. " + fields[name]["description"],
+            "description": "For bodies other than JSON. " + fields[name]["description"],
             "schema": {key: value for key, value in fields[name].items() if key != "description"},
         }
         for name in names
@@ -371,12 +374,12 @@ def _ref(name: str) -> Json:
 
 
 def text() -> str:
-    """The document as it stands in the file."""
+    """The document as stored in the file."""
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
 
 
 def main() -> None:
-    """Writes the file into the workspace."""
+    """Writes the file in the workspace."""
     path = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ""), _FILE)
     path.write_text(text(), encoding="utf-8")
     sys.stdout.write(f"{path}\n")

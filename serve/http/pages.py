@@ -42,7 +42,7 @@ _PAGE_HEADERS = {
 def page_routes() -> list[Route]:
     """/, /docs, /openapi.json and the files of the pages.
 
-    Pages name everything by relative URLs, so they work below any prefix.
+    Pages use relative URLs only, so they work below any prefix.
     """
     files = {name: _file(name) for name in _SHARED}
 
@@ -67,7 +67,7 @@ def _file(name: str) -> Endpoint:
 def unchanging(
     body: bytes, kind: str, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Endpoint:
-    """An endpoint whose answer stays while the process lives; browsers ask whether theirs is it."""
+    """An endpoint whose content is constant during the process's life, with an ETag."""
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     cached = {"cache-control": "no-cache", "etag": tag}
     whole = {**cached, "content-type": kind, **headers}
@@ -81,9 +81,9 @@ def unchanging(
 
 
 def samples(metadata: ArtifactMetadata) -> Samples:
-    """Images to try: one of each class of CIFAR-10, or those that the artifact carries.
+    """Sample images: one of each class of CIFAR-10, or those in the artifact.
 
-    The latter have the labels that the model gave them when it was exported.
+    The latter are labelled with the model's predictions at export.
     """
     bundled = msgspec.json.decode((_FOLDER / "samples.json").read_bytes(), type=Samples)
     if {sample.label for sample in bundled.samples} <= set(metadata.classes):

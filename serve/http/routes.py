@@ -1,7 +1,7 @@
-"""The API: one table of its endpoints, and what answers each of them.
+"""The API: one table of endpoints, and their implementations.
 
-The application is assembled from the table, the OpenAPI document lists it, and telemetry names
-requests by the route that the application found.
+The application's routes, the OpenAPI document and the route labels of telemetry come from this
+table.
 """
 
 import time
@@ -56,7 +56,7 @@ ENDPOINTS = (
     Endpoint("GET", "/health", "getHealth"),
     Endpoint("GET", "/ready", "getReadiness"),
     Endpoint("GET", "/samples", "getSamples"),
-    # The open inference protocol; a model's version need not be named.
+    # The open inference protocol; the model version is optional.
     Endpoint("GET", "/v2", "getServerMetadata"),
     Endpoint("GET", "/v2/health/live", "getServerLive"),
     Endpoint("GET", "/v2/health/ready", "getServerReady"),
@@ -75,7 +75,7 @@ def api_routes(service: Service, answers: KeptAnswers | None = None) -> list[Rou
     """A route for each endpoint of the table.
 
     Args:
-        answers: what is kept of the answers, if anything is.
+        answers: captured predictions, if capture is on.
     """
     metadata = service.predictor.metadata
     readiness = Readiness(service.predictor)
@@ -109,7 +109,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class PredictEndpoint:
-    """POST /predict, an ASGI application."""
+    """POST /predict as an ASGI application."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -119,7 +119,8 @@ class PredictEndpoint:
         service.keys.check(scope)
         body = await read_body(scope, receive, service.settings)
         exchange.decode_at = start = time.perf_counter()
-        service.batcher.check_room()  # parsing a body that is then turned away costs time
+        # Checked first: parsing a body that is then rejected costs time.
+        service.batcher.check_room()
         uploads, options = self._parse(scope, body)
         exchange.waiting = service.batcher.admitted
         found = None
@@ -143,13 +144,11 @@ class PredictEndpoint:
     def _parse(self, scope: Scope, body: bytes) -> tuple[list[Upload], Options]:
         upload, options = one_image(scope, body)
         if options.saliency and not self._service.settings.saliency:
-            raise InvalidField(
-                "this service does not show what it looked at (KILN_SALIENCY)", field="saliency"
-            )
+            raise InvalidField("saliency is turned off here (KILN_SALIENCY)", field="saliency")
         return [upload], options
 
     def _accepted(self, exchange: Exchange, decoded: list[Decoded]) -> list[Pixels]:
-        """The images that the model is to see."""
+        """The images to run, without the rejected ones."""
         (one,) = decoded
         if isinstance(one, ServiceError):
             raise one
@@ -220,7 +219,7 @@ def _timing(exchange: Exchange) -> Timing:
 
 
 class OpenInference:
-    """The open inference protocol, an ASGI application; who never asks for it need not load it."""
+    """The open inference protocol as an ASGI application, imported at its first request."""
 
     def __init__(self, service: Service, readiness: Readiness) -> None:
         self._service, self._readiness = service, readiness
@@ -237,7 +236,7 @@ IMAGE_TYPES += ["image/avif"] if HAS_AVIF else []
 
 
 def model_info(metadata: ArtifactMetadata, settings: Settings) -> ModelInfo:
-    """The answer of /model/info."""
+    """The content of /model/info."""
     facts = {
         name: getattr(metadata, name) for name in ModelInfo.__struct_fields__ if name != "limits"
     }
@@ -254,7 +253,7 @@ def model_info(metadata: ArtifactMetadata, settings: Settings) -> ModelInfo:
 
 
 def _get(answer: Callable[[], msgspec.Struct]) -> Callable[[Request], Any]:
-    """An endpoint that nothing may store."""
+    """A GET endpoint with Cache-Control: no-store."""
 
     async def respond_with_json(_: Request) -> Response:
         return Response(_encode(answer()), media_type="application/json", headers=_NO_STORE)

@@ -1,4 +1,4 @@
-"""Types of requests and responses, which also generate the OpenAPI document."""
+"""Request and response types, from which the OpenAPI document is generated."""
 
 from typing import Annotated, Any
 
@@ -8,8 +8,8 @@ from common.saliency import IMAGES, LARGEST
 from serve.settings import MAX_IMAGES
 
 _BASE64 = (
-    "A PNG, JPEG, WebP, GIF or BMP file in base64, of either alphabet, in one line or many, with "
-    "or without a data URL's beginning."
+    "A PNG, JPEG, WebP, GIF or BMP file in base64, standard or URL-safe, with or without line "
+    "breaks and a data URL prefix."
 )
 _EXAMPLE = (  # a PNG of 4 x 4 pixels
     "iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR42mN0a9rCAANMDEgANwcASs4BhI2dfVEAAAAASUVO"
@@ -17,7 +17,7 @@ _EXAMPLE = (  # a PNG of 4 x 4 pixels
 )
 
 TopK = Annotated[
-    int, Meta(ge=1, le=1000, description="How many classes to name; all if there are fewer.")
+    int, Meta(ge=1, le=1000, description="Number of classes to return; all if there are fewer.")
 ]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Milliseconds = Annotated[float, Meta(ge=0)]
@@ -28,10 +28,7 @@ RequestId = Annotated[
 ]
 
 
-_SALIENCY = (
-    "Whether to show what the answer looked at, by covering parts of the image in turn. "
-    f"Counts as {IMAGES} images."
-)
+_SALIENCY = f"Whether to compute an occlusion saliency map. Counts as {IMAGES} images."
 
 
 class PredictRequest(Struct, forbid_unknown_fields=True):
@@ -39,7 +36,7 @@ class PredictRequest(Struct, forbid_unknown_fields=True):
 
     image: Annotated[str, Meta(min_length=1, description=_BASE64, examples=[_EXAMPLE])]
     top_k: TopK = 3
-    probabilities: Annotated[bool, Meta(description="Whether to list every class.")] = False
+    probabilities: Annotated[bool, Meta(description="Whether to return every class.")] = False
     saliency: Annotated[bool, Meta(description=_SALIENCY)] = False
 
 
@@ -47,20 +44,20 @@ class BatchRequest(Struct, forbid_unknown_fields=True):
     """Up to a hundred images, each of which succeeds or fails on its own."""
 
     images: Annotated[
-        list[Any],  # one that is no string fails alone, as one that is no image does
+        list[Any],  # a non-string fails alone, like an invalid image
         Meta(
             min_length=1,
             max_length=MAX_IMAGES,
-            # Without a type: another than a string is answered in its place, too.
+            # Without a type: a non-string becomes an error at its index.
             extra_json_schema={"items": {"contentEncoding": "base64", "description": _BASE64}},
         ),
     ]
     top_k: TopK = 3
-    probabilities: Annotated[bool, Meta(description="Whether to list every class.")] = False
+    probabilities: Annotated[bool, Meta(description="Whether to return every class.")] = False
 
 
 class ClassScore(Struct):
-    """A class and how probable it is."""
+    """A class and its probability."""
 
     label: str
     index: Annotated[int, Meta(ge=0)]
@@ -68,21 +65,21 @@ class ClassScore(Struct):
 
 
 class Prediction(Struct):
-    """What the image shows, most probable first."""
+    """The predicted classes, most probable first."""
 
     label: str
-    index: Annotated[int, Meta(ge=0, description="Place of the label among the model's classes.")]
+    index: Annotated[int, Meta(ge=0, description="Index of the label in the model's classes.")]
     probability: Probability
     top_k: list[ClassScore]
     probabilities: dict[str, Probability] | UnsetType = UNSET
 
 
 class Timing(Struct):
-    """Where the time went, within the service."""
+    """Durations within the service."""
 
     decode_ms: Milliseconds
     queue_ms: Milliseconds
-    infer_ms: Annotated[float, Meta(ge=0, description="The run that answered, whole.")]
+    infer_ms: Annotated[float, Meta(ge=0, description="The complete model run.")]
     total_ms: Milliseconds
 
 
@@ -90,16 +87,16 @@ SaliencyMap = Annotated[
     list[list[Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]]],
     Meta(
         description=(
-            "By how much the natural logarithm of the answer's odds falls when a part of the image "
-            "is covered, in rows from the top; negative where it rises. The parts are those of the "
-            "image as the model sees it."
+            "Decrease of the predicted class's log odds when a part of the image is covered, in "
+            "rows from the top; negative where they rise. The parts are those of the image as the "
+            "model sees it."
         )
     ),
 ]
 
 
 class PredictResponse(Prediction, kw_only=True):
-    """A prediction, by which model, and how long it took."""
+    """A prediction, its model, and its duration."""
 
     saliency: SaliencyMap | UnsetType = UNSET
 
@@ -109,7 +106,7 @@ class PredictResponse(Prediction, kw_only=True):
 
 
 class ItemError(Struct):
-    """Why one image of a batch has no prediction, in the words of a problem."""
+    """Why one image of a batch has no prediction, as in a problem document."""
 
     type: str
     title: str
@@ -119,7 +116,7 @@ class ItemError(Struct):
 
 
 class BatchItem(Struct):
-    """The prediction or the error for the image at that index."""
+    """The prediction or error of the image at that index."""
 
     index: Annotated[int, Meta(ge=0, lt=MAX_IMAGES)]
     prediction: Prediction | UnsetType = UNSET
@@ -127,7 +124,7 @@ class BatchItem(Struct):
 
 
 class BatchResponse(Struct):
-    """One item per image, in their order."""
+    """One item per image, in order."""
 
     results: list[BatchItem]
     succeeded: Annotated[int, Meta(ge=0)]
@@ -138,38 +135,38 @@ class BatchResponse(Struct):
 
 
 class Feedback(Struct, forbid_unknown_fields=True):
-    """What an answer should have been."""
+    """The correct label of a prediction."""
 
     request_id: Annotated[
         str,
         Meta(
             pattern="^[0-9a-f]{32}$",
-            max_length=32,  # or a line end might stand behind
-            description="Of the answer: its request_id, X-Request-ID.",
+            max_length=32,  # otherwise a trailing line break would match
+            description="The prediction's request_id, X-Request-ID.",
         ),
     ]
     label: Annotated[
-        str, Meta(min_length=1, max_length=200, description="The class that is right, by its name.")
+        str, Meta(min_length=1, max_length=200, description="Name of the correct class.")
     ]
     index: Annotated[
         int,
-        Meta(ge=0, lt=MAX_IMAGES, description="Of the image, where the request had several."),
+        Meta(ge=0, lt=MAX_IMAGES, description="Index of the image, if the request had several."),
     ] = 0
 
 
 class FeedbackResponse(Struct):
-    """What is known of the answer now."""
+    """The stored label."""
 
     request_id: RequestId
     index: Annotated[int, Meta(ge=0, lt=MAX_IMAGES)]
     label: str
-    is_new: Annotated[bool, Meta(description="False: the same caller had said so before.")]
+    is_new: Annotated[bool, Meta(description="False: the same caller had sent this label before.")]
 
 
 class Problem(Struct):
     """A problem document (RFC 9457)."""
 
-    type: Annotated[str, Meta(description="urn:kiln:problem: and the kind of error.")]
+    type: Annotated[str, Meta(description="urn:kiln:problem: followed by the kind of error.")]
     title: str
     status: Annotated[int, Meta(ge=400, le=599)]
     detail: Annotated[str, Meta(description="What is wrong, and what was expected.")]
@@ -188,7 +185,7 @@ class Status(Struct):
 
 
 class TestMetrics(Struct):
-    """How the model did on the test images, which it saw once."""
+    """Metrics on the test set, which is used once."""
 
     images: int
     accuracy: float
@@ -198,19 +195,19 @@ class TestMetrics(Struct):
 
 
 class RequestLimits(Struct):
-    """What a request may hold."""
+    """Limits of a request."""
 
     body_bytes: int
     image_pixels: int
     batch_images: int
     saliency_images: Annotated[
-        int, Meta(ge=0, description="What an answer with saliency counts as; 0: there is none.")
+        int, Meta(ge=0, description="What a prediction with saliency counts as; 0: unavailable.")
     ]
     image_types: list[str]
 
 
 class ModelInfo(Struct):
-    """What the served artifact says about itself."""
+    """The served artifact's metadata."""
 
     name: str
     version: Digest
@@ -218,7 +215,7 @@ class ModelInfo(Struct):
     input_size: Annotated[list[int], Meta(description="Height and width in pixels.")]
     resize: Annotated[
         str,
-        Meta(description="How an image of other proportions is made to fit: crop, stretch, pad."),
+        Meta(description="How images of other aspect ratios are fitted: crop, stretch, pad."),
     ]
     quantisation: str
     opset: int
@@ -233,13 +230,13 @@ class ModelInfo(Struct):
 
 
 class Sample(Struct):
-    """An image to try."""
+    """A sample image."""
 
     label: str
     image: Annotated[str, Meta(description="A PNG as a data URL.")]
 
 
 class Samples(Struct):
-    """Images to try, of the model's own kind."""
+    """Sample images of the model's domain."""
 
     samples: list[Sample]

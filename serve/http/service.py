@@ -1,4 +1,4 @@
-"""The model behind its queue, which every endpoint asks: decoding, inference, readiness."""
+"""The model behind its queue, shared by all endpoints: decoding, inference, readiness."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ from serve.inference.predictor import Predictor
 from serve.settings import Settings
 
 Decoded = Pixels | ServiceError
-# By the name that an error has in common/images.py, too.
+# Keyed by the exception's name, which is the same in common/images.py.
 _REFUSED = {kind.__name__: kind for kind in (ImageTooLarge, UnreadableImage, UnsupportedImage)}
 
 
@@ -45,7 +45,7 @@ class Service:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def decode(self, exchange: Exchange, uploads: list[Upload]) -> list[Decoded]:
-        """Pixels or errors in the order of the files, in threads unless all files are tiny."""
+        """Pixels or errors in the order of the files; in threads unless all files are tiny."""
         exchange.trailing = trailing = list[str]()
         if all(isinstance(one.data, ServiceError) or is_quick(one.data) for one in uploads):
             return [self._decode(one, trailing) for one in uploads]
@@ -55,15 +55,15 @@ class Service:
         )
 
     async def predict(self, exchange: Exchange, images: Pixels) -> None:
-        """Fills in what the model says of (n, H, W, 3) pixels."""
+        """Records the model's probabilities for (n, H, W, 3) pixels in the exchange."""
         done = await self.batcher(images)
         exchange.images, exchange.probabilities = images, done.probabilities
         exchange.queue_s, exchange.infer_s, exchange.batch = done.queue_s, done.infer_s, done.batch
 
     async def explain(self, exchange: Exchange, images: Pixels) -> list[list[float]]:
-        """The same for (1, H, W, 3) pixels, and the map of what the answer looked at.
+        """The same for (1, H, W, 3) pixels, and their saliency map.
 
-        What is told of the exchange, to drift and telemetry too, is of the image that came.
+        The exchange, and so drift and telemetry, only see the original image.
         """
         await self.predict(exchange, occluded(images[0]))
         assert exchange.probabilities is not None
@@ -84,7 +84,7 @@ class Service:
 
 
 def refusal(error: ImageError, field: str | None = None) -> ServiceError:
-    """What the service answers to an image that its codec refuses."""
+    """The service's error for an image that its codec rejects."""
     return _REFUSED[type(error).__name__](str(error), field)
 
 
@@ -92,7 +92,7 @@ _DECIMALS, _MAP_DECIMALS = 6, 3
 
 
 def prediction(row: NDArray[np.float32], classes: tuple[str, ...], options: Options) -> Prediction:
-    """The K probabilities of one image, named."""
+    """The K probabilities of one image as a response."""
     scores = [round(score, _DECIMALS) for score in row.tolist()]
     order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[: options.top_k]
     top = [ClassScore(classes[index], index, scores[index]) for index in order]
@@ -105,17 +105,17 @@ _RECHECK_S = 5.0
 
 
 class Readiness:
-    """Whether the session still gives the artifact's own answers; asked now and then."""
+    """Whether the session still reproduces the artifact's parity vector; the result is cached."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._good_until = 0.0
 
     def check(self) -> None:
-        """Passes, or says why not.
+        """Passes, or raises.
 
         Raises:
-            NotReady: the session's answers are wrong.
+            NotReady: the session's predictions are wrong.
         """
         if time.monotonic() < self._good_until:
             return

@@ -1,8 +1,8 @@
-"""Tensors of the open inference protocol: what a request holds, and what its answer does.
+"""Tensors of the open inference protocol in requests and responses.
 
-The model takes one of two inputs: `images`, pixels of its own size, or `image_files`, files of any
-size in BYTES. In JSON such a file is base64. Behind the JSON, tensors are bytes: elements of BYTES
-each begin with their length.
+The model has two alternative inputs: `images`, pixels of its own size, and `image_files`, files of
+any size as BYTES, base64 in JSON. Binary tensors follow the JSON; each BYTES element is prefixed by
+its length.
 """
 
 import re
@@ -33,12 +33,14 @@ Shape = list[Annotated[int, Meta(ge=0, le=2**63 - 1)]]
 
 
 class RequestInput(Struct):
-    """A tensor; its elements are data, or stand behind the JSON if binary_data_size says so."""
+    """A tensor; its elements are in data, or after the JSON if binary_data_size is given."""
 
     name: Annotated[str, Meta(description="images or image_files.")]
-    shape: Annotated[Shape, Meta(description="[n, height, width, 3] of images, [n] of files.")]
-    datatype: Annotated[str, Meta(description="UINT8 of images, BYTES of files.")]
-    parameters: Annotated[Parameters, Meta(description="binary_data_size: its bytes.")] = None
+    shape: Annotated[Shape, Meta(description="[n, height, width, 3] for images, [n] for files.")]
+    datatype: Annotated[str, Meta(description="UINT8 for images, BYTES for files.")]
+    parameters: Annotated[Parameters, Meta(description="binary_data_size: its size in bytes.")] = (
+        None
+    )
     data: Annotated[
         Raw | UnsetType,
         Meta(description="Row by row, flat or nested: 0 to 255, or files in base64."),
@@ -46,31 +48,31 @@ class RequestInput(Struct):
 
 
 class RequestOutput(Struct):
-    """What of the answer is wanted, and how."""
+    """A requested output and its form."""
 
     name: Annotated[str, Meta(description="probabilities.")]
     parameters: Annotated[
         Parameters,
-        Meta(description="binary_data: behind the JSON; classification: only so many classes."),
+        Meta(description="binary_data: after the JSON; classification: number of top classes."),
     ] = None
 
 
 class InferRequest(Struct):
-    """A request for inference; members that are not known are ignored."""
+    """An inference request; unknown members are ignored."""
 
     inputs: list[RequestInput]
     outputs: list[RequestOutput] | None = None
-    id: Annotated[str | None, Meta(description="Comes back with the answer.")] = None
+    id: Annotated[str | None, Meta(description="Returned in the response.")] = None
     parameters: Annotated[
-        Parameters, Meta(description="binary_data_output: outputs behind the JSON.")
+        Parameters, Meta(description="binary_data_output: outputs after the JSON.")
     ] = None
 
 
 class ResponseOutput(Struct):
-    """A tensor; its elements are data, or stand behind the JSON if binary_data_size says so."""
+    """A tensor; its elements are in data, or after the JSON if binary_data_size is given."""
 
     name: str
-    datatype: Annotated[str, Meta(description="FP32, or BYTES of classifications.")]
+    datatype: Annotated[str, Meta(description="FP32, or BYTES for classifications.")]
     shape: list[int]
     parameters: dict[str, Any] | UnsetType = UNSET
     data: Annotated[
@@ -80,7 +82,7 @@ class ResponseOutput(Struct):
 
 
 class InferResponse(Struct):
-    """The answer to a request for inference."""
+    """An inference response."""
 
     model_name: str
     model_version: str
@@ -89,11 +91,11 @@ class InferResponse(Struct):
 
 
 def read_request(scope: Scope, body: bytes) -> tuple[InferRequest, bytes]:
-    """The request, and the bytes that follow its JSON.
+    """The request, and the bytes after its JSON.
 
     Raises:
-        MalformedJson: it is none.
-        InvalidTensor: says what is wrong.
+        MalformedJson: it is not JSON.
+        InvalidTensor: the message says what is wrong.
     """
     length, binary = header(scope, _HEADER_LENGTH), b""
     if length is not None:
@@ -116,14 +118,14 @@ _REQUEST = msgspec.json.Decoder(InferRequest)
 
 
 class Wanted(NamedTuple):
-    """How the probabilities are to be answered."""
+    """The requested form of the probabilities."""
 
     binary: bool
-    classes: int = 0  # that are named; 0: the tensor itself
+    classes: int = 0  # number of top classes; 0: the tensor itself
 
 
 def wanted_outputs(request: InferRequest) -> Wanted:
-    """What the request asks for; without a word, all outputs, of which there is one.
+    """The requested outputs; by default all, of which there is one.
 
     Raises:
         InvalidTensor: there is no such output, or a parameter has another type.
@@ -152,16 +154,16 @@ def _parameter(
     return found
 
 
-_BYTES = "BYTES", [[], [1]]  # of image_files: [n], and [n, 1] as Triton's clients make batches
+_BYTES = "BYTES", [[], [1]]  # for image_files: [n], or [n, 1] as Triton's clients batch
 
 
 def read_input(
     request: InferRequest, binary: bytes, input_size: tuple[int, int]
 ) -> Pixels | list[Upload]:
-    """The images: (n, H, W, 3) pixels, or files that are yet to be decoded.
+    """The images: (n, H, W, 3) pixels, or files still to be decoded.
 
     Raises:
-        InvalidTensor: names the input and says what is wrong with it.
+        InvalidTensor: names the input and what is wrong with it.
     """
     if len(request.inputs) != 1 or request.inputs[0].name not in (INPUT, FILES):
         names = ", ".join(ascii(one.name) for one in request.inputs)[:200] or "none"
@@ -191,7 +193,7 @@ def read_input(
 def _is_binary(one: RequestInput, binary: bytes) -> bool:
     parameters = one.parameters or {}
     if shared := [name for name in parameters if name.startswith("shared_memory_")]:
-        raise InvalidTensor(f"there is no shared memory here ({shared[0]})", field=one.name)
+        raise InvalidTensor(f"shared memory is not supported ({shared[0]})", field=one.name)
     is_binary = "binary_data_size" in parameters
     if is_binary == (one.data is not UNSET):
         raise InvalidTensor("expected data or binary_data_size, one of the two", field=one.name)
@@ -263,7 +265,7 @@ def _elements_of_json(
 
 
 def _elements(binary: bytes, count: int) -> Iterator[bytes]:
-    """Each begins with its length, in four bytes, the least significant first."""
+    """Each is prefixed by its length in four bytes, little-endian."""
     position = 0
     for index in range(count):
         start = position + 4
@@ -283,7 +285,7 @@ def _elements(binary: bytes, count: int) -> Iterator[bytes]:
 def response(
     metadata: ArtifactMetadata, request: InferRequest, rows: NDArray[np.float32]
 ) -> tuple[bytes, bytes]:
-    """The JSON of an answer of (n, K) probabilities, and the bytes that follow it."""
+    """The JSON of a response for (n, K) probabilities, and the bytes after it."""
     wanted = wanted_outputs(request)
     data: NDArray[np.float32] | list[str] = rows
     output = ResponseOutput(PROBABILITIES, "FP32", list(rows.shape))

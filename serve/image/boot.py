@@ -1,6 +1,6 @@
-"""The entrypoint of the image: Lambda's runtime client on Lambda, the HTTP server elsewhere.
+"""The image's entry point: Lambda's runtime client on Lambda, the HTTP server elsewhere.
 
-Runs by its path under ``python3 -I``: no variable and no working folder chooses what is imported.
+Run by path under ``python3 -I``, so neither variables nor the working directory affect imports.
 """
 
 import gc
@@ -12,8 +12,9 @@ HANDLER = "serve.aws_lambda.handler.handler"
 
 
 def main(arguments: list[str]) -> None:
-    """Runs what the environment asks for; in Lambda an argument may name another handler, elsewhere
-    arguments are the server's."""
+    """On Lambda the optional argument names another handler; elsewhere arguments go to the
+    server.
+    """
     if "AWS_LAMBDA_RUNTIME_API" not in os.environ:
         from serve.server.server import main as run_server
 
@@ -38,14 +39,14 @@ def main(arguments: list[str]) -> None:
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
         register_snapshot_hooks()
     if not arguments:
-        gc.disable()  # imports leave no garbage to look for; our handler enables it again
+        gc.disable()  # imports create no garbage; our handler turns collection on again
     from awslambdaric.__main__ import main as run_lambda
 
     run_lambda(["awslambdaric", *(arguments or [HANDLER])])
 
 
 def _close_telemetry() -> None:
-    """Closes the telemetry of our handler, if it was loaded."""
+    """Closes our handler's telemetry, if it was imported."""
     handler = sys.modules.get("serve.aws_lambda.handler")
     if telemetry := getattr(handler, "telemetry", None):
         telemetry.close()

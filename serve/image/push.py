@@ -1,7 +1,7 @@
 """Pushes the image by its digest, and tags it.
 
-Logs in to Amazon ECR by itself, with the credentials that the AWS command line would use; for
-other registries `docker login` or `crane auth login` has been there before.
+Logs in to Amazon ECR with the AWS CLI's credentials; log in to other registries first by `docker
+login` or `crane auth login`.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for hidden in ("--pusher", "--digest", "--repository-file"):  # by the BUILD file
+    for hidden in ("--pusher", "--digest", "--repository-file"):  # set by the BUILD file
         parser.add_argument(hidden, type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("-r", "--repository", help="registry and path, without a tag")
-    parser.add_argument("-t", "--tag", action="append", default=[], help="may be given repeatedly")
-    parser.add_argument("--insecure", action="store_true", help="a registry without TLS")
-    parser.add_argument("--reference-file", help="file for REPOSITORY@DIGEST of what was pushed")
+    parser.add_argument("-t", "--tag", action="append", default=[], help="repeatable")
+    parser.add_argument("--insecure", action="store_true", help="allow a registry without TLS")
+    parser.add_argument("--reference-file", help="write REPOSITORY@DIGEST to this file")
     return parser
 
 
 def check(repository: str) -> None:
     """Raises:
-    PushError: it is none, or has a tag or digest.
+    PushError: it is malformed, or has a tag or digest.
     """
     if not repository:
         raise PushError(
@@ -86,7 +86,7 @@ def push(options: argparse.Namespace, repository: str, variables: dict[str, str]
     with suppress(KeyError):
         del environment["RUNFILES_MANIFEST_FILE"]
     if subprocess.run(command, env=environment).returncode:
-        raise PushError(f"{repository} did not take the image; the lines above say why")
+        raise PushError(f"{repository} rejected the image; see the lines above")
 
 
 if __name__ == "__main__":

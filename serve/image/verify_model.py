@@ -1,6 +1,6 @@
-"""Verifies the signature of the model that an image is built with; a build action of the image.
+"""Verifies the signature of the model in an image; a build action of the image.
 
-Writes the signature where the build wants it, so that no image is made around a model without one.
+The signature is an output of the action, so no image can be built around an unsigned model.
 """
 
 import argparse

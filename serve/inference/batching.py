@@ -1,8 +1,8 @@
 """Dynamic batching with a bounded queue.
 
-The session runs on the event loop's own thread, once for all images that became readable in one
-turn of the loop: while it runs, the next ones gather in the sockets. That needs no timer, so a lone
-request waits for nobody, and no hand-over between threads, which can cost as much as a small model.
+The session runs on the event loop's thread, once for all images that became readable in one
+iteration of the loop; while it runs, the next ones gather in the sockets. This needs no timer, so a
+lone request never waits, and no hand-over between threads, which can cost as much as a small model.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ from serve.errors import Overloaded
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
-_SMOOTHING = 0.1  # of the time that an image takes
+_SMOOTHING = 0.1  # moving average of the time per image
 
 
 class Inference(NamedTuple):
-    """(n, K) probabilities, how long they waited and ran, and with how many others."""
+    """(n, K) probabilities, queue and run times, and the batch size."""
 
     probabilities: NDArray[np.float32]
     queue_s: float
-    infer_s: float  # of the whole run
-    batch: int  # images in the run
+    infer_s: float  # of the whole batch
+    batch: int  # batch size
 
 
 class _Waiting(NamedTuple):
@@ -40,7 +40,9 @@ class _Waiting(NamedTuple):
 
 
 class Batcher:
-    """Runs `predict` over the images of concurrent requests, at most `max_batch` at a time."""
+    """Runs `predict` on batches of images from concurrent requests, at most `max_batch` at a
+    time.
+    """
 
     def __init__(self, predict: Predict, max_batch: int, max_queue: int, deadline_s: float) -> None:
         self._predict = predict
@@ -48,13 +50,13 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._scheduled = False
         self._seconds_per_image = 0.0
-        self.admitted = 0  # images that were let in and have no answer yet
+        self.admitted = 0  # images admitted and not answered yet
 
     def check_room(self, images: int = 1) -> None:
         """Passes if so many images could be admitted now.
 
         Raises:
-            Overloaded: there is no room, or they would wait for longer than the deadline.
+            Overloaded: the queue is full, or the expected wait exceeds the deadline.
         """
         wait = self.admitted * self._seconds_per_image
         if self.admitted and (self.admitted + images > self._max_queue or wait > self._deadline_s):
@@ -62,10 +64,10 @@ class Batcher:
 
     @contextmanager
     def admission(self, images: int) -> Iterator[None]:
-        """A place for so many images, from their arrival to their answer.
+        """Holds places in the queue for so many images, from arrival to response.
 
         Raises:
-            Overloaded: there is no room, or they would wait for longer than the deadline.
+            Overloaded: the queue is full, or the expected wait exceeds the deadline.
         """
         self.check_room(images)
         self.admitted += images
@@ -75,10 +77,10 @@ class Batcher:
             self.admitted -= images
 
     async def __call__(self, images: NDArray[np.uint8]) -> Inference:
-        """Answers for (n, H, W, 3) images, in their order.
+        """Results for (n, H, W, 3) images, in order.
 
         Raises:
-            Overloaded: the deadline passed before their turn came.
+            Overloaded: the deadline passed while they were queued.
         """
         if len(images) <= self._max_batch:
             return await self._submit(images)
@@ -106,7 +108,9 @@ class Batcher:
             loop.call_soon(self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One run; what is left waits for the next turn, after the loop has seen to its sockets."""
+        """Runs one batch; the rest waits for the loop's next iteration, after it has served its
+        sockets.
+        """
         self._scheduled = False
         if group := self._next_group():
             try:
@@ -121,7 +125,7 @@ class Batcher:
         size, now = 0, time.monotonic()
         while self._waiting and size + len(self._waiting[0].images) <= self._max_batch:
             waiting = self._waiting.popleft()
-            if waiting.future.done():  # its request was given up
+            if waiting.future.done():  # its request was cancelled
                 continue
             if now > waiting.until:
                 waited = f"the images waited for {now - waiting.since:.1f} s"

@@ -1,7 +1,7 @@
-"""Locates the model: the variable KILN_MODEL, or what the program was built with.
+"""Locates the model: the variable KILN_MODEL, or the model built into the program.
 
-A folder may hold one model in more than one precision, as a run's does: model.onnx, and other files
-of the same training. The service takes the one that KILN_PRECISION names, or the faster.
+A folder may hold one model in several precisions, as a run's folder does: model.onnx, and other
+files of the same training run. The service takes the one named by KILN_PRECISION, or the fastest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,18 +23,18 @@ Fastest = Callable[[Sequence[Path], int], Path]
 
 
 def fastest(paths: Sequence[Path], threads: int) -> Path:
-    """The model that runs in the least time, measured here: this loads onnxruntime."""
+    """The fastest model, measured here; imports onnxruntime."""
     from serve.inference.predictor import fastest
 
     return fastest(paths, threads)
 
 
 def model_path(settings: Settings, choose: Fastest = fastest) -> Path:
-    """The artifact to serve; where a folder has it in several precisions, the one that `choose`
-    takes unless the settings name one.
+    """The artifact to serve. If a folder has several precisions and the settings name none,
+    `choose` picks one.
 
     Raises:
-        ArtifactError: none was named and none was built in, or there is none of that precision.
+        ArtifactError: there is no model, or none of the requested precision.
     """
     place = user_path(settings.model) if settings.model else _BUILT_IN
     if not settings.model and not (place / NAME).exists():
@@ -55,15 +55,15 @@ def model_path(settings: Settings, choose: Fastest = fastest) -> Path:
 
 
 def precision_of(metadata: ArtifactMetadata) -> str:
-    """What the model computes in, as KILN_PRECISION names it."""
+    """The model's precision, as KILN_PRECISION names it."""
     return "fp32" if metadata.quantisation == "none" else metadata.quantisation
 
 
 def read_model(path: Path, key: str = "") -> ArtifactMetadata:
-    """What the artifact says about itself, once it is verified; needs no onnxruntime.
+    """The verified artifact's metadata; needs no onnxruntime.
 
     Args:
-        key: of KILN_MODEL_KEY, as for `signed.read_bytes`.
+        key: KILN_MODEL_KEY, as for `signed.read_bytes`.
 
     Raises:
         ArtifactError: names the file and why it cannot be served.
@@ -77,7 +77,7 @@ def read_model(path: Path, key: str = "") -> ArtifactMetadata:
 
 
 def _files(place: Path) -> list[Path]:
-    """The model's file first."""
+    """The model's main file first."""
     if not place.is_dir():
         return [place]
     first = place / NAME
@@ -85,7 +85,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _precisions(files: Sequence[Path], key: str) -> Mapping[str, Path]:
-    """The first file of each precision, of those that come from the same training."""
+    """The first file of each precision, among those from the same training run."""
     first = read_model(files[0], key)
     found = {precision_of(first): files[0]}
     for path in files[1:]:

@@ -19,7 +19,7 @@ from common.model.artifact import (
 )
 from serve.inference.signed import read_bytes
 
-# Before the import: released wheels report to their maker otherwise, see
+# Before the import: released wheels otherwise send telemetry to the vendor, see
 # https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -27,8 +27,8 @@ import onnxruntime as ort
 
 __all__ = ["ArtifactError", "Predictor", "fastest", "ort"]
 logger = logging.getLogger(__name__)
-# Activations of more images than this leave a core's own cache: 100 at once ran at 0.65 of the
-# speed of 16.
+# Larger batches' activations do not fit a core's cache: 100 images at once ran at 0.65 of the speed
+# of 16.
 _RUN = 16
 
 
@@ -46,10 +46,10 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path, threads: int = 1, key: str = "") -> "Predictor":
-        """A predictor for the artifact at `path`, warm and checked against its own answers.
+        """A warm predictor for the artifact at `path`, checked against its parity vector.
 
         Args:
-            key: the public key whose signature of the file must lie beside it, as KILN_MODEL_KEY.
+            key: as KILN_MODEL_KEY: the public key that must verify the file's signature.
 
         Raises:
             ArtifactError: names the file and why it cannot be served.
@@ -76,10 +76,10 @@ class Predictor:
         return np.concatenate(parts)
 
     def check(self) -> None:
-        """Answers the artifact's own images, which also warms the session.
+        """Runs the artifact's parity images, which also warms the session.
 
         Raises:
-            ArtifactError: the answers are not those that were recorded when the model was exported.
+            ArtifactError: the probabilities differ from those recorded at export.
         """
         parity = self.metadata.parity
         shape = (-1, *self.metadata.input_size, len(CHANNELS))
@@ -94,7 +94,7 @@ class Predictor:
                 "a probability of each class for each of the artifact's own images"
             )
         difference = float(np.abs(answers - expected).max())
-        if not difference <= parity.tolerance:  # written so that NaN fails
+        if not difference <= parity.tolerance:  # this form also rejects NaN
             raise ArtifactError(
                 f"the session's answers to the artifact's own images are {difference:.2g} away "
                 f"from the recorded ones, expected at most {parity.tolerance:.2g}"
@@ -105,11 +105,11 @@ class Predictor:
         return answers
 
 
-_ROUNDS = 10  # by turns, the best of each counts: what else the machine does slows all
+_ROUNDS = 10  # interleaved, minimum of each: other load slows all alike
 
 
 def fastest(paths: Sequence[Path], threads: int = 1) -> Path:
-    """The artifact that answers its own images in the least time.
+    """The artifact that runs its parity images in the least time.
 
     Raises:
         ArtifactError: names the file that cannot be served.
@@ -123,7 +123,7 @@ def fastest(paths: Sequence[Path], threads: int = 1) -> Path:
             best[place] = min(best[place], time.perf_counter() - start)
     chosen = paths[best.index(min(best))]
     took = {path.name: round(seconds * 1e3, 3) for path, seconds in zip(paths, best, strict=True)}
-    logger.info("took the faster model", extra={"chosen": chosen.name, "took_ms": took})
+    logger.info("chose the fastest model", extra={"chosen": chosen.name, "took_ms": took})
     return chosen
 
 
@@ -132,7 +132,7 @@ def _session(artifact: bytes, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads that wait by spinning take the processor from the other half of the service.
+    # Spinning threads would take CPU time from the rest of the service.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])

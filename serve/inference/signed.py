@@ -1,4 +1,4 @@
-"""Reads a model's file, once its signature is verified where KILN_MODEL_KEY asks for one."""
+"""Reads a model file, verifying its signature where KILN_MODEL_KEY requires one."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from common.files import user_path
 
 
 def read_bytes(path: Path, key: str = "") -> bytes:
-    """The file, verified.
+    """Reads the file and verifies its signature.
 
     Args:
-        key: a public key in PEM, or its path; no signature is asked for where it is empty.
+        key: a public key in PEM, or its path; empty turns verification off.
 
     Raises:
         OSError: it cannot be read.
@@ -17,6 +17,6 @@ def read_bytes(path: Path, key: str = "") -> bytes:
     """
     if not key:
         return path.read_bytes()
-    from common.model.signature import read_verified  # ctypes: a cold start does without
+    from common.model.signature import read_verified  # imports ctypes: deferred for cold starts
 
     return read_verified(path, key if "-----BEGIN" in key else str(user_path(key)))

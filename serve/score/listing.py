@@ -1,5 +1,6 @@
-"""The files to be scored, in order and each once: from folders, patterns, S3, tables of paths and
-lines of text."""
+"""The list of files to score, in order and without duplicates: from folders, patterns, S3, tables
+of paths, and lines of text.
+"""
 
 from __future__ import annotations
 
@@ -21,30 +22,30 @@ from common.images import DECODED, NOT_DECODED
 TABLES = (".csv", ".tsv", ".parquet")
 STANDARD_INPUT = "-"
 _S3 = "s3://"
-_PATTERN = "*?["  # what makes a path one
-_CONNECTIONS = 64  # to S3 at once
+_PATTERN = "*?["  # marks of a pattern
+_CONNECTIONS = 64  # concurrent requests to S3
 _ADVICE = {
     "NoSuchBucket": "check the bucket's name and region",
     "AccessDenied": "grant s3:ListBucket and s3:GetObject",
-    "": "check the address and the permissions, then repeat the command: it goes on",
+    "": "check the address and the permissions, then repeat the command to resume",
 }
 
 
 class ListingError(ValueError):
-    """Nothing can be scored: the message says which input is wrong, and what was expected."""
+    """Nothing can be scored; the message names the wrong input and what was expected."""
 
 
 class StorageError(Exception):
-    """S3 does not answer, as opposed to one object that cannot be read."""
+    """S3 is unavailable, as opposed to a single unreadable object."""
 
 
 @dataclass
 class Listing:
-    """Paths as the user named them."""
+    """Paths as the user wrote them."""
 
     paths: list[str] = field(default_factory=list)
-    skipped: int = 0  # files that are no images by name
-    repeated: int = 0  # paths that came again
+    skipped: int = 0  # skipped for their extension
+    repeated: int = 0  # duplicates
 
 
 def list_files(
@@ -55,17 +56,17 @@ def list_files(
     limit: int | None = None,
     note: Callable[[int], None] = lambda _: None,
 ) -> Listing:
-    """What the inputs name, in their order; in a folder by name, files before subfolders.
+    """Lists the inputs in their order; folders by name, files before subfolders.
 
     Args:
         inputs: files, folders, patterns, s3:// URLs, tables; ``-`` stands for `lines`.
-        column: of the tables.
-        limit: paths to take at most.
-        note: told every now and then how many were found.
+        column: the tables' column of paths.
+        limit: maximum number of paths.
+        note: called now and then with the number found so far.
 
     Raises:
         ListingError: an input is wrong, or there is no image at all.
-        StorageError: S3 does not answer.
+        StorageError: S3 is unavailable.
     """
     listing = Listing()
     seen: set[str] = set()
@@ -80,20 +81,20 @@ def list_files(
         if len(listing.paths) % 1000 == 0:
             note(len(listing.paths))
     if not listing.paths:
-        others = f"; {listing.skipped} files are no images by name" if listing.skipped else ""
-        raise ListingError(f"there is no image in {', '.join(inputs)}{others}")
+        others = f"; {listing.skipped} files have no image extension" if listing.skipped else ""
+        raise ListingError(f"no image in {', '.join(inputs)}{others}")
     return listing
 
 
 def _listed(one: str, lines: TextIO, column: str, listing: Listing) -> Iterator[str]:
-    """The paths that one input stands for."""
+    """The paths of one input."""
     if one == STANDARD_INPUT:
         return (line.rstrip("\r\n") for line in lines if line.strip())
     if one.startswith(_S3):
         return _objects(one, listing)
     path = user_path(one)
     if "://" in one and not path.exists():
-        raise ListingError(f"{one} is of no kind that is read here: expected a path or s3://…")
+        raise ListingError(f"{one} is not supported: expected a path or s3://…")
     if path.is_dir():
         return _below(path, one, listing)
     if path.suffix.lower() in TABLES and path.exists():
@@ -106,7 +107,7 @@ def _listed(one: str, lines: TextIO, column: str, listing: Listing) -> Iterator[
 
 
 def _is_image(name: str, listing: Listing) -> bool:
-    """By its name; ``._photo.jpg`` is a note that macOS keeps beside a photo."""
+    """By extension; ``._photo.jpg`` is macOS metadata beside a photo."""
     is_image = name.lower().endswith(DECODED + NOT_DECODED) and not name.startswith(".")
     listing.skipped += not is_image
     return is_image
@@ -119,7 +120,7 @@ def _below(folder: Path, shown: str, listing: Listing) -> Iterator[str]:
     visited = set()
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in visited:  # a link leads back
+        if (status.st_dev, status.st_ino) in visited:  # a symbolic link cycle
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
@@ -138,14 +139,14 @@ def _matches(pattern: str, listing: Listing) -> Iterator[str]:
         raise ListingError(f"no file matches the pattern {pattern}")
     for match in matches:
         if (root / match).is_dir():
-            if "**" not in pattern:  # which matches what is in the folder, too
+            if "**" not in pattern:  # the pattern matches the folder's content, too
                 yield from _below(root / match, match, listing)
         elif _is_image(os.path.basename(match), listing):
             yield os.path.normpath(match)
 
 
 def _objects(url: str, listing: Listing) -> Iterator[str]:
-    """The object of this key; or those below it, as in a folder; or those that match a pattern."""
+    """The object with this key, the objects below it, or those that match a pattern."""
     bucket, key = split_s3(url)
     is_pattern = any(letter in key for letter in _PATTERN)
     first = min((key.find(letter) for letter in _PATTERN if letter in key), default=len(key))
@@ -156,7 +157,7 @@ def _objects(url: str, listing: Listing) -> Iterator[str]:
             for item in page.get("Contents", ()):
                 name = str(item["Key"])
                 inner = fnmatch.fnmatchcase(name, key) if is_pattern else name.startswith(below)
-                if name.endswith("/"):  # the mark of a folder
+                if name.endswith("/"):  # folder marker object
                     continue
                 if name == key or (inner and _is_image(name.rpartition("/")[2], listing)):
                     yield f"{_S3}{bucket}/{name}"
@@ -194,13 +195,13 @@ def _parquet_column(table: Path, column: str) -> Iterator[Any]:
             for batch in file.iter_batches(columns=[column]):
                 yield from batch.column(0).to_pylist()
     except pa.ArrowException as exc:
-        raise ListingError(f"the table {table} is no Parquet: {exc}") from exc
+        raise ListingError(f"the table {table} is not a Parquet file: {exc}") from exc
 
 
 def _check_column(table: Path, column: str, names: Sequence[str]) -> None:
     if column not in names:
         raise ListingError(
-            f"{table} has no column {column}, it has {', '.join(names)}: name one by --column"
+            f"{table} has no column {column}, it has {', '.join(names)}: choose one by --column"
         )
 
 
@@ -237,7 +238,7 @@ def s3_client() -> Any:
 
 
 def storage_errors(what: str) -> Any:
-    """Errors of boto3 inside become `StorageError`."""
+    """Translates boto3's errors into `StorageError`."""
     from common.aws import aws_errors
 
     return aws_errors(what, StorageError, _ADVICE)

@@ -1,4 +1,4 @@
-"""Scores image files with the model that the service serves: the answers of /predict, in a table.
+"""Scores image files with the service's model: the predictions of /predict as a table.
 
     bazel run //serve:score -- photos/ --out predictions.parquet
     bazel run //serve:score -- 'photos/**/*.jpg' one.png --out predictions.csv
@@ -6,9 +6,9 @@
     bazel run //serve:score -- paths.parquet --column file --out predictions.parquet
     find photos -newer last.parquet | bazel run //serve:score -- - --out new.parquet
 
-In folders, patterns and buckets, files that are no images by name are skipped; what is named by
-itself, in a table or on standard input is always tried. A file that cannot be scored is a row with
-its error. Whenever the command is stopped, by Ctrl-C or otherwise, the same command goes on.
+In folders, patterns and buckets, files without an image extension are skipped; files named
+directly, in a table or on standard input are always tried. A file that cannot be scored becomes a
+row with its error. An interrupted command resumes when it is run again.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Scores what the arguments name; the exit code."""
+    """Scores the inputs; returns the exit code."""
     options = _options(arguments)
     try:
         return _score(options)
     except KeyboardInterrupt:
-        _say("interrupted: the same command goes on")
+        _say("interrupted: run the same command to resume")
         return _INTERRUPTED
 
 
 def run() -> NoReturn:
-    """The program: ends without waiting for threads that still read, from a disk that hangs say."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background ignores the latter
+    """The program. Exits without joining reader threads, which may hang with their disk."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # shells ignore SIGINT in background jobs
         signal.signal(number, signal.default_int_handler)
     code = main()
     sys.stdout.flush()
@@ -58,7 +58,7 @@ def run() -> NoReturn:
 
 
 def _score(options: argparse.Namespace) -> int:
-    # They take a second; --help does without.
+    # Imported late: they take a second, which --help does without.
     from common.model.artifact import ArtifactError
     from serve.score.listing import ListingError, StorageError
     from serve.score.results import Parts, ResultsError
@@ -75,7 +75,7 @@ def _score(options: argparse.Namespace) -> int:
             parts.made_from(_facts(model))
             ranges = parts.missing(paths)
             if parts.rows:
-                _say(f"goes on: {parts.rows:,} of {len(paths):,} files are done")
+                _say(f"resuming: {parts.rows:,} of {len(paths):,} files are done")
             begun = True
             with closing(scorer.score(paths, ranges, options.batch_size)) as tables:
                 rate = _work(parts, tables, len(paths), progress)
@@ -85,17 +85,17 @@ def _score(options: argparse.Namespace) -> int:
         _say(f"error: {exc}")
         return _MISTAKE
     except (ResultsError, StorageError) as exc:
-        _say(f"error: {exc}" + ("; the same command goes on" if begun else ""))
+        _say(f"error: {exc}" + ("; run the same command to resume" if begun else ""))
         return _FAILED if begun else _MISTAKE
     return _summary(parts, rate, options)
 
 
 def _opened(options: argparse.Namespace) -> tuple[Model, Scorer]:
-    """The model and the limits that the service would have.
+    """The model and the limits as the service would have them.
 
     Raises:
         ArtifactError: it cannot be served.
-        SettingsError: a variable is wrong.
+        SettingsError: a variable is invalid.
     """
     from msgspec.structs import replace
 
@@ -107,7 +107,8 @@ def _opened(options: argparse.Namespace) -> tuple[Model, Scorer]:
     settings = Settings.from_environment()
     if options.model:
         settings = replace(settings, model=Path(options.model))
-    # Of several precisions not the one that is measured to be faster: tomorrow it may be another.
+    # Of several precisions, the default one, not the one measured as fastest: that may change
+    # between runs.
     path = model_path(settings, lambda paths, _: paths[0])
     try:
         folder = str(user_path(".").absolute())
@@ -123,8 +124,8 @@ def _listed(options: argparse.Namespace, progress: Progress) -> list[str]:
     """The paths to score.
 
     Raises:
-        ListingError: an input is wrong, or the output would replace it.
-        StorageError: S3 does not answer.
+        ListingError: an input is wrong, or the output would overwrite it.
+        StorageError: S3 is unavailable.
     """
     from serve.score.listing import ListingError, list_files
 
@@ -142,16 +143,16 @@ def _listed(options: argparse.Namespace, progress: Progress) -> list[str]:
         note=lambda found: progress.update(detail=f"{found:,} found"),
     )
     if listing.skipped:
-        _say(f"skipped {listing.skipped:,} files that are no images by name")
+        _say(f"skipped {listing.skipped:,} files without an image extension")
     if listing.repeated:
-        _say(f"left out {listing.repeated:,} paths that were named before")
+        _say(f"left out {listing.repeated:,} duplicate paths")
     return listing.paths
 
 
 def _work(
     parts: Parts, tables: Iterable[tuple[int, pa.Table]], total: int, progress: Progress
 ) -> float:
-    """Keeps the tables as they come, also when it is stopped; images a second."""
+    """Writes the result tables as they come, also when interrupted; returns images per second."""
     before, start = parts.rows, time.monotonic()
     rate = 0.0
     progress.begin("scoring", total, completed=before)
@@ -167,7 +168,7 @@ def _work(
 
 
 def _facts(model: Model) -> dict[str, Any]:
-    """What decides the answers."""
+    """Everything that determines the results."""
     settings = model.settings
     return {
         "model": model.digest,
@@ -178,7 +179,7 @@ def _facts(model: Model) -> dict[str, Any]:
 
 
 def _described(scorer: Scorer) -> dict[str, Any]:
-    """What the output says of its model."""
+    """Model metadata in the output."""
     metadata = scorer.metadata
     return {
         "name": metadata.name,
@@ -215,7 +216,7 @@ def _output(text: str) -> Path:
     path = Path(text)
     if path.suffix.lower() not in _SUFFIXES:
         raise argparse.ArgumentTypeError(
-            f"{text} is of no kind that is written here: expected {', '.join(_SUFFIXES)}"
+            f"{text} is not supported: expected {', '.join(_SUFFIXES)}"
         )
     return path
 
@@ -232,47 +233,49 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="INPUT",
         help="folder, file, quoted pattern, s3://bucket/prefix, .parquet, .csv or .tsv of paths, "
-        "or - for paths on standard input, one a line; relative paths start here",
+        "or - for paths on standard input, one per line",
     )
     parser.add_argument(
         "--out",
         type=_output,
         required=True,
         metavar="FILE",
-        help="its suffix says what is written: .parquet, .csv or .jsonl",
-    )
-    parser.add_argument("--column", default="path", help="of the tables (default: path)")
-    parser.add_argument(
-        "--model", metavar="PATH", help="a model.onnx (default: what //serve:api serves)"
+        help="format by suffix: .parquet, .csv or .jsonl",
     )
     parser.add_argument(
-        "--top-k", type=_between(1, 1000), default=3, help="classes to name (default: 3)"
+        "--column", default="path", help="column of paths in tables (default: path)"
     )
-    parser.add_argument("--limit", type=_between(1, 2**63), help="only the first so many files")
+    parser.add_argument(
+        "--model", metavar="PATH", help="model.onnx to use (default: that of //serve:api)"
+    )
+    parser.add_argument(
+        "--top-k", type=_between(1, 1000), default=3, help="number of top classes (default: 3)"
+    )
+    parser.add_argument("--limit", type=_between(1, 2**63), help="score only the first N files")
     parser.add_argument(
         "--workers",
         type=_between(1, 256),
         default=available_cpus(),
-        help="threads that compute (default: one for each CPU)",
+        help="compute threads (default: one per CPU)",
     )
     parser.add_argument(
         "--batch-size",
         type=_between(1, 4096),
         default=64,
-        help="files that a thread takes at a time (default: 64)",
+        help="files per batch (default: 64)",
     )
     parser.add_argument(
-        "--restart", action="store_true", help="forget what an interrupted run has done"
+        "--restart", action="store_true", help="discard the results of an interrupted run"
     )
     parser.add_argument(
-        "--fail-on-error", action="store_true", help="exit with 1 if a file has an error"
+        "--fail-on-error", action="store_true", help="exit with code 1 if a file has an error"
     )
     return parser.parse_args(arguments)
 
 
 _EPILOG = """\
 Columns: path, label, index, confidence, top_k, probabilities, error, message, sha256 of the file,
-model_name, model_version, model_digest. Numbers are those of /predict, digit for digit; error is
+model_name, model_version, model_digest. Numbers equal those of /predict, digit for digit; error is
 null or what /predict would answer (unsupported-image, unreadable-image, image-too-large,
 body-too-large), or missing-file, unreadable-file.
 

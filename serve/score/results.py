@@ -1,4 +1,4 @@
-"""Results on disk: parts beside the output that outlast a kill, and the output made of them."""
+"""Results on disk: parts beside the output that survive a kill, and the merged output."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ import pyarrow.parquet as pq
 from common.files import write_whole
 from serve.score.scorer import SCHEMA, as_text
 
-_ROWS, _SECONDS = 4096, 10.0  # of a part, whichever comes first
-_GROUP_BYTES = 16 << 20  # of rows that are merged at a time, at about so much for each:
+_ROWS, _SECONDS = 4096, 10.0  # limits of a part, whichever is reached first
+_GROUP_BYTES = 16 << 20  # Rows merged at a time, at about this size each:
 _ROW_BYTES, _CLASS_BYTES = 512, 8
 _MADE_FROM = "made_from.json"
 _CHOICES = "--restart scores everything again, another --out leaves what is done"
 
 
 class ResultsError(Exception):
-    """The output cannot be written, or was begun by another command: what to do is said."""
+    """The output cannot be written, or belongs to another command; the message says what to do."""
 
 
 class Parts:
-    """The folder ``OUTPUT.parts``: what is done, of which files, by which model.
+    """The folder ``OUTPUT.parts``: finished rows, with the files and the model they are of.
 
-    A part holds the rows of successive paths and says in its name which; it appears whole. What a
-    later run finds in it that is of the same paths need not be scored again. It is locked as long
-    as the context lasts.
+    A part holds the rows of consecutive paths, named by their positions, and is written atomically.
+    A later run with the same paths skips what it finds. The folder is locked while the context is
+    open.
     """
 
     def __init__(self, output: Path, *, restart: bool = False) -> None:
-        """Makes the folder, and locks it against another run.
+        """Creates and locks the folder.
 
         Args:
-            restart: forgets what was done.
+            restart: discards finished rows.
 
         Raises:
             ResultsError: it cannot be written, or another run is writing it.
         """
         self.output, self.folder = output, output.with_name(output.name + ".parts")
-        self.errors: dict[str, int] = {}  # files by kind of error
+        self.errors: dict[str, int] = {}  # number of files by kind of error
         self.rows = 0
         self._held: list[tuple[int, pa.Table]] = []
         self._since = time.monotonic()
@@ -76,10 +76,10 @@ class Parts:
         self._lock.close()
 
     def made_from(self, facts: Mapping[str, Any]) -> None:
-        """Notes what decides the answers, or compares it with what was noted.
+        """Records what determines the results, or compares it with the record.
 
         Raises:
-            ResultsError: names what is different.
+            ResultsError: names the difference.
         """
         path = self.folder / _MADE_FROM
         text = json.dumps(facts, indent=2) + "\n"
@@ -96,10 +96,10 @@ class Parts:
             raise ResultsError(f"{self.output} was begun with {'; '.join(changed)}: {_CHOICES}")
 
     def missing(self, paths: Sequence[str]) -> list[tuple[int, int]]:
-        """The ranges of positions in `paths` that no part holds; removes parts of other paths.
+        """The ranges of positions in `paths` without a part; removes parts of other paths.
 
         Raises:
-            ResultsError: all parts are of other paths, so it is another piece of work.
+            ResultsError: all parts are of other paths.
         """
         ranges, position, stale = list[tuple[int, int]](), 0, list[Path]()
         for start, end, path in self._files():
@@ -119,10 +119,10 @@ class Parts:
         return [*ranges, (position, len(paths))] if position < len(paths) else ranges
 
     def add(self, start: int, table: pa.Table) -> None:
-        """Takes rows that begin at a position; writes a part when there are enough.
+        """Adds rows from a position on; writes a part when there are enough.
 
         Raises:
-            ResultsError: the disk is full, or the like.
+            ResultsError: the part cannot be written.
         """
         self._count(table)
         if self._held and sum(self._span()) != start:
@@ -132,10 +132,10 @@ class Parts:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is held.
+        """Writes pending rows.
 
         Raises:
-            ResultsError: the disk is full, or the like.
+            ResultsError: the part cannot be written.
         """
         if self._held:
             start, rows = self._span()
@@ -146,14 +146,14 @@ class Parts:
         self._since = time.monotonic()
 
     def merge(self, model: Mapping[str, Any], note: Callable[[int], None]) -> None:
-        """Makes the output of all parts, then removes them.
+        """Merges all parts into the output, then removes them.
 
         Args:
-            model: what the output says of its model: ``classes`` names the probabilities.
-            note: told how many rows are written.
+            model: metadata for the output; ``classes`` names the probabilities.
+            note: called with the number of rows written.
 
         Raises:
-            ResultsError: the disk is full, or the like.
+            ResultsError: the output cannot be written.
         """
         aside = self.folder / "merged.unfinished"
         size = _GROUP_BYTES // (_ROW_BYTES + _CLASS_BYTES * len(model["classes"]))
@@ -173,7 +173,7 @@ class Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _span(self) -> tuple[int, int]:
-        """First position and number of the rows that are held."""
+        """First position and number of pending rows."""
         return self._held[0][0], sum(table.num_rows for _, table in self._held)
 
     def _count(self, table: pa.Table) -> None:
@@ -192,8 +192,9 @@ class Parts:
         return found
 
     def _groups(self, size: int) -> Iterator[pa.Table]:
-        """All rows in tables of `size`, however the parts were cut: the same bytes whatever
-        interruptions there were."""
+        """All rows in tables of `size`, independent of the parts' boundaries: interruptions do not
+        change the output's bytes.
+        """
         held, rows = list[pa.Table](), 0
         for _, _, path in self._files():
             held.append(pq.read_table(path, schema=SCHEMA))
@@ -213,7 +214,7 @@ class Parts:
 
 
 def _outcome(path: Path) -> pa.Table | None:
-    """Paths and errors of a part; None if it is none."""
+    """Paths and errors of a part; None if it is damaged."""
     try:
         return pq.read_table(path, columns=["path", "error"])
     except (OSError, pa.ArrowException):
@@ -233,7 +234,7 @@ class _ParquetFile:
 
 
 class _TextFile:
-    """Of lines; those of CSV hold lists as JSON."""
+    """A text file of lines; CSV cells hold lists as JSON."""
 
     def __init__(self, file: IO[bytes], model: Mapping[str, Any]) -> None:
         self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)

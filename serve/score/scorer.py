@@ -1,7 +1,7 @@
-"""What `/predict` would answer, for many files at once: one row a file, errors included.
+"""The predictions of `/predict` for many files: one row per file, errors included.
 
-Threads read and decode while the session runs; each takes some files at a time, so what is in
-memory does not grow with the number of files.
+Threads read and decode while the session runs; each takes a few files at a time, so memory use does
+not depend on the number of files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from serve.score.listing import s3_client, split_s3, storage_errors
 from serve.settings import Settings
 
 _CLASS = pa.struct({"label": pa.string(), "index": pa.int32(), "probability": pa.float64()})
-# Floats of 64 bits: those of JSON, which /predict answers with.
+# 64-bit floats, as in the JSON of /predict.
 SCHEMA = pa.schema(
     {
         "path": pa.string(),
@@ -48,16 +48,16 @@ SCHEMA = pa.schema(
         "model_digest": pa.string(),
     }
 )
-MISSING, UNREADABLE = "missing-file", "unreadable-file"  # kinds that no request can have
-_REMOTE_READS = 32  # at once: each waits for the network most of the time
-_AHEAD = 4  # groups of files for each thread, done or under way, whose turn has not come
+MISSING, UNREADABLE = "missing-file", "unreadable-file"  # error kinds that requests cannot have
+_REMOTE_READS = 32  # concurrent: each mostly waits for the network
+_AHEAD = 4  # groups of files in flight per thread
 _OUT_OF_MEMORY = {"error": errors.InternalError.kind, "message": "out of memory"}
 _GONE = {"NoSuchKey", "404"}
 _DENIED = {"AccessDenied", "403", "InvalidObjectState"}
 
 
 class FileError(Exception):
-    """A file that gives no bytes: what kind of error, and why."""
+    """A file that cannot be read: kind of error, and reason."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -66,27 +66,27 @@ class FileError(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """The artifact's bytes, and what a run of it is asked for; travels to other machines."""
+    """The artifact's bytes and session options; can be pickled for other machines."""
 
     artifact: bytes
     settings: Settings
     top_k: int
-    folder: str  # that relative paths start from
+    folder: str  # base of relative paths
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the file in hex; the version is of graph and weights alone."""
+        """SHA-256 of the file in hex; the version covers only graph and weights."""
         return hashlib.sha256(self.artifact).hexdigest()
 
 
 class Scorer:
-    """The model, and the codec of `/predict` with the same limits; may be used by many threads."""
+    """The model, and the codec of `/predict` with the same limits; thread-safe."""
 
     def __init__(self, model: Model, workers: int) -> None:
-        """Opens the session and checks its answers.
+        """Opens the session and checks its parity vector.
 
         Args:
-            workers: threads that decode or predict at the same time.
+            workers: concurrent threads that decode or predict.
 
         Raises:
             ArtifactError: the model cannot be served.
@@ -109,16 +109,16 @@ class Scorer:
     def score(
         self, paths: Sequence[str], ranges: Sequence[tuple[int, int]], batch_size: int
     ) -> Generator[tuple[int, pa.Table]]:
-        """Tables of rows with the position of their first path, in order.
+        """Result tables with the position of their first path, in order.
 
         Args:
-            ranges: positions in `paths`, from and up to.
-            batch_size: files that a thread takes at a time.
+            ranges: half-open ranges of positions in `paths`.
+            batch_size: files per batch.
 
         Raises:
-            StorageError: S3 does not answer.
+            StorageError: S3 is unavailable.
         """
-        # None to read ahead on a disk: it would take the interpreter from those that compute.
+        # No read-ahead threads for disks: they would compete for the GIL.
         threads = self._workers
         if any(path.startswith("s3://") for path in paths):
             threads = max(threads, _REMOTE_READS)
@@ -136,7 +136,7 @@ class Scorer:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def table(self, paths: Sequence[str]) -> pa.Table:
-        """A row for each path, in their order."""
+        """One row per path, in order."""
         files = [self._file(path) for path in paths]
         rows = [row for row, _ in files]
         with self._busy:
@@ -162,7 +162,7 @@ class Scorer:
             return row | _OUT_OF_MEMORY, None
 
     def _decoded(self, row: dict[str, Any], data: bytes | None) -> Pixels | None:
-        """The image; where there is none, the row tells why."""
+        """The image, or None after writing the error into the row."""
         if data is None:
             return None
         try:
@@ -194,11 +194,11 @@ class Scorer:
             with open(self._folder / Path(path).expanduser(), "rb") as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
-                    raise FileError(UNREADABLE, "it is no regular file")
+                    raise FileError(UNREADABLE, "not a regular file")
                 self._check_size(status.st_size)
                 return file.read(self._limit)
         except FileNotFoundError as exc:
-            raise FileError(MISSING, "there is no such file") from exc
+            raise FileError(MISSING, "no such file") from exc
         except (OSError, ValueError) as exc:  # ValueError: a null byte in the path
             reason = exc.strerror if isinstance(exc, OSError) else None
             raise FileError(UNREADABLE, f"the file cannot be read: {reason or exc}") from exc
@@ -212,7 +212,7 @@ class Scorer:
                 return bytes(answer["Body"].read())
             except ClientError as exc:
                 if error_code(exc) in _GONE:
-                    raise FileError(MISSING, "there is no such object") from exc
+                    raise FileError(MISSING, "no such object") from exc
                 if error_code(exc) in _DENIED:
                     raise FileError(UNREADABLE, f"the object cannot be read: {exc}") from exc
                 raise
@@ -226,12 +226,12 @@ class Scorer:
 
 
 def groups(ranges: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
-    """The ranges in pieces of at most `size`."""
+    """Splits the ranges into pieces of at most `size`."""
     for start, end in ranges:
         for first in range(start, end, size):
             yield first, min(first + size, end)
 
 
 def as_text(path: str) -> str:
-    """A path as UTF-8 can hold it: file names may be any bytes."""
+    """A path as valid UTF-8: file names may be arbitrary bytes."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

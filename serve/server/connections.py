@@ -1,9 +1,10 @@
-"""The connections of a process: its share of them, and who gives way where there are too many.
+"""A process's connections: its fair share of them, and which are closed when there are too many.
 
-Processes share one socket that listens. Each takes connections from it so that all have as many,
-else the first to wake would take them all. Where descriptors run out, connections without a request
-give way. When the service ends, the system first accepts no more of them, then those that it has
-accepted are taken, and then the socket is closed: the system would reset those that still wait.
+Processes share one listening socket. Each accepts only while it has no more connections than the
+others; otherwise the first to wake would take them all. When file descriptors run out, idle
+connections are closed. At shutdown, the kernel first stops accepting new connections, then those
+already in the backlog are served, and only then the socket is closed: closing it earlier would
+reset them.
 """
 
 import asyncio
@@ -24,69 +25,70 @@ from typing import Any
 
 import uvloop
 
-_MEMORY = "KILN_CONNECTION_COUNTS"  # the variable by which processes learn where it is
+_MEMORY = "KILN_CONNECTION_COUNTS"  # the variable that names the shared memory to worker processes
 _COUNT_BYTES = 4
 _NOBODY = -1
-_COURTESY_S = 1e-3  # for those with fewer connections to take one; they may be busy
-_EXHAUSTED_S = 1.0  # without accepting, where the machine has no files or memory for more
-_GIVING_WAY_S = 1e-3  # until connections that were ended have given their descriptors back
-_SPARE = 8  # descriptors that are for the service itself
+_COURTESY_S = 1e-3  # for a process with fewer connections to accept first; it may be busy
+_EXHAUSTED_S = 1.0  # pause in accepting when the machine has no files or memory left
+_GIVING_WAY_S = 1e-3  # until closed connections have released their descriptors
+_SPARE = 8  # descriptors reserved for the service itself
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 logger = logging.getLogger(__name__)
 
 
 class ConnectionCounts:
-    """How many connections each process has, in memory that they share."""
+    """The number of connections of each process, in shared memory."""
 
     def __init__(self, path: str) -> None:
-        """Takes the place of a process that is not there yet, or not any more.
+        """Takes the slot of a process that has not started or has ended.
 
         Raises:
-            OSError: the memory cannot be opened, or all places are taken.
+            OSError: the memory cannot be opened, or all slots are taken.
         """
-        self._file = os.open(path, os.O_RDWR)  # stays open: the locks go with it
+        self._file = os.open(path, os.O_RDWR)  # stays open: closing it releases the locks
         self._counts = memoryview(mmap.mmap(self._file, 0)).cast("i")
         self._own = self._free_place()
         self._counts[self._own] = 0
 
     def _free_place(self) -> int:
         for place in range(len(self._counts)):
-            try:  # the system unlocks what was a dead process's
+            try:  # the kernel releases a dead process's lock
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place * _COUNT_BYTES)
             except BlockingIOError:
                 continue
             return place
-        raise BlockingIOError("as many processes as there are places")
+        raise BlockingIOError("all slots for processes are taken")
 
     @property
     def counts(self) -> list[int]:
-        """Connections of each process that is there, or died."""
+        """Connections of each process, running or dead."""
         return [count for count in self._counts if count != _NOBODY]
 
     def opened(self) -> None:
-        """This process has one more."""
+        """Counts a new connection of this process."""
         self._counts[self._own] += 1
 
     def closed(self) -> None:
-        """This process has one less."""
+        """Counts a closed connection of this process."""
         self._counts[self._own] -= 1
 
     def leave(self) -> None:
-        """Connections that wait are no longer for this process."""
+        """Withdraws this process from accepting waiting connections."""
         self._counts[self._own] = _NOBODY
         self.opened = self.closed = lambda: None  # type: ignore[method-assign]
 
     @property
     def others_have_fewer(self) -> bool:
-        """Whether a connection that waits is better taken by another process."""
+        """Whether another process should accept the next connection."""
         return min(self.counts) < self._counts[self._own]
 
 
 def share_counts(processes: int) -> None:
-    """Allocates the shared memory in the parent, before it starts the processes, of which there is
-    one more while one is replaced."""
+    """Allocates the shared memory in the parent, before it starts the processes; one slot is spare
+    for replacements.
+    """
     places = processes + 1
-    if hasattr(os, "memfd_create"):  # Linux; elsewhere chance decides
+    if hasattr(os, "memfd_create"):  # Linux only; elsewhere the distribution is left to chance
         file = os.memfd_create("kiln-connections")
         os.write(file, _NOBODY.to_bytes(_COUNT_BYTES, "little", signed=True) * places)
         os.environ[_MEMORY] = f"/proc/{os.getpid()}/fd/{file}"
@@ -94,7 +96,7 @@ def share_counts(processes: int) -> None:
 
 @cache
 def own_counts() -> ConnectionCounts | None:
-    """The counts as this process sees them, if its parent has others to share connections with."""
+    """The counts as this process sees them; None if the parent shares none."""
     path = os.environ.get(_MEMORY)
     if path is None:
         return None
@@ -105,32 +107,33 @@ def own_counts() -> ConnectionCounts | None:
         return None
 
 
-# Classic BPF on what comes to a socket that listens, from the TCP header on: a SYN is dropped, and
-# what belongs to a handshake that has begun is let in.
+# Classic BPF on packets to a listening socket, from the TCP header on: drops SYNs, and accepts
+# packets of handshakes that have begun.
 _SO_ATTACH_FILTER = 26
 _NO_SYN = (
     (0x30, 0, 0, 13),  # load the flags
-    (0x45, 0, 1, 0x02),  # is SYN among them?
-    (0x06, 0, 0, 0),  # then nothing of it is kept,
-    (0x06, 0, 0, 0xFFFF_FFFF),  # else all
+    (0x45, 0, 1, 0x02),  # is SYN set?
+    (0x06, 0, 0, 0),  # then drop the packet,
+    (0x06, 0, 0, 0xFFFF_FFFF),  # otherwise accept all of it
 )
 
 
 def refuse_newcomers(listener: socket.socket) -> None:
-    """Has the system begin no more connections, in all processes that share the socket.
+    """Makes the kernel drop new connections, for all processes that share the socket.
 
-    Callers try again by themselves, after a second, and are refused, or answered by a successor. A
-    socket that is closed without this resets connections which were made since the last was taken.
+    Callers retry by themselves after a second, and are refused or served by a successor. Closing a
+    socket without this resets connections completed since the last accept.
     """
     if sys.platform == "linux":
         program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *i) for i in _NO_SYN))
         address = struct.pack("HL", len(_NO_SYN), ctypes.addressof(program))
-        with suppress(OSError):  # a sandbox may not know filters: then a few may be reset
+        # A sandbox may not allow filters; then a few connections may be reset.
+        with suppress(OSError):
             listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, address)
 
 
 class EvenLoop(uvloop.Loop):
-    """uvloop, whose servers take their share of the connections of a socket that is given."""
+    """uvloop with servers that accept only their share of connections from a given socket."""
 
     async def create_server(  # type: ignore[override]
         self,
@@ -151,7 +154,7 @@ class EvenLoop(uvloop.Loop):
 
 
 class Acceptor:
-    """What uvicorn needs of asyncio.Server, on a socket that may be shared with other processes."""
+    """The part of asyncio.Server that uvicorn needs, on a socket that processes may share."""
 
     def __init__(
         self,
@@ -162,9 +165,9 @@ class Acceptor:
         counts: ConnectionCounts | None,
     ) -> None:
         self._loop, self._protocol_factory, self._counts = loop, protocol_factory, counts
-        self.make_room: Callable[[], bool] = lambda: False  # ends some that have no request
+        self.make_room: Callable[[], bool] = lambda: False  # closes idle ones
         self._crowded = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE
-        self._listener = listener.dup()  # whose life is this server's
+        self._listener = listener.dup()  # they live as long as this server
         self._listener.setblocking(False)
         self._listener.listen(backlog)
         self._pause: asyncio.TimerHandle | None = None
@@ -190,11 +193,11 @@ class Acceptor:
         self._pause = self._loop.call_later(seconds, then)
 
     def _accept(self) -> bool:
-        """Takes one of the connections that wait; False if there is none, or no room for it."""
+        """Accepts one waiting connection; False if there is none, or no room for it."""
         try:
             connection, _ = self._listener.accept()
         except ConnectionAbortedError:
-            return True  # the caller went away
+            return True  # the client disconnected
         except (BlockingIOError, InterruptedError):
             return False  # another process was faster
         except OSError as exc:
@@ -215,7 +218,7 @@ class Acceptor:
         return True
 
     def close(self) -> None:
-        """Takes what waits, and no more."""
+        """Accepts what is waiting, and nothing more."""
         if self._listener.fileno() >= 0:
             while self._accept():
                 pass
@@ -227,4 +230,4 @@ class Acceptor:
                 self._counts.leave()
 
     async def wait_closed(self) -> None:
-        pass  # the connections are the caller's
+        pass  # the caller owns the connections

@@ -1,21 +1,21 @@
-"""uvicorn's HTTP protocol with limits on heads, and without other protocols.
+"""uvicorn's HTTP protocol with timeouts and limits on request heads, without protocol upgrades.
 
-uvicorn ends connections that are idle between requests; one that sends its headers a byte at a
-time, or none at all, would stay for ever, and so would one that goes on with a body which was
-refused. Bodies are timed by serve/http/bodies.py.
+uvicorn closes connections that are idle between requests, but one that sends its headers a byte at
+a time, or none at all, would stay open for ever, and so would one that keeps sending a rejected
+body. serve/http/bodies.py has the timeout of bodies.
 
-Nor does uvicorn limit how many bytes a head has, or what a body has beside its data (the parts of
-a chunk's line, the fields after the last chunk), and it takes such fields for headers of the
-request, though a proxy that removes headers looks for them in the head alone (CWE-444).
+Nor does uvicorn limit the bytes of a head, or of a body beside its data (chunk extensions,
+trailers), and it treats trailers as request headers, though a proxy that removes headers checks
+only the head (CWE-444).
 
-A request may offer to go on in another protocol, as the first of every Java HttpClient does and
-those of `curl --http2` (`Upgrade: h2c`). A server may ignore that (RFC 9110, 7.8), but httptools
-stops behind such a head, and what comes next is the body for one reader and a request for another
-(uvicorn#2722, CWE-444). Here the head is read once more without the offer.
+A request may offer a protocol upgrade, as the first request of every Java HttpClient and of `curl
+--http2` does (`Upgrade: h2c`). A server may ignore it (RFC 9110, 7.8), but httptools stops after
+such a head, and what follows is the body for one reader and a new request for another
+(uvicorn#2722, CWE-444). Here the head is parsed again without the offer.
 
-httptools leaves it to the server whether a request names its host, and takes any list of transfer
-codings that ends in `chunked`; a proxy may route by another Host, or undo another coding. Such
-requests are refused (RFC 9112, 3.2 and 6.1).
+httptools does not check Host, and accepts any list of transfer codings that ends in `chunked`; a
+proxy may route by another Host, or undo another coding. Such requests are rejected (RFC 9112, 3.2
+and 6.1).
 """
 
 import asyncio
@@ -30,24 +30,24 @@ from uvicorn.server import ServerState
 from serve.exchange import WHOLE
 from serve.server.connections import ConnectionCounts
 
-# Counted by what the system hands over at once, 256 KiB at most: a head may be longer by that.
+# Checked per read of up to 256 KiB, by which a head may exceed it.
 _MOST_BESIDE_DATA = 64 * 1024
 
 
-_LAST_MOMENT_S = 1.0  # for a request that is under way when the service ends
-_ROOM = 8  # connections that give way at once
+_LAST_MOMENT_S = 1.0  # for a request in progress at shutdown
+_ROOM = 8  # idle connections closed at once
 
 
 class Connections(ServerState):
-    """Those of a process, as uvicorn keeps them, and which of them have no request."""
+    """A process's connections, as uvicorn keeps them, and which of them are idle."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.is_ending = False  # every answer is a connection's last
-        self.idle: dict[TimedProtocol, None] = {}  # those that have been so for longest first
+        self.is_ending = False  # close after each response
+        self.idle: dict[TimedProtocol, None] = {}  # longest idle first
 
     def make_room(self) -> bool:
-        """Ends some of the connections that have no request; False if there is none."""
+        """Closes some idle connections; False if there are none."""
         ended = list(islice(self.idle, _ROOM))
         for connection in ended:
             del self.idle[connection]
@@ -56,12 +56,12 @@ class Connections(ServerState):
 
 
 class _NoUpgradeParser(httptools.HttpRequestParser):
-    """Reads on where httptools leaves the connection to the protocol that a request offers."""
+    """A parser that reads on where httptools hands the connection to the offered protocol."""
 
     def __init__(self, protocol: "TimedProtocol") -> None:
         super().__init__(protocol)
         self._protocol = protocol
-        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn's own protocol
 
     def feed_data(self, data: Any) -> None:
         rest = data
@@ -73,34 +73,36 @@ class _NoUpgradeParser(httptools.HttpRequestParser):
             else:
                 return
             head = self._protocol.head_without_offer()
-            _NoUpgradeParser.__init__(self, self._protocol)  # it may have seen a last request
+            _NoUpgradeParser.__init__(self, self._protocol)  # the last request may have been seen
             super().feed_data(head)
 
 
-# uri-host [":" port] of RFC 3986, or nothing.
+# uri-host [":" port] of RFC 3986, or empty.
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w.:~!$&'()*+,;=-]+\])(?::\d*)?", re.ASCII)
 
 
 def _check_framing(version: str, headers: list[tuple[bytes, bytes]]) -> None:
-    """Raises ValueError on a head that a proxy may read in another way."""
+    """Raises ValueError on a head that a proxy may interpret differently."""
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         raise ValueError(f"{len(hosts)} hosts")
     if hosts and not _HOST.fullmatch(hosts[0]):
-        raise ValueError("a host that is none")
+        raise ValueError("a malformed Host")
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings and (len(codings) > 1 or codings[0].lower() != b"chunked" or version != "1.1"):
-        raise ValueError("a transfer coding that is not known")
+        raise ValueError("an unknown transfer coding")
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """Closes connections whose first byte or whose headers do not come, or come without end."""
+    """Closes connections whose first byte or headers do not arrive in time, or exceed the
+    limits.
+    """
 
     head_timeout_s = 10.0
     counts: ConnectionCounts | None = None
     server_state: Connections
-    _beside_data = 0  # bytes that came since the last of a head or of a body's data
-    _refusal = ""  # of what came last, once the requests before it are answered
+    _beside_data = 0  # bytes received since the end of the last head or chunk of body data
+    _refusal = ""  # bytes received last, counted once earlier requests are answered
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -120,7 +122,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A caller may end its own half of the connection behind a request, and is answered."""
+        """A client may half-close the connection after a request, and is still answered."""
         cycle = self.cycle
         is_owed = cycle is not None and not (cycle.more_body or cycle.response_complete)
         if is_owed:
@@ -128,7 +130,7 @@ class TimedProtocol(HttpToolsProtocol):
         return is_owed
 
     def shutdown(self) -> None:
-        """Ends with the answer to the last request that is here or on its way."""
+        """Closes after the response to the last request that is here or on its way."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
         else:
@@ -148,16 +150,17 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
-            if self.parser.get_method() == b"CONNECT":  # never has a body, whatever its length
-                raise ValueError("there are no tunnels here")  # which is answered by a 400
-            return  # the same head comes again without the offer
+            # Never has a body, whatever its Content-Length.
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("CONNECT is not supported")  # answered by 400
+            return  # the same head is parsed again without the offer
         _check_framing(self.parser.get_http_version(), self.headers)
         self._head_is_here()
         self._beside_data = 0
         super().on_headers_complete()
         if self.server_state.is_ending:
             self.cycle.keep_alive = False
-        self.headers = []  # what comes after a body goes there: the request has its own
+        self.headers = []  # bytes after a body are discarded here: the request has its own buffer
 
     def on_body(self, body: bytes) -> None:
         self._beside_data = 0
@@ -165,28 +168,28 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
-            # Before the application looks, where it came in one piece.
+            # Before the application runs, if it arrived in one piece.
             self.scope[WHOLE] = True  # type: ignore[literal-required]
             super().on_message_complete()
 
     def head_without_offer(self) -> bytes:
-        """The head that was read last, as it would be if it offered no other protocol."""
+        """The last head, without its offer of another protocol."""
         version = self.parser.get_http_version().encode()
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
     def send_400_response(self, msg: str) -> None:
-        """About what is no request, or a body that is none, behind the answers that are owed.
+        """Answers 400 to a malformed request or body, after the pending responses.
 
-        uvicorn gives it to the first request that has no answer yet, which may be another.
+        uvicorn answers the first pending request with it, which may be another one.
         """
         cycle = self.cycle
         if cycle is None or (cycle.response_complete and not cycle.more_body):
             super().send_400_response(msg)
         elif not cycle.more_body:
             self._refusal = msg
-        elif self.pipeline:  # its body is none, and its turn has not come
+        elif self.pipeline:  # its body is malformed, and its turn has not come
             self.pipeline.popleft()
             self._refusal = msg
         elif cycle.response_started:
@@ -197,7 +200,7 @@ class TimedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self._refusal and not self.pipeline and not self.transport.is_closing():
             super().send_400_response(self._refusal)
-        if self.cycle is not None and self.cycle.more_body:  # answered before the body was here
+        if self.cycle is not None and self.cycle.more_body:  # answered before its body arrived
             self._wait_for_request()
         elif self.cycle is None or self.cycle.response_complete:
             self.server_state.idle[self] = None

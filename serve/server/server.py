@@ -1,6 +1,6 @@
 """The HTTP server: one process per CPU, each with its own warm session.
 
-The parent only starts and replaces them; it loads neither onnxruntime nor the application.
+The parent only supervises them; it imports neither onnxruntime nor the application.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from serve.telemetry.settings import ExportSettings
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-_SHUTDOWN_S = 20  # for the answers that are under way
+_SHUTDOWN_S = 20  # for responses in progress
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 logger = logging.getLogger(__name__)
 
 
 def application() -> "Starlette":
-    """What each process serves."""
+    """The application that each process serves."""
     from serve.capture.watch import CLOSE_S, capture_answers
     from serve.drift.watch import watch_traffic
     from serve.http.app import create_app
@@ -60,7 +60,7 @@ def application() -> "Starlette":
     def end() -> None:
         if capturing is not None:
             capturing.recorder.close(CLOSE_S)
-        telemetry.close()  # tells what was kept
+        telemetry.close()  # writes the remaining captures
 
     app = create_app(
         predictor,
@@ -71,30 +71,31 @@ def application() -> "Starlette":
     )
     TimedProtocol.head_timeout_s = settings.head_timeout_ms / 1e3
     TimedProtocol.counts = own_counts()
-    gc.freeze()  # what is loaded stays: the collector need not look at it amid answers
+    gc.freeze()  # exempts loaded objects from garbage collection during requests
     return app
 
 
-# What each option says, by the variable whose place it takes.
+# Help of each option, by the variable that it overrides.
 _OPTIONS = {
-    "model": "path of the model.onnx to serve, or of its folder; without it what was built in",
-    "precision": "fp32 or int8, where the folder has both; by itself the faster on this machine",
-    "host": "address to listen at; 127.0.0.1 by itself, which this machine alone can reach",
-    "port": "port to listen at, 8000 by itself; 0 takes a free one",
-    "workers": "processes, each with its own session; by itself one for each CPU",
+    "model": "model.onnx to serve, or its folder (default: the built-in model)",
+    "precision": "fp32 or int8, if the folder has both (default: the faster on this machine)",
+    "host": "address to listen on (default: 127.0.0.1, reachable from this machine only)",
+    "port": "port to listen on (default: 8000); 0 picks a free one",
+    "workers": "processes, each with its own session (default: one per CPU)",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or Ctrl-C, then answers what has arrived and ends."""
+    """Serves until SIGTERM or Ctrl-C, then drains and exits."""
     given = {k: v for k, v in vars(_parser().parse_args(arguments)).items() if v is not None}
     os.environ.update({_variable(name): value for name, value in given.items()})
     try:
         settings = Settings.from_environment()
-        ExportSettings.from_environment()  # each process makes its own of them: wrong ones end here
+        # Each process parses them again: errors are reported here.
+        ExportSettings.from_environment()
         path = model_path(settings, partial(_fastest, settings))
         metadata = read_model(path, settings.model_key)
-        os.environ["KILN_MODEL"] = str(path)  # the same for all processes, those to come too
+        os.environ["KILN_MODEL"] = str(path)  # inherited by all processes, also replacements
         listener = _listener(settings.host, settings.port)
     except (SettingsError, ArtifactError) as exc:
         return _mistake(exc, given)
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "session_threads": settings.session_threads,
     }
     logger.info("serving, API at /docs", extra=facts)
-    # A lone process hands the signal on when it is done, and would seem to have been killed.
+    # With a single process, its exit by the signal would look like a crash.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     config = _config(settings)
     if settings.processes > 1:
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fastest(settings: Settings, paths: Sequence[Path], threads: int) -> Path:
-    """In a process of its own: this one does not load onnxruntime."""
+    """In a separate process: this one must not import onnxruntime."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, log_to_stderr, (settings,)) as process:
         return process.submit(fastest, paths, threads).result()
@@ -135,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="api",
         description="The HTTP service: POST /predict, /docs and a page to try it at /.",
-        epilog="Each option takes the place of a variable, KILN_PORT for --port. "
-        "serve/settings.py lists the variables, those without an option too.",
+        epilog="Each option overrides a variable, such as KILN_PORT for --port. "
+        "serve/settings.py lists all variables.",
         allow_abbrev=False,
     )
     for name, said in _OPTIONS.items():
@@ -149,7 +150,7 @@ def _variable(option: str) -> str:
 
 
 def _mistake(exc: Exception, given: dict[str, str]) -> int:
-    """Says what is wrong in a line, of an option by the option's name."""
+    """The error in one line, by the option's name if it came from one."""
     said = str(exc)
     for option in given:
         said = said.replace(_variable(option), f"--{option}")
@@ -174,16 +175,16 @@ def _config(settings: Settings) -> uvicorn.Config:
 
 
 def _end_with_the_parent() -> None:
-    """Or processes whose parent was killed would serve on, and keep the port from its successor."""
+    """Terminates workers with their parent; otherwise they would serve on and block the port."""
     parent = multiprocessing.parent_process()
     if parent is not None and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent.pid:  # it died before this was asked for
+        if os.getppid() != parent.pid:  # the parent died before the call
             sys.exit(1)
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """The socket that all processes take connections from; they let it listen when they serve."""
+    """The socket that all processes accept from; it starts listening when they serve."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     try:

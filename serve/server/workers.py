@@ -1,4 +1,4 @@
-"""The processes that serve: what they answer before they end, and who replaces one that died."""
+"""Worker processes: graceful shutdown, and replacement of those that died."""
 
 import asyncio
 import contextlib
@@ -20,18 +20,18 @@ from serve.server.connections import Acceptor, refuse_newcomers
 from serve.server.protocol import Connections
 from serve.settings import SettingsError
 
-MISTAKE = 2  # exit code where a setting or the model is wrong
+MISTAKE = 2  # exit code for invalid settings or models
 
-_HANDSHAKE_S = 0.25  # for connections that are being made when the service ends
-_TURN_S = 0.25  # between two looks at the processes
-# A process that says nothing for so long is replaced; a busy machine may need long to start one.
+_HANDSHAKE_S = 0.25  # for connections being established at shutdown
+_TURN_S = 0.25  # interval of health checks
+# A process that does not respond for this long is replaced; busy machines may start slowly.
 SILENT_S = 60
-_MOST_FAILURES = 3  # of processes in a row that end before they serve
+_MOST_FAILURES = 3  # consecutive processes that end before they serve
 logger = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's; when it ends, whoever has connected is answered."""
+    """uvicorn's server, which at shutdown answers everyone who has connected."""
 
     server_state: Connections
 
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
                 server.make_room = self.server_state.make_room
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, behind a moment in which those who are connecting are let in."""
+        """As uvicorn's, after a moment in which connections being established are accepted."""
         self.server_state.is_ending = True
         if multiprocessing.parent_process() is None:
             for listener in sockets or ():
@@ -57,21 +57,21 @@ class Server(uvicorn.Server):
 
 
 class Worker(Process):
-    """uvicorn's worker process, which is looked at without waiting for it."""
+    """uvicorn's worker process with non-blocking health checks."""
 
     has_served = False
-    reason = ""  # why it ended, if it said so
+    reason = ""  # the reason why it ended, if it reported one
     _asked_at: float | None = None
 
     @property
     def server(self) -> uvicorn.Server:
-        """Of this process; the parent has none."""
+        """This process's server; the parent has none."""
         if self._server is None:
             self._server = Server(self.config)
         return self._server
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
-        """What the process does."""
+        """The process's main function."""
         try:
             super().target(sockets)
         except (ArtifactError, SettingsError) as exc:
@@ -83,7 +83,7 @@ class Worker(Process):
             sys.exit(1)
 
     def is_well(self) -> bool:
-        """Whether it runs and has given a sign of life in time."""
+        """Whether it runs and has responded in time."""
         now, is_alive = time.monotonic(), self.process.is_alive()
         with contextlib.suppress(OSError, EOFError):
             while self.parent_conn.poll():
@@ -100,9 +100,10 @@ class Worker(Process):
             self._asked_at, self.has_served = None, self.has_served or said
 
     def _healthcheck(self, timeout: float) -> bool | None:
-        """Whether it has started; None if it does not answer within `timeout` seconds, or ends.
+        """Whether it has started; None if it does not respond within `timeout` seconds, or has
+        ended.
 
-        It holds both ends of the pipe, so that its end has to be waited for as well.
+        The parent holds both ends of the pipe, so the process's exit has to be polled as well.
         """
         try:
             self.parent_conn.send(b"ping")
@@ -123,9 +124,9 @@ class Worker(Process):
 
 
 class Supervisor(Multiprocess):
-    """Replaces processes that died; ends if they die again and again before they serve.
+    """Replaces dead processes; gives up if they keep dying before they serve.
 
-    Meanwhile, with nobody to serve, callers are told so instead of being left to wait.
+    While no process serves, callers get 503 instead of waiting.
     """
 
     processes: list[Worker]  # type: ignore[assignment]
@@ -135,12 +136,12 @@ class Supervisor(Multiprocess):
         self._listener, self._version = listener, version
         self._failures = 0
         self._last_failure: Worker | None = None
-        self._outdated: list[int] = []  # places of processes that are to be replaced
-        self._successor: Worker | None = None  # which starts, to take the first of these
-        self._retiring: Worker | None = None  # which ends, with its last answers
+        self._outdated: list[int] = []  # slots of processes to replace
+        self._successor: Worker | None = None  # the starting successor of the first slot
+        self._retiring: Worker | None = None  # the process that drains
 
     def run(self) -> int:  # type: ignore[override]
-        """Until a signal, or processes cannot be started; the exit code."""
+        """Runs until a signal, or until processes cannot be started; returns the exit code."""
         self.init_processes()
         while not self.should_exit.wait(_TURN_S):
             self.handle_signals()
@@ -156,13 +157,13 @@ class Supervisor(Multiprocess):
         return max(1, self._last_failure.exitcode or 0)
 
     def terminate_all(self) -> None:
-        """Has the processes answer those who have connected, and end."""
+        """Drains and stops all processes."""
         refuse_newcomers(self._listener)
         super().terminate_all()
         self._listener.close()
 
     def keep_subprocess_alive(self) -> None:
-        """Looks at each process once."""
+        """Checks each process once."""
         for place, worker in enumerate(self.processes):
             if self.should_exit.is_set():
                 return
@@ -175,19 +176,20 @@ class Supervisor(Multiprocess):
             self._turn_away()
 
     def handle_hup(self) -> None:
-        """Replaces all processes one by one, in the turns to come: uvicorn's own way waits for each
-        to start and to end, and looks at none meanwhile."""
+        """Rolling restart, one step per turn: uvicorn's own handler blocks for each start and stop,
+        and checks no process meanwhile.
+        """
         self._outdated = [*range(len(self.processes))]
 
     def _go_on_restarting(self) -> None:
-        """One step, which waits for nothing."""
+        """One non-blocking step."""
         if self._retiring is not None:
             if self._retiring.process.is_alive():
-                return  # there is memory, and a place in the counts, for one process more
+                return  # there is memory, and a slot in the counts, for one additional process
             self._retiring.join()
             self._retiring = None
         if self._outdated and self._outdated[0] >= len(self.processes):
-            self._outdated.clear()  # SIGTTOU has ended the rest
+            self._outdated.clear()  # SIGTTOU has ended the others
         if self._successor is None:
             if self._outdated:
                 self._successor = Worker(self.config, self.sockets)
@@ -222,7 +224,7 @@ class Supervisor(Multiprocess):
         self.processes[place] = successor
 
     def _turn_away(self) -> None:
-        """Answers whoever waits in place of the processes."""
+        """Answers 503 in place of the processes."""
         self._listener.setblocking(False)
         with contextlib.suppress(OSError):
             while True:

@@ -12,9 +12,9 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """Does `work` when asked and, unless it is not to, at an interval on its own.
+    """Runs `work` on request and, if it has an interval, periodically.
 
-    Whoever asks may wait for it, up to a deadline.
+    Callers may wait for a run, up to a deadline.
 
     The SDK's own flush takes as long as the collector does, whatever the deadline:
     https://github.com/open-telemetry/opentelemetry-python/issues/4568
@@ -42,21 +42,21 @@ class Worker:
 
     @property
     def is_due(self) -> bool:
-        """Whether its interval has passed since it was done with success, or it never was.
+        """Whether its interval has passed since its last success, or it has had none.
 
-        By the wall clock, either way: the other may stand still while the process is frozen.
+        By the wall clock, since the monotonic one may stop while the process is frozen.
         """
         return abs(time.time() - self._succeeded_at) >= self._interval_s
 
     def ask(self) -> int:
-        """Has the work begin soon; returns a ticket to wait for its end."""
+        """Requests a run soon; returns a ticket to wait for."""
         with self._changed:
             self._asked += 1
             self._changed.notify_all()
             return self._asked
 
     def wait(self, ticket: int, end: float) -> bool:
-        """Whether what was asked for is done, with success, before `time.monotonic()` is `end`."""
+        """Whether the requested run succeeds before `time.monotonic()` reaches `end`."""
         with self._changed:
             in_time = self._changed.wait_for(
                 lambda: self._done >= ticket or self._stopped, max(0.0, end - time.monotonic())
@@ -64,15 +64,16 @@ class Worker:
             return in_time and self._done >= ticket and self._succeeded
 
     def stop(self) -> None:
-        """Ends the thread; `cancel` tells the work that is under way not to try again."""
+        """Ends the thread; `cancel` makes work in progress give up its retries."""
         self._stopped = True
-        if self._process == os.getpid():  # in a fork the thread is gone, perhaps with the lock
+        # After a fork the thread is gone, perhaps holding the lock.
+        if self._process == os.getpid():
             with self._changed:
                 self._changed.notify_all()
             self._cancel()
 
     def join(self, end: float) -> None:
-        """Waits for the stopped thread until `time.monotonic()` is `end`."""
+        """Waits for the stopped thread until `time.monotonic()` reaches `end`."""
         if self._process == os.getpid():
             self._thread.join(max(0.0, end - time.monotonic()))
 
@@ -101,7 +102,7 @@ class Worker:
 
 
 class ExportQueue:
-    """Exports items in batches from a thread of its own; drops the newest when it is full."""
+    """Exports items in batches from its own thread; drops the newest when it is full."""
 
     def __init__(
         self,
@@ -119,11 +120,11 @@ class ExportQueue:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits to be exported."""
+        """Whether nothing is waiting for export."""
         return not self._items
 
     def put(self, items: Sequence[Any]) -> None:
-        """Enqueues an item; never waits."""
+        """Enqueues an item without blocking."""
         before = len(self._items)
         room = max(0, self._capacity - before)
         self._items.extend(items[:room])
@@ -133,7 +134,7 @@ class ExportQueue:
 
     def _send(self) -> bool:
         succeeded = True
-        for _ in range(-(-len(self._items) // self._batch)):  # not what comes meanwhile
+        for _ in range(-(-len(self._items) // self._batch)):  # not what arrives meanwhile
             count = min(self._batch, len(self._items))
             items = [self._items.popleft() for _ in range(count)]
             try:

@@ -8,14 +8,14 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True)
 class Instrument:
-    """A metric: name, base unit, and the labels that its series have."""
+    """A metric's name, base unit, and labels."""
 
     name: str
     kind: Kind
     unit: str
     description: str
     labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()  # upper bounds of a histogram, inclusive
+    buckets: tuple[float, ...] = ()  # a histogram's upper bounds, inclusive
 
 
 METHOD, ROUTE = "http.request.method", "http.route"
@@ -27,7 +27,7 @@ REQUEST_DURATION = Instrument(
     "http.server.request.duration",
     "histogram",
     "s",
-    "Time from a request's head to the end of its answer; its count is the number of requests",
+    "Time from a request's head to the end of its response; the count is the number of requests",
     (METHOD, ROUTE, STATUS, ERROR),
     (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0),
 )
@@ -35,34 +35,34 @@ ERRORS = Instrument(
     "kiln.errors",
     "counter",
     "{request}",
-    "Requests that were answered by a problem, by the last part of the problem's type",
+    "Requests with an error response, by the last part of the problem type",
     (ERROR,),
 )
 SHED = Instrument(
     "kiln.requests.shed",
     "counter",
     "{request}",
-    "Requests that were turned away because the queue was full or the wait too long",
+    "Requests shed because the queue was full or the expected wait too long",
 )
 REFUSED = Instrument(
     "kiln.images.refused",
     "counter",
     "{image}",
-    "Images in batches that were answered by an error of their own, by its type",
+    "Images in batches that failed individually, by error type",
     (ERROR,),
 )
 TRAILING = Instrument(
     "kiln.images.trailing",
     "counter",
     "{image}",
-    "Images that bytes follow, which are ignored: previews and notes of cameras, padding",
+    "Images with trailing bytes, which are ignored: camera previews, metadata, padding",
     (IMAGE_TYPE,),
 )
 STAGE_DURATION = Instrument(
     "kiln.stage.duration",
     "histogram",
     "s",
-    "Time that an answered request spent in decode, queue, infer and encode",
+    "Time that a successful request spent in decode, queue, infer and encode",
     ("stage",),
     (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
@@ -70,7 +70,7 @@ BATCH_SIZE = Instrument(
     "kiln.batch.size",
     "histogram",
     "{image}",
-    "Images that were run together, as each answered request saw it",
+    "Batch size of the model run, as seen by each successful request",
     (),
     (1, 2, 4, 8, 16, 32, 64, 100),
 )
@@ -78,20 +78,20 @@ QUEUE_DEPTH = Instrument(
     "kiln.queue.depth",
     "gauge",
     "{image}",
-    "The most images that were let in and unanswered at once since the export before",
+    "Maximum number of admitted, unanswered images since the last export",
 )
 PREDICTIONS = Instrument(
     "kiln.predictions",
     "counter",
     "{image}",
-    "Images that were answered with a class: the class mix",
+    "Predictions by class: the class mix",
     ("class",),
 )
 CONFIDENCE = Instrument(
     "kiln.confidence",
     "histogram",
     "1",
-    "The highest probability of an answer",
+    "The highest probability of a prediction",
     (),
     (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
 )
@@ -99,23 +99,23 @@ MODEL_INFO = Instrument(
     "kiln.model.info",
     "gauge",
     "1",
-    "1, with the model that is served in its labels",
+    "1, with the served model in its labels",
     ("name", "version", "quantisation", "revision"),
 )
 COLD_STARTS = Instrument(
-    "kiln.cold_starts", "counter", "{start}", "1 for each process that began to serve"
+    "kiln.cold_starts", "counter", "{start}", "1 for each process that started serving"
 )
 COLD_START_DURATION = Instrument(
     "kiln.cold_start.duration",
     "gauge",
     "s",
-    "Time from the start of the process until it could serve",
+    "Time from the start of the process until it was ready",
 )
 DROPPED = Instrument(
     "kiln.telemetry.dropped",
     "counter",
     "{item}",
-    "Spans, log records and exports of metrics that reached no collector",
+    "Spans, log records and metric exports that did not reach the collector",
     ("signal",),
 )
 DRIFT_ALARM = Instrument(
@@ -153,21 +153,21 @@ DRIFT_REFERENCE_SHARE = Instrument(
     ("signal", "bin"),
 )
 CAPTURE_KEPT = Instrument(
-    "kiln.capture.kept", "counter", "{image}", "Answers that are in the store of captures"
+    "kiln.capture.kept", "counter", "{image}", "Predictions written to the capture store"
 )
 CAPTURE_DROPPED = Instrument(
     "kiln.capture.dropped",
     "counter",
     "{image}",
-    "Answers that were drawn to be kept and are lost: no room in memory, not written before the "
-    "end of the process, or a mistake",
+    "Predictions sampled for capture but lost: memory full, not written before the process ended, "
+    "or an internal error",
     ("reason",),
 )
 CAPTURE_WAITING = Instrument(
     "kiln.capture.waiting",
     "gauge",
     "By",
-    "Captured answers in memory, which are yet to be written",
+    "Captured predictions in memory, not written yet",
 )
 CPU_TIME = Instrument(
     "process.cpu.time",

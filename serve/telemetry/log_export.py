@@ -1,4 +1,4 @@
-"""Exports log records over OTLP; imported for the first of them."""
+"""Exports log records over OTLP; imported at the first record."""
 
 import logging
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _SEVERITIES = {
 
 
 class LogExport:
-    """Python's records as OpenTelemetry's, and their exporter."""
+    """Converts Python's log records to OpenTelemetry's and exports them."""
 
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
         self._resource, self._scope = resource, scope
@@ -33,12 +33,12 @@ class LogExport:
         self.shutdown = self._exporter.shutdown
 
     def export(self, records: Sequence[logging.LogRecord]) -> bool:
-        """Whether a collector took them."""
+        """Whether the collector accepted them."""
         result = self._exporter.export([self.convert(record) for record in records])
         return result is LogRecordExportResult.SUCCESS
 
     def convert(self, record: logging.LogRecord) -> ReadableLogRecord:
-        """With its trace, where it names one."""
+        """The record, with its trace if it names one."""
         facts = facts_of(record)
         converted = LogRecord(
             timestamp=int(record.created * 1e9),
@@ -59,6 +59,6 @@ def _plain(value: object) -> str | bool | int | float:
 def _context(trace_id: object) -> Context:
     if not isinstance(trace_id, str):
         return Context()
-    # A span is not known here, and an invalid span's trace would be left out.
+    # The span id is not known here, and an invalid one would drop the trace id.
     span = SpanContext(int(trace_id, 16), 0, False, TraceFlags(0))
     return set_span_in_context(NonRecordingSpan(span), Context())

@@ -2,8 +2,8 @@
 
     logger.info("prediction served", extra={"elapsed_ms": elapsed_ms})
 
-Whatever a caller sends stays inside a JSON string of ASCII: it cannot begin a line of its own, nor
-reach a terminal's escapes.
+Text from callers stays within an ASCII JSON string: it can neither start a log line nor send escape
+sequences to a terminal.
 """
 
 import json
@@ -22,17 +22,17 @@ logger = logging.getLogger(__name__)
 
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {
     *("message", "asctime", "taskName"),
-    "color_message",  # uvicorn's, the message once more
+    "color_message",  # uvicorn's colored copy of the message
 }
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-# A collector that fails makes these say so at every attempt.
+# Loggers that report every attempt to reach a failing collector.
 _REPETITIVE = ("opentelemetry.", "serve.telemetry.export", "urllib3.", "requests.")
 _QUIET_S = 300.0
 _LONGEST_PATH = 256  # characters
 
 
 def log_to_stderr(settings: Settings, stream: TextIO | None = None) -> None:
-    """Sends all loggers' records to standard error: JSON, or text on a terminal."""
+    """Sends all log records to standard error: JSON, or text on a terminal."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     as_json = settings.log_format == "json" or (not settings.log_format and not stream.isatty())
@@ -42,7 +42,7 @@ def log_to_stderr(settings: Settings, stream: TextIO | None = None) -> None:
 
 
 def facts_of(record: logging.LogRecord) -> dict[str, Any]:
-    """A record as values: time, severity, logger, message, and the fields given with it."""
+    """A record as values: time, severity, logger, message, and its extra fields."""
     fields = {name: value for name, value in vars(record).items() if name not in _ORDINARY}
     facts = fields | {
         "time": _time(record.created),
@@ -67,7 +67,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For people at a terminal; further lines of a record are indented."""
+    """Readable on a terminal; continuation lines are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts = facts_of(record)
@@ -82,7 +82,7 @@ class TextFormatter(logging.Formatter):
 
 
 class RepetitionFilter(logging.Filter):
-    """Passes each message of the exporters once in five minutes."""
+    """Passes each of the exporters' messages once in five minutes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class AccessLog:
         self._errors_only = errors_only
 
     def __call__(self, exchange: Exchange, method: str, path: str) -> None:
-        # A caller who leaves within a request is no failure: many can, and would fill the log.
+        # A client that disconnects is no failure: many can, and would fill the log.
         failed = exchange.status >= 500 or (not exchange.status and exchange.error != "client-left")
         if self._errors_only and not failed:
             return

@@ -28,7 +28,7 @@ _CUMULATIVE = AggregationTemporality.CUMULATIVE
 
 
 class Reader(MetricReader):
-    """Collects the SDK's instruments and ours when it is told to, and exports them."""
+    """On demand, collects the SDK's instruments and ours, and exports them."""
 
     def __init__(
         self,
@@ -41,10 +41,10 @@ class Reader(MetricReader):
         self._exporter, self._collect_ours = exporter, collect
         self._scope, self._resource = scope, resource
         self._succeeded = False
-        self.failures = 0  # exports that did not arrive
+        self.failures = 0  # failed exports
 
     def export(self) -> bool:
-        """Whether a collector took it."""
+        """Whether the collector accepted them."""
         self._succeeded = False
         try:
             self.collect()
@@ -55,7 +55,8 @@ class Reader(MetricReader):
     def _receive_metrics(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object
     ) -> None:
-        scopes = {self._scope: self._collect_ours()}  # the encoder keeps the last of equal ones
+        # Equal attributes would overwrite each other in the encoder.
+        scopes = {self._scope: self._collect_ours()}
         for one in metrics_data.resource_metrics:
             for found in one.scope_metrics:
                 scopes.setdefault(found.scope, []).extend(found.metrics)
@@ -65,7 +66,7 @@ class Reader(MetricReader):
         self._succeeded = result is MetricExportResult.SUCCESS
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:
-        """Nothing of its own to end."""
+        """There is nothing to shut down."""
 
 
 def metrics(collected: Iterable[Collected], start_ns: int, now_ns: int) -> list[Metric]:

@@ -8,11 +8,11 @@ from pathlib import Path
 _SELF = Path("/proc/self")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_THREADS, _STARTED = 17, 19  # places in /proc/self/stat after the name
+_THREADS, _STARTED = 17, 19  # positions in /proc/self/stat after the name
 
 
 def cpu_s() -> tuple[float, float]:
-    """CPU time so far, in seconds: (user, system)."""
+    """CPU time so far in seconds: (user, system)."""
     times = os.times()
     return times.user, times.system
 
@@ -24,7 +24,7 @@ def memory_bytes() -> int:
 
 def open_files() -> int:
     """Number of open files, sockets and pipes."""
-    return len(os.listdir(_SELF / "fd")) - 1  # the listing has one open itself
+    return len(os.listdir(_SELF / "fd")) - 1  # the listing itself has one open
 
 
 def threads() -> int:
@@ -33,7 +33,7 @@ def threads() -> int:
 
 
 def uptime_s() -> float:
-    """Seconds since the process was started; 0 where the system does not say."""
+    """Seconds since the process started; 0 if the system does not tell."""
     with suppress(OSError, IndexError, ValueError):
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         return max(0.0, now - int(_stat()[_STARTED]) / _TICKS)

@@ -1,4 +1,4 @@
-"""OpenTelemetry's SDK with OTLP exporters over HTTP; what is not exported at once is not imported.
+"""OpenTelemetry's SDK with OTLP exporters over HTTP, imported lazily.
 
 The exporters read OTEL_EXPORTER_OTLP_* themselves: endpoints, headers, time-outs, compression.
 """
@@ -37,7 +37,7 @@ _GAUGES: dict[Instrument, Callable[[], float]] = {
 
 
 def observe_process(meter: Meter) -> None:
-    """Creates instruments of the process's resources, which are read at each export."""
+    """Creates instruments of process resources, read at each export."""
     for what, read in _GAUGES.items():
         meter.create_observable_gauge(what.name, [_one(read)], what.unit, what.description)
     cpu = inst.CPU_TIME
@@ -65,20 +65,20 @@ class Exporter(Protocol):
 
 
 class Late:
-    """An exporter that is made for its first items: a start on AWS Lambda seldom has any."""
+    """Creates its exporter at the first items: a start on AWS Lambda rarely has any."""
 
     def __init__(self, make: Callable[[], Exporter]) -> None:
         self._make, self._is_over = make, False
         self._made: Exporter | None = None
 
     def export(self, items: Sequence[Any]) -> bool:
-        """Whether a collector took them."""
+        """Whether the collector accepted them."""
         if self._made is None and not self._is_over:
             self._made = self._make()
         return self._made is not None and self._made.export(items)
 
     def shutdown(self) -> None:
-        """Ends it, or has none be made any more."""
+        """Shuts the exporter down, or prevents its creation."""
         self._is_over = True
         if self._made is not None:
             self._made.shutdown()
@@ -130,20 +130,20 @@ class Providers:
     def trace(
         self, exchange: Exchange, request: Request, path: str, start_ns: int, end_ns: int
     ) -> str:
-        """Enqueues a request's spans for export; the id of the server's span."""
+        """Enqueues a request's spans for export; returns the id of the server span."""
         spans = self._spans.tree(exchange, request, path, start_ns, end_ns)
         self._span_queue.put(spans)
         context = spans[0].context
         return f"{context.span_id:016x}" if context else ""
 
     def flush(self, deadline_s: float) -> bool:
-        """Exports everything in so much time, all signals at once."""
+        """Exports all signals concurrently within the timeout."""
         return _export(self._workers, deadline_s)
 
     def flush_due(self, deadline_s: float) -> bool:
-        """The same for the spans and log records that wait, and for metrics once an interval.
+        """Exports waiting spans and log records, and metrics once per interval.
 
-        Metrics are sums since the start: the next export has what this one leaves out.
+        Metrics are cumulative: the next export includes what this one omits.
         """
         due = [queue.worker for queue in self._queues if not queue.is_empty]
         if self._metrics is not None and self._metrics.is_due:
@@ -151,7 +151,7 @@ class Providers:
         return _export(due, deadline_s)
 
     def close(self, deadline_s: float) -> None:
-        """Flushes and shuts down; threads that could not end in this time end soon after."""
+        """Flushes and shuts down; threads still running at the timeout end soon after."""
         end = time.monotonic() + deadline_s
         self.flush(deadline_s)
         self.abandon()
@@ -159,7 +159,7 @@ class Providers:
             worker.join(end)
 
     def abandon(self) -> None:
-        """Shuts the exporters down without waiting for anything."""
+        """Shuts the exporters down without waiting."""
         for worker in self._workers:
             worker.stop()
 
@@ -198,7 +198,7 @@ def _export(workers: Sequence[Worker], deadline_s: float) -> bool:
 def resource(facts: Mapping[str, str]) -> Resource:
     """Attributes of all signals; OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME override them.
 
-    They do not override the instance: each worker of a server counts on its own.
+    They do not override the instance id: each worker process has its own counts.
     """
     instance = {"service.instance.id": str(uuid.UUID(bytes=os.urandom(16), version=4))}
     return Resource.create({**facts, **OTELResourceDetector().detect().attributes, **instance})

@@ -1,8 +1,8 @@
 """Records requests in bulk, cheaper than one SDK call per measurement.
 
 The SDK's `Histogram.record` took 25 µs with these labels and a request has nine values to record,
-while all of a request takes 450 µs. So a request only leaves a tuple, and each 64 of them are
-counted by NumPy, on the way of the last one: 3 µs a request in all.
+while a whole request takes 450 µs. So a request only appends a tuple, and every 64th one aggregates
+them with NumPy: 3 µs per request in all.
 """
 
 import threading
@@ -19,22 +19,22 @@ from numpy.typing import NDArray
 from serve.telemetry import instruments as inst
 from serve.telemetry.instruments import Instrument
 
-_BLOCK = 64  # requests counted at once
+_BLOCK = 64  # requests aggregated at once
 _SHED = "overloaded"  # serve.errors.Overloaded
 
 Labels = Mapping[str, str | int]
 
 
 class Request(NamedTuple):
-    """Which series of `http.server.request.duration` a request belongs to."""
+    """The series of `http.server.request.duration` that a request belongs to."""
 
     method: str
-    route: str  # "" where there is none
-    status: int  # 0 where the caller left before there was one
+    route: str  # "" if there is none
+    status: int  # 0 if the client disconnected before the response
     error: str | None
 
     def labels(self) -> dict[str, str | int]:
-        """Labels by OpenTelemetry's conventions; unknown ones are left out."""
+        """Labels by OpenTelemetry's conventions; unknown ones are omitted."""
         labels: dict[str, str | int] = {inst.METHOD: self.method}
         if self.route:
             labels[inst.ROUTE] = self.route
@@ -46,7 +46,7 @@ class Request(NamedTuple):
 
 
 class Exemplar(NamedTuple):
-    """One request of a bucket, which can be looked up as a trace."""
+    """One request of a bucket, with its trace."""
 
     value: float
     time_ns: int
@@ -56,7 +56,7 @@ class Exemplar(NamedTuple):
 
 @dataclass(frozen=True)
 class Distribution:
-    """A histogram's series: one more count than there are bounds, the last for what is above."""
+    """A histogram series: one more count than bounds, the last for values above them."""
 
     counts: Sequence[int]
     total: float
@@ -81,7 +81,7 @@ Collected = tuple[Instrument, list[Point]]
 
 
 class Recorder:
-    """Counts since it was made; threads may record and collect at once."""
+    """Cumulative counts; thread-safe for recording and collecting."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self._classes = classes
@@ -110,10 +110,10 @@ class Recorder:
         refused: Sequence[str] = (),
         trailing: Sequence[str] = (),
     ) -> None:
-        """Remembers a request; with probabilities, (n, K), it was answered by the model.
+        """Records a request; with probabilities, (n, K), if the model ran.
 
-        `refused` are the kinds of errors that stand in the answer for single images, `trailing` the
-        types of images that bytes follow.
+        `refused` are the error kinds of single images, `trailing` the types of images followed by
+        trailing bytes.
         """
         pending = self._pending
         pending.append((request, duration_s, waiting, stages_s, batch, probabilities))
@@ -125,20 +125,20 @@ class Recorder:
             self.count()
 
     def mark(self, request: Request, exemplar: Exemplar) -> None:
-        """Makes this the example of its bucket."""
+        """Makes this request the exemplar of its bucket."""
         with self._lock:
             self._durations[request].mark(exemplar)
 
     def count(self) -> None:
-        """Takes what is pending into the sums."""
+        """Aggregates pending requests."""
         with self._lock:
             records = self._pending[:]
-            del self._pending[: len(records)]  # others may have appended meanwhile
+            del self._pending[: len(records)]  # other threads may append meanwhile
             if records:
                 self._count(records)
 
     def collect(self) -> list[Collected]:
-        """Everything up to now; series of values that are still empty are left out."""
+        """Everything so far; empty value series are omitted."""
         self.count()
         with self._lock:
             return [(what, points) for what, found in self._read() if (points := [*found])]
@@ -157,7 +157,7 @@ class Recorder:
         yield inst.BATCH_SIZE, _points([({}, self._batch)])
         yield inst.QUEUE_DEPTH, [Point({}, self._deepest)]
         self._deepest = 0
-        # All classes, also those that never came: a share needs its zeros.
+        # All classes, also unseen ones: a share needs its zeros.
         mix = zip(self._classes, self._predictions.tolist(), strict=True)
         yield inst.PREDICTIONS, (Point({"class": name}, count) for name, count in mix)
         yield inst.CONFIDENCE, _points([({}, self._confidence)])
@@ -214,7 +214,7 @@ class _Histogram:
     def read(self) -> Distribution:
         counts: list[int] = self._counts.tolist()
         exemplars = tuple(self._exemplars.values())
-        self._exemplars = {}  # each is told once
+        self._exemplars = {}  # each exemplar is exported once
         return Distribution(counts, self._total, self._smallest, self._largest, exemplars)
 
 

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class Observers:
-    """An `Observer` that calls others in their order; the failure of one is logged once."""
+    """An `Observer` that calls others in order; logs each one's first failure."""
 
     def __init__(self) -> None:
         self.first: Observer | None = None  # the service's own, which `renew` replaces
@@ -20,7 +20,7 @@ class Observers:
         self._failed: set[int] = set()
 
     def add(self, observer: Observer) -> None:
-        """Has it called for every request from now on."""
+        """Adds an observer of every request from now on."""
         self._added = (*self._added, observer)
 
     def __call__(self, exchange: Exchange, method: str, path: str) -> None:
@@ -42,19 +42,19 @@ class Observers:
 METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 )
-_ERRORS_PER_SECOND = 10  # traces of errors beside the ratio: an overload makes thousands
-# (exchange, request, path, start and end in nanoseconds) to the id of the server's span
+_ERRORS_PER_SECOND = 10  # error traces per second beyond the ratio: overload produces thousands
+# (exchange, request, path, start and end in nanoseconds) to the id of the server span
 Trace = Callable[[Exchange, Request, str, int, int], str]
 
 
 class SeriesNames:
-    """Names the series of a request, one object for each."""
+    """The series of a request, one object for each."""
 
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str, int, str | None], Request] = {}
 
     def __call__(self, exchange: Exchange, method: str) -> Request:
-        """The request's series; callers' inventions of methods and paths do not make new ones."""
+        """The request's series; unknown methods and paths do not create new ones."""
         known = method if method in METHODS else "_OTHER"
         key = (known, exchange.route, exchange.status, exchange.error)
         if (found := self._requests.get(key)) is None:
@@ -63,7 +63,7 @@ class SeriesNames:
 
 
 class RequestObserver:
-    """Records every request, and hands on those that are sampled to be traced."""
+    """Records every request, and passes sampled ones on to be traced."""
 
     def __init__(self, recorder: Recorder, sampler: Sampler, trace: Trace | None) -> None:
         self._recorder, self._sampler, self._trace = recorder, sampler, trace
@@ -98,7 +98,7 @@ class RequestObserver:
 
 
 class ErrorBudget:
-    """Lets so many through in each second."""
+    """A rate limit: so many per second."""
 
     def __init__(
         self, per_second: int = _ERRORS_PER_SECOND, clock: Callable[[], float] = time.monotonic

@@ -20,27 +20,27 @@ SAMPLERS = (
     "parentbased_traceidratio",
 )
 _PROTOCOL = "http/protobuf"
-_HALF = 16  # hexadecimal digits of a trace id that decide, the last ones
-_RATIO = 0.01  # of requests that come without a trace of their own
+_HALF = 16  # trailing hexadecimal digits of the trace id that decide
+_RATIO = 0.01  # sampling ratio of requests without a trace of their own
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Takes `ratio` of the traces, the same ones as every other service with this ratio."""
+    """Samples `ratio` of the traces, the same ones as any other service with this ratio."""
 
     ratio: float = 0.0
-    follows_parent: bool = True  # a caller's own decision counts, where there is one
-    errors: bool = True  # are taken beside the ratio
+    follows_parent: bool = True  # a caller's decision takes precedence
+    errors: bool = True  # error traces are sampled regardless of the ratio
 
     @classmethod
     def named(cls, name: str, ratio: float) -> "Sampler":
-        """The sampler of a name in `SAMPLERS`; the ratio is for those that have one."""
+        """The sampler of a name in `SAMPLERS`; the ratio applies to those that use one."""
         kind = name.removeprefix("parentbased_")
         fixed = {"always_on": 1.0, "always_off": 0.0}
         return cls(fixed.get(kind, ratio), kind != name, errors=kind != "always_off")
 
     def takes(self, trace_id: str, has_parent: bool, parent_sampled: bool) -> bool:
-        """Whether the trace of 32 hexadecimal digits is recorded.
+        """Whether the trace of 32 hexadecimal digits is sampled.
 
         Source: opentelemetry.sdk.trace.sampling.TraceIdRatioBased, which compares the same digits.
         """
@@ -51,23 +51,23 @@ class Sampler:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What is exported and how; without a signal, OpenTelemetry is not even imported."""
+    """What is exported and how; OpenTelemetry is imported only if there is a signal."""
 
     signals: frozenset[str] = frozenset()
     sampler: Sampler = field(default_factory=Sampler)
     metrics_interval_s: float = 60.0
-    # Whether metrics are exported at the interval without being asked. Not on Lambda: the process
-    # may be frozen amid an export, and what it counts before its snapshot is taken is nobody's.
+    # Whether metrics are exported periodically. Not on Lambda: the process may be frozen in
+    # mid-export, and counts before its snapshot belong to no instance.
     on_its_own: bool = True
     span_queue: "QueueSettings" = field(default_factory=lambda: QueueSettings(5.0))
     log_queue: "QueueSettings" = field(default_factory=lambda: QueueSettings(1.0))
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "ExportSettings":
-        """The settings that the variables give.
+        """Parses the variables.
 
         Raises:
-            SettingsError: names every variable that is wrong, where anything is exported.
+            SettingsError: names every invalid variable, if anything is exported.
         """
         get = _Reader(environ)
         signals = frozenset(signal for signal in SIGNALS if _is_exported(get, signal))
@@ -87,12 +87,14 @@ class ExportSettings:
 
 
 def _may_be_frozen(environ: Mapping[str, str]) -> bool:
-    """Whether it is a function of AWS Lambda; Managed Instances run on between calls."""
+    """Whether this is an AWS Lambda function; Managed Instances keep running between
+    invocations.
+    """
     return "AWS_LAMBDA_RUNTIME_API" in environ and "AWS_LAMBDA_MAX_CONCURRENCY" not in environ
 
 
 class QueueSettings(NamedTuple):
-    """How much waits to be exported, and for how long."""
+    """Capacity of the export queue, and export timing."""
 
     delay_s: float
     capacity: int = 2048
@@ -100,14 +102,14 @@ class QueueSettings(NamedTuple):
 
 
 class _Reader:
-    """Values of variables without spaces around them, and a list of those that are wrong."""
+    """Values of variables, stripped, and a list of invalid ones."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.problems: list[str] = []
 
     def __call__(self, *variables: str) -> str:
-        """The first that is set and not empty."""
+        """The first variable that is set and not empty."""
         found = (self._environ.get(variable, "").strip() for variable in variables)
         return next(filter(None, found), "")
 
@@ -137,7 +139,7 @@ def _is_exported(get: _Reader, signal: str) -> bool:
     for file in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
         variables = f"OTEL_EXPORTER_OTLP_{name}_{file}", f"OTEL_EXPORTER_OTLP_{file}"
         if (path := get(*variables)) and not os.path.isfile(path):
-            get.wrong(" or ".join(variables), path, "the path of a file in PEM form")
+            get.wrong(" or ".join(variables), path, "the path of a PEM file")
     protocol = f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL"
     if (spoken := get(protocol, "OTEL_EXPORTER_OTLP_PROTOCOL") or _PROTOCOL) != _PROTOCOL:
         get.wrong(f"{protocol} or OTEL_EXPORTER_OTLP_PROTOCOL", spoken, _PROTOCOL)
@@ -145,7 +147,7 @@ def _is_exported(get: _Reader, signal: str) -> bool:
 
 
 def _require_cumulative(get: _Reader) -> None:
-    """Differences would lose what an export that failed was to carry."""
+    """Delta metrics would lose what a failed export carried."""
     variable = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
     if (preference := get(variable).lower() or "cumulative") != "cumulative":
         get.wrong(variable, preference, "cumulative")

@@ -1,4 +1,4 @@
-"""Builds the spans of a request after it was answered, and exports them over OTLP.
+"""Builds a request's spans after its response, and exports them over OTLP.
 
 Names are those of OpenTelemetry's conventions for HTTP servers:
 https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server
@@ -18,12 +18,12 @@ from serve.telemetry.instruments import STAGES
 from serve.telemetry.recorder import Request
 from serve.telemetry.transport import Transport
 
-_LONGEST = 256  # characters of a path
+_LONGEST = 256  # maximum length of a path
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
 class SpanExport:
-    """The SDK's exporter, which is imported here: few requests are traced."""
+    """The SDK's exporter, imported here: few requests are traced."""
 
     def __init__(self) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -32,12 +32,14 @@ class SpanExport:
         self.shutdown = self._exporter.shutdown
 
     def export(self, spans: Sequence[ReadableSpan]) -> bool:
-        """Whether a collector took them."""
+        """Whether the collector accepted them."""
         return self._exporter.export(spans).name == "SUCCESS"
 
 
 class SpanBuilder:
-    """Makes the SDK's finished spans itself: 3 µs each, where a tracer's start and end took 39."""
+    """Builds the SDK's finished spans directly: 3 µs each, where a tracer's start and end took
+    39.
+    """
 
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
         self._resource, self._scope = resource, scope
@@ -45,7 +47,7 @@ class SpanBuilder:
     def tree(
         self, exchange: Exchange, request: Request, path: str, start_ns: int, end_ns: int
     ) -> list[ReadableSpan]:
-        """The server's span, and after it the stages that the request reached.
+        """The server span, followed by the stages that the request reached.
 
         Args:
             start_ns, end_ns: of the whole request, since 1970.
@@ -88,10 +90,10 @@ class SpanBuilder:
 
 
 def stages(exchange: Exchange, duration_s: float) -> Iterator[tuple[str, float, float]]:
-    """(name, begin, end) of what the request went through, in seconds since its start.
+    """(name, begin, end) of the request's stages, in seconds since its start.
 
-    They follow each other within the request; the parts of a large batch ran one after another, and
-    the wait of the last for the first is told as part of their run.
+    Stages are sequential within the request; the parts of a large batch run one after another, and
+    the time in which later parts wait counts as part of the run.
     """
     encode = (
         min(exchange.encode_at - exchange.start, duration_s) if exchange.encode_at else duration_s
@@ -121,7 +123,7 @@ def _attributes(exchange: Exchange, path: str) -> dict[str, str | int]:
 
 
 def _trace_state(exchange: Exchange) -> TraceState | None:
-    """What other systems pass along the trace: theirs to read, ours to hand on."""
+    """The caller's tracestate, passed on unchanged."""
     if not exchange.tracestate:
         return None
     return TraceState.from_header([exchange.tracestate.decode("latin-1")])

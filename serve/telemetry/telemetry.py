@@ -5,7 +5,7 @@
     ...
     telemetry.close()
 
-Whoever knows more of the service adds an observer, or instruments that are read at each export:
+Other parts of the service add observers, or instruments that are read at each export:
 
     telemetry.add_observer(monitor)
     telemetry.instrument(lambda meter: register_instruments(meter, monitor))
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 
     from serve.telemetry.providers import Providers
 
-CLOSE_S = 3.0  # for what is left when the process ends
+CLOSE_S = 3.0  # for the rest, when the process ends
 
 Register = Callable[["Meter"], None]
 
 
 class Telemetry:
-    """Off, unless a standard OTEL_ variable names an endpoint; then OpenTelemetry is loaded."""
+    """Off unless a standard OTEL_ variable names an endpoint; only then OpenTelemetry is
+    imported.
+    """
 
     def __init__(
         self, export: ExportSettings, settings: Settings, metadata: ArtifactMetadata
@@ -60,10 +62,10 @@ class Telemetry:
         metadata: ArtifactMetadata,
         environ: Mapping[str, str] = os.environ,
     ) -> "Telemetry":
-        """Telemetry as the environment has it.
+        """Telemetry as configured by the environment.
 
         Raises:
-            SettingsError: names every variable that is wrong.
+            SettingsError: names every invalid variable.
         """
         return cls(ExportSettings.from_environment(environ), settings, metadata)
 
@@ -74,40 +76,40 @@ class Telemetry:
 
     @property
     def observer(self) -> Observer:
-        """For `create_app`; also tells those that are added later."""
+        """For `create_app`; also calls observers that are added later."""
         return self._observers
 
     def add_observer(self, observer: Observer) -> None:
-        """Has another one told of every request, whether or not telemetry is on."""
+        """Adds an observer of every request, whether or not telemetry is on."""
         self._observers.add(observer)
 
     def instrument(self, register: Register) -> None:
-        """Has `register` create observable instruments: now, and again after each `renew`."""
+        """Calls `register` to create observable instruments: now, and again after each `renew`."""
         self._registers.append(register)
         if self._providers is not None:
             register(self._providers.meter)
 
     def flush(self, deadline_s: float) -> bool:
-        """Sends what is there: metrics, traces and logs at once; False if it took too long."""
+        """Sends metrics, traces and logs concurrently; False on timeout."""
         return self._providers is None or self._providers.flush(deadline_s)
 
     def flush_due(self, deadline_s: float) -> bool:
-        """Sends what waits of traces and logs, and metrics if their interval has passed."""
+        """Sends waiting traces and logs, and metrics if their interval has passed."""
         return self._providers is None or self._providers.flush_due(deadline_s)
 
     def renew(self) -> None:
-        """In a copy of the process, as after a fork or from a snapshot: a new instance of its own.
+        """Turns a copy of the process, after a fork or from a snapshot, into a new instance.
 
-        It has new connections, and it does not send what the original was about to send.
+        It opens new connections, and does not send the original's pending items.
         """
         if self._providers is not None:
             self._close_logs()
             self._providers.abandon()
-            self._start_s = 0.0  # the original's start is none of the copy's
+            self._start_s = 0.0  # the copy has its own start time
             self._open()
 
     def close(self, deadline_s: float = CLOSE_S) -> None:
-        """Sends what is left, and ends the exporters, in so much time."""
+        """Sends the rest and stops the exporters, within the timeout."""
         if self._providers is not None:
             self._close_logs()
             self._providers.close(deadline_s)
@@ -117,7 +119,7 @@ class Telemetry:
     def _open(self) -> None:
         from serve.telemetry.providers import (
             Providers,
-        )  # takes time to import
+        )  # slow to import
 
         recorder = Recorder(self._metadata.classes)
         constants = _constants(self._metadata, self._start_s)
@@ -138,7 +140,7 @@ class Telemetry:
 
 
 def _resource(metadata: ArtifactMetadata) -> dict[str, str]:
-    """What is the same for all signals of a process."""
+    """Attributes of all signals of a process."""
     return {
         "service.name": "kiln",
         "service.version": metadata.git_revision,
@@ -148,7 +150,7 @@ def _resource(metadata: ArtifactMetadata) -> dict[str, str]:
 
 
 def _constants(metadata: ArtifactMetadata, start_s: float) -> list[Collected]:
-    """The constants of a process."""
+    """Constant metrics of a process."""
     model = {
         "name": metadata.name,
         "version": metadata.version,

@@ -1,4 +1,4 @@
-"""HTTP to a collector for OpenTelemetry's exporters, by the standard library.
+"""HTTP transport to the collector for OpenTelemetry's exporters, in the standard library.
 
 The SDK's own transport imports requests and urllib3, a sixth of a start on AWS Lambda, where the
 first call waits for its export. TLS, proxies and certificates are read from the variables that the
@@ -23,14 +23,14 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def certificate(signal: str, name: str) -> str | None:
-    """A file that OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE or the variable of all signals names."""
+    """The file named by OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE or the variable of all signals."""
     prefix = "OTEL_EXPORTER_OTLP_"
     return os.environ.get(f"{prefix}{signal}_{name}") or os.environ.get(prefix + name) or None
 
 
 @dataclass(frozen=True, slots=True)
 class Result(BaseHTTPResult):
-    """What the collector said."""
+    """The collector's response."""
 
     body: bytes = b""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -40,20 +40,20 @@ class Result(BaseHTTPResult):
         return self.body
 
     def headers(self) -> Mapping[str, str]:
-        """The header fields, by names of any case."""
+        """Header fields, case-insensitive."""
         return self.fields
 
 
 class Transport(BaseHTTPTransport):
-    """One connection to the collector of a signal, which is kept, and made anew when it broke."""
+    """A signal's persistent connection to the collector, reopened when it breaks."""
 
     def __init__(self, signal: str) -> None:
         self._authority = certificate(signal, "CERTIFICATE")
         self._certificate = certificate(signal, "CLIENT_CERTIFICATE")
         self._key = certificate(signal, "CLIENT_KEY")
         self._connection: HTTPConnection | None = None
-        self._site = ""  # before the path, where a proxy is asked for whole URLs
-        self._fields: dict[str, str] = {}  # that a proxy wants in each request
+        self._site = ""  # prefix of the path: proxies are sent absolute URLs
+        self._fields: dict[str, str] = {}  # proxy authorization in each request
         self._in_use, self._is_closed = threading.Lock(), False
 
     def request(
@@ -65,7 +65,7 @@ class Transport(BaseHTTPTransport):
         timeout: float | None = None,
         data: bytes | None = None,
     ) -> Result:
-        """The answer, or the error; `timeout` is of each wait."""
+        """The response, or an error; `timeout` applies to each operation."""
         with self._in_use:
             try:
                 return self._ask(method, urlsplit(url), headers or {}, timeout, data)
@@ -77,13 +77,13 @@ class Transport(BaseHTTPTransport):
                     self._disconnect()
 
     def is_connection_error(self, exception: Exception | None) -> bool:
-        """Whether another attempt may succeed; not where certificates do not fit."""
+        """Whether a retry may succeed; not after certificate errors."""
         return isinstance(exception, (OSError, HTTPException)) and not isinstance(
             exception, ssl.SSLCertVerificationError
         )
 
     def close(self) -> None:
-        """Closes the connection, or has the request that is under way close it at its end."""
+        """Closes the connection, or makes the request in progress close it at its end."""
         self._is_closed = True
         if self._in_use.acquire(blocking=False):
             try:
@@ -108,7 +108,7 @@ class Transport(BaseHTTPTransport):
         path = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
         connection.request(method, self._site + path, data, {**headers, **self._fields})
         response = connection.getresponse()
-        fields: Any = response.headers  # a message of email: its `get` takes names of any case
+        fields: Any = response.headers  # an email message: `get` ignores case
         return Result(response.status, response.reason, None, response.read(), fields)
 
     def _connect(self, url: SplitResult) -> HTTPConnection:
@@ -142,7 +142,7 @@ class Transport(BaseHTTPTransport):
 
 
 def _proxy(scheme: str, host: str) -> SplitResult | None:
-    """The proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names, unless NO_PROXY has the host."""
+    """The proxy from HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, unless NO_PROXY matches the host."""
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
     from urllib.request import getproxies, proxy_bypass

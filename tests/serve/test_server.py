@@ -306,7 +306,7 @@ def test_every_process_serves_the_precision_that_was_chosen() -> None:
         server.process.terminate()
         lines = [json.loads(line) for line in server.process.communicate()[1].splitlines()]
     [served] = [line["precision"] for line in lines if line["message"].startswith("serving")]
-    [chosen] = [line["chosen"] for line in lines if line["message"].startswith("took the faster")]
+    [chosen] = [line["chosen"] for line in lines if line["message"].startswith("chose the fastest")]
     assert found == {{"fp32": "none"}.get(served, served)}
     assert chosen == {"fp32": "model.onnx", "int8": "model.int8.onnx"}[served]
 

@@ -1,16 +1,17 @@
-"""Which targets a change reaches: `bazel run //tools:affected -- --base origin/main`.
+"""Lists the targets affected by a change: `bazel run //tools:affected -- --base origin/main`.
 
-Compared are the commit where the branch left --base, and the files on disk (or --head). A changed
-source file reaches what depends on it; a changed BUILD or .bzl file, or one that went, all targets
-of the packages concerned; the lock, MODULE.bazel, what it loads, .bazelrc and the like everything.
-Not seen are programs that repository rules run (ml/data/fetch.py): what they deliver is pinned.
+Compares the commit where the branch forked from --base with the files on disk (or --head). A
+changed source file affects its reverse dependencies; a changed BUILD or .bzl file, or a deleted
+file, all targets of the packages concerned; the lock, MODULE.bazel, files that it loads, .bazelrc
+and the like affect everything. Programs run by repository rules (ml/data/fetch.py) are not
+considered: their outputs are pinned.
 
   bazel run //tools:affected                                   a summary, against origin/main
   bazel run //tools:affected -- --base HEAD~1 --json
   bazel run //tools:affected -- --tests --output /tmp/tests
   bazel test --target_pattern_file=/tmp/tests
 
-Exit codes: 0 told, 2 unknown revision, 3 Bazel could not answer.
+Exit codes: 0 listed, 2 unknown revision, 3 Bazel query failed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pathlib import Path, PurePosixPath
 from common.files import user_path
 
 BUILD = "BUILD.bazel"
-# A change there can change any target: versions, flags, rules of the offline world, packages.
+# A change to these can affect any target: versions, flags, offline rules, packages.
 GLOBAL_FILES = {
     ".bazelignore",
     ".bazelrc",
@@ -43,17 +44,17 @@ GLOBAL_FOLDERS = ("tools/bazelrc", "tools/offline", "tools/provision")
 
 
 class AffectedError(Exception):
-    """Nothing can be said; the message says why."""
+    """The affected targets cannot be determined; the message says why."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed, as a query takes it.
+    """A change in the form of a query.
 
     Attributes:
-        everything: files that can change any target; if there are any, the rest does not matter.
-        labels: source files that still are there; some may be in no package's targets.
-        packages: of which every target counts as changed, the root's being empty.
+        everything: changed files that affect all targets; if there are any, the rest is ignored.
+        labels: existing source files; some may belong to no target.
+        packages: packages all of whose targets count as changed; the root package is "".
         bzl: Starlark files, as paths.
     """
 
@@ -64,13 +65,14 @@ class Changes:
 
 
 def changed_files(base: str, head: str | None, folder: str) -> list[str]:
-    """Paths that differ between where `head` left `base`, and `head` or else the files on disk.
+    """Paths that differ between the fork point of `head` from `base`, and `head` or else the files
+    on disk.
 
     Raises:
         AffectedError: git does not know a revision, or the two have no common commit.
     """
     start = _git(folder, "merge-base", base, head or "HEAD").strip()
-    # Without renames: a file that moved is one that went and one that came.
+    # Without rename detection: a moved file counts as a deletion and an addition.
     listing = ["diff", "--name-only", "-z", "--no-renames", start, *([head] if head else [])]
     names = set(_git(folder, *listing).split("\0"))
     if head is None:
@@ -88,10 +90,10 @@ def _git(folder: str, *command: str) -> str:
 
 
 def classify(files: Iterable[str], exists: Callable[[str], bool]) -> Changes:
-    """Sorts changed paths by what they change.
+    """Sorts changed paths by their effect.
 
     Args:
-        exists: whether a path is there now; packages are found by their BUILD files.
+        exists: whether a path exists now; packages are found by their BUILD files.
     """
     changes = Changes()
     for file in files:
@@ -101,7 +103,8 @@ def classify(files: Iterable[str], exists: Callable[[str], bool]) -> Changes:
         elif path.suffix == ".bzl" and exists(file):
             changes.bzl.append(file)
         elif path.name == BUILD or not exists(file):
-            # The package's targets may be others now; if it went, its files are the parent's.
+            # The package's targets may have changed; if it was deleted, its files now belong to its
+            # parent.
             _add(changes.packages, package_of(path, exists))
         else:
             package = package_of(path, exists)
@@ -116,7 +119,7 @@ def _add(names: list[str], name: str | None) -> None:
 
 
 def package_of(path: PurePosixPath, exists: Callable[[str], bool]) -> str | None:
-    """The innermost folder with a BUILD file at or above the path's; None if there is none."""
+    """The innermost folder with a BUILD file at or above the path; None if there is none."""
     for folder in path.parents:
         name = "" if str(folder) == "." else str(folder)
         if exists(f"{name}/{BUILD}" if name else BUILD):
@@ -130,22 +133,22 @@ def _below(path: PurePosixPath, package: str) -> str:
 
 Query = Callable[[str], Sequence[str]]
 
-RULES, TESTS = "rule", "_test rule"  # kinds, for `affected`
+RULES, TESTS = "rule", "_test rule"  # rule kinds, for `affected`
 _MANUAL = r'attr(tags, "[\[ ]manual[,\]]", $found)'
 
 
 def affected(changes: Changes, query: Query, kind: str = RULES) -> list[str]:
-    """Rules of the workspace that a change reaches, but for manual ones, sorted.
+    """Non-manual rules of the workspace affected by a change, sorted.
 
     Args:
-        query: runs one expression of Bazel's query language; labels that do not exist are left out.
+        query: runs one Bazel query expression; nonexistent labels are left out.
     """
     if changes.everything:
         return _rules("//...", kind, query)
     seeds = [*_quoted(changes.labels), *(f"//{package}:*" for package in changes.packages)]
     for file in changes.bzl:
         packages = _packages_loading(file, query)
-        if not packages:  # then MODULE.bazel does, or what it loads
+        if not packages:  # then MODULE.bazel has changed, or a file that it loads
             changes.everything.append(file)
             return _rules("//...", kind, query)
         for package in packages:
@@ -169,21 +172,21 @@ def _packages_loading(bzl: str, query: Query) -> list[str]:
 
 
 BAD_INPUT, NO_ANSWER = 2, 3  # exit codes
-_PARTIAL = 3  # Bazel's exit code for: an answer, but some labels do not exist
+_PARTIAL = 3  # Bazel's exit code for partial success: some labels do not exist
 
 
 class QueryFailed(Exception):
-    """Bazel gave no answer; the message is its own."""
+    """Bazel's query failed; the message is its output."""
 
 
 def bazel_query(workspace: Path, expression: str) -> list[str]:
-    """Labels, by the Bazel of the workspace.
+    """The labels that a query yields in this workspace.
 
     Raises:
         QueryFailed: it could not load the packages.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".query", encoding="utf-8") as file:
-        file.write(expression)  # longer than a command line may be
+        file.write(expression)  # exceeds the maximum length of a command line
         file.flush()
         command = [str(workspace / "tools" / "bazel"), "query", f"--query_file={file.name}"]
         command += ["--keep_going", "--noshow_progress", "--ui_event_filters=-info"]
@@ -238,13 +241,17 @@ def _options() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--base", default="origin/main", help="where the branch started")
+    parser.add_argument(
+        "--base", default="origin/main", help="revision that the branch forked from"
+    )
     parser.add_argument("--head", help="a revision (default: the files on disk)")
     parser.add_argument("--tests", action="store_true", help="only tests")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--targets", action="store_true", help="a label a line, nothing else")
-    form.add_argument("--json", action="store_true", help="one JSON document")
-    parser.add_argument("--output", metavar="FILE", help="also write a label a line there")
+    form.add_argument("--targets", action="store_true", help="print only labels, one per line")
+    form.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--output", metavar="FILE", help="also write the labels to this file, one per line"
+    )
     return parser
 
 

@@ -1,11 +1,11 @@
-"""Asks an advisory service about every package of the locks: `bazel run //tools:audit`.
+"""Checks every package of the locks for known vulnerabilities: `bazel run //tools:audit`.
 
-The packages are sent by name and version, nothing else. What is known and accepted stands in
-tools/checks/accepted.toml with a reason and a last day. Not a test, because the answer changes
-from day to day and comes from the network; the workflow `security` runs it every day.
+Only package names and versions are sent. Accepted advisories are in tools/checks/accepted.toml,
+with a reason and an expiry date. Not a test, because the result changes daily and depends on the
+network; the workflow `security` runs it every day.
 
-Exit codes: 0 nothing known, 1 vulnerable packages, 2 bad input, 3 the service did not answer about
-every package, which says nothing about them.
+Exit codes: 0 nothing known, 1 vulnerable packages, 2 bad input, 3 the service did not report on
+every package, so nothing is known about the rest.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ ACCEPTED = "tools/checks/accepted.toml"
 
 
 class AcceptedError(Exception):
-    """The file is of no use; the message says where."""
+    """The file is invalid; the message says where."""
 
 
 def read_accepted(text: str, today: date) -> dict[str, str]:
-    """Advisory → reason, of those whose last day is not over.
+    """Advisory → reason, for entries that have not expired.
 
     Raises:
-        AcceptedError: an entry is not of the form that the file's head shows.
+        AcceptedError: an entry does not have the form described at the top of the file.
     """
     try:
         entries = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise AcceptedError(f"{ACCEPTED} is no TOML: {exc}") from exc
+        raise AcceptedError(f"{ACCEPTED} is not TOML: {exc}") from exc
     reasons = {}
     for advisory, entry in entries.items():
         match entry:
@@ -56,12 +56,12 @@ VULNERABLE, BAD_INPUT, NOT_ASKED = 1, 2, 3  # exit codes
 
 
 class AuditError(Exception):
-    """No answer; the message says why."""
+    """The service gave no report; the message says why."""
 
 
 @dataclass(frozen=True)
 class Vulnerability:
-    """An advisory about a pinned package; `accepted` is the reason why it may stay, if any."""
+    """An advisory on a pinned package; `accepted` is the reason for accepting it, if any."""
 
     lock: str
     package: str
@@ -73,7 +73,7 @@ class Vulnerability:
 
 @dataclass(frozen=True)
 class Audit:
-    """What the service said of one lock."""
+    """The service's report on one lock."""
 
     lock: str
     asked: int
@@ -82,8 +82,10 @@ class Audit:
 
 
 def audit(lock: Path, name: str, service: Sequence[str], accepted: Mapping[str, str]) -> Audit:
-    """Raises:
-    AuditError: pip-audit gave no report, which it does when the service is out of reach.
+    """Audits one lock.
+
+    Raises:
+        AuditError: pip-audit gave no report, for instance because the service is unreachable.
     """
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), "--disable-pip"]
     command += ["--require-hashes", "--format=json", "--progress-spinner=off", *service]
@@ -102,7 +104,7 @@ def audit(lock: Path, name: str, service: Sequence[str], accepted: Mapping[str, 
 
 
 def _with_packages() -> dict[str, str]:
-    """pip-audit is a program; it finds its packages where this one does."""
+    """Environment in which pip-audit, a program, finds its packages."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
@@ -145,7 +147,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def exit_code(audits: Sequence[Audit]) -> int:
-    """A vulnerability that is known weighs more than a package that is not."""
+    """A known vulnerability takes precedence over a package without a report."""
     if any(found.accepted is None for one in audits for found in one.vulnerabilities):
         return VULNERABLE
     return NOT_ASKED if any(one.unanswered for one in audits) else 0
@@ -171,8 +173,8 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--lock", action="append", help="default: all locks of the workspace")
     parser.add_argument("--service", choices=["pypi", "osv"], default="pypi")
-    parser.add_argument("--osv-url", help="another server that speaks OSV's protocol")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
+    parser.add_argument("--osv-url", help="another server with OSV's API")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

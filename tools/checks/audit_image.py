@@ -1,7 +1,7 @@
-"""Asks OSV about everything in the image's bill of materials: `bazel run //tools:audit_image`.
+"""Checks the image's bill of materials against OSV: `bazel run //tools:audit_image`.
 
-Python packages and Debian's alike, by their package URL. Accepted advisories are those of
-`bazel run //tools:audit`, tools/checks/accepted.toml.
+Covers Python and Debian packages by their package URLs. Accepted advisories are those of `bazel run
+//tools:audit`, tools/checks/accepted.toml.
 
 Exit codes: 0 nothing known, 1 vulnerable packages, 2 bad input, 3 OSV did not answer.
 """
@@ -23,18 +23,18 @@ from urllib.request import Request, urlopen
 from tools.checks.audit import ACCEPTED, AcceptedError, read_accepted
 
 OSV = "https://api.osv.dev/v1/querybatch"
-BATCH = 500  # OSV takes a thousand
+BATCH = 500  # OSV's batch limit is a thousand
 VULNERABLE, BAD_INPUT, NOT_ASKED = 1, 2, 3  # exit codes
 _PATIENCE_S = 60
 
 
 class NotAsked(Exception):
-    """OSV gave no answer; the message says why."""
+    """OSV gave no report; the message says why."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """An advisory about a package of the image; `accepted` is why it may stay, if it may."""
+    """An advisory on a package of the image; `accepted` is the reason for accepting it, if any."""
 
     package: str
     advisory: str
@@ -52,10 +52,10 @@ def package_urls(bill: Mapping[str, Any]) -> list[str]:
 
 
 def advisories(urls: Sequence[str], osv: str, accepted: Mapping[str, str]) -> Iterator[Known]:
-    """What OSV knows of the packages.
+    """OSV's advisories on the packages.
 
     Raises:
-        NotAsked: it is out of reach, or answers something else.
+        NotAsked: it is unreachable, or its response is malformed.
     """
     for start in range(0, len(urls), BATCH):
         batch = urls[start : start + BATCH]
@@ -109,8 +109,10 @@ def _options() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--sbom", type=Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--osv", default=OSV, metavar="URL", help="of the service (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
+    parser.add_argument(
+        "--osv", default=OSV, metavar="URL", help="address of the service (%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Checkov as a program: its package declares no entry point, only a script of these lines."""
+"""Checkov as a program: its package declares no entry point, only a script with these lines."""
 
 import sys
 

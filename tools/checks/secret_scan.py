@@ -1,12 +1,13 @@
-"""Looks for secrets in every file that git tracks or would track: `bazel run //tools:secrets`.
+"""Scans all files that git tracks or would track for secrets: `bazel run //tools:secrets`.
 
-detect-secrets looks for keys by their form, for passwords by their names, and for strings that look
-random; tools/image/inspection.py for what else must not be in the image. What only looks like a
-secret is excused where it stands, with a reason of two words or more:
+detect-secrets finds keys by their form, passwords by variable names, and strings with high entropy;
+tools/image/inspection.py has the patterns that must not be in the image either. A false positive is
+excused on its line, with a reason of two words or more:
 
     KEY = "0123…"  # pragma: allowlist secret: made up for a server of the test's own
 
-Old versions of files cannot be changed: what is harmless there stands in tools/checks/history.toml.
+Old versions of files cannot be edited: false positives in history are listed in
+tools/checks/history.toml.
 
 Exit codes: 0 nothing found, 1 a secret or an excuse without a reason, 2 bad input.
 """
@@ -32,28 +33,28 @@ from detect_secrets.settings import get_settings, transient_settings
 
 from tools.image.inspection import secret_in
 
-LARGEST = 8_000_000  # bytes; no text of ours comes near, and models are no text
-# A digest looks random and is meant to be read: excused where the code says that it is one.
+LARGEST = 8_000_000  # bytes; our text files are smaller, and models are not text
+# Digests have high entropy but are public: excused where the code marks them as such.
 _DIGEST = re.compile(
     r"sha-?(?:1|256|384|512)|md5|digest|revision|commit|hash|integrity|trace|version", re.IGNORECASE
 )
 _ONLY_A_STRING = re.compile(r"""\s*["'][^"']*["'][,)]*\s*""")
 _NO_SECRETS = [
-    # What tests and examples write in a secret's place.
+    # Placeholders that tests and examples use.
     r"(?i)^(?:test(?:ing)?|secret|password|example|changeit|fake|none|dummy|made-up)$",
-    r"^\S+(?: \S+){4,}$",  # a sentence
-    r"^(?:local|var|data|module)\.[\w.\[\]]+$",  # Terraform's references
+    r"^\S+(?: \S+){4,}$",  # sentences
+    r"^(?:local|var|data|module)\.[\w.\[\]]+$",  # Terraform references
     r"^arn:",
 ]
 _EXCUSE = re.compile(r"pragma: ?allowlist (?:nextline )?secret(?P<reason>.*)")
-_SHORT = 12  # digits by which a blob is named
+_SHORT = 12  # digits that abbreviate a blob
 _KNOWN_HISTORY = Path("tools/checks/history.toml")
-_NO_EXCUSE = {"tools/checks/secret_scan.py"}  # names the excuse in order to find it
+_NO_EXCUSE = {"tools/checks/secret_scan.py"}  # contains the pragma in order to search for it
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Where and what; never the secret itself, since logs are read by many."""
+    """Location and kind; never the secret itself, since many people read logs."""
 
     file: str
     line: int
@@ -64,7 +65,7 @@ class Finding:
 
 
 def search(files: Iterable[str]) -> Iterator[Finding]:
-    """What looks like a secret, and what is excused without a reason."""
+    """Possible secrets, and pragmas without a reason."""
     with _settings():
         for file in files:
             content = Path(file).read_bytes()
@@ -81,7 +82,7 @@ def _by_form(file: str, lines: Sequence[str]) -> Iterator[Finding]:
 
 
 def _naming(lines: Sequence[str], number: int) -> str:
-    """The line itself, or the one that opens the list of strings in which it stands."""
+    """The line itself, or the line that opens the list of strings around it."""
     while number > 1 and _ONLY_A_STRING.fullmatch(lines[number - 1]):
         number -= 1
     return lines[number - 1]
@@ -119,7 +120,7 @@ def tracked() -> list[str]:
 
 
 def search_history() -> Iterator[Finding]:
-    """Searches every version of every file of every commit that a branch or tag reaches."""
+    """Scans every version of every file in all commits reachable from a branch or tag."""
     listing = ["git", "rev-list", "--objects", "--all", "--filter=object:type=blob"]
     found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
     blobs = [line.partition(" ") for line in found.splitlines() if " " in line]
@@ -128,7 +129,7 @@ def search_history() -> Iterator[Finding]:
         for blob, _, name in blobs:
             if blob[:_SHORT] in known:
                 continue
-            copy = Path(folder, Path(name).name)  # what is looked for depends on the suffix
+            copy = Path(folder, Path(name).name)  # detectors depend on the suffix
             with copy.open("wb") as output:
                 subprocess.run(["git", "cat-file", "blob", blob], check=True, stdout=output)
             for finding in search([str(copy)]):
@@ -137,7 +138,7 @@ def search_history() -> Iterator[Finding]:
 
 
 def _known_blobs() -> set[str]:
-    """Blobs of the history with a reason why what they hold is no secret."""
+    """Blobs of the history with a reason why they hold no secret."""
     if not _KNOWN_HISTORY.is_file():
         return set()
     reasons = tomllib.loads(_KNOWN_HISTORY.read_text(encoding="utf-8"))
@@ -186,8 +187,10 @@ def _options() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="*", help="default: all of the workspace")
-    parser.add_argument("--history", action="store_true", help="every version in git instead")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
+    parser.add_argument(
+        "--history", action="store_true", help="scan every version in git's history instead"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

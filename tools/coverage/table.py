@@ -69,7 +69,7 @@ def table(files: Mapping[str, lcov.FileCoverage]) -> str:
 
 
 def never_imported(path: str) -> lcov.FileCoverage:
-    """A file that no test imported: every statement of it counts as missed."""
+    """A file that no test imported: all its statements count as missed."""
     from coverage import Coverage
 
     analysis = Coverage(data_file=None, config_file="pyproject.toml").analysis2(path)
@@ -77,7 +77,7 @@ def never_imported(path: str) -> lcov.FileCoverage:
 
 
 def _known(measured: Mapping[str, lcov.FileCoverage], path: str) -> lcov.FileCoverage | None:
-    """None also for a file that Bazel only names: its baseline has sections without lines."""
+    """Also None for a file that Bazel only lists: its baseline has sections without lines."""
     coverage = measured.get(path)
     return coverage if coverage and coverage.lines else None
 

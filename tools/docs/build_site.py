@@ -1,7 +1,7 @@
 """Builds the documentation site with MkDocs: the repository's pages, and the API of its modules.
 
-The site mirrors the tree: a README is the page of its folder, the page of a file lies where the
-file does. A module shows its API, a configuration its text. Equal sources give equal bytes.
+The site mirrors the tree: a README is the page of its folder, and a file's page has the file's
+path. A module's page is its API, a configuration's its text. Equal sources give equal bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MERMAID, _WORKER = "assets/mermaid.js", "assets/iframe-worker.js"
 
 
 class Pages:
-    """Markdown by its path, with links that lead from page to page."""
+    """Markdown by path, with links between pages."""
 
     def __init__(self, root: Path, files: Sequence[str]) -> None:
         self._root = root
@@ -71,13 +71,13 @@ class Pages:
         return f"# `{file}`\n\n````{kind}\n{self._read(file)}````\n"
 
     def _follow(self, page: str, link: str) -> str:
-        """The link to the page of a file or folder. MkDocs reports what does not exist."""
+        """Rewrites a link to a page's path. MkDocs reports broken ones."""
         target = normpath(join(dirname(page), link))
         target = f"{target}/README.md" if target in self._folders else _page(target)
         return relpath(target, dirname(page) or ".")
 
     def _contents(self, folder: str) -> str:
-        """The page of a folder that has no README."""
+        """The page of a folder without a README."""
         below = [basename(inside) for inside in self._inside(folder, self._folders)]
         lines = [f"- [`{name}/`]({name}/README.md)" for name in below]
         for file in self._inside(folder, self._files):
@@ -103,17 +103,17 @@ def _folders(file: str) -> list[str]:
 
 
 def write_site(root: Path, files: Sequence[str], scripts: Sequence[Path], output: Path) -> None:
-    """Builds the site of some files into a folder.
+    """Builds the site from files into a folder.
 
     Args:
-        root: the folder that the names of the files start at; docs/mkdocs.yml is below it.
+        root: the folder that file names are relative to; it contains docs/mkdocs.yml.
         files: pages, modules, configurations and images.
-        scripts: mermaid.js draws diagrams, iframe-worker.js searches pages on disk; empty files
-            count as missing.
-        output: the folder of the site.
+        scripts: mermaid.js for diagrams, iframe-worker.js for search in pages opened from disk;
+            empty files count as missing.
+        output: the site's folder.
 
     Raises:
-        MkDocsException: a link leads nowhere, or a docstring cannot be parsed.
+        MkDocsException: a link is broken, or a docstring cannot be parsed.
     """
     pages = Pages(root, files)
     assets = {f"assets/{script.name}": script for script in scripts if script.stat().st_size}
@@ -137,7 +137,7 @@ def write_site(root: Path, files: Sequence[str], scripts: Sequence[Path], output
 
 
 def _with_diagrams(page: str, text: str, assets: Container[str]) -> str:
-    """Loads Mermaid from the site where a page has diagrams; the theme would ask the network."""
+    """Loads a local copy of Mermaid on pages with diagrams; the theme would use the network."""
     if _DIAGRAM not in text:
         return text
     if _MERMAID not in assets:
@@ -151,14 +151,14 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 1 if a page has a fault."""
+    """Exits with 1 if a page has an error."""
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--output", type=Path, required=True, help="folder of the site")
     parser.add_argument("--root", type=Path, default=Path(), help="that the files' names start at")
     parser.add_argument("--script", type=Path, action="append", default=[], help="for browsers")
     parser.add_argument("files", nargs="+", help="pages, modules and what they link to")
     options = parser.parse_args(arguments)
-    os.environ["SOURCE_DATE_EPOCH"] = "0"  # no page says when it was built
+    os.environ["SOURCE_DATE_EPOCH"] = "0"  # reproducible: no build time in pages
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         write_site(options.root, options.files, options.script, options.output)

@@ -1,4 +1,4 @@
-"""Griffe extension: the comment behind a field or a constant is its description."""
+"""Griffe extension: trailing comments of fields and constants become their descriptions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FOR_TOOLS = re.compile(r"(noqa|pragma:|type: ignore|ruff:)")
 
 
 class Comments(griffe.Extension):
-    """Reads the comment at the end of an attribute's last line, where there is no docstring."""
+    """Reads the comment on an attribute's last line if there is no docstring."""
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         said = _comments(Path(str(attr.filepath))).get(attr.endlineno or 0)
@@ -24,7 +24,7 @@ class Comments(griffe.Extension):
 
 @cache
 def _comments(path: Path) -> dict[int, str]:
-    """The comments behind code that speak to readers, by line."""
+    """Trailing comments addressed to readers, by line."""
     with path.open(encoding="utf-8") as file:
         found = [t for t in tokenize.generate_tokens(file.readline) if t.type == tokenize.COMMENT]
     behind = [token for token in found if token.line[: token.start[1]].strip()]

@@ -1,4 +1,4 @@
-"""Serves the documentation site to this machine alone: `bazel run //docs:serve`."""
+"""Serves the documentation site on loopback: `bazel run //docs:serve`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 2 if the port is taken."""
+    """Exits with 2 if the port is taken."""
     parser = argparse.ArgumentParser(description=__doc__, prog="bazel run //docs:serve --")
     parser.add_argument("--site", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=8001, help="0: any free one; default: 8001")

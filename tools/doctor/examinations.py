@@ -1,6 +1,6 @@
-"""What a machine has and lacks for this project, one examination each.
+"""Checks of this machine for the project, one function each.
 
-The standard library alone: `python3 -m tools.doctor.main` also runs where Bazel does not.
+Uses only the standard library: `python3 -m tools.doctor.main` also runs without Bazel.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ _PATIENCE_S = 10
 
 
 class Status:
-    """How much is lost; no enum of 3.11, so that an older Python gets as far as to say so."""
+    """Severity; not a 3.11 enum, so that older versions of Python can report that they are too
+    old.
+    """
 
     FINE = "fine"
-    OPTIONAL = "optional"  # something that not everybody needs does not work
+    OPTIONAL = "optional"  # an optional feature does not work
     MISSING = "missing"  # builds and tests do not work
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one examination.
+    """The result of one check.
 
     Attributes:
         detail: what was found.
-        needed_for: what does not work without it.
-        remedy: what to do; empty where all is fine.
+        needed_for: what requires it.
+        remedy: what to do; empty if all is well.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is examined; tests give another."""
+    """The machine under examination; tests substitute another."""
 
     workspace: Path
     cache: Path
@@ -59,7 +61,7 @@ class Machine:
         return shutil.which(program, path=self.environment.get("PATH", ""))
 
     def output(self, *command: str) -> str | None:
-        """What the command says on standard output; None if it fails, is not there or hangs."""
+        """A command's standard output; None if it fails, is missing or hangs."""
         try:
             done = subprocess.run(
                 command,
@@ -102,7 +104,7 @@ def _is_at_least_3_9(version: str) -> bool:
 
 
 def _brings_python(machine: Machine) -> bool:
-    """Upstream's rules have an interpreter with them, and the wrapper unpacks Debian 12's."""
+    """The upstream rules bring an interpreter, and the wrapper provisions Debian 12's."""
     has_bazel = machine.which("bazelisk") or machine.which("bazel")
     return bool(has_bazel or (machine.which("apt-get") and machine.which("dpkg-deb")))
 
@@ -230,7 +232,7 @@ def sandbox(machine: Machine) -> Finding:
 
 
 def program(name: str, package: str, needed_for: str) -> Examination:
-    """Whether a program that only the system can give is on PATH."""
+    """Whether a program that must come from the system is on PATH."""
 
     def examine(machine: Machine) -> Finding:
         path = machine.which(name)
@@ -264,12 +266,12 @@ EXAMINATIONS: tuple[Examination, ...] = (
 
 
 def examine(machine: Machine) -> list[Finding]:
-    """All findings, the essential first."""
+    """All findings, essential ones first."""
     return [examination(machine) for examination in EXAMINATIONS]
 
 
 def this_machine(workspace: Path) -> Machine:
-    """Where this program runs."""
+    """The machine that this program runs on."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     cache = os.environ.get("KILN_CACHE") or os.path.join(base, "kiln")
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RUNFILES_DIR")}

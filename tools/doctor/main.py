@@ -1,7 +1,7 @@
-"""Says what this machine has and lacks for Kiln, and what for: `bazel run //tools:doctor`.
+"""Reports what this machine lacks for Kiln, and what for: `bazel run //tools:doctor`.
 
-Also without Bazel: python3 -m tools.doctor.main, in the workspace. It changes nothing, and sends
-nothing but one question to Bazel's module registry.
+Works without Bazel, too: python3 -m tools.doctor.main, in the workspace. It changes nothing, and
+sends a single request, to Bazel's module registry.
 
 Exit codes: 0 builds and tests can run, 1 something essential is missing.
 """
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def lines(findings: Sequence[Finding], colour: bool) -> list[str]:
-    """A line for each, and below it what to do where something is to be done."""
+    """A line per finding, followed by its remedy if there is one."""
     width = max(len(finding.name) for finding in findings)
     told = []
     for finding in findings:
@@ -55,7 +55,7 @@ def _options() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

@@ -1,13 +1,13 @@
-"""A plain virtual environment from the lock, for editors and notebooks: `bazel run //tools:venv`.
+"""Creates a virtual environment from the lock, for editors and notebooks: `bazel run //tools:venv`.
 
-The same packages as in builds, by the same hashes, and the repository's own modules (`import ml`).
-Bazel does not use it. Run it again after the lock changed; what is there already takes seconds.
+It has the same packages as builds, by the same hashes, and the repository's modules (`import ml`).
+Bazel does not use it. Run it again after the lock changes; updating takes seconds.
 
-  bazel run //tools:venv                   .venv in the workspace, where editors look
+  bazel run //tools:venv                   .venv in the workspace, where editors look for it
   bazel run //tools:venv -- --path /tmp/v
-  bazel run //tools:venv -- --notebook     also a kernel for Jupyter: the newest, not from the lock
+  bazel run //tools:venv -- --notebook     also the newest Jupyter kernel, not from the lock
 
-Exit codes: 0 made, 1 not made.
+Exit codes: 0 created, 1 failed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,18 @@ PYTHON = "3.11"
 
 
 class VenvError(Exception):
-    """The environment was not made; the message says why."""
+    """The environment was not created; the message says why."""
 
 
 def make(environment: Path, workspace: Path, uv: Path, notebook: bool = False) -> Path:
-    """The interpreter of an environment that holds exactly the lock's packages and our code.
+    """Creates an environment with exactly the lock's packages and our code.
+
+    Returns:
+        Its interpreter.
 
     Raises:
-        VenvError: no Python 3.11, no room, or a package that does not come or has another hash.
+        VenvError: there is no Python 3.11 or no disk space, or a package is unavailable or has
+            another hash.
     """
     python = environment / "bin" / "python"
     settings = {
@@ -43,7 +47,7 @@ def make(environment: Path, workspace: Path, uv: Path, notebook: bool = False) -
         "UV_CACHE_DIR": str(cache_root() / "uv"),
         "UV_PYTHON_DOWNLOADS": "never",
     }
-    settings.pop("PYTHONPATH", None)  # Bazel's, which leads to the packages of this program
+    settings.pop("PYTHONPATH", None)  # Bazel's, which points to this program's packages
     commands = [["pip", "sync", "--quiet", "--require-hashes", "--python", str(python), LOCK]]
     if not python.exists():
         chosen = os.environ.get("KILN_PYTHON") or PYTHON

@@ -1,4 +1,4 @@
-"""Write a layer with the compiled form of the Python that a base image has as source only."""
+"""Writes a layer with compiled bytecode for the Python of a base image, which has only sources."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Compiled Python that is the same on every machine and is taken without a look at its source.
+"""Reproducible bytecode that Python uses without checking the source's modification time.
 
-An image's root is read-only, so without it every start would compile everything anew.
+An image's root is read-only, so without it every start would compile everything again.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ _HASH_BASED_UNCHECKED = 0b01  # PEP 552
 
 
 def cached(path: str) -> str:
-    """Where Python 3.11 looks for the compiled form of ``path``."""
+    """The path at which Python 3.11 looks for the bytecode of ``path``."""
     source = PurePosixPath(path)
     return str(source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc")
 
 
 def compiled(source: bytes, path: str) -> bytes | None:
-    """The content of the compiled file, or None for what is no Python of this version.
+    """The content of the bytecode file, or None for sources that this version cannot compile.
 
     Args:
         source: the module.
-        path: its place in the image, which tracebacks show.
+        path: its path in the image, which tracebacks show.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other people's code
+            warnings.simplefilter("ignore")  # warnings about third-party code
             code = compile(source, path, "exec", dont_inherit=True, optimize=0)
     except (SyntaxError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""An image layout taken apart: its layers and what is in them."""
+"""Reads an image layout: its layers and their content."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NAME = re.compile(
 
 
 def secret_in(content: bytes) -> str | None:
-    """What it looks like, None if it looks harmless."""
+    """A description of the secret that the text resembles, or None."""
     for name, pattern in _CONTENT.items():
         if pattern.search(content):
             return f"contains what looks like {name}"
@@ -40,7 +40,7 @@ def secret_in(content: bytes) -> str | None:
 
 
 def secret_variable(entry: str) -> str | None:
-    """Looks for a secret in ``NAME=value``; a name that promises a secret must be empty."""
+    """Checks ``NAME=value`` for a secret; a variable with a secret's name must be empty."""
     name, _, value = entry.partition("=")
     if value and _NAME.fullmatch(name):
         return f"{name} has a value"
@@ -65,7 +65,7 @@ class File:
 
 @dataclass(frozen=True)
 class Layer:
-    """``name`` is the last part of the label that made it; sizes are compressed bytes."""
+    """``name`` is the last part of the layer's label; sizes are compressed bytes."""
 
     name: str
     media_type: str
@@ -77,7 +77,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspected:
-    """Layers from the lowest."""
+    """Layers from bottom to top."""
 
     config: Mapping[str, Any]
     layers: Sequence[Layer]
@@ -87,7 +87,7 @@ class Inspected:
 
 
 def inspect(layout: Path) -> Inspected:
-    """The one image of a layout, all of it read.
+    """Reads the layout's only image completely.
 
     Raises:
         OSError, EOFError, tarfile.TarError, KeyError: a part is missing or damaged.

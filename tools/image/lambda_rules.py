@@ -1,7 +1,8 @@
-"""What AWS Lambda asks of an image, judged on its layout: a push or a local run would not notice.
+"""Checks an image layout against AWS Lambda's requirements, which neither a push nor a local run
+would report.
 
-https://docs.aws.amazon.com/lambda/latest/dg/images-create.html, and what users met (rules_oci#645,
-rules_aws#145): one manifest, gzipped layers, and layers that are complete by themselves.
+https://docs.aws.amazon.com/lambda/latest/dg/images-create.html, and issues that users reported
+(rules_oci#645, rules_aws#145): one manifest, gzipped layers, and self-contained layers.
 """
 
 from __future__ import annotations
@@ -26,29 +27,29 @@ _GZIPPED = {
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
 }
 _X86_64 = 62  # e_machine of ELF
-_PRIVATE = {"root", "home/nonroot"}  # homes of the base, which no function reads
+_PRIVATE = {"root", "home/nonroot"}  # home folders of the base, which functions do not read
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Compressed bytes of the image, and of layers by the last part of their labels."""
+    """Limits of compressed bytes, for the image and for layers by the last part of their labels."""
 
     image: int = 10 * 10**9
     layers: Mapping[str, int] = field(default_factory=dict)
 
 
 def problems(layout: Path, limits: Limits, unwanted: Sequence[str] = ()) -> list[str]:
-    """Everything that is wrong, none if Lambda would run it.
+    """All violations; none if Lambda would run the image.
 
     Args:
         layout: the image.
-        limits: what it may weigh.
-        unwanted: packages that have no place in it, as their folders in site-packages are called.
+        limits: maximum sizes.
+        unwanted: packages that must not be in it, by their folders in site-packages.
     """
     index = json.loads((layout / "index.json").read_bytes())
     found = list(_manifest_problems(index))
     if found:
-        return found  # nothing else can be told
+        return found  # nothing else can be checked
     try:
         image = inspect(layout)
     except (OSError, EOFError, tarfile.TarError, KeyError) as error:
@@ -142,7 +143,7 @@ def _entrypoint_problems(image: Inspected) -> Iterator[str]:
     entrypoint = config.get("Entrypoint") or []
     if not entrypoint:
         yield "no entrypoint"
-    # The last layer that has a path decides; a link is followed once, as /usr/bin/python3 is one.
+    # The last layer with a path wins; links are followed once, since /usr/bin/python3 is one.
     last = {file.path: file for _, file in image.files()}
     for number, word in enumerate(entrypoint):
         if word.startswith("/"):
@@ -190,7 +191,7 @@ def _unwanted_problems(image: Inspected, unwanted: Sequence[str]) -> Iterator[st
         if unwanted and (match := pattern.fullmatch(file.path))
     }
     for layer_name, package in sorted(found):
-        yield f"{layer_name}: {package} does not belong into the image"
+        yield f"{layer_name}: {package} must not be in the image"
 
 
 _RULES = (

@@ -1,4 +1,4 @@
-"""Write one layer of an image from files and their places in it."""
+"""Writes an image layer from files and their paths in it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from common.oci import Entry, with_parents, write_layer
 from tools.image.bytecode import cached, compiled
 
-# No program reads these in an image: types, static libraries.
+# Not used at run time: type stubs, static libraries.
 _NEVER = re.compile(r".*\.(pyi|pyc|pyx|pxd|a|lib|cmake)|.*/py\.typed")
-# Of a distribution's metadata only what importlib.metadata serves, and the terms of its licence.
+# Of a distribution's metadata, only what importlib.metadata reads, and the licence.
 _METADATA = re.compile(
     r"[^/]*\.dist-info/(METADATA|entry_points\.txt"
     r"|(licen[cs]es?/.*|LICEN[CS]E|NOTICE|COPYING)[^/]*)",
@@ -23,7 +23,7 @@ _METADATA = re.compile(
 
 
 class LayerError(Exception):
-    """The layer cannot be made; the message says which file and why."""
+    """The layer cannot be created; the message says which file and why."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,15 +56,15 @@ def _pair(text: str) -> tuple[str, Path]:
 def wanted(
     files: Iterable[tuple[str, Path]], exclude: Sequence[str], only: Sequence[str] = ()
 ) -> dict[str, Path]:
-    """Source by place: all that is of use in an image.
+    """Source by path: the files that an image needs.
 
     Args:
-        files: places and sources.
-        exclude: shell patterns of places to leave out; * also matches a slash.
-        only: if there are any, a place has to match one.
+        files: paths and sources.
+        exclude: shell patterns of paths to leave out; * also matches a slash.
+        only: if not empty, a path must match one.
 
     Raises:
-        LayerError: two different files want one place, or a place leads out of the folder.
+        LayerError: two different files have one path, or a path leads out of the folder.
     """
     chosen: dict[str, Path] = {}
     for place, source in files:
@@ -75,7 +75,7 @@ def wanted(
         if only and not _matches(place, only):
             continue
         other = chosen.setdefault(place, source)
-        # Wheels may each bring the same __init__.py of a package that they share.
+        # Several wheels may contain the same __init__.py of a shared package.
         if other != source and other.read_bytes() != source.read_bytes():
             raise LayerError(f"{place} is two files: {other} and {source}")
     return chosen
@@ -103,9 +103,9 @@ def entries(files: dict[str, Path], folder: str, with_bytecode: bool) -> Iterato
 
 
 def _is_program(data: bytes) -> bool:
-    """By content: whether a file may be executed is not the same in every cache and sandbox.
+    """By content: file modes are lost in some caches and sandboxes.
 
-    An ELF program names its loader; a library does not.
+    An ELF executable names its loader; a library does not.
     """
     return data.startswith(b"#!") or (data.startswith(b"\x7fELF") and b"/ld-linux" in data[:4096])
 

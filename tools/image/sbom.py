@@ -1,4 +1,4 @@
-"""Writes an image's bill of materials, CycloneDX 1.6, from its layers and from the lock."""
+"""Writes an image's bill of materials, CycloneDX 1.6, from its layers and the lock."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def bill(image: Inspected, name: str, digest: str, lock: str) -> str:
-    """The JSON document, which depends on nothing but the image and the lock.
+    """The JSON document; depends only on the image and the lock.
 
     Args:
-        image: taken apart.
-        name: of the image.
-        digest: of its manifest.
+        image: the inspected image.
+        name: the image's name.
+        digest: digest of its manifest.
         lock: requirements with hashes.
     """
     components = {one.bom_ref.value: one for one in _components(image, locked_hashes(lock))}
@@ -63,7 +63,7 @@ def bill(image: Inspected, name: str, digest: str, lock: str) -> str:
     )
     bom = Bom(
         serial_number=uuid.uuid5(uuid.NAMESPACE_OID, digest),
-        # As all files of the image: a bill with the time of its build would differ each time.
+        # A build time would make each bill different; use the time of all files in the image.
         metadata=BomMetaData(component=subject, timestamp=datetime.fromtimestamp(0, UTC)),
         components=components.values(),
     )
@@ -73,7 +73,7 @@ def bill(image: Inspected, name: str, digest: str, lock: str) -> str:
 
 
 def locked_hashes(lock: str) -> dict[str, list[str]]:
-    """Hashes of the files that the lock admits, by project as name==version."""
+    """File hashes in the lock, by project as name==version."""
     found: dict[str, list[str]] = {}
     for entry in lock.replace("\\\n", " ").splitlines():
         if match := re.match(r"([\w.-]+)(?:\[[^]]*\])?==([^\s;]+)", entry):

@@ -1,4 +1,4 @@
-"""Fails when buildifier would lay out or warn about one of our BUILD and Starlark files."""
+"""Fails if buildifier would reformat or warn about a BUILD or Starlark file."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ def test_bazel_files_are_laid_out_and_free_of_warnings() -> None:
         check=False,
     )
     if found.returncode:
-        pytest.fail(f"{found.stdout}\nrepaired by: bazel run //tools:format", pytrace=False)
+        pytest.fail(f"{found.stdout}\nfix by: bazel run //tools:format", pytrace=False)

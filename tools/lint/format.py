@@ -1,4 +1,4 @@
-"""Lays out and repairs every tracked Python and Bazel file: `bazel run //tools:format`."""
+"""Formats and fixes all tracked Python and Bazel files: `bazel run //tools:format`."""
 
 from __future__ import annotations
 

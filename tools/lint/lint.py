@@ -1,14 +1,14 @@
-"""All checks that need no test to run, in one table: `bazel run //tools:lint`.
+"""All static checks in one table: `bazel run //tools:lint`.
 
-Ruff (faults, unsafe code and layout), buildifier, secrets and workflows over the files that git
-tracks or would track; then types, of which Bazel and mypy remember what they checked.
+Ruff (errors, security and format), buildifier, secrets and workflows on all files that git tracks
+or would track; then types, which Bazel and mypy check incrementally.
 
   bazel run //tools:lint
-  bazel run //tools:lint -- --fast          all but the types: seconds
-  bazel run //tools:lint -- --only ruff     by name, repeatedly
-  bazel run //tools:format                  repairs what can be repaired
+  bazel run //tools:lint -- --fast          everything but types, in seconds
+  bazel run //tools:lint -- --only ruff     by name; repeatable
+  bazel run //tools:format                  applies automatic fixes
 
-Exit codes: 0 all clean, 1 something found, 2 no such check.
+Exit codes: 0 clean, 1 findings, 2 no such check.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TYPES = "//tools/lint:types"
 
 @dataclass(frozen=True)
 class Check:
-    """A linter with its whole command; `skipped` says why it cannot run."""
+    """A linter's command; `skipped` is the reason if it cannot run."""
 
     name: str
     command: Sequence[str]
@@ -41,7 +41,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a check that ran."""
+    """The outcome of a check."""
 
     check: Check
     clean: bool
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def checks(programs: argparse.Namespace) -> list[Check]:
-    """The quick ones, over the files of the working folder."""
+    """The fast checks, on the files of the working folder."""
     python, bazel = tracked("*.py"), tracked("*.bazel", "*.bzl")
     ruff, quiet = str(wheel_program("ruff")), ("--quiet", "--no-cache")
     diff = (str(programs.buildifier), "-mode=diff", "-lint=warn", CHECKS)
@@ -64,13 +64,13 @@ def checks(programs: argparse.Namespace) -> list[Check]:
 
 
 def types(workspace: Path) -> Check:
-    """mypy by Bazel: only what changed is looked at again."""
+    """mypy through Bazel, incrementally."""
     bazel = str(workspace / "tools/bazel")
     return Check("types", (bazel, "test", "--noshow_progress", "--test_output=errors", TYPES))
 
 
 def run(check: Check) -> Outcome:
-    """Runs the check; its own exit code decides."""
+    """Runs the check; its exit code decides."""
     start = time.monotonic()
     environment = {k: v for k, v in os.environ.items() if k != "BUILD_WORKSPACE_DIRECTORY"}
     done = subprocess.run(
@@ -117,9 +117,9 @@ def _options() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name in PROGRAMS:  # by the BUILD file
+    for name in PROGRAMS:  # set by the BUILD file
         parser.add_argument(f"--{name}", type=Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--fast", action="store_true", help="without the types")
+    parser.add_argument("--fast", action="store_true", help="skip type checks")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="that check")
     return parser
 

@@ -1,4 +1,4 @@
-"""Fails when ruff would change or reject one of our Python files, or an excuse has no reason."""
+"""Fails if ruff would change or reject a Python file, or a suppression lacks a reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main(files: Sequence[str]) -> int:
     lint = subprocess.run([ruff, "check", *settings, *files], check=False)
     layout = subprocess.run([ruff, "format", "--diff", *settings, *files], check=False)
     if lint.returncode or layout.returncode:
-        print("\nMost of it is repaired by: bazel run //tools:format", file=sys.stderr)
+        print("\nMost of it is fixed by: bazel run //tools:format", file=sys.stderr)
     bare = [f"{file}:{number}" for file in files for number in excused_without_reason(file)]
     for place in bare:
         print(f"{place}: expected a reason, as in: noqa: S310 # why it is safe", file=sys.stderr)
@@ -27,7 +27,7 @@ def main(files: Sequence[str]) -> int:
 
 
 def excused_without_reason(file: str) -> list[int]:
-    """Lines of the file that excuse unsafe code and do not say why it is safe."""
+    """Lines that suppress a security rule without a reason."""
     lines = Path(file).read_text(encoding="utf-8").splitlines()
     return [number for number, line in enumerate(lines, 1) if _EXCUSE.search(line)]
 

@@ -1,7 +1,7 @@
-"""Fails when mypy finds a fault in the given files, whose imports it follows into all packages.
+"""Fails if mypy finds an error in the given files, following imports into all packages.
 
-What mypy has learnt of a file stays in Kiln's cache. A later run, of any clone on this machine,
-looks only at what has changed since: where times or paths differ, mypy compares the contents.
+mypy's cache is kept in Kiln's cache folder, shared by all clones on this machine, so later runs
+check only what changed: where times or paths differ, mypy compares contents.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tools.provision.cache import cache_root, lock, scratch
 
 def main(files: Sequence[str]) -> int:
     with _cache(cache_root() / "mypy") as cache:
-        # In this process: its sys.path leads to the packages that the test declares, and no other.
+        # In this process: its sys.path has exactly the packages that the test declares.
         found, trouble, code = api.run(
             ["--config-file=pyproject.toml", f"--cache-dir={cache}", "--show-error-context", *files]
         )
@@ -34,10 +34,10 @@ def main(files: Sequence[str]) -> int:
 
 @contextmanager
 def _cache(shared: Path) -> Iterator[Path]:
-    """A copy of the shared one for this process alone, shared again when the block ends well.
+    """A private copy of the shared cache, published if the block succeeds.
 
-    After a crash nothing is shared, in case the cache was its cause. Where none can be read or
-    written, the check takes longer and says the same.
+    After a crash nothing is published, in case the cache caused it. Without a usable cache
+    the check is slower, with the same result.
     """
     with TemporaryDirectory(dir=os.environ.get("TEST_TMPDIR"), prefix="mypy") as folder:
         own = Path(folder, "cache")
@@ -67,4 +67,4 @@ if __name__ == "__main__":
     exit_code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(exit_code)  # to free all that mypy holds would take seconds
+    os._exit(exit_code)  # freeing mypy's memory would take seconds

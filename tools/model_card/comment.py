@@ -1,4 +1,4 @@
-"""What a pull request changes, as a comment in Markdown: `bazel run //tools:model_card_comment`.
+"""The effects of a pull request as a Markdown comment: `bazel run //tools:model_card_comment`.
 
   bazel run //tools:model_card_figures -- --output head.json
   bazel run //tools:model_card_figures -- --at origin/main --output base.json
@@ -20,12 +20,12 @@ from typing import Any
 from common.files import user_path
 from tools.cost.model import Service, per_thousand, read_prices
 
-_Z = 1.959964  # 97.5 % of a normal distribution lie below
+_Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
 class Change:
-    """Change of a share from base to head, with its 95 % interval."""
+    """Change of a proportion from base to head, with its 95 % interval."""
 
     base: float
     head: float
@@ -34,12 +34,12 @@ class Change:
 
     @property
     def is_real(self) -> bool:
-        """Chance alone rarely makes that much."""
+        """Whether the change is significant."""
         return self.low > 0 or self.high < 0
 
 
 def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a share. Source: Wilson 1927."""
+    """95 % interval of a proportion. Source: Wilson 1927."""
     if trials == 0:
         return 0.0, 1.0
     share, z2 = hits / trials, _Z**2 / trials
@@ -49,9 +49,9 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
 
 
 def change(base: tuple[int, int], head: tuple[int, int]) -> Change:
-    """The change between two shares, each as (hits, trials), taken as independent.
+    """Difference of two proportions, each as (hits, trials), taken as independent.
 
-    Both models answered the same test images, so the true interval is narrower: this is cautious.
+    Both models were tested on the same images, so this is conservative.
     Source: Newcombe 1998, Statistics in Medicine 17, 873-890, method 10.
     """
     (l1, u1), (l2, u2) = wilson(*base), wilson(*head)
@@ -62,7 +62,7 @@ def change(base: tuple[int, int], head: tuple[int, int]) -> Change:
 
 
 def accuracy(base: Mapping[str, Any], head: Mapping[str, Any]) -> Change:
-    """Change of the accuracy, from confusion matrices whose rows are true classes."""
+    """Change of accuracy, from confusion matrices whose rows are true classes."""
     return change(_right(base["confusion"]), _right(head["confusion"]))
 
 
@@ -71,7 +71,7 @@ def _right(confusion: Sequence[Sequence[int]]) -> tuple[int, int]:
 
 
 def recalls(base: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Change]:
-    """The change of recall for each class that both models know."""
+    """Change of recall for each class that both models have."""
     pairs = {name: k for k, name in enumerate(base["classes"])}
     found = {}
     for k, name in enumerate(head["classes"]):
@@ -83,7 +83,7 @@ def recalls(base: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Chang
 
 @dataclass(frozen=True)
 class Layers:
-    """Layers of an image: how many, how large, and what a machine that has the base must fetch."""
+    """Layers of an image: number, size, and the download for a machine that has the base."""
 
     changed: Sequence[str]
     count: int
@@ -217,9 +217,11 @@ def _options() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--base", required=True, metavar="FILE", help="figures of where it started")
+    parser.add_argument(
+        "--base", required=True, metavar="FILE", help="figures of the base revision"
+    )
     parser.add_argument("--head", required=True, metavar="FILE", help="figures of the change")
-    parser.add_argument("--output", metavar="FILE", help="the comment; it is printed as well")
+    parser.add_argument("--output", metavar="FILE", help="also write the comment to this file")
     return parser
 
 

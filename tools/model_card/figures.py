@@ -1,13 +1,13 @@
-"""Measures what a pull request may change, into a JSON file.
+"""Measures what a pull request may affect, into a JSON file.
 
-Accuracy is the bundled model's in the precision that is served, INT8 if there is one; sizes,
-latency, cold start and image layers are of what this workspace builds, or of what another revision
-builds (`--at`), in a clone beside it.
+Accuracy is that of the bundled model in the served precision, INT8 if available; sizes, latency,
+cold start and image layers are those of this workspace's build, or of another revision's (`--at`),
+in a separate work tree.
 
   bazel run //tools:model_card_figures -- --output /tmp/head.json
   bazel run //tools:model_card_figures -- --at origin/main --output /tmp/base.json
 
-Times are of this machine while it is otherwise idle; compare only files of the same machine.
+Run it on an otherwise idle machine; compare only files of the same machine.
 
 Exit codes: 0 written, 1 the build or a measurement failed, 2 bad input.
 """
@@ -29,7 +29,7 @@ from typing import Any
 from common.files import user_path
 
 METRICS = "ml/bundled/metrics.json"
-CALLERS = "1"  # a lone caller: latency without a queue
+CALLERS = "1"  # a single client: latency without queueing
 SECONDS, STARTS = "5", "7"
 BAD_INPUT = 2  # exit code
 
@@ -39,7 +39,7 @@ class MeasureError(Exception):
 
 
 def measure(workspace: Path) -> dict[str, Any]:
-    """Builds and measures what the workspace holds.
+    """Builds and measures the workspace.
 
     Raises:
         MeasureError: a step failed.
@@ -71,7 +71,7 @@ def measure(workspace: Path) -> dict[str, Any]:
 
 
 def read_layers(layout: Path) -> list[dict[str, Any]]:
-    """Digest, compressed bytes and name of each layer of a layout's one image, lowest first."""
+    """Digest, compressed bytes and name of each layer of a layout's only image, bottom first."""
     index = json.loads((layout / "index.json").read_text())
     manifest = _blob(layout, index["manifests"][0]["digest"])
     config = _blob(layout, manifest["config"]["digest"])
@@ -118,7 +118,7 @@ def _git(workspace: Path, *command: str) -> str:
 
 @contextmanager
 def clone_at(workspace: Path, revision: str) -> Iterator[Path]:
-    """A work tree of that revision, gone afterwards, with the flags of this user or workflow."""
+    """A temporary work tree of the revision, with this user's or workflow's flags."""
     with tempfile.TemporaryDirectory(prefix="kiln-") as folder:
         place = Path(folder, "base")
         _git(workspace, "worktree", "add", "--quiet", "--detach", str(place), revision)
@@ -159,9 +159,9 @@ def _options() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="JSON, for the comment")
+    parser.add_argument("--output", required=True, metavar="FILE", help="JSON file for the comment")
     parser.add_argument(
-        "--at", metavar="REVISION", help="of that revision instead of the workspace"
+        "--at", metavar="REVISION", help="measure this revision instead of the workspace"
     )
     return parser
 

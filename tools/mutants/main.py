@@ -1,12 +1,12 @@
-"""Which mistakes would the tests not notice? `bazel run //tools:mutants -- infra/release/verdict`.
+"""Mutation testing: `bazel run //tools:mutants -- infra/release/verdict`.
 
-Makes small mistakes in a copy of the modules, one at a time, and runs the tests of their folder:
-a mistake that fails a test is killed, the others are listed. What survives is either a missing
-test, code that nothing needs, or the same program in other words.
+Makes small changes (mutants) in a copy of the modules, one at a time, and runs the tests of their
+folder: a mutant that fails a test is killed, the others are listed. A survivor means a missing
+test, unnecessary code, or an equivalent program.
 
   bazel run //tools:mutants -- common/model/artifact.py --tests tests/common/model/test_artifact.py
   bazel run //tools:mutants -- ml/registry -k 'not s3' --sample 200 --seed 1 --json report.json
-  bazel run //tools:mutants -- ml/registry -k 'not s3' --again report.json   # its survivors alone
+  bazel run //tools:mutants -- ml/registry -k 'not s3' --again report.json   # only its survivors
 
 Exit codes: 0 done, 1 the score is below --fail-under, 2 it cannot start.
 """
@@ -35,7 +35,7 @@ from tools.mutants.trial import NONE_CHOSEN, TIMED_OUT, Bench
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one mutant: killed, timed out, or survived."""
+    """The outcome of one mutant: killed, timed out, or survived."""
 
     file: str
     line: int
@@ -98,11 +98,11 @@ def _score(results: Sequence[Result]) -> float:
 def _try_all(
     bench: Bench, tests: Sequence[str], chosen: Sequence[Mutant], limit_s: float | None
 ) -> list[Result] | None:
-    """What became of each; None if the tests fail without any mistake."""
+    """The outcome of each mutant; None if the tests fail on the original."""
     log, start = bench.scratch / "log", time.monotonic()
     if code := bench.load_packages(tests, log):
         print(log.read_text(errors="replace"), file=sys.stderr)
-        print(f"mutants: without a mistake the tests end with {code}, not 0", file=sys.stderr)
+        print(f"mutants: on the original source the tests end with {code}, not 0", file=sys.stderr)
         return None
     limit_s = limit_s or 5 + 4 * (time.monotonic() - start)
     results, kills = list[Result](), Counter[tuple[str, str]]()
@@ -110,7 +110,8 @@ def _try_all(
         file = bench.tree / mutant.file
         whole = file.read_bytes()
         file.write_text(mutant.source, encoding="utf-8")
-        # Python knows compiled files by whole seconds and size, which a mistake may leave alone.
+        # Python identifies compiled files by time in whole seconds and size, which a mutant may not
+        # change.
         os.utime(file, (number, number))
         outcome = "survived"
         for test in sorted(tests, key=partial(_usefulness, mutant.file, kills)):
@@ -126,7 +127,7 @@ def _try_all(
 
 
 def _usefulness(file: str, kills: Mapping[tuple[str, str], int], test: str) -> tuple[int, bool]:
-    """Sorts those first that noticed other mistakes in the file: most mutants need one of them."""
+    """Sorts tests that killed other mutants of the file first: most mutants need one of them."""
     return -kills[file, test], Path(test).name != f"test_{Path(file).name}"
 
 
@@ -146,7 +147,7 @@ def _sources(path: Path, pattern: str = "*.py") -> list[str]:
 
 
 def _mirror(path: str) -> str:
-    """STYLE: tests/serve/test_app.py tests serve/app.py."""
+    """Tests mirror the tree: tests/serve/test_app.py tests serve/app.py."""
     file = Path("tests", path)
     return str(file if file.suffix != ".py" else file.with_name(f"test_{file.name}"))
 
@@ -167,18 +168,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="+", help="folders, without those below them, and modules")
+    parser.add_argument("paths", nargs="+", help="folders (not recursive) and modules")
+    parser.add_argument("--tests", nargs="+", help="default: the mirrored folders in tests/")
+    parser.add_argument("-k", default="", metavar="EXPRESSION", help="pytest's -k")
+    parser.add_argument("--sample", type=int, metavar="N", help="sample N mutants")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument(
-        "--tests", nargs="+", help="default: the folders in tests/ that mirror them"
+        "--timeout-s", type=float, help="timeout per mutant (default: from the tests' duration)"
     )
-    parser.add_argument("-k", default="", metavar="EXPRESSION", help="as pytest's -k")
-    parser.add_argument("--sample", type=int, metavar="N", help="try N of them, drawn at random")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing")
     parser.add_argument(
-        "--timeout-s", type=float, help="for one mutant (default: by how long the tests take)"
+        "--json", type=_typed, metavar="FILE", help="write all results to this file"
     )
-    parser.add_argument("--json", type=_typed, metavar="FILE", help="write every result there")
-    parser.add_argument("--again", type=_typed, metavar="FILE", help="only the survivors in there")
+    parser.add_argument(
+        "--again", type=_typed, metavar="FILE", help="only the survivors in this file"
+    )
     parser.add_argument("--fail-under", type=float, default=0, metavar="SHARE", help="0 to 1")
     return parser.parse_args(argv)
 
@@ -189,6 +192,6 @@ def _typed(name: str) -> Path:
 
 if __name__ == "__main__":
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # nothing runs at a fork
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is compiled once serves every mutant
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the compiled form serves every mutant
     sys.dont_write_bytecode = False
     sys.exit(main(sys.argv[1:]))

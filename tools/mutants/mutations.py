@@ -1,7 +1,7 @@
-"""The mutants of a module: the same source with one small mistake in it.
+"""The mutants of a module: its source with one small change.
 
-Cosmic Ray's operators make them. A binary operator is replaced once and a comparison by its
-neighbour and its opposite: the other replacements mostly raise a TypeError, which flatters a score.
+Cosmic Ray's operators generate them. A binary operator is replaced once, a comparison by its
+neighbour and its opposite: other replacements mostly raise a TypeError, which inflates the score.
 """
 
 import ast
@@ -44,17 +44,17 @@ Place = tuple[int, int]  # line from 1, column from 0
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mistake in one file."""
+    """One change in one file."""
 
     file: str
     line: int
     operator: str
-    source: str  # the whole file
+    source: str  # the complete file
     diff: str
 
 
 def mutants(file: str, source: str) -> Iterator[Mutant]:
-    """All that differ as programs: none in annotations, none twice."""
+    """All mutants that differ as programs: none in annotations, no duplicates."""
     annotations, known = _annotations(source), {ast.dump(ast.parse(source))}
     provider: Any = OperatorProvider()
     for name in OPERATORS:
@@ -70,7 +70,7 @@ def mutants(file: str, source: str) -> Iterator[Mutant]:
             try:
                 changed = mutate_code(source, operator, occurrence)
                 meaning = ast.dump(ast.parse(changed))
-            except (AttributeError, SyntaxError):  # Cosmic Ray cannot do `except (a.B, c.D):`
+            except (AttributeError, SyntaxError):  # Cosmic Ray cannot handle `except (a.B, c.D):`
                 continue
             if meaning not in known:
                 known.add(meaning)
@@ -78,7 +78,7 @@ def mutants(file: str, source: str) -> Iterator[Mutant]:
 
 
 def _annotations(source: str) -> list[tuple[Place, Place]]:
-    """Where types are stated, which no program reads: from, and before."""
+    """Ranges of annotations, which no program reads: from, and before."""
     found: list[ast.expr | None] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.arg | ast.AnnAssign):

@@ -1,4 +1,4 @@
-"""Tests of one tree, run in a process of their own that is forked: packages are loaded once."""
+"""Runs tests of one tree in forked processes, so that packages are imported once."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from common.terminal import Progress
 NONE_CHOSEN, TIMED_OUT = 5, -1
 _OPTIONS = (
     "-x -q --tb=short -p no:cacheprovider --import-mode=importlib"
-    # Hypothesis is among what is loaded already.
+    # Hypothesis has been imported already.
     " -W ignore::pytest.PytestAssertRewriteWarning"
 )
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A tree of files, and the tests in it that are to notice a mistake.
+    """A tree of files, and the tests that should detect mutants in it.
 
     Attributes:
-        scratch: a folder for what the tests write.
-        chosen: as pytest's `-k`.
+        scratch: a folder for files that the tests write.
+        chosen: pytest's `-k`.
     """
 
     tree: Path
@@ -38,39 +38,41 @@ class Bench:
     chosen: str = ""
 
     def run(self, tests: Sequence[str], timeout_s: float, log: Path | None = None) -> int:
-        """Pytest's exit code, or TIMED_OUT; any but 0 and NONE_CHOSEN: the tests noticed."""
+        """Pytest's exit code, or TIMED_OUT; any but 0 and NONE_CHOSEN: the tests detected it."""
         child = os.fork()
         if child == 0:
             try:
                 self._test(tests, log)
             finally:
-                os._exit(70)  # not reached unless pytest itself is broken
+                os._exit(70)  # unreachable unless pytest itself is broken
         return _wait(child, timeout_s)
 
     def load_packages(self, tests: Sequence[str], log: Path) -> int:
-        """Runs tests once, then loads the packages that they loaded; returns the exit code."""
+        """Runs the tests once, then imports the packages that they imported; returns the exit
+        code.
+        """
         code = self.run(tests, 3600, log)
         names = self.scratch / "modules"
         for name in names.read_text().split() if names.exists() else ():
             with suppress(Exception), warnings.catch_warnings(action="ignore"):
                 importlib.import_module(name)
-        gc.freeze()  # pytest collects garbage at its end, and would go through all of this
+        gc.freeze()  # pytest collects garbage at its end, and would traverse all of this
         return code
 
     def _test(self, tests: Sequence[str], log: Path | None) -> None:
-        os.setsid()  # a process that hangs is ended with those that it started
+        os.setsid()  # a process that hangs is killed with its children
         out = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.path[:] = [str(self.tree), *_without_trees(sys.path)]
-        sys.modules.pop("common.terminal", None)  # the tree's own, with its mistakes
+        sys.modules.pop("common.terminal", None)  # the tree's own modules, with the mutant
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
         os.environ["HOME"] = str(self.scratch)
         os.chdir(self.tree)
         import pytest
         from hypothesis import Phase, settings
 
-        # Any failure will do: the least example is not sought.
+        # Any failure will do: minimal examples are not searched.
         phases = (Phase.explicit, Phase.generate)
         alike = settings(derandomize=True, database=None, deadline=None, phases=phases)
         settings.register_profile("mutants", alike)
@@ -87,7 +89,7 @@ class Bench:
 
 def _wait(child: int, timeout_s: float) -> int:
     end = time.monotonic() + timeout_s
-    with Progress("running the tests"):  # its thread is never alive at a fork
+    with Progress("running the tests"):  # its thread is not alive in a fork
         while time.monotonic() < end:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
@@ -100,12 +102,12 @@ def _wait(child: int, timeout_s: float) -> int:
 
 
 def _without_trees(paths: Iterable[str]) -> list[str]:
-    """Leaves out folders that hold this program: the tree's modules are to be found in the tree."""
+    """Removes folders with this program from the path: modules must come from the tree."""
     return [path for path in paths if not Path(path, "tools", "mutants", "trial.py").exists()]
 
 
 def _packages(tree: Path) -> list[str]:
-    """What is loaded and is none of the tree's."""
+    """Imported modules that are not the tree's."""
     ours = {path.name.removesuffix(".py") for path in tree.iterdir()}
     return [
         name

@@ -1,15 +1,15 @@
-"""Alertmanager's configuration: receivers and routes, from the environment.
+"""Alertmanager's configuration: receivers and routes, from environment variables.
 
-    KILN_SLACK_WEBHOOK_FILE      file with the URL of a Slack webhook, or of what takes its format
-    KILN_SLACK_CHANNEL           channel, where the webhook leaves a choice
+    KILN_SLACK_WEBHOOK_FILE      file with the URL of a Slack webhook, or a compatible service
+    KILN_SLACK_CHANNEL           channel, if the webhook allows a choice
     KILN_SMTP_SMARTHOST          host:port of the mail server
     KILN_SMTP_FROM               sender
     KILN_SMTP_TO                 receivers, separated by commas
-    KILN_SMTP_USERNAME           for servers that ask for it
+    KILN_SMTP_USERNAME           for servers that require it
     KILN_SMTP_PASSWORD_FILE      file with the password
-    KILN_SMTP_REQUIRE_TLS        false for a server on this machine; true if left out
+    KILN_SMTP_REQUIRE_TLS        false for a local server; default true
 
-Secrets are in files whose paths Alertmanager is told, so that no configuration holds one.
+Alertmanager reads secrets from files; the configuration holds only their paths.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ class RoutingError(ValueError):
 
 
 def alertmanager_config(environ: Mapping[str, str]) -> dict[str, Any]:
-    """`alertmanager.yml`: pages to everybody at once, warnings gathered and rarely repeated.
+    """`alertmanager.yml`: pages go to all receivers at once; warnings are grouped and rarely
+    repeated.
 
     Raises:
-        RoutingError: half of a receiver is configured.
+        RoutingError: a receiver is configured incompletely.
     """
     return _config({"name": "people", **_slack(environ), **_email(environ)}, environ)
 
 
 def managed_config() -> dict[str, Any]:
-    """Configuration of Managed Prometheus' alert manager; Terraform fills in the SNS topic."""
+    """Configuration of Managed Prometheus' Alertmanager; Terraform fills in the SNS topic."""
     topic = {
         "topic_arn": "${topic_arn}",
         "sigv4": {"region": "${region}"},
@@ -68,13 +69,13 @@ def _config(receiver: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str
             ],
         },
         "inhibit_rules": [
-            # A budget that burns fast burns slowly, too.
+            # A fast burn also raises the slow-burn alert.
             {
                 "source_matchers": ['severity="page"', 'slo!=""'],
                 "target_matchers": ['severity="warning"'],
                 "equal": ["slo"],
             },
-            # Who knows that the service is down need not hear that its answers are few or slow.
+            # An outage inhibits alerts on few or slow responses.
             {
                 "source_matchers": ['alertname="RecoveryTooSlow"'],
                 "target_matchers": ['severity="warning"', 'owner="service"'],

@@ -2,7 +2,7 @@
 
 service --OTLP--> rotel --OTLP--> vmagent --remote write--> Prometheus --alerts--> Alertmanager
 
-Debian builds Prometheus without its OTLP endpoint, so vmagent translates. Names are those of
+Debian builds Prometheus without its OTLP endpoint, so vmagent translates. Metric names follow
 OpenTelemetry's rules for Prometheus.
 """
 
@@ -24,11 +24,11 @@ from infra.observability.stack.programs import Program, Running, StackError, fre
 def prometheus_config(
     alertmanager: str, scraped: Mapping[str, str], rules: str, interval_s: int = 15
 ) -> dict[str, Any]:
-    """`prometheus.yml`: the service's metrics are pushed, the stack's parts are scraped.
+    """`prometheus.yml`: the service pushes metrics, the stack's parts are scraped.
 
     Args:
         scraped: job to host:port.
-        rules: path of the rule file, as Prometheus sees it.
+        rules: path of the rule file as seen by Prometheus.
     """
     jobs = {**scraped, "alertmanager": alertmanager}
     return {
@@ -38,7 +38,7 @@ def prometheus_config(
         },
         "rule_files": [rules],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
-        # Two processes' exports may overtake each other on the way.
+        # Exports of two processes may arrive out of order.
         "storage": {"tsdb": {"out_of_order_time_window": "10m"}},
         "scrape_configs": [
             {"job_name": job, "static_configs": [{"targets": [target]}]}
@@ -49,13 +49,13 @@ def prometheus_config(
 
 RULES = Path(__file__).parents[1] / "prometheus" / "kiln.rules.yml"
 _TEMPLATES = Path("/usr/share/prometheus/alertmanager")
-_BATCH = "200ms"  # that the collector waits for more
+_BATCH = "200ms"  # how long the collector gathers a batch
 _SMALL = "tmpfs|overlay|squashfs|ramfs|proc|sysfs|devtmpfs|cgroup.*|nsfs|fuse.*"
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where the parts listen on the loopback device; the ones that nobody types are chosen."""
+    """Ports on loopback; those that users never type are chosen automatically."""
 
     otlp: int = 4318
     prometheus: int = 9090
@@ -74,7 +74,7 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables with which the service exports to this stack."""
+        """Variables with which a service exports to this stack."""
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.otlp}
 
 
@@ -86,15 +86,15 @@ def local_stack(
     interval_s: int = 15,
     retention: str = "15d",
 ) -> Iterator[Stack]:
-    """Runs for as long as the block does. Data and logs stay in the folder.
+    """Runs the stack while the context is open; data and logs stay in the folder.
 
     Args:
-        environ: where alerts go, see `alertmanager`.
-        interval_s: between two evaluations of the rules.
+        environ: routing of alerts, see `alertmanager`.
+        interval_s: evaluation interval of the rules.
 
     Raises:
-        StackError: a part is missing or did not start.
-        RoutingError: `environ` has half a receiver.
+        StackError: a program is missing or did not start.
+        RoutingError: `environ` configures a receiver incompletely.
     """
     folder.mkdir(parents=True, exist_ok=True)
     at = {
@@ -126,7 +126,7 @@ def _programs(
         "vmagent": where["vmagent"],
     }
     config = prometheus_config(where["alertmanager"], scraped, str(RULES.resolve()), interval_s)
-    # JSON is YAML.
+    # JSON is valid YAML.
     routing = _write(folder / "alertmanager.yml", json.dumps(alertmanager_config(environ)))
     rules = _write(folder / "prometheus.yml", json.dumps(config, indent=2))
     return [
@@ -139,25 +139,25 @@ def _programs(
 
 
 def alertmanager_program(address: str, config: Path, folder: Path) -> Program:
-    """Alertmanager without the rest of the stack."""
+    """The Alertmanager program without the rest of the stack."""
     command = [
         *with_templates(find_program("prometheus-alertmanager")),
         f"--config.file={config}",
         f"--storage.path={folder / 'alertmanager'}",
         f"--web.listen-address={address}",
-        "--cluster.listen-address=",  # alone
+        "--cluster.listen-address=",  # standalone
     ]
     return Program("alertmanager", command, f"http://{address}/-/ready")
 
 
 def with_templates(program: Path) -> list[str]:
-    """The start of a command of Alertmanager or amtool, Debian's and not installed or another.
+    """Command prefix for Alertmanager or amtool, from Debian or elsewhere.
 
-    Debian has it read its templates from below /usr/share alone, so it gets a view of the file
-    system in which they are there.
+    Debian's build reads templates only below /usr/share, so it runs in a mount namespace that has
+    them there.
     """
     unpacked = program.resolve().parents[2] / _TEMPLATES.relative_to("/")
-    if _TEMPLATES.is_dir() or not unpacked.is_dir():  # others than Debian build them in
+    if _TEMPLATES.is_dir() or not unpacked.is_dir():  # other builds embed them
         return [str(program)]
     view = ["--dev-bind", "/", "/", "--tmpfs", "/usr/share"]
     view += ["--ro-bind", str(unpacked), str(_TEMPLATES)]
@@ -208,7 +208,7 @@ def _collector(http: str, grpc: str, vmagent: str) -> Program:
         f"--batch-timeout={_BATCH}",
         "--exporters=metrics:otlp,nowhere:blackhole",
         "--exporters-metrics=metrics",
-        "--exporters-traces=nowhere",  # there is no Tempo in any package, and no Loki
+        "--exporters-traces=nowhere",  # no package has Tempo or Loki
         "--exporters-logs=nowhere",
     ]
     environment = {
@@ -219,7 +219,7 @@ def _collector(http: str, grpc: str, vmagent: str) -> Program:
 
 
 def rotel() -> Path:
-    """The collector's program, which the wheel `rotel` carries inside its package."""
+    """The collector's program, carried by the wheel `rotel`."""
     spec = importlib.util.find_spec("rotel")
     if spec is None or spec.origin is None:
         raise StackError("the package rotel is missing: start this by Bazel, or pip install rotel")

@@ -1,4 +1,4 @@
-"""Programs of the local stack: started in order, awaited until healthy, ended together."""
+"""Programs of the local stack: started in order, awaited until healthy, stopped together."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
-_PATIENCE_S = 60.0  # a machine may be busy
+_PATIENCE_S = 60.0  # generous, for busy machines
 _ENDING_S = 10.0
-_direct = build_opener(ProxyHandler({}))  # no proxy is meant for the loopback device
+_direct = build_opener(ProxyHandler({}))  # no proxy for loopback
 
 
 class StackError(Exception):
@@ -25,7 +25,7 @@ class StackError(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """What is run, and the address that answers once it is ready: a URL, or host:port."""
+    """A command line, and the address that responds when it is ready: a URL, or host:port."""
 
     name: str
     command: Sequence[str]
@@ -35,14 +35,14 @@ class Program:
 
 @dataclass
 class Running:
-    """A program with its process and its log."""
+    """A started program: process and log."""
 
     program: Program
     process: subprocess.Popen[bytes]
     log: Path
 
     def require_alive(self) -> None:
-        """Raises StackError, with the end of the log, where it has ended."""
+        """Raises StackError with the end of its log if it has exited."""
         if (code := self.process.poll()) is not None:
             last = self.log.read_text(errors="replace").splitlines()[-8:]
             raise StackError(
@@ -53,7 +53,7 @@ class Running:
 
 @contextmanager
 def running(programs: Sequence[Program], folder: Path) -> Iterator[list[Running]]:
-    """Runs all programs, ready, as long as the block lasts; their logs are in the folder.
+    """Runs all programs until they are ready, and while the context is open; logs go to the folder.
 
     Raises:
         StackError: one did not start.
@@ -71,7 +71,7 @@ def running(programs: Sequence[Program], folder: Path) -> Iterator[list[Running]
 @contextmanager
 def _process(program: Program, folder: Path) -> Iterator[Running]:
     log = folder / f"{program.name}.log"
-    # No variable of a proxy, and none of OpenTelemetry, is meant for these.
+    # Without variables for proxies and OpenTelemetry, which are not meant for these programs.
     environment = {"PATH": os.defpath, "HOME": str(folder), **program.environment}
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -81,7 +81,7 @@ def _process(program: Program, folder: Path) -> Iterator[Running]:
             stderr=file,
             env=environment,
             cwd=folder,
-            start_new_session=True,  # Ctrl-C is for us, who end them in order
+            start_new_session=True,  # Ctrl-C is handled here, so that they stop in order
         )
         try:
             yield Running(program, process, log)
@@ -90,7 +90,7 @@ def _process(program: Program, folder: Path) -> Iterator[Running]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and its children."""
+    """Terminates a process and its children."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -111,7 +111,7 @@ def _await(one: Running) -> None:
 
 
 def answers(address: str) -> bool:
-    """Whether a URL gives 2xx, or somebody listens at host:port."""
+    """Whether a URL gives 2xx, or host:port accepts connections."""
     if "://" in address:
         try:
             with _direct.open(address, timeout=2.0):
@@ -125,7 +125,7 @@ def answers(address: str) -> bool:
 
 
 def free_port(wanted: int = 0, host: str = "127.0.0.1") -> int:
-    """The wanted port if nobody has it, else any."""
+    """The requested port if it is free, else any."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""CloudWatch alarms: moto stores them, this evaluates them and notifies their topics.
+"""CloudWatch alarms: moto stores them; this evaluates them and notifies their topics.
 
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/AlarmThatSendsEmail.html
 """
@@ -28,7 +28,7 @@ from moto.sns.models import sns_backends
 from infra.twin.cloud.targets import ACCOUNT
 
 Value = float | None  # None: no data in that period
-Values = Sequence[Value]  # one for each period
+Values = Sequence[Value]  # one value per period
 _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Div: operator.truediv,
@@ -45,14 +45,14 @@ _REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
 
 
 class UnknownExpression(ValueError):
-    """It uses what is not known here."""
+    """The expression uses an unsupported feature."""
 
 
 def evaluate(expression: str, series: Mapping[str, Values], periods: int) -> Values:
-    """The expression's value in each period; none where an operand has none, or by 0.
+    """The expression's value in each period; None where an operand is missing, or on division by 0.
 
     Raises:
-        UnknownExpression: it does not parse, or uses what is not known here.
+        UnknownExpression: it does not parse, or uses an unsupported feature.
     """
     try:
         tree = ast.parse(expression, mode="eval").body
@@ -106,18 +106,18 @@ _Key = tuple[str, str, frozenset[tuple[str, str]]]
 
 
 class AlarmWatch:
-    """Evaluates every alarm of a region that compares one metric or one expression."""
+    """Evaluates all alarms of a region on one metric or one expression."""
 
     def __init__(self, region: str, store: threading.RLock) -> None:
         self._region, self._store = region, store
         self._not_understood: set[str] = set()
 
     def look(self) -> None:
-        """Brings every alarm's state up to date, and tells the topics of those that changed."""
+        """Updates the state of every alarm, and notifies the topics of those that changed."""
         backend = cloudwatch_backends[ACCOUNT][self._region]
         with self._store:
             changes = self._changes(backend)
-        for alarm, before in changes:  # without the lock: who is told may ask moto
+        for alarm, before in changes:  # without the lock: subscribers may call moto
             self._tell(alarm, before)
 
     def _changes(self, backend: CloudWatchBackend) -> list[tuple[Alarm, str]]:
@@ -168,12 +168,12 @@ class AlarmWatch:
                 sns_backends[ACCOUNT][self._region].publish(
                     message=json.dumps(message), arn=action, subject=subject[:100]
                 )
-            except Exception as error:  # a topic that is gone, a subscriber that does not listen
+            except Exception as error:  # a deleted topic, or an unavailable subscriber
                 logger.warning("alarm %s could not be told to %s: %s", alarm.name, action, error)
 
 
 def judge(alarm: Alarm, values: Values) -> tuple[str, str]:
-    """State and reason by the values of the last periods, the newest last."""
+    """State and reason from the values of the last periods, newest last."""
     needed = int(alarm.datapoints_to_alarm or alarm.evaluation_periods)
     there = [value for value in values if value is not None]
     compare = _COMPARE[alarm.comparison_operator]
@@ -216,7 +216,7 @@ def _pairs(dimensions: Sequence[Dimension]) -> frozenset[tuple[str, str]]:
 
 
 def _values(alarm: Alarm, data: Mapping[_Key, list[MetricDatumBase]], now: float) -> Values:
-    """The values that the alarm compares, one for each period that it evaluates."""
+    """The values that the alarm compares, one for each evaluation period."""
     periods, length = int(alarm.evaluation_periods), _period_s(alarm)
 
     def series(namespace: str, name: str, dimensions: Sequence[Dimension], stat: str) -> Values:
@@ -241,7 +241,7 @@ def _values(alarm: Alarm, data: Mapping[_Key, list[MetricDatumBase]], now: float
             )
         else:
             known[query.id] = evaluate(str(query.expression), known, periods)
-        if str(query.return_data).lower() != "false":  # on AWS the default is true
+        if str(query.return_data).lower() != "false":  # the default on AWS is true
             compared = known[query.id]
     return compared
 

@@ -1,4 +1,4 @@
-"""Servers and repeated work in threads of their own, for as long as a block runs."""
+"""Servers and periodic work in background threads, for the duration of a block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from http.server import HTTPServer
 
 @contextmanager
 def serving(server: HTTPServer) -> Iterator[str]:
-    """Serves until the block ends; yields the URL."""
+    """Serves during the block; yields the URL."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
@@ -23,7 +23,7 @@ def serving(server: HTTPServer) -> Iterator[str]:
 
 @contextmanager
 def regularly(work: Callable[[], object], every_s: float) -> Iterator[None]:
-    """Does the work again and again, and once more at the end."""
+    """Repeats the work periodically, and once more at the end."""
     ending = threading.Event()
 
     def run() -> None:

@@ -1,11 +1,11 @@
-"""AWS on loopback: moto's server with Lambda functions that really run.
+"""AWS on loopback: moto's server, with Lambda functions that really run.
 
     with Cloud(folder, launch) as cloud:
         boto3.client("lambda", endpoint_url=cloud.endpoint_url).invoke(FunctionName="kiln:live")
 
-One process, because moto keeps its state in memory: the data plane reads functions, versions and
-alias weights where the control plane put them, and no second copy can differ. So there is one
-cloud in a process at a time.
+A single process, since moto keeps its state in memory: the data plane reads functions, versions and
+alias weights directly from the control plane. So there is at most one
+cloud per process.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from infra.twin.cloud.schedules import Schedules
 
 @contextmanager
 def repaired() -> Iterator[None]:
-    """moto with these repairs, for as long as the block runs."""
+    """moto with these fixes, for the duration of a block."""
     publish, code, statistic, move, answer_move = (
         LambdaStorage.publish_version,
         LambdaFunction.get_code,
@@ -60,14 +60,14 @@ def repaired() -> Iterator[None]:
     one_move = threading.Lock()
 
     def publish_version(self: Any, name_or_arn: str, description: str = "") -> Any:
-        """moto's versions share one description of their code, which an update of one changes."""
+        """moto's versions share one code description, so updating one would change all."""
         version = publish(self, name_or_arn, description)
         if version is not None:
             version.code = copy.deepcopy(version.code)
         return version
 
     def get_code(self: Any) -> dict[str, Any]:
-        """moto takes the first colon for that of the tag, also in `repository@sha256:…`."""
+        """moto takes the first colon as that of the tag, also in `repository@sha256:…`."""
         answer = code(self)
         if uri := answer.get("Code", {}).get("ImageUri"):
             repository = uri.partition("@")[0].rpartition("/")
@@ -82,12 +82,12 @@ def repaired() -> Iterator[None]:
         return statistic(self, stat)
 
     def update(self: Any, *changes: Any) -> None:
-        """moto's alias keeps its revision for good."""
+        """moto never changes an alias's revision id."""
         move(self, *changes)
         self.revision_id = str(uuid.uuid4())
 
     def update_alias(self: Any) -> Any:
-        """moto moves an alias whatever revision the caller says it has."""
+        """moto ignores the revision id in requests."""
         expected = json.loads(self.body).get("RevisionId")
         function, name = self.path.split("/")[-3], self.path.split("/")[-1]
         with one_move:
@@ -99,7 +99,7 @@ def repaired() -> Iterator[None]:
             return answer_move(self)
 
     def is_before(self: Dimension, other: Dimension) -> bool:
-        """moto's order of dimensions is none, so that of two sets sorted equal ones may differ."""
+        """moto's ordering of dimensions is not total, so equal sets may sort differently."""
         return (self.name or "", self.value or "") < (other.name or "", other.value or "")
 
     with ExitStack() as stack:
@@ -112,13 +112,13 @@ def repaired() -> Iterator[None]:
             (LambdaResponse, "update_alias", update_alias),
         ):
             stack.enter_context(patch.object(replaced, name, by))
-        # An image must be in the registry before a function can have it.
+        # Images must be in the registry before a function can use them.
         stack.enter_context(patch.dict(os.environ, {"MOTO_LAMBDA_STUB_ECR": "false"}))
         yield
 
 
 def percentile(values: list[float], percent: float) -> float | None:
-    """The nearest rank, of no values None."""
+    """Nearest-rank percentile; None without values."""
     if not values:
         return None
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
@@ -138,12 +138,12 @@ _SWITCH_S = 0.0005
 
 
 class Cloud:
-    """The services, for as long as the block runs.
+    """The services, for the duration of the block.
 
     Attributes:
-        endpoint_url: of every AWS service.
-        url: of the HTTP API in front of the function that the API calls, or else of the one that
-            has the alias `live`.
+        endpoint_url: endpoint of all AWS services.
+        url: of the HTTP API in front of the function that it integrates, or else of the function
+            with the alias `live`.
     """
 
     endpoint_url: str
@@ -163,15 +163,15 @@ class Cloud:
     ) -> None:
         """
         Args:
-            folder: gets `requests.log`: the calls of AWS's APIs, and what moto could not do.
-            launch: starts a function's process from an image's digest and its environment.
-            region: of the gateway, and of callers that do not say.
-            seed: of the draws between an alias's versions; None draws anew each time.
-            keep_idle_s: an environment without a call for so long is ended.
-            retry_after_s: pauses before an asynchronous call that failed is tried again.
-            alarms_every_s: alarms are evaluated so often; on AWS once a minute.
-            minute_s: how long a minute of EventBridge's schedules takes.
-            observe: is told of every call of a function when it has ended.
+            folder: receives `requests.log`: the AWS API calls, and moto's errors.
+            launch: starts a function's process from an image digest and environment variables.
+            region: of the gateway, and the callers' default.
+            seed: for choosing between an alias's versions; None: random.
+            keep_idle_s: idle time after which an environment is terminated.
+            retry_after_s: delays before retries of failed asynchronous invocations.
+            alarms_every_s: evaluation interval of alarms; a minute on AWS.
+            minute_s: duration of a minute in EventBridge schedules.
+            observe: called after every invocation.
         """
         self.folder, self.region = folder, region
         self._launch, self._seed, self._keep_idle_s = launch, seed, keep_idle_s
@@ -181,7 +181,7 @@ class Cloud:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What boto3, Terraform and commands need to find it."""
+        """Environment variables with which boto3, Terraform and commands find it."""
         return {
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_DEFAULT_REGION": self.region,
@@ -192,17 +192,17 @@ class Cloud:
         }
 
     def flush(self) -> None:
-        """Logs and metrics of all calls so far can be read when it returns."""
+        """Makes logs and metrics of all calls so far readable."""
         self._logs.flush()
         self._metrics.flush()
 
     def forget(self, before_s: float) -> None:
-        """Drops older logs and metrics of calls: for hours of them there is no room."""
+        """Drops older logs and metrics of calls, to save memory."""
         self._logs.forget(before_s)
         self._metrics.forget(before_s)
 
     def environments(self) -> Mapping[tuple[str, str], int]:
-        """How many execution environments are warm and idle, by function and version."""
+        """Warm, idle execution environments, by function and version."""
         return self._fleet.environments()
 
     def __enter__(self) -> Self:
@@ -255,7 +255,9 @@ def _forget_everything() -> None:
 
 @contextmanager
 def _quick_switches() -> Iterator[None]:
-    """A call passes through several threads: none waits long for one that computes."""
+    """A shorter GIL switch interval: calls pass through several threads, which should not wait for
+    one that computes.
+    """
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
     try:
@@ -271,7 +273,7 @@ def _serving(application: LambdaApi, log: Any) -> Iterator[str]:
             log.write(f"{self.log_date_time_string()} {message % args}\n")
 
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
-    # What moto lacks ends in a traceback, and as an answer 500: who called says what it means.
+    # Unsupported calls raise in moto and answer 500; callers report what that means.
     server.log = lambda type, message, *args: log.write(f"{message % args}\n")  # type: ignore[method-assign]
     with serving(server) as url:
         yield url

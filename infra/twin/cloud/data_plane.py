@@ -19,36 +19,36 @@ from infra.twin.cloud.targets import Target, find_target
 
 MAX_EVENT_BYTES = 6 * 1024 * 1024
 MAX_ASYNCHRONOUS_BYTES = 1024 * 1024
-RETRY_AFTER_S = (60.0, 120.0)  # of an asynchronous call that failed
+RETRY_AFTER_S = (60.0, 120.0)  # an asynchronous invocation that failed
 _TAIL_BYTES = 4096
 _ASYNCHRONOUS_AT_A_TIME = 8
 
 
 class TooLarge(Exception):
-    """The event has more bytes than Lambda takes."""
+    """The event exceeds Lambda's size limit."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a synchronous call comes back with."""
+    """The result of a synchronous invocation."""
 
     request_id: str
     version: str
     payload: bytes
-    failed: bool  # the payload describes an error of the function
+    failed: bool  # whether the payload describes a function error
     log_tail: bytes
     duration_ms: float
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A call that has ended, for whoever watches."""
+    """A finished invocation, for observers."""
 
-    time_s: float  # since 1970, of its end
+    time_s: float  # end time, seconds since 1970
     target: Target
     duration_ms: float
     init_ms: float | None
-    error: str | None  # its type
+    error: str | None  # error type
 
 
 Observe = Callable[[Seen], object]
@@ -70,7 +70,7 @@ class DataPlane:
         retry_after_s: Sequence[float] = RETRY_AFTER_S,
         observe: Observe = ignore,
     ) -> None:
-        """`seed` fixes which calls an alias sends to which version."""
+        """`seed` determines which version of an alias receives each call."""
         self._observe = observe
         self._fleet, self._logs, self._metrics = fleet, logs, metrics
         self._chance = random.Random(seed)
@@ -110,7 +110,7 @@ class DataPlane:
         return request_id
 
     def close(self) -> None:
-        """Waits for calls under way, and drops those in the queue."""
+        """Waits for calls in progress, and drops queued ones."""
         self._closing.set()
         self._asynchronous.shutdown(cancel_futures=True)
 
@@ -173,7 +173,7 @@ class DataPlane:
         init_ms: float | None,
         error: FunctionError | None,
     ) -> list[Line]:
-        """Writes the log of one call; returns it."""
+        """Writes and returns the log of one call."""
         written = environment.sandbox.take_lines()
         now = int(time.time() * 1000)
         start = written[0].time_ms if written else now
@@ -205,7 +205,7 @@ def new_trace_id() -> str:
 
 
 def _described(error: FunctionError, request_id: str) -> dict[str, object]:
-    """The payload of a call that failed."""
+    """The payload of a failed call."""
     if error.report.get("errorType"):
         return error.report
     message = f"RequestId: {request_id} Error: {error.report['errorMessage']}"

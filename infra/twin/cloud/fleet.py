@@ -1,5 +1,6 @@
 """Execution environments of all functions: reused while warm, started on demand, reaped when
-idle."""
+idle.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from typing import Protocol
 from infra.twin.cloud.sandbox import Sandbox
 from infra.twin.cloud.targets import Target
 
-ACCOUNT_LIMIT = 32  # environments at a time; AWS gives an account 1,000 and more
+ACCOUNT_LIMIT = 32  # concurrent environments; AWS accounts have 1,000 or more
 KEEP_IDLE_S = 120.0
 _REAP_EVERY_S = 1.0
 _STARTS_AT_A_TIME = 8
 
 
 class Launch(Protocol):
-    """Starts a function's process, its output and errors in one pipe, `process.stdout`."""
+    """Starts a function's process, with stdout and stderr in one pipe, `process.stdout`."""
 
     def __call__(
         self, image_digest: str, environment: Mapping[str, str], /
@@ -42,7 +43,7 @@ class Throttled(Exception):
 
 @dataclass
 class Environment:
-    """A sandbox and what its log is called."""
+    """A sandbox and its log stream's name."""
 
     sandbox: Sandbox
     target: Target
@@ -54,15 +55,15 @@ class Environment:
 
 
 class Fleet:
-    """Gives an environment to one call at a time."""
+    """Assigns each environment to one call at a time."""
 
     def __init__(self, launch: Launch, endpoint_url: str, keep_idle_s: float = KEEP_IDLE_S) -> None:
         self._launch, self._endpoint_url, self._keep_idle_s = launch, endpoint_url, keep_idle_s
         self._lock = threading.Lock()
         self._idle: dict[str, list[Environment]] = {}
         self._busy: Counter[str] = Counter()  # by function
-        # Linux tells a process of its parent's death when the thread ends that started it, and
-        # bubblewrap then ends the function (--die-with-parent): these threads stay.
+        # Linux signals a parent's death when the thread that started the process ends, on which
+        # bubblewrap would kill the function (--die-with-parent): these threads stay alive.
         self._starters = ThreadPoolExecutor(_STARTS_AT_A_TIME, "starter")
         self._closing = threading.Event()
         self._reaper = threading.Thread(target=self._reap, daemon=True)
@@ -72,16 +73,16 @@ class Fleet:
         return self._busy[function]
 
     def environments(self) -> Counter[tuple[str, str]]:
-        """How many are warm and idle, by function and version."""
+        """Number of warm, idle environments, by function and version."""
         with self._lock:
             idle = [environment for some in self._idle.values() for environment in some]
         return Counter((one.target.name, one.target.version) for one in idle)
 
     def acquire(self, target: Target) -> Environment:
-        """An idle environment of the version, or a new one that has only begun to start.
+        """An idle environment of the version, or a new one that is still starting.
 
         Raises:
-            Throttled: as many are busy as the function or the account may have.
+            Throttled: the function's or the account's concurrency limit is reached.
         """
         with self._lock:
             reserved = target.concurrency
@@ -92,7 +93,8 @@ class Fleet:
             self._busy[target.name] += 1
             idle = self._idle.get(target.deployment, [])
             while idle:
-                environment = idle.pop()  # the warmest: the others may be reaped
+                # The most recently used one, so that the others may be reaped.
+                environment = idle.pop()
                 if environment.sandbox.alive:
                     return environment
                 self._close_later(environment)

@@ -1,7 +1,7 @@
 """API Gateway in front of a function: HTTP in, events to an alias, HTTP out.
 
-It asks moto which API there is and which function and alias it calls, so that what Terraform made
-decides. CORS, throttling and authorizers of an HTTP API are not done here.
+It asks moto for the API and its integration, so Terraform's configuration is effective. CORS,
+throttling and authorizers of HTTP APIs are not implemented.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 
 class NoResponse(ValueError):
-    """What the function answered cannot be a response."""
+    """The function's result is not a valid response."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ def event_of(request: Request, api_id: str, domain: str, request_id: str, accoun
 
 
 def _as_text(body: bytes, content_type: str | None) -> str | None:
-    """None for what API Gateway encodes in base64: all but text, JSON, XML and JavaScript."""
+    """Base64-encodes as API Gateway does: returns None for all but text, JSON, XML and
+    JavaScript.
+    """
     kind = (content_type or "").partition(";")[0].strip().lower()
     texts = ("application/json", "application/xml", "application/javascript")
     if not (kind.startswith("text/") or kind in texts or kind.endswith(("+json", "+xml"))):
@@ -121,7 +123,7 @@ def _as_text(body: bytes, content_type: str | None) -> str | None:
 
 
 def response_of(payload: bytes) -> Response:
-    """The HTTP response in a function's answer; raises NoResponse."""
+    """The HTTP response in a function's result; raises NoResponse."""
     try:
         answer = json.loads(payload)
     except ValueError as error:
@@ -148,12 +150,12 @@ MAX_BODY_BYTES = 10 * 1024 * 1024
 
 
 class NoApi(LookupError):
-    """There is nothing to call yet."""
+    """There is no API yet."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """An API and the function that it calls, by name or ARN with the alias."""
+    """An API and its function, by name or ARN with the alias."""
 
     api_id: str
     function: str
@@ -205,7 +207,7 @@ class Gateway:
         return Response(response.status, headers, response.body, response.cookies)
 
     def _route(self) -> Route:
-        """The route, cached for at most a second."""
+        """The route, cached for up to a second."""
         now = time.monotonic()
         if self._known and now - self._known[0] < _LOOK_AGAIN_S:
             return self._known[1]
@@ -296,12 +298,12 @@ class _Server(ThreadingHTTPServer):
     gateway: Gateway
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignores callers that left."""
+        """Ignores clients that disconnected."""
 
 
 @contextmanager
 def listening(gateway: Gateway) -> Iterator[str]:
-    """Serves as long as the block runs; yields the URL."""
+    """Serves during the block; yields the URL."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.gateway = gateway
     with serving(server) as url:

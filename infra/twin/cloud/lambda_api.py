@@ -1,6 +1,6 @@
-"""The Lambda API calls that invoke a function, in front of moto's server.
+"""Lambda's invocation APIs, in front of moto's server.
 
-moto answers them by starting Docker; here the data plane does.
+moto would start Docker containers for them; here the data plane handles them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Refusal(Exception):
 class LambdaApi:
     """A WSGI application: invocations go to the data plane, everything else to moto."""
 
-    data_plane: DataPlane  # set before the first call: its functions need this server's address
+    data_plane: DataPlane  # set before the first call: functions need this server's address
 
     def __init__(self, moto: Application, region: str, store: threading.RLock) -> None:
         self._moto, self._region, self._store = moto, region, store

@@ -1,7 +1,7 @@
-"""CloudWatch Logs and metrics: Lambda's own, and those that functions write into their logs.
+"""CloudWatch Logs and metrics: Lambda's own, and those that functions write to their logs.
 
-A second's values of one series become one datum with their statistics, as agents send them: each
-request leaves some twenty values, and moto looks through every datum at each question.
+Values of a series within a second become one datum of statistics, as agents send them: each request
+yields some twenty values, and moto scans every datum for each query.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _since(moment_s: float, events: Iterable[LogEvent]) -> list[LogEvent]:
 
 
 class LogWriter:
-    """Collects lines until they are flushed."""
+    """Buffers log lines until they are flushed."""
 
     def __init__(self, store: threading.RLock) -> None:
         """`store` is held while moto's store changes."""
@@ -50,7 +50,7 @@ class LogWriter:
                 self._put(region, group, stream, lines)
 
     def forget(self, before_s: float) -> None:
-        """Drops older lines, which moto keeps twice: in their stream, and with all others."""
+        """Drops older lines, which moto stores twice: per stream and globally."""
         with self._store:
             for region, name in self._known:
                 if group := logs_backends[ACCOUNT][region].groups.get(name):
@@ -62,7 +62,7 @@ class LogWriter:
     def _put(self, region: str, group: str, stream: str, lines: Sequence[Line]) -> None:
         backend = logs_backends[ACCOUNT][region]
         if group not in backend.groups and (region, group) in self._known:
-            return  # deleted, and a function's role may make none
+            return  # deleted, and a function's role may not create one
         self._known.add((region, group))
         backend.ensure_log_group(group)
         if stream not in backend.groups[group].streams:
@@ -87,7 +87,9 @@ class Series(NamedTuple):
 
 
 class SampledDatum(MetricAggregatedDatum):
-    """Statistics of some values, with the values: of statistics alone there are no percentiles."""
+    """Statistics of some values, with the values, since percentiles cannot be computed from
+    statistics.
+    """
 
     def __init__(self, series: Series, second: int, values: Sequence[float]) -> None:
         super().__init__(
@@ -105,7 +107,7 @@ class SampledDatum(MetricAggregatedDatum):
 
 
 class MetricWriter:
-    """Collects values until they are flushed."""
+    """Buffers metric values until they are flushed."""
 
     def __init__(self, store: threading.RLock) -> None:
         """`store` is held while moto's store changes."""
@@ -127,7 +129,7 @@ class MetricWriter:
         self._add_for_function(target, [("Throttles", "Count", 1.0)])
 
     def read_embedded(self, region: str, lines: Iterable[Line]) -> None:
-        """Takes the metrics out of lines of the embedded metric format."""
+        """Extracts metrics from lines in the embedded metric format."""
         for line in lines:
             if line.text.startswith("{") and '"_aws"' in line.text:
                 self.add(embedded_values(region, line.text))
@@ -171,7 +173,7 @@ class MetricWriter:
 
 
 def embedded_values(region: str, text: str) -> Iterator[tuple[Series, float]]:
-    """The values in a line; what CloudWatch would not take is passed over, as there."""
+    """The values in a line; invalid ones are skipped, as in CloudWatch."""
     try:
         document: dict[str, Any] = json.loads(text)
         directives = document["_aws"]["CloudWatchMetrics"]

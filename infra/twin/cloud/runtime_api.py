@@ -1,7 +1,7 @@
 """Lambda's Runtime API: hands events to a function's process and takes its responses.
 
-https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html and, for the calls around a snapshot,
-what the runtime client in Python sends: it waits in restore/next between the two.
+https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html; the calls around a snapshot follow
+Python's runtime client, which waits in restore/next between the two.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from infra.twin.cloud.background import serving
 
 Json = dict[str, Any]
 _VERSION = "/2018-06-01/runtime"
-MAX_ANSWER_BYTES = 6 * 1024 * 1024 + 512 * 1024  # of a synchronous call, with some room for JSON
+# Of synchronous invocations, with some room for JSON.
+MAX_ANSWER_BYTES = 6 * 1024 * 1024 + 512 * 1024
 
 FUNCTION_ARN = "arn:aws:lambda:eu-central-1:123456789012:function:kiln"
 TRACE = "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Parent=9a9197af755a6419;Sampled=1"
 
 
 class TimedOut(Exception):
-    """The function did not answer before its deadline: Lambda would end its process."""
+    """The function missed its deadline; Lambda would kill its process."""
 
 
 class FunctionError(Exception):
-    """The function reported an error instead of an answer."""
+    """The function reported an error instead of a result."""
 
     def __init__(self, report: Json, kind: str = "") -> None:
         self.kind, self.report = kind or report.get("errorType", ""), report
@@ -41,12 +42,12 @@ class FunctionError(Exception):
 
 @dataclass
 class Call:
-    """One event on its way to the function and back; `answered` is set when it has returned."""
+    """An event on its way to the function and back; `answered` is set on return."""
 
     event: bytes
     deadline_s: float  # seconds since 1970
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    function_arn: str = FUNCTION_ARN  # with the qualifier that the caller named
+    function_arn: str = FUNCTION_ARN  # with the caller's qualifier
     trace_id: str = TRACE
     answered: threading.Event = field(default_factory=threading.Event)
     answer: bytes = b""
@@ -67,11 +68,11 @@ class RuntimeApi:
     def __init__(self) -> None:
         self.init_errors: list[FunctionError] = []
         self.restore_errors: list[FunctionError] = []
-        self.waits = threading.Event()  # the function asked for an event: initialised
+        self.waits = threading.Event()  # the function requested its first event: it is initialised
         self.snapshot_ready = threading.Event()
-        # Called when an answer has arrived and before anybody learns of it, the function included.
+        # Called when a response arrives, before anyone is notified, including the function.
         self.on_answer: Callable[[], None] = lambda: None
-        # Called when the function asked for an event the first time, or could not start.
+        # Called when the function requests its first event, or fails to start.
         self.on_started: Callable[[], None] = lambda: None
         self._restored = threading.Event()
         self._calls: queue.Queue[Call | None] = queue.Queue()
@@ -85,19 +86,19 @@ class RuntimeApi:
         return f"127.0.0.1:{self._server.server_port}"
 
     def hand(self, call: Call) -> None:
-        """Queues an event for the function; `call.answered` tells when it is done."""
+        """Queues an event for the function; `call.answered` is set when it is done."""
         self._calls.put(call)
 
     def abandon(self, call: Call) -> None:
-        """An answer to it is refused from now on."""
+        """A response to it will be rejected from now on."""
         self._open.pop(call.request_id, None)
 
     def invoke(self, event: Json, timeout_s: float = 60.0) -> Any:
-        """The function's answer to one event.
+        """The function's result for one event.
 
         Raises:
             FunctionError: it reported an error.
-            TimedOut: it did not answer in time.
+            TimedOut: it missed its deadline.
         """
         call = Call(json.dumps(event).encode(), time.time() + timeout_s)
         self.hand(call)
@@ -109,10 +110,10 @@ class RuntimeApi:
         return json.loads(call.answer)
 
     def restore(self) -> None:
-        """A copy of the snapshot starts."""
+        """Signals that a copy of the snapshot starts."""
         self._restored.set()
 
-    # ---- What the handler calls ----
+    # ---- Called by the handler ----
 
     def next_call(self) -> Call | None:
         if not self.waits.is_set():
@@ -120,7 +121,7 @@ class RuntimeApi:
             self.on_started()
         call = self._calls.get()
         if call is None:
-            self._calls.put(None)  # for whoever else waits
+            self._calls.put(None)  # so that other waiters see it, too
         else:
             self._open[call.request_id] = call
         return call
@@ -144,7 +145,7 @@ class RuntimeApi:
         self.on_started()
 
     def close(self) -> None:
-        """Lets go whoever waits for an event."""
+        """Releases whoever waits for an event."""
         self._server.closing = True
         self._calls.put(None)
 
@@ -156,12 +157,12 @@ class _Server(ThreadingHTTPServer):
     closing = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A function that was killed leaves broken connections: no news."""
+        """A killed function leaves broken connections, which are not worth logging."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Head and body in one packet, at once: in two, each answer would wait for an acknowledgement.
+    # Head and body in one packet: with two, each response would wait for an acknowledgement.
     wbufsize = -1
     disable_nagle_algorithm = True
     server: _Server
@@ -232,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def runtime_api() -> Iterator[RuntimeApi]:
-    """A server that listens for as long as the block runs."""
+    """A server that listens during the block."""
     api = RuntimeApi()
     with serving(api._server):
         try:

@@ -13,29 +13,29 @@ from pathlib import Path
 
 from infra.twin.cloud.runtime_api import Call, FunctionError, RuntimeApi, runtime_api
 
-INIT_LIMIT_S = 10.0  # Lambda's, of what happens before the first event
-_SHUTDOWN_S = 0.3  # from SIGTERM to SIGKILL
+INIT_LIMIT_S = 10.0  # Lambda's limit on initialisation
+_SHUTDOWN_S = 0.3  # between SIGTERM and SIGKILL
 
-# Starts the process; its standard output is a pipe that also has its standard error.
+# Starts the process; stdout is a pipe that also carries stderr.
 Start = Callable[[Mapping[str, str]], subprocess.Popen[bytes]]
 
 
 @dataclass(frozen=True)
 class Line:
-    """What the function wrote, and when it was read."""
+    """A log line of the function, and when it was read."""
 
     time_ms: int
     text: str
 
 
 class Sandbox:
-    """Takes one event at a time; after an error that ends the process it is of no more use."""
+    """Processes one event at a time; unusable after an error that ends the process."""
 
     def __init__(self, start: Start, variables: Mapping[str, str]) -> None:
-        """Starts the process and does not wait for it."""
+        """Starts the process without waiting for it."""
         self.idle_since = time.monotonic()
-        self.init_s: float | None = None  # told by the first report alone
-        self._news = threading.Event()  # it asks for events, could not start, or has ended
+        self.init_s: float | None = None  # included in the first report only
+        self._news = threading.Event()  # it requests events, failed to start, or has exited
         self._call: Call | None = None
         self._lines: list[Line] = []
         self._rest = b""
@@ -62,8 +62,8 @@ class Sandbox:
     def wait_until_started(self, timeout_s: float) -> None:
         """Raises FunctionError if it reports an error, ends, or takes too long.
 
-        Lambda begins anew after 10 s and gives that start the time of a call, `timeout_s`; here
-        the one start has both.
+        Lambda restarts initialisation after 10 s with the time of a call, `timeout_s`; here
+        a single start has both.
         """
         limit_s = INIT_LIMIT_S + timeout_s
         self._news.wait(limit_s)
@@ -78,10 +78,10 @@ class Sandbox:
             raise FunctionError({"errorMessage": message}, "Sandbox.Timedout")
 
     def run(self, call: Call, limit_s: float) -> bytes:
-        """The function's answer.
+        """The function's result.
 
         Raises:
-            FunctionError: the function's own, or Lambda's about a process that ended or was ended.
+            FunctionError: from the function, or from Lambda if the process exited or was killed.
         """
         self._call = call
         try:
@@ -100,7 +100,7 @@ class Sandbox:
             self._call = None
 
     def take_lines(self) -> list[Line]:
-        """What it wrote so far; each line once."""
+        """New log lines; each is returned once."""
         with self._reading:
             self._read()
             lines, self._lines = self._lines, []
@@ -126,7 +126,7 @@ class Sandbox:
         self.process.wait()
 
     def close(self) -> None:
-        """SIGTERM, a moment, SIGKILL, as Lambda ends an environment that is no longer needed."""
+        """SIGTERM, a delay, SIGKILL, as Lambda shuts an environment down."""
         self.process.terminate()
         self.api.close()
         try:
@@ -138,7 +138,7 @@ class Sandbox:
         assert self.process.stdout
         self.process.stdout.close()
 
-    # ---- What it writes ----
+    # ---- Log output ----
 
     def _read_until_it_ends(self) -> None:
         poll = select.poll()
@@ -154,7 +154,7 @@ class Sandbox:
             self._fail(call)
 
     def _read(self) -> bool:
-        """Takes what the pipe holds; False at its end. For whoever holds the lock."""
+        """Reads the pipe; False at end of file. The caller holds the lock."""
         while True:
             try:
                 data = os.read(self._pipe, 1 << 16)

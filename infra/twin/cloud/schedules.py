@@ -1,4 +1,4 @@
-"""EventBridge's rules with a schedule: moto stores them, this invokes their functions.
+"""EventBridge schedule rules: moto stores them; this invokes their functions.
 
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-scheduled-rule-pattern.html
 """
@@ -24,15 +24,15 @@ _MINUTES = {"minute": 1, "hour": 60, "day": 24 * 60}
 
 
 class Schedules:
-    """Invokes the functions of every enabled rule of a region that says `rate(…)`."""
+    """Invokes the functions of all enabled `rate(…)` rules of a region."""
 
     def __init__(self, region: str, data_plane: DataPlane, minute_s: float = 60.0) -> None:
-        """`minute_s` is how long a minute of a rule takes here."""
+        """`minute_s` is the duration of a rule's minute here."""
         self._region, self._data_plane, self._minute_s = region, data_plane, minute_s
         self._due_s: dict[str, float] = {}  # by the rule's ARN
 
     def look(self) -> None:
-        """Invokes what is due; a rule is for the first time one period after it was made."""
+        """Invokes what is due; a rule first fires one period after its creation."""
         now = time.monotonic()
         buses = list(events_backends[ACCOUNT][self._region].event_buses.values())
         for rule in [rule for bus in buses for rule in list(bus.rules.values())]:

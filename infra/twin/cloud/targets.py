@@ -1,4 +1,4 @@
-"""The version that answers a call, and its settings, from moto's control plane."""
+"""Resolves the version for a call, and its settings, from moto's control plane."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from moto.awslambda.exceptions import UnknownAliasException, UnknownFunctionException
 from moto.awslambda.models import LambdaBackend, LambdaFunction, lambda_backends
 
-ACCOUNT = "123456789012"  # moto's
+ACCOUNT = "123456789012"  # moto's objects
 LATEST = "$LATEST"
 _ARN = re.compile(
     r"(?:arn:aws[\w-]*:lambda:[\w-]+:\d{12}:function:|\d{12}:(?:function:)?|function:)?"
@@ -20,7 +20,7 @@ _ARN = re.compile(
 
 
 class UnknownFunction(LookupError):
-    """Neither function, version nor alias of this name exists."""
+    """No function, version or alias has this name."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Target:
     region: str
     name: str
     version: str  # a number, or $LATEST
-    qualifier: str | None  # what the caller named: an alias, a version, nothing
-    digest: str  # of the image
+    qualifier: str | None  # the caller's qualifier: an alias, a version, or nothing
+    digest: str  # the image's digest
     timeout_s: float
     memory_mb: int
     environment: Mapping[str, str] = field(hash=False)
-    concurrency: int | None  # reserved
-    retries: int  # of an asynchronous call
+    concurrency: int | None  # reserved concurrency
+    retries: int  # retries of an asynchronous invocation
 
     @property
     def arn(self) -> str:
@@ -46,21 +46,22 @@ class Target:
 
     @property
     def resource(self) -> str:
-        """Value of the dimension `Resource` of its metrics."""
+        """The value of its metrics' dimension `Resource`."""
         return f"{self.name}:{self.qualifier}" if self.qualifier else self.name
 
     @property
     def deployment(self) -> str:
-        """Calls with equal values may be answered by the same process."""
+        """Calls with equal values may share a process."""
         facts = (self.region, self.name, self.version, self.digest, self.memory_mb)
         return json.dumps([*facts, sorted(self.environment.items())])
 
 
 def split_name(name: str, qualifier: str | None) -> tuple[str, str | None]:
-    """Name and qualifier out of a name, a partial or a whole ARN; one in the name goes first.
+    """Splits a name, partial ARN or full ARN into name and qualifier; one in the name takes
+    precedence.
 
     Raises:
-        UnknownFunction: it is none of these.
+        UnknownFunction: it is malformed.
     """
     match = _ARN.fullmatch(name)
     if not match:
@@ -69,10 +70,10 @@ def split_name(name: str, qualifier: str | None) -> tuple[str, str | None]:
 
 
 def find_target(region: str, name: str, qualifier: str | None, chance: random.Random) -> Target:
-    """The version that answers this call; an alias with weights draws it.
+    """The version that serves this call; weighted aliases draw it at random.
 
     Raises:
-        UnknownFunction: there is none of this name, version or alias.
+        UnknownFunction: the name, version or alias does not exist.
     """
     backend: LambdaBackend = lambda_backends[ACCOUNT][region]
     name, qualifier = split_name(name, qualifier)
@@ -107,7 +108,7 @@ def _target(
     version: str,
     qualifier: str | None,
 ) -> Target:
-    latest = backend.get_function(function.function_name, LATEST)  # has what all versions share
+    latest = backend.get_function(function.function_name, LATEST)  # holds what all versions share
     asynchronous = next(iter(latest.event_invoke_config), None)
     retries = asynchronous.config.get("MaximumRetryAttempts", 2) if asynchronous else 2
     reserved = latest.reserved_concurrency

@@ -1,4 +1,4 @@
-"""Runs an image without a container engine: its root in bubblewrap, read-only and unprivileged."""
+"""Runs an image without a container engine: in bubblewrap, read-only and unprivileged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WHITEOUT = ".wh."
 
 @dataclass(frozen=True)
 class Root:
-    """An unpacked image: its files, and what its configuration says."""
+    """An unpacked image: its files and its configuration."""
 
     folder: Path
     entrypoint: tuple[str, ...]
@@ -45,21 +45,22 @@ def unpack(layout: Path, folder: Path) -> Root:
 
 
 def make_empty(folder: Path) -> None:
-    """The folders that a container engine makes because it mounts upon them."""
+    """Creates the mount points that a container engine would create."""
     for mount in ("dev", "proc", "tmp"):
         (folder / mount).mkdir(parents=True)
 
 
 def extract_layer(blob: Path, folder: Path) -> None:
-    """Extracts a further layer over what is there. No file is changed in place: it may have
-    other links."""
+    """Extracts another layer on top. Files are never modified in place, since they may be
+    hard-linked.
+    """
     with tarfile.open(blob) as archive:
         for member in archive:
             _place(archive, member, folder)
 
 
 def described(config: Mapping[str, Any], folder: Path) -> Root:
-    """The root in a folder, by an image's configuration."""
+    """The root in a folder, with an image's configuration."""
     settings = config["config"]
     return Root(
         folder,
@@ -87,7 +88,7 @@ class Container:
     """A running process of an image, the first of its process namespace."""
 
     process: subprocess.Popen[bytes]
-    pid: int  # of the program itself, seen from outside
+    pid: int  # of the program itself, as seen from outside
 
     def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
@@ -108,15 +109,15 @@ def running(
     first: bool = True,
     **popen: Any,
 ) -> Iterator[Container]:
-    """Runs the image's entrypoint for as long as the block does.
+    """Runs the image's entry point for the duration of the block.
 
     Args:
         root: the unpacked image.
-        environment: variables beside the image's own.
-        arguments: what follows the entrypoint.
-        instead: files of this machine that the container sees in the places of its own.
-        first: the program is process 1, as in a container; in Lambda it is not.
-        popen: as for `subprocess.Popen`, `stdout` for example.
+        environment: variables in addition to the image's own.
+        arguments: arguments of the entry point.
+        instead: files of this machine that replace the container's.
+        first: whether the program is process 1, as in a container; in Lambda it is not.
+        popen: keyword arguments for `subprocess.Popen`, such as `stdout`.
     """
     reading, writing = os.pipe()
     try:
@@ -135,7 +136,7 @@ def running(
 
 
 def _only_child(pid: int) -> int:
-    while True:  # bubblewrap tells its own process 1, which then starts the program
+    while True:  # bubblewrap reports its own process 1, which then starts the program
         if children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             return int(children[0])
         time.sleep(0.005)
@@ -147,10 +148,10 @@ def bubblewrap(
     instead: Mapping[str, Path] | None = None,
     info: int | None = None,
 ) -> list[str]:
-    """The command that runs the image's entrypoint; it tells about the process by `info`.
+    """The command that runs the image's entry point; it reports the process through `info`.
 
     Raises:
-        ProgramMissing: this machine has no bubblewrap.
+        ProgramMissing: bubblewrap is not installed.
     """
     user, _, group = root.user.partition(":")
     variables = {"PATH": "/usr/bin", **root.environment, **environment}

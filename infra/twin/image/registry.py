@@ -1,4 +1,4 @@
-"""A container registry on this machine: Debian's docker-registry on a free port."""
+"""A local container registry: Debian's docker-registry on a free port."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from common.programs import find_program
 
 @dataclass
 class Registry:
-    """`address` is host and port, as it stands in an image's name."""
+    """`address` is host and port, as in an image's name."""
 
     address: str
 
     def manifest(self, repository: str, reference: str) -> tuple[str, bytes]:
-        """Digest and content, for a tag or a digest."""
+        """Digest and content for a tag or digest."""
         request = Request(f"http://{self.address}/v2/{repository}/manifests/{reference}")
         request.add_header("Accept", MANIFEST)
         with urlopen(request) as answer:  # noqa: S310 # loopback
@@ -39,10 +39,10 @@ class Registry:
 
 @contextmanager
 def registry(folder: Path, password_file: Path | None = None) -> Iterator[Registry]:
-    """Keeps its images below ``folder``; with an htpasswd file it asks who is there.
+    """Stores images below ``folder``; an htpasswd file turns on authentication.
 
     Raises:
-        ProgramMissing: this machine has no docker-registry.
+        ProgramMissing: docker-registry is not installed.
     """
     address = f"127.0.0.1:{free_port()}"
     settings: dict[str, Any] = {
@@ -55,7 +55,7 @@ def registry(folder: Path, password_file: Path | None = None) -> Iterator[Regist
         settings["auth"] = {"htpasswd": {"realm": "test", "path": str(password_file)}}
     (folder / "registry.json").write_text(json.dumps(settings))
     command = [str(find_program("docker-registry")), "serve", str(folder / "registry.json")]
-    # It calls every question for a layer that it does not have an error.
+    # It logs every query for a missing layer as an error.
     with (
         (folder / "registry.log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=log) as server,
@@ -72,7 +72,7 @@ def _wait_for(url: str) -> None:
         try:
             with urlopen(url):  # noqa: S310 # loopback
                 return
-        except HTTPError as asked:  # for a password: it is there
+        except HTTPError as asked:  # asks for a password: it is up
             asked.close()
             return
         except URLError:

@@ -32,14 +32,14 @@ MODEL = "opt/model/model.onnx"
 
 
 class NoModel(ValueError):
-    """The image has no layer with a model."""
+    """The image has no model layer."""
 
 
 def with_model(layout: Path, model: Path, target: Path) -> str:
-    """Writes the layout of the image with this model; the digest.
+    """Writes the image's layout with another model; returns the digest.
 
     Raises:
-        NoModel: there is none to replace.
+        NoModel: there is no model to replace.
     """
     image = read_image(layout)
     layers = [blob_path(layout, layer["digest"]) for layer in image.manifest["layers"]]
@@ -64,7 +64,7 @@ def _find_model(layers: list[Path]) -> int:
 
 
 def _below(image: Image, place: int) -> Image:
-    """The image without this layer and those above."""
+    """The image without this layer and those above it."""
     rootfs = image.config["rootfs"]
     history = [one for one in image.config.get("history", []) if not one.get("empty_layer")]
     return Image(
@@ -84,16 +84,16 @@ def _link(layout: Path, target: Path, digest: str) -> None:
 
 
 _CHUNK = 1 << 20
-# The model and the application: images mostly differ in these, which are the last.
+# Model and application: the last layers, in which images mostly differ.
 _OWN_LAYERS = 2
 
 
 class DamagedImage(Exception):
-    """What the registry gave is not what the digest says."""
+    """The registry's content does not match the digest."""
 
 
 class ImageStore:
-    """Roots of the images of one repository. Layers below the last two are shared by hard links."""
+    """Unpacked images of one repository. Layers below the last two are shared by hard links."""
 
     def __init__(self, folder: Path, registry: Registry, repository: str) -> None:
         self._folder, self._registry, self._repository = folder, registry, repository
@@ -103,17 +103,17 @@ class ImageStore:
     def launch(
         self, image_digest: str, environment: Mapping[str, str], /
     ) -> subprocess.Popen[bytes]:
-        """The image's entry as a process, its output and errors in one pipe.
+        """The image's entry point as a process, with stdout and stderr in one pipe.
 
         Raises:
             DamagedImage, HTTPError: it cannot be pulled.
-            ProgramMissing: this machine has no bubblewrap.
+            ProgramMissing: bubblewrap is not installed.
         """
         command = bubblewrap(self.root(image_digest), environment)
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def root(self, digest: str) -> Root:
-        """Pulls and unpacks it if nobody has yet."""
+        """Pulls and unpacks it if necessary."""
         with self._locks[digest]:
             if digest not in self._roots:
                 self._roots[digest] = self._unpack(digest)
@@ -133,7 +133,7 @@ class ImageStore:
         return described(config, folder)
 
     def _shared(self, layers: Sequence[str]) -> Path:
-        """A folder with these layers, which no image may write into."""
+        """A folder with these layers, which images must not write to."""
         name = f"layers-{hashlib.sha256(json.dumps(layers).encode()).hexdigest()}"
         folder = self._folder / name
         with self._locks[name]:

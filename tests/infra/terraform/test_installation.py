@@ -52,7 +52,9 @@ def test_without_terraform_it_says_where_to_get_it(tmp_path: Path) -> None:
 
 
 def test_a_variable_that_names_no_program_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TerraformMissing, match="KILN_TERRAFORM is '/nowhere', which is no program"):
+    with pytest.raises(
+        TerraformMissing, match="KILN_TERRAFORM is '/nowhere', which is not a program"
+    ):
         find_installation({"PATH": str(program(tmp_path).parent), "KILN_TERRAFORM": "/nowhere"})
 
 

@@ -142,5 +142,4 @@ def test_tests_that_fail_anyway_say_nothing_of_mistakes(clone: Path) -> None:
     done = run(clone, "some/module.py")
     assert done.returncode == 2
     assert "assert not 'sound'" in done.stderr
-    assert "without a mistake the tests end with 1" in done.stderr
     assert run(clone, "some/other.py").returncode == 2

@@ -1,6 +1,6 @@
-"""The Lambda function between SNS and Slack: an alarm in, a message to a webhook out.
+"""Lambda function from SNS to Slack: posts alarms to a webhook.
 
-It runs on Lambda's own Python, so it uses the standard library and the boto3 that is there.
+It runs on Lambda's Python runtime, so it uses only the standard library and the provided boto3.
 """
 
 import json
@@ -14,7 +14,7 @@ _TIMEOUT_S = 10
 
 
 def handler(event: Mapping[str, Any], context: object) -> None:
-    """Posts each record; an error makes SNS try again, for up to six hours."""
+    """Posts each record; on an error SNS retries for up to six hours."""
     webhook = read_webhook(os.environ["WEBHOOK_PARAMETER"])
     for record in event["Records"]:
         notification = record["Sns"]
@@ -22,7 +22,7 @@ def handler(event: Mapping[str, Any], context: object) -> None:
 
 
 def read_webhook(parameter: str) -> str:
-    """Read at each call: whoever replaces it need not deploy, and alarms are few."""
+    """Read at each invocation: replacing the webhook needs no deployment, and alarms are rare."""
     import boto3
 
     answer = boto3.client("ssm").get_parameter(Name=parameter, WithDecryption=True)
@@ -30,7 +30,9 @@ def read_webhook(parameter: str) -> str:
 
 
 def message(subject: str, text: str) -> dict[str, Any]:
-    """Slack's form of an alarm of CloudWatch; any other text, as of a budget, as it is."""
+    """Slack's form of a CloudWatch alarm; other texts, such as budget notices, are passed
+    through.
+    """
     try:
         alarm = json.loads(text)
         name, state, reason = alarm["AlarmName"], alarm["NewStateValue"], alarm["NewStateReason"]
@@ -50,8 +52,10 @@ def message(subject: str, text: str) -> dict[str, Any]:
 
 
 def post(webhook: str, body: Mapping[str, Any]) -> None:
-    """Raises:
-    urllib.error.URLError: Slack did not take it. The webhook is not in the message.
+    """Posts a message.
+
+    Raises:
+        urllib.error.URLError: Slack refused it. The message does not contain the webhook.
     """
     request = urllib.request.Request(  # noqa: S310 # from the parameter
         webhook, json.dumps(body).encode(), {"Content-Type": "application/json"}
