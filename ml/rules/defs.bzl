@@ -46,6 +46,20 @@ _RESOURCES = {
 
 THREADS = _RESOURCES.keys()
 
+# What //ml:preset takes: the presets and the experiments of configs/ that train from nothing (a test compares).
+PRESETS = [
+    "default",
+    "large",
+    "long",
+    "record94",
+    "record96",
+    "reference",
+    "short",
+    "small",
+    "smoke",
+    "tiny",
+]
+
 # What action.py starts, by the name of the binary that has it in its runfiles.
 _PROGRAMS = {
     "card": "ml.rules.write_card",

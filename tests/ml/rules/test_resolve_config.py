@@ -1,5 +1,6 @@
 """The resolved configuration: all that a change in configs/ can do to a training."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ml.rules.action import explained
 from ml.rules.resolve_config import resolve
 from ml.training.config import CONFIGS, ConfigError
 
-PRESETS = ("default", "record94", "record96", "reference", "smoke")  # of //ml:preset
+PRESETS = os.environ.get("PRESETS", "").split()  # of //ml:preset
 
 
 @pytest.fixture
@@ -26,10 +27,17 @@ def _text(configs: Path, preset: str = "smoke", *overrides: str) -> str:
     return OmegaConf.to_yaml(resolve(preset, overrides, configs), sort_keys=True)
 
 
+def test_the_flag_takes_what_trains_from_nothing() -> None:
+    named = {
+        file.stem for group in ("preset", "experiment") for file in (CONFIGS / group).iterdir()
+    }
+    assert sorted(PRESETS) == sorted(named - {"finetune"} | {"default"})
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_of_the_flag_resolves(preset: str) -> None:
     cfg = resolve(preset)
-    assert cfg.name == preset
+    assert (cfg.preset.name if cfg.preset else cfg.name) == preset
     assert "paths" not in cfg
     assert "${" not in OmegaConf.to_yaml(cfg)
 
