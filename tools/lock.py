@@ -134,7 +134,7 @@ def _header(requirements: str) -> str:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="lock", description=__doc__)
+    parser = argparse.ArgumentParser(prog="bazel run //tools:lock --", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only check whether they agree")
     parser.add_argument("--upgrade", action="store_true", help="upgrade all packages")
     parser.add_argument("--upgrade-package", action="append", default=[], metavar="NAME")

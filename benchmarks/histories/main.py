@@ -354,7 +354,9 @@ def _demand_end(world: World, records: Sequence[Record]) -> None:
 def main(arguments: Sequence[str], console: Console) -> int:
     """Runs histories, prints what became of them; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="histories", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //benchmarks/histories:main --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--histories", type=int, default=1000, metavar="N", help="(%(default)s)")
     parser.add_argument("--from", type=int, default=0, metavar="SEED", dest="first", help="(0)")

@@ -291,7 +291,7 @@ _INT8 = BUNDLED_MODELS[1]
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="expectation",
+        prog="bazel run //ml/live:expectation --",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

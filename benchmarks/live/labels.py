@@ -126,7 +126,9 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="labels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //ml/live:labels --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--streams", type=count, default=1000, help="of each kind (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)

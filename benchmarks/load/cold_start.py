@@ -220,7 +220,9 @@ def _lambda() -> Iterator[_Server]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //serve:cold_start --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=7, help="starts of each (default: 7)")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="processor")

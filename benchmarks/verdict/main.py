@@ -173,7 +173,9 @@ def _count(text: str) -> int:
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="simulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //infra/release/verdict:simulate --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, default, said in (
         ("--releases", 10_000, "of each kind"),

@@ -118,7 +118,9 @@ def describe_data(dataset: Dataset, test: Labelled, progress: Progress) -> DataF
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="behaviour", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //ml:behaviour --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
     parser.add_argument(

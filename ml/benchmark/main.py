@@ -110,7 +110,9 @@ def _home(paths: Sequence[Path]) -> Path:
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //ml:benchmark --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("models", nargs="*", help="a run folder, or model files")
     parser.add_argument("--threads", type=_positive, nargs="+", help="(1 and one a core)")

@@ -53,7 +53,9 @@ class Row:
 def main(arguments: Sequence[str], console: Console) -> int:
     """Measures, prints a table, writes JSON; returns the exit code."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //ml:memory_benchmark --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--edges", nargs="+", type=count, default=[32, 96, 224])
     parser.add_argument("--classes", nargs="+", type=count, default=[10, 100, 1000])

@@ -49,7 +49,9 @@ class Row:
 def main(arguments: Sequence[str], console: Console) -> int:
     """Measures, prints a table, writes JSON; returns the exit code."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //ml:training_benchmark --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--presets", nargs="+", choices=LADDER, default=list(LADDER))
     parser.add_argument("--json", help="file to write the figures to")

@@ -125,7 +125,9 @@ def _limited(images: NDArray[np.uint8], most: int | None, seed: int) -> NDArray[
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //ml:drift --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
     what = parser.add_mutually_exclusive_group(required=True)

@@ -390,7 +390,9 @@ def _online_options() -> argparse.ArgumentParser:
 
 def _common_options(program: str, severities: Sequence[int], out: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"bazel run //ml/drift:{program} --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
     parser.add_argument("--online", action="store_true", help="streams past the service's alarm")

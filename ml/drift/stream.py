@@ -68,7 +68,9 @@ def write(
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //ml/drift:stream --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=user_path, help="run folder")
     parser.add_argument("out", type=user_path, help="the golden set to write")

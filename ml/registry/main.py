@@ -90,7 +90,7 @@ def _location(options: argparse.Namespace) -> str:
 def parser() -> argparse.ArgumentParser:
     """The parser of all sub-commands; the function of the chosen one is in `handler`."""
     top = argparse.ArgumentParser(
-        prog="registry",
+        prog="bazel run //ml:registry --",
         description=_DESCRIPTION,
         epilog=_EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -73,7 +73,9 @@ def _encode(pixels: NDArray[np.uint8], kind: str, options: dict[str, Any]) -> by
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //infra/release:make_golden_set --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", type=user_path, help="CIFAR-10's test.bin, or a run folder")
     parser.add_argument("out", type=user_path)

@@ -76,11 +76,18 @@ def _bearer(authorization: bytes) -> bytes:
     return token.strip() if scheme.lower() == b"bearer" else b""
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Prints a new key and its configuration."""
+    import argparse  # the service does without it
+
+    argparse.ArgumentParser(
+        prog="bazel run //serve:new_key --",
+        description="Prints a new API key, for its caller alone, and what KILN_API_KEYS says of it "
+        "to the service: a digest; several are separated by commas.",
+    ).parse_args(arguments)
     key, digest = new_key()
     sys.stdout.write(f"key, for the caller only:  {key}\nKILN_API_KEYS={digest}\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

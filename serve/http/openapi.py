@@ -7,6 +7,7 @@ starts read the file.
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -378,12 +379,18 @@ def text() -> str:
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Writes the file in the workspace."""
+    import argparse  # the service does without it
+
+    argparse.ArgumentParser(
+        prog="bazel run //serve:openapi --",
+        description=f"Writes {_FILE}, the OpenAPI document of the service, anew.",
+    ).parse_args(arguments)
     path = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ""), _FILE)
     path.write_text(text(), encoding="utf-8")
     sys.stdout.write(f"{path}\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -134,7 +134,7 @@ def _fastest(settings: Settings, paths: Sequence[Path], threads: int) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="api",
+        prog="bazel run //serve:api --",
         description="The HTTP service: POST /predict, /docs and a page to try it at /.",
         epilog="Each option overrides a variable, such as KILN_PORT for --port. "
         "serve/settings.py lists all variables.",

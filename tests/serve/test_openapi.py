@@ -11,7 +11,7 @@ from openapi_schema_validator import OAS31Validator
 from starlette.testclient import TestClient
 
 from serve import errors
-from serve.http.openapi import document, text
+from serve.http.openapi import document, main, text
 from tests.serve.serving import base64_of, client, image_file, pixels
 
 PNG = image_file(pixels())
@@ -32,6 +32,14 @@ def served(service: TestClient) -> Any:
 def test_the_file_is_what_the_types_say() -> None:
     found = Path("serve/site/openapi.json").read_text(encoding="utf-8")
     assert found == text(), "run: bazel run //serve:openapi"
+
+
+def test_help_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_document_is_openapi_3_1(served: Any) -> None:

@@ -106,7 +106,7 @@ def _tracked_sources() -> list[str]:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="coverage", description=__doc__)
+    parser = argparse.ArgumentParser(prog="bazel run //tools:coverage --", description=__doc__)
     parser.add_argument("--fail-under", type=float, default=0, metavar="PERCENT")
     parser.add_argument("--report", type=Path, default=REPORT, help="an LCOV file")
     return parser.parse_args(argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from tools.lint.buildifier import CHECKS, why_missing
 
 
 def main(arguments: Sequence[str]) -> int:
-    buildifier = Path(arguments[0]).absolute()
+    parser = argparse.ArgumentParser(prog="bazel run //tools:format --", description=__doc__)
+    parser.add_argument("buildifier", type=Path, help=argparse.SUPPRESS)
+    buildifier = parser.parse_args(arguments).buildifier.absolute()
     os.chdir(os.environ["BUILD_WORKSPACE_DIRECTORY"])
     return max(_format_python(), _format_bazel(buildifier))
 

@@ -166,7 +166,9 @@ def _copy(tree: Path) -> None:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //tools:mutants --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="+", help="folders (not recursive) and modules")
     parser.add_argument("--tests", nargs="+", help="default: the mirrored folders in tests/")

@@ -89,7 +89,7 @@ def parser(name: str, description: str, *examples: str) -> argparse.ArgumentPars
     """An argument parser with the options that every command has."""
     lines = "\n".join(f"  bazel run //infra:{name} -- {example}" for example in examples)
     found = argparse.ArgumentParser(
-        prog=name,
+        prog=f"bazel run //infra:{name} --",
         description=description,
         epilog=f"examples:\n{lines}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

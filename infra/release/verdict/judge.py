@@ -116,7 +116,9 @@ def _toml(value: object) -> str:
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="bazel run //infra/release/verdict:judge --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("evidence", nargs="?", help="JSON file, or - for standard input")
     parser.add_argument("--policy", metavar="FILE", help="TOML file (default: the built-in limits)")

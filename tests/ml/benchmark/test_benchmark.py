@@ -177,4 +177,4 @@ def test_bad_arguments_are_refused_with_the_usage(
     with pytest.raises(SystemExit) as refusal:
         run(*arguments)
     assert refusal.value.code == 2
-    assert "usage: benchmark" in capsys.readouterr().err
+    assert "//ml:benchmark" in capsys.readouterr().err

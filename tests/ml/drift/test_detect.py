@@ -145,7 +145,7 @@ def test_bad_arguments_show_the_usage(
     with pytest.raises(SystemExit) as refusal:
         run(*arguments)
     assert refusal.value.code == 2
-    assert "usage: drift" in capsys.readouterr().err
+    assert "//ml:drift" in capsys.readouterr().err
 
 
 def test_rates_are_measured_printed_and_written(

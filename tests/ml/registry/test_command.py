@@ -258,7 +258,7 @@ def test_a_wrong_command_line_leaves_with_2(
     with pytest.raises(SystemExit) as exit_:
         terminal.types(*arguments)
     assert exit_.value.code == 2
-    assert "usage: registry" in capsys.readouterr().err
+    assert "//ml:registry" in capsys.readouterr().err
 
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve.http.keys import digest_of
+from serve.http.keys import digest_of, main
 from tests.serve.abuse.attacks import KEY, WRONG_KEYS
 from tests.serve.abuse.wire import GOOD, Target, target
 
@@ -72,3 +72,15 @@ def test_the_open_routes_are_those_that_say_how_the_service_is(server: Target) -
         assert_silent((answer.head + answer.body).decode())
     asked = [path.format(**model) for path in guarded]
     assert all(server.ask("POST", path, GOOD, JSON).status == 401 for path in asked)
+
+
+def test_help_makes_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "kiln_" not in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["ten"])
+    assert ended.value.code == 2
+    main([])
+    assert "kiln_" in capsys.readouterr().out
