@@ -19,7 +19,7 @@ import re
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
@@ -38,14 +38,14 @@ Labeller = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}\Z")]
 
 FEEDBACK = "feedback"  # the labeller of labels that callers send to POST /feedback
 CAPTURES, LABELS = "captures/", "labels/"
+_TOGETHER = f"{LABELS}batches/"
 
 
-class Capture(msgspec.Struct, frozen=True):
-    """One captured prediction.
+class CapturedAnswer(msgspec.Struct, frozen=True):
+    """One captured prediction, without its image.
 
     `probability` is the probability with which this prediction was kept, so it stands for
-    1/probability predictions of the traffic (Horvitz and Thompson 1952). `image` is the model's
-    input as a PNG, (H, W, 3) RGB, without any metadata of the uploaded file.
+    1/probability predictions of the traffic (Horvitz and Thompson 1952).
     """
 
     request_id: RequestId
@@ -54,7 +54,6 @@ class Capture(msgspec.Struct, frozen=True):
     model_version: Digest
     probabilities: tuple[float, ...]  # (K,), by class
     probability: Share
-    image: bytes
 
     @property
     def key(self) -> tuple[str, int]:
@@ -65,6 +64,13 @@ class Capture(msgspec.Struct, frozen=True):
     def answer(self) -> int:
         """The predicted class."""
         return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
+
+
+class Capture(CapturedAnswer, frozen=True):
+    """One captured prediction. `image` is the model's input as a PNG, (H, W, 3) RGB, without any
+    metadata of the uploaded file."""
+
+    image: bytes
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -100,7 +106,8 @@ class Verdict:
     propensity: float | None = None
 
 
-_Row = TypeVar("_Row", Capture, Label)
+_Answer = TypeVar("_Answer", bound=CapturedAnswer)
+_Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
 _GZIP = 16  # zlib window bits: gzip framing, without a timestamp
@@ -185,17 +192,20 @@ class Captures:
             Damaged: an object is not a batch.
             StoreError: the store cannot be read.
         """
+        return self._once(Capture, since, until)
+
+    def answers(self, since: float = 0.0, until: float = float("inf")) -> Iterator[CapturedAnswer]:
+        """Like `rows`, without decoding the images."""
+        return self._once(CapturedAnswer, since, until)
+
+    def _once(self, kind: type[_Answer], since: float, until: float) -> Iterator[_Answer]:
         seen = set[tuple[str, int, float]]()
-        for batch in self._read(self._batches(since, until), Capture):
+        for batch in self._read(self._batches(since, until), kind):
             for row in batch:
                 mark = (*row.key, row.time)
                 if since <= row.time < until and mark not in seen:
                     seen.add(mark)
                     yield row
-
-    def find(self, request_id: str) -> list[Capture]:
-        """The predictions of a request; an index repeats where a caller reused a request id."""
-        return [row for row in self.rows() if row.request_id == request_id]
 
     def write(self, writer: str, number: int, rows: Sequence[Capture], at: float) -> bool:
         """Adds a batch; false if another writer took this number."""
@@ -212,7 +222,7 @@ class Captures:
     def say_together(self, labels: Sequence[Label]) -> str:
         """Adds statements as one object named by its content; returns its key."""
         data = encode_rows(labels)
-        key = f"{LABELS}batches/{hashlib.sha256(data).hexdigest()}.jsonl.gz"
+        key = f"{_TOGETHER}{hashlib.sha256(data).hexdigest()}.jsonl.gz"
         self.store.create(key, data)
         return key
 
@@ -221,15 +231,27 @@ class Captures:
         keys = [one.key for one in self.store.entries(f"{LABELS}{request_id}/{index}/")]
         return [label for batch in self._read(keys, Label) for label in batch]
 
-    def labels(self) -> list[Label]:
-        """All statements in order of time."""
+    def labels(self, about: Collection[str] | None = None) -> list[Label]:
+        """The statements in order of time.
+
+        Args:
+            about: request ids; single statements about others are not read. None: all.
+        """
         keys = [one.key for one in self.store.entries(LABELS)]
+        if about is not None:
+            keys = [key for key in keys if key.startswith(_TOGETHER) or _request_in(key) in about]
         found = [label for batch in self._read(keys, Label) for label in batch]
+        if about is not None:
+            found = [label for label in found if label.request_id in about]
         return sorted(found, key=lambda label: label.time)
 
-    def verdicts(self) -> dict[tuple[str, int], Verdict]:
-        """The verdict on every labelled prediction, by `Capture.key`."""
-        return verdicts(self.labels())
+    def verdicts(self, about: Collection[str] | None = None) -> dict[tuple[str, int], Verdict]:
+        """The verdict on every labelled prediction, by `Capture.key`.
+
+        Args:
+            about: see `labels`.
+        """
+        return verdicts(self.labels(about))
 
     def forget(self, request_id: str) -> int:
         """Deletes the predictions of a request and their labels; returns the number of predictions.
@@ -245,7 +267,7 @@ class Captures:
                 self._replace(key, rest)
         for one in self.store.entries(f"{LABELS}{request_id}/"):
             self.store.delete(one.key)
-        for one in self.store.entries(f"{LABELS}batches/"):
+        for one in self.store.entries(_TOGETHER):
             labels = decode_rows(self.store.read(one.key), Label, one.key)
             rest_ = [label for label in labels if label.request_id != request_id]
             if len(rest_) < len(labels):
@@ -291,6 +313,10 @@ _LATEST_S = 3600.0
 def hour_of(at: float) -> str:
     """The folder below CAPTURES for batches written at that time."""
     return time.strftime("%Y-%m-%d/%H", time.gmtime(at))
+
+
+def _request_in(key: str) -> str:
+    return key[len(LABELS) :].partition("/")[0]
 
 
 def _hour_in(key: str) -> str:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from common.captures import (
     Capture,
+    CapturedAnswer,
     Captures,
     Label,
     batch_key,
@@ -44,7 +45,7 @@ def test_what_is_written_is_read_in_order_and_once(captures: Captures) -> None:
     assert captures.write("a", 0, rows[:3], NOON + 2)  # the third once more, as after a lost reply
     assert sorted(captures.rows(), key=lambda row: row.time) == rows
     assert not captures.write("a", 0, rows, NOON + 2)
-    assert captures.find(rows[3].request_id) == [rows[3]]
+    assert [answer.key for answer in captures.answers()] == [row.key for row in captures.rows()]
 
 
 def test_a_span_of_time_is_read_from_the_hours_that_may_hold_it(captures: Captures) -> None:
@@ -66,6 +67,48 @@ def test_a_damaged_batch_is_named(captures: Captures) -> None:
     captures.store.create(key, b"no gzip")
     with pytest.raises(Damaged, match=key):
         list(captures.rows())
+
+
+def test_answers_are_read_without_their_images(captures: Captures) -> None:
+    rows = [capture(number) for number in range(5)]
+    captures.write("w", 0, rows, NOON)
+    answers = list(captures.answers(NOON, NOON + 1))
+    assert [type(one) for one in answers] == [CapturedAnswer] * 5
+    kept = ("request_id", "index", "time", "model_version", "probabilities", "probability")
+    for answer, row in zip(answers, rows, strict=True):
+        assert [getattr(answer, name) for name in kept] == [getattr(row, name) for name in kept]
+        assert (answer.key, answer.answer) == (row.key, row.answer)
+
+
+class ReadKeys(FolderStore):
+    """Notes which objects are read."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.keys: list[str] = []
+
+    def read(self, key: str) -> bytes:
+        self.keys.append(key)
+        return super().read(key)
+
+
+def test_labels_of_some_requests_are_read_without_those_of_others(tmp_path: Path) -> None:
+    store = ReadKeys(tmp_path)
+    captures = Captures(store)
+    for number in range(20):
+        captures.say(label(number, "cat"))
+    together = captures.say_together([label(number, "dog", "eve") for number in range(20)])
+    about = {f"{number:032x}" for number in (3, 7, 99)}
+    found = captures.labels(about)
+    assert sorted((one.request_id, one.labeller) for one in found) == sorted(
+        (f"{number:032x}", who) for number in (3, 7) for who in ("ada", "eve")
+    )
+    assert sorted(store.keys) == sorted(
+        [together, *(f"labels/{number:032x}/0/ada-000.json" for number in (3, 7))]
+    )
+    assert captures.verdicts(about).keys() == {label(number, "").key for number in (3, 7)}
+    assert captures.labels(()) == []
+    assert len(captures.labels()) == 40
 
 
 def test_a_later_statement_replaces_an_earlier_one_of_the_same_labeller(captures: Captures) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.captures import Capture, Captures, hash_uniform
+from common.captures import CapturedAnswer, Captures, hash_uniform
 from common.objects import StoreError
 from common.stores import open_store
 from infra.release.errors import ReleaseError
@@ -44,22 +44,24 @@ class LabelReader:
         """
         try:
             captures = Captures(open_store(self.url))
-            said = captures.verdicts()
-            rows = [row for row in captures.rows(began_s, until_s) if row.key in said]
+            mine = [
+                row for row in captures.answers(began_s, until_s) if row.model_version in classes
+            ]
+            said = captures.verdicts(about={row.request_id for row in mine})
         except StoreError as exc:
             raise ReleaseError(f"the labelled answers: {exc}") from exc
         right = dict.fromkeys(classes, 0)
         wrong = dict.fromkeys(classes, 0)
-        for row in rows:
-            verdict, names = said[row.key], classes.get(row.model_version)
-            chance = row.probability * (verdict.propensity or 1.0)
-            if names is None or verdict.label is None or not self._is_drawn(row, chance):
+        for row in mine:
+            if (verdict := said.get(row.key)) is None or verdict.label is None:
                 continue
-            counts = right if verdict.label == names[row.answer] else wrong
-            counts[row.model_version] += 1
+            if self._is_drawn(row, row.probability * (verdict.propensity or 1.0)):
+                is_right = verdict.label == classes[row.model_version][row.answer]
+                counts = right if is_right else wrong
+                counts[row.model_version] += 1
         return {model: Labelled(right[model], wrong[model]) for model in classes}
 
-    def _is_drawn(self, row: Capture, chance: float) -> bool:
+    def _is_drawn(self, row: CapturedAnswer, chance: float) -> bool:
         return hash_uniform(f"{row.request_id}/{row.index}") < self.least_chance / chance
 
 

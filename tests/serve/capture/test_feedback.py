@@ -153,7 +153,7 @@ def test_answers_by_the_open_inference_protocol_are_kept_too(
     asked = response.headers["x-request-id"]
     assert service.say(asked, index=1).status_code == 201
     assert service.recorder.flush(30)
-    rows = Captures(service.store).find(asked)
+    rows = list(Captures(service.store).rows())
     assert [np.asarray(Image.open(io.BytesIO(row.image))).tolist() for row in rows] == data.tolist()
 
 
