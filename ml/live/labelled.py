@@ -9,14 +9,14 @@ looked at after each.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.betting import weighted_bound
-from common.captures import Capture, Verdict
+from common.captures import CapturedAnswer, Verdict
 from ml.live.estimate import LEVEL, Interval
 
 Floats = NDArray[np.float64]
@@ -67,11 +67,21 @@ AMBIGUOUS, DISAGREED, FOREIGN, CHOSEN = (
 )
 
 
+def used_twice(rows: Iterable[CapturedAnswer]) -> set[tuple[str, int]]:
+    """Keys of answers that name none, since a caller used a request id again.
+
+    Args:
+        rows: of all versions.
+    """
+    return {key for key, times in Counter(row.key for row in rows).items() if times > 1}
+
+
 def sample(
-    rows: Sequence[Capture],
+    rows: Sequence[CapturedAnswer],
     verdicts: Mapping[tuple[str, int], Verdict],
-    version: str,
     classes: Sequence[str],
+    ambiguous: Collection[tuple[str, int]],
+    least_kept: float,
 ) -> Sample:
     """The labelled ones of a version's captured answers.
 
@@ -79,20 +89,19 @@ def sample(
     out.
 
     Args:
-        rows: of all versions: a request id that a caller used twice names no answer.
+        rows: all answers of the version, or those of a span of time.
         verdicts: `Captures.verdicts`.
-        version: of the model whose answers are wanted.
         classes: of the model, by index.
+        ambiguous: as `used_twice` has it.
+        least_kept: the chance of the version's surest answer to be kept.
     """
     index = {name: number for number, name in enumerate(classes)}
-    times = Counter(row.key for row in rows)
     left_out = Counter[str]()
-    found: list[tuple[Capture, int, float | None]] = []
-    mine = [row for row in rows if row.model_version == version]
-    for row in mine:
+    found: list[tuple[CapturedAnswer, int, float | None]] = []
+    for row in rows:
         if (verdict := verdicts.get(row.key)) is None:
             continue
-        if times[row.key] > 1:
+        if row.key in ambiguous:
             left_out[AMBIGUOUS] += 1
         elif verdict.label is None:
             left_out[DISAGREED] += 1
@@ -105,8 +114,7 @@ def sample(
         left_out[CHOSEN] = len(found) - len(drawn)
     used = drawn or found
     chances = np.array([row.probability * (chance or 1.0) for row, _, chance in used], np.float64)
-    least = min((row.probability for row in mine), default=1.0)
-    least *= min((chance or 1.0 for _, _, chance in used), default=1.0)
+    least = least_kept * min((chance or 1.0 for _, _, chance in used), default=1.0)
     return Sample(
         answers=np.array([row.answer for row, *_ in used], np.int64),
         labels=np.array([label for _, label, _ in used], np.int64),

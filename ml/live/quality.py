@@ -18,7 +18,7 @@ from common.model.drift import DEFAULT_LIMITS, compare
 from ml.artifact.drift_reference import measured
 from ml.drift.observed import counted
 from ml.live.estimate import Estimate, Interval, estimate, own_confidence
-from ml.live.labelled import LabelledAccuracy, labelled_accuracy, sample
+from ml.live.labelled import LabelledAccuracy, labelled_accuracy, sample, used_twice
 from ml.live.models import Model
 from ml.live.recalibration import Recalibration, features
 
@@ -195,19 +195,20 @@ def quality(
     metadata = model.artifact.metadata if model else None
     rows = mine.rows
     times = np.array([row.time for row in rows])
-    everyone = [row for one in seen.values() for row in one.rows]
+    everyone = (row for one in seen.values() for row in one.rows)
+    ambiguous, least_kept = used_twice(everyone), min(row.probability for row in rows)
     classes = len(rows[0].probabilities)
     names = metadata.classes if metadata else tuple(map(str, range(classes)))
 
     def window(chosen: NDArray[np.int64], start: float, end: float) -> Window:
-        keys = {rows[i].key for i in chosen}
-        said = {key: verdict for key, verdict in verdicts.items() if key in keys}
+        some = [rows[i] for i in chosen]
+        labelled = sample(some, verdicts, names, ambiguous, least_kept)
         return Window(
             start,
             end,
             len(chosen),
             _expected(mine, chosen),
-            labelled_accuracy(sample(everyone, said, version, names), classes),
+            labelled_accuracy(labelled, classes),
             _drifted(mine, chosen),
         )
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
 from numpy.typing import NDArray
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from common.captures import Capture, Captures, Verdict, usual_location
+from common.captures import CapturedAnswer, Captures, Verdict, usual_location
 from common.files import write_whole
 from common.stores import open_store
 from common.terminal import Progress
@@ -26,7 +25,7 @@ from ml.artifact.artifact import Artifact
 from ml.data.captured import CapturedData, LiveTest
 from ml.data.checks import open_data
 from ml.live.estimate import Interval, estimate, own_confidence
-from ml.live.labelled import labelled_accuracy, sample
+from ml.live.labelled import labelled_accuracy, sample, used_twice
 from ml.registry.gates import examine, judge
 from ml.registry.ledger import REFUSED, Gate, GateLimits, RegistryError
 from ml.registry.main import parser as registry_parser
@@ -129,8 +128,8 @@ class Retraining:
         """By how much the champion's live accuracy is below what it promises."""
         manifest = self.champion
         until = datetime.fromisoformat(self.record.until).timestamp()
-        with Progress("reading captured answers"):  # without the images, of which there are many
-            rows = [replace(row, image=b"") for row in self.captures.rows(until=until)]
+        with Progress("reading captured answers"):
+            rows = list(self.captures.answers(until=until))
         mine = [row for row in rows if row.model_version == manifest.version]
         family = {manifest.version, *(parent.version for parent in manifest.lineage.parents)}
         mine = mine or [row for row in rows if row.model_version in family] or rows
@@ -139,15 +138,17 @@ class Retraining:
                 "estimate", f"nothing is captured in {self.captures_url}", self.console
             )
             return 0.0
-        promise = manifest.test.accuracy
+        promise, twice = manifest.test.accuracy, used_twice(mine)
         expected = _expected(mine, manifest)
         says = f"expected without labels {_shown(expected)}"
         found = expected
-        for version in sorted({row.model_version for row in mine}):
-            labelled = labelled_accuracy(
-                sample(mine, self.verdicts, version, manifest.classes), len(manifest.classes)
-            )
-            if labelled:
+        by_version: dict[str, list[CapturedAnswer]] = {}
+        for row in mine:
+            by_version.setdefault(row.model_version, []).append(row)
+        for _, answers in sorted(by_version.items()):
+            least_kept = min(row.probability for row in answers)
+            drawn = sample(answers, self.verdicts, manifest.classes, twice, least_kept)
+            if labelled := labelled_accuracy(drawn, len(manifest.classes)):
                 found = labelled.accuracy
                 chosen = ", chosen and not drawn" if labelled.chosen else ""
                 says += f"; on {labelled.rows:,} labels{chosen} {_shown(found)}"
@@ -318,7 +319,7 @@ def decide(gates: list[Gate], compared: LiveComparison, live_share: float) -> tu
     return "keep", f"the new model failed: {', '.join(failed)}"
 
 
-def _expected(rows: list[Capture], manifest: Manifest) -> Interval:
+def _expected(rows: list[CapturedAnswer], manifest: Manifest) -> Interval:
     probabilities = np.array([row.probabilities for row in rows])
     kept = np.array([row.probability for row in rows])
     belief = own_confidence(probabilities, manifest.test.calibration_error)

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from common.captures import Capture, Verdict, sampling_probability
-from ml.live.labelled import AMBIGUOUS, CHOSEN, DISAGREED, FOREIGN, labelled_accuracy, sample
+from ml.live.labelled import (
+    AMBIGUOUS,
+    CHOSEN,
+    DISAGREED,
+    FOREIGN,
+    Sample,
+    labelled_accuracy,
+    sample,
+    used_twice,
+)
 
 CLASSES = ("cat", "dog")
 VERSION, OTHER = "a" * 64, "b" * 64
@@ -27,6 +36,12 @@ def capture(number: int, confidence: float = 0.9, kept: float = 1.0, **changed: 
     return Capture(**(values | changed))  # type: ignore[arg-type]
 
 
+def sampled(rows: list[Capture], verdicts: Mapping[tuple[str, int], Verdict]) -> Sample:
+    mine = [row for row in rows if row.model_version == VERSION]
+    least_kept = min(row.probability for row in mine)
+    return sample(mine, verdicts, CLASSES, used_twice(rows), least_kept)
+
+
 def says(rows: list[Capture], label: str | None, chance: float | None = 1.0) -> Verdicts:
     return {row.key: Verdict(label, {}, chance) for row in rows}
 
@@ -34,7 +49,7 @@ def says(rows: list[Capture], label: str | None, chance: float | None = 1.0) -> 
 def test_a_label_counts_by_one_over_both_chances() -> None:
     sure, unsure = capture(1, kept=0.1), capture(2, 0.6, kept=0.5)
     verdicts = says([sure], "cat", 0.5) | says([unsure], "dog", 1.0)
-    found = sample([sure, unsure], verdicts, VERSION, CLASSES)
+    found = sampled([sure, unsure], verdicts)
     assert found.weights == pytest.approx([20, 2])
     assert found.most == pytest.approx(20)
     accuracy = labelled_accuracy(found, 2)
@@ -50,7 +65,7 @@ def test_labels_that_name_no_answer_or_no_class_are_left_out_and_counted() -> No
     verdicts = (
         says(rows[:2], "cat") | says(rows[2:3], None) | says(rows[3:4], "bird") | says(twice, "cat")
     )
-    found = sample([*rows, *twice], verdicts, VERSION, CLASSES)
+    found = sampled([*rows, *twice], verdicts)
     assert len(found.labels) == 2
     assert found.left_out == {AMBIGUOUS: 1, DISAGREED: 1, FOREIGN: 1}
 
@@ -58,8 +73,8 @@ def test_labels_that_name_no_answer_or_no_class_are_left_out_and_counted() -> No
 def test_labels_that_somebody_chose_to_give_are_an_assumption_unless_there_are_others() -> None:
     rows = [capture(number) for number in range(4)]
     chosen = says(rows[:3], "cat", None)
-    assert sample(rows, chosen, VERSION, CLASSES).chosen
-    both = sample(rows, chosen | says(rows[3:], "dog", 0.5), VERSION, CLASSES)
+    assert sampled(rows, chosen).chosen
+    both = sampled(rows, chosen | says(rows[3:], "dog", 0.5))
     assert not both.chosen
     assert both.left_out == {CHOSEN: 3}
     assert both.labels.tolist() == [1]
@@ -67,7 +82,7 @@ def test_labels_that_somebody_chose_to_give_are_an_assumption_unless_there_are_o
 
 def test_without_a_label_there_is_nothing_to_say() -> None:
     verdicts: Mapping[tuple[str, int], Verdict] = {}
-    assert labelled_accuracy(sample([capture(1)], verdicts, VERSION, CLASSES), 2) is None
+    assert labelled_accuracy(sampled([capture(1)], verdicts), 2) is None
 
 
 def test_the_interval_holds_the_accuracy_of_all_traffic_though_unsure_answers_come_first() -> None:
@@ -84,7 +99,7 @@ def test_the_interval_holds_the_accuracy_of_all_traffic_though_unsure_answers_co
                 rows.append(capture(number, p[number], kept))
                 if random.random() < (chance := 0.2 + 0.8 * (2 - 2 * p[number])):
                     verdicts |= says(rows[-1:], "cat" if right[number] else "dog", chance)
-        found = labelled_accuracy(sample(rows, verdicts, VERSION, CLASSES), 2)
+        found = labelled_accuracy(sampled(rows, verdicts), 2)
         assert found is not None
         held += found.accuracy.low <= p.mean() <= found.accuracy.high
         naive.append(np.mean([v.label == "cat" for v in verdicts.values()]) - p.mean())
