@@ -2,6 +2,7 @@
 
     bazel run //serve:soak                               # a million requests, or ten minutes
     bazel run //serve:soak -- --seconds 60 --callers 16
+    bazel run //serve:soak -- --capture                  # a tenth of the answers is captured
     bazel run //serve:soak -- --output soak              # soak.json and soak.png
 
 All types of images in every way of sending them, batches, and every kind of mistake that a caller
@@ -14,6 +15,7 @@ import json
 import pickle  # only written here
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -33,9 +35,11 @@ from benchmarks.load.servers import (
 from benchmarks.soak.cases import all_cases, stalled
 from benchmarks.soak.report import Check, Sample, judge, look, soak_figure
 from benchmarks.soak.traffic import Plan, Tally
+from common.captures import Captures
 from common.figures import to_png
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError, ArtifactMetadata
+from common.stores import open_store
 from common.terminal import Progress, terminal
 from serve.http.keys import new_key
 from serve.inference.model_path import model_path, read_model
@@ -54,7 +58,12 @@ def main() -> int:
     try:
         path = user_path(options.model) if options.model else model_path(Settings())
         metadata = read_model(path)
-        tally, samples, checks = soak(path, metadata, options)
+        with tempfile.TemporaryDirectory(prefix="kiln-soak-") as folder:
+            captures = folder if options.capture else ""
+            tally, samples, checks = soak(path, metadata, options, captures)
+            if captures:
+                rows = sum(1 for _ in Captures(open_store(captures)).rows())
+                checks.append(Check("answers captured", f"{rows:,}", "any", rows > 0))
     except (ArtifactError, ServerFailed) as exc:
         sys.stderr.write(f"kiln: error: {exc}\n")
         return 2
@@ -65,14 +74,19 @@ def main() -> int:
 
 
 def soak(
-    path: Path, metadata: ArtifactMetadata, options: argparse.Namespace
+    path: Path, metadata: ArtifactMetadata, options: argparse.Namespace, captures: str
 ) -> tuple[Tally, list[Sample], list[Check]]:
-    """Starts the server, lets the callers at it, and looks at it meanwhile."""
+    """Starts the server, lets the callers at it, and looks at it meanwhile.
+
+    Args:
+        captures: where it captures; "" for nowhere.
+    """
     key, digest = new_key()
     server = service(
         path,
         options.workers,
         KILN_API_KEYS=digest,
+        KILN_CAPTURE=captures,
         KILN_LOG_LEVEL="warning",
         KILN_BODY_TIMEOUT_MS=str(_BODY_TIMEOUT_MS),
         # A batch of 100 may take longer than others would wait by default on a busy machine, and
@@ -189,6 +203,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--callers", type=at_least(1), default=32, help="at once (32)")
     parser.add_argument("--bad", type=_share, default=0.3, help="share of mistakes (0.3)")
     parser.add_argument("--seed", type=int, default=0, help="of the order of requests (0)")
+    parser.add_argument("--capture", action="store_true", help="into a folder, as it is by default")
     parser.add_argument("--output", type=Path, help="path of a .json and a .png, without those")
     workers = Settings().cpus
     parser.add_argument("--workers", type=at_least(1), default=workers, help="processes")
