@@ -63,11 +63,10 @@ def export(found: Sequence[Quality]) -> bool:
     """Sends them to OTEL_EXPORTER_OTLP_ENDPOINT; False if nobody took them."""
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportResult
     from opentelemetry.sdk.resources import Resource
 
-    exporter = OTLPMetricExporter(timeout=_TIMEOUT_S)
-    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=float("inf"))
+    reader = InMemoryMetricReader()  # one that exports by itself does not say whether it could
     resource = Resource.create({"service.name": _service()})
     provider = MeterProvider(metric_readers=[reader], resource=resource)
     meter = provider.get_meter("kiln.live")
@@ -76,9 +75,13 @@ def export(found: Sequence[Quality]) -> bool:
         if one.name not in instruments:
             instruments[one.name] = meter.create_gauge(one.name, one.unit)
         instruments[one.name].set(one.value, one.attributes)
-    done = provider.force_flush(_TIMEOUT_S * 1000)
+    data = reader.get_metrics_data()
     provider.shutdown()
-    return bool(done)
+    exporter = OTLPMetricExporter(timeout=_TIMEOUT_S)
+    try:
+        return data is None or exporter.export(data) is MetricExportResult.SUCCESS
+    finally:
+        exporter.shutdown()
 
 
 def put(found: Sequence[Quality], client: Any) -> None:
