@@ -80,6 +80,7 @@ class Objective:
     look: tuple[str, ...]
     act: tuple[str, ...]
     threshold_s: float | None = None
+    routes: str = ".*"  # whose answers are timed: a regular expression
 
     @property
     def budget(self) -> float:

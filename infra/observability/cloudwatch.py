@@ -41,11 +41,11 @@ CALLED = {
     "FunctionName": "${var.function_name}",
     "Resource": "${var.function_name}:${var.alias_name}",
 }
-PREDICT = {
-    **SERVICE,
-    "http.request.method": "POST",
-    "http.route": "/predict",
-    "http.response.status_code": "200",
+# Routes whose answers are timed, by the ids of their series: a test compares with the catalogue.
+ANSWERS = {
+    "predict": "/predict",
+    "infer": "/v2/models/{name}/infer",
+    "infer_version": "/v2/models/{name}/versions/{version}/infer",
 }
 
 # Long and short window in seconds, times the budget's even pace. CloudWatch looks back one day at
@@ -234,7 +234,8 @@ def _series(metric: Metric, alert: Alert) -> tuple[dict[str, Series], str]:
         case "share":
             return _failures()
         case "p50" | "p95" | "p99":
-            return {"value": Series(metric.name, PREDICT, alert.statistic)}, ""
+            by_route = _answers(metric.name, alert.statistic)
+            return by_route, f"MAX([{', '.join(by_route)}])"
         case "rate" | "increase":
             return {"value": Series(metric.name, {**SERVICE, **(alert.matching or {})}, "Sum")}, ""
     extreme = {"max": "Maximum", "min": "Minimum"}[alert.statistic]
@@ -259,6 +260,36 @@ def _failures() -> tuple[dict[str, Series], str]:
     return series, f"({bad}) / calls"
 
 
+def _answers(metric: str, statistic: str, suffix: str = "") -> dict[str, Series]:
+    """A series for each route, by its id with the suffix."""
+    return {
+        name + suffix: Series(
+            metric,
+            {
+                **SERVICE,
+                "http.request.method": "POST",
+                "http.route": route,
+                "http.response.status_code": "200",
+            },
+            statistic,
+        )
+        for name, route in ANSWERS.items()
+    }
+
+
+def _slow(threshold_s: float) -> tuple[dict[str, Series], str]:
+    """The share of answers that took longer, of all routes together."""
+    duration = "http.server.request.duration"
+    all_of = _answers(duration, "SampleCount", "_all")
+    within = _answers(duration, f"PR(:{threshold_s:g})", "_within")  # percentage of values up to it
+    slow = (
+        f"FILL({count}, 0) * (1 - FILL({share}, 100) / 100)"
+        for count, share in zip(all_of, within, strict=True)
+    )
+    total = " + ".join(f"FILL({count}, 0)" for count in all_of)
+    return all_of | within, f"({' + '.join(slow)}) / ({total})"
+
+
 # ---- Burn rates ---------------------------------------------------------------------------------
 
 _Steps = tuple[tuple[float, int, int], ...]
@@ -274,10 +305,8 @@ def _burning(catalogue: Catalogue) -> Iterator[tuple[str, Objective, _Steps]]:
 def _burn(composite: str, objective: Objective, factor: float, window_s: int) -> Alarm:
     if objective.threshold_s is None:
         series, expression = _failures()
-    else:  # PR(:x) is the percentage of values up to x
-        within = f"PR(:{objective.threshold_s:g})"
-        series = {"within": Series("http.server.request.duration", PREDICT, within)}
-        expression = "1 - within / 100"
+    else:
+        series, expression = _slow(objective.threshold_s)
     return Alarm(
         _part(composite, window_s),
         f"{objective.promise}: {factor:g} times the sustainable burn rate. Part of {composite}.",

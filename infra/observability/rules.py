@@ -82,7 +82,8 @@ FAST: tuple[tuple[float, str, str], ...] = ((14.4, "1h", "5m"), (6, "6h", "30m")
 SLOW: tuple[tuple[float, str, str], ...] = ((3, "1d", "2h"), (1, "3d", "6h"))
 PERIOD = "30d"
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", PERIOD)
-_PROBES = 'http_route!~"/health|/ready"'  # probes must not improve the shares
+# Probes must not improve the shares.
+_PROBES = 'http_route!~"/health|/ready|/v2/health/.+|/v2/models/.+/ready"'
 DOWN = 0.05  # share of 5xx from which the service counts as down
 _Rule = dict[str, Any]
 
@@ -233,9 +234,11 @@ def _objective(objective: Objective) -> list[_Rule]:
 
 def _counted(objective: Objective) -> tuple[str, str]:
     if objective.threshold_s is not None:
-        buckets = 'kiln:latency_bucket:increase5m{http_route="/predict",le="%s"}'
-        everything = f"sum({buckets % '+Inf'})"
-        return everything, f"({everything} - sum({buckets % f'{objective.threshold_s:g}'}))"
+        everything, within = (
+            f'sum(kiln:latency_bucket:increase5m{{http_route=~"{objective.routes}",le="{bound}"}})'
+            for bound in ("+Inf", f"{objective.threshold_s:g}")
+        )
+        return everything, f"({everything} - {within})"
     if objective.name == "availability":
         # Only since the service was first up.
         once_up = "kiln:up:last_seconds"

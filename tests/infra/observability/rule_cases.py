@@ -13,6 +13,7 @@ from typing import Any
 
 _COUNT = "http_server_request_duration_seconds_count"
 _BUCKET = "http_server_request_duration_seconds_bucket"
+_INFER = "/v2/models/{name}/infer"
 _UP = 'process_uptime_seconds{service_instance_id="a"}'
 
 
@@ -44,11 +45,11 @@ def _requests(good: str, bad: str) -> dict[str, str]:
     }
 
 
-def _answers(within: str, slow: str, bound: str) -> dict[str, str]:
+def _answers(within: str, slow: str, bound: str, route: str = "/predict") -> dict[str, str]:
     return {
-        f'{_BUCKET}{{http_route="/predict",le="{bound}"}}': within,
-        f'{_BUCKET}{{http_route="/predict",le="5"}}': slow,
-        f'{_BUCKET}{{http_route="/predict",le="+Inf"}}': slow,
+        f'{_BUCKET}{{http_route="{route}",le="{bound}"}}': within,
+        f'{_BUCKET}{{http_route="{route}",le="5"}}': slow,
+        f'{_BUCKET}{{http_route="{route}",le="+Inf"}}': slow,
     }
 
 
@@ -97,6 +98,11 @@ CASES: list[Case] = [
         "SlowAnswers",
         ("3 % slower than a second", _answers("0+97x30", "0+100x30", "1")),
         ("0.5 %", _answers("0+199x30", "0+200x30", "1")),
+    ),
+    *_of(
+        "SlowAnswers",
+        ("slow by the open inference protocol", _answers("0+97x30", "0+100x30", "1", _INFER)),
+        ("slow batches", _answers("0+97x30", "0+100x30", "1", "/predict/batch")),
     ),
     *_of(
         "InternalErrors",
@@ -202,6 +208,17 @@ CASES: list[Case] = [
     ),
     Case("AvailabilitySlowBurn", "up all day", {_UP: "0+900x100"}, False, "24h"),
     Case("ErrorsFastBurn", "2 % for an hour", _requests("0+98x90", "0+2x90"), True, "2h"),
+    Case(
+        "ErrorsFastBurn",
+        "2 % of what callers ask, beside many probes",
+        _requests("0+98x90", "0+2x90")
+        | {
+            f'{_COUNT}{{http_route="{route}",http_response_status_code="200"}}': "0+1000x90"
+            for route in ("/ready", "/v2/health/ready", "/v2/models/{name}/ready")
+        },
+        True,
+        "2h",
+    ),
     Case("ErrorsFastBurn", "0.5 %", _requests("0+199x90", "0+1x90"), False, "2h"),
     Case(
         "ErrorsFastBurn",
@@ -214,6 +231,13 @@ CASES: list[Case] = [
     Case("ErrorsSlowBurn", "0.4 % for a day", _requests("0+249x100", "0+1x100"), True, "24h"),
     Case("ErrorsSlowBurn", "0.05 %", _requests("0+1999x100", "0+1x100"), False, "24h"),
     Case("LatencyFastBurn", "20 % slow", _answers("0+80x90", "0+100x90", "0.25"), True, "2h"),
+    Case(
+        "LatencyFastBurn",
+        "20 % slow by the open inference protocol, a version named",
+        _answers("0+80x90", "0+100x90", "0.25", "/v2/models/{name}/versions/{version}/infer"),
+        True,
+        "2h",
+    ),
     Case("LatencyFastBurn", "5 % slow", _answers("0+95x90", "0+100x90", "0.25"), False, "2h"),
     Case(
         "LatencySlowBurn",

@@ -13,7 +13,9 @@ import pytest
 from common.model.drift import WatchLimits
 from infra.observability import cloudwatch
 from infra.observability.catalogue import kebab, load
+from infra.twin.cloud.alarms import Values, evaluate
 from serve import errors
+from serve.http.routes import ENDPOINTS
 from tests.serve.aws_lambda.embedded_metric_format import Sample, samples
 from tests.serve.aws_lambda.local_function import local_function
 from tests.serve.serving import base64_of, image_file, pixels
@@ -33,11 +35,17 @@ SERIES = sorted(
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    """What CloudWatch makes of a function's log after a prediction and a mistake of a caller."""
+    """What CloudWatch makes of a function's log after predictions and a mistake of a caller."""
     image = base64_of(image_file(pixels()))
+    tensor = {"name": "images", "shape": [1, 32, 32, 3], "datatype": "UINT8"}
+    inference = json.dumps({"inputs": [{**tensor, "data": pixels().ravel().tolist()}]}).encode()
     with local_function(tmp_path_factory.mktemp("function"), {}) as function:
         function.freeze_after_each_answer()
         assert function.ask("POST", "/predict", json.dumps({"image": image}).encode())[0] == 200
+        _, model = function.ask("GET", "/model/info")
+        name, version = model["name"], model["version"]
+        for path in (f"/v2/models/{name}/infer", f"/v2/models/{name}/versions/{version}/infer"):
+            assert function.ask("POST", path, inference)[0] == 200
         assert function.ask("POST", "/predict", b"{")[0] == 400
         lines = function.log.read_text().splitlines()
     return [
@@ -45,7 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     ]
 
 
-@pytest.mark.parametrize(("metric", "dimensions"), SERIES, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("metric", "dimensions"), SERIES, ids=str)
 def test_an_alarm_s_series_is_one_that_the_handler_writes(
     written: list[Sample], metric: str, dimensions: tuple[tuple[str, str], ...]
 ) -> None:
@@ -59,6 +67,27 @@ def test_the_errors_that_count_are_those_with_a_5xx() -> None:
     kinds = sorted(error.kind for error in errors.ALL if error.status >= 500)
     assert kinds == sorted(cloudwatch.SERVER_ERRORS)
     assert tuple(map(str, WatchLimits().windows)) == cloudwatch.DRIFT_WINDOWS
+
+
+def test_the_answers_that_are_timed_are_those_of_the_catalogue() -> None:
+    (timed,) = {one.routes for one in CATALOGUE.objectives if one.threshold_s}
+    (alert,) = (alert for _, alert in CATALOGUE.alerts if alert.name == "SlowAnswers")
+    assert alert.matching == {"http.route": timed}
+    posted = [one.path for one in ENDPOINTS if one.method == "POST"]
+    assert [one for one in posted if re.fullmatch(timed, one)] == [*cloudwatch.ANSWERS.values()]
+    assert "/predict/batch" in posted
+
+
+def test_slow_answers_are_counted_over_all_routes() -> None:
+    (slow,) = {
+        one.expression for one in cloudwatch.parts(CATALOGUE) if one.name.startswith("latency-")
+    }
+    nothing: dict[str, Values] = {name: [None] for name in re.findall(r"[a-z_]+", slow)}
+    assert evaluate(slow, nothing, 1) == [None]
+    seen: dict[str, Values] = {"predict_all": [90], "predict_within": [100]}
+    assert evaluate(slow, nothing | seen, 1) == [0]
+    seen |= {"infer_all": [10], "infer_within": [50]}
+    assert evaluate(slow, nothing | seen, 1) == [pytest.approx(0.05)]
 
 
 def test_every_alert_has_an_alarm_or_a_reason() -> None:

@@ -1,8 +1,8 @@
 locals {
   api = var.api ? { this = true } : {}
-  # Callers prove who they are on every path but these: two that monitors ask, and a browser's question before a cross-origin
+  # Callers prove who they are on every path but these: what monitors and orchestrators ask, and a browser's question before a cross-origin
   # call, which has no token and which $default would refuse.
-  open_routes      = concat(["GET /health", "GET /ready"], length(var.cors_origins) > 0 ? ["OPTIONS /{proxy+}"] : [])
+  open_routes      = concat(["GET /health", "GET /ready", "GET /v2/health/live", "GET /v2/health/ready"], length(var.cors_origins) > 0 ? ["OPTIONS /{proxy+}"] : [])
   protected_routes = ["$default"]
 }
 

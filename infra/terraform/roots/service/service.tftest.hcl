@@ -122,7 +122,7 @@ run "everything_that_can_be_switched_on" {
   }
 
   assert {
-    condition     = aws_apigatewayv2_route.protected["$default"].authorization_type == "JWT" && aws_apigatewayv2_route.open["GET /health"].authorization_type == "NONE" && aws_apigatewayv2_route.open["OPTIONS /{proxy+}"].authorization_type == "NONE"
+    condition     = aws_apigatewayv2_route.protected["$default"].authorization_type == "JWT" && alltrue([for key in ["GET /health", "GET /ready", "GET /v2/health/live", "GET /v2/health/ready", "OPTIONS /{proxy+}"] : aws_apigatewayv2_route.open[key].authorization_type == "NONE"]) && length(aws_apigatewayv2_route.open) == 5
     error_message = "the wrong routes ask for a token"
   }
 
