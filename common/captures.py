@@ -140,7 +140,7 @@ def decode_rows(data: bytes, kind: type[_Row], key: str = "") -> list[_Row]:
     try:
         lines = data if key.endswith(".json") else gzip.decompress(data)
         return msgspec.json.Decoder(kind).decode_lines(lines)
-    except (OSError, EOFError, ValueError) as exc:  # msgspec's errors are ValueErrors
+    except (OSError, EOFError, ValueError, zlib.error) as exc:  # msgspec's are ValueErrors
         raise Damaged(f"{key or 'a batch'} holds no {kind.__name__.lower()}s: {exc}") from exc
 
 

@@ -26,12 +26,21 @@ _REQUESTS = (
     *("python_multipart", "serve.http.bodies", "serve.server.protocol"),
     "uvicorn.protocols.http",
 )
-_INSTRUMENTED = {"CODEC": _IMAGES, "SMALL_PNG": _IMAGES}
+_INSTRUMENTED = {
+    "CODEC": _IMAGES,
+    "SMALL_PNG": _IMAGES,
+    "INFERENCE": ("serve.http.bodies", "serve.http.tensors", "serve.http.open_inference"),
+    "FEEDBACK": ("serve.http.bodies", "serve.http.feedback"),
+    "CAPTURES_READ": ("serve.capture.lookup",),
+}
 TARGETS = {
     "codec": "benchmarks.fuzz.image_targets:CODEC",
     "small_png": "benchmarks.fuzz.image_targets:SMALL_PNG",
     "bodies": "benchmarks.fuzz.request_targets:BODIES",
     "http_protocol": "benchmarks.fuzz.request_targets:HTTP_PROTOCOL",
+    "inference": "benchmarks.fuzz.inference_targets:INFERENCE",
+    "feedback": "benchmarks.fuzz.feedback_targets:FEEDBACK",
+    "captures": "benchmarks.fuzz.feedback_targets:CAPTURES_READ",
 }
 _MEMORY_MB, _TIMEOUT_S = 1024, 10  # of the whole process, of one input
 _FOUND = ("crash-*", "timeout-*", "oom-*", "leak-*")  # as libFuzzer names its files
@@ -92,7 +101,7 @@ def run_guided(
         for pattern in _FOUND:
             for path in (folder / "found").glob(pattern):
                 guided.found[path.name] = path.read_bytes()
-    if not guided.runs:
+    if not guided.runs and not guided.found:
         raise ServerFailed(f"{target} was not fuzzed: {lines[-1] if lines else 'nothing was said'}")
     guided.said = "\n".join(line for line in lines if not line.startswith(_NOISE))
     return guided

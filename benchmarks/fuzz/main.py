@@ -4,7 +4,8 @@ images; or what reads bytes of strangers, under the guidance of coverage; or dam
     bazel run //serve:fuzz                          # 20,000 requests
     bazel run //serve:fuzz -- --cases 2000 --seed 7
     bazel run //serve:fuzz -- --json fuzz.json
-    bazel run //serve:fuzz -- codec --time 10m      # or small_png, bodies, http_protocol
+    bazel run //serve:fuzz -- codec --time 10m      # or small_png, bodies, http_protocol,
+                                                    # inference, feedback, captures
     bazel run //serve:fuzz -- models                # 10,000 damaged model files
 
 Every answer must be documented: its status, type, headers and body. No answer may be a server

@@ -26,7 +26,7 @@ from serve.settings import Settings
 
 # --- Bodies --------------------------------------------------------------------------------------
 
-_SETTINGS = Settings(cpus=1, max_body_bytes=2**16)
+SETTINGS = Settings(cpus=1, max_body_bytes=2**16)
 _PACK: dict[bytes, Callable[[bytes], bytes]] = {
     b"gzip": lambda body: gzip.compress(body, 1, mtime=0),
     b"deflate": lambda body: zlib.compress(body, 1),
@@ -71,10 +71,10 @@ def _answers(
         return next(waiting)
 
     try:
-        body = _now(bodies.read_body(scope, receive, _SETTINGS))
+        body = now(bodies.read_body(scope, receive, SETTINGS))
     except ServiceError as exc:
         return [_said(exc)] * 2
-    hold(len(body) <= _SETTINGS.max_body_bytes, f"{len(body)} bytes were unpacked")
+    hold(len(body) <= SETTINGS.max_body_bytes, f"{len(body)} bytes were unpacked")
     found: list[Answer] = []
     for read in (bodies.one_image, bodies.many_images):
         try:
@@ -91,7 +91,8 @@ def _answers(
     return found
 
 
-def _now(work: Any) -> Any:
+def now(work: Any) -> Any:
+    """The result of a coroutine."""
     return _LOOP.run_until_complete(work)
 
 
@@ -275,7 +276,7 @@ def _converse(data: bytes) -> None:
 def _heard(parts: Sequence[bytes]) -> tuple[list[Request], bytes]:
     """Whole requests, and what was answered."""
     _SEEN.clear()
-    said = _now(said_to(_CONFIG, parts))
+    said = now(said_to(_CONFIG, parts))
     return [*_SEEN], said
 
 

@@ -6,6 +6,7 @@ Each prediction is a 64-bit keyed hash, which callers cannot predict: eight byte
 import gzip
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -116,5 +117,5 @@ class AnswerIndex:
 def _answers(data: bytes) -> list[tuple[str, int]]:
     try:
         return [(row.request_id, row.index) for row in _decoder.decode_lines(gzip.decompress(data))]
-    except (OSError, EOFError, ValueError) as exc:
+    except (OSError, EOFError, ValueError, zlib.error) as exc:
         raise Damaged(str(exc)) from exc

@@ -165,7 +165,7 @@ async def _infer(service: Service, scope: Scope, receive: Receive, send: Send) -
     assert exchange.probabilities is not None
     said, behind = response(service.predictor.metadata, request, exchange.probabilities)
     headers = [(b"inference-header-content-length", b"%d" % len(said))] if behind else []
-    content, packed = _compressed(header(scope, b"accept-encoding") or b"", said + behind)
+    content, packed = compressed(header(scope, b"accept-encoding") or b"", said + behind)
     exchange.encode_s = time.perf_counter() - start
     headers += [(b"vary", b"accept-encoding"), *packed]
     await respond(send, content, _OCTETS if behind else JSON, headers=headers)
@@ -185,7 +185,7 @@ _FRAMES = {b"gzip": zlib.MAX_WBITS + 16, b"deflate": zlib.MAX_WBITS}
 _REFUSED = re.compile(rb";\s*q=0(\.0*)?\s*$")
 
 
-def _compressed(accepted: bytes, body: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+def compressed(accepted: bytes, body: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """The body in the client's preferred encoding, if that makes it smaller."""
     for one in accepted.lower().split(b","):
         name = one.partition(b";")[0].strip()

@@ -1,5 +1,6 @@
 """common/captures.py: batches of answers and labels, written once and read together."""
 
+import gzip
 import math
 import random
 from pathlib import Path
@@ -61,10 +62,15 @@ def test_a_batch_is_its_rows(rows: list[Capture]) -> None:
     assert encode_rows(rows) == encode_rows(rows)
 
 
-def test_a_damaged_batch_is_named(captures: Captures) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [b"no gzip", gzip.compress(b"no JSON"), gzip.compress(b"{}")[:10] + b"\xff no deflate"],
+    ids=["no-gzip", "no-json", "no-deflate"],
+)
+def test_a_damaged_batch_is_named(captures: Captures, damage: bytes) -> None:
     key = batch_key("w", 0, NOON)
     assert key == "captures/2026-11-30/12/w-000000.jsonl.gz"
-    captures.store.create(key, b"no gzip")
+    captures.store.create(key, damage)
     with pytest.raises(Damaged, match=key):
         list(captures.rows())
 

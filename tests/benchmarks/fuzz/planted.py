@@ -10,3 +10,4 @@ def _call(data: bytes) -> None:
 
 
 PLANTED = Target("planted", _call, lambda: iter([b"harmless"]), 64, (b"K",))
+BEGUN_WRONG = Target("planted", _call, lambda: iter([b"K"]), 64)

@@ -53,8 +53,9 @@ def test_a_bounded_run_reaches_more_than_the_seeds(tmp_path: Path) -> None:
     assert not Path("fuzz-found").exists()
 
 
-def test_a_mistake_is_found_and_the_input_is_named() -> None:
-    planted = "tests.benchmarks.fuzz.planted:PLANTED"
+@pytest.mark.parametrize("name", ["PLANTED", "BEGUN_WRONG"], ids=["by mutation", "by a seed"])
+def test_a_mistake_is_found_and_the_input_is_named(name: str) -> None:
+    planted = f"tests.benchmarks.fuzz.planted:{name}"
     guided = run_guided(
         planted, seconds=0, runs=100_000, seed=1, corpus=None, progress=Progress("fuzzing")
     )
