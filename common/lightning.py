@@ -45,13 +45,14 @@ with _declared_absent():
     from lightning import LightningModule, Trainer
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning.pytorch.callbacks import LearningRateFinder
+    from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 __all__ = [
     "LearningRateFinder",
     "LightningEnvironment",
     "LightningModule",
+    "ModelCheckpoint",
     "OptimizerLRSchedulerConfig",
     "TorchCheckpointIO",
     "Trainer",

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -174,6 +175,40 @@ def _proper_score(
         float(expected.mean()),
         float(np.sqrt(variance.sum()) / len(y)),
     )
+
+
+def calibration_by_chance(probabilities: ArrayLike) -> float:
+    """The calibration error that answers which mean what they say stay below, but for one model of
+    a hundred at most.
+
+    Of few images it is far from 0: a bin's share of right answers scatters around its confidence,
+    and the error adds up the distances. Their mean and three standard errors, by the normal
+    approximation of each bin's sum.
+
+    Args:
+        probabilities: (N, K), rows sum to one.
+
+    Source: Bröcker and Smith 2007, Weather and Forecasting 22:651-661 (what is consistent with
+    reliable forecasts); Roelofs et al. 2022, AISTATS, arXiv:2012.08668 (the error's bias).
+    """
+    confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
+    variances = np.bincount(_bins(confidence), confidence * (1 - confidence), CALIBRATION_BINS)
+    return _distance_by_chance(variances, len(confidence))
+
+
+def greatest_calibration_by_chance(accuracy: float, images: int) -> float:
+    """What `calibration_by_chance` can be at most where so many answers are right: with as much
+    variance in each bin."""
+    variance = images * accuracy * (1 - accuracy)
+    bins = min(CALIBRATION_BINS, images)
+    return _distance_by_chance(np.full(bins, variance / bins), images)
+
+
+def _distance_by_chance(variances: NDArray[np.float64], images: int) -> float:
+    """Mean and three standard errors of the summed distances of normal variables from 0."""
+    mean = math.sqrt(2 / math.pi) * np.sqrt(variances).sum()
+    error = math.sqrt((1 - 2 / math.pi) * variances.sum())
+    return float(mean + _GRANTED * error) / images
 
 
 def worst_mistakes(probabilities: ArrayLike, labels: ArrayLike, count: int) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ import numpy as np
 from common.model.artifact import INPUT, ArtifactError
 from common.model.signature import PublicKey, SignatureError
 from ml.artifact.artifact import Artifact, load_artifact, new_session
+from ml.artifact.evaluation import greatest_calibration_by_chance
 from ml.registry.ledger import Gate, GateLimits
 from ml.registry.outcomes import (
     Comparison,
@@ -128,25 +129,31 @@ def _size(manifest: Manifest, limits: GateLimits) -> Gate:
 
 def _calibration(subject: Subject, limits: GateLimits) -> Gate:
     """Whether confidence is accuracy on average, and whether the model is as wrong as it expects to
-    be: one that is all but always right hides a few mistakes of full confidence from the former."""
+    be: one that is all but always right hides a few mistakes of full confidence from the former.
+    Both are granted what chance does to an honest model on so many images."""
     measured, most = subject.outcomes, limits.max_calibration_error
-    error = (measured or subject.manifest.test).calibration_error
+    test = subject.manifest.test
+    error = (measured or test).calibration_error
     source = "measured here" if measured else "as the artifact says"
-    detail = f"error {error:.4f} {source}, at most {most:.4f}"
+    if measured:
+        chance = measured.calibration_by_chance
+    else:
+        chance = greatest_calibration_by_chance(test.accuracy, test.images)
+    detail = f"error {error:.4f} {source}, at most {most:.4f} and {chance:.4f} by chance"
     if measured is None:
-        loss = subject.manifest.test.loss
+        loss = test.loss
         bound = (1 + limits.max_excess_loss) * _greatest_honest_loss(subject.manifest)
         detail += f"; log loss {loss:.4f}, at most {bound:.4f} where so many answers are right"
-        recorded = {"error": error, "loss": loss, "honest_loss": bound}
-        return Gate("calibration", error <= most and loss <= bound, detail, recorded)
+        recorded = {"error": error, "chance": chance, "loss": loss, "honest_loss": bound}
+        return Gate("calibration", error <= most + chance and loss <= bound, detail, recorded)
     scores = {"log loss": measured.loss, "Brier score": measured.brier}
     excess = max(score.excess for score in scores.values())
     for name, score in scores.items():
         detail += f"; {name} {score.score:.4f}, expected by its own answers {score.expected:.4f}"
     detail += f", at most {limits.max_excess_loss:.0%} more beyond chance"
     found = {name: vars(score) for name, score in scores.items()}
-    values: dict[str, object] = {"error": error, "excess": excess, **found}
-    passed = error <= most and excess <= limits.max_excess_loss
+    values: dict[str, object] = {"error": error, "chance": chance, "excess": excess, **found}
+    passed = error <= most + chance and excess <= limits.max_excess_loss
     return Gate("calibration", passed, detail, values)
 
 

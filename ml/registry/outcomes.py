@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from ml.artifact.artifact import Artifact
-from ml.artifact.evaluation import ProperScore, evaluate, proper_scores
+from ml.artifact.evaluation import ProperScore, calibration_by_chance, evaluate, proper_scores
 from ml.data.cifar10 import DatasetError
 from ml.data.fetch import FetchError
 from ml.registry.ledger import RegistryError
@@ -36,7 +36,7 @@ from ml.registry.registry import Registry
 from ml.registry.versions import Manifest
 from ml.runs.datasets import DatasetMismatch, UnavailableDataset, dataset_of
 
-_FORM = "2"  # of what is kept of outcomes; 2: with proper scores
+_FORM = "3"  # of what is kept of outcomes; 2: with proper scores, 3: with calibration by chance
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Outcomes:
     test_set: str
     accuracy: float
     calibration_error: float
+    calibration_by_chance: float
     loss: ProperScore  # cross-entropy, nats
     brier: ProperScore
     right: NDArray[np.bool_]  # (N,), whether it is right on each image
@@ -119,7 +120,15 @@ def _measure(artifact: Artifact, examples: Examples) -> Outcomes:
     scores = evaluate(probabilities, examples.labels, artifact.metadata.classes)
     right = probabilities.argmax(axis=1) == examples.labels
     loss, brier = proper_scores(probabilities, examples.labels)
-    return Outcomes(examples.digest, scores.accuracy, scores.calibration_error, loss, brier, right)
+    return Outcomes(
+        test_set=examples.digest,
+        accuracy=scores.accuracy,
+        calibration_error=scores.calibration_error,
+        calibration_by_chance=calibration_by_chance(probabilities),
+        loss=loss,
+        brier=brier,
+        right=right,
+    )
 
 
 def _read_npz(path: Path, manifest: Manifest) -> Examples:

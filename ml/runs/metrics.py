@@ -29,12 +29,12 @@ def direction(metric: str, otherwise: str | None = None) -> str | None:
 
 
 def best_row(rows: Sequence[Row], cfg: DictConfig) -> Row:
-    """The metrics of the epoch whose weights the run keeps: of equal ones the first, and one that
-    is not a number only if all are."""
+    """The metrics of the epoch whose weights the run keeps: of equal ones the last, as
+    `ml.training.callbacks.BestCheckpoint` has it, and one that is not a number only if all are."""
     sign = 1 if cfg.callbacks.checkpoint.mode == "min" else -1
 
     def rank(row: Row) -> tuple[bool, float]:
         value = row[cfg.monitor]
         return math.isnan(value), sign * value
 
-    return min(rows, key=rank)
+    return min(reversed(rows), key=rank)

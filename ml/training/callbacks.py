@@ -13,10 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from common.files import write_whole
-from common.lightning import LightningModule, TorchCheckpointIO, Trainer, lightning
+from common.lightning import (
+    LightningModule,
+    ModelCheckpoint,
+    TorchCheckpointIO,
+    Trainer,
+    lightning,
+)
 from common.terminal import Progress
 from ml.runs.folder import RunFolder
 from ml.training.config import DivergedError
@@ -72,6 +78,21 @@ class EpochSeed(lightning.Callback):
         random.seed(number)
         np.random.seed(number)
         torch.manual_seed(number)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's own, but of equally good epochs the last is kept.
+
+    A few dozen validation images are often all answered rightly long before the end, while the
+    learning rate is still high.
+    """
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether an epoch of this metric is to be kept; all processes answer alike."""
+        equals = bool(current is not None and current == self.best_model_score)
+        if trainer.strategy.reduce_boolean_decision(equals):
+            return True
+        return super().check_monitor_top_k(trainer, current)
 
 
 class MetricsLog(lightning.Callback):

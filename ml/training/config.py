@@ -185,9 +185,9 @@ class AdamWConfig:
 
 @dataclass
 class CheckpointConfig:
-    """The arguments of Lightning's ModelCheckpoint that a run can change."""
+    """The arguments of `ml.training.callbacks.BestCheckpoint` that a run can change."""
 
-    _target_: str = "lightning.pytorch.callbacks.ModelCheckpoint"
+    _target_: str = "ml.training.callbacks.BestCheckpoint"
     filename: str = MISSING
     monitor: str = MISSING
     mode: str | None = MISSING

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.resources import batch_within_memory
 
@@ -47,7 +48,7 @@ class ResNet(nn.Module):
         self.logit_scale = logit_scale
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised float (N, 3, H, W) -> logits (N, K); any H and W of at least 18 pixels."""
+        """Normalised float (N, 3, H, W) -> logits (N, K); any H and W of at least 2 pixels."""
         features: Tensor = self.groups(self.stem(images))
         logits: Tensor = self.head(features.amax((2, 3))) * self.logit_scale
         return logits
@@ -120,7 +121,7 @@ class ConvGroup(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
         super().__init__()
         self.widen = conv3x3(in_channels, out_channels)
-        self.pool = nn.MaxPool2d(2)
+        self.pool = HalvingPool()
         self.norm = batch_norm(out_channels)
         self.activation = nn.ReLU(inplace=True)
         self.blocks = nn.ModuleList(
@@ -140,6 +141,19 @@ class ConvGroup(nn.Module):
             if closes_pair:
                 shortcut = features
         return features
+
+
+class HalvingPool(nn.Module):
+    """Max pooling of 2×2. Odd maps lose their last row and column, but for maps of 3×3 and less.
+
+    Those would lose five places of nine, and the one that is left can be silent in all channels
+    for every image of a class: such a class has no gradient, and is never answered.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H // 2, W // 2), rounded up where H or W is 3 or less."""
+        pooled: Tensor = F.max_pool2d(features, 2, ceil_mode=min(features.shape[-2:]) <= 3)
+        return pooled
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:

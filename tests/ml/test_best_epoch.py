@@ -36,9 +36,9 @@ def _cfg(mode: str) -> DictConfig:
     ("values", "highest", "lowest"),
     [
         ([0.5, 0.9, 0.1], 1, 2),
-        ([0.9, 0.5, 0.9, 0.5], 0, 1),  # of equal ones the first, as checkpoints are kept
+        ([0.9, 0.5, 0.9, 0.5], 2, 3),  # of equal ones the last, as checkpoints are kept
         ([math.nan, 0.5, 0.9], 2, 1),
-        ([math.nan, math.nan], 0, 0),
+        ([math.nan, math.nan], 1, 1),
     ],
 )
 def test_the_best_row_follows_the_mode(values: list[float], highest: int, lowest: int) -> None:

@@ -13,7 +13,9 @@ from torchmetrics.functional import classification as reference
 from ml.artifact.evaluation import (
     CALIBRATION_BINS,
     Evaluation,
+    calibration_by_chance,
     evaluate,
+    greatest_calibration_by_chance,
     proper_scores,
     worst_mistakes,
 )
@@ -148,3 +150,17 @@ def test_a_mistake_of_full_confidence_exceeds_whatever_was_expected() -> None:
     assert min(loss.excess, brier.excess) > 1000
     right, _ = proper_scores(np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 0]))
     assert right.excess == 0.0
+
+
+@pytest.mark.parametrize("images", [60, 201, 2000])
+def test_what_chance_alone_adds_to_a_calibration_error_stays_below_its_bound(images: int) -> None:
+    p, _ = predictions(images)
+    rng, bound = np.random.default_rng(1), calibration_by_chance(p)
+    errors = []
+    for _ in range(300):  # labels as likely as the answers say
+        labels = (rng.random((images, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=K - 1)
+        scores = evaluate(p, labels, CLASSES)
+        errors.append(scores.calibration_error)
+        assert bound < greatest_calibration_by_chance(scores.accuracy, images) * 1.5
+    assert np.mean([error > bound for error in errors]) < 0.02
+    assert np.mean(errors) > bound / 3

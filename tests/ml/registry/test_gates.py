@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from ml.registry import gates as gates_module
 from ml.registry import outcomes as outcomes_module
 from ml.registry.gates import Subject, examine, judge
 from ml.registry.ledger import Gate, GateLimits, RegistryError
-from ml.registry.outcomes import Examples, Outcomes, find_examples
+from ml.registry.outcomes import Examples, Outcomes, _measure, find_examples
 from ml.registry.registry import Registry
 from ml.registry.versions import Lineage, Manifest
 from ml.runs.datasets import Dataset
@@ -128,7 +129,8 @@ def test_a_few_mistakes_of_full_confidence_fail(registry: Registry, maker: Maker
     labels = np.zeros(397, np.int64)
     labels[395] = 1
     loss, brier = proper_scores(answers, labels)
-    runaway = Outcomes("x/test", 395 / 397, 0.005, loss, brier, answers.argmax(axis=1) == labels)
+    right = answers.argmax(axis=1) == labels
+    runaway = Outcomes("x/test", 395 / 397, 0.005, 0.001, loss, brier, right)
     manifest, _ = registry.register(maker.artifact())
     subject = Subject(manifest, None, runaway)  # type: ignore[arg-type]
     gate = gates_module._calibration(subject, LOOSE)
@@ -136,6 +138,38 @@ def test_a_few_mistakes_of_full_confidence_fail(registry: Registry, maker: Maker
     assert "log loss 0.03" in gate.detail
     honest = replace(runaway, loss=replace(loss, expected=loss.score), brier=ProperScore(0, 0, 0))
     assert gates_module._calibration(replace(subject, outcomes=honest), LOOSE).passed
+
+
+@pytest.mark.parametrize(("images", "passes"), [(201, True), (10_000, False)])
+def test_a_calibration_error_that_few_images_show_by_chance_passes(
+    registry: Registry, maker: Maker, images: int, passes: bool
+) -> None:
+    """Answers of 0.9, of which 85.5 % are right, where 1 % is allowed."""
+    answers, labels = np.full((images, 2), (0.9, 0.1)), np.zeros(images, np.int64)
+    labels[: round(0.145 * images)] = 1
+    manifest, _ = registry.register(maker.artifact())
+    artifact = SimpleNamespace(
+        predict=lambda _: SimpleNamespace(probabilities=answers),
+        metadata=SimpleNamespace(classes=("a", "b")),
+    )
+    pixels = np.zeros((images, 1, 1, 3), np.uint8)
+    measured = _measure(artifact, Examples("x/test", pixels, labels))  # type: ignore[arg-type]
+    gate = gates_module._calibration(
+        Subject(manifest, None, measured),  # type: ignore[arg-type]
+        GateLimits(max_calibration_error=0.01),
+    )
+    assert gate.values["error"] == pytest.approx(0.045, abs=0.001)
+    assert gate.passed is passes
+
+
+@pytest.mark.parametrize(("images", "passes"), [(201, True), (10_000, False)])
+def test_a_recorded_calibration_error_is_granted_as_much_chance(
+    registry: Registry, maker: Maker, images: int, passes: bool
+) -> None:
+    recorded = Scores(images, 0.85, 0.85, 0.4, 0.045)
+    version = add(registry, maker.artifact(test_metrics=recorded))
+    limits = GateLimits(max_calibration_error=0.01, p99_ms=1000)
+    assert by_name(judge(registry, version, None, limits, None))["calibration"].passed is passes
 
 
 @pytest.mark.parametrize(("loss", "passes"), [(0.05, True), (0.44, False)])
@@ -174,7 +208,7 @@ def test_a_limit_that_is_just_kept_is_kept(registry: Registry, maker: Maker) -> 
     size = registry.versions.manifest(version).file.size
     just = GateLimits(
         max_bytes=size,
-        max_calibration_error=measured.calibration_error,
+        max_calibration_error=measured.calibration_error - measured.calibration_by_chance,
         max_excess_loss=max(measured.loss.excess, measured.brier.excess),
         min_accuracy=measured.accuracy,
         accuracy_drift=abs(measured.accuracy - 0.75),
@@ -182,7 +216,7 @@ def test_a_limit_that_is_just_kept_is_kept(registry: Registry, maker: Maker) -> 
     )
     beyond = GateLimits(
         max_bytes=size - 1,
-        max_calibration_error=measured.calibration_error - 1e-9,
+        max_calibration_error=measured.calibration_error - measured.calibration_by_chance - 1e-9,
         max_excess_loss=max(measured.loss.excess, measured.brier.excess),
         min_accuracy=measured.accuracy + 1e-9,
         accuracy_drift=abs(measured.accuracy - 0.75) - 1e-9,
@@ -212,9 +246,9 @@ def test_each_gate_says_what_it_saw(registry: Registry, maker: Maker) -> None:
     gates = by_name(judge(registry, candidate, champion, limits, examples(), progress=said.append))
     assert gates["size"].detail == "0.00271 MB, at most 16 MB"
     assert gates["calibration"].detail == (
-        "error 0.0136 measured here, at most 0.0500; log loss 0.0161, expected by its own answers "
-        "0.0319; Brier score 0.0076, expected by its own answers 0.0196, at most 50% more beyond "
-        "chance"
+        "error 0.0136 measured here, at most 0.0500 and 0.0058 by chance; log loss 0.0161, "
+        "expected by its own answers 0.0319; Brier score 0.0076, expected by its own answers "
+        "0.0196, at most 50% more beyond chance"
     )
     assert gates["accuracy"].detail == "100.00%, at least 50.00%"
     assert gates["against the champion"].detail == (

@@ -5,15 +5,24 @@ import copy
 import pytest
 import torch
 
-from ml.training.networks import ConvGroup, ResNet, WhiteningStem, conv3x3
+from ml.training.networks import ConvGroup, HalvingPool, ResNet, WhiteningStem, conv3x3
 
 GREY = torch.randn(64, 1, 20, 20, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1)
 
 
-@pytest.mark.parametrize("size", [18, 24, 28, 32, 40])
+@pytest.mark.parametrize("size", [2, 4, 8, 16, 18, 24, 28, 32, 40])
 def test_network_answers_images_of_any_size_with_logits(size: int) -> None:
     network = ResNet(classes=7, widths=(4, 8, 8), depths=(2, 2, 3))
     assert network(torch.rand(3, 3, size, size)).shape == (3, 7)
+
+
+@pytest.mark.parametrize(("edge", "left"), [(1, 1), (2, 1), (3, 2), (5, 2), (8, 4), (15, 7)])
+def test_pooling_keeps_the_edge_of_a_small_map(edge: int, left: int) -> None:
+    spike = torch.zeros(1, 1, edge, edge)
+    spike[..., -1, -1] = 1
+    pooled = HalvingPool()(spike)
+    assert pooled.shape == (1, 1, left, left)
+    assert (pooled[..., -1, -1] == 1) == (edge <= 3 or edge % 2 == 0)
 
 
 def test_network_refuses_depths_that_do_not_match_widths() -> None:
