@@ -83,7 +83,7 @@ def dataset_digest(dataset: Path | Pin) -> str:
 
 
 def stratified_split(
-    labels: NDArray[np.int64], validation_size: float, seed: int
+    labels: NDArray[np.int64], validation_size: float, seed: int, name: str = "validation_size"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices for training and for validation, the latter with equally many of each class, or,
     if `validation_size` is below 1, with that share of each class: one image at least, if it has
@@ -103,13 +103,12 @@ def stratified_split(
         share, rest = divmod(validation_size, len(classes))
         if validation_size < 0 or rest:
             raise ValueError(
-                f"validation_size must be a share of each class, or a multiple of {len(classes)} "
+                f"data.{name} must be a share of each class, or a multiple of {len(classes)} "
                 f"classes, got {validation_size}"
             )
         if share > counts.min():
             raise ValueError(
-                f"validation_size={validation_size} takes {share:g} per class, one has "
-                f"{counts.min()}"
+                f"data.{name}={validation_size:g} takes {share:g} per class, one has {counts.min()}"
             )
         shares = np.full(len(classes), int(share))
     random = np.random.Generator(np.random.PCG64(seed))

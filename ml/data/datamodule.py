@@ -294,7 +294,9 @@ class ImageData(lightning.LightningDataModule, ABC):
             pixels, labels = checked_part(self, "train")
             train, validation = self.divide(labels)
             if self.train_size is not None:
-                _, chosen = stratified_split(labels[train], self.train_size, self.seed)
+                _, chosen = stratified_split(
+                    labels[train], self.train_size, self.seed, "train_size"
+                )
                 train = train[chosen]
             if len(train) < self.batch_size:
                 raise ValueError(

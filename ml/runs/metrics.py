@@ -19,13 +19,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 Row = TypeVar("Row", bound=Mapping[str, float])
-_DIRECTIONS = {"accuracy": "max", "loss": "min", "macro_f1": "max"}
+DIRECTIONS = {"accuracy": "max", "loss": "min", "macro_f1": "max"}
 
 
 def direction(metric: str, otherwise: str | None = None) -> str | None:
     """``min`` or ``max``, whichever is better, by the last part of a metric's name, as in
     ``val/loss``; for a metric that is not ours, `otherwise`."""
-    return _DIRECTIONS.get(metric.rpartition("/")[2], otherwise)
+    return DIRECTIONS.get(metric.rpartition("/")[2], otherwise)
 
 
 def best_row(rows: Sequence[Row], cfg: DictConfig) -> Row:

@@ -25,7 +25,7 @@ from common.lightning import (
 )
 from common.terminal import Progress
 from ml.runs.folder import RunFolder
-from ml.training.config import DivergedError
+from ml.training.config import ConfigError, DivergedError
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -136,6 +136,10 @@ class MetricsLog(lightning.Callback):
         )
         self._write(trainer)
         monitor: Any = getattr(trainer.checkpoint_callback, "monitor", None)
+        if monitor is not None and monitor not in metrics:
+            raise ConfigError(
+                f"monitor={monitor}: expected a metric that is logged, of {', '.join(metrics)}"
+            )
         if not math.isfinite(metrics.get(monitor, 0.0)):
             raise DivergedError(
                 f"monitor={monitor} is {metrics[monitor]} after epoch {trainer.current_epoch + 1}: "

@@ -1,6 +1,7 @@
 """The typed schema of the configuration: unknown keys and wrong types are refused before anything
 starts."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ml.runs.folder import run_config
-from ml.runs.metrics import direction
+from ml.runs.metrics import DIRECTIONS, direction
 
 CONFIGS = Path(__file__).absolute().parents[2] / "configs"
 # configs/preset, cheapest first
@@ -536,6 +537,25 @@ def check_values(cfg: DictConfig) -> None:
         "data.sampler": (_SAMPLERS.__contains__, f"of {', '.join(_SAMPLERS)}"),
         "schedule": (_SCHEDULES.__contains__, f"of {', '.join(_SCHEDULES)}"),
         "trainer.precision": (_PRECISIONS.__contains__, f"of {', '.join(_PRECISIONS)}"),
+        **{
+            f"optimizer.{name}": (lambda value: 0 < value < math.inf, "above 0")
+            for name in ("lr", "filter_lr", "bias_lr", "head_lr")
+        },
+        **{
+            f"optimizer.{name}": (lambda value: 0 <= value < 1, "in [0, 1)")
+            for name in ("momentum", "filter_momentum")
+        },
+        "optimizer.betas": (lambda value: all(0 <= beta < 1 for beta in value), "in [0, 1)"),
+        "optimizer.weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
+        **{
+            f"network.{name}": (_are_counts, "such as [2,2,2]: above 0, one for each group")
+            for name in ("widths", "depths")
+        },
+        "network.logit_scale": (lambda value: 0 < value < math.inf, "above 0"),
+        "data.image_size": (_is_size, "such as 64, or [height,width]: whole pixels"),
+        "data.memory_gib": (lambda value: value >= 0, "at least 0"),
+        "data.max_pixels": (lambda value: value >= 1, "at least 1"),
+        "data.train_size": (lambda value: value > 0, "above 0, or null: all"),
         "optimizer.orthogonalise_in": (
             _DTYPES.__contains__,
             f"of {', '.join(_DTYPES)}",
@@ -580,15 +600,29 @@ def check_values(cfg: DictConfig) -> None:
         )
 
 
+def _are_counts(value: Any) -> bool:
+    """Of a network of somebody's own they may be of any other kind."""
+    if not OmegaConf.is_list(value):
+        return True
+    return len(value) > 0 and all(not isinstance(count, int) or count >= 1 for count in value)
+
+
+def _is_size(value: Any) -> bool:
+    edges = value if OmegaConf.is_list(value) else [value, value]
+    return len(edges) == 2 and all(type(edge) is int and edge >= 1 for edge in edges)
+
+
 def _check_direction(cfg: DictConfig, key: str) -> None:
     """Refuses to keep the worst epoch, or to guess which one is."""
     metric, mode = OmegaConf.select(cfg, f"{key}.monitor"), OmegaConf.select(cfg, f"{key}.mode")
     if metric is None:
         return
     if mode is None:
+        near = get_close_matches(metric, _METRICS, 1)
+        meant = f"did you mean {near[0]}? Of a metric of your own" if near else "of your own metric"
         raise ConfigError(
-            f"monitor={metric}: whether it shall rise or fall is not known by its name, say "
-            f"{key}.mode=max or {key}.mode=min"
+            f"monitor={metric}: expected one of {', '.join(_METRICS)}; {meant}, say whether it "
+            f"shall rise or fall: {key}.mode=max or {key}.mode=min"
         )
     if mode != (wanted := direction(metric, mode)):
         raise ConfigError(f"{key}.mode={mode}: expected {wanted} for monitor={metric}")
@@ -614,6 +648,7 @@ def is_fast_dev_run(cfg: DictConfig) -> bool:
     return bool(cfg.trainer.get("fast_dev_run"))
 
 
+_METRICS = tuple(f"{part}/{name}" for part in ("val", "train") for name in DIRECTIONS)
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}

@@ -99,8 +99,8 @@ def _assemble(
     """Data, module and trainer as the configuration names them; torchrun takes the place of
     ``ranks`` where it started the process."""
     quiet_lightning()
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     check_values(cfg)
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     nodes = cfg.trainer.get("num_nodes", 1)
     if nodes > 1 and not is_started_by_torchrun():
         raise ConfigError(f"trainer.num_nodes={nodes}: start it by torchrun on each machine")

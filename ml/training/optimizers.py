@@ -139,7 +139,7 @@ def sgd(
 ) -> torch.optim.SGD:
     """The usual baseline: Nesterov momentum; groups as of `by_layer`."""
     groups = by_layer(network, lr, weight_decay, layer_lr or {})
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
 def adamw(
@@ -151,6 +151,8 @@ def adamw(
     layer_lr: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
     """PyTorch's AdamW; groups as of `by_layer`."""
+    if len(betas) != 2:
+        raise ValueError(f"optimizer.betas={list(betas)}: expected two numbers in [0, 1)")
     first, second = betas
     groups = by_layer(network, lr, weight_decay, layer_lr or {})
     return torch.optim.AdamW(groups, lr=lr, betas=(first, second))

@@ -95,6 +95,48 @@ def test_early_stopping_by_another_metric_follows_that_one() -> None:
     assert cfg.callbacks.early_stopping.mode == "min"
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimizer.head_lr=0", "above 0"),
+        ("optimizer.filter_lr=nan", "above 0"),
+        ("optimizer.bias_lr=-1", "above 0"),
+        ("optimizer.filter_lr=inf", "above 0"),
+        ("optimizer.momentum=2", r"in \[0, 1\)"),
+        ("optimizer.weight_decay=-1", "at least 0"),
+        ("network.widths=[]", "one for each group"),
+        ("network.depths=[0,2,2]", "one for each group"),
+        ("network.logit_scale=nan", "above 0"),
+        ("data.train_size=-1", "above 0"),
+        ("monitor=val/acc", "did you mean val/accuracy"),
+    ],
+)
+def test_a_number_that_no_training_can_use_is_refused(override: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{override.split('=')[0]}=.*{expected}"):
+        check_values(_compose(override))
+
+
+@pytest.mark.parametrize("size", ["0", "[8]", "[8,8,8]", "x", "8.5", "[8,0]"])
+def test_an_image_size_that_is_none_is_refused(size: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.image_size=.*\[height,width\]"):
+        check_values(_compose("data=folder", "data.folder=photos", f"data.image_size={size}"))
+
+
+@pytest.mark.parametrize("size", ["8", "[8,12]"])
+def test_an_image_size_is_an_edge_or_two(size: str) -> None:
+    check_values(_compose("data=folder", "data.folder=photos", f"data.image_size={size}"))
+
+
+def test_sgd_without_momentum_is_plain_and_two_betas_are_two() -> None:
+    network = instantiate(_compose("network.widths=[8,8,8]").network, classes=2)
+    plain = _compose("optimizer=sgd", "optimizer.momentum=0")
+    check_values(plain)
+    assert instantiate(plain.optimizer)(network).defaults["nesterov"] is False
+    lone = _compose("optimizer=adamw", "optimizer.betas=[0.9]")
+    with pytest.raises(ValueError, match=r"betas=\[0\.9\]: expected two numbers"):
+        instantiate(lone.optimizer)(network)
+
+
 def test_the_direction_of_an_own_metric_is_said_once() -> None:
     with pytest.raises(ConfigError, match=r"callbacks\.checkpoint\.mode=max or"):
         check_values(_compose("monitor=own/error"))
