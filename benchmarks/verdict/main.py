@@ -1,8 +1,9 @@
 """Measures the verdict engine on simulated releases: false rollbacks, power and delay.
 
 Every release is a canary as an environment's settings have it, judged at each look until it is
-rolled back, promoted, or out of time. Golden images are what the bundled model really answers on
-the CIFAR-10 test images. Writes a table, JSON and a plot.
+rolled back, promoted, or out of time. Golden images are what the bundled model as it is served,
+in INT8, really answers on the CIFAR-10 test images. Writes a table, JSON and a plot; JSON after
+each kind, from which --resume goes on.
 
   bazel run //infra/release/verdict:simulate    # 10,000 releases of each kind, by the rules of prod
   bazel run //infra/release/verdict:simulate -- --releases 200                 # a quick look
@@ -14,7 +15,9 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import msgspec
@@ -28,7 +31,7 @@ from common.figures import BLUE, RED, STYLE, new_figure, to_png
 from common.files import user_path, write_whole
 from common.terminal import Progress, terminal
 from infra.release.errors import ReleaseError
-from infra.release.settings import read_settings
+from infra.release.settings import Settings, read_settings
 from infra.release.verdict.policy import profile_policy
 from ml.data.cifar10 import DatasetError, locate
 
@@ -63,20 +66,22 @@ def draw_rates(outcomes: Sequence[Outcome], stated: float) -> bytes:
     return to_png(figure)
 
 
-MODEL = Path(__file__).parents[2] / "ml" / "bundled" / "model.onnx"
+MODEL = Path(__file__).parents[2] / "ml" / "bundled" / "model.int8.onnx"
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
     """Answer, draw, judge, print, write; returns the exit code."""
     options = _options().parse_args(arguments)
     config = user_path(options.config) if options.config else None
+    folder = user_path(options.out)
     try:
         settings = read_settings(options.env, config)
         plan = plan_of(settings)
         with Progress("answering the golden images", options.images, console=console) as progress:
             golden = _golden(options, progress)
-            outcomes = []
-            for scenario in SCENARIOS:
+            facts = _facts(options, settings, golden)
+            outcomes = _resumed(folder, facts, options.releases) if options.resume else []
+            for scenario in SCENARIOS[len(outcomes) :]:
                 progress.begin(scenario.name, options.releases)
                 outcomes.append(
                     simulate(
@@ -90,18 +95,11 @@ def main(arguments: Sequence[str], console: Console) -> int:
                         progress.advance,
                     )
                 )
+                _write(outcomes, facts, folder)
         stated = profile_policy("same model", settings.verdict).false_alarm_rate
         _show(outcomes, stated, len(plan.shares), console)
-        facts: dict[str, object] = {
-            "settings": msgspec.to_builtins(settings),
-            "requests_a_minute": options.rate,
-            "seed": options.seed,
-        }
-        facts["golden"] = {
-            "images": len(golden.labels),
-            "accuracy": float((golden.labels == golden.predictions).mean()),
-        }
-        for path in _write(outcomes, facts, stated, user_path(options.out)):
+        write_whole(folder / "verdict.png", draw_rates(outcomes, stated))
+        for path in (folder / "verdict.json", folder / "verdict.png"):
             console.print(str(path), highlight=False, soft_wrap=True)
     except (DatasetError, OSError, ReleaseError, ValueError) as exc:
         console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
@@ -153,16 +151,50 @@ def _show(outcomes: Sequence[Outcome], stated: float, looks: int, console: Conso
     )
 
 
-def _write(
-    outcomes: Sequence[Outcome], facts: dict[str, object], stated: float, folder: Path
-) -> list[Path]:
+def _facts(options: argparse.Namespace, settings: Settings, golden: Golden) -> dict[str, object]:
+    """What the outcomes depend on, beside the code."""
+    return {
+        "settings": msgspec.to_builtins(settings),
+        "requests_a_minute": options.rate,
+        "seed": options.seed,
+        "golden": {
+            "images": len(golden.labels),
+            "accuracy": float((golden.labels == golden.predictions).mean()),
+        },
+    }
+
+
+def _write(outcomes: Sequence[Outcome], facts: dict[str, object], folder: Path) -> None:
     document = facts | {
         "outcomes": [asdict(one) | {"interval": one.interval} for one in outcomes],
     }
     text = json.dumps(document, indent=1).replace("Infinity", "null")
     write_whole(folder / "verdict.json", text + "\n")
-    write_whole(folder / "verdict.png", draw_rates(outcomes, stated))
-    return [folder / "verdict.json", folder / "verdict.png"]
+
+
+def _resumed(folder: Path, facts: dict[str, object], releases: int) -> list[Outcome]:
+    """Outcomes that an earlier run wrote; of kinds in our order, as far as they are complete.
+
+    Raises:
+        ValueError: it was made by other settings.
+    """
+    path = folder / "verdict.json"
+    if not path.exists():
+        return []
+    document = json.loads(path.read_bytes())
+    rows = document.pop("outcomes")
+    if document != json.loads(json.dumps(facts)) or {row["releases"] for row in rows} - {releases}:
+        raise ValueError(f"{path} is of other settings than these: leave out --resume")
+    names = [scenario.name for scenario in SCENARIOS]
+    if [row["scenario"] for row in rows] != names[: len(rows)]:
+        raise ValueError(f"{path} is of other kinds of releases: leave out --resume")
+    return [_outcome(row) for row in rows]
+
+
+def _outcome(row: dict[str, Any]) -> Outcome:
+    numbers = ("candidate_requests", "golden_images")
+    finite = {name: inf if row[name] is None else row[name] for name in numbers}
+    return Outcome(**{name: value for name, value in row.items() if name != "interval"} | finite)
 
 
 def _count(text: str) -> int:
@@ -192,6 +224,9 @@ def _options() -> argparse.ArgumentParser:
         "--config", metavar="FILE", help="TOML file of settings in place of --env's"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the kinds that --out holds already"
+    )
     parser.add_argument("--out", default="verdict-simulation", help="folder (%(default)s)")
     return parser
 

@@ -1,20 +1,28 @@
 """Outcomes of simulated releases: how many are rolled back, how soon, and by which test."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from math import inf, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.verdict.releases import Golden, Plan, Scenario, draw
 from common.betting import Floats
+from common.model.drift import MERGED_BELOW
 from infra.release.verdict import measures
-from infra.release.verdict.engine import PredictionShift, prediction_shift, signal_counts
+from infra.release.verdict.engine import (
+    PredictionShift,
+    SignalCounts,
+    prediction_shift,
+    signal_counts,
+)
 from infra.release.verdict.measures import EvidenceArrays
 from infra.release.verdict.policy import CHECKS, Policy
 
-CHUNK = 250  # releases at once: what they need stays in a few hundred megabytes
+CHUNK = 250  # releases drawn at once
+JUDGED = 50  # releases judged at once: what they need stays small
 Truths = NDArray[np.bool_]
 
 
@@ -70,7 +78,10 @@ def simulate(
     for start in range(0, releases, CHUNK):
         count = min(CHUNK, releases - start)
         arrays = draw(scenario, golden, count, plan, a_minute, random)
-        ends.append(_ends(judge_all(arrays, policy), arrays, policy, plan))
+        for first in range(0, count, JUDGED):
+            rows = np.arange(first, min(first + JUDGED, count))
+            some = part(arrays, rows, len(plan.shares))
+            ends.append(ends_of(some, policy, plan, scenario.harmless))
         progress(count)
     back, fine, reasons, requests, images = (
         np.concatenate(of, -1) for of in zip(*ends, strict=True)
@@ -96,7 +107,6 @@ def judge_all(arrays: EvidenceArrays, policy: Policy) -> Judged:
         for measure in (
             measures.errors,
             measures.refusals,
-            measures.latency,
             measures.accuracy,
             measures.disagreement,
             measures.memory,
@@ -105,6 +115,9 @@ def judge_all(arrays: EvidenceArrays, policy: Policy) -> Judged:
     ]
     found.append(measures.log_content(arrays))
     harmful, safe = [one.harmful for one in found], [one.safe for one in found]
+    slow = _latency(arrays, policy)
+    harmful.insert(CHECKS.index("latency"), slow[0])
+    safe.insert(CHECKS.index("latency"), slow[1])
     for truths in _predictions(arrays, policy):
         harmful.append(truths[0])
         safe.append(truths[1])
@@ -114,15 +127,32 @@ def judge_all(arrays: EvidenceArrays, policy: Policy) -> Judged:
     return Judged(np.stack(harmful), np.stack(safe))
 
 
+def _latency(arrays: EvidenceArrays, policy: Policy) -> tuple[Truths, Truths]:
+    """Harmful, and safe. The odds take most of the time, and matter only until a release is
+    last seen slower than is tolerated."""
+    size = measures.latency_size(arrays)
+    slow = size >= policy.tolerated_latency_ratio
+    harmful, windows = np.zeros_like(slow), size.shape[1]
+    last = np.where(slow.any(1), windows - np.argmax(slow[:, ::-1], 1), 0)
+    for windows in np.unique(last[last > 0]):
+        rows = np.flatnonzero(last == windows)
+        found = measures.latency(part(arrays, rows, windows), policy)
+        harmful[rows, :windows] = found.harmful
+    kept = measures.latency_safety(arrays, policy) >= np.log(policy.odds_of_safety)
+    return harmful, kept & ~harmful
+
+
 def _predictions(arrays: EvidenceArrays, policy: Policy) -> NDArray[np.bool_]:
     """(2, 2, R, W) Class mix and confidence: whether harmful, whether safe."""
     classes, confidence = signal_counts(arrays, "classes"), signal_counts(arrays, "confidence")
     truths = np.zeros((2, 2, *classes.size.shape), np.bool_)
     quiet = np.broadcast_to(measures.is_quiet(arrays, policy), classes.size.shape)
-    for release, window in np.ndindex(classes.size.shape):
+    alike = _alike(classes, confidence, policy)
+    truths[:, 1, alike] = True
+    for release, window in np.argwhere(~alike):
         place = (release, window)
         found: PredictionShift = prediction_shift(
-            classes.at(place), confidence.at(place), policy, window + 1
+            classes.at(place), confidence.at(place), policy, int(window) + 1
         )
         for kind, (statistic, limit) in enumerate(
             [
@@ -138,22 +168,86 @@ def _predictions(arrays: EvidenceArrays, policy: Policy) -> NDArray[np.bool_]:
     return truths
 
 
+def _alike(classes: SignalCounts, confidence: SignalCounts, policy: Policy) -> Truths:
+    """(R, W) Where both statistics, all at once, are clearly below what could be called a shift.
+
+    Where bins are too rare to stand alone, or predictions too few, it is left to the judge.
+    """
+    images = np.minimum.reduce(
+        [classes.live.sum(-1), classes.size, confidence.live.sum(-1), confidence.size]
+    )
+    alone = (classes.shares * classes.live.sum(-1, keepdims=True) > 1.01 * MERGED_BELOW).all(-1)
+    ones = classes.live + 1, classes.shares * np.round(classes.size)[..., None] + 1
+    p, q = (counts / counts.sum(-1, keepdims=True) for counts in ones)
+    psi = ((p - q) * np.log(p / q)).sum(-1)
+    seen, expected = np.cumsum(confidence.live, -1), np.cumsum(confidence.shares, -1)
+    total = np.maximum(seen[..., -1:], 1)
+    ks = np.abs(seen / total - expected).max(-1)
+    small = (psi < 0.99 * policy.harmful_class_mix_psi) & (ks < 0.99 * policy.harmful_confidence_ks)
+    alike: Truths = small & alone & (images >= policy.fewest_images)
+    return alike
+
+
 _Ends = tuple[NDArray[np.int64], NDArray[np.int64], Truths, Floats, Floats]
 
 
-def _ends(judged: Judged, arrays: EvidenceArrays, policy: Policy, plan: Plan) -> _Ends:
+def ends_of(arrays: EvidenceArrays, policy: Policy, plan: Plan, harmless: bool) -> _Ends:
     """When each release is rolled back and when it is promoted, the number of windows for never;
-    then the checks (C, R), candidate requests and golden images of the roll back."""
+    then the checks (C, R), candidate requests and golden images of the roll back.
+
+    What a test says after a window depends on nothing later, so releases are judged on their first
+    windows and only those that have not ended on more of them.
+
+    Args:
+        harmless: how they are expected to end; only the time that it takes depends on it.
+    """
+    windows, releases = len(plan.shares), arrays.golden.shape[0]
+    early = () if harmless else (2, plan.promoted_from // 3)
+    looks = sorted({*early, plan.promoted_from + 1, windows} - {0})
+    back, fine = np.full((2, releases), windows)
+    reasons = np.zeros((len(CHECKS), releases), np.bool_)
+    open_ = np.arange(releases)
+    for look in looks:
+        judged = judge_all(part(arrays, open_, look), policy)
+        of = _ends(judged, policy, plan)
+        ended = np.minimum(*of) < look
+        rows = open_[ended]
+        back[rows], fine[rows] = (np.where(end < look, end, windows)[ended] for end in of)
+        at = np.minimum(of[0], look - 1)
+        reasons[:, rows] = judged.harmful[:, np.arange(len(at)), at][:, ended]
+        open_ = open_[~ended]
+        if not len(open_):
+            break
+    at, rows = np.minimum(back, windows - 1), np.arange(releases)
+    requests = np.broadcast_to(np.cumsum(arrays.candidate.requests, -1), (releases, windows))
+    images = np.cumsum(arrays.golden.sum(-1), -1)
+    return back, fine, reasons, requests[rows, at], images[rows, at]
+
+
+def part(arrays: Any, rows: NDArray[np.int64], windows: int) -> Any:
+    """Some releases of EvidenceArrays, and their first windows; an axis of one stands for all."""
+    if is_dataclass(arrays) and not isinstance(arrays, type):
+        kept = {one.name: getattr(arrays, one.name) for one in fields(arrays)}
+        return replace(
+            arrays,
+            **{k: v if k == "edges" else part(v, rows, windows) for k, v in kept.items()},
+        )
+    if isinstance(arrays, tuple):
+        return tuple(part(one, rows, windows) for one in arrays)
+    if arrays is None:
+        return None
+    return (arrays if len(arrays) == 1 else arrays[rows])[:, :windows]
+
+
+def _ends(
+    judged: Judged, policy: Policy, plan: Plan
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(R,) First window of each release that rolls back, and that promotes."""
     acting = [place for place, name in enumerate(CHECKS) if name not in policy.informing]
     required = [CHECKS.index(name) for name in policy.required]
     fine = np.all(judged.safe[required], axis=0)
     fine[:, : plan.promoted_from] = False
-    back, windows = _first(np.any(judged.harmful[acting], axis=0)), fine.shape[1]
-    at = np.minimum(back, windows - 1)
-    rows = np.arange(len(back))
-    requests = np.broadcast_to(np.cumsum(arrays.candidate.requests, -1), fine.shape)
-    images = np.cumsum(arrays.golden.sum(-1), -1)
-    return back, _first(fine), judged.harmful[:, rows, at], requests[rows, at], images[rows, at]
+    return _first(np.any(judged.harmful[acting], axis=0)), _first(fine)
 
 
 def _first(truths: Truths) -> NDArray[np.int64]:

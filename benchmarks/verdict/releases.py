@@ -1,6 +1,6 @@
 """Simulated releases: harmless and harmful scenarios, and random counts drawn from them.
 
-Golden images are answered by a real model, once; the scenarios change these answers.
+Golden images are answered by the model that is served, once; the scenarios change these answers.
 """
 
 from collections.abc import Callable
@@ -121,6 +121,7 @@ class Scenario:
     mislabelled: bool = False  # each class answers with the next one's name
     storm: bool = False  # both arms fail 5 % and answer twice as slowly in windows 7 to 9
     a_minute: float | None = None  # requests of both arms; None for the usual traffic
+    burst: float = 1.0  # times as many requests, and all twice as slow, in every fifth window
     growing: float = 0.002  # share of calls that leave more memory behind
     slower_start: float = 1.0  # all cold starts
     secrets: float = 0.0  # share of its lines that hold a key or an image
@@ -144,6 +145,8 @@ SCENARIOS = (
     ),
     Scenario("same model, 1 request a minute", harmless=True, **_QUIET),
     Scenario("retrained, 10 % changed, 1 request a minute", harmless=True, changed=0.1, **_QUIET),
+    Scenario("same model, no caller at all", harmless=True, profile="low traffic", a_minute=0.0),
+    Scenario("same model, bursts of 100 times 30 a minute", harmless=True, a_minute=30, burst=100),
     *(Scenario(f"{k} % of accuracy lost, same model damaged", lost=k / 100) for k in (1, 2, 5)),
     Scenario("same model, 1 % of answers labelled", harmless=True, labelled=0.01),
     Scenario(
@@ -158,6 +161,13 @@ SCENARIOS = (
         "10 points worse where golden images do not tell, 10 % labelled",
         labelled=0.1,
         more_wrong=0.1,
+    ),
+    Scenario(
+        "retrained, 20 points worse where golden images do not tell, 3 % labelled",
+        changed=0.1,
+        labelled=0.03,
+        more_wrong=0.2,
+        **_RETRAINED,
     ),
     *(
         Scenario(f"{k} % of accuracy lost, retrained", lost=k / 100, changed=0.1, **_RETRAINED)
@@ -184,7 +194,7 @@ SCENARIOS = (
 
 def bucket_shares(scenario: Scenario, window: int, *, candidate: bool) -> Floats:
     """(E + 1,) Share of answers in each latency bucket."""
-    factor = 2.0 if is_storm(scenario, window) else 1.0
+    factor = 2.0 if is_storm(scenario, window) or is_burst(scenario, window) else 1.0
     if not candidate:
         return _log_normal(MEDIAN_S * factor)
     usual = MEDIAN_S * factor * scenario.slower
@@ -202,6 +212,11 @@ def error_rates(scenario: Scenario, window: int) -> tuple[float, float]:
 def is_storm(scenario: Scenario, window: int) -> bool:
     """Whether something outside hits both arms."""
     return scenario.storm and 6 <= window <= 8
+
+
+def is_burst(scenario: Scenario, window: int) -> bool:
+    """Whether callers come all at once."""
+    return scenario.burst > 1 and window % 5 == 3
 
 
 def p99_ratio(scenario: Scenario) -> float:
@@ -245,7 +260,10 @@ def draw(
     Args:
         a_minute: the usual traffic, requests of both arms.
     """
-    asked = (scenario.a_minute or a_minute) * plan.look_s / 60
+    usual = a_minute if scenario.a_minute is None else scenario.a_minute
+    windows = range(len(plan.shares))
+    many = [scenario.burst if is_burst(scenario, window) else 1 for window in windows]
+    asked = np.array(many) * usual * plan.look_s / 60
     replay = _replay(scenario, golden, releases, plan, random)
     calls = replay.sum(-1)
     arms: dict[str, ArmArrays] = {}
@@ -256,7 +274,7 @@ def draw(
         # Where there is much traffic all releases have the same, which saves the judge much work.
         expected = asked * share
         requests = np.round(expected)[None].astype(np.int64)
-        if asked < _MUCH:
+        if asked.min() < _MUCH:
             requests = random.poisson(expected, (releases, len(expected)))
         parts = (scenario, golden, releases, random)
         of_callers = _arm(*parts, requests, is_candidate=is_candidate)
@@ -373,30 +391,35 @@ def _replay(
     """(R, W, 5) Every release sends the golden images in an order of its own through both versions.
 
     The candidate's answers are stable's, but for images drawn at random: right ones that turn wrong
-    and wrong ones that turn right, so many that `lost` is lost on balance.
+    and wrong ones that turn right, so many that `lost` is lost on balance. In a random order the
+    kinds of images in a window are drawn without replacement from those that are left.
     """
-    images, windows = len(golden.labels), len(plan.shares)
+    windows = len(plan.shares)
     churn = scenario.changed / 2
     right = golden.predictions == golden.labels
     accuracy = right.mean()
-    spoiled = min(1.0, (churn + scenario.lost) / accuracy)
-    mended = min(1.0, churn / max(1 - accuracy, 1e-9))
-    order = np.argsort(random.random((releases, images), dtype=np.float32), 1)
-    stable = right[order]
-    luck = random.random((releases, images), dtype=np.float32)
     if scenario.mislabelled:
-        candidate = (((golden.predictions + 1) % 10) == golden.labels)[order]
-        apart = np.ones_like(stable)
+        kept = (golden.predictions + 1) % 10 == golden.labels
+        both_wrong = int((~right & ~kept).sum())
+        kinds = [(right & kept).sum(), (right & ~kept).sum(), (~right & kept).sum(), 0, both_wrong]
+        left = np.tile(np.array(kinds, np.int64), (releases, 1))
     else:
-        candidate = np.where(stable, luck >= spoiled, luck < mended)
-        apart = np.zeros_like(stable)
-    kinds = [
-        stable & candidate,
-        stable & ~candidate,
-        ~stable & candidate,
-        ~stable & ~candidate & ~apart,
-        ~stable & ~candidate & apart,
-    ]
-    ends = np.minimum(np.arange(1, windows + 1) * plan.golden, images)
-    totals = [np.cumsum(kind, 1, dtype=np.int32)[:, ends - 1] for kind in kinds]
-    return np.diff(np.stack(totals, -1), axis=1, prepend=0).astype(np.float64)
+        spoiled = min(1.0, (churn + scenario.lost) / accuracy)
+        mended = min(1.0, churn / max(1 - accuracy, 1e-9))
+        lost = random.binomial(right.sum(), spoiled, releases)
+        won = random.binomial((~right).sum(), mended, releases)
+        none = np.zeros_like(lost)
+        left = np.stack([right.sum() - lost, lost, won, (~right).sum() - won, none], -1)
+    return np.stack([_drawn(left, plan.golden, random) for _ in range(windows)], 1)
+
+
+def _drawn(left: NDArray[np.int64], images: int, random: np.random.Generator) -> Floats:
+    """(R, 5) That many images of those that are left, which loses them; all, where fewer are."""
+    still = np.minimum(images, left.sum(-1))
+    drawn = np.zeros_like(left)
+    for kind in range(left.shape[1]):
+        others = left[:, kind + 1 :].sum(-1)
+        drawn[:, kind] = random.hypergeometric(left[:, kind], others, still)
+        still = still - drawn[:, kind]
+    left -= drawn
+    return drawn.astype(np.float64)

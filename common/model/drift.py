@@ -70,7 +70,7 @@ def _inverse(tail: Callable[[float], float], level: float) -> float:
 
 CLASSES = "predicted_class"  # signal of the predicted class, beside those of the reference
 Verdict = Literal["drift", "no drift", "too little evidence"]
-_PER_BIN = 10  # with fewer expected, bins are merged: PSI's chi-square limit fails
+MERGED_BELOW = 10  # with fewer expected, bins are merged: PSI's chi-square limit fails
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def _psi(
     name: str, counts: Sequence[int], shares: Sequence[float], size: int, level: float, floor: float
 ) -> Statistic:
     images = sum(counts)
-    live, expected = _merged(counts, shares, _PER_BIN / images, ordered=name != CLASSES)
+    live, expected = _merged(counts, shares, MERGED_BELOW / images, ordered=name != CLASSES)
     value = psi(live, [share * size for share in expected])
     noise, freedom = 1 / images + 1 / size, len(live) - 1
     chance = noise * chi_square_quantile(level, freedom)

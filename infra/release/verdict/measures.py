@@ -249,10 +249,8 @@ def latency(arrays: EvidenceArrays, policy: Policy) -> Measure:
     candidate's requests are slower than the harmful multiple of stable's p99, and so for the p50.
     Callers' requests and the calls of the replay are told apart as for errors.
     """
-    traffic, replayed = _latency(arrays, policy), _latency(replay_alone(arrays), policy)
-    odds = _both_odds(arrays, traffic[0], replayed[0])
-    size = _larger(arrays, traffic[2], replayed[2])
-    safety = np.where(is_quiet(arrays, policy), np.maximum(traffic[1], replayed[1]), traffic[1])
+    odds = _both_odds(arrays, _latency_odds(arrays), _latency_odds(replay_alone(arrays)))
+    size, safety = latency_size(arrays), latency_safety(arrays, policy)
     harmful = (odds >= np.log(policy.odds_of_harm("latency"))) & (
         size >= policy.tolerated_latency_ratio
     )
@@ -265,22 +263,42 @@ def replay_alone(arrays: EvidenceArrays) -> EvidenceArrays:
     return replace(arrays, stable=arrays.replay_stable, candidate=arrays.replay_candidate)
 
 
-def _latency(arrays: EvidenceArrays, policy: Policy) -> tuple[Floats, Floats, Floats]:
-    """Odds of harm and of safety, and the size, by callers' requests."""
+def latency_size(arrays: EvidenceArrays) -> Floats:
+    """(..., W) The larger of the worst ratios, of callers' requests and of the replay's calls."""
+    return _larger(arrays, _worst_ratio(arrays), _worst_ratio(replay_alone(arrays)))
+
+
+def _worst_ratio(arrays: EvidenceArrays) -> Floats:
+    seen, expected = if_stable(arrays, "latency")
+    return np.maximum(
+        *(
+            quantile(seen, arrays.edges, q) / np.maximum(quantile(expected, arrays.edges, q), 1e-9)
+            for q in QUANTILES
+        )
+    )
+
+
+def latency_safety(arrays: EvidenceArrays, policy: Policy) -> Floats:
+    """(..., W) Odds, as a logarithm, that both quantiles are below their limits: by callers alone,
+    or by the replay while callers are few."""
+    traffic, replayed = (
+        np.minimum(
+            *(
+                betting.log_odds(latency_counts(one, policy, q), SHARE, 1 - q, "below")
+                for q in QUANTILES
+            )
+        )
+        for one in (arrays, replay_alone(arrays))
+    )
+    return np.where(is_quiet(arrays, policy), np.maximum(traffic, replayed), traffic)
+
+
+def _latency_odds(arrays: EvidenceArrays) -> Floats:
+    """(..., W) Odds of harm, as a logarithm, by callers' requests: the mean of all edges'."""
     of = [arm.latency.sum(-1)[..., None, :] for arm in (arrays.stable, arrays.candidate)]
     slower = [_slower(arm.latency) for arm in (arrays.stable, arrays.candidate)]
     at_edges = betting.two_arm_log_odds(slower[0], of[0], slower[1], of[1])
-    odds = betting.log_mean_exp(np.moveaxis(at_edges, -2, -1))
-    seen, expected = if_stable(arrays, "latency")
-    ratios = [
-        quantile(seen, arrays.edges, q) / np.maximum(quantile(expected, arrays.edges, q), 1e-9)
-        for q in QUANTILES
-    ]
-    safeties = [
-        betting.log_odds(latency_counts(arrays, policy, q), SHARE, 1 - q, "below")
-        for q in QUANTILES
-    ]
-    return odds, np.minimum(*safeties), np.maximum(*ratios)
+    return betting.log_mean_exp(np.moveaxis(at_edges, -2, -1))
 
 
 def latency_limit(arrays: EvidenceArrays, policy: Policy, q: float) -> Any:
