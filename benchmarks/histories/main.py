@@ -4,12 +4,13 @@ Two or three managers deploy and roll back one environment, on clocks up to ten 
 replies are lost, 503s come, calls do not go through, and processes are killed. Then one more goes
 on without faults. What must hold is checked with each move of the alias, and at the end.
 
-  python -m benchmarks.histories.main --histories 10000
+  python -m benchmarks.histories.main --histories 10000 --out histories.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import threading
@@ -18,8 +19,9 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -28,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.histories.cloud import Actor, Evidence, Faults, Turns, World
+from common.files import user_path, write_whole
 from common.objects import Stored
 from common.terminal import Progress, terminal
 from infra.release.aws.function import LambdaFunction
@@ -351,6 +354,45 @@ def _demand_end(world: World, records: Sequence[Record]) -> None:
 # --- The program ---
 
 
+@dataclass
+class Tally:
+    """What became of the histories of the seeds from `first` to below `next`."""
+
+    first: int
+    next: int
+    results: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    moves: int = 0
+    broken: list[str] = field(default_factory=list)
+    took_s: float = 0.0
+
+    def run_next(self) -> None:
+        """Runs the history of one more seed."""
+        begin = time.monotonic()
+        try:
+            history = run_history(self.next)
+        except Broken as exc:
+            self.broken.append(str(exc))
+        else:
+            self.results.update(r for some in history.results for r in some.split(", "))
+            self.kinds.update(history.records)
+            self.moves += history.moves
+        self.next += 1
+        self.took_s += time.monotonic() - begin
+
+
+def _tally(first: int, file: Path | None) -> Tally:
+    """What an earlier run left in the file, to go on from; else nothing yet."""
+    if file is None or not file.exists():
+        return Tally(first, first)
+    known = json.loads(file.read_bytes())
+    counts = {name: Counter(known.pop(name)) for name in ("results", "kinds")}
+    found = Tally(**known, **counts)
+    if found.first != first:
+        raise ValueError(f"{file} begins with seed {found.first}, not {first}: name another file")
+    return found
+
+
 def main(arguments: Sequence[str], console: Console) -> int:
     """Runs histories, prints what became of them; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -360,31 +402,40 @@ def main(arguments: Sequence[str], console: Console) -> int:
     )
     parser.add_argument("--histories", type=int, default=1000, metavar="N", help="(%(default)s)")
     parser.add_argument("--from", type=int, default=0, metavar="SEED", dest="first", help="(0)")
+    parser.add_argument("--out", metavar="FILE", help="JSON; a run that was ended goes on from it")
     options = parser.parse_args(arguments)
-    results, kinds, broken = Counter[str](), Counter[str](), list[str]()
-    moves, start = 0, time.monotonic()
+    file = user_path(options.out) if options.out else None
+    try:
+        tally = _tally(options.first, file)
+    except ValueError as exc:
+        parser.error(str(exc))
+    end = options.first + options.histories
     with virtual(), Progress("running histories", options.histories, console=console) as progress:
-        for seed in range(options.first, options.first + options.histories):
-            try:
-                history = run_history(seed)
-            except Broken as exc:
-                broken.append(str(exc))
-            else:
-                results.update(r for some in history.results for r in some.split(", "))
-                kinds.update(history.records)
-                moves += history.moves
+        progress.advance(tally.next - options.first)
+        while tally.next < end:
+            tally.run_next()
             progress.advance(1)
-    took = time.monotonic() - start
-    title = f"{options.histories:,} histories, {len(broken):,} broken, {took:.0f} s"
-    table = Table("commands ended with", "times", title=title, title_justify="left")
-    for result, count in results.most_common():
+            if file and (tally.next % _WRITTEN_EVERY == 0 or tally.next >= end):
+                write_whole(file, json.dumps(vars(tally), indent=1) + "\n")
+    _show(tally, console)
+    return int(bool(tally.broken))
+
+
+_WRITTEN_EVERY = 50
+
+
+def _show(tally: Tally, console: Console) -> None:
+    title = f"{tally.next - tally.first:,} histories, {len(tally.broken):,} broken, "
+    table = Table(
+        "commands ended with", "times", title=f"{title}{tally.took_s:.0f} s", title_justify="left"
+    )
+    for result, count in tally.results.most_common():
         table.add_row(result, f"{count:,}")
     console.print(table)
-    decided = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-    console.print(f"{moves:,} moves of the alias; records: {decided}", highlight=False)
-    for text in broken[:20]:
+    decided = ", ".join(f"{count:,} {kind}" for kind, count in tally.kinds.most_common())
+    console.print(f"{tally.moves:,} moves of the alias; records: {decided}", highlight=False)
+    for text in tally.broken[:20]:
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-    return int(bool(broken))
 
 
 if __name__ == "__main__":

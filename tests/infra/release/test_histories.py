@@ -3,8 +3,10 @@ benchmarks/histories, of which the program runs as many as one likes."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,3 +42,16 @@ def test_the_program_tells_what_became_of_them() -> None:
     assert main(["--histories", "5"], console) == 0
     said: Any = console.file
     assert "5 histories, 0 broken" in said.getvalue()
+
+
+def test_a_run_that_was_ended_goes_on_from_what_it_wrote(tmp_path: Path) -> None:
+    said = []
+    for name, counts in (("parts", ("3", "5")), ("whole", ("5",))):
+        for count in counts:
+            console = Console(file=StringIO(), width=120)
+            file = str(tmp_path / name)
+            assert main(["--histories", count, "--out", file], console) == 0
+        tally = json.loads((tmp_path / name).read_text())
+        said.append({key: value for key, value in tally.items() if key != "took_s"})
+    assert said[0] == said[1]
+    assert said[0]["next"] == 5
