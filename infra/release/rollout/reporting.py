@@ -94,6 +94,7 @@ class Timeline:
 Value = tuple[str, float, Mapping[str, str]]  # name, value, attributes
 _TIMEOUT_S = 5
 NAMESPACE = "Kiln"
+_UNIT = "1"  # of all of them, as the catalogue has it: Prometheus' names end with `_ratio` by it
 VERDICTS = {"roll back": -1, "hold": 0, "promote": 1}
 
 
@@ -103,7 +104,7 @@ def export(values: Sequence[Value]) -> bool:
         return True
     provider, meter = _provider()
     for name, value, attributes in values:
-        meter.create_gauge(name).set(value, dict(attributes))
+        meter.create_gauge(name, _UNIT).set(value, dict(attributes))
     return bool(provider.force_flush(_TIMEOUT_S * 1000))
 
 

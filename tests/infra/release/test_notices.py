@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.observability.catalogue import load
 from infra.release.aws.clients import Aws
 from infra.release.rollout.reporting import Notices, _provider, message
 from tests.helpers.waiting import wait_until
@@ -34,10 +35,21 @@ def test_a_collector_gets_what_cloudwatch_gets(world: World, chain: Chain) -> No
     notices.measure(2, 0.25, "hold", {"1": 0.93, "2": 0.92})
     assert world.metric("kiln.release.step") == 2
     assert world.metric("kiln.golden.accuracy", {"faas.version": "2"}) == 0.92
-    wait_until(lambda: chain.value("kiln_release_candidate_weight") == 0.25)
-    wait_until(lambda: chain.value('kiln_golden_accuracy{faas_version="1"}') == 0.93)
+    # By the names that rules and dashboards ask for.
+    step, weight, verdict, accuracy = (
+        load()[name].prometheus
+        for name in (
+            "kiln.release.step",
+            "kiln.release.candidate_weight",
+            "kiln.release.verdict",
+            "kiln.golden.accuracy",
+        )
+    )
+    wait_until(lambda: chain.value(step) == 2)
+    wait_until(lambda: chain.value(weight) == 0.25)
+    wait_until(lambda: chain.value(f'{accuracy}{{faas_version="1"}}') == 0.93)
     notices.measure(2, 0.25, "roll back")
-    wait_until(lambda: chain.value("kiln_release_verdict") == -1)
+    wait_until(lambda: chain.value(verdict) == -1)
     assert warnings == []
 
 
