@@ -138,7 +138,7 @@ def test_a_role_has_the_policies_of_the_table_and_reads_where_it_says_so(
         for name, row in TABLE.items()
         for policy in row["policies"]
     }
-    attached = [a for a in planned[repository] if a.startswith("aws_iam_role_policy.this")]
+    attached = [a for a in planned[repository] if a.startswith("aws_iam_policy.this")]
     assert len(given) == len(attached)
     assert given["production-read/predictions"] == {"s3:GetObject"}
     assert given["training/retraining"] == {
@@ -179,7 +179,7 @@ def test_a_role_may_use_the_key_of_what_it_reads_and_writes(
 
 
 def _address(environment: str, policy: str) -> str:
-    return f'aws_iam_role_policy.this["{environment}/{policy}"].policy'
+    return f'aws_iam_policy.this["{environment}/{policy}"].policy'
 
 
 # ---- The evaluator ----

@@ -1,4 +1,5 @@
-# What Terraform itself calls to plan, apply and destroy the root `service` of the environment. Whoever may write the policies of
+# What Terraform itself calls to plan, apply and destroy the root `service` of the environment: two documents, because IAM takes 6,144
+# characters for one. Whoever may write the policies of
 # the function's role may give it anything: protect the environment by reviewers, or bound the role by an organisation's policy.
 
 locals {
@@ -23,6 +24,8 @@ locals {
 data "aws_iam_policy_document" "terraform" {
   #checkov:skip=CKV_AWS_356:the statements that name no resource say why
   #checkov:skip=CKV_AWS_111:the statements that name no resource say why
+  source_policy_documents = [data.aws_iam_policy_document.key.json]
+
   statement {
     sid = "Function"
     actions = [
@@ -124,6 +127,65 @@ data "aws_iam_policy_document" "terraform" {
     ]
   }
 
+  statement {
+    sid = "CapturedAnswers" # the bucket, none of its objects
+    actions = [
+      "s3:CreateBucket",
+      "s3:DeleteBucket",
+      "s3:DeleteBucketPolicy",
+      "s3:GetAccelerateConfiguration",
+      "s3:GetBucketAcl",
+      "s3:GetBucketCORS",
+      "s3:GetBucketLogging",
+      "s3:GetBucketObjectLockConfiguration",
+      "s3:GetBucketOwnershipControls",
+      "s3:GetBucketPolicy",
+      "s3:GetBucketPublicAccessBlock",
+      "s3:GetBucketRequestPayment",
+      "s3:GetBucketTagging",
+      "s3:GetBucketVersioning",
+      "s3:GetBucketWebsite",
+      "s3:GetEncryptionConfiguration",
+      "s3:GetLifecycleConfiguration",
+      "s3:GetReplicationConfiguration",
+      "s3:PutBucketOwnershipControls",
+      "s3:PutBucketPolicy",
+      "s3:PutBucketPublicAccessBlock",
+      "s3:PutBucketTagging",
+      "s3:PutBucketVersioning",
+      "s3:PutEncryptionConfiguration",
+      "s3:PutLifecycleConfiguration",
+    ]
+    resources = [local.parts.captures]
+  }
+
+  statement {
+    sid       = "State"
+    actions   = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
+    resources = ["${local.parts.state}/terraform/${var.environment}/*"] # the state and its lock
+  }
+
+  statement {
+    sid       = "ListTheState" # and look whether the other bucket is there
+    actions   = ["s3:ListBucket"]
+    resources = [local.parts.state, local.parts.captures]
+  }
+
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [1]
+
+    content {
+      sid       = "KeyOfTheFunction"
+      actions   = ["kms:CreateGrant", "kms:DescribeKey", "kms:Encrypt"]
+      resources = [var.kms_key_arn]
+    }
+  }
+}
+
+# Logs, alarms and who is told.
+data "aws_iam_policy_document" "terraform_operations" {
+  #checkov:skip=CKV_AWS_356:the statements that name no resource say why
+  #checkov:skip=CKV_AWS_111:the statements that name no resource say why
   statement {
     sid = "Logs"
     actions = [
@@ -230,59 +292,5 @@ data "aws_iam_policy_document" "terraform" {
     sid       = "Budget"
     actions   = ["budgets:ListTagsForResource", "budgets:ModifyBudget", "budgets:TagResource", "budgets:ViewBudget"]
     resources = [local.parts.budget]
-  }
-
-  statement {
-    sid = "CapturedAnswers" # the bucket, none of its objects
-    actions = [
-      "s3:CreateBucket",
-      "s3:DeleteBucket",
-      "s3:DeleteBucketPolicy",
-      "s3:GetAccelerateConfiguration",
-      "s3:GetBucketAcl",
-      "s3:GetBucketCORS",
-      "s3:GetBucketLogging",
-      "s3:GetBucketObjectLockConfiguration",
-      "s3:GetBucketOwnershipControls",
-      "s3:GetBucketPolicy",
-      "s3:GetBucketPublicAccessBlock",
-      "s3:GetBucketRequestPayment",
-      "s3:GetBucketTagging",
-      "s3:GetBucketVersioning",
-      "s3:GetBucketWebsite",
-      "s3:GetEncryptionConfiguration",
-      "s3:GetLifecycleConfiguration",
-      "s3:GetReplicationConfiguration",
-      "s3:PutBucketOwnershipControls",
-      "s3:PutBucketPolicy",
-      "s3:PutBucketPublicAccessBlock",
-      "s3:PutBucketTagging",
-      "s3:PutBucketVersioning",
-      "s3:PutEncryptionConfiguration",
-      "s3:PutLifecycleConfiguration",
-    ]
-    resources = [local.parts.captures]
-  }
-
-  statement {
-    sid       = "State"
-    actions   = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
-    resources = ["${local.parts.state}/terraform/${var.environment}/*"] # the state and its lock
-  }
-
-  statement {
-    sid       = "ListTheState" # and look whether the other bucket is there
-    actions   = ["s3:ListBucket"]
-    resources = [local.parts.state, local.parts.captures]
-  }
-
-  dynamic "statement" {
-    for_each = var.kms_key_arn == null ? [] : [1]
-
-    content {
-      sid       = "Key"
-      actions   = ["kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey"]
-      resources = [var.kms_key_arn]
-    }
   }
 }

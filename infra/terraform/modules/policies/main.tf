@@ -22,7 +22,20 @@ locals {
   ledger     = "arn:${var.partition}:s3:::${module.names.ledger_bucket}"
 }
 
-# bazel run //serve:push_image
+# Reading and writing what the customer-managed key encrypts: a part of each document below that needs it, empty without a key.
+data "aws_iam_policy_document" "key" {
+  dynamic "statement" {
+    for_each = var.kms_key_arn == null ? [] : [var.kms_key_arn]
+
+    content {
+      sid       = "Key"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [statement.value]
+    }
+  }
+}
+
+# bazel run //serve:push_image, //infra:push_watch_image
 data "aws_iam_policy_document" "push_image" {
   #checkov:skip=CKV_AWS_356:a login to ECR is for the whole registry
   statement {
@@ -48,6 +61,8 @@ data "aws_iam_policy_document" "push_image" {
 
 # bazel run //ml:registry with KILN_REGISTRY in S3. Deleting is for `gc` of what never became a version; S3 keeps the old version.
 data "aws_iam_policy_document" "registry" {
+  source_policy_documents = [data.aws_iam_policy_document.key.json]
+
   statement {
     sid       = "Objects"
     actions   = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
@@ -59,20 +74,12 @@ data "aws_iam_policy_document" "registry" {
     actions   = ["s3:ListBucket"]
     resources = [local.models]
   }
-
-  dynamic "statement" {
-    for_each = var.kms_key_arn == null ? [] : [1]
-
-    content {
-      sid       = "Key"
-      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
-      resources = [var.kms_key_arn]
-    }
-  }
 }
 
 # bazel run //ml:dvc -- push | pull
 data "aws_iam_policy_document" "dvc" {
+  source_policy_documents = [data.aws_iam_policy_document.key.json]
+
   statement {
     sid       = "Objects"
     actions   = ["s3:GetObject", "s3:PutObject"]
@@ -84,22 +91,14 @@ data "aws_iam_policy_document" "dvc" {
     actions   = ["s3:ListBucket"]
     resources = [local.dvc]
   }
-
-  dynamic "statement" {
-    for_each = var.kms_key_arn == null ? [] : [1]
-
-    content {
-      sid       = "Key"
-      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
-      resources = [var.kms_key_arn]
-    }
-  }
 }
 
 # bazel run //infra:deploy, :rollback, :status, without what Terraform does in it: infrastructure.tf has that.
 data "aws_iam_policy_document" "release" {
   #checkov:skip=CKV_AWS_356:CloudWatch's metrics and a login to ECR are no resources that a policy could name
   #checkov:skip=CKV_AWS_111:CloudWatch's metrics are no resources that a policy could name; the namespace is limited
+  source_policy_documents = [data.aws_iam_policy_document.key.json]
+
   statement {
     sid = "MoveTheAlias"
     actions = [
@@ -191,15 +190,5 @@ data "aws_iam_policy_document" "release" {
     sid       = "List"
     actions   = ["s3:ListBucket"]
     resources = [local.ledger, local.models]
-  }
-
-  dynamic "statement" {
-    for_each = var.kms_key_arn == null ? [] : [1]
-
-    content {
-      sid       = "Key"
-      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
-      resources = [var.kms_key_arn]
-    }
   }
 }

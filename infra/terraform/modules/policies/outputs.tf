@@ -19,6 +19,16 @@ output "release" {
 }
 
 output "terraform" {
-  description = "Plan, apply and destroy the root `service` of the environment: JSON."
+  description = "Plan, apply and destroy the function of the root `service` of the environment, its roles and its API: JSON."
   value       = data.aws_iam_policy_document.terraform.json
+}
+
+output "terraform_operations" {
+  description = "The same for its logs, alarms, dashboard, queue and topic, and for the budget: JSON. Terraform needs both."
+  value       = data.aws_iam_policy_document.terraform_operations.json
+}
+
+output "key" {
+  description = "Read and write what the customer-managed key encrypts: JSON; no statement without a key."
+  value       = data.aws_iam_policy_document.key.json
 }

@@ -19,7 +19,7 @@ locals {
   # environment of GitHub => policy => document; those of what this account does not have are left out
   documents = {
     for environment, policies in module.policies : environment => merge(
-      { push_image = policies.push_image, release = policies.release, terraform = policies.terraform },
+      { for name in ["push_image", "release", "terraform", "terraform_operations"] : name => policies[name] },
       { for name, document in data.aws_iam_policy_document.key : name => document.json },
       { for name, document in data.aws_iam_policy_document.predictions : name => document.json },
       { for name, document in data.aws_iam_policy_document.retraining : name => document.json },
@@ -84,6 +84,8 @@ data "aws_iam_policy_document" "predictions" {
 data "aws_iam_policy_document" "retraining" {
   for_each = toset(var.retraining == null ? [] : ["retraining"])
 
+  source_policy_documents = [module.policies["training"].key]
+
   statement {
     sid       = "List"
     actions   = ["s3:ListBucket"]
@@ -100,16 +102,6 @@ data "aws_iam_policy_document" "retraining" {
     sid       = "Register"
     actions   = ["s3:PutObject"]
     resources = ["arn:${data.aws_partition.this.partition}:s3:::${trimsuffix(trimprefix(var.retraining.registry, "s3://"), "/")}/*"] # versions have names of their own
-  }
-
-  dynamic "statement" {
-    for_each = var.kms_key_arn == null ? [] : [var.kms_key_arn]
-
-    content {
-      sid       = "Key"
-      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
-      resources = [statement.value]
-    }
   }
 }
 
@@ -147,10 +139,18 @@ resource "aws_iam_role" "this" {
   max_session_duration = each.key == "training" ? 21600 : 3600 # seconds; deploy signs in anew before they are over
 }
 
-resource "aws_iam_role_policy" "this" {
+# Managed policies, because IAM takes 10,240 characters for all that stands in a role itself.
+resource "aws_iam_policy" "this" {
   for_each = local.attachments
 
-  name   = each.value.name
-  role   = aws_iam_role.this[each.value.role].id
-  policy = each.value.document
+  name        = "${var.project}-github-${each.value.role}-${replace(each.value.name, "_", "-")}"
+  description = "GitHub Actions: ${each.value.name} of ${each.value.role}"
+  policy      = each.value.document
+}
+
+resource "aws_iam_role_policy_attachment" "this" {
+  for_each = local.attachments
+
+  role       = aws_iam_role.this[each.value.role].name
+  policy_arn = aws_iam_policy.this[each.key].arn
 }
