@@ -26,12 +26,18 @@ def registry_login(host: str) -> Iterator[dict[str, str]]:
     Raises:
         LoginError: ECR refuses a token.
     """
-    match = _ECR.fullmatch(host)
-    if not match:
+    place = ecr_place(host)
+    if not place:
         yield {}
         return
-    with docker_login(host, ecr_token(match["account"], match["region"])) as variables:
+    with docker_login(host, ecr_token(*place)) as variables:
         yield variables
+
+
+def ecr_place(host: str) -> tuple[str, str] | None:
+    """Account and region of an Amazon ECR; None for another registry."""
+    match = _ECR.fullmatch(host)
+    return (match["account"], match["region"]) if match else None
 
 
 @contextmanager

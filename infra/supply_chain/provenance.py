@@ -14,7 +14,8 @@ from typing import Any
 
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:kiln:bazel-image:1"
-TARGET = "//serve:image"
+SERVICE = "//serve:image"  # the target that is built; WATCHER holds the release manager
+WATCHER = "//infra:watch_image"
 DIRTY = "-dirty"  # suffix of the commit if the workspace has uncommitted changes
 
 
@@ -51,36 +52,35 @@ class Provenance:
         repository: URL of the git remote; empty if there is none.
         commit: 40 hexadecimal digits, followed by `DIRTY` if the workspace had changes.
         lock, sbom: SHA-256 of requirements_lock.txt and of the CycloneDX bill of materials.
+        model: what is inside; None in the watcher's image, which holds none.
         builder: URI of the builder: a workflow, or ``urn:kiln:builder:local``.
         run: URI of the workflow run; empty outside CI.
         finished: UTC, ISO 8601.
+        target: what was built, SERVICE or WATCHER.
     """
 
     repository: str
     commit: str
     lock: str
     sbom: str
-    model: Model
+    model: Model | None
     builder: str
     run: str
     finished: str
+    target: str = SERVICE
 
     def to_predicate(self) -> dict[str, Any]:
         """The provenance as a JSON-ready SLSA predicate."""
-        model = asdict(self.model)
-        digest = model.pop("sha256")
         dependencies = [
             {"name": "source", "uri": self.repository, "digest": {"gitCommit": self.commit}},
             {"name": "requirements_lock.txt", "digest": {"sha256": self.lock}},
-            {"name": "dataset", "digest": {"sha256": self.model.dataset_digest}},
-            {"name": "config", "digest": {"sha256": self.model.config_digest}},
-            {"name": "model.onnx", "digest": {"sha256": digest}, "annotations": model},
+            *(_dependencies(self.model) if self.model else ()),
         ]
         metadata = {"invocationId": self.run, "finishedOn": self.finished}
         return {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {"target": TARGET},
+                "externalParameters": {"target": self.target},
                 "internalParameters": {},
                 "resolvedDependencies": dependencies,
             },
@@ -104,21 +104,32 @@ class Provenance:
                 raise ProvenanceError(f"built as {definition['buildType']}, expected {BUILD_TYPE}")
             dependencies = {entry["name"]: entry for entry in definition["resolvedDependencies"]}
             [sbom] = run["byproducts"]
-            source, model = dependencies["source"], dependencies["model.onnx"]
+            source, target = dependencies["source"], definition["externalParameters"]["target"]
             return cls(
                 repository=source.get("uri", ""),
                 commit=source["digest"]["gitCommit"],
                 lock=dependencies["requirements_lock.txt"]["digest"]["sha256"],
                 sbom=sbom["digest"]["sha256"],
-                model=_model(model),
+                model=_model(dependencies["model.onnx"]) if target != WATCHER else None,
                 builder=run["builder"]["id"],
                 run=run["metadata"].get("invocationId", ""),
                 finished=run["metadata"]["finishedOn"],
+                target=target,
             )
         except KeyError as exc:
             raise ProvenanceError(f"{exc} is missing") from exc
         except (TypeError, AttributeError) as exc:
             raise ProvenanceError(f"not of the expected form: {exc}") from exc
+
+
+def _dependencies(model: Model) -> list[dict[str, Any]]:
+    facts = asdict(model)
+    digest = facts.pop("sha256")
+    return [
+        {"name": "dataset", "digest": {"sha256": model.dataset_digest}},
+        {"name": "config", "digest": {"sha256": model.config_digest}},
+        {"name": "model.onnx", "digest": {"sha256": digest}, "annotations": facts},
+    ]
 
 
 def _model(entry: Mapping[str, Any]) -> Model:

@@ -3,6 +3,7 @@
   bazel run //serve:push_image -- --repository REPO --reference-file /tmp/reference
   bazel run //serve:sign_image -- $(cat /tmp/reference) --key cosign.key
   bazel run //serve:sign_image -- REPO@sha256:… --key awskms:///alias/kiln-signing
+  bazel run //infra:sign_watch_image -- REPO@sha256:… --key …    the watcher
   bazel run //serve:sign_image -- --new-key keys/     writes cosign.key and cosign.pub there
 
 The statement links the image's digest to the commit, the lock and the model inside, and to that
@@ -28,15 +29,25 @@ from common.model.artifact import read_artifact
 from common.registry_login import LoginError
 from common.terminal import Progress
 from infra.supply_chain.cosign import CosignError, generate_keys
-from infra.supply_chain.provenance import Model, Provenance, commit_of, repository_of
+from infra.supply_chain.provenance import (
+    SERVICE,
+    WATCHER,
+    Model,
+    Provenance,
+    commit_of,
+    repository_of,
+)
 from infra.supply_chain.signature import bill_digest, sign
 
 NOT_SIGNED, BAD_INPUT = 1, 2  # exit codes
 LOCAL_BUILDER = "urn:kiln:builder:local"
 
 
-def describe(model: bytes, lock: bytes, sbom: bytes, workspace: Path) -> Provenance:
+def describe(model: bytes | None, lock: bytes, sbom: bytes, workspace: Path) -> Provenance:
     """The provenance of an image built here and now.
+
+    Args:
+        model: the service's; None for the watcher's image, which holds none.
 
     Raises:
         ArtifactError: the model is damaged.
@@ -48,7 +59,8 @@ def describe(model: bytes, lock: bytes, sbom: bytes, workspace: Path) -> Provena
         commit=commit_of(workspace),
         lock=hashlib.sha256(lock).hexdigest(),
         sbom=bill_digest(json.loads(sbom)),
-        model=_model(model),
+        model=_model(model) if model else None,
+        target=SERVICE if model else WATCHER,
         builder=builder,
         run=run,
         finished=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",  # as cosign writes it
@@ -110,13 +122,15 @@ def _sign(options: argparse.Namespace) -> int:
     built = options.digest.read_text(encoding="utf-8").strip()
     if not options.reference.endswith(f"@{built}"):
         raise ValueError(f"this workspace builds {built}; push that, and sign what was pushed")
-    model, lock, sbom = (f.read_bytes() for f in (options.model, options.lock, options.sbom))
+    lock, sbom = options.lock.read_bytes(), options.sbom.read_bytes()
+    model = options.model.read_bytes() if options.model else None
     made = describe(model, lock, sbom, Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")))
     key = options.key if "://" in options.key else str(user_path(options.key))
     with Progress("signing"):
         sign(options.reference, key, made, json.loads(sbom), insecure=options.insecure)
     print(f"signed {options.reference}")
-    print(f"  commit {made.commit or 'unknown'}, model {made.model.version[:12]}")
+    inside = f"model {made.model.version[:12]}" if made.model else "no model"
+    print(f"  commit {made.commit or 'unknown'}, {inside}")
     return 0
 
 
@@ -126,8 +140,9 @@ def _options() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for hidden in ("--digest", "--model", "--lock", "--sbom"):  # set by the BUILD file
+    for hidden in ("--digest", "--lock", "--sbom"):  # set by the BUILD file
         parser.add_argument(hidden, type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)  # none in the watcher
     parser.add_argument(
         "reference", nargs="?", help="registry/path@sha256:…, as push_image prints it"
     )

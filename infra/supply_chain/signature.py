@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from infra.supply_chain.cosign import Cosign, CosignError
-from infra.supply_chain.provenance import DIRTY, PREDICATE_TYPE, Provenance, ProvenanceError
+from infra.supply_chain.provenance import (
+    DIRTY,
+    PREDICATE_TYPE,
+    SERVICE,
+    Provenance,
+    ProvenanceError,
+)
 
 # cosign's short names of PREDICATE_TYPE and of https://cyclonedx.org/bom.
 _PROVENANCE, _BILL = "slsaprovenance1", "cyclonedx"
@@ -37,12 +43,14 @@ class Expectation:
         builder: prefix of the builder's URI: the only workflow that may build releases.
         commit, model_version: those to be released.
         dirty: also accept an image built from uncommitted changes.
+        target: what was built; one key signs the service and the watcher.
     """
 
     builder: str | None = None
     commit: str | None = None
     model_version: str | None = None
     dirty: bool = False
+    target: str = SERVICE
 
 
 def sign(
@@ -148,6 +156,9 @@ def _objection(made: Provenance, bills: set[str], expected: Expectation) -> str 
         return f"built from {commit}, expected {expected.commit}"
     if expected.builder and not made.builder.startswith(expected.builder):
         return f"built by {made.builder}, and only {expected.builder}… may build releases"
-    if expected.model_version not in (None, made.model.version):
-        return f"holds model {made.model.version}, expected {expected.model_version}"
+    if expected.target != made.target:
+        return f"is {made.target}, expected {expected.target}"
+    version = made.model.version if made.model else None
+    if expected.model_version not in (None, version):
+        return f"holds model {version}, expected {expected.model_version}"
     return None

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from common.files import user_path
 from common.registry_login import LoginError
 from common.terminal import Progress
-from infra.supply_chain.provenance import Provenance
+from infra.supply_chain.provenance import SERVICE, WATCHER, Model, Provenance
 from infra.supply_chain.signature import Expectation, NotTrusted, verify
 
 NOT_TRUSTED, BAD_INPUT = 1, 2  # exit codes
@@ -28,7 +28,11 @@ NOT_TRUSTED, BAD_INPUT = 1, 2  # exit codes
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
     expected = Expectation(
-        options.builder, options.commit, options.model_version, options.allow_dirty
+        options.builder,
+        options.commit,
+        options.model_version,
+        options.allow_dirty,
+        WATCHER if options.watcher else SERVICE,
     )
     key = options.key if "://" in options.key else user_path(options.key)
     try:
@@ -50,23 +54,28 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _tell(reference: str, made: Provenance) -> None:
-    model = made.model
     facts = {
         "image": reference,
         "commit": f"{made.commit} {made.repository}",
         "lock": made.lock,
         "bill": made.sbom,
-        "model": f"{model.version} ({model.name}, {model.quantisation})",
-        "accuracy": f"{model.test_accuracy:.4f} of {model.test_images} test images",
-        "dataset": model.dataset_digest,
-        "config": model.config_digest,
-        "trained at": f"{model.git_revision} on {model.device}, {model.precision}",
+        **(_facts(made.model) if made.model else {}),
         "built by": f"{made.builder} {made.run}".strip(),
         "finished": made.finished,
     }
     print("trusted")
     for name, value in facts.items():
         print(f"  {name:<11}{value}")
+
+
+def _facts(model: Model) -> dict[str, str]:
+    return {
+        "model": f"{model.version} ({model.name}, {model.quantisation})",
+        "accuracy": f"{model.test_accuracy:.4f} of {model.test_images} test images",
+        "dataset": model.dataset_digest,
+        "config": model.config_digest,
+        "trained at": f"{model.git_revision} on {model.device}, {model.precision}",
+    }
 
 
 def _options() -> argparse.ArgumentParser:
@@ -81,6 +90,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--commit", metavar="SHA", help="required commit")
     parser.add_argument("--model-version", metavar="VERSION", help="required model version")
     parser.add_argument("--allow-dirty", action="store_true", help="accept uncommitted changes")
+    parser.add_argument("--watcher", action="store_true", help="expect the watcher's image")
     parser.add_argument("--insecure", action="store_true", help="allow a registry without TLS")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
     return parser

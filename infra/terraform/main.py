@@ -18,6 +18,7 @@ from common.terminal import terminal
 from infra.terraform.installation import TerraformError
 from infra.terraform.plan import Plan, show_plan
 from infra.terraform.root import ENVIRONMENTS, ROOTS, Root, parse_variable
+from infra.terraform.service import kept_variables
 from infra.terraform.state import LocalState, State, parse_state
 
 CHANGES = 10  # exit code of `plan`: there are changes
@@ -92,6 +93,7 @@ def _root(options: argparse.Namespace, log: Console) -> Root:
     environment = options.env or default
     if not environment:
         raise TerraformError(f"which environment? --env {', '.join(ENVIRONMENTS[1:])}")
+    kept = kept_variables(environment, state) if options.root == "service" else {}
     return Root.open(
         options.root,
         environment,
@@ -99,6 +101,7 @@ def _root(options: argparse.Namespace, log: Console) -> Root:
         work=folder / "work",
         variables=dict(map(parse_variable, options.var)),
         console=log,
+        environ=kept | dict(os.environ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -90,6 +91,19 @@ def parse_service_outputs(outputs: Mapping[str, Any]) -> ServiceOutputs:
     return ServiceOutputs(**values | alarms)
 
 
+def kept_variables(environment: str, state: State) -> dict[str, str]:
+    """Variables of the process by which Terraform keeps what an earlier apply was given.
+
+    A release by CI names the watcher's image; a plan, or a deploy by hand, that names none would
+    take the watcher away. Terraform reads these before envs/*.tfvars and --var, which so decide.
+
+    Raises:
+        TerraformError: the state cannot be read.
+    """
+    image = read_outputs("service", environment, state).get("watcher_image_uri")
+    return {"TF_VAR_watcher_image_uri": str(image)} if image else {}
+
+
 # A valid placeholder for destruction, which requires the variable and ignores its value.
 _NO_IMAGE = f"none.invalid/none@sha256:{'0' * 64}"
 
@@ -160,6 +174,7 @@ class TerraformService:
             work=self._work,
             variables={**self._variables, "image_uri": image_uri},
             console=self._console,
+            environ=kept_variables(self._env, self._state) | dict(os.environ),
         )
         root.init()
         return root

@@ -35,7 +35,7 @@ from infra.release.commands.command import (
 )
 from infra.release.errors import Refused
 from infra.release.rollout.context import ReleaseContext
-from infra.release.rollout.preflight import Check, Image, check_all
+from infra.release.rollout.preflight import Check, Image, check_all, check_watcher, parse_image
 from infra.release.rollout.rollout import Rollout, Wanted
 from infra.release.settings import MEANING, STRATEGIES, Settings, StrategyName
 from infra.release.state.journal import admit
@@ -54,6 +54,9 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Resu
     settings = settings_of(options)
     strategy: StrategyName = options.strategy or settings.strategy
     golden = golden_of(options.golden)
+    watcher = parse_image(options.watcher) if options.watcher else None
+    if watcher:
+        options.var.append(f"watcher_image_uri={watcher.uri}")
     infrastructure = open_(options, terminal)
     outputs = infrastructure.outputs()
     aws = aws_of(settings, outputs)
@@ -68,6 +71,8 @@ def deploy(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Resu
         checks, registered = check_all(
             aws, settings.preflight, image, outputs, options.ignore_drift
         )
+        if watcher:
+            checks += check_watcher(aws, settings.preflight, watcher)
     if outputs:  # the first version is live at once
         checks.append(_session(aws, settings, strategy))
     _show_checks(checks, terminal.log)
@@ -208,11 +213,18 @@ def _options() -> argparse.ArgumentParser:
         "--env staging --image 123456789012.dkr.ecr.eu-central-1.amazonaws.com/kiln@sha256:9c1f…",
         "--env prod --image sha256:9c1f… --dry-run",
         "--env prod --image sha256:9c1f… --strategy blue-green --yes --json",
+        "--env prod --image …/kiln@sha256:9c1f… --watcher …/kiln@sha256:07aa…",
     )
     found.add_argument(
         "--image", required=True, metavar="URI", help="REPOSITORY@sha256:…, or the digest alone"
     )
     meanings = "; ".join(f"{name}: {text}" for name, text in MEANING.items())
+    found.add_argument(
+        "--watcher",
+        metavar="URI",
+        help="image of the function that ends releases whose run is gone, as `bazel run "
+        "//infra:push_watch_image` prints it (default: the one that is there, or of envs/*.tfvars)",
+    )
     found.add_argument(
         "--strategy", choices=STRATEGIES, help=f"{meanings} (default: as the config says)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from common.registry_login import LoginError
 from infra.release.aws.clients import Aws, explained
 from infra.release.errors import ReleaseError
 from infra.release.settings import Preflight
+from infra.supply_chain.provenance import SERVICE, WATCHER
 from infra.supply_chain.signature import Expectation, NotTrusted, verify
 from infra.terraform.service import ServiceOutputs
 
@@ -191,15 +192,27 @@ def alarm_states(aws: Aws, names: list[str]) -> dict[str, str]:
         }
 
 
-def check_signature(settings: Preflight, image: Image) -> tuple[Check, str | None]:
-    """Whether it is signed, and by whom and from what it was built."""
-    expected = Expectation(builder=settings.builder or None)
+def check_watcher(aws: Aws, settings: Preflight, image: Image) -> list[Check]:
+    """The watcher's image may do what a release may: it is asked for as much as the service's."""
+    found = [replace(check_image(aws, image), name="watcher")]
+    if settings.signing_key:
+        check, _ = check_signature(settings, image, WATCHER)
+        found.append(replace(check, name="watcher's signature"))
+    return found
+
+
+def check_signature(
+    settings: Preflight, image: Image, target: str = SERVICE
+) -> tuple[Check, str | None]:
+    """Whether it is signed, and by whom and from what it was built; the model inside, if any."""
+    expected = Expectation(builder=settings.builder or None, target=target)
     try:
         made = verify(image.uri, settings.signing_key, expected)
     except (NotTrusted, LoginError) as exc:
         return Check("signature", False, str(exc)), None
-    detail = f"built from commit {made.commit[:12]} with model {made.model.version[:12]}"
-    return Check("signature", True, detail), made.model.version
+    version = made.model.version if made.model else None
+    inside = f" with model {version[:12]}" if version else ""
+    return Check("signature", True, f"built from commit {made.commit[:12]}{inside}"), version
 
 
 def _registered(aws: Aws, settings: Preflight, image: Image) -> tuple[Check, str | None]:

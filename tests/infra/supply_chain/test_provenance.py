@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.supply_chain.provenance import Model, Provenance, ProvenanceError
+from infra.supply_chain.provenance import SERVICE, WATCHER, Model, Provenance, ProvenanceError
 from tests.infra.supply_chain.made import made
 
 floats = st.floats(allow_nan=False, allow_infinity=False)
@@ -44,6 +45,14 @@ def test_the_predicate_has_the_parts_that_slsa_requires() -> None:
         "config": {"d" * 64},
         "model.onnx": {"b" * 64},
     }
+
+
+def test_the_watchers_statement_has_no_model_and_a_services_must_have_one() -> None:
+    watcher = replace(made("3" * 64), model=None, target=WATCHER)
+    assert Provenance.from_predicate(watcher.to_predicate()) == watcher
+    emptied = replace(watcher, target=SERVICE).to_predicate()
+    with pytest.raises(ProvenanceError, match=r"'model\.onnx' is missing"):
+        Provenance.from_predicate(emptied)
 
 
 def without(predicate: dict[str, Any], *path: str | int) -> dict[str, Any]:

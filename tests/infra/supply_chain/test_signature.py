@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.programs import require_program
 from infra.supply_chain.cosign import Cosign, CosignError, generate_keys
+from infra.supply_chain.provenance import WATCHER
 from infra.supply_chain.signature import Expectation, NotTrusted, bill_digest, sign, verify
 from tests.infra.supply_chain.made import BILL, MODEL, made
 from tests.infra.supply_chain.pushing import push
@@ -132,6 +134,19 @@ def test_what_was_built_from_something_else_is_refused(
     verify(signed, keys[1], Expectation("urn:kiln:", "1" * 40, MODEL.version), insecure=True)
     with pytest.raises(NotTrusted, match=reason):
         verify(signed, keys[1], expected, insecure=True)
+
+
+def test_the_watchers_image_is_no_service_and_a_service_is_no_watcher(
+    image: str, signed: str, keys: tuple[Path, Path]
+) -> None:
+    """One key signs both, and a release moves traffic to what it is given."""
+    watcher = replace(GOOD, model=None, target=WATCHER)
+    sign(image, str(keys[0]), watcher, BILL, insecure=True)
+    assert verify(image, keys[1], Expectation(target=WATCHER), insecure=True) == watcher
+    with pytest.raises(NotTrusted, match="is //infra:watch_image, expected //serve:image"):
+        verify(image, keys[1], insecure=True)
+    with pytest.raises(NotTrusted, match="is //serve:image, expected //infra:watch_image"):
+        verify(signed, keys[1], Expectation(target=WATCHER), insecure=True)
 
 
 def test_uncommitted_changes_are_trusted_only_on_request(

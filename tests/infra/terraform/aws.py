@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -59,10 +59,14 @@ class Aws:
         environment: str,
         variables: Mapping[str, object] | None = None,
         state: State | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> Root:
         """Prepared to plan; the root's name is its access key, so that its calls are known."""
         work = self.folder / "work"
         terraform = self.terraform(name, work / environment / name / "roots" / name)
+        if environ:
+            variables_of = {**environ, **terraform.environment}
+            terraform = replace(terraform, environment=variables_of)
         root = Root.open(
             name,
             environment,

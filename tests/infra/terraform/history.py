@@ -114,7 +114,8 @@ def _service(aws: Aws, history: History) -> None:
     history.topics = sorted(one["Protocol"] for one in subscriptions)
 
     history.watched = _watched(aws)
-    changed = _service_root(aws, second, watcher)
+    kept = {"TF_VAR_watcher_image_uri": passed.outputs["watcher_image_uri"]}
+    changed = _service_root(aws, second, environ=kept)  # as `kept_variables` has it
     passed.plans["changed"] = changed.plan()
     changed.apply(passed.plans["changed"])
     history.aliases["changed"] = _alias(aws)
@@ -138,13 +139,12 @@ def _watched(aws: Aws) -> Any:
     return variables["KILN_ENV"], outputs, [event["ScheduleExpression"] for event in events]
 
 
-def _service_root(aws: Aws, image: str, watcher: str) -> Root:
-    variables: Mapping[str, object] = {
-        **SERVICE,
-        "image_uri": image,
-        "watcher_image_uri": watcher,
-    }
-    return aws.root("service", "dev", variables, S3State(STATE_BUCKET))
+def _service_root(
+    aws: Aws, image: str, watcher: str = "", environ: Mapping[str, str] | None = None
+) -> Root:
+    named = {"watcher_image_uri": watcher} if watcher else {}
+    variables: Mapping[str, object] = {**SERVICE, "image_uri": image, **named}
+    return aws.root("service", "dev", variables, S3State(STATE_BUCKET), environ)
 
 
 def _end(aws: Aws, history: History) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from rich.console import Console
 
 from infra.terraform.installation import TerraformError
-from infra.terraform.root import alone
-from infra.terraform.service import read_outputs
+from infra.terraform.root import Root, alone
+from infra.terraform.service import TerraformService, read_outputs
 from infra.terraform.state import LocalState, S3State, State
 from infra.twin.cloud.cloud import Cloud
 from tests.infra.twin.cloud.functions import Functions, client
@@ -24,6 +28,30 @@ def test_a_folder_has_the_state_of_each_root(tmp_path: Path) -> None:
     Path(state.place("service", "dev")).write_text(STATE)
     assert read_outputs("service", "dev", state) == {"function_name": "kiln-dev"}
     assert read_outputs("service", "prod", state) == {}
+
+
+def test_a_plan_that_names_no_watcher_keeps_the_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CI names its image; whoever plans by hand would take it away. Variables come later."""
+    seen: list[Mapping[str, str]] = []
+
+    def note(*_: object, environ: Mapping[str, str], **__: object) -> NoReturn:
+        seen.append(environ)
+        raise TerraformError("seen")
+
+    monkeypatch.setattr(Root, "open", note)
+    state, console = LocalState(tmp_path), Console(file=StringIO())
+    service = TerraformService("dev", state, tmp_path, {}, console)
+    for outputs in ({}, {"watcher_image_uri": {"value": "host/kiln@sha256:1"}}):
+        document = {"version": 4, "outputs": outputs}
+        Path(state.place("service", "dev")).write_text(json.dumps(document))
+        with pytest.raises(TerraformError, match="seen"):
+            service.plan("host/kiln@sha256:2")
+    assert [environ.get("TF_VAR_watcher_image_uri") for environ in seen] == [
+        None,
+        "host/kiln@sha256:1",
+    ]
 
 
 def test_a_bucket_has_the_state_of_each_root(

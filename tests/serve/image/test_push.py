@@ -14,7 +14,7 @@ import pytest
 from moto import mock_aws
 
 from common import registry_login
-from serve.image import push
+from infra.supply_chain import push
 from tests.serve.image import built
 from tests.tools.image.registry import Registry, registry
 

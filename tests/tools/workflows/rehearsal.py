@@ -264,15 +264,20 @@ def stand_ins(folder: Path, digest: str) -> dict[str, str]:
         path = folder / name
         path.write_text(text.format(python=sys.executable, store=str(folder)))
         path.chmod(0o755)
-    (folder / "digest").write_text(f"{digest}\n")
+    for name in ("digest", "watcher"):
+        (folder / name).write_text(f"{digest}\n")
+    (folder / "tags").write_text("")
     (folder / "repository").write_text("\n")
     (folder / "sbom.json").write_text('{"bomFormat": "CycloneDX"}')
     files = {
-        ":image.digest": str(folder / "digest"),
-        ":oci_push": str(folder / "pusher"),
-        ":repository": str(folder / "repository"),
+        "//infra/release/commands:push_watch_image": str(folder / "pusher"),
+        "//infra/release/commands:watch_image.digest": str(folder / "watcher"),
+        "//infra/release/commands:watch_sbom": str(folder / "sbom.json"),
         "//:requirements_lock.txt": "requirements_lock.txt",
         "//serve/image:image.digest": str(folder / "digest"),
+        "//serve/image:oci_push": str(folder / "pusher"),
+        "//serve/image:repository": str(folder / "repository"),
+        "//serve/image:tags": str(folder / "tags"),
         "//serve/image:sbom": str(folder / "sbom.json"),
         "//serve:model": os.environ.get("MODEL", "ml/bundled/model.int8.onnx"),
     }

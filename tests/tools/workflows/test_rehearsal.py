@@ -58,7 +58,16 @@ class Rehearsal:
         """The image that the next release builds; its digest."""
         digest = self.world.push(model).rpartition("@")[2]
         (self.github.folder / "digest").write_text(f"{digest}\n")
+        watcher = self.world.push(f"{model[:-1]}w").rpartition("@")[2]
+        (self.github.folder / "watcher").write_text(f"{watcher}\n")
         return digest
+
+    def watchers(self) -> dict[str, str]:
+        """Digests of the images that look after releases, by function."""
+        lambda_ = client(self.world.cloud, "lambda")
+        names = ("kiln-staging-watch", "kiln-prod-watch")
+        found = {name: lambda_.get_function(FunctionName=name)["Code"] for name in names}
+        return {name: code["ImageUri"].rpartition("@")[2] for name, code in found.items()}
 
     def called(self, environment: str) -> set[str]:
         """Actions that its jobs needed."""
@@ -67,7 +76,7 @@ class Rehearsal:
 
     def may(self, environment: str) -> set[str]:
         """Actions that its role is allowed."""
-        prefix = f'aws_iam_role_policy.this["{environment}/'
+        prefix = f'aws_iam_policy.this["{environment}/'
         mine = [text for name, text in self.policies.items() if name.startswith(prefix)]
         return set().union(*map(allowed, mine))
 
@@ -178,6 +187,10 @@ def test_two_releases_and_a_rollback_by_the_workflows_own_steps(rehearsal: Rehea
         digests.append(rehearsal.build("ab"[number - 1] * 64))
         assert github.run("release", tag) == done
         assert live(world) == {"kiln-staging": {str(number): 1.0}, "kiln-prod": {str(number): 1.0}}
+        watcher = (github.folder / "watcher").read_text().strip()
+        assert rehearsal.watchers() == dict.fromkeys(
+            ("kiln-staging-watch", "kiln-prod-watch"), watcher
+        )
     assert digests[0] != digests[1]
     assert github.run("rollback", environment="production", version="", reason="slow") == {
         "rollback": "success"

@@ -17,9 +17,8 @@ import yaml
 
 from infra.release.commands import deploy, rollback
 from infra.release.settings import read_settings
-from infra.supply_chain import sign, verify
+from infra.supply_chain import push, sign, verify
 from ml.retrain import main as retrain
-from serve.image import push
 from tests.tools.workflows.steps import Scratch, Step, read_steps
 from tools import slack
 from tools.affected import main as affected
@@ -35,6 +34,8 @@ PARSERS: dict[str, tuple[Callable[[], argparse.ArgumentParser], list[str]]] = {
     "//infra:deploy": (deploy._options, []),
     "//ml:retrain": (retrain._parser, []),
     "//infra:rollback": (rollback._options, []),
+    "//infra:push_watch_image": (push._parser, ["--pusher=a", "--digest=a", "--repository-file=a"]),
+    "//infra:sign_watch_image": (sign._options, ["--digest=a", "--lock=a", "--sbom=a"]),
     "//serve:push_image": (push._parser, ["--pusher=a", "--digest=a", "--repository-file=a"]),
     "//serve:sign_image": (sign._options, ["--digest=a", "--model=a", "--lock=a", "--sbom=a"]),
     "//serve:verify_image": (verify._options, []),
@@ -197,10 +198,11 @@ def step_of(workflow: str, name: str) -> Step:
     return step
 
 
-def test_a_release_hands_the_pushed_reference_on(scratch: Scratch) -> None:
+def test_a_release_hands_the_pushed_references_on(scratch: Scratch) -> None:
     assert scratch.run(step_of("release", "Build and push")).returncode == 0
     output = (scratch.folder / "temp/output").read_text()
-    assert output == f"reference=registry.invalid/kiln@sha256:{'0' * 64}\n"
+    pushed = f"registry.invalid/kiln@sha256:{'0' * 64}\n"
+    assert output == f"reference={pushed}watcher={pushed}"
 
 
 @pytest.mark.parametrize(("status", "passes"), [(0, True), (3, True), (4, True), (2, False)])

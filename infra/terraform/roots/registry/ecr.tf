@@ -15,9 +15,9 @@ resource "aws_ecr_repository" "this" {
 }
 
 locals {
-  # What ECR counts for one signed image: itself, its signature, and the statements of provenance and bill of materials, each a
-  # manifest of its own (infra/supply_chain/signature.py). They are no tags that a rule could leave out.
-  manifests_per_image = 4
+  # What ECR counts for one release: the service's image and the watcher's, and for each its signature and the statements of
+  # provenance and bill of materials, manifests of their own (infra/supply_chain/signature.py). They are no tags that a rule could leave out.
+  manifests_per_release = 8
 }
 
 # By number and not by tag or age: images are pushed by digest, many without a tag, and any version can be rolled back to.
@@ -27,8 +27,8 @@ resource "aws_ecr_lifecycle_policy" "this" {
   policy = jsonencode({
     rules = [{
       rulePriority = 1
-      description  = "Keep the newest ${var.images_kept} with what is signed about them"
-      selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = var.images_kept * local.manifests_per_image }
+      description  = "Keep those of the newest ${var.images_kept} releases with what is signed about them"
+      selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = var.images_kept * local.manifests_per_release }
       action       = { type = "expire" }
     }]
   })

@@ -36,13 +36,13 @@ variable "tags" {
 }
 
 variable "images_kept" {
-  description = "Newest images that ECR keeps, whatever their tags, if each is signed once. More than the versions that anybody rolls back to: a function whose image is gone cannot start."
+  description = "Releases whose images ECR keeps, the service's and the watcher's, whatever their tags, if each is signed once. More than the versions that anybody rolls back to: a function whose image is gone cannot start."
   type        = number
   default     = 200
 
   validation {
     condition     = var.images_kept >= 20 && floor(var.images_kept) == var.images_kept
-    error_message = "images_kept is a whole number of images, at least 20."
+    error_message = "images_kept is a whole number of releases, at least 20."
   }
 }
 

@@ -36,6 +36,11 @@ output "function_url" {
   value       = local.function_url
 }
 
+output "watcher_image_uri" {
+  description = "Image of the function that ends releases whose run is gone; null if there is none. Whoever names none next time keeps it."
+  value       = var.watcher_image_uri
+}
+
 output "ledger_bucket" {
   description = "Bucket of the release ledger."
   value       = module.names.ledger_bucket

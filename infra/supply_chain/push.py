@@ -1,4 +1,4 @@
-"""Pushes the image by its digest, and tags it.
+"""Pushes an image that this workspace builds by its digest, and tags it.
 
 Logs in to Amazon ECR with the AWS CLI's credentials; log in to other registries first by `docker
 login` or `crane auth login`.
@@ -15,14 +15,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from common.files import user_path
-from common.registry_login import LoginError, registry_login
+from common.registry_login import LoginError, ecr_place, registry_login
 
 _EXAMPLES = """examples:
   bazel run //serve:push_image -- --repository 123456789012.dkr.ecr.eu-central-1.amazonaws.com/kiln
   bazel run //serve:push_image -- --repository localhost:5000/kiln --tag try --insecure
+  bazel run //infra:push_watch_image -- --repository ….dkr.ecr.eu-central-1.amazonaws.com/kiln
   bazel run --config=release --embed_label=v1.4.0 \\
       --//serve/image:repository=ghcr.io/me/kiln //serve:push_image
 """
+
+
+_MANIFESTS = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+]
 
 
 class PushError(Exception):
@@ -32,10 +39,12 @@ class PushError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     repository = options.repository or options.repository_file.read_text().strip()
+    tags = [*options.tag, *(options.tags_file.read_text().split() if options.tags_file else ())]
     try:
         check(repository)
         with registry_login(repository.partition("/")[0]) as variables:
-            push(options, repository, variables)
+            tags = tags_to_set(repository, options.digest.read_text().strip(), tags)
+            push(options, repository, tags, variables)
     except (PushError, LoginError) as error:
         print(f"kiln: error: {error}", file=sys.stderr)
         return 2
@@ -55,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for hidden in ("--pusher", "--digest", "--repository-file"):  # set by the BUILD file
         parser.add_argument(hidden, type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--tags-file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("-r", "--repository", help="registry and path, without a tag")
     parser.add_argument("-t", "--tag", action="append", default=[], help="repeatable")
     parser.add_argument("--insecure", action="store_true", help="allow a registry without TLS")
@@ -77,9 +87,51 @@ def check(repository: str) -> None:
         )
 
 
-def push(options: argparse.Namespace, repository: str, variables: dict[str, str]) -> None:
+def tags_to_set(repository: str, digest: str, tags: Sequence[str]) -> list[str]:
+    """Those that the image does not have. Amazon ECR refuses a tag that is there, also on the same
+    image: a job that is repeated would fail for what it had done.
+
+    Raises:
+        PushError: a tag is another image's.
+        LoginError: ECR does not say.
+    """
+    host, _, path = repository.partition("/")
+    place = ecr_place(host)
+    if not place or not tags:
+        return list(tags)
+    there = _tagged(*place, path, tags)
+    for tag in tags:
+        if there.get(tag, digest) != digest:
+            raise PushError(
+                f"{repository}:{tag} is {there[tag]}, and this workspace builds {digest}: tags are "
+                "never moved, so release it under another name"
+            )
+    return [tag for tag in tags if tag not in there]
+
+
+def _tagged(account: str, region: str, path: str, tags: Sequence[str]) -> dict[str, str]:
+    """Digests of the tags that are there."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        found = boto3.client("ecr", region_name=region).batch_get_image(
+            registryId=account,
+            repositoryName=path,
+            imageIds=[{"imageTag": tag} for tag in dict.fromkeys(tags)],
+            acceptedMediaTypes=_MANIFESTS,
+        )
+    except (BotoCoreError, ClientError) as error:
+        raise LoginError(f"Amazon ECR does not say what {path} holds: {error}") from error
+    names = (image["imageId"] for image in found["images"])
+    return {name["imageTag"]: name["imageDigest"] for name in names}
+
+
+def push(
+    options: argparse.Namespace, repository: str, tags: Sequence[str], variables: dict[str, str]
+) -> None:
     command = [str(options.pusher.absolute()), "--repository", repository]
-    command += [word for tag in options.tag for word in ("--tag", tag)]
+    command += [word for tag in tags for word in ("--tag", tag)]
     command += ["--insecure"] if options.insecure else []
     runfiles = str(Path(__file__).absolute().parents[3])
     environment = os.environ | {"RUNFILES_DIR": runfiles} | variables
