@@ -92,6 +92,15 @@ def test_a_release_and_a_rollback_act_on_what_their_environments_serve() -> None
     }
 
 
+def test_an_environment_admits_the_refs_that_its_jobs_run_from_and_no_others() -> None:
+    """A rollback is started from main: an environment for tags alone would refuse it."""
+    refs = {"push": "v*", "schedule": "main", "workflow_dispatch": "main"}
+    for name, row in TABLE.items():
+        jobs = [job for job in JOBS if name in job.environments]
+        needed = {refs[trigger] for job in jobs for trigger in job.triggers}
+        assert set(row["refs"]) == needed, name
+
+
 @in_both_forms
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_a_job_gets_the_role_of_its_environment_and_no_other(

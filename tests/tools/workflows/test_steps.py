@@ -234,11 +234,38 @@ def test_a_better_model_is_proposed_with_its_card_and_not_deployed(scratch: Scra
     (scratch.folder / "temp/card.md").write_text("# Retraining\n")
     step = step_of("retrain", "Open a pull request with the card")
     assert scratch.run(step).returncode == 0
-    (_, *branch), (_, *file), (_, *request) = scratch.calls
+    (_, *branch), (_, *file), (_, *request) = (c for c in scratch.calls if "-q" not in c)
     assert branch[:2] == ["api", "repos/me/kiln/git/refs"]
     assert "content=IyBSZXRyYWluaW5nCg==" in file
     assert request[:2] == ["pr", "create"]
     assert request[request.index("--head") + 1] == "retrain-9"
+
+
+def test_a_proposal_that_is_repeated_makes_nothing_twice(scratch: Scratch) -> None:
+    """A run's second attempt has its first one's branch, file and pull request."""
+    (scratch.folder / "temp/card.md").write_text("# Retraining\n")
+    step = step_of("retrain", "Open a pull request with the card")
+    environment = {**step.environment, "THERE": "1"}
+    there = Step(step.workflow, step.job, step.name, step.script, environment)
+    assert scratch.run(there).returncode == 0
+    assert not [call for call in scratch.calls if {"-f", "create"} & set(call)]
+
+
+def test_what_decides_whether_a_job_runs_is_known_before_its_environment() -> None:
+    """GitHub evaluates a job's `if` without the variables of its environment: they must be the
+    repository's, and the page on setting up says so."""
+    asked = set()
+    for file in Path(".github/workflows").glob("*.yml"):
+        for job in yaml.safe_load(file.read_text())["jobs"].values():
+            condition = str(job.get("if", ""))
+            assert "secrets." not in condition  # GitHub knows none of them there
+            asked |= set(re.findall(r"vars\.(\w+)", condition))
+    [line] = re.findall(
+        r"^- Variables of the repository,.*?(?=^- )",
+        Path("docs/threat-model.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert asked == {name for name in re.findall(r"`(\w+)`", line) if name.isupper()}
 
 
 def test_a_rollback_without_a_version_goes_to_the_one_before(scratch: Scratch) -> None:
