@@ -92,7 +92,7 @@ def test_a_state_that_is_being_written_is_read_once_it_is_whole(tmp_path: Path) 
 def test_what_is_no_state_is_named(tmp_path: Path, text: str) -> None:
     state: State = LocalState(tmp_path)
     Path(state.place("service", "dev")).write_text(text)
-    with pytest.raises(TerraformError, match="dev-service.tfstate"):
+    with pytest.raises(TerraformError, match=r"dev-service\.tfstate"):
         read_outputs("service", "dev", state)
 
 

@@ -169,7 +169,7 @@ def test_every_major_version_of_bazel_is_tried_and_only_the_usual_one_can_fail_t
 def test_another_version_than_the_one_of_the_row_is_noticed(
     scratch: Scratch, release: str, passes: bool
 ) -> None:
-    step = step_of("versions", "It is this version that runs")
+    step = step_of("versions", "Check the Bazel version")
     other = {**step.environment, "USE_BAZEL_VERSION": release}
     done = scratch.run(Step(step.workflow, step.job, step.name, step.script, other))
     assert (done.returncode == 0) is passes
@@ -232,7 +232,7 @@ def test_what_came_of_a_retraining_decides_whether_a_model_is_proposed(
 
 def test_a_better_model_is_proposed_with_its_card_and_not_deployed(scratch: Scratch) -> None:
     (scratch.folder / "temp/card.md").write_text("# Retraining\n")
-    step = step_of("retrain", "Open a pull request with the card")
+    step = step_of("retrain", "Open a pull request with the model card")
     assert scratch.run(step).returncode == 0
     (_, *branch), (_, *file), (_, *request) = (c for c in scratch.calls if "-q" not in c)
     assert branch[:2] == ["api", "repos/me/kiln/git/refs"]
@@ -244,7 +244,7 @@ def test_a_better_model_is_proposed_with_its_card_and_not_deployed(scratch: Scra
 def test_a_proposal_that_is_repeated_makes_nothing_twice(scratch: Scratch) -> None:
     """A run's second attempt has its first one's branch, file and pull request."""
     (scratch.folder / "temp/card.md").write_text("# Retraining\n")
-    step = step_of("retrain", "Open a pull request with the card")
+    step = step_of("retrain", "Open a pull request with the model card")
     environment = {**step.environment, "THERE": "1"}
     there = Step(step.workflow, step.job, step.name, step.script, environment)
     assert scratch.run(there).returncode == 0
