@@ -1,9 +1,9 @@
 """The stages of a run in their order: fit, evaluate, export, report.
 
-//ml:train runs them one after the other in one process. The build's actions, the stages of DVC and
-the commands run those that they are for: the fit alone is `ml.training.fitting`, which depends on
-nothing of what comes after it. Only what trains imports it here, and only what reports the plots:
-an export neither waits for Lightning and Matplotlib nor is it keyed by them.
+//ml:train runs them one after the other in one process. Build actions, DVC stages and commands run
+those that they need: fitting alone is `ml.training.fitting`, which does not depend on later stages.
+Imports are local to stages, so that an export neither waits for Lightning and Matplotlib nor has
+them in its cache key.
 """
 
 import json
@@ -39,21 +39,21 @@ def train(
     console: Console,
     extra_callbacks: "Sequence[lightning.Callback]" = (),
 ) -> dict[str, Any]:
-    """One run from its configuration to its summary, continued from its last checkpoint if it has
+    """One run from its configuration to its summary, continued from its last checkpoint if there is
     one.
 
     Args:
-        run: an existing folder that holds this configuration, see `ml.runs.folder.open_run`.
-        extra_callbacks: called after those of the configuration; what they raise passes through.
+        run: an existing folder with this configuration, see `ml.runs.folder.open_run`.
+        extra_callbacks: called after the configured ones; their exceptions propagate.
 
     Returns:
-        What ``summary.json`` holds: the monitored metric, test scores, times in seconds, sizes in
-        bytes. Without test scores and model if ``cfg.conclude`` is false.
+        The content of ``summary.json``: the monitored metric, test metrics, times in seconds, sizes
+            in bytes. Without test metrics and model if ``cfg.conclude`` is false.
 
     Raises:
-        ConfigError, InstantiationException, DatasetError, ResumeError: nothing has started.
-        DivergedError: the loss is no longer a number; what was saved before it stays.
-        ParityError: the exported model answers differently from the network.
+        ConfigError, InstantiationException, DatasetError, ResumeError: nothing was started.
+        DivergedError: the loss is NaN or infinite; earlier results stay.
+        ParityError: the exported model's predictions differ from the network's.
         SystemExit: Ctrl-C, with `ml.training.launch.INTERRUPTED`; the run can be continued.
     """
     from ml.training import fitting
@@ -80,7 +80,7 @@ def train(
 
 
 def augmented_samples(data: Any) -> NDArray[np.uint8] | None:
-    """What training shows of a few images; None of a data module that does not tell."""
+    """A few images with their augmentations; None if the data module does not provide them."""
     tells = getattr(data, "augmented_samples", None)
     return tells() if tells else None
 
@@ -93,16 +93,16 @@ def conclude(
     """Evaluates, exports and reports on a network in its run folder; the summary is written last.
 
     Args:
-        probabilities: (N, K), what the network answered to the test set; read and asked here if
+        probabilities: (N, K), the network's predictions for the test set; computed here if omitted.
             that has not been done before.
-        augmented: see `augmented_samples`, for the report; None where the training images are not
+        augmented: see `augmented_samples`, for the report; None without training images.
             at hand.
 
     Returns:
-        What ``summary.json`` holds.
+        The content of ``summary.json``.
 
     Raises:
-        ParityError: the exported model answers differently from the network.
+        ParityError: the exported model's predictions differ from the network's.
     """
     from ml.report.page import draw_run
 
@@ -125,10 +125,10 @@ def conclude(
 def export(
     trained: Trained, path: Path, test: Labelled, probabilities: NDArray[np.float32]
 ) -> ExportReport:
-    """Writes the fp32 artifact of a network that has answered the test set.
+    """Writes the fp32 artifact of an evaluated network.
 
     Raises:
-        ParityError, ArtifactError: it is refused, nothing was written.
+        ParityError, ArtifactError: it fails a gate; nothing was written.
     """
     return export_artifact(
         trained.network,
@@ -148,7 +148,7 @@ def quantise(data: Any, full: Path, path: Path, test: Labelled) -> QuantisationR
     """Writes the INT8 sibling of an fp32 artifact, calibrated on training images.
 
     Raises:
-        AccuracyError, ArtifactError: it is refused, nothing was written.
+        AccuracyError, ArtifactError: it fails a gate; nothing was written.
         DatasetMismatch: the artifact was trained on another dataset.
     """
     check_same(read_artifact(full.read_bytes()), data)
@@ -158,10 +158,10 @@ def quantise(data: Any, full: Path, path: Path, test: Labelled) -> QuantisationR
 def export_anew(
     trained: Trained, folder: Path, *, int8: bool, progress: Callable[[str], None]
 ) -> tuple[ExportReport, QuantisationReport | None]:
-    """Writes model.onnx and model.int8.onnx, and loads each once more as a service would.
+    """Writes model.onnx and model.int8.onnx, and loads each again as a service would.
 
     Raises:
-        ParityError, AccuracyError: a gate refuses; what passed before it stays.
+        ParityError, AccuracyError: a gate fails; what passed before stays.
     """
     progress("evaluating on the test set, exporting, comparing ONNX with PyTorch")
     full, small = folder / "model.onnx", folder / "model.int8.onnx"
@@ -183,17 +183,17 @@ def _write_summary(run: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _mirrored(cfg: DictConfig, run: RunFolder, console: Console) -> Iterator[None]:
-    """The loggers of a run, at work as long as the context lasts; by default there is none."""
+    """A run's loggers, active while the context is open; none by default."""
     from ml.training.config import is_fast_dev_run
     from ml.training.launch import is_first
 
     named = cfg.get("logger") or {}
-    # A run of an earlier release, or a file of a user's own, names one without a name of its own.
+    # Configurations of earlier releases or users may lack this key.
     loggers = [named] if "_target_" in named else [one for one in named.values() if one]
     if is_fast_dev_run(cfg) or not is_first():
         loggers = []
     with ExitStack() as mirrors:
         for logger in loggers:
-            # Called here: as arguments of instantiate, Hydra would make mappings of both.
+            # Called here: as arguments of instantiate, Hydra would convert both to mappings.
             mirrors.enter_context(instantiate(logger, _partial_=True)(run=run, console=console))
         yield

@@ -17,7 +17,7 @@ from infra.twin.load import TimedResponse
 from infra.twin.traffic import Traffic
 
 MOST_ROLLBACK_S = 60.0
-# Calls in progress when a release ends, and late notifications
+# Calls in progress when a release ends, and late notifications.
 _SETTLE_S = 3.0
 
 

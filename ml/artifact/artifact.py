@@ -1,4 +1,4 @@
-"""Writes, loads and verifies model artifacts: ONNX files that describe themselves."""
+"""Writes, loads and verifies model artifacts: ONNX files with embedded metadata."""
 
 import os
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ __all__ = [
     "write_artifact",
 ]
 
-_BATCH = 500  # images at most
+_BATCH = 500  # maximum batch size
 _NOT_THE_MODEL = ("doc_string", "metadata_props", "value_info", "producer_version")
 
 
@@ -49,18 +49,18 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified model, ready to answer."""
+    """A verified model, ready for inference."""
 
     metadata: ArtifactMetadata
     session: ort.InferenceSession
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
-        """Answers to (N, H, W, 3) RGB images."""
+        """Predictions for (N, H, W, 3) RGB images."""
         return predict(self.session, images)
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with graph and weights alone: no comments, stack traces, paths or inferred shapes."""
+    """A copy with only graph and weights: no comments, stack traces, paths or inferred shapes."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     _clear(copy)
@@ -69,17 +69,17 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def model_version(model: onnx.ModelProto) -> str:
-    """Digest of graph and weights, whatever else the model carries."""
+    """Digest of graph and weights, independent of metadata."""
     return read_model_file(_serialise(canonical(model))).version
 
 
 def write_artifact(
     model: onnx.ModelProto, metadata: ArtifactMetadata, path: Path
 ) -> ArtifactMetadata:
-    """Seal a model with its metadata; the file at `path` appears whole or not at all.
+    """Adds metadata to a model and writes it atomically.
 
     Returns:
-        The metadata as written, its version that of `model` whatever it was before.
+        The metadata as written, with the version computed from `model`.
 
     Raises:
         ArtifactError: the metadata or the model's signature breaks the contract.
@@ -95,13 +95,13 @@ def write_artifact(
 
 
 def load_artifact(path: Path, threads: int = 0) -> Artifact:
-    """Read and verify an artifact: version, metadata, signature and parity vector.
+    """Reads an artifact and verifies version, metadata, signature and parity vector.
 
     Args:
-        threads: for one inference; 0 means one per core.
+        threads: intra-op threads; 0 means one per core.
 
     Raises:
-        ArtifactError: names the file and why it is refused: truncated, foreign, tampered with.
+        ArtifactError: the file is truncated, foreign or tampered with; the message says which.
         OSError: the file cannot be read.
     """
     try:
@@ -111,26 +111,26 @@ def load_artifact(path: Path, threads: int = 0) -> Artifact:
 
 
 def new_session(model: bytes, threads: int = 0) -> ort.InferenceSession:
-    """A CPU session; `threads` as for `load_artifact`, OMP_NUM_THREADS bounds them as it does
-    PyTorch's.
+    """A CPU session; `threads` as for `load_artifact`, bounded by OMP_NUM_THREADS as in PyTorch.
 
     Raises:
         ArtifactError: the runtime cannot load the model.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS") or 0)
-    options.log_severity_level = 3  # errors; the rest is advice to the exporter's authors
+    options.log_severity_level = 3  # errors only; warnings are meant for exporter developers
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as exc:  # the runtime raises a dozen unrelated classes
+    except Exception as exc:  # onnxruntime raises a dozen unrelated exception classes
         raise ArtifactError(f"onnxruntime cannot load it: {exc}") from exc
 
 
 def predict(
     session: ort.InferenceSession, images: NDArray[np.uint8], batch: int | None = None
 ) -> Predictions:
-    """Answers to (N, H, W, 3) RGB images, N >= 1, `batch` at a time; None for as many as are fast
-    and fit into memory."""
+    """Predictions for (N, H, W, 3) images, N >= 1, in batches of `batch`; None picks a fast size
+    that fits into memory.
+    """
     batch = batch or batch_within_memory(images[0].size, _BATCH)
     parts = [
         session.run([LOGITS, PROBABILITIES], {INPUT: images[i : i + batch]})
@@ -189,5 +189,5 @@ def _check_parity(session: ort.InferenceSession, metadata: ArtifactMetadata) -> 
     if not difference <= parity.tolerance:
         raise ArtifactError(
             f"it answers its parity vector with a difference of {difference:.2g} in probability, "
-            f"expected at most {parity.tolerance:.2g}: this machine computes something else"
+            f"expected at most {parity.tolerance:.2g}: this machine computes different results"
         )

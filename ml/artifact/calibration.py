@@ -7,19 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Of logits whose gaps are 1 on average: all classes are then equally likely.
+# Of logits whose gaps are 1 on average; at the limit all classes are equally likely.
 _LEAST_LOG_SCALE = -7.0
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The number that logits are divided by for the likeliest labels under Jeffreys' prior.
+    """The temperature that maximises the posterior of the labels under Jeffreys' prior.
 
-    Dividing changes no prediction, only how sure it sounds: networks trained on smoothed labels
-    sound too modest, others too sure. The likelihood alone is greatest at a temperature of zero
-    where every answer is right, which a few hundred images do not prove. The prior, half the
-    logarithm of the scale's Fisher information, keeps it finite: a network that is right N times
-    of N by equal gaps is taken to be wrong once in 2 N + 2. For many images it vanishes, and what
-    it takes away is the estimate's own bias.
+    Scaling changes confidence but no prediction: networks trained with smoothed labels are
+    underconfident, others overconfident. If all predictions are right, the likelihood alone is
+    maximal at a temperature of zero, which a few hundred images do not justify. The prior, half the
+    logarithm of the scale's Fisher information, keeps it finite: a network that is right N times of
+    N by equal gaps is assumed to err once in 2 N + 2. For many images it vanishes, and it removes
+    the estimate's own bias.
 
     Args:
         logits: (N, K), of images that the network was not trained on.
@@ -27,7 +27,7 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
 
     Source: Guo et al. 2017, arXiv:1706.04599, section 4.2 (temperature scaling); Firth 1993,
     Biometrika 80:27-38, and Heinze and Schemper 2002, Statistics in Medicine 21:2409-2419 (the
-    penalty by Jeffreys' prior, and why it mends separation).
+    penalty by Jeffreys' prior, and why it resolves separation).
     """
     logits = logits.detach().double()
     gaps = logits.amax(1, keepdim=True) - logits
@@ -49,7 +49,8 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     def loss() -> Tensor:
         search.zero_grad()
         log_shares = F.log_softmax(-gaps * log_scale.exp(), dim=1)
-        # The variance of the gaps under the answers, in logarithms: it vanishes where all are sure.
+        # The log of the variance of the gaps under the predicted probabilities, which vanishes if
+        # all are certain.
         square = torch.logsumexp(log_shares + 2 * log_gaps, 1)
         mean = torch.logsumexp(log_shares + log_gaps, 1)
         information = torch.logsumexp(square + torch.log1p(-(2 * mean - square).exp()), 0)
@@ -63,19 +64,20 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
 
 @runtime_checkable
 class ScalesLogits(Protocol):
-    """A network that calibration can set the confidence of."""
+    """A network whose logits can be rescaled for calibration."""
 
     def scale_logits(self, factor: float) -> None:
-        """Multiplies all logits by a factor, for good."""
+        """Permanently multiplies all logits by a factor."""
 
 
 def calibrate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Sets the scale of a network's logits, if it lets itself be scaled; the temperature.
+    """Calibrates a network by temperature scaling, if it supports it; returns the temperature.
 
-    Label smoothing teaches a network to sound unsure; the service should say what is true.
+    Label smoothing makes networks underconfident; the service should report calibrated
+    probabilities.
 
     Args:
-        batches: normalised (N, C, H, W) images and (N,) labels that it was not trained on.
+        batches: normalised (N, C, H, W) images and (N,) labels, not used for training.
     """
     if not isinstance(network, ScalesLogits):
         return 1.0

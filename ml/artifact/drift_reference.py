@@ -9,7 +9,7 @@ from common.model.signals import CONFIDENCE, IMAGE_SIGNALS, SIGNALS, image_signa
 from common.resources import batch_within_memory
 
 BINS = 20
-_CHUNK = 1000  # images turned into floats at a time, at most
+_CHUNK = 1000  # maximum number of images converted to floats at a time
 
 Signals = dict[str, NDArray[np.float64]]
 
@@ -17,17 +17,17 @@ Signals = dict[str, NDArray[np.float64]]
 def drift_reference(
     images: NDArray[np.uint8], probabilities: NDArray[np.floating]
 ) -> DriftReference:
-    """Summarise reference images and the answers to them.
+    """Summarises reference images and their predictions.
 
     Args:
         images: (N, H, W, 3), RGB, N >= 1.
-        probabilities: (N, K), the model's answers.
+        probabilities: (N, K), the model's predictions.
     """
     return reference_of(measured(images, probabilities), predicted_counts(probabilities))
 
 
 def measured(images: NDArray[np.uint8], probabilities: NDArray[np.floating]) -> Signals:
-    """Every signal's value for each of (N, H, W, 3) images and the (N, K) answers to them."""
+    """Every signal's value for each of (N, H, W, 3) images and their (N, K) predictions."""
     size = batch_within_memory(images[0].size, _CHUNK)
     chunks = [image_signals(images[i : i + size]) for i in range(0, len(images), size)]
     values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in IMAGE_SIGNALS}
@@ -36,12 +36,12 @@ def measured(images: NDArray[np.uint8], probabilities: NDArray[np.floating]) -> 
 
 
 def predicted_counts(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
-    """(K,): how many of (N, K) answers name each class."""
+    """(K,): number of predictions of each class."""
     return np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
 
 
 def reference_of(signals: Signals, class_counts: NDArray[np.int64]) -> DriftReference:
-    """Summarise what was measured on the reference images: (N,) values a signal, (K,) counts."""
+    """Summarises measurements of the reference images: (N,) values per signal, (K,) counts."""
     return DriftReference(
         images=int(class_counts.sum()),
         class_priors=_shares(class_counts),
@@ -55,7 +55,7 @@ def bins_of(signal: SignalReference, values: NDArray[np.float64]) -> NDArray[np.
 
 
 def _reference(name: str, values: NDArray[np.float64]) -> SignalReference:
-    """Edges at the reference's own quantiles: no bin is empty, however skewed the signal."""
+    """Bin edges at the reference's quantiles: no bin is empty, however skewed the signal."""
     ranked = np.sort(values)
     cuts = ranked[np.arange(1, BINS) * len(ranked) // BINS]
     edges = sorted({float(f"{cut:.7g}") for cut in cuts if cut > ranked[0]} or {float(ranked[0])})

@@ -1,4 +1,4 @@
-"""Answers of a classifier to labelled images, and metrics of them with 95 % intervals."""
+"""Predictions for labelled images, and metrics with 95 % intervals."""
 
 import copy
 import json
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 CALIBRATION_BINS = 15
-_BATCH = 500  # images at most
-_GRANTED = 3.0  # standard errors: one honest model of a thousand scores worse by chance
-_LEAST_EXPECTED = 1e-6  # nats; answers of exactly 1 expect 0
+_BATCH = 500  # maximum batch size
+_GRANTED = 3.0  # standard errors: one calibrated model in a thousand scores worse by chance
+_LEAST_EXPECTED = 1e-6  # nats; predictions with probability 1 have an expected loss of 0
 
 
 class Labelled(NamedTuple):
@@ -31,8 +31,10 @@ class Labelled(NamedTuple):
 def torch_probabilities(
     network: "nn.Module", images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
 ) -> NDArray[np.float32]:
-    """PyTorch's fp32 answers on the CPU, normalising as the training data does: the reference."""
-    import torch  # seconds, for which whoever only scores answers need not wait
+    """PyTorch's fp32 predictions on the CPU, normalised as in training: the reference for
+    parity.
+    """
+    import torch  # imports PyTorch, which takes seconds and scoring alone does not need
 
     network = copy.deepcopy(network).to("cpu", torch.float32).eval()
     shift, scale = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (mean, std))
@@ -47,7 +49,7 @@ def torch_probabilities(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of (N, K) probabilities against N labels; per-class tuples follow `classes`.
+    """Metrics of (N, K) probabilities against N labels; per-class tuples follow `classes`.
 
     A class that is never predicted has precision 0, one that never occurs has recall 0. The macro
     F1 is the mean over classes that occur or are predicted. The confusion matrix counts images:
@@ -85,7 +87,7 @@ class Evaluation:
 
 
 def evaluate(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]) -> Evaluation:
-    """Score predictions.
+    """Evaluates predictions.
 
     Args:
         probabilities: (N, K), rows sum to one.
@@ -93,7 +95,7 @@ def evaluate(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]
         classes: K names.
 
     Raises:
-        ValueError: shapes disagree, N is 0, a row is no distribution, a label is out of range.
+        ValueError: shapes disagree, N is 0, a row is no distribution, or a label is out of range.
     """
     p, y = checked(probabilities, labels, len(classes))
     predictions, confidence = p.argmax(axis=1), p.max(axis=1)
@@ -126,13 +128,14 @@ def evaluate(probabilities: ArrayLike, labels: ArrayLike, classes: Sequence[str]
 
 @dataclass(frozen=True)
 class ProperScore:
-    """The mean of a proper score over N answers beside what the answers themselves expect.
+    """The mean of a proper scoring rule over N predictions, and its expectation by the predictions
+    themselves.
 
-    Who means what they say scores what they expect, up to chance; who is too sure scores worse,
-    however few the mistakes are.
+    A calibrated model scores as it expects, up to chance; an overconfident one scores worse,
+    however few its mistakes are.
 
     Attributes:
-        expected: the mean if each label were drawn from the answer to it.
+        expected: the mean if each label were drawn from its prediction.
         error: standard error of that mean.
     """
 
@@ -142,8 +145,9 @@ class ProperScore:
 
     @property
     def excess(self) -> float:
-        """By which share of the expected the score is worse, once three standard errors are granted
-        to chance; 0 if it is not."""
+        """Relative excess over the expected score beyond three standard errors; 0 if there is
+        none.
+        """
         beyond = self.score - self.expected - _GRANTED * self.error
         return max(0.0, beyond) / max(self.expected, _LEAST_EXPECTED)
 
@@ -167,7 +171,7 @@ def proper_scores(probabilities: ArrayLike, labels: ArrayLike) -> tuple[ProperSc
 def _proper_score(
     p: NDArray[np.float64], y: NDArray[np.integer], scores: NDArray[np.float64]
 ) -> ProperScore:
-    """A proper score from (N, K) scores, one for each label that might be the true one."""
+    """A proper score from (N, K) scores, one for each possible true label."""
     expected = (p * scores).sum(axis=1)
     variance = (p * (scores - expected[:, None]) ** 2).sum(axis=1)
     return ProperScore(
@@ -212,7 +216,7 @@ def _distance_by_chance(variances: NDArray[np.float64], images: int) -> float:
 
 
 def worst_mistakes(probabilities: ArrayLike, labels: ArrayLike, count: int) -> NDArray[np.int64]:
-    """Indices of at most `count` wrong predictions, the most confident first."""
+    """Indices of at most `count` wrong predictions, most confident first."""
     p, y = np.asarray(probabilities), np.asarray(labels)
     wrong = np.flatnonzero(p.argmax(axis=1) != y)
     order = np.argsort(-p.max(axis=1)[wrong], kind="stable")
@@ -222,7 +226,7 @@ def worst_mistakes(probabilities: ArrayLike, labels: ArrayLike, count: int) -> N
 def checked(
     probabilities: ArrayLike, labels: ArrayLike, classes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Both as arrays, once they are what `evaluate` promises to understand."""
+    """Both as arrays, validated as `evaluate` promises."""
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if p.ndim != 2 or p.shape[1] != classes or y.shape != p.shape[:1] or len(y) == 0:
         raise ValueError(
@@ -253,7 +257,7 @@ def _as_tuples(value: Any) -> Any:
     return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-_Z = 1.959964  # 97.5 % of a normal distribution lie below
+_Z = 1.959964  # 97.5 % quantile of the normal distribution
 _DRAWS = 1000
 
 
@@ -265,7 +269,7 @@ class Interval(NamedTuple):
 
 
 def wilson(hits: int, trials: int) -> Interval:
-    """Wilson interval of a share; (0, 1) without trials.
+    """Wilson interval of a proportion; (0, 1) without trials.
 
     Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
     """
@@ -274,13 +278,13 @@ def wilson(hits: int, trials: int) -> Interval:
     share, z2 = hits / trials, _Z**2 / trials
     centre = (share + z2 / 2) / (1 + z2)
     reach = _Z * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials)) / (1 + z2)
-    low = 0.0 if hits == 0 else float(centre - reach)  # exactly so, whatever the rounding
+    low = 0.0 if hits == 0 else float(centre - reach)  # exact, whatever the rounding
     high = 1.0 if hits == trials else float(centre + reach)
     return Interval(low, high)
 
 
 def accuracy_interval(evaluation: Evaluation) -> Interval:
-    """Wilson's interval of the accuracy."""
+    """Wilson interval of the accuracy."""
     return wilson(int(np.trace(np.array(evaluation.confusion))), evaluation.images)
 
 
@@ -293,10 +297,10 @@ def recall_intervals(evaluation: Evaluation) -> list[Interval]:
 def macro_f1_interval(evaluation: Evaluation, seed: int = 0) -> Interval:
     """Bootstrap interval, by resampling the confusion matrix."""
     counts, chance = np.array(evaluation.confusion), np.random.default_rng(seed)
-    label, guess = np.nonzero(counts)  # at most one cell for each image
+    label, guess = np.nonzero(counts)  # at most one cell per image
     shares, classes = counts[label, guess] / evaluation.images, len(counts)
     means = []
-    for _ in range(_DRAWS):  # one at a time: of a thousand classes all at once take gigabytes
+    for _ in range(_DRAWS):  # one at a time: with a thousand classes, all together take gigabytes
         drawn = chance.multinomial(evaluation.images, shares)
         hits = np.bincount(label, drawn * (label == guess), classes)
         sums = np.bincount(label, drawn, classes) + np.bincount(guess, drawn, classes)

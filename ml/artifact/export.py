@@ -32,8 +32,9 @@ from ml.artifact.evaluation import Evaluation, Labelled, evaluate
 from ml.artifact.fold import fold_pooled_norms
 from ml.artifact.simplify import simplify
 
-OPSET = 20  # the first with Gelu as one operator; onnxruntime fuses nothing more from later ones
-PARITY_TOLERANCE = 1e-4  # largest |difference| in probability between ONNX and PyTorch, fp32
+OPSET = 20  # the first with Gelu as an operator; onnxruntime fuses nothing more for later ones
+# Largest allowed |difference| in probability between ONNX and PyTorch, fp32.
+PARITY_TOLERANCE = 1e-4
 PROVED_BATCHES = (1, 2, 7, 100)
 PARITY_IMAGES = 2
 
@@ -41,23 +42,23 @@ _UNSEALED = "0" * 64
 
 
 class ParityError(ValueError):
-    """The exported model answers differently from PyTorch: nothing was written."""
+    """The exported model's predictions differ from PyTorch's; nothing was written."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written and how sure we are of it."""
+    """What was written, and the results of its checks."""
 
     path: Path
     metadata: ArtifactMetadata
-    evaluation: Evaluation  # of PyTorch's answers to the given images
-    parity: float  # max |difference| in probability over all images and the proved batch sizes
+    evaluation: Evaluation  # of PyTorch's predictions for the given images
+    parity: float  # max |difference| in probability over all images and the tested batch sizes
     simplification: str
     size_bytes: int
     elapsed_s: float
 
     def as_dict(self) -> dict[str, Any]:
-        """What a run's summary says of its export: scores, version, size in bytes, seconds."""
+        """The export in a run's summary: metrics, version, size in bytes, seconds."""
         return {
             "export_s": round(self.elapsed_s, 2),
             "test": self.evaluation.as_dict(),
@@ -75,7 +76,7 @@ class ServingGraph(nn.Module):
     shift: Tensor
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Wrap a network that takes float32 (N, 3, H, W), normalised by channel."""
+        """Wraps a network that takes float32 (N, 3, H, W), normalised by channel."""
         super().__init__()
         self.network = network
         # (x / 255 - mean) / std as one multiplication and one addition
@@ -103,13 +104,13 @@ def export_artifact(
     resize: Resize = "crop",
     opset: int = OPSET,
 ) -> ExportReport:
-    """Write `network` as a model artifact, or refuse to.
+    """Writes `network` as a model artifact if it passes the gates.
 
     Args:
         network: maps float32 (N, 3, H, W), normalised by `mean` and `std`, to (N, K) logits.
-        test: the images on which parity is checked and scores are taken.
-        probabilities: (N, K), PyTorch's fp32 answers to them, see `torch_probabilities`.
-        resize: how images of other proportions became those of `test`; the service does the same.
+        test: the images for parity and metrics.
+        probabilities: (N, K), PyTorch's fp32 predictions for them, see `torch_probabilities`.
+        resize: how images of other aspect ratios were fitted; the service does the same.
 
     Raises:
         ParityError: the ONNX model and PyTorch disagree by more than `PARITY_TOLERANCE`.
@@ -154,9 +155,10 @@ def to_onnx(
     std: Sequence[float],
     opset: int = OPSET,
 ) -> onnx.ModelProto:
-    """The serving graph of a network as a checked ONNX model, any number of images a batch."""
+    """The network's serving graph as a checked ONNX model with a dynamic batch axis."""
     graph = ServingGraph(_inference_copy(network), mean, std).eval()
-    example = torch.zeros(2, *size, 3, dtype=torch.uint8)  # 1 may be taken for a constant
+    # A batch of 1 may be exported as a constant.
+    example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx")):
         warnings.simplefilter("ignore")  # deprecations inside the exporter
         program = torch.onnx.export(
@@ -176,7 +178,7 @@ def to_onnx(
 
 
 def scores(evaluation: Evaluation) -> Scores:
-    """The part of an evaluation that travels with the model."""
+    """The metrics that are stored in the model."""
     return Scores(
         images=evaluation.images,
         accuracy=round(evaluation.accuracy, 6),
@@ -189,7 +191,7 @@ def scores(evaluation: Evaluation) -> Scores:
 def parity_vector(
     images: NDArray[np.uint8], probabilities: NDArray[np.float32], tolerance: float
 ) -> ParityVector:
-    """The first images and the answers to them."""
+    """The first images and their predictions."""
     rows = probabilities[:PARITY_IMAGES].astype(np.float64).round(7).tolist()
     return ParityVector(
         images=images[:PARITY_IMAGES].tobytes(),
@@ -222,9 +224,9 @@ def _simplest_faithful(
             model, folded = fold_pooled_norms(simplified.model)
             gap = parity_gap(model, images, probabilities)
             if gap <= PARITY_TOLERANCE:
-                return model, gap, f"{note}, {folded} pooled normalisations folded"
+                return model, gap, f"{note}, {folded} batch normalisations folded through max-pools"
             note = f"kept unsimplified: simplification moved a probability by {gap:.2g}"
-        except Exception as exc:  # a frozen batch axis, an operator the runtime lacks
+        except Exception as exc:  # a fixed batch axis, or an operator that onnxruntime lacks
             note = f"kept unsimplified: the simplified model does not run ({exc})"
     gap = parity_gap(full, images, probabilities)
     if not gap <= PARITY_TOLERANCE:
@@ -237,7 +239,7 @@ def _simplest_faithful(
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Errors alone: the exporter warns of every operator library that it could also translate."""
+    """Errors only: the exporter warns about every optional operator library."""
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -255,6 +257,6 @@ def _channels(values: Sequence[float]) -> Tensor:
 
 
 def _triple(values: Sequence[float]) -> tuple[float, float, float]:
-    """One value for each channel; grey images have one for all three."""
+    """One value per channel; grey images repeat theirs."""
     red, green, blue = (float(value) for value in values) if len(values) > 1 else 3 * [*values]
     return red, green, blue

@@ -1,12 +1,12 @@
 """Folds batch normalisation through a max-pool into the preceding convolution.
 
-Training pools first, because then there is less to normalise. In inference a normalisation is one
-scale and one shift a channel; where no scale is negative the order does not matter::
+Training pools first, so that there is less to normalise. In inference, normalisation is one scale
+and one shift per channel; if no scale is negative, the order does not matter::
 
     relu(scale * max(x) + shift) = max(relu(scale * x + shift))
 
-The convolution takes both in, what is left is Conv, Relu, MaxPool: one node less in fp32, and in
-INT8 nothing between the three that would need floats.
+The convolution absorbs both, which leaves Conv, Relu, MaxPool: one node less in fp32, and in INT8
+no float operation between the three.
 """
 
 import numpy as np
@@ -18,12 +18,13 @@ _CHAIN = ("Conv", "MaxPool", "BatchNormalization", "Relu")
 
 
 def fold_pooled_norms(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    """A copy whose chains of Conv, MaxPool, BatchNormalization and Relu are Conv, Relu, MaxPool.
+    """A copy in which chains of Conv, MaxPool, BatchNormalization and Relu become Conv, Relu,
+    MaxPool.
 
-    Chains with a negative scale, or with branches inside, stay.
+    Chains with a negative scale or with branches are left unchanged.
 
     Returns:
-        The copy, and how many chains were folded.
+        The copy, and the number of folded chains.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -40,7 +41,7 @@ class _Graph:
         self.weights = {weight.name: weight for weight in graph.initializer}
 
     def chains(self) -> list[list[onnx.NodeProto]]:
-        """Every chain, each node's only reader the next."""
+        """Every chain in which each node is the only consumer of the previous one."""
         found = []
         for first in self.graph.node:
             chain = [first]
@@ -55,7 +56,7 @@ class _Graph:
         return found
 
     def fold(self, chain: list[onnx.NodeProto]) -> bool:
-        """False if the chain must stay."""
+        """Folds a chain; False if that is not possible."""
         conv, pool, norm, relu = chain
         if not all(name in self.weights for name in (*conv.input[1:], *norm.input[1:])):
             return False
@@ -100,7 +101,9 @@ class _Graph:
         norm: onnx.NodeProto,
         relu: onnx.NodeProto,
     ) -> None:
-        """Conv, Relu, MaxPool, in this order also in the file; the result keeps its name."""
+        """Reconnects as Conv, Relu, MaxPool, in this order in the file; the output keeps its
+        name.
+        """
         result = relu.output[0]
         moved = onnx.NodeProto()
         moved.CopyFrom(relu)

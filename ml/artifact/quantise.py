@@ -33,19 +33,19 @@ from ml.artifact.evaluation import Evaluation, Labelled, evaluate
 from ml.artifact.export import parity_vector, scores
 from ml.artifact.fold import fold_pooled_norms
 
-ACCURACY_TOLERANCE = 0.003  # share of images; how much accuracy the smaller model may cost
-PARITY_TOLERANCE = 0.05  # another CPU's kernels round differently, a broken one is far off
+ACCURACY_TOLERANCE = 0.003  # largest allowed loss of accuracy
+PARITY_TOLERANCE = 0.05  # kernels of other CPUs round differently; broken ones are far off
 
-_BATCH = 64  # images at most
+_BATCH = 64  # maximum batch size
 
 
 class AccuracyError(ValueError):
-    """Quantisation costs too much accuracy: nothing was written."""
+    """Quantisation loses too much accuracy; nothing was written."""
 
 
 @dataclass(frozen=True)
 class QuantisationReport:
-    """What was written and what it cost."""
+    """What was written, and its loss of accuracy."""
 
     path: Path
     metadata: ArtifactMetadata
@@ -57,7 +57,7 @@ class QuantisationReport:
 
     @property
     def accuracy_lost(self) -> float:
-        """Share of images; negative if the smaller model does better."""
+        """Loss of accuracy; negative if INT8 is better."""
         return self.fp32_accuracy - self.evaluation.accuracy
 
 
@@ -68,15 +68,15 @@ def quantise_artifact(
     calibration_images: NDArray[np.uint8],
     test: Labelled,
 ) -> QuantisationReport:
-    """Write the INT8 model of an fp32 artifact, or refuse to.
+    """Writes the INT8 model of an fp32 artifact if it passes the gate.
 
     Args:
-        calibration_images: (N, H, W, 3) from the training set; a few hundred fix the ranges.
-        test: what the gate and the metadata's scores come from.
+        calibration_images: (N, H, W, 3) from the training set; a few hundred determine the ranges.
+        test: images for the gate and the metadata's metrics.
 
     Raises:
         AccuracyError: it loses more than `ACCURACY_TOLERANCE` of accuracy.
-        ArtifactError: `fp32_path` holds no artifact, or one that is quantised already.
+        ArtifactError: `fp32_path` is not an artifact, or is quantised already.
     """
     start, images, labels = time.perf_counter(), test.images, test.labels
     full = load_artifact(fp32_path)
@@ -111,17 +111,16 @@ def quantise_artifact(
 
 
 def quantised(model: onnx.ModelProto, calibration_images: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Convolutions, activations, poolings and residual sums in eight bits, scales per channel; the
-    first convolution stays.
+    """8-bit convolutions, activations, poolings and residual sums with per-channel scales, except
+    for the first convolution.
 
-    It has three input channels, too few for the integer kernels to gain anything, and is where
-    rounding hurts most. Behind it no value is a float until the last activation: a convolution
-    writes what its ReLU leaves, in the scale of that. Weights get seven bits: on CPUs without
-    VNNI instructions sums of two full products would saturate, and the accuracy would depend on the
-    machine.
+    With three input channels, integer kernels gain nothing there, and rounding hurts most. After
+    it, no value is a float until the last activation: a convolution's output has the scale of its
+    ReLU. Weights have seven bits: on CPUs without VNNI instructions, sums of two full products
+    would saturate, and accuracy would depend on the machine.
     """
     prepared, _ = fold_pooled_norms(canonical(model))
-    # What the quantiser looks for: shapes were inferred and the graph was simplified at export.
+    # Required by the quantiser: shapes were inferred and the graph was simplified at export.
     prepared.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory(prefix="kiln-quantise-") as folder:
         before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")

@@ -13,7 +13,7 @@ from common.processes import python_environment
 
 
 class Simplified(NamedTuple):
-    """The simpler model, or the given one and why it was kept."""
+    """The simplified model, or the original and the reason why it was kept."""
 
     model: onnx.ModelProto
     succeeded: bool
@@ -23,10 +23,10 @@ class Simplified(NamedTuple):
 def simplify(
     model: onnx.ModelProto, timeout_s: float = 120, command: Sequence[str] = (__file__,)
 ) -> Simplified:
-    """Simplify a model; whatever goes wrong, the answer is a usable model and a note.
+    """Simplifies a model; on any failure it returns the original and a note.
 
     Args:
-        command: arguments to Python for the child, which gets two more: input and output file.
+        command: Python arguments for the subprocess, followed by input and output file.
     """
     with tempfile.TemporaryDirectory(prefix="kiln-simplify-") as folder:
         before, after = Path(folder, "before.onnx"), Path(folder, "after.onnx")
@@ -35,7 +35,7 @@ def simplify(
             problem = _run([sys.executable, *command, str(before), str(after)], timeout_s)
             if not problem:
                 return _simplified(model, onnx.load(after))
-        except Exception as exc:  # a file that is missing, cut short or no model at all
+        except Exception as exc:  # a missing, truncated or invalid file
             problem = f"left no readable model ({type(exc).__name__}: {exc})"
     return Simplified(model, False, f"kept unsimplified: the simplifier {problem}")
 
@@ -46,7 +46,7 @@ def _simplified(before: onnx.ModelProto, after: onnx.ModelProto) -> Simplified:
 
 
 def _run(command: Sequence[str], timeout_s: float) -> str:
-    """Run the child; what went wrong, or an empty text."""
+    """Runs the subprocess; returns what went wrong, or ""."""
     try:
         child = subprocess.run(
             command, env=python_environment(), capture_output=True, text=True, timeout=timeout_s

@@ -1,22 +1,22 @@
-"""Weights by name, as training wrote them."""
+"""Weights by name, as training writes them."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_PREFIX = "network."  # of the network's weights in a checkpoint of Lightning's
+_PREFIX = "network."  # of the network's weights in a Lightning checkpoint
 
 
 def read_weights(path: Path) -> tuple[dict[str, Any], bool]:
-    """A network's weights by name, and whether a checkpoint of Lightning's holds them.
+    """A network's weights by name, and whether they come from a Lightning checkpoint.
 
     Raises:
-        ValueError: it is neither; the message names the file.
+        ValueError: the file holds neither; the message names it.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # whatever unpickling a damaged file comes upon
+    except Exception as exc:  # unpickling a damaged file can raise anything
         reason = str(exc).partition("\n")[0]
         raise ValueError(
             f"{path} holds no readable weights ({type(exc).__name__}: {reason})"

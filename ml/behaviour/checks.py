@@ -12,16 +12,16 @@ from ml.drift.corruptions import shifted
 Images = NDArray[np.uint8]
 Predict = Callable[[Images], NDArray[np.float32]]  # (N, H, W, 3) to (N, K) probabilities
 
-CONFIDENT = 0.9  # the top probability from which a prediction counts as confident
-_PIXELS = 2  # of a shift
-_FACTORS = (0.85, 1.15)  # of brightness
-_CLAIM = 0.002  # a rounding on another CPU may turn a few of 10,000 images
+CONFIDENT = 0.9  # a prediction counts as confident from this probability on
+_PIXELS = 2  # pixels of a shift
+_FACTORS = (0.85, 1.15)  # factors of brightness
+_CLAIM = 0.002  # rounding on another CPU may change a few of 10,000 images
 _GARBAGE = 200  # images of each kind
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model with 94 % test accuracy keeps with room to spare; shares of images."""
+    """Limits that a model with 94 % test accuracy meets with a margin; shares of images."""
 
     accuracy: float = 0.93
     class_recall: float = 0.80
@@ -61,7 +61,7 @@ def check_scores(
     limits: Limits,
     claimed: float | None = None,
 ) -> list[Check]:
-    """Accuracy, the weakest class, calibration; with `claimed`, whether that figure holds.
+    """Accuracy, weakest class, calibration; with `claimed`, whether that figure is reproduced.
 
     Args:
         probabilities: (N, K) predictions for the N images of `data`.
@@ -70,9 +70,9 @@ def check_scores(
     e = evaluate(probabilities, data.labels, classes)
     recall = {name: r for name, r, n in zip(classes, e.recall, e.support, strict=True) if n}
     weakest = min(recall, key=lambda name: recall[name])
-    meaning = f"images of the weakest class, {weakest}, that are recognised"
+    meaning = f"images of the weakest class, {weakest}, that are classified correctly"
     checks = [
-        Check("accuracy", e.accuracy, limits.accuracy, True, "images classified right"),
+        Check("accuracy", e.accuracy, limits.accuracy, True, "images classified correctly"),
         Check("class floor", recall[weakest], limits.class_recall, True, meaning, recall),
         Check(
             "calibration error",
@@ -90,10 +90,10 @@ def check_scores(
 
 
 def check_balance(counts: Sequence[Sequence[int]], limits: Limits) -> Check:
-    """The rarest class beside the most frequent one, in the part where they differ most.
+    """Ratio of the rarest to the most frequent class, in the part where it is smallest.
 
     Args:
-        counts: images of each class, for each part.
+        counts: images per class, for each part.
     """
     share = min(min(part) / max(part) for part in counts)
     meaning = "images of the rarest class for one of the most frequent class"
@@ -108,11 +108,12 @@ def check_invariance(
     *,
     mirrored: bool = True,
 ) -> list[Check]:
-    """How many images keep their class when mirrored, moved by 2 pixels, made darker or brighter.
+    """Share of images that keep their class when mirrored, shifted by 2 pixels, darkened or
+    brightened.
 
     Args:
-        probabilities: (N, K) predictions for the N images as they are.
-        mirrored: whether they are to keep it in a mirror, as digits and arrows do not.
+        probabilities: (N, K) predictions for the N unchanged images.
+        mirrored: whether mirrored images keep their class, unlike digits and arrows.
     """
     before = probabilities.argmax(axis=1)
 
@@ -136,7 +137,7 @@ def check_invariance(
             shift,
             limits.shift,
             True,
-            f"images that keep their class when moved by {_PIXELS} pixels, worst way",
+            f"images that keep their class when moved by {_PIXELS} pixels, worst direction",
             shifts,
         ),
         Check(
@@ -144,14 +145,14 @@ def check_invariance(
             light,
             limits.brightness,
             True,
-            "images that keep their class when darker or brighter, worse way",
+            "images that keep their class when darker or brighter, the worse of both",
             lights,
         ),
     ]
 
 
 def check_garbage(predict: Predict, size: tuple[int, int], limits: Limits, seed: int = 0) -> Check:
-    """How many images that show nothing are classified with confidence of 90 % and more."""
+    """Share of images without content that are classified with a confidence of 90 % or more."""
     sure = {
         kind: float((predict(images).max(axis=1) >= CONFIDENT).mean())
         for kind, images in garbage(size, seed).items()
@@ -161,7 +162,7 @@ def check_garbage(predict: Predict, size: tuple[int, int], limits: Limits, seed:
 
 
 def garbage(size: tuple[int, int], seed: int = 0) -> dict[str, Images]:
-    """Images that show nothing: even noise, Gaussian noise around grey, single colours."""
+    """Images without content: uniform noise, Gaussian noise around grey, solid colours."""
     random = np.random.default_rng(seed)
     shape = (_GARBAGE, *size, 3)
     colours = random.integers(0, 256, (_GARBAGE, 1, 1, 3))
@@ -174,5 +175,5 @@ def garbage(size: tuple[int, int], seed: int = 0) -> dict[str, Images]:
 
 
 def brightened(images: Images, factor: float) -> Images:
-    """Brightness times a factor, clipped."""
+    """Brightness multiplied by a factor, clipped."""
     return np.clip(np.rint(images * np.float32(factor)), 0, 255).astype(np.uint8)

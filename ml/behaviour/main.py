@@ -1,10 +1,10 @@
-"""Tests a model's behaviour: invariance, weakest class, calibration, garbage input; and its
+"""Checks a model's behaviour (invariance, weakest class, calibration, garbage input) and its
 dataset.
 
 The dataset is the model's own: found by the config.yaml of its run folder, or CIFAR-10 if it was
 trained on that; a model is never judged by other data.
 
-Exit code 0: every check passed, 3: one failed, 2: the input cannot be used.
+Exit codes: 0 every check passed, 2 the input cannot be used, 3 a check failed.
 
   bazel run //ml:behaviour                                       # the bundled model
   bazel run //ml:behaviour -- --model runs/<folder> --images 2000
@@ -44,7 +44,7 @@ _BATCH = 200
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Check, print, write; returns the exit code."""
+    """Checks, prints, writes; returns the exit code."""
     options = _options().parse_args(arguments)
     limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
     try:
@@ -84,8 +84,9 @@ def check_model(
     *,
     mirrored: bool = True,
 ) -> list[Check]:
-    """Scores on all test images of the model's own dataset; invariance on the first `images` of
-    them, in a mirror only if that is taught; then garbage."""
+    """Metrics on all test images of the model's dataset; invariance on the first `images` of them,
+    mirrored only if training does so; then garbage.
+    """
     metadata = artifact.metadata
     part = test.images[:images]
     progress.begin("predicting", len(test.images) + 7 * len(part) + 600)
@@ -108,7 +109,7 @@ def check_model(
 
 
 def describe_data(dataset: Dataset, test: Labelled, progress: Progress) -> DataFacts:
-    """Balance and duplicates of a dataset whose test part has been read."""
+    """Class balance and duplicates of a dataset whose test part has been read."""
     train, classes = dataset.read("train"), dataset.classes
     progress.begin("comparing test with training images", 1.0)
     found = find_duplicates(train, test, progress.update)
@@ -124,12 +125,16 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
     parser.add_argument(
-        "--images", type=count, default=2000, help="test images that are changed (%(default)s)"
+        "--images", type=count, default=2000, help="test images for invariance (%(default)s)"
     )
-    parser.add_argument("--no-data", action="store_true", help="leave the dataset's checks out")
-    parser.add_argument("--out", default="behaviour-report", help="for results (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of the model (0: one a core)")
-    limits = parser.add_argument_group("limits, shares; the defaults suit a model of 94 %")
+    parser.add_argument("--no-data", action="store_true", help="skip the dataset's checks")
+    parser.add_argument(
+        "--out", default="behaviour-report", help="folder for results (%(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="inference threads (0: one per core)"
+    )
+    limits = parser.add_argument_group("limit; the default suits a model with 94 % accuracy")
     for field in fields(Limits):
         kind = "most" if field.name in ("calibration_error", "garbage") else "least"
         limits.add_argument(

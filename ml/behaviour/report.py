@@ -27,7 +27,7 @@ _SHOWN = 24  # pairs of duplicates
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What was found about the dataset: images of each class, duplicates."""
+    """Facts about the dataset: images per class, duplicates."""
 
     classes: tuple[str, ...]
     train: Labelled
@@ -76,7 +76,7 @@ def print_data(facts: DataFacts, console: Console) -> None:
     for part, counts in (("train", facts.train_counts), ("test", facts.test_counts)):
         total, low, high = sum(counts), min(counts), max(counts)
         each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        console.print(f"{part}: {total:,} images, {each} of each class", highlight=False)
+        console.print(f"{part}: {total:,} images, {each} per class", highlight=False)
     wrong = sum(not pair.same_label for pair in found.near)
     mirrored = sum(pair.mirrored for pair in found.near)
     console.print(

@@ -1,5 +1,6 @@
-"""The contenders of a benchmark: every form in which a network can be served, or given model
-files."""
+"""The contenders of a benchmark: all forms in which a network can be served, or given model
+files.
+"""
 
 from collections.abc import Sequence
 from math import prod
@@ -20,7 +21,7 @@ from ml.benchmark.rounds import Contender
 
 
 class Field(NamedTuple):
-    """Contenders, the input's height and width in pixels, and the operations of one image."""
+    """Contenders, the input's height and width in pixels, and the operations per image."""
 
     contenders: list[Contender]
     size: tuple[int, int]
@@ -30,11 +31,11 @@ class Field(NamedTuple):
 def of_network(
     network: nn.Module, artifact: Path, calibration_images: NDArray[np.uint8], folder: Path
 ) -> Field:
-    """PyTorch eager and compiled, the ONNX export as it is, simplified, and in INT8.
+    """PyTorch eager and compiled, and ONNX as exported, simplified, and in INT8.
 
     Args:
         artifact: the network's simplified export.
-        folder: for the files of the others.
+        folder: for the files of the other contenders.
     """
     metadata = load_artifact(artifact).metadata
     graph = ServingGraph(network.float().cpu(), metadata.mean, metadata.std).eval()
@@ -54,10 +55,10 @@ def of_network(
 
 
 def of_files(paths: Sequence[Path]) -> Field:
-    """Model artifacts under names that tell them apart.
+    """Model artifacts under distinct names.
 
     Raises:
-        ArtifactError: one is refused, or they take images of different sizes.
+        ArtifactError: one is invalid, or they take images of different sizes.
     """
     sizes = {path: load_artifact(path).metadata.input_size for path in paths}
     if len({*sizes.values()}) > 1:
@@ -69,7 +70,7 @@ def of_files(paths: Sequence[Path]) -> Field:
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """File names, or as many folders before them as it takes."""
+    """File names, prefixed by as many folders as necessary."""
     parts = [path.absolute().parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -82,7 +83,7 @@ def flops_per_image(model: onnx.ModelProto) -> int:
     """Floating-point operations of convolutions and matrix products; a multiply-add counts as two.
 
     Args:
-        model: takes any number of images; shapes are inferred for one.
+        model: has a dynamic batch axis; shapes are inferred for one image.
     """
     single = onnx.ModelProto()
     single.CopyFrom(model)

@@ -1,7 +1,7 @@
 """Latency of one model, measured in a subprocess that `ml.benchmark.rounds` starts.
 
-It gets a `Job` in JSON as its argument and answers with lines of JSON: how long loading took, then
-a `Point` for each batch size that it reads, at last its memory.
+It receives a `Job` as JSON in its argument and prints JSON lines: the load time, then a `Point` for
+each batch size that it reads, finally its memory.
 """
 
 import json
@@ -26,7 +26,7 @@ _FEWEST_SAMPLES = 5
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure: a saved `ServingGraph` for PyTorch, an ONNX file for onnxruntime."""
+    """A measurement: a saved `ServingGraph` for PyTorch, an ONNX file for onnxruntime."""
 
     runtime: Runtime
     path: str
@@ -36,9 +36,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Point:
-    """Latency of one batch in milliseconds, throughput in images a second.
+    """Latency of one batch in milliseconds, throughput in images per second.
 
-    Of several rounds: the median of each figure, and how far throughput ranged around its median.
+    Over several rounds: the median of each figure, and the range of throughput around its median.
     """
 
     batch: int
@@ -52,7 +52,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Cold load lasts from the first line of the process, imports included, to the first result."""
+    """Cold load lasts from the process's first line, imports included, to the first result."""
 
     cold_load_s: float
     peak_memory_bytes: int
@@ -60,7 +60,7 @@ class Measurement:
 
 
 def median_of_rounds(points: Sequence[Point]) -> Point:
-    """The median of several rounds' points, all of the same batch size."""
+    """The median of several rounds' points for one batch size."""
     speeds = [point.images_per_s for point in points]
     typical = float(np.median(speeds))
     return Point(
@@ -75,15 +75,15 @@ def median_of_rounds(points: Sequence[Point]) -> Point:
 
 
 def summarise(batch: int, seconds: Sequence[float]) -> Point:
-    """Percentiles of the latencies of a batch size; throughput from their mean."""
+    """Percentiles of a batch size's latencies; throughput from their mean."""
     p50, p95, p99 = (float(p) for p in np.percentile(seconds, (50, 95, 99)) * 1e3)
     return Point(batch, len(seconds), p50, p95, p99, batch / float(np.mean(seconds)))
 
 
 def peak_memory_bytes() -> int:
-    """Most memory that this process ever held.
+    """Peak memory of this process.
 
-    Not `getrusage`: its figure survives exec, so that a child reports its parent's size.
+    Not `getrusage`, whose figure survives exec, so that a child reports its parent's peak.
     """
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
@@ -92,8 +92,8 @@ def peak_memory_bytes() -> int:
 
 
 def time_batches(predict: Predict, images: NDArray[np.uint8], budget_s: float) -> Point:
-    """Latencies of the same images over and over, for so long and five times at least."""
-    for _ in range(2):  # a new shape: buffers are allocated, torch.compile compiles
+    """Latencies for the same images, repeated for so long and at least five times."""
+    for _ in range(2):  # warm-up: a new shape allocates buffers, and torch.compile compiles
         predict(images)
     seconds: list[float] = []
     end = time.perf_counter() + budget_s
@@ -105,7 +105,7 @@ def time_batches(predict: Predict, images: NDArray[np.uint8], budget_s: float) -
 
 
 def load(job: Job) -> Predict:
-    """The model, ready to classify (N, H, W, 3) images."""
+    """The model as a function of (N, H, W, 3) images."""
     return _load_onnx(job) if job.runtime == "onnx" else _load_torch(job)
 
 
@@ -121,7 +121,7 @@ def _load_torch(job: Job) -> Predict:
     import torch
 
     torch.set_num_threads(job.threads)
-    # Not weights alone: our parent process has written a whole graph.
+    # Not weights_only: our parent process has written a whole graph.
     graph = torch.load(job.path, weights_only=False).eval()
     graph = graph.to(memory_format=torch.channels_last)
     if job.runtime == "compile":
@@ -136,8 +136,7 @@ def _load_torch(job: Job) -> Predict:
 
 
 def uncompilable() -> str:
-    """Why torch.compile cannot work here, for want of a C++ compiler or of headers; or an empty
-    text."""
+    """Why torch.compile does not work here (no C++ compiler, or no headers); "" if it does."""
     compiler = os.environ.get("CXX") or "g++"
     if not (shutil.which(compiler) or shutil.which("clang++")):
         return "skipped: torch.compile needs a C++ compiler (install g++, or set CXX)"
@@ -148,7 +147,7 @@ def uncompilable() -> str:
 
 
 def compiler_environment() -> dict[str, str]:
-    """Variables by which the compiler finds PyTorch's headers where PyTorch does not look."""
+    """Variables with which the compiler finds PyTorch's headers outside their usual place."""
     import torch
 
     headers = _torch_headers()
@@ -160,7 +159,7 @@ def compiler_environment() -> dict[str, str]:
 
 
 def _torch_headers() -> Path:
-    """Beside the module, or beside the file that it is a symbolic link to, as Bazel has them."""
+    """Beside the module, or beside the target of its symbolic link under Bazel."""
     import torch
 
     module = Path(torch.__file__)
@@ -169,7 +168,7 @@ def _torch_headers() -> Path:
 
 
 def _main(started: float, job: Job) -> None:
-    replies = os.fdopen(os.dup(1), "w")  # ours alone: libraries print to the standard output too
+    replies = os.fdopen(os.dup(1), "w")  # separate: libraries also print to standard output
     os.dup2(2, 1)
 
     def reply(values: Mapping[str, Any]) -> None:
@@ -185,7 +184,7 @@ def _main(started: float, job: Job) -> None:
         images = random.integers(0, 256, (wish["batch"], *job.size, 3)).astype(np.uint8)
         reply(asdict(time_batches(predict, images, wish["seconds"])))
     reply({"peak_memory_bytes": peak_memory_bytes()})
-    os._exit(0)  # compiler workers and thread pools need no farewell
+    os._exit(0)  # exit without waiting for compiler workers and thread pools
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Benchmarks a trained model: latency, throughput, size, and share of the machine's peak.
 
-A run folder is measured as PyTorch (eager and compiled), ONNX, simplified and INT8; model files are
-measured as they are. Writes a table for people, JSON for tools, a plot for both.
+A run folder is measured as PyTorch (eager and compiled), ONNX, simplified ONNX and INT8; model
+files as they are. Writes a table, JSON and a plot.
 
   bazel run //ml:benchmark                              # the bundled model, fp32 and INT8
   bazel run //ml:benchmark -- runs/<folder>             # into runs/<folder>/benchmark
@@ -35,7 +35,7 @@ _CORES = os.cpu_count() or 1
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Measure, print, write; returns the exit code."""
+    """Measures, prints, writes; returns the exit code."""
     options = _options().parse_args(arguments)
     quick = options.quick
     paths = [user_path(text) for text in options.models] or [*BUNDLED_MODELS]
@@ -72,8 +72,8 @@ def gather(paths: Sequence[Path], folder: Path, *, compiled: bool = True) -> Fie
     """Contenders of one run folder, or of model files.
 
     Args:
-        folder: for what is made of a run folder's network.
-        compiled: whether torch.compile takes part, which compiles for half a minute.
+        folder: for files made from a run folder's network.
+        compiled: whether to include torch.compile, which compiles for half a minute.
 
     Raises:
         ArtifactError, TrainedError: names the folder or file that cannot be used.
@@ -115,11 +115,17 @@ def _options() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("models", nargs="*", help="a run folder, or model files")
-    parser.add_argument("--threads", type=_positive, nargs="+", help="(1 and one a core)")
+    parser.add_argument(
+        "--threads", type=_positive, nargs="+", help="numbers of threads (1 and one per core)"
+    )
     parser.add_argument("--batches", type=_positive, nargs="+", help=f"({BATCHES})")
-    parser.add_argument("--seconds", type=_seconds, help="of timing a batch size (1)")
-    parser.add_argument("--rounds", type=_positive, help="that take turns; medians count (3)")
-    parser.add_argument("--quick", action="store_true", help="fewer figures, without torch.compile")
+    parser.add_argument("--seconds", type=_seconds, help="seconds per batch size (1)")
+    parser.add_argument(
+        "--rounds", type=_positive, help="interleaved rounds, of which medians are reported (3)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer measurements, without torch.compile"
+    )
     parser.add_argument("--out", help="folder for results (in a run folder: benchmark)")
     return parser
 

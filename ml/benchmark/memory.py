@@ -1,7 +1,7 @@
-"""Peak memory of what grows with the size of images and the number of classes.
+"""Peak memory of the work that grows with the size of images and the number of classes.
 
-Each row is a process of its own: what it takes at its peak beyond its images and its imports. None
-of it may grow with the images' size or with the square of the classes.
+Each row is a separate process: its peak beyond its images and imports. None of it may grow with the
+images' size or with the square of the number of classes.
 
   bazel run //ml:memory_benchmark
   bazel run //ml:memory_benchmark -- --edges 32 224 --classes 10 1000 --json memory.json
@@ -34,13 +34,13 @@ _MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Row:
-    """Peak of one piece of work.
+    """Peak memory of one task.
 
     Attributes:
         work: one of `WORK`.
-        edge: of the square images, in pixels.
-        images_mb: the images themselves, which are there before.
-        peak_mb: what the work takes beyond them.
+        edge: edge length of the square images in pixels.
+        images_mb: the images themselves, allocated before.
+        peak_mb: peak beyond them.
     """
 
     work: str
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
     parser.add_argument("--edges", nargs="+", type=count, default=[32, 96, 224])
     parser.add_argument("--classes", nargs="+", type=count, default=[10, 100, 1000])
     parser.add_argument("--json", help="file to write the figures to")
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)  # one row, in this process
+    # Measure one row in this process.
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
         work, edge, classes = options.measure
@@ -182,13 +183,13 @@ WORK = _BY_EDGE | _BY_CLASSES
 
 
 def _answers(labels: NDArray[Any], classes: int) -> NDArray[Any]:
-    """(N, K) probabilities, of which every second one is wrong."""
+    """(N, K) probabilities, half of them wrong."""
     guesses = (labels + np.arange(len(labels)) % 2) % classes
     return np.asarray(np.eye(classes, dtype=np.float32)[guesses])
 
 
 def _forget_peak() -> float:
-    """Makes the kernel measure the peak anew; what is taken now."""
+    """Resets the kernel's peak; returns the current memory."""
     Path("/proc/self/clear_refs").write_text("5")
     return _peak_mb()
 
@@ -196,7 +197,7 @@ def _forget_peak() -> float:
 def _peak_mb() -> float:
     status = Path("/proc/self/status").read_text()
     found = re.search(r"VmHWM:\s*(\d+) kB", status)
-    assert found, "only Linux tells the peak of a process"
+    assert found, "only Linux reports the peak of a process"
     return int(found[1]) * 1024 / _MEGABYTE
 
 

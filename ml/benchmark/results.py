@@ -16,9 +16,9 @@ _COLORS = (MUTED, INK, BLUE, GREEN, ORANGE, RED)
 
 
 def benchmark_figure(result: Benchmark) -> Figure:
-    """Throughput by batch size, one panel a number of threads, both axes logarithmic; the dashes
-    are what a perfect fp32 matrix product would allow. Below, with the most threads: latency of the
-    smallest batch (bar: median, whisker: 99 of 100), arithmetic, size, memory, start.
+    """Throughput by batch size, one panel per number of threads, log-log; the dashes are the limit
+    of an ideal fp32 matrix product. Below, for the most threads: latency of the smallest batch
+    (bar: median, whisker: p99), arithmetic, size, memory, start.
     """
     counts = list(result.peak_gflops)
     names = list(dict.fromkeys(row.name for row in result.results))
@@ -95,7 +95,7 @@ _SIZES = ("size MB", "memory MB", "cold load s")
 
 
 def print_table(result: Benchmark, console: Console) -> None:
-    """Prints one row per contender, number of threads and batch size, then doubts and the peak."""
+    """Prints one row per contender, threads and batch size, then warnings and the peak."""
     title = f"{result.processor}: {result.flops_per_image / 1e6:.1f} MFLOP per image"
     table = Table(title=title)
     for name in ("model", "threads", "batch", *_LATENCIES, "images/s", "±", "GFLOP/s", "of peak"):
@@ -114,7 +114,7 @@ def print_table(result: Benchmark, console: Console) -> None:
     peaks = ", ".join(f"{peak:.0f} with threads: {n}" for n, peak in result.peak_gflops.items())
     console.print(f"Peak of this machine, fp32 matrix product, GFLOP/s: {peaks}", highlight=False)
     for warning in result.warnings():
-        text = f"Doubt these figures: {warning}. Repeat on an idle machine."
+        text = f"Unreliable: {warning}. Repeat on an idle machine."
         console.print(text, style="yellow", highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""Runs the contenders in turn, round after round, so that a busy moment hits all of them."""
+"""Runs the contenders in interleaved rounds, so that a busy moment affects all of them."""
 
 import json
 import os
@@ -20,26 +20,26 @@ from ml.benchmark import latency
 from ml.benchmark.latency import Job, Measurement, Point, Runtime, median_of_rounds
 
 _TIMEOUT_S = 600.0  # for one reply; torch.compile may compile for minutes
-_SIDE, _REPEATS = 2048, 12  # of the matrix product that shows the peak
+_SIDE, _REPEATS = 2048, 12  # of the matrix product that measures the peak
 
 
 class WorkerError(RuntimeError):
-    """The child failed, died or took too long; the message says which."""
+    """The worker failed, died or took too long; the message says which."""
 
 
 class Worker:
-    """A child that holds one loaded model and times it when asked."""
+    """A subprocess that holds one loaded model and times it on request."""
 
     def __init__(self, job: Job, cache: Path, timeout_s: float = _TIMEOUT_S) -> None:
-        """Start it and wait for the first prediction of its model.
+        """Starts it and waits for its first prediction.
 
         Args:
-            cache: an empty folder for the compiler, so that cold is cold.
+            cache: an empty folder for the compiler, so that starts are cold.
 
         Raises:
             WorkerError: the model cannot be loaded.
         """
-        # OpenMP reads its variable at the start alone.
+        # OpenMP reads its variable only at start-up.
         threads = {"OMP_NUM_THREADS": str(job.threads), "TORCHINDUCTOR_CACHE_DIR": str(cache)}
         self._timeout_s = timeout_s
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (see close)
@@ -58,12 +58,12 @@ class Worker:
             raise
 
     def time(self, batch: int, seconds: float) -> Point:
-        """Latencies of batches for so long; WorkerError if the child does not survive it."""
+        """Latencies of batches for so long; WorkerError if the worker dies."""
         self._send({"batch": batch, "seconds": seconds})
         return Point(**self._reply())
 
     def finish(self) -> int:
-        """End it; the most memory it ever held, in bytes."""
+        """Stops it; returns its peak memory in bytes."""
         self._send({})
         memory = int(self._reply()["peak_memory_bytes"])
         self.close()
@@ -75,7 +75,7 @@ class Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             if pipe:
-                with suppress(BrokenPipeError):  # what was asked of a child that had died
+                with suppress(BrokenPipeError):  # the reply to a request to a dead worker
                     pipe.close()
 
     def _send(self, message: Mapping[str, Any]) -> None:
@@ -102,7 +102,7 @@ class Worker:
         self._process.wait()
         self._errors.seek(0)
         lines = [line for line in self._errors.read().splitlines() if line.strip()]
-        named = [line for line in lines if _names_an_exception(line)]  # there may be advice below
+        named = [line for line in lines if _names_an_exception(line)]  # warnings may follow
         return WorkerError("failed: " + ([*lines, *named] or ["no message"])[-1][:300])
 
 
@@ -111,8 +111,8 @@ def _names_an_exception(line: str) -> bool:
     return name.replace(".", "").isidentifier() and name.endswith(("Error", "Exception", "Failure"))
 
 
-BUSY = 0.5  # average number of other busy threads that spoils latencies
-UNSTEADY = 0.25  # range of a throughput over its rounds, as a share of its median
+BUSY = 0.5  # average number of other busy threads above which latencies are unreliable
+UNSTEADY = 0.25  # range of a throughput over its rounds, relative to its median
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ class Result:
     threads: int
     size_bytes: int
     measurement: Measurement | None
-    skipped: str  # why there is no measurement
+    skipped: str  # the reason if there is no measurement
 
     def gflops(self, flops: int) -> float:
-        """Best speed over the batch sizes, in 1e9 operations a second."""
+        """Best rate over the batch sizes, in 1e9 operations per second."""
         assert self.measurement is not None
         return flops * max(p.images_per_s for p in self.measurement.points) / 1e9
 
@@ -157,7 +157,7 @@ class Benchmark:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def warnings(self) -> list[str]:
-        """Why the figures should not be trusted, if they should not."""
+        """Reasons why the figures may be unreliable."""
         found = []
         if self.load > BUSY:
             found.append(f"the machine was busy (load {self.load:.1f})")
@@ -182,17 +182,17 @@ def measure_rounds(
     rounds: int = 3,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Benchmark:
-    """Measure every contender with every number of threads, each in a process of its own.
+    """Measures every contender with every number of threads, each in a separate process.
 
     Args:
-        size: height and width of the input in pixels.
-        flops: operations for one image.
-        seconds: of timing for each batch size, over all rounds.
+        size: the input's height and width in pixels.
+        flops: operations per image.
+        seconds: timing per batch size, over all rounds.
     """
     load = os.getloadavg()[0]
     peaks, results = dict.fromkeys(threads, 0.0), list[Result]()
     for n in threads:
-        # Before and after, in case something else kept the machine busy once.
+        # Before and after, in case other load was temporary.
         peaks[n] = peak_gflops(n)
         results += _measure(contenders, size, n, batches, seconds, rounds, progress)
         peaks[n] = round(max(peaks[n], peak_gflops(n)), 1)
@@ -201,7 +201,7 @@ def measure_rounds(
 
 @dataclass
 class _Attempt:
-    """One contender with one number of threads: its process, and what was measured so far."""
+    """One contender with one number of threads: its process, and its measurements so far."""
 
     contender: Contender
     worker: Worker | None = None
@@ -211,7 +211,7 @@ class _Attempt:
 
     @contextmanager
     def noting_failure(self) -> Iterator[None]:
-        """A failure is this contender's problem: the others go on."""
+        """A failure affects only this contender."""
         try:
             yield
         except WorkerError as exc:
@@ -267,7 +267,7 @@ def _measure(
 
 
 def peak_gflops(threads: int) -> float:
-    """Best speed of an fp32 matrix product on this CPU, in 1e9 operations a second."""
+    """Best rate of an fp32 matrix product on this CPU, in 1e9 operations per second."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,7 +1,8 @@
-"""How fast each preset trains on this machine, as it is and as a CPU with AVX2 alone would.
+"""Training speed of each preset on this machine, natively and restricted to AVX2.
 
-Variables tell PyTorch and oneDNN to leave out what is newer than AVX2, so a new machine shows where
-an old one spends its time; its clock and caches stay its own. Each row is a process of its own.
+Environment variables restrict PyTorch and oneDNN to AVX2, so that a new machine shows where an
+older one spends its time; clock and caches stay those of the new one. Each row is a separate
+process.
 
   bazel run //ml:training_benchmark
   bazel run //ml:training_benchmark -- --presets small large --json speed.json
@@ -23,7 +24,7 @@ from common.terminal import Progress, duration, terminal
 from ml.training.config import LADDER, composed
 
 AS_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-_MACHINES: dict[str, dict[str, str]] = {"as it is": {}, "as AVX2": AS_AVX2}
+_MACHINES: dict[str, dict[str, str]] = {"native": {}, "as AVX2": AS_AVX2}
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Row:
     """Training speed of one preset on one kind of machine.
 
     Attributes:
-        images_per_s: forward and backward, at the preset's largest size.
+        images_per_s: forward and backward pass, at the preset's largest size.
         step_ms: one step of the optimizer.
-        bfloat16_step_ms: the same with matrix products in bfloat16, which only some CPUs have.
+        bfloat16_step_ms: the same with bfloat16 matrix products, which only some CPUs support.
         training_s: the whole training, estimated.
     """
 
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
     )
     parser.add_argument("--presets", nargs="+", choices=LADDER, default=list(LADDER))
     parser.add_argument("--json", help="file to write the figures to")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # one row, in this process
+    # Measure one row in this process.
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
         print(json.dumps(asdict(measure(*options.measure))))
@@ -77,7 +79,7 @@ def measure(machine: str, preset: str) -> Row:
     """Measures one row in the environment of this process."""
     from ml.training.presets import measure_speed, settle, training_seconds
 
-    # PyTorch's own question for bfloat16 reads the CPU, not the variables.
+    # PyTorch's check for bfloat16 reads the CPU, not the variables.
     old = ["trainer.precision=32-true", "optimizer.orthogonalise_in=float32"]
     chosen = [f"preset={preset}", "trainer=cpu", *(old if machine == "as AVX2" else [])]
     cfg = settle(composed(chosen))

@@ -1,14 +1,14 @@
 """Makes a finished run the reference model that ships with Kiln.
 
   bazel run //ml/bundled:adopt -- runs/<folder>
-  bazel run //ml/bundled:adopt -- runs/<folder> --min-accuracy 0.5    a stand-in
+  bazel run //ml/bundled:adopt -- runs/<folder> --min-accuracy 0.5    a temporary one
 
-Checks the model again: it loads, it scores what it says, ONNX and PyTorch agree, fp32 and INT8 are
-small enough and accurate enough. Then writes model.onnx, model.int8.onnx, metrics.json,
-config.yaml, plots and MODEL_CARD.md into ml/bundled/, each whole, the card last;
-//tests/ml/bundled checks that they belong together.
+Re-checks the model: it loads, reproduces its metrics, ONNX and PyTorch agree, fp32 and INT8 are
+small and accurate enough. Then writes model.onnx, model.int8.onnx, metrics.json, config.yaml, plots
+and MODEL_CARD.md into ml/bundled/, each atomically, the card last; //tests/ml/bundled checks their
+consistency.
 
-Exit codes: 0 adopted, 1 refused by a gate, 2 bad input; in the last two nothing is written.
+Exit codes: 0 adopted, 1 rejected by a gate, 2 bad input; in the last two cases nothing is written.
 """
 
 import argparse
@@ -52,11 +52,11 @@ _LICENSE = "apache-2.0"  # this project's
 
 
 class AdoptionError(ValueError):
-    """The model is not fit to be the reference; the message lists all that is wrong."""
+    """The model cannot become the reference; the message lists all problems."""
 
 
 def problems(finished: Finished, small: Small, small_parity_loss: float, floor: float) -> list[str]:
-    """What keeps a model from being the reference, one line each."""
+    """The reasons against a model as reference, one line each."""
     size = finished.trained.run.model.stat().st_size
     accuracy, small_accuracy = finished.evaluation.accuracy, small.evaluation.accuracy
     checks = [
@@ -98,7 +98,7 @@ def adopt(finished: Finished, folder: Path, floor: float) -> Small:
     """Checks a run's model and copies it to `folder`.
 
     Raises:
-        AdoptionError, AccuracyError: it does not pass; nothing was written.
+        AdoptionError, AccuracyError: it fails a gate; nothing was written.
     """
     with tempfile.TemporaryDirectory(prefix="kiln-adopt-") as scratch:
         small_path = _small_path(finished, Path(scratch))
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     console.print(
         f"Adopted {metadata.name} {metadata.version[:12]}: {accuracy:.2%} in fp32, "
         f"{small.evaluation.accuracy:.2%} in INT8\n  {folder}\n"
-        "Look at it, then commit: git add ml/bundled && git commit",
+        "Review it, then commit: git add ml/bundled && git commit",
         highlight=False,
         soft_wrap=True,
     )
@@ -190,7 +190,7 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", help="run folder of a finished training")
     parser.add_argument("--min-accuracy", type=float, default=MIN_ACCURACY, help="default: 0.94")
-    parser.add_argument("--output", help="another folder than ml/bundled of this workspace")
+    parser.add_argument("--output", help="output folder (default: ml/bundled of this workspace)")
     return parser
 
 

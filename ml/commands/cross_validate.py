@@ -1,7 +1,7 @@
 """k-fold cross-validation of a configuration: ``bazel run //ml:cross_validate``.
 
-Each fold is an ordinary run of `ml.stages` whose validation images are the fold; the test images
-are never read.
+Each fold is an ordinary run of `ml.stages` with the fold as validation images; the test images are
+never read.
 """
 
 import argparse
@@ -43,7 +43,7 @@ _STUDENT = (
 )
 _HELP = """\
 examples:
-  bazel run //ml:cross_validate                              five folds, the values as they stand
+  bazel run //ml:cross_validate                              five folds of the default configuration
   bazel run //ml:cross_validate -- --folds 10 experiment=smoke optimizer=sgd
   bazel run //ml:cross_validate -- --config-dir $PWD/mine/configs data=shapes
 
@@ -63,7 +63,7 @@ Exit codes: 0 done, 1 a crash, 2 bad input, 130 interrupted.
 
 @dataclass(frozen=True)
 class Score:
-    """A metric over all folds: its values in their order, mean, and 95 % interval of the mean."""
+    """A metric over all folds: its values in order, their mean, and a 95 % interval of the mean."""
 
     values: tuple[float, ...]
     mean: float
@@ -73,13 +73,12 @@ class Score:
 
 
 def score(values: Sequence[float]) -> Score:
-    """Mean and interval of one value a fold.
+    """Mean and interval of one value per fold.
 
-    The folds' trainings share images, so their values vary less than those of independent
-    trainings would, and Student's interval by itself would be too narrow: the variance is enlarged
-    by the ratio of validation to training images, 1/(k-1). Source: Nadeau and Bengio 2003,
-    "Inference for the Generalization Error", Machine Learning 52, as used for k folds by Bouckaert
-    and Frank 2004.
+    Training sets of folds overlap, so their values vary less than those of independent runs, and
+    Student's interval alone would be too narrow: the variance is enlarged by the ratio of
+    validation to training images, 1/(k-1). Source: Nadeau and Bengio 2003, "Inference for the
+    Generalization Error", Machine Learning 52, as used for k folds by Bouckaert and Frank 2004.
     """
     k, middle, deviation = len(values), mean(values), stdev(values)
     half = _STUDENT[k - 2] * deviation * math.sqrt(1 / k + 1 / (k - 1))
@@ -87,8 +86,9 @@ def score(values: Sequence[float]) -> Score:
 
 
 def scores(cfg: DictConfig, runs: Sequence[RunFolder]) -> dict[str, dict[str, Score]]:
-    """By ``last`` and ``best`` epoch, by metric. The last is what a training of fixed length ends
-    with; the best is chosen by the very fold that it is measured on, and flatters a little."""
+    """By ``last`` and ``best`` epoch, by metric. The last is that of a fixed-length training; the
+    best is selected on the fold that measures it, and is optimistically biased.
+    """
     rows = [read_rows(run.metrics) for run in runs]
     chosen = {"last": [one[-1] for one in rows], "best": [best_row(one, cfg) for one in rows]}
     names = [name for name in chosen["last"][0] if name.startswith("val/")]
@@ -99,18 +99,18 @@ def scores(cfg: DictConfig, runs: Sequence[RunFolder]) -> dict[str, dict[str, Sc
 
 
 def folder_of(cfg: DictConfig, folds: int) -> Path:
-    """Where this very cross-validation is kept."""
+    """The folder of this cross-validation."""
     name = f"{cfg.name}_{folds}fold_{config_digest(cfg)[:8]}"
     return Path(cfg.paths.runs).parent / "multirun" / name
 
 
 def cross_validate(cfg: DictConfig, folds: int, console: Console) -> Path:
-    """Trains what is not trained yet and writes the results; the folder.
+    """Trains the missing folds and writes the results; returns the folder.
 
     Raises:
-        ConfigError, InstantiationException, DatasetError, ResumeError: nothing has started.
+        ConfigError, InstantiationException, DatasetError, ResumeError: nothing was started.
     """
-    from ml import stages  # imports PyTorch, for which --help need not wait
+    from ml import stages  # imports PyTorch, which --help does not need
 
     folder = folder_of(cfg, folds)
     console.print(f"Cross-validation: {folder}", highlight=False, soft_wrap=True)
@@ -189,7 +189,7 @@ def draw(
 
 
 def print_results(folder: Path, console: Console) -> None:
-    """Prints a table with a row for each metric."""
+    """Prints a table with one row per metric."""
     facts = json.loads((folder / "cross_validation.json").read_text(encoding="utf-8"))
     table = Table(box=None, header_style="bold", pad_edge=False)
     heads = ("metric", "epoch", "mean", "95 % interval", "deviation", "each fold")
@@ -205,7 +205,7 @@ def print_results(folder: Path, console: Console) -> None:
     console.print()
     console.print(table)
     console.print(
-        "The best epoch is chosen by the fold that it is measured on, and flatters a little.\n"
+        "The best epoch is selected on the fold that measures it, and is optimistically biased.\n"
         f"  {folder / 'cross_validation.json'}\n  {folder / 'cross_validation.png'}",
         highlight=False,
         soft_wrap=True,
@@ -229,7 +229,7 @@ def main(cfg: DictConfig) -> None:
         _refuse(exc)
     except (KeyboardInterrupt, SystemExit) as exc:
         if isinstance(exc, KeyboardInterrupt) or exc.code == INTERRUPTED:
-            print("No fold is lost: the same command again continues.", file=sys.stderr)
+            print("No fold is lost: run the same command to continue.", file=sys.stderr)
             sys.exit(INTERRUPTED)
         raise
     print_results(folder, console)
@@ -242,19 +242,19 @@ def _refuse(exc: Exception) -> NoReturn:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Refuses what makes no sense for several trainings.
+    """Rejects settings that make no sense for several runs.
 
     Raises:
-        ConfigError: naming it.
+        ConfigError: names the setting.
     """
     if is_started_by_torchrun():
         raise ConfigError("torchrun starts one training: use trainer=ddp, which starts its own")
     given = HydraConfig.get().overrides.task
     for key in ("resume", "rerun", "fold", "conclude"):
         if any(text.lstrip("+").startswith(f"{key}=") for text in given):
-            raise ConfigError(f"{key} is for one training: the same command again continues here")
+            raise ConfigError(f"{key} is for single runs: here the same command continues")
     if is_fast_dev_run(cfg):
-        raise ConfigError("trainer.fast_dev_run keeps nothing that could be compared")
+        raise ConfigError("trainer.fast_dev_run keeps no results to compare")
 
 
 def _fold_count(text: str) -> int:
@@ -264,17 +264,16 @@ def _fold_count(text: str) -> int:
 
 
 def run_entry(arguments: Sequence[str]) -> None:
-    """Leaves the overrides to Hydra; exit codes as //ml:train."""
+    """Leaves overrides to Hydra; exit codes as for //ml:train."""
     parser = argparse.ArgumentParser(
         prog="bazel run //ml:cross_validate --",
-        description="Train a configuration on all but one of k parts of the training images, k "
-        "times.",
+        description="k-fold cross-validation of a configuration.",
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--folds", type=_fold_count, default=5, metavar="K", help="default: 5")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of //ml:train")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for //ml:train")
     options, rest = parser.parse_known_args(arguments)
     _Folds.count = options.folds
     sys.argv[1:] = [*options.overrides, *rest]

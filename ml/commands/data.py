@@ -1,4 +1,4 @@
-"""Looks at a dataset: counts, samples, sizes, duplicates, damaged files, on one page.
+"""Inspects a dataset: counts, samples, sizes, duplicates, damaged files, on one page.
 
   bazel run //ml:data -- inspect                        # CIFAR-10
   bazel run //ml:data -- inspect photos/                # a folder of images, as data=folder
@@ -24,10 +24,10 @@ BAD_INPUT = 2
 
 
 def overrides(given: Sequence[str], config_dir: str | None = None) -> list[str]:
-    """What one types for //ml:train, if it is not that already."""
+    """The arguments as overrides for //ml:train, if they are not overrides already."""
     found = [f"hydra.searchpath=[file://{user_path(config_dir).absolute()}]"] if config_dir else []
     for text in given:
-        # Hydra's quotes: a path may hold what its grammar gives a meaning.
+        # Quoted: a path may contain characters of Hydra's grammar.
         path = str(user_path(text).absolute()).replace("'", "\\'")
         found += [text] if "=" in text else ["data=folder", f"data.folder='{path}'"]
     return found
@@ -39,8 +39,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
     try:
         cfg = composed(overrides(options.dataset, options.config_dir))
         if "on_damaged" in cfg.data:
-            cfg.data.on_damaged = "skip"  # they are what one looks for
-        # Only now: these import PyTorch and Matplotlib, for which --help need not wait.
+            cfg.data.on_damaged = "skip"  # the report lists them, so they must not abort it
+        # Imported late: PyTorch and Matplotlib are slow, and --help does not need them.
         from ml.data.checks import open_data
         from ml.report.dataset import inspect, write_page
 

@@ -2,15 +2,15 @@
 
   bazel run //ml:export -- runs/<folder>                          a finished run, or the best
                                                                   checkpoint of an unfinished one
-  bazel run //ml:export -- runs/<folder>/checkpoints/last.ckpt    that one, calibrated
-  bazel run //ml:export -- runs/<folder> --output /tmp/model      not to runs/<folder>/export
-  bazel run //ml:export -- runs/<folder> --no-int8                fp32 alone
+  bazel run //ml:export -- runs/<folder>/checkpoints/last.ckpt    this checkpoint, calibrated
+  bazel run //ml:export -- runs/<folder> --output /tmp/model      instead of runs/<folder>/export
+  bazel run //ml:export -- runs/<folder> --no-int8                fp32 only
 
 Gates: ONNX and PyTorch agree within 1e-4 in every probability, over the whole test set and at
-batches of 1, 2, 7 and 100; INT8 loses at most 0.3 points of accuracy. What does not pass is not
+batch sizes 1, 2, 7 and 100; INT8 loses at most 0.3 points of accuracy. A model that fails is not
 written.
 
-Exit codes: 0 written, 1 refused by a gate, 2 bad input.
+Exit codes: 0 written, 1 rejected by a gate, 2 bad input.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", help="run folder, network.pt or a checkpoint in one")
     parser.add_argument("--output", help="folder for the files (default: <run folder>/export)")
-    parser.add_argument("--no-int8", action="store_true", help="write fp32 alone")
+    parser.add_argument("--no-int8", action="store_true", help="write only fp32")
     return parser
 
 

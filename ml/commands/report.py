@@ -3,10 +3,9 @@
   bazel run //ml:report -- runs/<folder>
 
 Writes plots/, mistakes/, report.html, model_card.html and MODEL_CARD.md into the run folder, from
-model.onnx as it is: the test set is answered again, and the accuracy must be what the model says
-of itself.
+model.onnx: the test set is evaluated again, and the accuracy must match the model's metadata.
 
-Exit codes: 0 written, 1 the model answers differently from what it says, 2 bad input.
+Exit codes: 0 written, 1 the model does not reproduce its metrics, 2 bad input.
 """
 
 import argparse
@@ -26,10 +25,10 @@ REFUSED, BAD_INPUT = 1, 2  # exit codes
 
 
 def write_all(finished: Finished, license: str | None = None) -> list[str]:
-    """Plots, report and both forms of the card; the paths.
+    """Plots, report and both forms of the card; returns their paths.
 
     Args:
-        license: of the model, as the Hugging Face Hub names it.
+        license: of the model, as named by the Hugging Face Hub.
     """
     run = finished.trained.run
     draw_run(
@@ -79,7 +78,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("run", help="run folder of a finished training")
     parser.add_argument(
         "--license",
-        help="of the model, for the card's head as the Hub reads it: apache-2.0, mit, …",
+        help="the model's licence for the card's metadata, as named by the Hub: apache-2.0, mit, …",
     )
     return parser
 

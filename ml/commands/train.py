@@ -1,5 +1,6 @@
-"""Trains, evaluates once on the test set, exports, and writes everything to a run folder: ``bazel
-run //ml:train``."""
+"""Trains, evaluates once on the test set, exports, and writes a run folder: ``bazel run
+//ml:train``.
+"""
 
 import errno
 import json
@@ -46,7 +47,7 @@ _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 
 
 def _train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
-    from ml import stages  # imports PyTorch, for which --help need not wait
+    from ml import stages  # imports PyTorch, which --help does not need
 
     try:
         return stages.train(cfg, run, console)
@@ -61,7 +62,7 @@ def _train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
         if not run.metrics.exists() or exc.errno not in _STORAGE:
             raise
         print(
-            f"\nNot written: {exc}.\n{_saved(run)}\nMake room, then continue with: "
+            f"\nNot written: {exc}.\n{_saved(run)}\nFree disk space, then continue with: "
             f"resume={run.path}",
             file=sys.stderr,
         )
@@ -69,7 +70,7 @@ def _train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
 
 
 def _saved(run: RunFolder) -> str:
-    """What a run that broke off leaves."""
+    """What an interrupted run keeps."""
     left = (*sorted(run.checkpoints.glob("*.ckpt")), run.weights, run.model)
     names = [str(path.relative_to(run.path)) for path in left if path.is_file()]
     epochs = len(read_rows(run.metrics))
@@ -78,12 +79,12 @@ def _saved(run: RunFolder) -> str:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> float:
-    """Hydra's entry; returns the monitored metric, so that a sweep can search over it."""
+    """Hydra's entry point; returns the monitored metric for sweeps."""
     Job.has_begun = True
     console = Console(soft_wrap=True)
     try:
         check_values(cfg)
-        if cfg.init_from:  # an alias may move, a folder may be named from elsewhere
+        if cfg.init_from:  # aliases may move, and relative paths depend on the current folder
             cfg.init_from = str(initial_weights(cfg.init_from, Path(cfg.paths.runs)))
         overrides = HydraConfig.get().overrides.task
         with begun_run(cfg, overrides, console, lambda: _configurations(cfg)) as (run, chosen):
@@ -104,7 +105,7 @@ def main(cfg: DictConfig) -> float:
 
 
 def _print_summary(console: Console, run: RunFolder, summary: dict[str, Any]) -> None:
-    """The scores of a run and where its files are."""
+    """Prints a run's metrics and the location of its files."""
     metric = summary["monitor"]
     if summary.get("fast_dev_run"):
         console.print(
@@ -141,8 +142,9 @@ def _results(run: RunFolder, summary: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _configurations(cfg: DictConfig) -> "Presets":
-    """The presets of the ladder, unless the command line names one or sets values that they do
-    not cover."""
+    """The presets for a budget, unless the command line names one or sets values that they
+    define.
+    """
     from ml.training.presets import Presets
 
     hydra_cfg = HydraConfig.get()
@@ -162,8 +164,9 @@ def _refuse(exc: Exception) -> NoReturn:
 
 
 def run_entry() -> None:
-    """Runs `main` with exit codes that a script can tell apart: 2 bad input, 4 diverged, 5 files
-    that cannot be written, 130 interrupted, 1 a crash."""
+    """Runs `main` with distinct exit codes: 2 bad input, 4 diverged, 5 files cannot be written, 130
+    interrupted, 1 a crash.
+    """
     if prints_completion(sys.argv[1:]):
         return
     try:
@@ -179,16 +182,18 @@ _REGISTERED = "registry:"
 
 
 def initial_weights(reference: str, runs: Path) -> Path:
-    """The file of weights that ``init_from`` stands for.
+    """Resolves ``init_from`` to a file of weights.
 
     Args:
-        reference: a file, a run folder, or ``registry:`` with an alias, a version or the start of
+        reference: a file, a run folder, or ``registry:`` with an alias, a version or its prefix.
+            Registered models have folded normalisations; trainable weights are in the run that made
+            them.
             one. The registry keeps models that serve, whose normalisations are folded; what can be
             trained further is in the run that made it.
-        runs: where run folders are.
+        runs: parent of the run folders.
 
     Raises:
-        ConfigError: there is none; the message says what was looked for.
+        ConfigError: there is none; the message says what was searched for.
     """
     if reference.startswith(_REGISTERED):
         path = _registered_run(reference.removeprefix(_REGISTERED), runs)
@@ -205,7 +210,7 @@ def initial_weights(reference: str, runs: Path) -> Path:
 
 
 def _registered_run(name: str, runs: Path) -> Path:
-    """The run of this machine that made a registered version."""
+    """The local run that made a registered version."""
     from common.objects import StoreError
     from ml.registry.ledger import RegistryError
     from ml.registry.registry import Registry, usual_location
@@ -215,7 +220,7 @@ def _registered_run(name: str, runs: Path) -> Path:
         manifest = registry.versions.manifest(registry.resolve(name))
     except (RegistryError, StoreError) as exc:
         raise ConfigError(f"init_from={_REGISTERED}{name}: {exc}") from None
-    # Of INT8, the model that it was made from.
+    # For INT8, the model that it was quantised from.
     made = {manifest.version, *(parent.version for parent in manifest.lineage.parents)}
     for summary in runs.glob("*/summary.json"):
         if json.loads(summary.read_text(encoding="utf-8")).get("model_version") in made:
@@ -255,10 +260,10 @@ complete -o default -F _kiln_train bazel bazelisk ./tools/bazel tools/bazel
 
 
 def prints_completion(arguments: Sequence[str]) -> bool:
-    """Prints the script by which bash completes ``bazel run //ml:train``, if that is what was asked
-    for; Hydra's own completes only commands of one word.
+    """Prints the script with which bash completes ``bazel run //ml:train``, if that was requested;
+    Hydra's own completes only commands of one word.
 
-    Without Bazel the question is left to Hydra, as are other shells and what to complete.
+    Hydra handles other shells, use without Bazel, and the completions themselves.
     """
     workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY")
     asked = len(arguments) == 2 and arguments[0] in ("-sc", "--shell-completion")

@@ -1,7 +1,7 @@
-"""The common corruptions of CIFAR-10-C, made with NumPy and Pillow.
+"""The common corruptions of CIFAR-10-C, in NumPy and Pillow.
 
 Kinds, severities and parameters are those of Hendrycks & Dietterich 2019, arXiv:1903.12261, as in
-their make_cifar_c.py. Motion blur differs in one thing: it moves by whole pixels along its line.
+their make_cifar_c.py. One difference: motion blur moves by whole pixels along its line.
 """
 
 import io
@@ -20,7 +20,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 class CorruptionError(ValueError):
-    """No such corruption or severity; the message lists what there is."""
+    """Unknown corruption or severity; the message lists valid ones."""
 
 
 def corrupt(images: Images, kind: str, severity: int, seed: int = 0) -> Images:
@@ -42,7 +42,7 @@ def corrupt(images: Images, kind: str, severity: int, seed: int = 0) -> Images:
 
 
 def parse_corruption(text: str) -> tuple[str, int]:
-    """Kind and severity of ``noise:3`` (a kind alone means severity 3).
+    """Kind and severity of ``noise:3`` (without a number, severity 3).
 
     Raises:
         CorruptionError: an unknown kind or severity.
@@ -104,7 +104,7 @@ def _contrast(images: Images, factor: float, _: np.random.Generator) -> Images:
 
 
 def _brightness(images: Images, added: float, _: np.random.Generator) -> Images:
-    """Adds to the value of HSV, whose hue and saturation stay: a factor for all three channels."""
+    """Adds to V in HSV, keeping hue and saturation: the same factor for all three channels."""
     pixels = _scaled(images)
     value = pixels.max(axis=-1, keepdims=True)
     brighter = np.minimum(value + added, 1)
@@ -131,7 +131,7 @@ def _bytes(pixels: Any) -> Images:
 
 
 def shifted(pixels: Any, down: int, right: int) -> Any:
-    """(N, H, W, 3) images shifted by whole pixels; the border is repeated."""
+    """(N, H, W, 3) images shifted by whole pixels, replicating the border."""
     rows = np.clip(np.arange(pixels.shape[1]) - down, 0, pixels.shape[1] - 1)
     columns = np.clip(np.arange(pixels.shape[2]) - right, 0, pixels.shape[2] - 1)
     return pixels[:, rows][:, :, columns]
@@ -146,7 +146,7 @@ CORRUPTIONS: dict[str, tuple[_Function, tuple[Any, ...]]] = {
     "gaussian_blur": (_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),  # sigma in pixels
     "motion_blur": (_motion_blur, ((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5))),
     "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),  # factor
-    "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),  # added to the value
-    "jpeg": (_jpeg, (80, 65, 58, 50, 40)),  # quality
+    "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),  # added to V
+    "jpeg": (_jpeg, (80, 65, 58, 50, 40)),  # JPEG quality
 }
 ALIASES = {"noise": "gaussian_noise", "blur": "gaussian_blur"}

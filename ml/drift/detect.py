@@ -1,9 +1,9 @@
-"""Compares live images or logged predictions with the drift reference inside a model.
+"""Compares live images or logged predictions with a model's drift reference.
 
-Exit code 0: no drift, 3: drift, 4: too few images to tell, 2: the input cannot be used.
+Exit codes: 0 no drift, 2 the input cannot be used, 3 drift, 4 too few images.
 
   bazel run //ml:drift -- --images incoming/             # images for the model to classify
-  bazel run //ml:drift -- --predictions answers.jsonl    # answers of /predict, one JSON a line
+  bazel run //ml:drift -- --predictions answers.jsonl    # responses of /predict, one JSON per line
   bazel run //ml:drift -- --test-set --corruption noise:3
 """
 
@@ -42,7 +42,7 @@ BAD_INPUT = 2
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Compare, print, write; returns the exit code."""
+    """Compares, prints, writes; returns the exit code."""
     options = _options().parse_args(arguments)
     limits = DriftLimits(options.false_alarm_rate, options.psi, options.ks, options.fewest)
     try:
@@ -89,7 +89,7 @@ def _observed(
 
 
 def _dataset(options: argparse.Namespace, artifact: Artifact) -> Dataset:
-    """The model's own, or CIFAR-10 if it was asked for by name and is that."""
+    """The model's own dataset, or CIFAR-10 if it was requested and the model was trained on it."""
     if options.cifar10_test:
         return dataset_of(artifact.metadata, None)
     return dataset_of_file(model_path(options.model), artifact.metadata)
@@ -116,7 +116,7 @@ def _folder(
 
 
 def _limited(images: NDArray[np.uint8], most: int | None, seed: int) -> NDArray[np.uint8]:
-    """At most so many, drawn at random."""
+    """At most so many, sampled at random."""
     if most is None or most >= len(images):
         return images
     chosen = np.random.default_rng(seed).choice(len(images), most, replace=False)
@@ -131,35 +131,42 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--images", metavar="FOLDER", help="image files, also in folders below")
-    what.add_argument("--predictions", metavar="FILE", help="JSON lines, answers of the service")
     what.add_argument(
-        "--test-set", action="store_true", help="the test images of the model's own dataset"
+        "--images", metavar="FOLDER", help="folder of image files, searched recursively"
+    )
+    what.add_argument("--predictions", metavar="FILE", help="JSON lines of the service's responses")
+    what.add_argument(
+        "--test-set", action="store_true", help="use the test images of the model's dataset"
     )
     what.add_argument(
-        "--cifar10-test", action="store_true", help="the same, and it must be CIFAR-10"
+        "--cifar10-test", action="store_true", help="the same, but the dataset must be CIFAR-10"
     )
     names = ", ".join([*CORRUPTIONS, *ALIASES])
-    parser.add_argument("--corruption", metavar="KIND:1-5", help=f"of the images: {names}")
-    parser.add_argument("--limit", type=count, help="use at most so many images, drawn at random")
+    parser.add_argument("--corruption", metavar="KIND:1-5", help=f"corrupt the images: {names}")
+    parser.add_argument("--limit", type=count, help="sample at most so many images")
     parser.add_argument("--out", default="drift-report", help="folder for results (%(default)s)")
     defaults = DEFAULT_LIMITS
     parser.add_argument(
         "--false-alarm-rate",
         type=share,
         default=defaults.false_alarm_rate,
-        help="of a window without drift, all statistics together (%(default)s)",
+        help="false-alarm rate per window, over all statistics (%(default)s)",
     )
     parser.add_argument(
-        "--psi", type=float, default=defaults.psi, help="least PSI that matters (%(default)s)"
+        "--psi", type=float, default=defaults.psi, help="smallest relevant PSI (%(default)s)"
     )
     parser.add_argument(
-        "--ks", type=float, default=defaults.ks, help="least KS that matters (%(default)s)"
+        "--ks", type=float, default=defaults.ks, help="smallest relevant KS distance (%(default)s)"
     )
     parser.add_argument(
-        "--fewest", type=count, default=defaults.fewest_images, help="images needed (%(default)s)"
+        "--fewest",
+        type=count,
+        default=defaults.fewest_images,
+        help="minimum number of images (%(default)s)",
     )
-    parser.add_argument("--threads", type=int, default=0, help="of the model (0: one a core)")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="inference threads (0: one per core)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -1,8 +1,8 @@
 """Measures false-alarm and detection rates of drift detection with a model.
 
-The test images are split in halves again and again: one makes the reference, the other is traffic,
-clean or corrupted like CIFAR-10-C. It is cut into windows, or with --online streamed past the alarm
-of the service, which also shows its delay. Writes a table, JSON and a plot.
+The test images are repeatedly split in halves: one becomes the reference, the other is traffic,
+clean or corrupted as in CIFAR-10-C. It is cut into windows, or with --online streamed through the
+service's alarm, which also measures its delay. Writes a table, JSON and a plot.
 
   bazel run //ml/drift:evaluate                           # the bundled model, 10,000 clean windows
   bazel run //ml/drift:evaluate -- --model runs/<folder> --corruptions noise jpeg --windows 200
@@ -58,15 +58,17 @@ _Found = TypeVar("_Found", WindowRate, Detection)
 
 @dataclass(frozen=True)
 class WindowResults:
-    """How often single windows are called drift."""
+    """Detection rates of single windows."""
 
     rates: Sequence[WindowRate]
     limits: DriftLimits
 
     def print(self, console: Console) -> None:
-        """Clean windows first, then one row a corruption and severity, one column a window size."""
+        """Clean windows first, then one row per corruption and severity, one column per window
+        size.
+        """
         clean = {rate.size: rate for rate in self.rates if rate.condition == "clean"}
-        names = ("images", "windows", "alarms", "rate, 95 % interval", "beyond chance alone")
+        names = ("images", "windows", "alarms", "rate, 95 % interval", "by significance alone")
         table = _table("False alarms of clean windows", right=names)
         for size, rate in clean.items():
             low, high = rate.interval
@@ -74,14 +76,14 @@ class WindowResults:
             chance = f"{rate.alarms_by_chance / rate.windows:.3%}"
             table.add_row(str(size), f"{rate.windows:,}", str(rate.alarms), shown, chance)
         console.print(table)
-        stated = f"Stated: at most {self.limits.false_alarm_rate:.2%} of windows."
+        stated = f"Guaranteed: at most {self.limits.false_alarm_rate:.2%} of windows."
         console.print(stated, highlight=False)
         table = _table(
             "Share of corrupted windows detected",
             left=["corruption"],
             right=[*(f"{size} images" for size in clean), "by predictions alone"],
         )
-        table.add_column("most telling signals")
+        table.add_column("most sensitive signals")
         for name, found in _by_condition(self.rates).items():
             last = found[-1]
             alone = _percent(last.alarms_of_predictions / last.windows)
@@ -90,7 +92,7 @@ class WindowResults:
         console.print(table)
 
     def figure(self) -> Figure:
-        """Every rate written out; the title of a panel has the false alarms of its window size."""
+        """All rates as text; a panel's title has the false alarms of its window size."""
         return heat_map(
             {
                 f"{clean.size} images: % detected\nfalse alarms {clean.rate:.2%}": {
@@ -112,14 +114,16 @@ class WindowResults:
 
 @dataclass(frozen=True)
 class StreamResults:
-    """How the alarm of the service behaves on streams."""
+    """Behaviour of the service's alarm on streams."""
 
     false_alarms: Sequence[FalseAlarms]
     detections: Sequence[Detection]
     limits: WatchLimits
 
     def print(self, console: Console) -> None:
-        """Clean streams first, then a row a corruption and severity, three columns a window."""
+        """Clean streams first, then one row per corruption and severity, three columns per
+        window.
+        """
         names = ("window", "windows", "judgements", "alarms", "at most, 95 %", "nearest miss")
         table = _table("Alarms of clean streams", right=names)
         for clean in self.false_alarms:
@@ -128,7 +132,7 @@ class StreamResults:
             table.add_row(*(f"{number:,}" for number in counts), most, f"{clean.nearest:.2f}")
         console.print(table)
         console.print(
-            f"Stated: at most one in {1 / self.limits.false_alarms:,.0f} images. "
+            f"Guaranteed: at most one in {1 / self.limits.false_alarms:,.0f} images. "
             "Nearest miss: the largest statistic as a share of its threshold.",
             highlight=False,
         )
@@ -137,18 +141,18 @@ class StreamResults:
             for clean in self.false_alarms
             for name in (f"{clean.window:,} images", "raised after", "cleared after")
         ]
-        title = "Corrupted streams: detected, median delay and relief"
+        title = "Corrupted streams: detected, median delay until raised and cleared"
         table = _table(title, left=["corruption"], right=columns)
         for name, found in _by_condition(self.detections).items():
             cells = ((_percent(d.rate, 0), _images(d.delay), _images(d.relief)) for d in found)
             table.add_row(name, *(cell for triple in cells for cell in triple))
         console.print(table)
         if early := sum(detection.early for detection in self.detections):
-            text = f"{early} streams left out: in alarm before they were corrupted"
+            text = f"{early} streams excluded: alarm raised before the corruption"
             console.print(text, style="red")
 
     def figure(self) -> Figure:
-        """A panel a window: the share detected as colour; in a cell, that and the median delay."""
+        """A panel per window: colour shows the share detected; cells also have the median delay."""
         return heat_map(
             {
                 f"{clean.window:,} images: share raised, after how many\n"
@@ -183,7 +187,7 @@ def heat_map(
     """Panels of corruption by severity.
 
     Args:
-        panels: by title, the colour's share and the text of each ``kind:severity``.
+        panels: by title, colour value and text of each ``kind:severity``.
         cell: width of a panel and height of a row in inches.
     """
     conditions = [name.split(":") for name in dict.fromkeys(n for p in panels.values() for n in p)]
@@ -263,7 +267,7 @@ _SIZES = (100, 300, 1000)
 
 
 def _fitting(images: int) -> list[int]:
-    """Usual windows of which two are filled by so many images; of few images half."""
+    """Default window sizes that these images fill twice; half of few images."""
     return [size for size in _SIZES if 2 * size <= images] or [max(1, images // 2)]
 
 
@@ -309,7 +313,7 @@ def _observe_conditions(
     options: argparse.Namespace,
     progress: Progress,
 ) -> tuple[Observed, dict[str, Observed]]:
-    """(N, H, W, 3) images as they are, and corrupted in each way, by `kind:severity`."""
+    """(N, H, W, 3) images unchanged, and with each corruption, by `kind:severity`."""
     conditions = [(kind, severity) for kind in kinds for severity in options.severities]
     progress.begin("predicting", len(pixels) * (1 + len(conditions)))
     clean, corrupted = observe(artifact, pixels, "clean", progress.advance), {}
@@ -352,16 +356,19 @@ def _options() -> argparse.ArgumentParser:
         "--sizes",
         type=count,
         nargs="+",
-        help=f"images in a window (default: of {_SIZES} those that leave room for two)",
+        help=f"images per window (default: of {_SIZES} those that leave room for two)",
     )
     parser.add_argument(
-        "--windows", type=count, default=1000, help="for each corruption and severity (%(default)s)"
+        "--windows",
+        type=count,
+        default=1000,
+        help="windows per corruption and severity (%(default)s)",
     )
     parser.add_argument(
         "--false-alarm-rate",
         type=share,
         default=DEFAULT_LIMITS.false_alarm_rate,
-        help="of a window without drift (%(default)s)",
+        help="false-alarm rate per window (%(default)s)",
     )
     return parser
 
@@ -374,16 +381,19 @@ def _online_options() -> argparse.ArgumentParser:
         type=int,
         nargs="+",
         default=list(defaults.windows),
-        help="images in a window, multiples of 10 (default: those of the service)",
+        help="images per window, multiples of 10 (default: the service's)",
     )
     parser.add_argument(
         "--false-alarms",
         type=share,
         default=defaults.false_alarms,
-        help="of a clean image, at most (%(default)s)",
+        help="limit of false alarms per clean image (%(default)s)",
     )
     parser.add_argument(
-        "--streams", type=count, default=100, help="for each corruption and severity (%(default)s)"
+        "--streams",
+        type=count,
+        default=100,
+        help="streams per corruption and severity (%(default)s)",
     )
     return parser
 
@@ -395,7 +405,9 @@ def _common_options(program: str, severities: Sequence[int], out: str) -> argpar
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
-    parser.add_argument("--online", action="store_true", help="streams past the service's alarm")
+    parser.add_argument(
+        "--online", action="store_true", help="run streams through the service's alarm"
+    )
     parser.add_argument("--clean-windows", type=count, default=10_000, help="(%(default)s)")
     parser.add_argument(
         "--corruptions",
@@ -408,10 +420,12 @@ def _common_options(program: str, severities: Sequence[int], out: str) -> argpar
         "--severities", type=int, nargs="+", default=list(severities), choices=SEVERITIES
     )
     parser.add_argument(
-        "--images", type=count, default=10_000, help="test images used (%(default)s)"
+        "--images", type=count, default=10_000, help="number of test images (%(default)s)"
     )
     parser.add_argument("--out", default=out, help="folder for results (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of the model (0: one a core)")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="inference threads (0: one per core)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -1,4 +1,4 @@
-"""Observed traffic to compare: images of a folder, or a log of predictions."""
+"""Observed traffic: images of a folder, or a log of predictions."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,17 +20,17 @@ _BATCH = 200
 
 
 class InputError(ValueError):
-    """Nothing that can be compared; the message says what was expected."""
+    """The input cannot be compared; the message says what was expected."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Predictions for N images, and what was measured on as many of them as possible.
+    """Predictions for N images, and signals measured on as many of them as possible.
 
     Attributes:
         predictions: (N,) class indices.
         signals: values by name, at most N each.
-        problems: what was left out and why, one line each.
+        problems: what was skipped and why, one line each.
     """
 
     source: str
@@ -45,8 +45,9 @@ def observe(
     source: str,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Observed:
-    """What a model predicts for (N, H, W, 3) images, N >= 1; `progress` hears of each batch's
-    size."""
+    """A model's predictions for (N, H, W, 3) images, N >= 1; `progress` is called with each batch's
+    size.
+    """
     parts = []
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
@@ -57,14 +58,15 @@ def observe(
 
 
 def counted(reference: DriftReference, predictions: NDArray[np.int64], signals: Signals) -> Counts:
-    """The window in the reference's bins: `Counts.add` for whole arrays."""
+    """The window in the reference's bins: a vectorised `Counts.add`."""
     bins = {s.name: bins_of(s, signals[s.name]) for s in reference.signals if s.name in signals}
     return count_bins(reference, bins | {CLASSES: predictions})
 
 
 def count_bins(reference: DriftReference, bins: Mapping[str, NDArray[np.int64]]) -> Counts:
-    """The window of predicted classes and bins, one of each an image; a signal that is missing was
-    not measured."""
+    """The window from predicted classes and bins, one of each per image; a missing signal was not
+    measured.
+    """
     window = Counts.empty(reference)
     window.classes = np.bincount(bins[CLASSES], minlength=len(window.classes)).tolist()
     for name, counts in window.signals.items():
@@ -74,7 +76,7 @@ def count_bins(reference: DriftReference, bins: Mapping[str, NDArray[np.int64]])
 
 
 def listed(problems: Iterable[str], most: int = 5) -> list[str]:
-    """The first few of many problems, and how many more there are."""
+    """The first few of many problems, and the number of others."""
     every = list(problems)
     return every[:most] + ([f"… and {len(every) - most} more"] if len(every) > most else [])
 
@@ -83,13 +85,13 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files in a folder and those below it, sorted; what is hidden is left alone.
+    """Image files in a folder and its subfolders, sorted; hidden ones are skipped.
 
     Raises:
-        InputError: no such folder, or no image in it.
+        InputError: the folder does not exist, or has no images.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: --images takes a folder of image files")
+        raise InputError(f"{folder} is not a folder: --images takes a folder of image files")
     files = sorted(
         path
         for path in folder.rglob("*")
@@ -105,8 +107,9 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_images(files: list[Path], codec: Codec) -> Iterator[tuple[Path, NDArray[np.uint8] | str]]:
-    """Each file with its (H, W, 3) RGB pixels, as the service would see it, or with why it has
-    none."""
+    """Each file with its (H, W, 3) RGB pixels as decoded by the service, or the reason why it has
+    none.
+    """
     for path in files:
         try:
             yield path, codec.decode(path.read_bytes())
@@ -121,11 +124,10 @@ _EXPECTED = (
 
 
 def read_log(path: Path, classes: Sequence[str], version: str) -> Observed:
-    """Reads the predictions of a log; other lines, and those of another model version, become
-    problems.
+    """Reads a log's predictions; invalid lines and those of other model versions become problems.
 
     Raises:
-        InputError: no such file, or no prediction in it.
+        InputError: the file does not exist, or has no predictions.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

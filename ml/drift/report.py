@@ -30,9 +30,9 @@ _STYLES = {"drift": "bold red", "no drift": "green", "too little evidence": "yel
 def distributions(
     reference: DriftReference, window: Counts, report: DriftReport, classes: Sequence[str]
 ) -> Figure:
-    """Share of the window's images in each bin of the reference, which fills its bins evenly.
+    """Share of the window's images in each bin of the reference, whose bins have equal shares.
 
-    Without drift the bars follow the reference's outline; signals that drifted are red.
+    Without drift the bars match the reference's outline; drifted signals are red.
     """
     panels = [(CLASSES, window.classes, reference.class_priors, tuple(classes))]
     for signal in reference.signals:
@@ -51,7 +51,7 @@ def distributions(
 
 
 def statistics(report: DriftReport) -> Figure:
-    """Every statistic in units of its threshold: what passes the line is drift."""
+    """Every statistic relative to its threshold: values beyond the line indicate drift."""
     rows = sorted(report.statistics, key=lambda s: s.value / s.threshold)
     figure = new_figure(7.5, 0.9 + 0.27 * max(1, len(rows)))
     with matplotlib.rc_context(STYLE):

@@ -1,8 +1,8 @@
 """Simulates drift detection on test images: single windows, and the service's alarm on streams.
 
-The reference must not be of the images it is tested on. So the test images are split in halves,
-many times: one half makes a reference, the other is cut into windows that share no image, or drawn
-from, with replacement, as a stream.
+The reference must not contain the images that are tested, so the test images are repeatedly split
+in halves: one half becomes the reference, the other is cut into disjoint windows, or sampled with
+replacement as a stream.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,21 +29,21 @@ from ml.artifact.drift_reference import bins_of, reference_of
 from ml.artifact.evaluation import wilson
 from ml.drift.observed import Observed, count_bins
 
-_OF_PREDICTIONS = frozenset({CLASSES, CONFIDENCE})  # all that a log without images shows
-_DETECTION_LIMIT = 3  # windows of corrupted images in which the alarm must be raised
-_CLEARING_LIMIT = 6  # windows of clean images in which it must be cleared
+_OF_PREDICTIONS = frozenset({CLASSES, CONFIDENCE})  # the signals that a log without images has
+_DETECTION_LIMIT = 3  # windows of corrupted images within which the alarm must be raised
+_CLEARING_LIMIT = 6  # windows of clean images within which it must be cleared
 
 
 @dataclass
 class WindowRate:
-    """Alarms of windows of one size under one condition, counted as they come."""
+    """Alarms of windows of one size under one condition, counted incrementally."""
 
     condition: str
-    size: int  # images in a window
+    size: int  # images per window
     windows: int = 0
     alarms: int = 0
     alarms_of_predictions: int = 0  # windows in which class or confidence drifted
-    alarms_by_chance: int = 0  # windows beyond chance alone, however small the difference
+    alarms_by_chance: int = 0  # significant windows, however small the difference
     signals: dict[str, int] = field(default_factory=dict)  # windows in which each signal drifted
 
     @property
@@ -79,12 +79,13 @@ def measure_windows(
     seed: int = 0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[WindowRate]:
-    """Rates of every condition and window size; `progress` hears the share that is done.
+    """Rates for every condition and window size; `progress` is called with the share done.
 
     Args:
-        clean: predictions for N images; `corrupted` holds those for the same images, in their
+        clean: predictions for N images; `corrupted` holds those for the same images, in the same
             order.
-        sizes: images in a window, at most N / 2.
+            order.
+        sizes: images per window, at most N / 2.
 
     Raises:
         ValueError: a window would be larger than half of the images.
@@ -108,7 +109,7 @@ def measure_windows(
             wanting = [rate for rate in rates if rate.condition == name and done(rate) < 1]
             bins = _binned(reference, seen, half) if wanting else {}
             for rate in wanting:
-                # As many windows of each size as there are of the largest, for equal weight.
+                # As many windows of each size as of the largest, for equal weight.
                 for index in range(len(half) // max(sizes)):
                     part = slice(index * rate.size, (index + 1) * rate.size)
                     window = _window(reference, bins, part)
@@ -119,13 +120,13 @@ def measure_windows(
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """Alarms of clean streams under one window."""
+    """Alarms of clean streams for one window size."""
 
     window: int
-    windows: int  # without a common draw
-    judgements: int  # ten a window, which overlap
+    windows: int  # independent windows
+    judgements: int  # ten per window, which overlap
     alarms: int
-    nearest: float  # largest value of any statistic as a share of its threshold
+    nearest: float  # largest value of any statistic relative to its threshold
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -145,18 +146,18 @@ class FalseAlarms:
 
 @dataclass(frozen=True)
 class Detection:
-    """Streams that turn from clean to one corruption, and back, under one window."""
+    """Streams that change from clean to one corruption and back, for one window size."""
 
     condition: str
     window: int
     streams: int = 0
-    early: int = 0  # streams in alarm before they were corrupted: false alarms
-    delays: tuple[int, ...] = ()  # images from the first corrupted one to the alarm, if it came
+    early: int = 0  # streams whose alarm was raised before the corruption: false alarms
+    delays: tuple[int, ...] = ()  # images from the first corrupted one to the alarm, if raised
     reliefs: tuple[int, ...] = ()  # images from the last corrupted one until it was cleared
 
     @property
     def rate(self) -> float:
-        """Share of streams, but for the early ones, whose alarm was raised within three windows."""
+        """Share of streams, without the early ones, whose alarm was raised within three windows."""
         return len(self.delays) / max(1, self.streams - self.early)
 
     @property
@@ -166,7 +167,7 @@ class Detection:
 
     @property
     def relief(self) -> float | None:
-        """Median time to all-clear in images."""
+        """Median number of images until it was cleared."""
         return median(self.reliefs) if self.reliefs else None
 
     def merged(self, other: "Detection") -> "Detection":
@@ -193,15 +194,16 @@ def measure_streams(
     seed: int = 0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> tuple[list[FalseAlarms], list[Detection]]:
-    """Behaviour of the alarm under each of the limits' windows, judged as the service judges its
-    traffic (`common.model.drift.DriftWatch`); `progress` hears the share that is done.
+    """Behaviour of the alarm for each window size, judged as in the service
+    (`common.model.drift.DriftWatch`); `progress` is called with the share done.
 
     Args:
-        clean: predictions for N images; `corrupted` holds those for the same images, in their
+        clean: predictions for N images; `corrupted` holds those for the same images, in the same
             order.
-        clean_windows: windows of clean images without a common draw, at least so many.
-        streams: for each corruption.
-        splits: of the test images in halves, which the windows and streams share evenly.
+            order.
+        clean_windows: minimum number of independent windows of clean images.
+        streams: streams per corruption.
+        splits: splits of the test images, over which windows and streams are distributed evenly.
     """
     random = np.random.default_rng(seed)
     false_alarms: dict[int, FalseAlarms] = {}
@@ -227,7 +229,7 @@ def measure_streams(
 
 
 class _Stream:
-    """Images of one half, drawn at random with replacement, under any condition."""
+    """Images of one half, sampled with replacement, under any condition."""
 
     def __init__(
         self,
@@ -283,7 +285,7 @@ def _detection(watch: DriftWatch, stream: _Stream, name: str, clean_first: int) 
 def _parts_until(
     watch: DriftWatch, alarm: str, draw: Callable[[], Counts], most: int
 ) -> int | None:
-    """How many parts it takes, if it does not take more than the most."""
+    """The number of parts that it takes, if not above the maximum."""
     for count in range(1, most + 1):
         change = watch.slide(draw())
         if change is not None and change.alarm == alarm:
@@ -294,8 +296,9 @@ def _parts_until(
 def _split(
     clean: Observed, classes: int, random: np.random.Generator
 ) -> tuple[DriftReference, NDArray[np.int64]]:
-    """The reference that the artifact would hold if it were of a random half of the images, and
-    the indices of the other half."""
+    """The reference of a random half of the images, as an artifact would hold it, and the indices
+    of the other half.
+    """
     order = random.permutation(len(clean.predictions))
     kept, other = order[: len(order) // 2], order[len(order) // 2 :]
     signals = {name: values[kept] for name, values in clean.signals.items()}
@@ -305,7 +308,7 @@ def _split(
 def _binned(
     reference: DriftReference, seen: Observed, images: NDArray[np.int64]
 ) -> dict[str, NDArray[np.int64]]:
-    """The predicted class of the images of these indices, and the bin of each signal's value."""
+    """The predicted classes of these images, and the bins of their signal values."""
     bins = {s.name: bins_of(s, seen.signals[s.name][images]) for s in reference.signals}
     return bins | {CLASSES: seen.predictions[images]}
 

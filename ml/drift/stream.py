@@ -1,11 +1,11 @@
-"""Images that a run has not seen, clean or corrupted, as traffic for a rehearsal: a golden set of
-what its dataset's training part has beyond the images that it was trained and validated on.
+"""Images unseen by a run, clean or corrupted, as traffic for a rehearsal: a golden set of its
+dataset's training images that were used neither for training nor for validation.
 
   bazel run //ml/drift:stream -- runs/<folder> clean.zip --images 2000
   bazel run //ml/drift:stream -- runs/<folder> noisy.zip --skip 2000 --corruption noise:3
 
-The run needs `data.train_size=…` below all that there is. Images are in a random order, the same
-each time, so that parts which `--skip` and `--images` cut share none.
+The run needs `data.train_size=…` below the number of images. The order is random but fixed, so
+parts selected by `--skip` and `--images` are disjoint.
 
 Exit codes: 0 written, 2 the run or the options cannot be used.
 """
@@ -32,10 +32,10 @@ from ml.runs.folder import ResumeError, RunFolder
 
 
 def unseen(cfg: DictConfig) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """(N, H, W, 3) images, labels and class names that a run left out, in a random order.
+    """(N, H, W, 3) images, labels and class names that a run did not use, in random order.
 
     Raises:
-        DatasetError: it left none.
+        DatasetError: it used all images.
     """
     data = open_data(cfg)
     if data.train_size is None:
@@ -55,7 +55,7 @@ def write(
     labels: NDArray[np.int64],
     classes: Sequence[str],
 ) -> None:
-    """Writes (N, H, W, 3) images as PNG with their classes."""
+    """Writes (N, H, W, 3) images as PNG with their class names."""
 
     def png(pixels: NDArray[np.uint8]) -> bytes:
         file = io.BytesIO()
@@ -73,9 +73,11 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=user_path, help="run folder")
-    parser.add_argument("out", type=user_path, help="the golden set to write")
-    parser.add_argument("--images", type=int, default=1000, help="at most (%(default)s)")
-    parser.add_argument("--skip", type=int, default=0, help="so many first (%(default)s)")
+    parser.add_argument("out", type=user_path, help="golden set to write")
+    parser.add_argument(
+        "--images", type=int, default=1000, help="maximum number of images (%(default)s)"
+    )
+    parser.add_argument("--skip", type=int, default=0, help="skip this many images (%(default)s)")
     parser.add_argument("--corruption", metavar="KIND:SEVERITY", help="as for //ml:drift")
     options = parser.parse_args(arguments)
     try:

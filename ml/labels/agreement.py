@@ -1,4 +1,4 @@
-"""How far labellers agree: Cohen's kappa of each two of them.
+"""Inter-annotator agreement: Cohen's kappa for each pair of labellers.
 
 Source: Cohen 1960, "A coefficient of agreement for nominal scales", Educational and Psychological
 Measurement 20:37-46.
@@ -16,10 +16,11 @@ from common.captures import Verdict
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two labellers on the answers that both have labelled.
+    """Two labellers on the predictions that both have labelled.
 
     Attributes:
-        kappa: 1 for full agreement, 0 for as much as chance gives; None where one class alone was
+        kappa: 1 for full agreement, 0 for agreement by chance; None if both used only one class,
+            where it is undefined.
             said, which leaves nothing to agree on.
     """
 
@@ -31,7 +32,7 @@ class Agreement:
 
 
 def agreements(verdicts: Iterable[Verdict]) -> list[Agreement]:
-    """Every two labellers who have labelled one answer at least in common, by name."""
+    """All pairs of labellers with at least one prediction in common, by name."""
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for verdict in verdicts:
         for one, other in combinations(sorted(verdict.said), 2):
@@ -46,7 +47,7 @@ def _agreement(one: str, other: str, said: list[tuple[str, str]]) -> Agreement:
 
 
 def kappa(table: Mapping[tuple[str, str], int]) -> float | None:
-    """Cohen's kappa of a table of what two labellers said; None where it is not defined."""
+    """Cohen's kappa of a contingency table of two labellers; None where it is undefined."""
     total = sum(table.values())
     first, second = Counter[str](), Counter[str]()
     for (one, other), count in table.items():

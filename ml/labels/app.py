@@ -1,8 +1,8 @@
-"""The labelling page's server: on loopback, for whoever knows the address that it printed.
+"""The labelling page's server, on loopback, for whoever has the address that it printed.
 
-Nothing is written by a GET. Every request carries the random token of the address and names this
-server as its host, and a POST comes from this page: no other page that is open in the browser can
-read what is shown or write a label.
+GET requests never write. Every request carries the random token of the address and this server's
+host name, and POSTs must come from this page, so no other page in the browser can read images or
+write labels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_BYTES = 4096  # of a request's body
 
 
 class Said(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a POST; `label` for one alone."""
+    """The body of a POST; `label` is used by one action only."""
 
     request_id: str = ""
     index: int = 0
@@ -34,7 +34,7 @@ class Said(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def key(self) -> tuple[str, int]:
-        """Of the answer."""
+        """The prediction's key."""
         return self.request_id, self.index
 
 
@@ -98,10 +98,10 @@ def labelling_app(session: Session, token: str, port: int) -> Starlette:
 
 
 def _refused(request: Request, token: str, hosts: set[str]) -> Response | None:
-    """An answer to whoever is not this page."""
+    """The response to requests that do not come from this page."""
     if not hmac.compare_digest(request.path_params["token"].encode(), token.encode()):
         return PlainTextResponse("Open the address that bazel run //ml:label printed.", 404)
-    if request.headers.get("host") not in hosts:  # another name that leads to this machine
+    if request.headers.get("host") not in hosts:  # another host name that resolves to this machine
         return PlainTextResponse("This page has another address.", 421)
     if request.method == "GET":
         return None

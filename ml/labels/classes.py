@@ -1,4 +1,4 @@
-"""Class names of captured answers: those of the models that gave them."""
+"""Class names of captured predictions, from the models that made them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ml.runs.inputs import BUNDLED_MODELS, model_path
 
 
 def metadata_of(version: str, registry: str | None = None) -> ArtifactMetadata | None:
-    """What a model says of itself, if the registry has it or it is the bundled one."""
+    """A model's metadata, if it is registered or bundled."""
     for known in _bundled():
         if known.version == version:
             return known
@@ -27,15 +27,15 @@ def metadata_of(version: str, registry: str | None = None) -> ArtifactMetadata |
 def class_names(
     versions: Iterable[str], model: str | None = None, registry: str | None = None
 ) -> tuple[str, ...]:
-    """The class names that all these models answer with.
+    """The class names that all these models share.
 
     Args:
-        versions: of the models.
-        model: a model file or a run folder whose names are taken, whatever the versions.
-        registry: where models are looked for (default: its usual place).
+        versions: model versions.
+        model: a model file or run folder whose class names are used, whatever the versions.
+        registry: where to look for models (default: its usual location).
 
     Raises:
-        LabelsError: no model is known, or they tell different classes.
+        LabelsError: no model is known, or their classes differ.
         ArtifactError: the named model cannot be read.
     """
     if model:
@@ -45,10 +45,10 @@ def class_names(
     if len(names) == 1:
         return names.pop()
     shown = ", ".join(version[:12] for version in known) or "none"
-    what = "tell different classes" if names else "are neither registered nor bundled"
+    what = "have different classes" if names else "are neither registered nor bundled"
     raise LabelsError(
-        f"The models of the captured answers ({shown}) {what}: name one with --model, a model.onnx "
-        "or its run folder"
+        f"The models of the captured predictions ({shown}) {what}: choose one with --model, a "
+        "model.onnx or its run folder"
     )
 
 

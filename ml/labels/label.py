@@ -1,13 +1,13 @@
-"""Labels captured images on a page of this machine, by keys: bazel run //ml:label
+"""Labels captured images by keyboard on a local page: bazel run //ml:label
 
-Images that the model was unsure of, or that look unlike its test images, are drawn more often.
-Every label is stored at once, so the same command goes on where it was.
+Images on which the model was unsure, or that look unlike its test images, are sampled more often.
+Every label is stored at once, so the same command resumes.
 
-  bazel run //ml:label                    # prints the page's address; Ctrl-C ends
-  bazel run //ml:label -- --labeller ada  # a second labeller gets the same images, to compare
+  bazel run //ml:label                    # prints the page's address; Ctrl-C stops
+  bazel run //ml:label -- --labeller ada  # a second labeller gets the same images, for comparison
   bazel run //ml:label -- --captures s3://bucket/captures
 
-Exit codes: 0 ended by Ctrl-C, 1 there is nothing to label, 2 something cannot be used.
+Exit codes: 0 stopped by Ctrl-C, 1 nothing to label, 2 bad input.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ NOTHING, BAD_INPUT = 1, 2
 
 
 def open_session(options: argparse.Namespace) -> Session | None:
-    """The labeller's round; None where nothing is left to label.
+    """The labeller's round; None if nothing is left to label.
 
     Raises:
-        LabelsError, ArtifactError, StoreError: what cannot be used.
+        LabelsError, ArtifactError, StoreError: the input cannot be used.
     """
     captures = Captures(open_store(options.captures or usual_location()))
 
@@ -53,7 +53,7 @@ def open_session(options: argparse.Namespace) -> Session | None:
         metadata = metadata_of(version, options.registry)
         return metadata.drift_reference if metadata else None
 
-    with Progress("reading captured answers"):
+    with Progress("reading captures"):
         versions = {row.model_version for row in captures.rows()}
         if not versions:
             return None
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         port, token = listener.getsockname()[1], new_token()
         url = f"http://127.0.0.1:{port}/{token}/"
         console.print(
-            f"{session.labeller} labels {where}\n{url}\nEvery label is kept at once. Ctrl-C ends.",
+            f"{session.labeller} labels {where}\n{url}\nLabels are stored at once. Ctrl-C stops.",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         config = uvicorn.Config(
             labelling_app(session, token, port), log_level="warning", access_log=False
         )
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again when it has shut down
+        with suppress(KeyboardInterrupt):  # uvicorn re-raises the signal after shutting down
             uvicorn.Server(config).run(sockets=[listener])
     state = session.state()
     console.print(f"{state['done']} of {state['total']} labelled in round {state['round']}")
@@ -118,18 +118,22 @@ def _parser() -> argparse.ArgumentParser:
         type=labeller_name,
         default=_usual_labeller(),
         metavar="NAME",
-        help="whose labels they are (default: %(default)s)",
+        help="name of the labeller (default: %(default)s)",
     )
     parser.add_argument(
-        "--size", type=int, default=SIZE, metavar="N", help="images a round (default: %(default)s)"
+        "--size",
+        type=int,
+        default=SIZE,
+        metavar="N",
+        help="images per round (default: %(default)s)",
     )
     parser.add_argument(
         "--show-answers",
         action="store_true",
-        help="show the model's answer before the label; it makes labels resemble the model",
+        help="show the model's prediction before labelling, which biases labels towards it",
     )
     parser.add_argument("--port", type=int, default=0, help="(default: a free one)")
-    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
     return parser
 
 

@@ -1,12 +1,12 @@
-"""Imports, exports, counts and deletes labels of captured answers.
+"""Imports, exports, counts and deletes labels of captured predictions.
 
-  bazel run //ml:labels -- status                       # what is captured and labelled by whom
+  bazel run //ml:labels -- status                       # what is captured, and labelled by whom
   bazel run //ml:labels -- import labels.csv            # request_id, label [, index, labeller]
-  bazel run //ml:labels -- export --out labels.parquet  # every statement that counts
+  bazel run //ml:labels -- export --out labels.parquet  # all current labels
   bazel run //ml:labels -- forget 4bf92f3577b34da6a3ce929d0e0e4736
 
 Exit codes: 0 done, 1 nothing of that request was captured, 2 a file, a name or the store cannot be
-used: nothing was changed.
+used and nothing was changed.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ COLUMNS = ("request_id", "index", "label", "labeller", "time", "propensity", "an
 
 @dataclass(frozen=True)
 class Status:
-    """What is captured and what is said of it.
+    """Counts of captures and labels.
 
     Attributes:
-        versions: captured answers by model version.
-        labels: answers by the class that most labellers say.
-        labellers: answers that each has labelled.
-        disagreed: answers whose labellers have no majority.
-        drawn: answers that were drawn by chance for the labelling page, which estimates count.
+        versions: captured predictions by model version.
+        labels: predictions by the majority's class.
+        labellers: number of predictions that each has labelled.
+        disagreed: predictions without a majority among their labellers.
+        drawn: predictions sampled for the labelling page, which estimates use.
     """
 
     captured: int
@@ -65,9 +65,9 @@ class Status:
 
 
 def status(captures: Captures) -> Status:
-    """Counts what lies in a store; labels of answers that are gone are not counted."""
+    """Counts a store's contents; labels of deleted predictions are not counted."""
     versions, keys, times = Counter[str](), set[tuple[str, int]](), list[float]()
-    with Progress("reading captured answers"):
+    with Progress("reading captures"):
         for row in captures.rows():
             versions[row.model_version] += 1
             keys.add(row.key)
@@ -97,17 +97,17 @@ def import_table(
     skip_unknown: bool = False,
     now: float | None = None,
 ) -> tuple[int, int]:
-    """Adds a file's statements, those that say something new, in one object.
+    """Adds a file's new statements as one object.
 
     Returns:
-        How many were added, and how many were said before.
+        The number added, and the number that existed before.
 
     Raises:
-        LabelsError: a row is wrong: nothing was added.
+        LabelsError: a row is invalid; nothing was added.
         StoreError: the store cannot be used.
     """
     rows = read_table(path, labeller, time.time() if now is None else now)
-    with Progress("reading captured answers"):
+    with Progress("reading captures"):
         known = {row.key: row.model_version for row in captures.rows()}
         latest = {(*label.key, label.labeller): label.label for label in captures.labels()}
     named = {known[row.label.key] for row in rows if row.label.key in known}
@@ -120,7 +120,7 @@ def import_table(
 
 
 def export_table(captures: Captures, path: Path) -> int:
-    """Writes each labeller's latest statement about each answer; the number of rows."""
+    """Writes each labeller's latest statement on each prediction; returns the number of rows."""
     latest: dict[tuple[str, int, str], Label] = {}
     for label in captures.labels():
         latest[(*label.key, label.labeller)] = label
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def labeller_name(text: str) -> str:
-    """Type of an option that names a labeller."""
+    """Argument type of a labeller's name."""
     try:
         return msgspec.convert(text, Labeller)
     except msgspec.ValidationError:
@@ -188,15 +188,15 @@ def _export(captures: Captures, options: argparse.Namespace, console: Console) -
 
 
 def _forget(captures: Captures, options: argparse.Namespace, console: Console) -> int:
-    # Lightning is behind it, for which the other commands need not wait.
+    # Imports Lightning, which the other commands do not need.
     from ml.data.captured import forget_packed
 
     request_id = options.request_id.lower()
     count = captures.forget(request_id)
     packed = forget_packed(request_id)
-    texts = [f"{count:,} captured answers of {request_id} deleted, with their labels"]
+    texts = [f"{count:,} captured predictions of {request_id} deleted, with their labels"]
     texts += [f"deleted, since it held one of them: {folder}" for folder in packed]
-    texts += ["Models that were trained on it keep what they learnt."] if packed else []
+    texts += ["Models trained on it are not changed."] if packed else []
     console.print("\n".join(texts), markup=False, highlight=False, soft_wrap=True)
     return 0 if count or packed else NOT_THERE
 
@@ -206,7 +206,7 @@ def _status(captures: Captures, options: argparse.Namespace, console: Console) -
     if options.json:
         console.file.write(json.dumps(asdict(found), indent=2) + "\n")
         return 0
-    table = Table(title=f"Captured answers in {captures.store.url}", title_justify="left")
+    table = Table(title=f"Captured predictions in {captures.store.url}", title_justify="left")
     table.add_column("what")
     table.add_column("how many", justify="right")
     spans = "" if found.first is None else f", {_day(found.first)} to {_day(found.last)}"
@@ -214,7 +214,7 @@ def _status(captures: Captures, options: argparse.Namespace, console: Console) -
     for version, count in found.versions.items():
         table.add_row(f"  by model {version[:12]}", f"{count:,}")
     table.add_row("labelled", f"{found.labelled:,}")
-    table.add_row("  drawn by chance, which estimates count", f"{found.drawn:,}")
+    table.add_row("  sampled at random, which estimates use", f"{found.drawn:,}")
     table.add_row("  without a majority among their labellers", f"{found.disagreed:,}")
     for name, count in found.labels.items():
         table.add_row(f"  {name}", f"{count:,}")
@@ -234,7 +234,7 @@ def _day(at: float | None) -> str:
 
 
 def add_captures(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that reads captured answers."""
+    """Options of all commands that read captures."""
     parser.add_argument(
         "--captures",
         metavar="URL",
@@ -243,11 +243,10 @@ def add_captures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="FILE",
-        help="a model.onnx or run folder with the class names (default: the models that answered, "
-        "from the registry)",
+        help="a model.onnx or run folder with the class names (default: from the registry)",
     )
     parser.add_argument(
-        "--registry", metavar="URL", help="where models are looked for (default: KILN_REGISTRY)"
+        "--registry", metavar="URL", help="registry to look for models (default: KILN_REGISTRY)"
     )
 
 
@@ -259,10 +258,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, handler, text in (
-        ("import", _import, "take over labels of a CSV or Parquet file: all of it or nothing"),
+        ("import", _import, "import labels from a CSV or Parquet file, all or nothing"),
         ("export", _export, "write all labels to a CSV or Parquet file"),
-        ("status", _status, "count what is captured and labelled"),
-        ("forget", _forget, "delete what was kept of a request, its labels, packed datasets"),
+        ("status", _status, "count captures and labels"),
+        (
+            "forget",
+            _forget,
+            "delete a request's captures and labels, and packed datasets with them",
+        ),
     ):
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:])
         command.set_defaults(handler=handler)
@@ -274,17 +277,17 @@ def _parser() -> argparse.ArgumentParser:
                 type=labeller_name,
                 default="import",
                 metavar="NAME",
-                help="of rows that name none (default: %(default)s)",
+                help="labeller of rows without one (default: %(default)s)",
             )
             command.add_argument(
                 "--skip-unknown",
                 action="store_true",
-                help="leave out rows of answers that are not captured, as those deleted by now",
+                help="skip rows of predictions that are not captured, such as deleted ones",
             )
         elif name == "export":
             command.add_argument("--out", default="labels.csv", help="default: %(default)s")
         elif name == "status":
-            command.add_argument("--json", action="store_true", help="one JSON document")
+            command.add_argument("--json", action="store_true", help="print JSON")
         else:
             command.add_argument("request_id", metavar="REQUEST_ID")
     return parser

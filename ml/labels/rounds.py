@@ -1,16 +1,19 @@
-"""Rounds of labelling: which captured answers are shown, drawn by chance and with which chance.
+"""Rounds of labelling: a random sample of captured predictions, with known probabilities.
 
-A round is a Poisson sample of the answers that no earlier round holds: each is taken with a chance
-of its own, higher where the model was unsure or where the image looks unlike the model's test
-images, and never zero; so a mean over labels that is weighted by 1/chance is one over all answers.
-A round is shown in random order, so whatever part of it has been labelled when somebody stops is a
-sample with the same weights. Several labellers share a round.
+A round is a Poisson sample of the predictions in no earlier round: each is drawn with its own
+probability, higher where the model was unsure or the image looks unlike the model's test images,
+and never zero, so that a mean of labels weighted by inverse probability estimates the mean over all
+predictions.
+
+A round is shown in random order, so any prefix of it is a sample with the same weights. Several
+labellers share a round.
 
 The weights are those of priority sampling (Duffield, Lund and Thorup 2007, "Priority sampling for
-estimation of arbitrary subset sums", Journal of the ACM 54:32), w/u against a threshold with a
-random number u that is an answer's own for good; but with the threshold set by the weights alone
-(Poisson sampling, as in Brewer, Early and Joyce 1972, Australian Journal of Statistics 14:231-239):
-a chance that is known before the draw stays what it is when further answers are captured.
+estimation of arbitrary subset sums", Journal of the ACM 54:32): w/u compared with a threshold,
+where the random number u is fixed for each prediction; but the threshold depends only on the
+weights (Poisson sampling, as in Brewer, Early and Joyce 1972, Australian Journal of Statistics
+14:231-239), so a probability known before the draw does not change when more predictions are
+captured.
 """
 
 from __future__ import annotations
@@ -30,11 +33,13 @@ from common.model.signals import IMAGE_SIGNALS, image_signals
 from common.objects import Damaged
 
 ROUNDS = "rounds/"
-SIZE = 200  # answers of a round, on average
-_MOST = 0.5  # chance in one round: what a later one cannot draw has no weight in it
-_FEW = 20  # answers that are shown without drawing
-_FLOOR = 0.25  # the least weight
-_USUAL, _FAR = 2.0, 5.0  # deviations of a signal: where drift begins, where it counts in full
+SIZE = 200  # expected size of a round
+# Maximum probability in one round: predictions that later rounds cannot draw would have no weight
+# there.
+_MOST = 0.5
+_FEW = 20  # up to this number, all predictions are shown
+_FLOOR = 0.25  # minimum weight
+_USUAL, _FAR = 2.0, 5.0  # deviations of a signal: where its weight starts, and where it is full
 
 Key = tuple[str, int]
 Floats = NDArray[np.float64]
@@ -43,8 +48,9 @@ ReferenceOf = Callable[[str], DriftReference | None]
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """An answer of a round. `propensity` is the chance that it had of being in this one: that no
-    earlier round took it, times the chance here."""
+    """A prediction of a round. `propensity` is the probability of being in this round: that no
+    earlier round drew it, times the probability here.
+    """
 
     request_id: str
     index: int
@@ -52,16 +58,17 @@ class Shown(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        """The answer's `Capture.key`."""
+        """The prediction's `Capture.key`."""
         return self.request_id, self.index
 
 
 class Round(msgspec.Struct, frozen=True):
-    """A round as it is stored, in the order in which it is shown.
+    """A stored round, in display order.
 
-    `until` is when it was drawn: of answers captured before. An answer of weight w has the chance
-    w/threshold, `_MOST` at most; 1 where the threshold is 0. `usual` holds mean and deviation of
-    the image signals on the test images, by model version and signal, by which weights were made.
+    `until` is the time of the draw: only predictions captured before it. A prediction of weight w
+    has probability w/threshold, at most `_MOST`; 1 if the threshold is 0. `usual` holds mean and
+    deviation of the image signals on the test images, by model version and signal, from which the
+    weights were computed.
     """
 
     number: int
@@ -71,7 +78,7 @@ class Round(msgspec.Struct, frozen=True):
     shown: list[Shown]
 
     def chance(self, weights: Floats) -> Floats:
-        """By which answers of these weights are taken."""
+        """Probabilities for these weights."""
         if not self.threshold:
             return np.ones_like(weights)
         return np.minimum(_MOST, weights / self.threshold)
@@ -79,17 +86,18 @@ class Round(msgspec.Struct, frozen=True):
 
 @dataclass
 class _Pool:
-    """Answers by column."""
+    """Predictions by column."""
 
     keys: list[Key]
     times: Floats
     unsure: Floats
     version: NDArray[np.str_]
-    signals: dict[str, Floats]  # of the images
+    signals: dict[str, Floats]  # image signals
 
     def weights(self, usual: Usual) -> Floats:
-        """Of being shown, from `_FLOOR` on: one more if the model wavered between two classes, and
-        one more if an image signal is far from what it is on test images."""
+        """Weights from `_FLOOR` on: plus up to one if the model wavered between two classes, plus
+        up to one if an image signal is far from its values on test images.
+        """
         farthest = np.zeros(len(self.keys))
         for version, signals in usual.items():
             for name in signals.keys() & self.signals.keys():
@@ -102,7 +110,7 @@ class _Pool:
 
 
 def rounds(captures: Captures) -> list[Round]:
-    """All rounds that were drawn, in order.
+    """All rounds, in order.
 
     Raises:
         Damaged: one cannot be read.
@@ -112,7 +120,7 @@ def rounds(captures: Captures) -> list[Round]:
         try:
             found.append(msgspec.json.decode(captures.store.read(entry.key), type=Round))
         except msgspec.MsgspecError as exc:
-            raise Damaged(f"{entry.key} holds no round: {exc}") from exc
+            raise Damaged(f"{entry.key} is not a round: {exc}") from exc
     return found
 
 
@@ -124,12 +132,12 @@ def draw(
     since: float = 0.0,
     now: float | None = None,
 ) -> Round | None:
-    """Draws the next round and stores it; None where every answer is in one already.
+    """Draws and stores the next round; None if all predictions are in rounds.
 
     Args:
-        reference_of: the drift reference of a model's version, None where it is not at hand.
-        size: answers on average; never more than half of those that are left, unless these are few.
-        since: of answers captured from then on.
+        reference_of: the drift reference of a model version; None if unavailable.
+        size: expected number of predictions; at most half of the rest, unless these are few.
+        since: only predictions captured from then on.
 
     Raises:
         StoreError, Damaged: the store cannot be used.
@@ -149,7 +157,7 @@ def draw(
     weights = pool.weights(usual)
     threshold = _threshold(weights[free], size)
     plan = Round(len(earlier), until, threshold, usual, [])
-    left = np.ones(len(pool.keys))  # the chance that no earlier round took it
+    left = np.ones(len(pool.keys))  # the probability that no earlier round drew it
     for one in earlier:
         left *= np.where(pool.times < one.until, 1 - one.chance(pool.weights(one.usual)), 1.0)
     chance = plan.chance(weights)
@@ -161,7 +169,7 @@ def draw(
     shown = [Shown(*pool.keys[row], float(left[row] * chance[row])) for row in order]
     plan = msgspec.structs.replace(plan, shown=shown)
     if not captures.store.create(f"{ROUNDS}{plan.number:06d}.json", msgspec.json.encode(plan)):
-        return rounds(captures)[plan.number]  # another labeller's was faster: that one is shared
+        return rounds(captures)[plan.number]  # another labeller was faster: share that round
     return plan if shown else draw(captures, reference_of, size=size, since=since, now=now)
 
 
@@ -170,7 +178,7 @@ def _pool(rows: Iterable[Capture]) -> _Pool:
     times, unsure, versions = list[float](), list[float](), list[str]()
     signals: dict[str, list[float]] = {name: [] for name in IMAGE_SIGNALS}
     for row in rows:
-        if row.key in keys:  # a caller used an id again: labels could not tell them apart
+        if row.key in keys:  # a caller reused a request id: labels would be ambiguous
             continue
         keys[row.key] = None
         times.append(row.time)
@@ -183,8 +191,9 @@ def _pool(rows: Iterable[Capture]) -> _Pool:
 
 
 def _threshold(weights: Floats, size: int) -> float:
-    """By which the chances add up to `size`, or to as much as `_MOST` lets them; 0 where all are
-    shown."""
+    """The threshold at which probabilities sum to `size`, or to the maximum that `_MOST` permits; 0
+    if all are shown.
+    """
     if len(weights) <= _FEW:
         return 0.0
     low, high = 0.0, float(weights.sum())

@@ -1,7 +1,7 @@
-"""One labeller at work on a round: what to show next, what was said, undo and skip.
+"""One labeller's session on a round: next image, label, undo and skip.
 
-What is said goes to the store at once, and all else is told from the store when a session begins,
-so a killed one continues where it was.
+Labels are stored at once, and a session restores everything else from the store, so a killed one
+resumes where it was.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from common.captures import Capture, Captures, Label
 from ml.labels.agreement import agreements
 from ml.labels.rounds import SIZE, Key, ReferenceOf, Round, draw, rounds
 
-_AHEAD = 3  # images sent before they are due
+_AHEAD = 3  # images to prefetch
 _ATTEMPTS = 5
 
 
 class Refused(ValueError):
-    """A label that cannot be taken; nothing was written."""
+    """The label is rejected; nothing was written."""
 
 
 class Session:
-    """The current round of a labeller.
+    """A labeller's current round.
 
     Attributes:
-        classes: names of the classes, in the order of the model's answer.
-        shows_answers: whether the model's answer is shown before the label, which it biases.
+        classes: class names, in the model's order.
+        shows_answers: whether to show predictions before labelling, which biases labels.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Session:
         since: float = 0.0,
         shows_answers: bool = False,
     ) -> None:
-        """Takes up the newest round in which this labeller has answers left, else draws one.
+        """Resumes the newest round with predictions left for this labeller, or draws one.
 
         Raises:
             StoreError, Damaged: the store cannot be used.
@@ -60,7 +60,7 @@ class Session:
             self.next_round()
 
     def next_round(self) -> bool:
-        """Goes on to another labeller's newer round, or draws one; false where none is left."""
+        """Continues with another labeller's newer round, or draws one; false if nothing is left."""
         number = -1 if self.round is None else self.round.number
         newer = [one for one in rounds(self.captures) if one.number > number]
         following = (
@@ -74,14 +74,14 @@ class Session:
         return bool(self._left) or self.next_round()
 
     def say(self, key: Key, label: str) -> None:
-        """Labels an answer of the round.
+        """Labels a prediction of the round.
 
         Raises:
-            Refused: it is none of the round, or the class is none of the classes.
+            Refused: it is not in the round, or the class is unknown.
             StoreError: it was not written.
         """
         if label not in self.classes:
-            raise Refused(f"{label!r} is none of the classes")
+            raise Refused(f"{label!r} is not one of the classes")
         self._say(key, label)
         self._said[key] = label
         self._left = deque(one for one in self._left if one != key)
@@ -90,7 +90,7 @@ class Session:
         self._done.append(key)
 
     def undo(self) -> None:
-        """Takes back the labeller's last label of this round and shows its image again."""
+        """Withdraws the labeller's last label of this round and shows its image again."""
         if not self._done:
             return
         key = self._done[-1]
@@ -100,13 +100,13 @@ class Session:
         self._left.appendleft(key)
 
     def skip(self, key: Key) -> None:
-        """Shows an answer again when the others are done."""
+        """Postpones a prediction until the others are done."""
         if key in self._left:
             self._left.remove(key)
             self._left.append(key)
 
     def state(self) -> dict[str, Any]:
-        """All that the page shows, ready for JSON; model answers only where they are to be seen."""
+        """The page's state for JSON; the model's predictions only where they may be shown."""
         last = self._done[-1] if self._done else None
         return {
             "labeller": self.labeller,
@@ -120,7 +120,7 @@ class Session:
         }
 
     def agreement(self) -> list[dict[str, Any]]:
-        """Every two labellers on what both have labelled, in all rounds."""
+        """All pairs of labellers on their common predictions, over all rounds."""
         return [asdict(one) for one in agreements(self.captures.verdicts().values())]
 
     def _open(self, following: Round | None) -> None:
@@ -138,18 +138,18 @@ class Session:
         said = [label for label in mine.values() if label.label is not None]
         self._done = [label.key for label in sorted(said, key=lambda label: label.time)]
         self._said = {label.key: str(label.label) for label in said}
-        # Of what was deleted meanwhile nothing is shown.
+        # Deleted predictions are not shown.
         self._left = deque(key for key in shown if key in self._rows and key not in self._said)
 
     def _say(self, key: Key, label: str | None) -> None:
         if key not in self._rows:
-            raise Refused(f"{key[0]} is no answer of this round")
+            raise Refused(f"{key[0]} is not in this round")
         propensity = self._shown_of[key].propensity
         for _ in range(_ATTEMPTS):
             statement = Label(*key, label, self.labeller, time.time(), propensity)
             if self.captures.say(statement):
                 return
-        raise Refused("the labels could not be written: is this labeller at work elsewhere?")
+        raise Refused("the labels could not be written: is this labeller active elsewhere?")
 
     def _shown(self, key: Key, *, answered: bool = False) -> dict[str, Any]:
         row = self._rows[key]

@@ -1,4 +1,4 @@
-"""Labels in CSV and Parquet files: one statement a row, read whole or not at all."""
+"""Labels in CSV and Parquet files: one statement per row, read completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from common.files import write_whole
 TABLES = (".csv", ".parquet")
 REQUIRED = ("request_id", "label")
 OPTIONAL = ("index", "labeller")
-_LISTED = 10  # of many problems
+_LISTED = 10  # problems listed
 _EXPECTED = {
-    "request_id": "32 hexadecimal digits, as the answer's request_id",
+    "request_id": "32 hexadecimal digits, the prediction's request_id",
     "index": "a whole number from 0 to 9999",
     "label": "the name of a class",
     "labeller": "lower-case letters, digits, '.', '_' and '-', at most 40",
@@ -28,26 +28,26 @@ _EXPECTED = {
 
 
 class LabelsError(ValueError):
-    """Labels that cannot be taken; the message names the file, the rows and the columns."""
+    """Invalid labels; the message names the file, rows and columns."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A statement of a file, and the number of its row as programs for tables show it."""
+    """A statement of a file, and its row number as spreadsheets show it."""
 
     number: int
     label: Label
 
 
 def read_table(path: Path, labeller: str, now: float) -> list[Row]:
-    """The statements of a file, in its order; several equal ones are one.
+    """The statements of a file, in order, without duplicates.
 
     Args:
-        labeller: of rows that name none.
-        now: when they are said.
+        labeller: of rows without one.
+        now: time of the statements.
 
     Raises:
-        LabelsError: it cannot be read, lacks a column, or a row is wrong: nothing of it counts.
+        LabelsError: it cannot be read, lacks a column, or a row is invalid; none of it is used.
     """
     found: dict[tuple[str, int, str], Row] = {}
     problems = []
@@ -75,36 +75,36 @@ def check_labels(
     *,
     skip_unknown: bool = False,
 ) -> list[Label]:
-    """The labels, if each is of a captured answer and names a class.
+    """The labels, if all refer to captured predictions and known classes.
 
     Args:
-        known: captured answers by their key.
-        skip_unknown: leaves out labels of answers that were not captured, or are deleted by now.
+        known: captured predictions by key.
+        skip_unknown: skips labels of predictions that were not captured or have been deleted.
 
     Raises:
-        LabelsError: naming the rows.
+        LabelsError: names the rows.
     """
     kept, problems, expected = [], [], set(classes)
     for row in rows:
         label = row.label
         if label.label not in expected:
             problems.append(
-                f"row {row.number}, column label: {label.label!r} is none of the classes "
+                f"row {row.number}, column label: {label.label!r} is not one of the classes "
                 f"{', '.join(classes[:20])}{', …' if len(classes) > 20 else ''}"
             )
         elif label.key in known:
             kept.append(label)
         elif not skip_unknown:
             problems.append(
-                f"row {row.number}, column request_id: no captured answer has {label.request_id} "
-                f"and index {label.index} (--skip-unknown leaves such rows out)"
+                f"row {row.number}, column request_id: no capture has {label.request_id} and index "
+                f"{label.index} (--skip-unknown skips such rows)"
             )
     refuse(path, problems)
     return kept
 
 
 def refuse(path: Path, problems: Sequence[str]) -> None:
-    """Raises a LabelsError that lists the problems, if there are any."""
+    """Raises a LabelsError that lists the problems, if any."""
     if not problems:
         return
     more = [f"… and {len(problems) - _LISTED:,} more"] if len(problems) > _LISTED else []
@@ -112,10 +112,10 @@ def refuse(path: Path, problems: Sequence[str]) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Writes rows as CSV or Parquet, by the file's name.
+    """Writes rows as CSV or Parquet, by the file's extension.
 
     Raises:
-        LabelsError: it has another ending.
+        LabelsError: the extension is unknown.
     """
     _check_ending(path)
     if path.suffix.lower() == ".csv":
@@ -125,7 +125,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence
         writer.writerows(rows)
         write_whole(path, text.getvalue())
         return
-    import pyarrow as pa  # a third of a second that the other commands need not wait
+    # Imported here: takes a third of a second, which other commands do not need.
+    import pyarrow as pa
     from pyarrow import parquet
 
     buffer = io.BytesIO()
@@ -155,13 +156,13 @@ def _statement(row: Mapping[str, Any], labeller: str, now: float) -> Label:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():  # a Parquet column with gaps
+    if isinstance(value, float) and value.is_integer():  # a Parquet column with nulls
         value = int(value)
     return "" if value is None else str(value).strip()
 
 
 def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    """Rows as the file's own program numbers them: those of a CSV file below its header line."""
+    """Rows with numbers as spreadsheets show them: CSV rows start below the header line."""
     _check_ending(path)
     try:
         if path.suffix.lower() == ".csv":
@@ -180,7 +181,7 @@ def _rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
     if missing := [name for name in REQUIRED if name not in columns]:
         raise LabelsError(
             f"{path} has the columns {', '.join(columns) or 'none'}: {' and '.join(missing)} "
-            f"is missing, {' and '.join(OPTIONAL)} may be there"
+            f"is missing, {' and '.join(OPTIONAL)} are optional"
         )
     return enumerate(
         ({(name or "").strip(): value for name, value in row.items()} for row in rows), first

@@ -1,9 +1,9 @@
-"""Accuracy of a model on traffic without labels, expected from its probabilities.
+"""Accuracy on unlabelled traffic, estimated from the model's probabilities.
 
-Confidence-based performance estimation: an answer with a calibrated probability of 0.8 is right
-four times in five, so the mean of such probabilities is the accuracy to expect, and their sums by
-class are the confusion matrix (the method that NannyML documents). Answers that were kept with a
-chance p count 1/p-fold (Horvitz and Thompson 1952), divided by the sum of these weights (Hajek).
+Confidence-based performance estimation: a prediction with a calibrated probability of 0.8 is right
+four times in five, so the mean probability is the expected accuracy, and sums by class give the
+confusion matrix (the method documented by NannyML). Predictions captured with probability p are
+weighted by 1/p (Horvitz and Thompson 1952), normalised by the sum of weights (Hajek).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-LEVEL = 0.95  # of all intervals
+LEVEL = 0.95  # confidence level of all intervals
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A share with the bounds of its interval, all within 0..1."""
+    """A proportion and its interval, all within 0..1."""
 
     value: float
     low: float
@@ -30,14 +30,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Belief:
-    """How likely each of N answers is to be right, and how far that may be off.
+    """The probability of each of N predictions to be right, and its uncertainty.
 
     Attributes:
-        right: (N,), the probability that an answer is right.
-        members: (B, N), as B other samples of held-out images would have had it; B may be 0.
-        doubt: error of a mean of `right` that no member shows: a standard deviation.
-        bias: and one that may always be there, in one direction.
-        recalibrated: by held-out images, or else the model's own confidence.
+        right: (N,), the probability that a prediction is right.
+        members: (B, N), the same from B bootstrap samples of the held-out images; B may be 0.
+        doubt: standard deviation of a mean of `right` beyond the spread of the members.
+        bias: possible systematic error, in one direction.
+        recalibrated: from held-out images, not only the model's confidence.
     """
 
     right: Floats
@@ -49,8 +49,7 @@ class Belief:
 
 @dataclass(frozen=True)
 class ClassRates:
-    """Of one class: how often it is the answer and the truth, and both rates. NaN where a rate has
-    no answer behind it."""
+    """How often a class is predicted and true, and its precision and recall; NaN if undefined."""
 
     answered: float
     expected: float
@@ -60,12 +59,12 @@ class ClassRates:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What to expect of N answers.
+    """The estimate for N predictions.
 
     Attributes:
         rows: N.
-        answers: of the traffic that they stand for.
-        confusion: (K, K), shares of the traffic: rows are the truth, columns the answers.
+        answers: number of predictions of the traffic that they represent.
+        confusion: (K, K), shares of the traffic: rows are true, columns predicted classes.
     """
 
     rows: int
@@ -77,11 +76,11 @@ class Estimate:
 
 
 def own_confidence(probabilities: Any, calibration_error: float = 0.0) -> Belief:
-    """The belief of a model in itself: its top probability.
+    """The model's confidence, its top probability, as belief.
 
     Args:
         probabilities: (N, K).
-        calibration_error: of the model on its test images, which bounds the bias there.
+        calibration_error: of the model on its test images, as a bound of the bias.
     """
     right = np.asarray(probabilities, np.float64).max(axis=1)
     return Belief(right, np.empty((0, len(right))), bias=calibration_error)
@@ -95,19 +94,18 @@ def estimate(
     *,
     classes: bool = True,
 ) -> Estimate:
-    """What to expect of the traffic from which N answers were kept.
+    """Estimates the traffic from which N predictions were captured.
 
-    The interval holds what chance does to labels, what chance kept, and what is not known of the
-    calibration.
+    The interval covers the randomness of labels and of capture, and the uncertainty of calibration.
 
     Args:
         probabilities: (N, K), N >= 1.
-        belief: of these N answers.
-        kept: (N,), the chance that each had of being kept.
-        classes: with the rates of each class.
+        belief: for these N predictions.
+        kept: (N,), capture probabilities.
+        classes: whether to estimate rates of each class.
 
     Raises:
-        ValueError: shapes disagree, nothing to estimate from, or a chance outside 0..1.
+        ValueError: shapes disagree, there are no predictions, or a probability is outside 0..1.
     """
     p = np.asarray(probabilities, np.float64)
     chance = np.broadcast_to(np.asarray(kept, np.float64), len(p))
@@ -147,7 +145,7 @@ def estimate(
 
 
 def with_top(probabilities: Floats, right: Floats) -> Floats:
-    """(N, K) probabilities whose top is `right`, the others in their old proportions."""
+    """(N, K) probabilities whose top is `right`, with the others in their original proportions."""
     rows, answer = np.arange(len(right)), probabilities.argmax(axis=1)
     others = probabilities.copy()
     others[rows, answer] = 0
@@ -161,7 +159,7 @@ def with_top(probabilities: Floats, right: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Shares of weighted rows, with what is uncertain about each."""
+    """Weighted proportions with their uncertainty."""
 
     chance: Floats
     belief: Belief
@@ -173,7 +171,7 @@ class _Sums:
         return found
 
     def share(self, right: Floats, of: Floats, members: Floats) -> Interval:
-        """Of the rows that `of` marks, those that are right."""
+        """The proportion of right ones among the rows marked by `of`."""
         w = self.weights * of
         if not (total := w.sum()):
             return Interval(np.nan, 0.0, 1.0)
@@ -187,7 +185,9 @@ class _Sums:
         )
 
     def recall(self, truth: Floats, said: Floats, members: Floats) -> Interval:
-        """Of the rows of a class, those that are said to be of it; neither number is known."""
+        """The proportion predicted as the class among rows truly of it; both numbers are
+        estimated.
+        """
         w = self.weights
         total = (w * truth).sum()
         if total < 1e-9:
@@ -204,8 +204,7 @@ class _Sums:
     def _interval(
         self, value: float, residual: Floats, variance: Floats, total: Any, members: Floats
     ) -> Interval:
-        """By linearisation: labels vary over the whole traffic, `residual` where rows were left
-        out."""
+        """By linearisation: labels vary over the whole traffic, `residual` over the sampling."""
         w = self.weights
         labels = (w * variance).sum() / total**2
         kept = (w**2 * (1 - self.chance) * residual**2).sum() / total**2

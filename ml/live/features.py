@@ -1,7 +1,7 @@
-"""What tells a right answer from a wrong one, without its label: how sure the model is, whether it
-says the same of slightly changed copies, and what its image looks like.
+"""Features that separate right from wrong predictions without labels: confidence, agreement on
+perturbed copies, and image statistics.
 
-Copies that the model disagrees on are the strongest sign of an error under shift (Jiang et al.
+Disagreement on copies is the strongest sign of an error under shift (Jiang et al.
 2022, "Assessing generalization of SGD via disagreement", arXiv:2106.13799).
 """
 
@@ -17,19 +17,19 @@ Floats = NDArray[np.float64]
 Plane = NDArray[np.float32]
 Predict = Callable[[Images], NDArray[np.floating]]
 
-_LEAST = 1e-6  # probability whose logarithm is taken
-_FAINTEST = 1e-3  # of white
-_SMALLEST = 8  # pixels a side that the measures need
-_CHUNK = 500  # images turned into floats at a time
+_LEAST = 1e-6  # smallest probability in a logarithm
+_FAINTEST = 1e-3  # relative to white
+_SMALLEST = 8  # minimum edge length for the measures
+_CHUNK = 500  # images converted to floats at a time
 
 
 def mirrored(images: Images) -> Images:
-    """Left and right exchanged."""
+    """Mirrored horizontally."""
     return np.ascontiguousarray(images[:, :, ::-1])
 
 
 def smoothed(images: Images) -> Images:
-    """Through a binomial filter of 3 × 3 pixels: what noise changes most."""
+    """Smoothed by a binomial filter of 3 × 3 pixels: removes noise."""
     pixels = np.pad(images.astype(np.uint16), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     rows = pixels[:, :-2] + 2 * pixels[:, 1:-1] + pixels[:, 2:]
     both = rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]
@@ -37,7 +37,7 @@ def smoothed(images: Images) -> Images:
 
 
 def sharpened(images: Images) -> Images:
-    """Half of what the binomial filter took away, added: what blur changes most."""
+    """Sharpened by adding half of what the binomial filter removes: counteracts blur."""
     pixels = images.astype(np.int16)
     return np.clip(pixels + (pixels - smoothed(images)) // 2, 0, 255).astype(np.uint8)
 
@@ -46,7 +46,7 @@ COPIES: tuple[Callable[[Images], Images], ...] = (mirrored, smoothed, sharpened)
 
 
 def image_features(images: Images) -> Floats:
-    """(N, F) of (N, H, W, 3): noise, fine structure, blocks of JPEG, contrast, exposure; N >= 1."""
+    """(N, F) for (N, H, W, 3): noise, fine structure, JPEG blocking, contrast, exposure; N >= 1."""
     return np.concatenate(
         [_image_features(images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
     )
@@ -66,7 +66,7 @@ def _image_features(images: Images) -> Floats:
     dark_noise = np.where(bright, 0, fine).sum((1, 2)) / np.maximum((~bright).sum((1, 2)), 1)
     bright_noise = np.where(bright, fine, 0).sum((1, 2)) / np.maximum(bright.sum((1, 2)), 1)
     logs = [
-        np.median(fine, (1, 2)),  # Immerkaer 1996, by the median: edges count less
+        np.median(fine, (1, 2)),  # Immerkaer 1996, with the median: less sensitive to edges
         np.quantile(fine, 0.1, (1, 2)),
         fine.mean((1, 2)),
         np.median(colour, (1, 2)),
@@ -103,7 +103,7 @@ def _halved(plane: Plane) -> Plane:
 
 
 def _blockiness(steps: Plane, axis: int) -> NDArray[np.float64]:
-    """Logarithm of the steps across borders of JPEG's blocks of 8 by those beside them."""
+    """Log ratio of steps across JPEG's 8-pixel block borders to those next to them."""
     at = np.arange(steps.shape[axis]) % 8 == 7
     if not at.any():
         return np.zeros(len(steps))
@@ -116,7 +116,7 @@ def _blockiness(steps: Plane, axis: int) -> NDArray[np.float64]:
 def answer_features(
     probabilities: NDArray[np.floating], copies: list[NDArray[np.floating]]
 ) -> Floats:
-    """(N, G) of (N, K) answers and the answers to each of `COPIES`."""
+    """(N, G) from (N, K) predictions and the predictions for each of `COPIES`."""
     p = np.asarray(probabilities, np.float64)
     rows, answer = np.arange(len(p)), p.argmax(1)
     ranked = np.sort(p, 1)

@@ -1,9 +1,9 @@
-"""Accuracy on labelled answers, by inverse-probability weighting, valid at every look.
+"""Accuracy on labelled predictions, by inverse-probability weighting, valid at every look.
 
-Unsure answers are kept and labelled more often than sure ones. Each one therefore counts by one
-over the chance that it had of being kept and of being labelled, and the interval is what bets
-against the mean of such a sample leave (`common.betting`): labels may arrive one by one, and be
-looked at after each.
+Unsure predictions are captured and labelled more often than confident ones. Each is therefore
+weighted by the inverse of its probability of being captured and labelled, and the interval comes
+from betting on the mean of such a sample (`common.betting`), so it remains valid when labels arrive
+one by one and are evaluated after each.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """N labelled answers.
+    """N labelled predictions.
 
     Attributes:
         answers, labels: (N,), class indices.
-        weights: (N,), one by the chance of having been kept and labelled.
-        most: what no weight can exceed.
-        chosen: nobody knows how likely each was to be labelled, since whoever labelled chose: taken
+        weights: (N,), inverse probabilities of having been captured and labelled.
+        most: upper limit of the weights.
+        chosen: labellers chose what to label, so the labelling probabilities are unknown and
+            assumed equal.
             to be equally likely, which is an assumption.
-        left_out: numbers of labels that could not be used, by reason.
+        left_out: number of unusable labels by reason.
     """
 
     answers: NDArray[np.int64]
@@ -45,10 +46,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class LabelledAccuracy:
-    """What labels say of a model's answers. Rates by class are NaN where no label is.
+    """Metrics of a model by labels. Rates of classes without labels are NaN.
 
     Attributes:
-        precision, recall: (K,), an interval a class.
+        precision, recall: (K,), an interval per class.
     """
 
     rows: int
@@ -83,17 +84,16 @@ def sample(
     ambiguous: Collection[tuple[str, int]],
     least_kept: float,
 ) -> Sample:
-    """The labelled ones of a version's captured answers.
+    """The labelled ones of a version's captured predictions.
 
-    Where some labels were drawn with a known chance, those that somebody chose to give are left
-    out.
+    If some labels were sampled with known probability, chosen ones are left out.
 
     Args:
-        rows: all answers of the version, or those of a span of time.
+        rows: all predictions of the version, or those of a time span.
         verdicts: `Captures.verdicts`.
-        classes: of the model, by index.
-        ambiguous: as `used_twice` has it.
-        least_kept: the chance of the version's surest answer to be kept.
+        classes: the model's classes, by index.
+        ambiguous: from `used_twice`.
+        least_kept: capture probability of the version's most confident prediction.
     """
     index = {name: number for number, name in enumerate(classes)}
     left_out = Counter[str]()
@@ -128,9 +128,9 @@ def sample(
 def labelled_accuracy(
     labelled: Sample, classes: int, level: float = LEVEL
 ) -> LabelledAccuracy | None:
-    """Accuracy and rates by class of a sample; None without a label.
+    """Accuracy and rates by class of a sample; None without labels.
 
-    Each interval is valid by itself, at every look.
+    Each interval is individually valid, at every look.
     """
     if not len(labelled.labels):
         return None

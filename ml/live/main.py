@@ -1,18 +1,18 @@
-"""Live quality of the models that answer: the accuracy to expect of captured answers and what
-their labels say, over time and by class, beside the accuracy on the test images.
+"""Live quality of the serving models: estimated accuracy of captured predictions and accuracy by
+labels, over time and by class, compared with the accuracy on the test images.
 
-Without labels it is expected from the model's probabilities, corrected by what its validation
-images show when they are shifted in many ways. The first look at a version takes minutes for that;
-the result is kept. With labels it is measured.
+Without labels, accuracy is estimated from the model's probabilities, recalibrated on randomly
+shifted validation images. The first run for a version takes minutes for that; the result is cached.
+With labels, accuracy is measured.
 
-  bazel run //ml:live                       # what lies in KILN_CAPTURE or .kiln/captures
+  bazel run //ml:live                       # captures in KILN_CAPTURE or .kiln/captures
   bazel run //ml:live -- --captures s3://bucket/prefix --since 7d --html live.html
   bazel run //ml:live -- --model runs/<folder> --json
   bazel run //ml:live -- --otlp             # metrics for OTEL_EXPORTER_OTLP_ENDPOINT
 
-Exit codes: 0 the version that answered last keeps its promise, or nobody knows it; 3 the whole
-interval of its accuracy, of all answers or of the last window, is below the promise; 4 no captured
-answer; 2 bad input.
+Exit codes: 0 the latest version keeps its promised accuracy, or that is unknown; 2 bad input; 3 the
+whole interval of its accuracy, of all predictions or of the last window, is below the promise; 4 no
+captured predictions.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Reads, judges, prints, writes; returns the exit code."""
+    """Reads, evaluates, prints, writes; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         if options.otlp:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         return BAD_INPUT
     if not found:
         span = f" of the last {options.since}" if options.since else ""
-        print(f"{options.captures} holds no captured answer{span}", file=sys.stderr)
+        print(f"{options.captures} has no captured predictions{span}", file=sys.stderr)
         return NOTHING
     for one in found:
         write_summary(summarised(one, time.time()), _folder(options))
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         for one in found:
             print_quality(one, console)
     if options.html or options.png:
-        from ml.live.page import picture, render  # brings Matplotlib
+        from ml.live.page import picture, render  # imports Matplotlib
 
         for path, make in ((options.html, render), (options.png, picture)):
             if path:
@@ -86,16 +86,16 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def _put(found: Sequence[Quality]) -> None:
-    import boto3  # takes a while
+    import boto3  # slow to import
 
     try:
         telemetry.put(found, boto3.client("cloudwatch"))
-    except Exception as exc:  # boto3's are many; metrics change no verdict
+    except Exception as exc:  # boto3 has many; metrics must not change the verdict
         print(f"CloudWatch took no metrics ({type(exc).__name__}: {exc})", file=sys.stderr)
 
 
 def measure(options: argparse.Namespace) -> list[Quality]:
-    """Live quality of each version, the one that answered last first.
+    """Live quality of each version, the latest first.
 
     Raises:
         ArtifactError, DatasetError, RegistryError, StoreError, OSError, ValueError: the input
@@ -133,8 +133,9 @@ def measure(options: argparse.Namespace) -> list[Quality]:
 def recalibration_of(
     model: Model, folder: Path, progress: Progress
 ) -> tuple[Recalibration | None, str]:
-    """The recalibration that is kept of a model, or a new one, which is kept then; or why there is
-    none."""
+    """The cached recalibration of a model, or a new one, which is then cached; or the reason why
+    there is none.
+    """
     path = folder / f"{model.version}.npz"
     if kept := Recalibration.load(path, model.version):
         return kept, ""
@@ -172,46 +173,46 @@ def _parser() -> argparse.ArgumentParser:
         "--captures",
         metavar="URL",
         default=usual_captures(),
-        help="a folder or s3://bucket/prefix (%(default)s)",
+        help="folder or s3://bucket/prefix (%(default)s)",
     )
     add(
         "--registry",
         metavar="URL",
         default=usual_location(),
-        help="where models are looked for (%(default)s)",
+        help="registry to look for models (%(default)s)",
     )
     add(
         "--model",
         metavar="FILE",
         action="append",
         default=[],
-        help="model.onnx or a run folder to look at first; the bundled models are known",
+        help="model.onnx or run folder to try first; bundled models are known",
     )
-    add("--version", metavar="DIGITS", help="only this version, or those that begin so")
+    add("--version", metavar="DIGITS", help="only versions with this prefix")
     add(
         "--since",
         metavar="SPAN",
         type=_span,
-        help="answers of the last 90m, 24h or 7d (default: all)",
+        help="only predictions of the last 90m, 24h or 7d (default: all)",
     )
     add(
         "--margin",
         type=part,
         default=0.02,
-        help="the promise is the accuracy on the test images less this (%(default)s)",
+        help="promised accuracy: that on the test images minus this margin (%(default)s)",
     )
-    add("--plain", action="store_true", help="the model's own confidence, without recalibration")
-    add("--json", action="store_true", help="everything, for programs")
-    add("--html", metavar="FILE", help="write a page that opens from disk")
-    add("--png", metavar="FILE", help="write its picture")
+    add("--plain", action="store_true", help="use the model's confidence without recalibration")
+    add("--json", action="store_true", help="print JSON")
+    add("--html", metavar="FILE", help="write a self-contained HTML page")
+    add("--png", metavar="FILE", help="write its plot as PNG")
     add("--otlp", action="store_true", help="export metrics to OTEL_EXPORTER_OTLP_ENDPOINT")
     add("--cloudwatch", action="store_true", help="put metrics into CloudWatch")
     add(
         "--cache",
         metavar="FOLDER",
-        help="of recalibrations and summaries (default: KILN_LIVE, else .kiln/live)",
+        help="folder for recalibrations and summaries (default: KILN_LIVE, else .kiln/live)",
     )
-    add("--threads", type=int, default=0, help="of the model (0: one a core)")
+    add("--threads", type=int, default=0, help="inference threads (0: one per core)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The model of a version that captured answers name, and images that it was not trained on."""
+"""The model of a captured version, and images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ml.runs.inputs import BUNDLED_MODELS
 
 @dataclass(frozen=True)
 class Model:
-    """A model that answers captured images, with the configuration that it was trained by."""
+    """A model for captured images, with its training configuration."""
 
     artifact: Artifact
     config: DictConfig | None
@@ -33,21 +33,21 @@ class Model:
         """The validation images of its training.
 
         Raises:
-            DatasetError, FetchError: they are not at hand, or nobody knows which they are.
+            DatasetError, FetchError: they are unavailable or unknown.
         """
         return dataset_of(self.artifact.metadata, self.config).read("validation")
 
     def test(self) -> Labelled:
-        """The test images of its dataset, for whatever measures an estimate.
+        """The test images of its dataset, to evaluate estimates.
 
         Raises:
-            DatasetError, FetchError: they are not at hand.
+            DatasetError, FetchError: they are unavailable.
         """
         return dataset_of(self.artifact.metadata, self.config).read("test")
 
 
 def open_model(path: Path, threads: int = 0) -> Model:
-    """The model in a file, with the configuration in its run folder.
+    """The model in a file, with the configuration from its run folder.
 
     Raises:
         ArtifactError, OSError: it cannot be used.
@@ -59,10 +59,10 @@ def open_model(path: Path, threads: int = 0) -> Model:
 def find_model(
     version: str, files: Sequence[Path], registry: Registry | None, threads: int = 0
 ) -> Model | None:
-    """The model of a version, from these files, the bundled ones or the registry.
+    """The model of a version, from these files, the bundled models or the registry.
 
     Raises:
-        ArtifactError: it is there and cannot be used.
+        ArtifactError: it exists but cannot be used.
         StoreError: the registry cannot be read.
     """
     for path in (*files, *BUNDLED_MODELS):

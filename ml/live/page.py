@@ -1,4 +1,4 @@
-"""The page of live quality: accuracy over time and by class, beside the test images'."""
+"""The page of live quality: accuracy over time and by class, compared with the test images."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from ml.live.report import moment, notes, shown
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _KINDS = {"fine": "good", "below the promise": "bad", "nothing to judge by": "wait"}
-_CLASSES = 40  # that are drawn
+_CLASSES = 40  # maximum number drawn
 
 
 def render(found: Sequence[Quality]) -> str:
-    """The page as text; it refers to nothing outside itself."""
+    """The page as self-contained text."""
     live = found[0]
     return fill(
         _TEMPLATE,
@@ -52,7 +52,7 @@ def render(found: Sequence[Quality]) -> str:
 
 
 def picture(found: Sequence[Quality]) -> bytes:
-    """PNG of the version that answered last: over time above, by class below."""
+    """PNG for the latest version: over time above, by class below."""
     one = found[0]
     figure = new_figure(10, 4.2 + 0.19 * min(len(one.classes), _CLASSES))
     with matplotlib.rc_context(STYLE):
@@ -63,7 +63,7 @@ def picture(found: Sequence[Quality]) -> bytes:
 
 
 def over_time(one: Quality) -> Figure:
-    """Expected and labelled accuracy of each window, with their intervals."""
+    """Estimated and labelled accuracy of each window, with their intervals."""
     figure = new_figure(10, 3.6)
     with matplotlib.rc_context(STYLE):
         _draw_time(figure.subplots(), one)
@@ -71,7 +71,7 @@ def over_time(one: Quality) -> Figure:
 
 
 def by_class(one: Quality) -> Figure:
-    """Expected and labelled recall and precision of each class."""
+    """Estimated and labelled recall and precision of each class."""
     figure = new_figure(10, 1.2 + 0.24 * min(len(one.classes), _CLASSES))
     with matplotlib.rc_context(STYLE):
         _draw_classes(figure.subplots(), one)
@@ -81,7 +81,7 @@ def by_class(one: Quality) -> Figure:
 def _draw_time(axes: Axes, one: Quality) -> None:
     middles = [_time((w.start + w.end) / 2) for w in one.windows]
     rates = [w.expected.accuracy for w in one.windows]
-    axes.fill_between(  # steps, so that a single window is seen, too
+    axes.fill_between(  # steps, so that a single window is visible, too
         [_time(at) for w in one.windows for at in (w.start, w.end)],
         np.repeat([r.low for r in rates], 2),
         np.repeat([r.high for r in rates], 2),
@@ -155,7 +155,7 @@ def _bar(axes: Axes, y: float, rate: Interval, color: str, marker: str = "o") ->
 
 
 def _time(at: float) -> float:
-    """Days since 1970, as Matplotlib counts them."""
+    """Days since 1970, as in Matplotlib."""
     return datetime.fromtimestamp(at, UTC).timestamp() / 86400
 
 

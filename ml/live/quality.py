@@ -1,5 +1,6 @@
-"""Live quality of a model version: what is expected of its captured answers, what labels say and
-whether they drift, over time and together, beside what the model promises."""
+"""Live quality of a model version: estimated accuracy, accuracy by labels, and drift of captured
+predictions, over time and overall, compared with the promised accuracy.
+"""
 
 from __future__ import annotations
 
@@ -26,27 +27,27 @@ Floats = NDArray[np.float64]
 Says = Literal["fine", "below the promise", "nothing to judge by"]
 
 _WIDTHS_S = (600, 3600, 3 * 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
-_MOST_WINDOWS, _ROWS_OF_WINDOW = 48, 200  # rows: on average, at least
-_CHUNK = 500  # images that are decoded and answered together
+_MOST_WINDOWS, _ROWS_OF_WINDOW = 48, 200  # minimum average number of rows
+_CHUNK = 500  # images decoded and predicted together
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is at hand of a version that captures name."""
+    """What is available for a version that captures name."""
 
     model: Model | None
     recalibration: Recalibration | None
-    note: str = ""  # why there is no recalibration
+    note: str = ""  # the reason if there is no recalibration
 
 
 @dataclass
 class Seen:
-    """Captured answers of one version, without their images.
+    """A version's captured predictions without their images.
 
     Attributes:
-        features: (N, F), if there is a recalibration.
-        signals: (N,) each, if there is a model.
-        unreadable: answers whose image is none, or of another size.
+        features: (N, F), with a recalibration.
+        signals: (N,) each, with a model.
+        unreadable: predictions whose image is damaged or of another size.
     """
 
     known: Known
@@ -58,7 +59,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Window:
-    """A span of time; `drifted` names signals that are no longer like the reference."""
+    """A span of time; `drifted` names signals that drifted from the reference."""
 
     start: float
     end: float
@@ -69,8 +70,9 @@ class Window:
 
     @property
     def interval(self) -> Interval:
-        """What the promise is compared with: labels that were drawn by chance say more than any
-        expectation, unless they are so few that it is the narrower one."""
+        """The interval to compare with the promise: that of randomly sampled labels, unless they
+        are so few that the estimate's is narrower.
+        """
         labelled, expected = self.labelled, self.expected.accuracy
         if labelled is None or labelled.chosen:
             return expected
@@ -80,13 +82,13 @@ class Window:
 
 @dataclass(frozen=True)
 class Quality:
-    """All of it, for one version.
+    """The live quality of one version.
 
     Attributes:
-        whole: all answers together.
-        promise: accuracy on the test images less a margin; None if the model is not at hand.
-        note: why the estimate is the model's own confidence, if it is.
-        unreadable: answers that were left out because of their image.
+        whole: all predictions together.
+        promise: accuracy on the test images minus a margin; None if the model is unavailable.
+        note: why the estimate uses the model's own confidence, if it does.
+        unreadable: predictions left out because of their image.
     """
 
     version: str
@@ -101,15 +103,16 @@ class Quality:
 
     @property
     def headroom(self) -> float | None:
-        """High end of the interval less the promise: of all answers, or of the last window if that
-        is less; None without a promise."""
+        """Upper end of the interval minus the promise: over all predictions, or over the last
+        window if lower; None without a promise.
+        """
         if self.promise is None:
             return None
         return min(one.interval.high for one in (self.whole, self.windows[-1])) - self.promise
 
     @property
     def says(self) -> Says:
-        """Below the promise if a whole interval is: of all answers, or of the last window."""
+        """Below the promise if a whole interval is: of all predictions, or of the last window."""
         if self.headroom is None:
             return "nothing to judge by"
         return "below the promise" if self.headroom < 0 else "fine"
@@ -118,7 +121,7 @@ class Quality:
 def gather(
     rows: Iterable[Capture], known: Callable[[str], Known], progress: Callable[[int], None]
 ) -> dict[str, Seen]:
-    """Captured answers by version, measured chunk by chunk, so that few images are held at once."""
+    """Captured predictions by version, processed in chunks, so that few images are in memory."""
     seen: dict[str, Seen] = {}
     waiting: dict[str, list[Capture]] = {}
     parts: dict[str, list[tuple[Floats | None, dict[str, Floats]]]] = {}
@@ -147,7 +150,7 @@ def gather(
 
 
 def _measure(seen: Seen, chunk: list[Capture]) -> tuple[Floats | None, dict[str, Floats]]:
-    """Adds rows to what was seen; their features and signals."""
+    """Adds rows with their features and signals."""
     model = seen.known.model
     if model is None:
         seen.rows += [replace(row, image=b"") for row in chunk]
@@ -170,7 +173,7 @@ def _measure(seen: Seen, chunk: list[Capture]) -> tuple[Floats | None, dict[str,
 
 
 def decode(png: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """(H, W, 3) RGB of a captured image; None if it is none, or of another size."""
+    """(H, W, 3) RGB of a captured image; None if it is damaged or of another size."""
     try:
         pixels = read_pixels(png)
     except UnreadableImage:
@@ -184,11 +187,11 @@ def quality(
     verdicts: Mapping[tuple[str, int], Verdict],
     margin: float,
 ) -> Quality:
-    """What is to be said of one of the versions.
+    """Evaluates one of the versions.
 
     Args:
-        seen: of all versions, since a request id that was used twice names no answer.
-        margin: accuracy that may be lost against the test images.
+        seen: of all versions, since a reused request id is ambiguous.
+        margin: allowed loss of accuracy against the test images.
     """
     mine = seen[version]
     model = mine.known.model
@@ -243,8 +246,9 @@ def _expected(seen: Seen, chosen: NDArray[np.int64]) -> Estimate:
 
 
 def _drifted(seen: Seen, chosen: NDArray[np.int64]) -> tuple[str, ...]:
-    """Signals that left the reference. Unsure answers were kept more often; rows are dropped again
-    by chance until all had the same chance."""
+    """Signals that drifted. Unsure predictions were captured more often; rows are dropped at random
+    until capture probabilities are equal.
+    """
     if seen.known.model is None:
         return ()
     kept = np.array([seen.rows[i].probability for i in chosen])
@@ -257,7 +261,7 @@ def _drifted(seen: Seen, chosen: NDArray[np.int64]) -> tuple[str, ...]:
 
 
 def _spans(times: Floats) -> Sequence[tuple[float, float]]:
-    """Spans of one round length that hold all times."""
+    """Spans of one round length that cover all times."""
     low, high = float(times.min()), float(times.max())
     most = max(1, min(_MOST_WINDOWS, len(times) // _ROWS_OF_WINDOW))
     width = next((w for w in _WIDTHS_S if (high - low) / w <= most), (high - low) / most)

@@ -1,9 +1,9 @@
-"""How likely an answer is to be right, learnt from held-out images that were shifted in many ways.
+"""The probability of a prediction to be right, learnt from randomly shifted held-out images.
 
-A network is calibrated on images like those it was trained on. On others it is too sure of itself,
-and nothing in its probabilities tells. Agreement with changed copies and the look of the image do
+A network calibrated on its training distribution is overconfident on shifted images, and its
+probabilities do not show it. Agreement on perturbed copies and image statistics do
 (`ml.live.features`). A logistic regression on them and their products is fitted to whether the
-model is right on its validation images, each of them shifted several times (`ml.live.shifts`).
+model is right on its validation images, each shifted several times (`ml.live.shifts`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from ml.live.shifts import shifted
 
 Floats = NDArray[np.float64]
 
-FORMAT = 1  # of the file, and of features and shifts: one that is older is made anew
-COPIES_OF_EACH = 40  # shifted copies of a held-out image, fewer where there are many images
+FORMAT = 1  # version of the file format, features and shifts: older ones are recomputed
+COPIES_OF_EACH = 40  # shifted copies per held-out image; fewer for many images
 _ROWS = 40_000
-_MEMBERS = 40  # fits to other samples of the held-out images
+_MEMBERS = 40  # bootstrap fits
 _RIDGE = 10.0
 _BATCH = 1000
 
@@ -42,13 +42,15 @@ class Recalibration:
     """The fit for one model version.
 
     Attributes:
-        images: held-out images that it comes from.
+        images: number of held-out images.
         mean, std: (F,), of the features.
-        weights: (1 + B, D): the fit, and those to other samples of the images.
-        doubt: error of an expected accuracy under shifts of a kind that was left out of the fit:
+        weights: (1 + B, D): the fit, and B bootstrap fits.
+        doubt: error of the estimated accuracy under kinds of shifts left out of the fit: the median
+            over kinds, relative to the lost accuracy.
             the median of the kinds, as a share of the accuracy that is lost.
-        clean: accuracy on the held-out images as they are.
-        misfit: error of the fit on rows that it was made from: root mean square over those without
+        clean: accuracy on the unshifted held-out images.
+        misfit: error of the fit on its own rows: root mean square over unshifted rows and rows of
+            each kind.
             a shift and those with one of each kind.
     """
 
@@ -62,7 +64,7 @@ class Recalibration:
     misfit: float
 
     def belief(self, features: Floats) -> Belief:
-        """Of N answers with these (N, F) features."""
+        """The belief for N predictions with these (N, F) features."""
         z = (features - self.mean) / self.std
         chunks = [z[start : start + _BATCH] for start in range(0, len(z), _BATCH)]
         right = np.concatenate([_sigmoid(self.weights @ _expand(one).T) for one in chunks], axis=1)
@@ -70,11 +72,11 @@ class Recalibration:
         return Belief(right[0], right[1:], doubt=doubt, recalibrated=True)
 
     def doubt_of(self, accuracy: float) -> float:
-        """Standard deviation of an expected accuracy beyond what labels and the fit vary by."""
+        """Standard deviation of an estimated accuracy beyond the variation of labels and fit."""
         return math.hypot(self.misfit, self.doubt * max(0.0, self.clean - accuracy))
 
     def save(self, path: Path) -> None:
-        """Writes it, whole or not at all."""
+        """Writes it atomically."""
         buffer = io.BytesIO()
         arrays = {name: np.asarray(value) for name, value in vars(self).items()}
         np.savez_compressed(buffer, format=np.array(FORMAT), **arrays)  # type: ignore[arg-type]
@@ -82,7 +84,7 @@ class Recalibration:
 
     @classmethod
     def load(cls, path: Path, version: str) -> Recalibration | None:
-        """What was saved for this version; None if nothing was, or by another release."""
+        """The saved fit for this version; None if there is none, or by another release."""
         try:
             data = io.BytesIO(path.read_bytes())
             with np.load(data, allow_pickle=False) as file:
@@ -103,20 +105,20 @@ class Recalibration:
 
 
 def features(artifact: Artifact, images: NDArray[np.uint8], probabilities: Any) -> Floats:
-    """(N, F) of (N, H, W, 3) images and the (N, K) answers to them."""
+    """(N, F) for (N, H, W, 3) images and their (N, K) predictions."""
     copies = [artifact.predict(copy(images)).probabilities for copy in COPIES]
     return np.concatenate([answer_features(probabilities, copies), image_features(images)], axis=1)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """N answers to shifted validation images.
+    """N predictions for shifted validation images.
 
     Attributes:
         features: (N, F).
-        right: (N,), 1 where the answer was right.
-        images: (N,), the number of the image.
-        kinds: (N, len(SHIFTS)), which shifts it got.
+        right: (N,), 1 where the prediction was right.
+        images: (N,), the image's index.
+        kinds: (N, len(SHIFTS)), the shifts applied.
     """
 
     features: Floats
@@ -125,12 +127,12 @@ class Rows:
     kinds: NDArray[np.bool_]
 
     def where(self, chosen: NDArray[np.bool_]) -> Rows:
-        """Those that are chosen."""
+        """The selected rows."""
         return Rows(*(value[chosen] for value in vars(self).values()))
 
 
 def answered(artifact: Artifact, held_out: Labelled, progress: Progress) -> Rows:
-    """A model's answers to images that it has not been trained on, each shifted several times."""
+    """A model's predictions for images not used in training, each shifted several times."""
     images, labels = held_out
     times = max(1, min(COPIES_OF_EACH, _ROWS // len(images)))
     progress.begin("shifting validation images", times * len(images))
@@ -147,7 +149,7 @@ def answered(artifact: Artifact, held_out: Labelled, progress: Progress) -> Rows
 
 
 def recalibrate(artifact: Artifact, held_out: Labelled, progress: Progress) -> Recalibration:
-    """Fits one for a model, on images that it has not been trained on."""
+    """Fits a recalibration for a model on images not used in its training."""
     rows = answered(artifact, held_out, progress)
     progress.begin("fitting", 1.0)
     return fit(artifact.metadata.version, rows, progress.update)
@@ -160,12 +162,13 @@ def fit(
     *,
     doubts: bool = True,
 ) -> Recalibration:
-    """The fit to these rows, with what is uncertain about it.
+    """Fits these rows, with the uncertainty of the fit.
 
-    Fits to other samples of the images (the bootstrap) are one Newton step away from it.
+    Bootstrap fits take one Newton step from it.
 
     Args:
-        doubts: fit again without each kind of shift, which takes most of the time, for what such
+        doubts: also fit without each kind of shift, to estimate the error on unknown kinds; takes
+            most of the time.
             a kind would be off by.
     """
     mean, std = rows.features.mean(axis=0), np.maximum(rows.features.std(axis=0), 1e-6)
@@ -186,7 +189,7 @@ def fit(
         alone = rows.kinds[:, kind] & (rows.kinds.sum(axis=1) == 1)
         weights, _ = _newton(x[without], rows.right[without], best, 4)
         errors.append(_error(_sigmoid(x[alone] @ weights), rows.right[alone], clean))
-    # The median: of one kind that is like no other (noise) nothing can be said without it.
+    # The median, since the error on a unique kind (noise) cannot be estimated without it.
     doubt = float(np.median(errors)) if errors else 0.0
     weights = np.concatenate([best[None], members])
     residual, count = rows.right - _sigmoid(x @ best), rows.kinds.sum(axis=1)
@@ -197,8 +200,9 @@ def fit(
 
 
 def _error(expected: Floats, right: Floats, clean: float) -> float:
-    """By how much the expected accuracy is off, as a share of the accuracy that is lost: root mean
-    square of thirds of the rows, by how likely they are to be right."""
+    """Error of the estimated accuracy relative to the lost accuracy: root mean square over terciles
+    of the rows by their probability of being right.
+    """
     thirds = np.array_split(np.argsort(expected), 3)
     errors = [float(expected[third].mean() - right[third].mean()) for third in thirds]
     return float(np.sqrt(np.mean(np.square(errors)))) / max(clean - float(right.mean()), 0.02)
@@ -207,14 +211,14 @@ def _error(expected: Floats, right: Floats, clean: float) -> float:
 def _newton(
     x: NDArray[np.float32], right: Floats, start: Floats | None = None, steps: int = 12
 ) -> tuple[Floats, Floats]:
-    """Weights of a ridge logistic regression, and the curvature of its loss there."""
+    """Weights of a ridge logistic regression, and the Hessian of its loss there."""
     weights = np.zeros(x.shape[1]) if start is None else start.copy()
     penalty = np.full(x.shape[1], _RIDGE)
-    penalty[0] = 1e-9  # the constant
+    penalty[0] = 1e-9  # the intercept
     for _ in range(steps):
         p = _sigmoid(x @ weights)
         root = x * np.sqrt(p * (1 - p)).astype(np.float32)[:, None]
-        curvature = (root.T @ root).astype(np.float64) + np.diag(penalty)  # half of it computed
+        curvature = (root.T @ root).astype(np.float64) + np.diag(penalty)  # only half is computed
         step = np.linalg.solve(curvature, x.T @ (right - p) - penalty * weights)
         weights += step
         if np.abs(step).max() < 1e-4:
@@ -223,7 +227,7 @@ def _newton(
 
 
 def _expand(z: Floats) -> NDArray[np.float32]:
-    """(N, D): a constant, the features and their products, each held within 4 deviations."""
+    """(N, D): an intercept, the features and their products, each clipped at 4 deviations."""
     bounded = np.clip(z, -4, 4).astype(np.float32)
     first, second = np.triu_indices(z.shape[1])
     products = bounded[:, first] * bounded[:, second]

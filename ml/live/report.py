@@ -1,4 +1,4 @@
-"""Live quality as tables, as JSON, and as the summary that the registry shows."""
+"""Live quality as tables, as JSON, and as the summary for the registry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_CLASSES = 20  # rows of a table
 
 
 def print_quality(found: Quality, console: Console) -> None:
-    """The version as a whole, then by time and by class."""
+    """Prints the version overall, then by time and by class."""
     test = found.test
     promised = (
         f"test set {test.accuracy:.2%}, promise {found.promise:.2%}"
@@ -70,35 +70,33 @@ def _print_classes(found: Quality, console: Console) -> None:
 
 
 def notes(found: Quality) -> list[str]:
-    """What a reader of the numbers has to know."""
+    """Caveats about the figures."""
     texts = []
     if found.note:
         texts.append(
-            f"expected from the model's own confidence, which is too sure of shifted images: "
+            f"estimated from the model's own confidence, which is too high on shifted images: "
             f"{found.note}"
         )
     if found.whole.drifted:
         texts.append(
-            "the traffic is no longer like the test images: what is expected of it is less certain "
-            "than its interval; labels tell"
+            "the traffic has drifted from the test images: the estimate is less certain than its "
+            "interval; rely on labels"
         )
     labelled = found.whole.labelled
     if labelled and labelled.chosen:
         texts.append(
-            "whoever labelled chose which answers: that they are like the others is an assumption"
+            "labellers chose the predictions: that these are representative is an assumption"
         )
     if labelled and labelled.left_out:
         parts = ", ".join(f"{number} {why}" for why, number in labelled.left_out.items())
         texts.append(f"labels left out: {parts}")
     if found.unreadable:
-        texts.append(
-            f"answers left out, since their image is none of the model's: {found.unreadable}"
-        )
+        texts.append(f"predictions left out because of their images: {found.unreadable}")
     return texts
 
 
 def shown(rate: Interval) -> str:
-    """``91.2 % (90.1–92.3)``, or a dash where there is nothing to say."""
+    """``91.2 % (90.1–92.3)``, or a dash if undefined."""
     if math.isnan(rate.value):
         return "–"
     return f"{100 * rate.value:.1f} % ({100 * rate.low:.1f}–{100 * rate.high:.1f})"
@@ -121,7 +119,7 @@ def _table(*names: str) -> Table:
 
 
 def summarised(found: Quality, made: float) -> Summary:
-    """What the registry shows of it."""
+    """The summary for the registry."""
     expected, labelled = found.whole.expected, found.whole.labelled
     return Summary(
         version=found.version,
@@ -143,7 +141,7 @@ def _share(rate: Interval, rows: int) -> Share:
 
 
 def as_dict(found: Quality) -> dict[str, Any]:
-    """All of it as values that JSON can hold; None for a rate with nothing behind it."""
+    """All results as JSON-ready values; None for undefined rates."""
     return {
         "version": found.version,
         "name": found.name,

@@ -1,8 +1,7 @@
-"""Shifts that a camera or a pipeline may bring, each with a strength drawn by chance: what the
-estimate of live accuracy learns from.
+"""Random shifts as a camera or pipeline may cause, from which the estimate of live accuracy learns.
 
-They are kinds of change, not the corruptions that the estimate is measured by
-(`ml/drift/corruptions.py`): other formulas, continuous strengths, and mixed with each other.
+They differ from the corruptions with which the estimate is evaluated
+(`ml/drift/corruptions.py`): other formulas, continuous strengths, and combinations.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from PIL import Image
 
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-_SHARES = (0.15, 0.7, 0.15)  # of images with no shift, one and two
+_SHARES = (0.15, 0.7, 0.15)  # shares of images with no, one and two shifts
 _Shift = Callable[[Floats, np.random.Generator], Floats]
 
 
 def shifted(
     images: Images, seed: int, kinds: Sequence[str] | None = None
 ) -> tuple[Images, NDArray[np.bool_]]:
-    """Copies of (N, H, W, 3) images, each with none, one or two shifts of its own.
+    """Copies of (N, H, W, 3) images, each with none, one or two random shifts.
 
     Args:
-        kinds: of `SHIFTS`, those that may come (default: all).
+        kinds: subset of `SHIFTS` to use (default: all).
 
     Returns:
-        The copies, and (N, len(SHIFTS)) which kinds each of them got.
+        The copies, and (N, len(SHIFTS)) the kinds applied to each.
     """
     names = list(SHIFTS)
     allowed = [names.index(kind) for kind in (names if kinds is None else kinds)]
@@ -48,8 +47,9 @@ def shifted(
 
 
 def _noise(pixels: Floats, random: np.random.Generator) -> Floats:
-    """Sensor noise: of reading and of photons, together (Foi et al. 2008, "Practical
-    Poissonian-Gaussian noise modeling and fitting"), in full or half colour."""
+    """Sensor noise, read noise plus photon noise (Foi et al. 2008, "Practical Poissonian-Gaussian
+    noise modeling and fitting"), at full or half colour resolution.
+    """
     read, photons = _between(random, 0.003, 0.12), _between(random, 0.003, 0.15)
     weight = random.choice([0.0, 1.0, random.random()])
     variance = weight * read**2 + (1 - weight) * photons**2 * np.clip(pixels, 0, 1)
@@ -60,7 +60,7 @@ def _noise(pixels: Floats, random: np.random.Generator) -> Floats:
 
 
 def _blur(pixels: Floats, random: np.random.Generator) -> Floats:
-    """A Gaussian spot, stretched in a direction of its own: out of focus, or moved."""
+    """An anisotropic Gaussian kernel: defocus or motion."""
     long = _between(random, 0.25, 3.0)
     short = long if random.random() < 0.5 else long * random.uniform(0.05, 0.5)
     angle = random.uniform(0, np.pi)
@@ -107,7 +107,7 @@ def _compression(pixels: Floats, random: np.random.Generator) -> Floats:
 
 
 def _between(random: np.random.Generator, low: float, high: float) -> float:
-    """Evenly over the logarithms."""
+    """Log-uniform."""
     return float(np.exp(random.uniform(np.log(low), np.log(high))))
 
 

@@ -1,4 +1,4 @@
-"""The metrics `kiln.model.accuracy.*`: to a collector over OTLP, and to CloudWatch."""
+"""The metrics `kiln.model.accuracy.*`: over OTLP, and to CloudWatch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ml.live.quality import Quality
 NAMESPACE = "Kiln"
 _PREFIX = "kiln.model.accuracy."
 _TIMEOUT_S = 5
-_MOST = 1000  # values that CloudWatch takes at once
+_MOST = 1000  # CloudWatch's limit of values per request
 
 
 class Gauge(NamedTuple):
-    """A value of the catalogue's, infra/observability/catalogue.toml."""
+    """A gauge of the catalogue, infra/observability/catalogue.toml."""
 
     name: str
     unit: str
@@ -25,7 +25,7 @@ class Gauge(NamedTuple):
 
 
 def gauges(found: Sequence[Quality]) -> list[Gauge]:
-    """Of each version, and the headroom of the first, the one that answered last."""
+    """Gauges of each version, and the headroom of the first, the latest."""
     values = [gauge for one in found for gauge in _of_version(one)]
     if found and (headroom := found[0].headroom) is not None:
         values.append(Gauge(f"{_PREFIX}headroom", "1", headroom, {}))
@@ -52,15 +52,17 @@ def _of_rate(kind: str, rate: Interval, rows: int, version: dict[str, str]) -> l
 
 
 def check_endpoint() -> None:
-    """Raises:
-    ValueError: OTEL_EXPORTER_OTLP_ENDPOINT is not set.
+    """Checks that the endpoint is set.
+
+    Raises:
+        ValueError: OTEL_EXPORTER_OTLP_ENDPOINT is not set.
     """
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         raise ValueError("--otlp needs OTEL_EXPORTER_OTLP_ENDPOINT, as http://127.0.0.1:4318")
 
 
 def export(found: Sequence[Quality]) -> bool:
-    """Sends them to OTEL_EXPORTER_OTLP_ENDPOINT; False if nobody took them."""
+    """Exports to OTEL_EXPORTER_OTLP_ENDPOINT; False if that failed."""
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExportResult
@@ -85,14 +87,14 @@ def export(found: Sequence[Quality]) -> bool:
 
 
 def put(found: Sequence[Quality], client: Any) -> None:
-    """Puts them into CloudWatch, where the alarm on the headroom looks for them."""
+    """Puts them into CloudWatch, for the alarm on the headroom."""
     data = cloudwatch_data(found)
     for start in range(0, len(data), _MOST):
         client.put_metric_data(Namespace=NAMESPACE, MetricData=data[start : start + _MOST])
 
 
 def cloudwatch_data(found: Sequence[Quality]) -> list[dict[str, Any]]:
-    """As CloudWatch takes them; service.name is a dimension, as of what the service writes."""
+    """In CloudWatch's form; service.name is a dimension, as in the service's metrics."""
     return [
         {
             "MetricName": one.name,

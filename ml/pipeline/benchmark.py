@@ -1,4 +1,6 @@
-"""The stage `benchmark`: //ml:benchmark over the exported model, and the figures to compare."""
+"""The stage `benchmark`: runs //ml:benchmark on the exported model, and writes figures to
+compare.
+"""
 
 import json
 import re
@@ -18,7 +20,7 @@ _SUMMARY = ("model", "p50_ms", "images_per_s", "megabytes", "memory_mb", "cold_l
 
 
 def arguments(choices: Mapping[str, Any], run: Path) -> list[str]:
-    """What one types for //ml:benchmark, from the section in params.yaml.
+    """Arguments for //ml:benchmark, from the section in params.yaml.
 
     Raises:
         ChoicesError: an unknown name.
@@ -35,8 +37,8 @@ def arguments(choices: Mapping[str, Any], run: Path) -> list[str]:
 
 
 def summary_rows(results: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """For each contender that ran: latency of the smallest batch, best throughput, sizes, in the
-    order of the benchmark.
+    """For each contender that ran: latency of the smallest batch, best throughput and sizes, in the
+    benchmark's order.
 
     Args:
         results: the content of benchmark.json.
@@ -57,7 +59,7 @@ def summary_rows(results: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 def figures(rows: list[list[Any]]) -> dict[str, dict[str, float]]:
-    """The table for `dvc metrics`, whose names are made of words."""
+    """The table for `dvc metrics`, with words as names."""
     return {
         re.sub(r"\W+", "_", row[0]).strip("_").lower(): {
             name: float(f"{value:.4g}") for name, value in zip(_SUMMARY[1:], row[1:], strict=True)

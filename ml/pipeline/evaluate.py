@@ -1,7 +1,7 @@
-"""How good a trained network is on the test set: ``bazel run //ml:evaluate -- RUN_FOLDER``.
+"""Evaluates a trained network on the test set: ``bazel run //ml:evaluate -- RUN_FOLDER``.
 
-Writes RUN_FOLDER/evaluation: the answers, every score, and tables to plot. The test set is read
-once for a network: a second call shows what the first one found.
+Writes RUN_FOLDER/evaluation: predictions, all metrics, and tables for plots. A network is tested
+once: a second call shows the first result.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from ml.runs.loading import Trained, TrainedError, labelled_test, open_trained
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Answers and scores.
+    """Predictions and metrics.
 
     Attributes:
         probabilities: (N, K) float32, in the order of the test set.
@@ -41,8 +41,9 @@ class Evaluated:
     evaluation: Evaluation
 
     def write(self, run: RunFolder) -> None:
-        """Writes the folder; the name of the network last, so that a part is never taken for the
-        whole."""
+        """Writes the folder; the network's name last, so that an incomplete folder is
+        recognised.
+        """
         folder, scores = run.path / "evaluation", self.evaluation
         answers = io.BytesIO()
         np.save(answers, self.probabilities)
@@ -55,7 +56,7 @@ class Evaluated:
 
 
 def read_evaluated(run: RunFolder) -> Evaluated | None:
-    """What an earlier evaluation of this very network found; None if there was none."""
+    """The result of an earlier evaluation of this network; None if there is none."""
     folder = run.path / "evaluation"
     made_of = folder / "network.sha256"
     if not made_of.is_file() or made_of.read_text(encoding="utf-8") != _digest(run):
@@ -65,7 +66,7 @@ def read_evaluated(run: RunFolder) -> Evaluated | None:
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
-    """The few numbers that people compare."""
+    """The main metrics."""
     names = ("images", "accuracy", "macro_f1", "loss", "calibration_error")
     return {
         **{name: round(getattr(evaluation, name), 6) for name in names},
@@ -103,7 +104,7 @@ BAD_INPUT = 2
 
 
 def evaluate_run(trained: Trained) -> Evaluated:
-    """Answers the test set and writes what came out into the run folder.
+    """Evaluates the test set and writes the results into the run folder.
 
     Raises:
         DatasetError: the test set cannot be read.
@@ -116,7 +117,7 @@ def evaluate_run(trained: Trained) -> Evaluated:
 
 
 def print_scores(scores: Evaluation, console: Console) -> None:
-    """The scores of the whole and of each class."""
+    """Prints metrics overall and by class."""
     table = Table(title=f"{scores.accuracy:.2%} of {scores.images:,} test images right")
     for name in ("class", "F1", "precision", "recall", "images"):
         table.add_column(name, justify="left" if name == "class" else "right")
@@ -136,13 +137,13 @@ def main(arguments: Sequence[str], console: Console) -> int:
     options = _parser().parse_args(arguments)
     if is_stage():
         enter_stage()
-    else:  # where the command was typed
+    else:  # where the command was called
         os.chdir(user_path("."))
     try:
         trained = open_trained(options.run)
         evaluated = read_evaluated(trained.run)
         if evaluated:
-            console.print("This network has answered the test set before; it found then:")
+            console.print("This network was evaluated on the test set before, with the result:")
         with Progress("answering the test set", console=console):
             evaluated = evaluated or evaluate_run(trained)
     except (DatasetError, TrainedError) as exc:

@@ -1,7 +1,7 @@
-"""The stage `export`: from trained weights and the test set's answers to a verified model.onnx, the
-plots, the report and the summary.
+"""The stage `export`: from trained weights and test predictions to a verified model.onnx, plots,
+report and summary.
 
-ONNX is compared with the answers that `evaluate` wrote, so PyTorch does not answer a second time.
+ONNX is compared with the predictions that `evaluate` wrote, so PyTorch does not run again.
 """
 
 import json
@@ -24,11 +24,11 @@ BAD_INPUT = 2
 
 
 def export(trained: Trained) -> dict[str, Any]:
-    """Runs the stage on a run folder that has been evaluated; the summary.
+    """Runs the stage on an evaluated run folder; returns the summary.
 
     Raises:
-        TrainedError: it has not been.
-        ParityError, ArtifactError: the model is refused, nothing was written.
+        TrainedError: it has not been evaluated.
+        ParityError, ArtifactError: the model fails a gate; nothing was written.
     """
     evaluated = read_evaluated(trained.run)
     if evaluated is None:

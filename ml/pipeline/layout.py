@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def die_with_parent(interval_s: float = 0.5) -> None:
-    """Ends this process, as a kill does, when the process that started it is gone.
+    """Kills this process when its parent dies.
 
-    Stages can be killed at any moment, so this is safe; it works wherever there are processes.
+    Safe, because stages can be killed at any moment; works on all platforms.
     """
     parent = os.getppid()
     threading.Thread(target=_watch, args=(parent, interval_s), daemon=True).start()
@@ -39,8 +39,9 @@ PROGRAMS = "KILN_STAGES"  # variable: the folder of the stages' programs and lis
 
 
 def enter_stage() -> None:
-    """Makes this process a stage: at the root of the workspace, from where paths count, reading
-    the dataset that `prepare` left, and ending with the DVC that started it."""
+    """Sets this process up as a stage: working directory at the workspace root, dataset from
+    `prepare`, and ending with the DVC process that started it.
+    """
     die_with_parent()
     os.chdir(os.environ.get("DVC_ROOT") or os.environ.get("BUILD_WORKSPACE_DIRECTORY") or ".")
     os.environ.pop("BUILD_WORKING_DIRECTORY", None)
@@ -53,12 +54,12 @@ def is_stage() -> bool:
 
 
 def programs_folder() -> Path:
-    """Where the programs of the stages are: beside this file, where Bazel puts them."""
+    """The folder of the stages' programs: beside this file under Bazel."""
     return Path(os.environ.get(PROGRAMS) or Path(__file__).absolute().parent)
 
 
 def csv_text(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The table as text; numbers keep six significant digits."""
+    """The table as CSV text with six significant digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)

@@ -1,5 +1,6 @@
-"""Writes the page that `dvc plots` fills, with the libraries that draw inside it: it opens without
-a network. Arguments: the page to write, then vega, vega-lite and vega-embed as files."""
+"""Writes the page template for `dvc plots` with embedded libraries, so that it opens offline.
+Arguments: the page to write, then vega, vega-lite and vega-embed as files.
+"""
 
 import re
 import sys
@@ -30,8 +31,7 @@ _PAGE = """\
 
 
 def page(libraries: Sequence[str]) -> str:
-    """The template of a page. A library that is empty is loaded as DVC would: the page then asks
-    the network."""
+    """The page template. An empty library is loaded from the network, as DVC does by default."""
     if not all(libraries):
         return _PAGE.replace("@SCRIPTS@", "{scripts}")
     scripts = (f"<script>{_inside_a_page(text)}</script>" for text in libraries)
@@ -39,7 +39,7 @@ def page(libraries: Sequence[str]) -> str:
 
 
 def _inside_a_page(text: str) -> str:
-    """A script that a page may contain: one that ends it early would be written differently."""
+    """A script that can be embedded in HTML without closing its element."""
     return re.sub(r"</(script)", r"<\\/\1", text, flags=re.IGNORECASE)
 
 

@@ -1,9 +1,9 @@
-"""The stage `prepare`: settles what the later stages depend on, so that they run again only for
-what concerns them.
+"""The stage `prepare`: fixes the inputs of later stages, so that each reruns only when its own
+change.
 
-It leaves the resolved configuration (a comment in configs/ changes nothing in it), a list of the
-sources behind each later stage with their hashes (a change elsewhere in ml/ changes nothing in
-them), the dataset as it is trained on (image files are packed), and its counts.
+It writes the resolved configuration (independent of comments in configs/), hashes of the sources of
+each later stage (independent of other changes in ml/), the dataset in training form (image files
+are packed), and its counts.
 """
 
 import hashlib
@@ -54,8 +54,8 @@ def prepare(lists: Path) -> None:
         lists: the folder of the files ``train.sources`` and so on, see `sources.bzl`.
 
     Raises:
-        ChoicesError, ConfigError, DatasetError, InstantiationException, Mismatch, PinError: what
-            to correct.
+        ChoicesError, ConfigError, DatasetError, InstantiationException, Mismatch, PinError: invalid
+            input.
     """
     source = read_dataset(PARAMS)
     images = None if source == DATA else source
@@ -90,7 +90,7 @@ def prepare(lists: Path) -> None:
 
 
 def _check_reads(config: DictConfig, source: Path) -> None:
-    """Refuses a dataset that this pipeline does not follow: nothing would be keyed by it."""
+    """Rejects a dataset that the pipeline cannot track, since its changes would go unnoticed."""
     expected = DataConfig._target_ if source == DATA else FolderConfig._target_
     if (target := config.data._target_) != expected:
         raise ConfigError(
@@ -103,7 +103,7 @@ def packed(config: DictConfig, images: Path) -> list[Path]:
     """The files of the packed dataset, in this machine's cache.
 
     Raises:
-        DatasetError: what is wrong with the images; one of them lies outside of the folder.
+        DatasetError: the images are invalid, or one is outside the folder.
     """
     data = open_data(config)
     root = images.absolute()
@@ -116,7 +116,7 @@ def packed(config: DictConfig, images: Path) -> list[Path]:
 
 
 def _check_keyed(own: Iterable[Path]) -> None:
-    """Refuses code of the user's own whose change would not run this stage again."""
+    """Rejects user code whose changes would not rerun this stage."""
     stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     deps = [Path(dep).absolute() for dep in stages["prepare"]["deps"]]
     if missing := [path for path in own if not any(path.is_relative_to(dep) for dep in deps)]:
@@ -127,16 +127,16 @@ def _check_keyed(own: Iterable[Path]) -> None:
 
 
 def hashes(names: Iterable[str]) -> str:
-    """A line ``SHA-256  name`` for each file, as sha256sum writes it; files that are gone are
-    left out."""
+    """A line ``SHA-256  name`` per file, as in sha256sum; missing files are skipped."""
     paths = sorted(Path(name) for name in names)
     digests = ((sha256_of(p), p) for p in paths if p.is_file())
     return "".join(f"{digest}  {path}\n" for digest, path in digests)
 
 
 def counts(folder: Path) -> dict[str, int]:
-    """Images in each part, the smallest and the largest class, and how many test images are also
-    training images, as they are packed."""
+    """Images in each part, the smallest and the largest class, and how many packed test images are
+    also training images.
+    """
     found, fingerprints = dict[str, int](), dict[str, list[bytes]]()
     for name in ("train", "test"):
         images, labels = _labelled(folder, name)

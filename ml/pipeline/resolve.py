@@ -1,4 +1,4 @@
-"""Resolves params.yaml to the full configuration of a training."""
+"""Resolves params.yaml to the full configuration of a run."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from ml.training.config import resolved
 
 
 class ChoicesError(ValueError):
-    """params.yaml cannot be used; the message names the place and the expectation."""
+    """params.yaml is invalid; the message names the place and what was expected."""
 
 
 def read_choices(path: Path, section: str) -> dict[str, Any]:
@@ -39,10 +39,10 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def read_dataset(path: Path) -> Path:
-    """The folder that params.yaml names as the dataset, relative to the workspace.
+    """The dataset folder in params.yaml, relative to the workspace.
 
     Raises:
-        ChoicesError: the file cannot be read, or names none in the workspace.
+        ChoicesError: the file cannot be read, or does not name a folder in the workspace.
     """
     named = _read(path).get("dataset")
     folder = Path(named) if isinstance(named, str) else Path("..")
@@ -55,25 +55,25 @@ def read_dataset(path: Path) -> Path:
 
 
 def resolve(choices: Mapping[str, Any], configs: Path, images: Path | None = None) -> DictConfig:
-    """What ``bazel run //ml:train`` would train with these choices as its overrides.
+    """The configuration of ``bazel run //ml:train`` with these choices as overrides.
 
     Args:
         choices: groups and values, nested as in the configuration: ``{"experiment": "smoke",
             "data": {"batch_size": 256}}``.
         configs: the folder of Hydra groups.
-        images: the folder of image files that is the dataset, if it is not CIFAR-10.
+        images: the dataset's folder of image files, unless it is CIFAR-10.
 
     Raises:
-        ConfigError: a choice that the configuration does not take, or that makes no sense.
+        ConfigError: a choice is unknown or invalid.
     """
-    # Groups that are null are left out: Hydra takes no such override, the default stays.
+    # Null groups are left out: Hydra has no such override, and the default stays.
     chosen = {k: v for k, v in choices.items() if v is not None or not (configs / k).is_dir()}
     first = [] if images is None else ["data=folder", f"data.folder={_typed(str(images))}"]
     return resolved([*first, *overrides(chosen)], configs)
 
 
 def overrides(choices: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The choices as one types them for Hydra: ``experiment=smoke``, ``data.batch_size=256``."""
+    """The choices as Hydra overrides: ``experiment=smoke``, ``data.batch_size=256``."""
     for key, value in choices.items():
         if isinstance(value, Mapping):
             yield from overrides(value, f"{prefix}{key}.")
@@ -86,6 +86,6 @@ def _typed(value: Any) -> str:
         return str(value).lower().replace("none", "null")
     if isinstance(value, list):
         return f"[{','.join(_typed(item) for item in value)}]"
-    # In Hydra's quotes, a backslash is a backslash, except in front of a quote.
+    # In Hydra's quotes, a backslash is literal except before a quote.
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(value))
     return f"'{escaped}'"

@@ -1,8 +1,7 @@
 """Runs DVC from the locked packages in the user's workspace: ``bazel run //ml:dvc -- repro``.
 
-It is DVC's own command line. Around it: the stages' programs come along, the dataset is put where
-its pin says, a remote is looked at before it is used, nothing is reported to anybody, and plots
-open without a network.
+This is DVC's own command line, with additions: the stages' programs are supplied, the dataset is
+put where its pin says, a remote is checked before use, analytics are off, and plots open offline.
 """
 
 import argparse
@@ -42,36 +41,36 @@ from ml.pipeline.layout import DATA, PARAMS, PIN, PROGRAMS, STAGES, programs_fol
 
 
 class WorkspaceError(ValueError):
-    """DVC cannot work here; the message says what is missing and what to do."""
+    """DVC cannot run here; the message says what is missing and what to do."""
 
 
 def find_workspace() -> Path:
-    """The root of the workspace that the command was typed in.
+    """The root of the workspace in which the command was called.
 
     Raises:
-        WorkspaceError: it is no clone of a project that DVC looks after.
+        WorkspaceError: it is not a clone of a DVC project.
     """
     root = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or ".").absolute()
     if not (root / ".dvc").is_dir():
         raise WorkspaceError(
-            f"{root} is no DVC repository, for there is no folder .dvc: run this in a clone of the "
-            "project, or make one of it with: init"
+            f"{root} is not a DVC repository, since it has no folder .dvc: run this in a clone of "
+            "the project, or create one with: init"
         )
     if not any((folder / ".git").exists() for folder in (root, *root.parents)):
         raise WorkspaceError(
-            f"{root} is no git repository, and DVC compares with what git knows: run this in a "
-            "clone, or begin with: git init"
+            f"{root} is not a git repository, which DVC needs: run this in a clone, or start with: "
+            "git init"
         )
     return root
 
 
 def place_dataset(root: Path) -> None:
-    """Puts train.bin and test.bin where ``ml/data/cifar10.dvc`` says, as links to this machine's
-    copy; fetches them if need be.
+    """Links train.bin and test.bin where ``ml/data/cifar10.dvc`` says to this machine's copy,
+    fetching them if necessary.
 
     Raises:
-        WorkspaceError: a file is there and is not the pinned one; it is left alone.
-        FetchError, PinError: no source delivers; the pin cannot be read.
+        WorkspaceError: an existing file differs from the pinned one; it is not touched.
+        FetchError, PinError: no source is available; the pin cannot be read.
     """
     pin = read_pin(root / PIN)
     for file in pin.files:
@@ -98,7 +97,7 @@ _SET_KEYS = (
     "bazel run //ml:dvc -- remote modify --local REMOTE profile NAME"
 )
 _REFUSED = ("403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-# Options that decide about access in ways that only DVC knows: then it finds out by itself.
+# Access options that only DVC understands: left to DVC.
 _OTHER_ACCESS = ("allow_anonymous_login", "configpath", "credentialpath")
 
 
@@ -107,10 +106,10 @@ class RemoteError(ValueError):
 
 
 def check_remote(url: str, options: Mapping[str, Any]) -> None:
-    """Asks a remote on S3 for one name, as DVC will; other kinds are left to DVC.
+    """Requests one name from an S3 remote, as DVC will; other remotes are left to DVC.
 
     Raises:
-        RemoteError: it does not answer as it should.
+        RemoteError: the request fails.
     """
     if urlsplit(url).scheme != "s3" or any(options.get(name) for name in _OTHER_ACCESS):
         return
@@ -143,13 +142,13 @@ def _explain(exc: ClientError, bucket: str) -> str:
 
 
 def override_settings(remote_url: str) -> dict[str, Any]:
-    """Settings of DVC by which one address stands in for the default remote."""
+    """DVC settings that replace the default remote by one address."""
     name = "environment"
     return {"core": {"remote": name}, "remote": {name: {"url": remote_url}}}
 
 
 def state_folder(root: Path) -> Path:
-    """Where DVC may keep what it knows about files: in the workspace, not in the system."""
+    """DVC's state folder: in the workspace, not in the system."""
     return root / ".dvc" / "tmp" / "site"
 
 
@@ -174,7 +173,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one command of DVC; its exit status."""
+    """Runs one DVC command; returns its exit status."""
     _explain_ourselves()
     try:
         options = parse_args(list(arguments))
@@ -195,8 +194,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _heartbeat(command: str) -> AbstractContextManager[object]:
-    """Where DVC draws no bars of its own: into a pipe or a log, moving many bytes."""
-    if sys.stderr.isatty() or command == "repro":  # whose stages speak for themselves
+    """Progress lines where DVC draws no bars: into a pipe or log, moving many bytes."""
+    if sys.stderr.isatty() or command == "repro":  # its stages report progress themselves
         return nullcontext()
     return Progress(f"running dvc {command}")
 
@@ -207,7 +206,7 @@ def _refuse(reason: str) -> int:
 
 
 def _explain_ourselves() -> None:
-    """Adds our examples to the help of DVC, and to `repro` the option that `exp run` has."""
+    """Adds our examples to DVC's help, and to `repro` the option of `exp run`."""
     parser = get_main_parser()
     parser.prog, parser.description = "bazel run //ml:dvc --", _DESCRIPTION
     repro = next(a for a in parser._actions if a.dest == "cmd").choices["repro"]
@@ -223,8 +222,9 @@ def _explain_ourselves() -> None:
 
 
 def _prepare(options: argparse.Namespace) -> list[str]:
-    """Makes workspace, environment and configuration ready for a command; what is to be added to
-    its arguments."""
+    """Prepares workspace, environment and configuration for a command; returns additional
+    arguments.
+    """
     root = find_workspace()
     os.chdir(root)
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
@@ -240,7 +240,7 @@ def _prepare(options: argparse.Namespace) -> list[str]:
         if (dataset := _dataset()) == DATA:
             place_dataset(root)
         elif not options.targets and not options.all_pipelines:
-            # Else DVC would ask for CIFAR-10, which lies in a folder that `prepare` depends on.
+            # Otherwise DVC would request CIFAR-10, which is in a folder that `prepare` depends on.
             pin = Path(f"{dataset}.dvc")
             return ["--downstream", str(pin) if pin.is_file() else STAGES[0]]
     return []
@@ -251,7 +251,7 @@ def _dataset() -> Path:
         params = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
         return Path(params["dataset"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return DATA  # DVC says what is wrong with the file
+        return DATA  # DVC reports what is wrong with the file
 
 
 def _settings(root: Path) -> dict[str, Any]:
@@ -266,7 +266,9 @@ def _settings(root: Path) -> dict[str, Any]:
 
 
 def _lay_over(settings: Mapping[str, Any]) -> None:
-    """Puts settings over all configuration that DVC reads in this process; no file is written."""
+    """Overrides settings for all configurations that DVC reads in this process; no file is
+    written.
+    """
     load = Config.load
 
     def load_and_lay_over(self: Config, *args: Any, config: Any = None, **kwargs: Any) -> None:
@@ -280,7 +282,7 @@ def _lay_over(settings: Mapping[str, Any]) -> None:
 def _check_remote(named: str | None) -> None:
     config = Config.from_cwd()
     name = named or config["core"].get("remote")
-    if remote := config["remote"].get(name):  # else DVC lists the names that there are
+    if remote := config["remote"].get(name):  # otherwise DVC lists the valid names
         check_remote(remote["url"], remote)
 
 

@@ -1,7 +1,7 @@
 """The stage `train`: from the resolved configuration to calibrated weights, without the test set.
 
-Killed at any moment, it continues at its last epoch, unless something that it depends on changed
-meanwhile: the run folder remembers what its checkpoints were made of.
+If killed, it resumes from its last epoch, unless a dependency changed meanwhile: the run folder
+records the inputs of its checkpoints.
 """
 
 import json
@@ -32,7 +32,7 @@ def train(run: RunFolder, console: Console) -> None:
     """Runs the stage in the current folder.
 
     Raises:
-        ConfigError, DatasetError, InstantiationException, ResumeError: what to correct.
+        ConfigError, DatasetError, InstantiationException, ResumeError: invalid input.
     """
     run.path.mkdir(parents=True, exist_ok=True)
     with run.lock():
@@ -40,20 +40,20 @@ def train(run: RunFolder, console: Console) -> None:
         fitted = fit(cfg, run, console)
         training = finish(cfg, fitted, run.weights)
         write_whole(run.training, json.dumps(training, indent=2) + "\n")
-        run.system.touch()  # a training may end before the machine was looked at, or not ask for it
+        run.system.touch()  # short runs may end before the first machine sample, or have none
         best = best_row(metrics_log(fitted.trainer).rows, cfg)
         write_whole(METRICS / "train.json", json.dumps(_figures(best, training), indent=2) + "\n")
         shutil.rmtree(run.checkpoints)
 
 
 def _begin(run: RunFolder) -> DictConfig:
-    """The configuration, now also in the run folder; checkpoints of another training are gone."""
+    """Writes the configuration into the run folder; deletes checkpoints of other configurations."""
     text = CONFIG.read_text(encoding="utf-8")
     key = "\n".join([text, (CODE / "train.txt").read_text(), file_md5(DATASET / "train.bin")])
     kept = run.path / ".checkpoints_of"
     if not kept.is_file() or kept.read_text(encoding="utf-8") != key:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
-    if not run.last_checkpoint.is_file():  # what others left would be compared with this one
+    if not run.last_checkpoint.is_file():  # leftovers would be compared with this run
         for path in (run.changes, run.provenance, run.system):
             path.unlink(missing_ok=True)
     write_whole(kept, key)

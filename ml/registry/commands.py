@@ -1,4 +1,4 @@
-"""The commands of the registry: each does or reads something and returns what to show of it."""
+"""The registry's commands: each performs or reads something and returns its output."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command found or did: for people, as data, and as an exit code."""
+    """A command's result: as text, as data, and as an exit code."""
 
     show: Callable[[Console], None]
     data: dict[str, Any]
@@ -39,7 +39,7 @@ class CommandResult:
 
 
 def lines(*texts: str) -> Callable[[Console], None]:
-    """Shows texts in rich's markup, those that are not empty."""
+    """Prints texts with rich markup, skipping empty ones."""
     return partial(_print, texts)
 
 
@@ -50,7 +50,8 @@ def _print(texts: tuple[str, ...], console: Console) -> None:
 
 def register(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
     """Registers a model."""
-    from ml.registry.submission import read_submission  # configurations: no other command needs it
+    # Imports configuration libraries, which no other command needs.
+    from ml.registry.submission import read_submission
 
     signer = Signer.open(options.sign_with) if options.sign_with else None
     parents = [Parent(registry.resolve(ref), options.relation) for ref in options.parent]
@@ -91,7 +92,7 @@ def sign_version(
 
 
 def make_key(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
-    """Writes a new pair of keys, or the public half of one that exists."""
+    """Writes a new key pair, or the public key of an existing one."""
     if options.public_of:
         key = Signer.open(options.public_of).key
         sys.stdout.write(key.pem)
@@ -104,7 +105,7 @@ def make_key(registry: Registry, options: argparse.Namespace, progress: Progress
 def promote(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
     """Points an alias at a version that passes the gates."""
     if options.force and not options.reason:
-        raise RegistryError("--force overrules the gates: say why with --reason, it is recorded")
+        raise RegistryError("--force overrides the gates: give a --reason, which is recorded")
     check_alias(options.alias)
     state, version = registry.state(), registry.resolve(options.version)
     if state.aliases.get(options.alias) == version:
@@ -157,7 +158,7 @@ def link(registry: Registry, options: argparse.Namespace, progress: Progress) ->
 
 
 def gc(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
-    """Removes what killed registrations left."""
+    """Removes leftovers of killed registrations."""
     removed = collect(registry, options.older_than_hours * 3600, dry_run=options.dry_run)
     done = "would be removed" if options.dry_run else "removed"
     size = sum(stored.size for stored in removed)
@@ -191,7 +192,7 @@ def list_versions(
 
 
 def history(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
-    """Every record of the ledger."""
+    """Prints the ledger's records."""
     records = registry.history(options.alias)
     data = {"records": [record.as_dict() for record in records]}
     return CommandResult(partial(tables.print_history, records), data)
@@ -200,7 +201,7 @@ def history(registry: Registry, options: argparse.Namespace, progress: Progress)
 def explain_reference(
     registry: Registry, options: argparse.Namespace, progress: Progress
 ) -> CommandResult:
-    """The chain behind a version."""
+    """Explains a version's origin."""
     log = None
     if options.log:
         try:
@@ -219,7 +220,7 @@ def explain_reference(
 
 
 def pull(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
-    """Writes a version's model to a file, and its signature beside it."""
+    """Writes a version's model to a file, with its signature beside it."""
     key, version = trusted_key(options.model_key), registry.resolve(options.version)
     manifest, model = registry.versions.manifest(version), registry.versions.model(version)
     signatures = registry.signatures.of(version)
@@ -232,7 +233,9 @@ def pull(registry: Registry, options: argparse.Namespace, progress: Progress) ->
     if path.is_dir():
         raise RegistryError(f"{path} is a folder: name a file with -o")
     if path.exists() and path.read_bytes() != model and not options.overwrite:
-        raise RegistryError(f"{path} holds something else: name another file, or --overwrite it")
+        raise RegistryError(
+            f"{path} exists with other content: choose another file, or --overwrite it"
+        )
     try:
         write_whole(path, model)
         for signature in list(signatures.values())[:1]:
@@ -255,7 +258,7 @@ def verify(registry: Registry, options: argparse.Namespace, progress: Progress) 
 def _ask_gates(
     registry: Registry, options: argparse.Namespace, version: str, progress: Progress
 ) -> tuple[list[Gate], GateLimits]:
-    from ml.registry.gates import judge  # onnxruntime: a list needs none of it
+    from ml.registry.gates import judge  # imports onnxruntime, which listing does not need
     from ml.registry.outcomes import find_examples
 
     champion = options.against
@@ -287,7 +290,7 @@ def _moved(
     gates: Sequence[Gate],
     mirrored: dict[str, str] | None = None,
 ) -> CommandResult:
-    """What became of an alias, with the gates' lines if they were asked."""
+    """The outcome of moving an alias, with the gates' results if they ran."""
     refused = record is not None and not record.move.moved
     data = {
         "alias": alias,
@@ -300,7 +303,7 @@ def _moved(
     elif refused:
         text = (
             f"[bold red]Refused[/] (record {record.number}): {alias} stays at "
-            f"{short(record.source)}. --force --reason … overrules the gates"
+            f"{short(record.source)}. --force --reason … overrides the gates"
         )
     else:
         text = (
@@ -320,7 +323,7 @@ def _show_gates(gates: Sequence[Gate], text: str, console: Console) -> None:
 def _mirror(
     registry: Registry, options: argparse.Namespace, version: str, progress: Progress
 ) -> dict[str, Any]:
-    """Shows a version in W&B if the user wants that; what became of it under `wandb`."""
+    """Mirrors a version to W&B if the user wants that; the outcome is under `wandb`."""
     project = options.wandb or os.environ.get("KILN_REGISTRY_WANDB")
     if not project:
         return {}
@@ -335,11 +338,11 @@ def mirror(manifest: Manifest, model: bytes, aliases: Sequence[str], project: st
     """Logs a version as an artifact with its aliases.
 
     Returns:
-        What became of it, for the user: an outage there is no error here.
+        The outcome for the user: an outage of W&B is not an error.
     """
     try:
         return _log(manifest, model, aliases, project)
-    except Exception as exc:  # whatever a network, a key or a release of theirs comes up with
+    except Exception as exc:  # whatever a network, a key or a W&B release may raise
         return f"not mirrored to W&B: {type(exc).__name__}: {exc}"
 
 

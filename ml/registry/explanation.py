@@ -21,10 +21,10 @@ VERSION_KEYS = ("model_version", "model.version", "modelVersion", "x-model-versi
 
 
 def version_in_line(line: str) -> str:
-    """The model version that a JSON log line or response names.
+    """The model version in a JSON log line or response.
 
     Raises:
-        RegistryError: it is no JSON object, or names none.
+        RegistryError: it is not a JSON object, or has no version.
     """
     try:
         entry = json.loads(line)
@@ -38,7 +38,7 @@ def version_in_line(line: str) -> str:
 
 
 def version_of_request(lines: Iterable[str], request: str) -> str:
-    """The model version in the first JSON line that carries this request id and a version.
+    """The model version in the first JSON line with this request id and a version.
 
     Raises:
         RegistryError: no line does.
@@ -50,17 +50,17 @@ def version_of_request(lines: Iterable[str], request: str) -> str:
         try:
             entry = json.loads(line[line.index("{") :])
         except ValueError:
-            continue  # a line of another program
+            continue  # another program's line
         if request in _values(entry, REQUEST_KEYS):
             seen = True
             for version in _values(entry, VERSION_KEYS):
                 return version
-    why = "its lines name no model version" if seen else "no JSON line carries it"
+    why = "its lines name no model version" if seen else "no JSON line contains it"
     raise RegistryError(f"request {request} is not in the log: {why}")
 
 
 def _values(entry: Any, keys: tuple[str, ...]) -> Iterator[str]:
-    """Texts under any of the keys, however deep: collectors nest what a service logs."""
+    """Texts under any of the keys, at any depth: collectors nest log records."""
     if isinstance(entry, Mapping):
         for key, value in entry.items():
             if key in keys and isinstance(value, str) and value:
@@ -80,14 +80,14 @@ class Explanation:
     """Everything the registry knows about one version.
 
     Attributes:
-        asked: how each reference led to the next, ending in the version.
-        aliases: that point at it now.
-        signatures: by the fingerprint of the key; true or false where the key is the trusted one
-            and the signature was checked, None for keys that nobody named.
-        records: of the ledger that name it or an image with it, oldest first.
-        parents: manifests of what it was made from, where they are registered.
-        commit: subject, author and date, if this machine's repository has the commit.
-        live: what //ml:live last measured on this machine.
+        asked: how the references were resolved, ending in the version.
+        aliases: aliases that point at it now.
+        signatures: by key fingerprint; true or false for the trusted key, whose signature was
+            checked, None for other keys.
+        records: ledger records about it or an image with it, oldest first.
+        parents: manifests of the registered versions that it was made from.
+        commit: subject, author and date, if the local repository has the commit.
+        live: the last result of //ml:live on this machine.
     """
 
     asked: tuple[str, ...]
@@ -123,16 +123,16 @@ def explain(
     log: Sequence[str] | None = None,
     key: PublicKey | None = None,
 ) -> Explanation:
-    """Walks back from whatever a user has in hand.
+    """Traces a reference back to a version's origin.
 
     Args:
-        reference: alias, version, start of one, image digest, a JSON log line, or the id of a
-            request that `log` tells about.
-        log: lines that a service wrote.
-        key: whose signature is checked.
+        reference: alias, version or its prefix, image digest, a JSON log line, or the id of a
+            request in `log`.
+        log: log lines of the service.
+        key: the trusted key.
 
     Raises:
-        RegistryError: it leads to no registered version.
+        RegistryError: no registered version is found.
     """
     asked = [reference if len(reference) <= 80 else f"{reference[:77]}..."]
     aliases = registry.state().aliases

@@ -33,7 +33,7 @@ _ROUNDS, _ROUND_S, _FEWEST_SAMPLES = 3, 0.4, 100
 
 @dataclass(frozen=True)
 class Subject:
-    """A registered model as the gates see it; no `outcomes` where no test images are at hand."""
+    """A registered model as the gates see it; `outcomes` is None without test images."""
 
     manifest: Manifest
     artifact: Artifact
@@ -41,7 +41,7 @@ class Subject:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy as measured here, else as recorded in the artifact."""
+        """Accuracy as measured here, or as recorded in the artifact."""
         return self.outcomes.accuracy if self.outcomes else self.manifest.test.accuracy
 
 
@@ -56,12 +56,12 @@ def judge(
     key: PublicKey | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Gate]:
-    """Asks every gate; those that need a model which cannot run are not asked.
+    """Evaluates all gates, skipping those that need a model which cannot run.
 
     Args:
         champion: the version to compare with, if there is one.
-        use_benchmark: take the latency from the candidate's benchmark instead of measuring it.
-        key: whose signature the candidate must have; None asks for none.
+        use_benchmark: use the latency in the candidate's benchmark instead of measuring it.
+        key: the candidate's signature must be by this key; None skips the check.
     """
     try:
         subject = examine(registry, candidate, examples, progress)
@@ -80,7 +80,7 @@ def judge(
         why = "there is none yet" if champion is None else "it is the champion itself"
         return [*gates, Gate("against the champion", True, why)]
     if registry.versions.manifest(champion).classes != subject.manifest.classes:
-        why = "it knows other classes: nothing to compare"
+        why = "it has other classes: nothing to compare"
         return [*gates, Gate("against the champion", False, why)]
     try:
         other = examine(registry, champion, examples, progress)
@@ -95,10 +95,10 @@ def examine(
     examples: Examples | None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Subject:
-    """Loads a model from the registry, checks it, and runs it over the test images.
+    """Loads a model from the registry, checks it, and runs it on the test images.
 
     Raises:
-        ArtifactError: it is refused: its contract, its signature, its parity vector.
+        ArtifactError: its contract, signature or parity vector is violated.
         Damaged: its bytes are not what was registered.
     """
     manifest, data = registry.versions.manifest(version), registry.versions.model(version)
@@ -128,9 +128,10 @@ def _size(manifest: Manifest, limits: GateLimits) -> Gate:
 
 
 def _calibration(subject: Subject, limits: GateLimits) -> Gate:
-    """Whether confidence is accuracy on average, and whether the model is as wrong as it expects to
-    be: one that is all but always right hides a few mistakes of full confidence from the former.
-    Both are granted what chance does to an honest model on so many images."""
+    """Whether confidence equals accuracy on average, and whether proper scores are as expected: for
+    a nearly perfect model, the former misses a few overconfident mistakes. Both allow for the
+    sampling error of a calibrated model on so many images.
+    """
     measured, most = subject.outcomes, limits.max_calibration_error
     test = subject.manifest.test
     error = (measured or test).calibration_error
@@ -149,7 +150,7 @@ def _calibration(subject: Subject, limits: GateLimits) -> Gate:
     scores = {"log loss": measured.loss, "Brier score": measured.brier}
     excess = max(score.excess for score in scores.values())
     for name, score in scores.items():
-        detail += f"; {name} {score.score:.4f}, expected by its own answers {score.expected:.4f}"
+        detail += f"; {name} {score.score:.4f}, self-estimated {score.expected:.4f}"
     detail += f", at most {limits.max_excess_loss:.0%} more beyond chance"
     found = {name: vars(score) for name, score in scores.items()}
     values: dict[str, object] = {"error": error, "chance": chance, "excess": excess, **found}
@@ -158,14 +159,14 @@ def _calibration(subject: Subject, limits: GateLimits) -> Gate:
 
 
 def _greatest_honest_loss(manifest: Manifest) -> float:
-    """The mean cross-entropy that answers as often right can have at most if they mean what they
-    say: Fano's inequality. Of no mistakes half a one is granted.
+    """The largest mean cross-entropy of calibrated predictions with this accuracy, by Fano's
+    inequality; without mistakes, half a mistake is assumed.
 
     Source: Cover and Thomas 2006, Elements of Information Theory, section 2.10.
     """
     test, others = manifest.test, len(manifest.classes) - 1
     wrong = (test.images * (1 - test.accuracy) + 0.5) / (test.images + 1)
-    wrong = min(wrong, others / (others + 1))  # of pure guesses, which are honest about it
+    wrong = min(wrong, others / (others + 1))  # of random guesses, which are calibrated
     entropy = -wrong * math.log(wrong) - (1 - wrong) * math.log(1 - wrong)
     return entropy + wrong * math.log(others)
 
@@ -199,7 +200,7 @@ def _latency(registry: Registry, subject: Subject, limits: GateLimits, use_bench
 
 
 def measure_p99(model: bytes, manifest: Manifest) -> float:
-    """99th percentile in milliseconds of one image on one thread, of the least disturbed round."""
+    """99th percentile in milliseconds of one image on one thread, in the least disturbed round."""
     session = new_session(model, threads=1)
     images = np.random.default_rng(0).integers(0, 256, (1, *manifest.input_size, 3), np.uint8)
     rounds = []

@@ -1,6 +1,6 @@
-"""The ledger of the model registry: a record for every move of an alias, with its gates.
+"""The model registry's ledger: a record for every move of an alias, with its gates.
 
-Each record carries where all aliases point after it, so the newest says what holds now.
+Each record has the targets of all aliases after it, so the newest is the current state.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from common.ledger import Chain, decode, encode
 from common.objects import Conflict, Store
 
-REFUSED = "refused"  # the verdict of a record that moved nothing
+REFUSED = "refused"  # verdict of a record that moved nothing
 
 _TRIES = 200
 
 
 class RegistryError(Exception):
-    """Asked for something that cannot be; the message says what to do. Nothing was changed.
+    """The request is invalid; the message says what to do. Nothing was changed.
 
-    No ValueError: those are what a damaged object is noticed by.
+    Not a ValueError, which indicates a damaged object.
     """
 
     exit_code = 2
@@ -33,19 +33,20 @@ class RegistryError(Exception):
 class GateLimits:
     """The limits of all gates."""
 
-    margin: float = 0.01  # share of images; how much accuracy the champion may be missed by
+    margin: float = 0.01  # largest allowed loss of accuracy against the champion
     alpha: float = 0.05  # probability of passing a model that is worse than that
-    must_be_better: bool = False  # than the champion, significantly
+    must_be_better: bool = False  # significantly better than the champion
     min_accuracy: float = 0.0
-    accuracy_drift: float = 0.002  # between what the artifact says and what is measured here
+    accuracy_drift: float = 0.002  # between the artifact's metadata and the measurement here
     max_calibration_error: float = 0.05
-    # The share by which log loss and Brier's score may exceed what the model's own answers expect.
+    # Relative excess of log loss and Brier score over the expectation by the model's own
+    # probabilities.
     max_excess_loss: float = 0.5
     max_bytes: int = 16_000_000
     p99_ms: float = 25.0  # one image, one thread
 
     def __post_init__(self) -> None:
-        """Refuse what no gate can stand at."""
+        """Rejects invalid limits."""
         shares = {"margin": 1.0, "alpha": 0.5, "min_accuracy": 1.0, "max_calibration_error": 1.0}
         for name, most in shares.items():
             if not 0 <= getattr(self, name) <= most:
@@ -69,7 +70,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Move:
-    """An alias gets a new target (None: it goes away), or was refused it."""
+    """An alias's change of target (None: removed), or its refusal."""
 
     alias: str
     target: str | None
@@ -79,23 +80,23 @@ class Move:
     why: str
     verdict: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)  # so that no two moves are alike
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)  # makes every move unique
 
     @property
     def moved(self) -> bool:
-        """False for an attempt that was refused and is kept for the record."""
+        """False for a refused attempt, which is only recorded."""
         return self.verdict != REFUSED
 
 
 @dataclass(frozen=True)
 class Record:
-    """A move as it was committed."""
+    """A move as committed."""
 
     number: int  # 1, 2, 3, …
-    previous: str | None  # SHA-256 of the record before
+    previous: str | None  # SHA-256 of the previous record
     move: Move
-    source: str | None  # where the alias pointed before
-    aliases: Mapping[str, str]  # where all aliases point afterwards
+    source: str | None  # previous target of the alias
+    aliases: Mapping[str, str]  # targets of all aliases afterwards
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON-ready values."""
@@ -125,14 +126,14 @@ class Record:
 
 @dataclass(frozen=True)
 class State:
-    """What holds after a record: its number (0: none yet), its digest, all aliases."""
+    """The state after a record: its number (0: none yet), its digest, all aliases."""
 
     number: int = 0
     digest: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def after(self, move: Move) -> Record:
-        """The record that this move makes of the state."""
+        """The record of this move in this state."""
         aliases = dict(self.aliases)
         if move.moved:
             aliases.pop(move.alias, None)
@@ -149,11 +150,11 @@ class Ledger:
         self._chain = Chain(store, "ledger/", Record.from_json)
 
     def state(self) -> State:
-        """What holds now: one listing, one object."""
+        """The current state, from one listing and one read."""
         return _state_after(self._chain.newest())
 
     def records(self, after: int = 0) -> list[Record]:
-        """All records behind number `after`, oldest first.
+        """All records after number `after`, oldest first.
 
         Raises:
             Damaged: one cannot be read.
@@ -161,10 +162,10 @@ class Ledger:
         return [record for record, _ in self._chain.records(after)]
 
     def append(self, decide: Callable[[State], Move | None]) -> Record | None:
-        """Commits the move that `decide` wants in the newest state; None if it wants none.
+        """Commits the move that `decide` returns for the newest state; None if it returns none.
 
-        `decide` is asked again, with the newer state, whenever another writer was faster; it raises
-        Conflict when its reason has gone.
+        `decide` is called again with the newer state whenever another writer was faster; it raises
+        Conflict if its premise no longer holds.
         """
         for attempt in range(_TRIES):
             state = self.state()
@@ -174,10 +175,10 @@ class Ledger:
             if self._chain.append(record):
                 return record
             time.sleep(random.uniform(0, 0.01 * min(attempt + 1, 20)))
-        raise Conflict(f"{_TRIES} other records came first: try again when it is quieter")
+        raise Conflict(f"{_TRIES} other writers were faster: try again later")
 
     def problems(self) -> list[str]:
-        """What shows that the chain is not as it was written; empty if nothing does."""
+        """Integrity violations of the chain; empty if it is intact."""
         return self._chain.problems(
             lambda record, before: _state_after(before).after(record.move) != record
         )
@@ -191,7 +192,7 @@ def _state_after(committed: tuple[Record, str] | None) -> State:
 
 
 def previous_target(records: Sequence[Record], alias: str) -> str | None:
-    """Where a rollback goes: what the alias pointed at before its present target was promoted.
+    """The target of a rollback: where the alias pointed before its present target was promoted.
 
     Rollbacks are not promotions: after A, B, C a first rollback goes to B, a second one to A.
     """

@@ -1,5 +1,6 @@
-"""What was last measured of a version's live quality: a small file a version, which the registry
-shows without looking at captures. The standard library alone."""
+"""The last measured live quality of a version: a small file per version, which the registry shows
+without reading captures. Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from common.files import kept_place, write_whole
 
 @dataclass(frozen=True)
 class Share:
-    """An accuracy with its interval, over so many captured or labelled answers."""
+    """An accuracy with its interval, and the number of captured or labelled predictions."""
 
     value: float
     low: float
@@ -32,13 +33,13 @@ class Summary:
     """Live quality of one version.
 
     Attributes:
-        made, since, until: seconds since 1970: when it was measured, and the span of the answers.
-        recalibrated: the expectation is not the model's own confidence alone.
-        labelled: None without a label.
-        chosen: whoever labelled chose what to label.
-        promise: accuracy below which is too little; None where the model was not at hand.
+        made, since, until: seconds since 1970: time of measurement, span of the predictions.
+        recalibrated: the estimate uses more than the model's own confidence.
+        labelled: None without labels.
+        chosen: labellers chose what to label.
+        promise: minimum acceptable accuracy; None if the model was unavailable.
         says: `Quality.says`.
-        drifted: signals that are no longer like the reference.
+        drifted: signals that drifted from the reference.
     """
 
     version: str
@@ -55,26 +56,26 @@ class Summary:
 
     @property
     def text(self) -> str:
-        """For a table: ``91.2% (90.1–92.3), 412 labels``, or ``~ 90.4% (88.9–91.8)``."""
+        """For tables: ``91.2% (90.1–92.3), 412 labels``, or ``~ 90.4% (88.9–91.8)``."""
         if self.labelled:
             return f"{self.labelled.text}, {self.labelled.rows:,} labels"
         return f"~ {self.expected.text}"
 
 
 def usual_folder() -> Path:
-    """Where summaries and recalibrations are if nobody says."""
+    """Default location of summaries and recalibrations."""
     return Path(kept_place("KILN_LIVE", "live"))
 
 
 def write_summary(summary: Summary, folder: Path) -> Path:
-    """Writes ``<version>.json``, whole or not at all."""
+    """Writes ``<version>.json`` atomically."""
     path = folder / f"{summary.version}.json"
     write_whole(path, json.dumps(asdict(summary), indent=2, allow_nan=False) + "\n")
     return path
 
 
 def read_summary(version: str, folder: Path) -> Summary | None:
-    """What was written for a version; None if nothing was, or by another release."""
+    """A version's summary; None if there is none, or by another release."""
     try:
         found = json.loads((folder / f"{version}.json").read_text(encoding="utf-8"))
         return _parsed(found)
@@ -83,7 +84,7 @@ def read_summary(version: str, folder: Path) -> Summary | None:
 
 
 def read_summaries(versions: Iterable[str]) -> dict[str, Summary]:
-    """What is known of these versions in the usual folder."""
+    """These versions' summaries in the default folder."""
     folder = usual_folder()
     found = ((version, read_summary(version, folder)) for version in versions)
     return {version: one for version, one in found if one is not None}

@@ -23,24 +23,24 @@ from ml.registry.ledger import GateLimits, RegistryError
 from ml.registry.registry import CHAMPION, Registry, usual_location
 from ml.registry.signing import PRIVATE, PUBLIC
 
-INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
+INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
 
-_Subparsers = Any  # argparse has no public name for what add_subparsers returns
+_Subparsers = Any  # argparse has no public name for add_subparsers' result
 _Handler = Callable[[Registry, argparse.Namespace, Progress], CommandResult]
 _DESCRIPTION = """\
-The model registry: which models there are, which one is live, who decided it, and why.
+The model registry: all models, which one is live, who decided that, and why.
 
-  register runs/<folder>      keep the model of a finished training, with everything it came from
+  register runs/<folder>      register the model of a finished run with its provenance
   list                        all versions: accuracy, size, aliases
   promote 3fa8                make a version the champion, if it passes the gates
-  rollback                    back to the champion before
+  rollback                    return to the previous champion
   explain champion            commit, data, configuration, metrics and decisions behind a model
 """
 _EPILOGUE = """\
-A REF is an alias (champion), a version or the start of one (3fa8), or a linked image (sha256:…).
+A REF is an alias (champion), a version or its prefix (3fa8), or a linked image (sha256:…).
 The registry is --registry, else KILN_REGISTRY, else the folder .kiln/registry of the workspace:
 a path, file:///path, or s3://bucket/prefix (AWS_ENDPOINT_URL for stores that are not Amazon's).
-Exit codes: 0 done, 1 refused (a gate, somebody was faster, damage found), 2 bad input.
+Exit codes: 0 done, 1 refused (by a gate, a concurrent change, damage), 2 bad input.
 """
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str], console: Console, errors: Console) -> int:
             errors.print(f"[red]{escape(str(exc))}[/]", highlight=False, soft_wrap=True)
             return exc.exit_code
     except KeyboardInterrupt:
-        errors.print("Interrupted: what had not been said to be done was not done.")
+        errors.print("Interrupted: whatever was not reported as done was not done.")
         return INTERRUPTED
     if options.json:
         console.file.write(json.dumps(result.data, indent=2, ensure_ascii=False) + "\n")
@@ -71,8 +71,9 @@ def main(arguments: Sequence[str], console: Console, errors: Console) -> int:
 
 @contextmanager
 def _progress(errors: Console) -> Iterator[Progress]:
-    """One line that changes in a terminal, a line for each step elsewhere, and for a long step
-    more of them; never among results."""
+    """Progress: a changing line on a terminal, otherwise a line per step, and more for a long one;
+    never on stdout.
+    """
     with Heartbeat("reading the registry", console=errors) as heartbeat:
 
         def begin(text: str) -> None:
@@ -88,7 +89,7 @@ def _location(options: argparse.Namespace) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all sub-commands; the function of the chosen one is in `handler`."""
+    """The parser of all commands; the chosen command's function is in `handler`."""
     top = argparse.ArgumentParser(
         prog="bazel run //ml:registry --",
         description=_DESCRIPTION,
@@ -127,15 +128,17 @@ def _command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.set_defaults(handler=handler)
-    sub.add_argument("--registry", metavar="URL", help="where it is (default: KILN_REGISTRY)")
-    sub.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    sub.add_argument("--registry", metavar="URL", help="its location (default: KILN_REGISTRY)")
+    sub.add_argument("--json", action="store_true", help="print JSON")
     return sub
 
 
 def _writes(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--reason", default="", metavar="TEXT", help="kept in the history")
+    sub.add_argument("--reason", default="", metavar="TEXT", help="reason, recorded in the history")
     sub.add_argument(
-        "--by", metavar="WHO", help="kept in the history (default: KILN_ACTOR, or you)"
+        "--by",
+        metavar="WHO",
+        help="actor, recorded in the history (default: KILN_ACTOR, or your user name)",
     )
 
 
@@ -143,7 +146,7 @@ def _mirrors(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--wandb",
         metavar="PROJECT",
-        help="show it in Weights & Biases too (default: KILN_REGISTRY_WANDB); never fails",
+        help="also log to Weights & Biases (default: KILN_REGISTRY_WANDB); never fails",
     )
 
 
@@ -169,8 +172,12 @@ def _register(subs: _Subparsers) -> None:
         "register model.int8.onnx --parent champion --relation 'int8 of'",
     )
     sub.add_argument("model", help="finished run folder, or model.onnx")
-    sub.add_argument("--parent", metavar="REF", action="append", default=[], help="made from it")
-    sub.add_argument("--relation", default="made from", help="how, e.g. 'int8 of' (%(default)s)")
+    sub.add_argument(
+        "--parent", metavar="REF", action="append", default=[], help="version that it was made from"
+    )
+    sub.add_argument(
+        "--relation", default="made from", help="how it was made, such as 'int8 of' (%(default)s)"
+    )
     _signs(sub)
     _writes(sub)
     _mirrors(sub)
@@ -200,7 +207,7 @@ def _new_key(subs: _Subparsers) -> None:
         "new-key --public-of awskms:///alias/kiln-signing",
     )
     which = sub.add_mutually_exclusive_group(required=True)
-    which.add_argument("folder", nargs="?", help="where the two files are written")
+    which.add_argument("folder", nargs="?", help="folder for the two files")
     which.add_argument("--public-of", metavar="KEY", help="a private key file, or awskms:///…")
 
 
@@ -236,9 +243,11 @@ def _promote(subs: _Subparsers) -> None:
     )
     sub.add_argument("version", metavar="REF")
     sub.add_argument("--alias", default=CHAMPION, help="(default: %(default)s)")
-    sub.add_argument("--against", metavar="REF", help="compare with this (default: the champion)")
-    sub.add_argument("--dry-run", action="store_true", help="ask the gates, change nothing")
-    sub.add_argument("--force", action="store_true", help="in spite of the gates; needs --reason")
+    sub.add_argument(
+        "--against", metavar="REF", help="version to compare with (default: the champion)"
+    )
+    sub.add_argument("--dry-run", action="store_true", help="evaluate the gates, change nothing")
+    sub.add_argument("--force", action="store_true", help="override the gates; needs --reason")
     _trusts(sub)
     _writes(sub)
     _mirrors(sub)
@@ -265,8 +274,12 @@ def _rollback(subs: _Subparsers) -> None:
         "rollback --to 91c2",
     )
     sub.add_argument("--alias", default=CHAMPION, help="(default: %(default)s)")
-    sub.add_argument("--to", metavar="REF", help="this version instead of the one before")
-    sub.add_argument("--from", dest="expected", metavar="REF", help="only if this is live now")
+    sub.add_argument(
+        "--to", metavar="REF", help="return to this version instead of the previous one"
+    )
+    sub.add_argument(
+        "--from", dest="expected", metavar="REF", help="only if this version is live now"
+    )
     _writes(sub)
     _mirrors(sub)
 
@@ -292,7 +305,7 @@ def _history(subs: _Subparsers) -> None:
         "history",
         "history --alias champion --json",
     )
-    sub.add_argument("--alias", help="of this one alone")
+    sub.add_argument("--alias", help="only this alias")
 
 
 def _explain(subs: _Subparsers) -> None:
@@ -308,8 +321,8 @@ def _explain(subs: _Subparsers) -> None:
         """explain '{"request_id": "4bf92f35", "model_version": "3fa8"}'""",
     )
     sub.add_argument("reference", metavar="REF", help="or a JSON log line, or a request id")
-    sub.add_argument("--log", metavar="FILE", help="of the service, where the request id is")
-    sub.add_argument("--all", action="store_true", help="with configuration and all evidence")
+    sub.add_argument("--log", metavar="FILE", help="the service's log with the request id")
+    sub.add_argument("--all", action="store_true", help="include configuration and all evidence")
     _trusts(sub)
 
 
@@ -323,7 +336,7 @@ def _pull(subs: _Subparsers) -> None:
     )
     sub.add_argument("version", metavar="REF")
     sub.add_argument("-o", "--output", metavar="FILE", help="(default: <name>-<version>.onnx)")
-    sub.add_argument("--overwrite", action="store_true", help="replace another file there")
+    sub.add_argument("--overwrite", action="store_true", help="overwrite an existing file")
     _trusts(sub)
 
 
@@ -360,26 +373,26 @@ def _gc(subs: _Subparsers) -> None:
         "Remove what killed registrations left. Versions and history always stay.",
         "gc --dry-run",
     )
-    sub.add_argument("--dry-run", action="store_true", help="say what would go")
+    sub.add_argument("--dry-run", action="store_true", help="only list what would be removed")
     sub.add_argument(
         "--older-than-hours", type=float, default=24.0, metavar="X", help="(default: %(default)g)"
     )
 
 
 def _gate_options(sub: argparse.ArgumentParser) -> None:
-    """Adds an option for each field of `GateLimits`; what is not typed stays out of the result."""
+    """Adds an option per field of `GateLimits`; options not given are left out of the result."""
     limits = GateLimits()
     gates = sub.add_argument_group("gates")
     number: dict[str, Any] = {"type": float, "metavar": "X", "default": argparse.SUPPRESS}
-    gates.add_argument("--margin", **number, help=f"accuracy that may be lost ({limits.margin})")
+    gates.add_argument("--margin", **number, help=f"allowed loss of accuracy ({limits.margin})")
     gates.add_argument(
-        "--alpha", **number, help=f"chance of passing a model that loses more ({limits.alpha})"
+        "--alpha", **number, help=f"probability of passing a model that loses more ({limits.alpha})"
     )
     gates.add_argument(
         "--must-be-better",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="significantly better than the champion, not only no worse",
+        help="require a significant improvement over the champion, not only non-inferiority",
     )
     gates.add_argument("--min-accuracy", **number, help="share of images (no limit)")
     gates.add_argument(
@@ -392,13 +405,15 @@ def _gate_options(sub: argparse.ArgumentParser) -> None:
         f"expect ({limits.max_excess_loss})",
     )
     gates.add_argument(
-        "--max-bytes", **number | {"type": int}, help=f"size of the file ({limits.max_bytes:,})"
+        "--max-bytes", **number | {"type": int}, help=f"maximum file size ({limits.max_bytes:,})"
     )
-    gates.add_argument("--p99-ms", **number, help=f"one image on one thread ({limits.p99_ms:g})")
+    gates.add_argument(
+        "--p99-ms", **number, help=f"p99 limit for one image on one thread ({limits.p99_ms:g})"
+    )
     gates.add_argument(
         "--use-benchmark",
         action="store_true",
-        help="take the latency from the benchmark in the run folder instead of measuring it",
+        help="use the latency in the run folder's benchmark instead of measuring it",
     )
 
 

@@ -1,10 +1,10 @@
 """Per-image outcomes of models on the test set, and significance tests between two of them.
 
-On the same images, each model is right or wrong on each: only those that one gets right and the
-other wrong tell them apart, and McNemar's exact test asks whether a fair coin could have split them
-so. On different images two proportions are compared. Both give an interval for the difference, and
-a candidate is good enough if even its lower end is not below the margin that was allowed:
-non-inferiority, where the burden of proof is on the candidate and a small test set proves little.
+On the same images, only those that exactly one model gets right distinguish the two, and McNemar's
+exact test asks whether a fair coin could have split them so. On different images two proportions
+are compared. Both give an interval for the difference, and a candidate is good enough if even the
+lower end is not below the allowed margin: non-inferiority, where the burden of proof is on the
+candidate and a small test set proves little.
 
 Sources: McNemar 1947, Psychometrika 12:153-157, in its exact form (Fagerland, Lydersen and Laake
 2013, BMC Medical Research Methodology 13:91); Agresti and Min 2005, Statistics in Medicine
@@ -36,12 +36,12 @@ from ml.registry.registry import Registry
 from ml.registry.versions import Manifest
 from ml.runs.datasets import DatasetMismatch, UnavailableDataset, dataset_of
 
-_FORM = "3"  # of what is kept of outcomes; 2: with proper scores, 3: with calibration by chance
+_FORM = "3"  # version of the stored form; 2: with proper scores, 3: with calibration by chance
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Test images that models are compared on, and the digest that names them."""
+    """Test images for comparing models, and their digest."""
 
     digest: str
     images: NDArray[np.uint8]  # (N, H, W, 3), RGB
@@ -50,7 +50,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Scores of one model on one test set."""
+    """Results of one model on one test set."""
 
     test_set: str
     accuracy: float
@@ -58,10 +58,10 @@ class Outcomes:
     calibration_by_chance: float
     loss: ProperScore  # cross-entropy, nats
     brier: ProperScore
-    right: NDArray[np.bool_]  # (N,), whether it is right on each image
+    right: NDArray[np.bool_]  # (N,), whether each prediction is right
 
     def to_json(self) -> bytes:
-        """Kept at an eighth of a byte an image."""
+        """Stored as one bit per image."""
         packed = base64.b64encode(np.packbits(self.right).tobytes()).decode()
         own = {"right": packed, "loss": asdict(self.loss), "brier": asdict(self.brier)}
         values = vars(self) | own | {"images": len(self.right)}
@@ -78,15 +78,15 @@ class Outcomes:
 
 
 def find_examples(manifest: Manifest, npz: Path | None) -> Examples | None:
-    """What to judge a model by: a given file, else the test images of the dataset it was made
-    from, else nothing.
+    """Test images for a model: from a given file, else of the dataset that it was trained on, else
+    none.
 
     Args:
         npz: arrays `images`, uint8 (N, H, W, 3), and `labels`, integers (N,); perhaps `classes`,
             the names of the labels.
 
     Raises:
-        RegistryError: the file cannot be used for this model.
+        RegistryError: the file does not fit this model.
     """
     if npz is not None:
         return _read_npz(npz, manifest)
@@ -104,7 +104,7 @@ def find_examples(manifest: Manifest, npz: Path | None) -> Examples | None:
 
 
 def outcomes(registry: Registry, version: str, artifact: Artifact, examples: Examples) -> Outcomes:
-    """The model's scores, from the registry or by running it over all images."""
+    """The model's results, from the registry or by evaluating it."""
     named = hashlib.sha256(f"{_FORM} {examples.digest}".encode()).hexdigest()[:16]
     key = f"outcomes/{version}-{named}.json"
     try:
@@ -149,23 +149,23 @@ def _read_npz(path: Path, manifest: Manifest) -> Examples:
         )
     if classes is not None and classes != tuple(manifest.classes):
         raise RegistryError(
-            f"{path} has the classes {', '.join(classes)}: this model was trained to tell "
+            f"{path} has the classes {', '.join(classes)}: this model's classes are "
             f"{', '.join(manifest.classes)}"
         )
     if not len(labels) or labels.min() < 0 or labels.max() >= len(manifest.classes):
-        raise RegistryError(f"{path} has no images, or labels that are none of the model's classes")
+        raise RegistryError(f"{path} has no images, or labels outside the model's classes")
     digest = hashlib.sha256(images.tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
     return Examples(digest, images, labels.astype(np.int64))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate's accuracy minus the champion's, and how sure that is."""
+    """A candidate's accuracy minus the champion's, with its uncertainty."""
 
     method: str  # "McNemar, exact" or "two proportions"
     difference: float
-    lower: float  # one-sided bound: below it with probability alpha at most
-    p_value: float  # two-sided, of no difference
+    lower: float  # one-sided bound: below it with probability at most alpha
+    p_value: float  # two-sided, for no difference
     detail: str
 
     def is_not_inferior(self, margin: float) -> bool:
@@ -173,18 +173,18 @@ class Comparison:
         return self.lower >= -margin
 
     def is_superior(self, alpha: float) -> bool:
-        """True if it is better, and that is no chance."""
+        """True if it is significantly better."""
         return self.difference > 0 and self.p_value < alpha
 
 
 def compare_paired(
     candidate: NDArray[np.bool_], champion: NDArray[np.bool_], alpha: float
 ) -> Comparison:
-    """Compare on the same images.
+    """Compares results on the same images.
 
     Args:
-        candidate: (N,), whether it is right on each image.
-        champion: (N,), the same of the other model.
+        candidate: (N,), whether each prediction is right.
+        champion: (N,), the same for the champion.
 
     Raises:
         ValueError: they differ in length, or are empty.
@@ -213,7 +213,7 @@ def compare_proportions(
     champion_images: int,
     alpha: float,
 ) -> Comparison:
-    """Compare on different images, or where only the two accuracies are known."""
+    """Compares results on different images, or recorded accuracies."""
     p_value = two_proportion_p(candidate_right, candidate_images, champion_right, champion_images)
     a, b = (candidate_right + 1, candidate_images + 2), (champion_right + 1, champion_images + 2)
     shares = [right / images for right, images in (a, b)]
@@ -228,9 +228,9 @@ def compare_proportions(
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:
-    """Two-sided p-value that a fair coin splits `gained + lost` at least as unevenly."""
+    """Two-sided p-value for a fair coin to split `gained + lost` at least as unevenly."""
     n, fewer = gained + lost, min(gained, lost)
-    # In logarithms: the coefficients outgrow a float above a thousand images.
+    # In logarithms, since the coefficients overflow a float above a thousand images.
     terms = (
         math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
         for k in range(fewer + 1)
@@ -239,7 +239,7 @@ def mcnemar_exact(gained: int, lost: int) -> float:
 
 
 def two_proportion_p(right_a: int, images_a: int, right_b: int, images_b: int) -> float:
-    """Two-sided p-value of the pooled z-test that two shares are equal."""
+    """Two-sided p-value of the pooled z-test for equal proportions."""
     pooled = (right_a + right_b) / (images_a + images_b)
     error = math.sqrt(pooled * (1 - pooled) * (1 / images_a + 1 / images_b))
     if error == 0:

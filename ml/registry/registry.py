@@ -1,7 +1,7 @@
 """The model registry: versions by content, aliases by a ledger, images by their model.
 
-Every object is written once, and one creation commits each action: a manifest, a record of the
-ledger, a link. So there is nothing to repair after a kill; what it leaves is unreferenced.
+Every object is written once, and one creation commits each action: a manifest, a ledger record, a
+link. A kill therefore leaves only unreferenced objects and nothing to repair.
 """
 
 from __future__ import annotations
@@ -34,27 +34,28 @@ from ml.registry.versions import (
 
 CHAMPION = "champion"
 FORMAT = "format.json"
-UNCHECKED = "unchecked"  # the verdict of a move that no gate was asked about
+UNCHECKED = "unchecked"  # verdict of a move without gates
 _FORMAT_NUMBER = 1
 _ALIAS = re.compile(r"[a-z][a-z0-9._/-]{0,63}")
 _HEX = re.compile(r"[0-9a-f]+")
 _FEWEST_DIGITS = 4
-GRACE_S = 24 * 3600  # no registration takes longer
+GRACE_S = 24 * 3600  # upper limit of a registration's duration
 
 
 class Registry:
-    """Versions, aliases and their history in one store; safe for any number of writers.
+    """Versions, aliases and their history in one store; safe for concurrent writers.
 
     Attributes:
         versions: manifests and model bytes.
-        signatures: of the versions' files, by the key that made them.
-        images: which version a container image holds.
+        signatures: of the versions' files, by key.
+        images: versions in container images.
         ledger: every move of an alias.
     """
 
     def __init__(self, store: Store, who: str | None = None) -> None:
-        """Act as `who` (KILN_ACTOR, GITHUB_ACTOR, or the user at this machine); StoreError if the
-        store cannot be used."""
+        """Acts as `who` (KILN_ACTOR, GITHUB_ACTOR, or the user name); StoreError if the store
+        cannot be used.
+        """
         self.store, self.who = store, who or this_user()
         self.versions, self.images, self.ledger = Versions(store), Images(store), Ledger(store)
         self.signatures = Signatures(store)
@@ -62,18 +63,18 @@ class Registry:
 
     @classmethod
     def open(cls, url: str, who: str | None = None) -> Registry:
-        """The registry at ``s3://bucket/prefix`` or in a folder; the first write sets it up."""
+        """The registry at ``s3://bucket/prefix`` or in a folder; the first write creates it."""
         return cls(open_store(url), who)
 
     def register(
         self, data: bytes, lineage: Lineage | None = None, why: str = ""
     ) -> tuple[Manifest, bool]:
-        """Keeps an artifact; see `Versions.add`."""
+        """Stores an artifact; see `Versions.add`."""
         self._prepare()
         return self.versions.add(data, lineage or Lineage(), Act.now(self.who, why))
 
     def link_image(self, digest: str, version: str, why: str = "") -> tuple[Image, bool]:
-        """Records that an image holds a registered version; see `Images.add`."""
+        """Records the registered version in an image; see `Images.add`."""
         self.versions.manifest(version)
         self._prepare()
         return self.images.add(Image(digest, version, Act.now(self.who, why)))
@@ -87,10 +88,10 @@ class Registry:
         return [r for r in self.ledger.records() if alias in (None, r.move.alias)]
 
     def resolve(self, reference: str) -> str:
-        """The version that an alias, a version, the start of one, or an image stands for.
+        """Resolves an alias, a version, a prefix of one, or an image.
 
         Raises:
-            RegistryError: nothing fits, or more than one.
+            RegistryError: there is no match, or more than one.
         """
         target = self.state().aliases.get(reference, reference)
         if target.startswith(PREFIX):
@@ -100,7 +101,7 @@ class Registry:
             return found[0]
         if found:
             listed = ", ".join(version[:16] for version in found[:5])
-            raise RegistryError(f"{reference} is the start of {listed}: give more digits")
+            raise RegistryError(f"{reference} is a prefix of {listed}: give more digits")
         raise RegistryError(
             f"{reference} is no alias, version or image in {self.store.url}: see `list`"
         )
@@ -115,18 +116,18 @@ class Registry:
         evidence: Mapping[str, Any] | None = None,
         seen: int | None = None,
     ) -> Record | None:
-        """Points an alias at a registered version, once its bytes have been read and checked.
+        """Points an alias at a registered version, after verifying its bytes.
 
         Args:
-            verdict, evidence: what the gates said; nothing moves if the verdict is "refused", the
-                attempt is recorded alone.
-            seen: the number of `state` that the verdict was reached in; by default, now.
+            verdict, evidence: the gates' results; if the verdict is "refused", the attempt is only
+                recorded.
+            seen: the number of `state` that the verdict is based on; by default, the current one.
 
         Returns:
             The record, or None if the alias points there already.
 
         Raises:
-            Conflict: somebody moved the alias since `seen`.
+            Conflict: the alias was moved since `seen`.
             Damaged: the version's bytes are not what was registered.
         """
         self.versions.model(version)
@@ -142,17 +143,17 @@ class Registry:
         why: str = "",
         expected: str | None = None,
     ) -> Record | None:
-        """Points an alias at its previous target, or at `to`, without asking any gate.
+        """Points an alias at its previous target, or at `to`, without gates.
 
         Args:
-            expected: roll back only from there, so that repeating does not go back further.
+            expected: roll back only from this version, so that repeating goes no further back.
 
         Returns:
             The record, or None if it was done already.
 
         Raises:
-            RegistryError: there is nothing to go back to.
-            Conflict: the alias is elsewhere, or was moved meanwhile.
+            RegistryError: there is no previous target.
+            Conflict: the alias points elsewhere, or was moved meanwhile.
         """
         state, history = self.state(), self.history(alias)
         current = state.aliases.get(alias)
@@ -181,11 +182,10 @@ class Registry:
         evidence: Mapping[str, Any] | None = None,
         seen: int | None = None,
     ) -> Record | None:
-        """Appends one record: the alias points at `target`, or nowhere any more (None).
+        """Appends one record: the alias points at `target`, or is removed (None).
 
-        `promote` and `rollback` are made of it; a release that keeps its own pointers uses it
-        directly, with an image (``sha256:…``) for a target if it likes. Arguments and errors as for
-        `promote`.
+        The basis of `promote` and `rollback`; a release with its own pointers may use it directly,
+        with an image (``sha256:…``) as target. Arguments and errors as for `promote`.
         """
         check_alias(alias)
         self._prepare()
@@ -229,7 +229,7 @@ class Registry:
         return True
 
     def _prepare(self) -> None:
-        """Before the first write: checks that the store refuses to create an object twice."""
+        """Before the first write, checks that the store refuses to overwrite."""
         if self._is_prepared:
             return
         ours, other = (
@@ -239,8 +239,8 @@ class Registry:
         self.store.create(FORMAT, ours)
         if self.store.create(FORMAT, other):
             raise StoreError(
-                f"{self.store.url} overwrites objects that were to be created only if missing "
-                "(If-None-Match): a registry there would lose writes"
+                f"{self.store.url} ignores If-None-Match and overwrites objects: a registry there "
+                "would lose writes"
             )
         self._is_prepared = True
 
@@ -255,20 +255,20 @@ def check_alias(alias: str) -> None:
 
 
 def usual_location() -> str:
-    """Where the registry is if nobody says."""
+    """Default location of the registry."""
     return kept_place("KILN_REGISTRY", "registry")
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a check of a whole registry found."""
+    """The result of checking a whole registry."""
 
     versions: int
     records: int
     images: int
-    signed: int  # versions with a signature, one of the trusted key where there is one
+    signed: int  # versions with a signature, by the trusted key if there is one
     problems: tuple[str, ...]
-    leftovers: tuple[Stored, ...]  # unreferenced: no harm, only space
+    leftovers: tuple[Stored, ...]  # unreferenced: harmless, but take space
 
 
 def inspect(
@@ -279,7 +279,7 @@ def inspect(
     """Reads every object: digests, graph and weights of models, the ledger's chain, all links.
 
     Args:
-        key: whose signatures are checked; one that does not hold is a problem, none is not.
+        key: the trusted key; an invalid signature is a problem, a missing one is not.
     """
     problems = registry.ledger.problems()
     versions, signed = registry.versions.names(), 0
@@ -307,7 +307,7 @@ def inspect(
             if target not in known and not target.startswith(PREFIX)
         ]
     except Damaged:
-        pass  # among the ledger's problems already
+        pass  # already among the ledger's problems
     for digest in sorted(images):
         try:
             if (version := registry.images.find(digest).version) not in known:
@@ -317,15 +317,15 @@ def inspect(
     try:
         found = tuple(leftovers(registry))
     except Damaged:
-        found = ()  # nobody knows which bytes that manifest names
+        found = ()  # without the manifest, its bytes are unknown
     return Inspection(len(versions), records, len(images), signed, tuple(problems), found)
 
 
 def leftovers(registry: Registry) -> list[Stored]:
-    """Bytes that no manifest names, and files that were being written.
+    """Bytes that no manifest references, and incomplete files.
 
-    Registrations at work are among them. Models are listed first: one that is committed meanwhile
-    counts as named.
+    Includes those of registrations in progress. Models are listed first, so one committed meanwhile
+    counts as referenced.
     """
     candidates = registry.store.entries(MODELS)
     named = {registry.versions.manifest(version).file.key for version in registry.versions.names()}
@@ -334,10 +334,10 @@ def leftovers(registry: Registry) -> list[Stored]:
 
 
 def collect(registry: Registry, grace_s: float = GRACE_S, *, dry_run: bool = False) -> list[Stored]:
-    """Removes leftovers that are older than a registration can be; returns them.
+    """Removes leftovers older than any registration takes; returns them.
 
     Raises:
-        Damaged: a manifest cannot be read, so that nobody knows which bytes it names.
+        Damaged: a manifest cannot be read, so its bytes are unknown.
     """
     oldest = time.time() - grace_s
     removed = [stored for stored in leftovers(registry) if stored.modified < oldest]

@@ -1,8 +1,8 @@
-"""Signatures of registered models, in OpenSSF's format: made by a key in a file or in AWS KMS.
+"""Signatures of registered models in OpenSSF's format, by a key in a file or in AWS KMS.
 
-The envelope is made here and not by the package model-signing, which knows no KMS; its program
-verifies ours, and ours its own. Registration signs where a key is given (KILN_SIGNING_KEY), and a
-promotion asks for the signature where a public key is (KILN_MODEL_KEY).
+The envelope is built here, since the package model-signing does not support KMS; its program
+verifies our signatures, and ours verifies its own. Registration signs if a key is given
+(KILN_SIGNING_KEY), and promotion requires a signature if a public key is given (KILN_MODEL_KEY).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     from ml.registry.registry import Registry
 
-KMS = "awskms:///"  # as cosign names a key of AWS KMS: its id, its ARN, or alias/NAME behind it
+KMS = "awskms:///"  # prefix of a KMS key, as in cosign: an id, an ARN, or alias/NAME follows
 PRIVATE, PUBLIC = "KILN_SIGNING_KEY", "KILN_MODEL_KEY"
 PASSWORD = "KILN_SIGNING_PASSWORD"  # pragma: allowlist secret: a variable's name
 
 
 @dataclass(frozen=True)
 class Signer:
-    """A private key: its public half, and what makes an ECDSA signature in DER of a message."""
+    """A private key: its public key, and a function that signs a message with ECDSA in DER."""
 
     key: PublicKey
     sign: Callable[[bytes], bytes]
@@ -48,7 +48,7 @@ class Signer:
 
     @classmethod
     def open(cls, key: str) -> Signer:
-        """The key in a PEM file (KILN_SIGNING_PASSWORD opens an encrypted one), or in AWS KMS.
+        """Opens a key in a PEM file (decrypted with KILN_SIGNING_PASSWORD) or in AWS KMS.
 
         Raises:
             RegistryError: it cannot be used.
@@ -65,13 +65,13 @@ def sign(registry: Registry, version: str, signer: Signer) -> bool:
 
 
 def check(registry: Registry, version: str, key: PublicKey, model: bytes | None = None) -> bytes:
-    """The signature of a registered version by that key's holder, verified.
+    """The verified signature of a registered version by that key.
 
     Args:
-        model: the version's bytes, where they have been read already.
+        model: the version's bytes, if already read.
 
     Raises:
-        SignatureError: there is none, or it does not hold.
+        SignatureError: it is missing or invalid.
     """
     found = registry.signatures.of(version)
     if key.fingerprint not in found:
@@ -83,13 +83,13 @@ def check(registry: Registry, version: str, key: PublicKey, model: bytes | None 
 
 
 def trusted_key(given: str | None = None) -> PublicKey | None:
-    """The key that signatures are asked of: the one that is given, else KILN_MODEL_KEY's, if any.
+    """The trusted key: the given one, else KILN_MODEL_KEY's, if any.
 
     Args:
         given: a public key in PEM, the path of one, or ``awskms:///…``.
 
     Raises:
-        RegistryError: it is none.
+        RegistryError: it is not a public key.
     """
     text = given or os.environ.get(PUBLIC, "")
     if not text:
@@ -103,17 +103,17 @@ def trusted_key(given: str | None = None) -> PublicKey | None:
 
 
 def new_key(folder: Path, name: str = "model") -> tuple[Path, Path]:
-    """A new pair on P-256: private key (encrypted by KILN_SIGNING_PASSWORD) and public key.
+    """A new key pair on P-256: private key (encrypted with KILN_SIGNING_PASSWORD) and public key.
 
     Raises:
-        RegistryError: there is one already, or the folder cannot be written.
+        RegistryError: a key exists already, or the folder cannot be written.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     private, public = folder / f"{name}.key", folder / f"{name}.pub"
     if taken := [path for path in (private, public) if path.exists()]:
-        raise RegistryError(f"{taken[0]} exists: name another folder, keys are not written over")
+        raise RegistryError(f"{taken[0]} exists: choose another folder, keys are never overwritten")
     password = os.environ.get(PASSWORD, "").encode()
     encryption = (
         serialization.BestAvailableEncryption(password)
@@ -160,7 +160,7 @@ def _file(path: Path) -> Signer:
             f"a key of cosign's is not, one of AWS KMS serves both ({exc})"
         ) from exc
     if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise RegistryError(f"{path} is no elliptic-curve key: `new-key` makes one")
+        raise RegistryError(f"{path} is not an elliptic-curve key: `new-key` makes one")
     try:
         key = _public(private)
     except SignatureError as exc:
@@ -189,7 +189,7 @@ def _kms(key: str) -> Signer:
         raise RegistryError(f"{key}: {exc}") from exc
 
     def sign(message: bytes) -> bytes:
-        # KMS takes 4,096 bytes of a message, and a statement has some 600.
+        # KMS signs messages of up to 4,096 bytes; a statement has about 600.
         algorithm = f"ECDSA_SHA_{public.digest.removeprefix('sha')}"
         made = call(client.sign, Message=message, MessageType="RAW", SigningAlgorithm=algorithm)
         return bytes(made["Signature"])

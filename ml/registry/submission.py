@@ -1,4 +1,4 @@
-"""Reads what is to be registered: a run folder, or a model file with its metadata."""
+"""Reads what is to be registered: a run folder, or a model file."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ _BENCHMARK = Path("benchmark", "benchmark.json")
 
 @dataclass(frozen=True)
 class Submission:
-    """An artifact's bytes and what is known of how it was made."""
+    """An artifact's bytes and its provenance."""
 
     data: bytes
     lineage: Lineage
 
 
 def read_submission(path: Path, parents: Sequence[Parent] = ()) -> Submission:
-    """Reads a finished run folder, or an ONNX file; the latter's folder too if it made the file.
+    """Reads a finished run folder, or an ONNX file, with its folder if that is the run that made
+    it.
 
-    An INT8 model whose folder holds the fp32 model of the same run gets it as its parent.
+    An INT8 model in the folder of its fp32 model gets that as its parent.
 
     Raises:
-        RegistryError: nothing there, an unfinished run, or a configuration that is not the model's.
+        RegistryError: it does not exist, is unfinished, or its configuration is not the model's.
     """
     run = RunFolder(path if path.is_dir() else path.parent)
     file = run.model if path.is_dir() else path
@@ -54,7 +55,7 @@ def read_submission(path: Path, parents: Sequence[Parent] = ()) -> Submission:
         )
     summary = _json(run.summary) if config is not None else None
     if summary and summary.get("model_version") not in (None, metadata.version):
-        summary = None  # of the fp32 model beside this one
+        summary = None  # the fp32 model beside this one
     benchmark = _json(run.path / _BENCHMARK) if config is not None else None
     found = [*parents, *_fp32_sibling(run, metadata, known=bool(parents))]
     return Submission(data, Lineage(config, summary, benchmark, tuple(found)))
@@ -68,7 +69,7 @@ def _config(run: RunFolder, metadata: ArtifactMetadata) -> dict[str, Any] | None
         loaded = run.load_config()
         if config_digest(loaded) != metadata.config_digest:
             return None
-    except Exception:  # YAML's and OmegaConf's many errors: not a run's configuration
+    except Exception:  # YAML and OmegaConf raise many errors: not a run's configuration
         return None
     plain: Any = OmegaConf.to_container(loaded, resolve=True)
     return dict(plain)

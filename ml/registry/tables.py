@@ -1,4 +1,4 @@
-"""Registry tables for people."""
+"""The registry's tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VERDICTS = {"passed": "green", "healthy": "green", "forced": "yellow", "refused
 
 
 def short(name: str | None) -> str:
-    """The start of a version or of an image's digest, enough to type."""
+    """A prefix of a version or image digest, long enough to type."""
     if name is None:
         return "–"
     return name[: DIGITS + (len(PREFIX) if name.startswith(PREFIX) else 0)]
@@ -41,7 +41,7 @@ def print_versions(
     where: str,
     console: Console,
 ) -> None:
-    """Prints one row per version, newest first; `live` is what //ml:live last measured."""
+    """Prints one row per version, newest first; `live` is the last result of //ml:live."""
     table = Table(title=f"{len(manifests)} versions in {escape(where)}", title_justify="left")
     for name in ("version", "name", "aliases"):
         table.add_column(name, overflow="fold")
@@ -73,11 +73,11 @@ def _live(found: Summary | None) -> str:
 
 
 def print_gates(gates: Sequence[Gate], console: Console) -> None:
-    """A line for every gate, failed ones in red."""
+    """A line per gate, failed ones in red."""
     table = Table(title="Gates", title_justify="left")
     table.add_column("")
     table.add_column("gate")
-    table.add_column("what was found", overflow="fold")
+    table.add_column("finding", overflow="fold")
     for gate in gates:
         mark = "[green]pass[/]" if gate.passed else "[bold red]FAIL[/]"
         table.add_row(mark, gate.name, escape(gate.detail))
@@ -108,7 +108,7 @@ def print_history(records: Sequence[Record], console: Console) -> None:
 
 
 def print_explanation(found: Explanation, console: Console, *, whole: bool) -> None:
-    """The chain as a tree; `whole` adds the configuration and all evidence."""
+    """Prints the provenance as a tree; `whole` adds the configuration and all evidence."""
     m = found.manifest
     tree = Tree(" → ".join(escape(step) for step in found.asked), highlight=True)
     version = tree.add(f"[bold]version {m.version}[/]")
@@ -155,7 +155,7 @@ def print_explanation(found: Explanation, console: Console, *, whole: bool) -> N
 
 
 def print_inspection(found: Inspection, where: str, console: Console) -> None:
-    """What is wrong, or that nothing is."""
+    """Prints the problems, or that there are none."""
     for problem in found.problems:
         console.print(f"[red]damaged[/] {escape(problem)}", highlight=False, soft_wrap=True)
     for stored in found.leftovers:
@@ -171,7 +171,7 @@ def print_inspection(found: Inspection, where: str, console: Console) -> None:
 
 
 def age(when: str) -> str:
-    """``3 days ago``, of a UTC time in ISO 8601."""
+    """``3 days ago``, for a UTC time in ISO 8601."""
     seconds = (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds()
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
@@ -187,8 +187,8 @@ def _facts(tree: Tree, facts: Mapping[str, str]) -> None:
 
 def _live_quality(tree: Tree, live: Summary) -> None:
     when = datetime.fromtimestamp(live.made, UTC)
-    how = "recalibrated" if live.recalibrated else "by its own confidence"
-    kinds = {f"expected without labels, {how}": live.expected}
+    how = "recalibrated" if live.recalibrated else "from its own confidence"
+    kinds = {f"estimated without labels, {how}": live.expected}
     if live.labelled:
         kinds["by labels, whoever labelled chose" if live.chosen else "by labels"] = live.labelled
     for name, share in kinds.items():
@@ -206,8 +206,8 @@ def _parent(version: str, found: Explanation) -> str:
 
 
 def _signatures(found: Explanation) -> str:
-    """Each key with what is known of its signature."""
-    known = {True: "[green]holds[/]", False: "[bold red]does not hold[/]", None: "not checked"}
+    """Each key with the state of its signature."""
+    known = {True: "[green]holds[/]", False: "[bold red]invalid[/]", None: "not checked"}
     listed = (f"key {key[:DIGITS]} {known[holds]}" for key, holds in found.signatures.items())
     return ", ".join(listed) or "none"
 

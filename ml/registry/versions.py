@@ -1,4 +1,4 @@
-"""What the registry keeps by content: versions with their manifests, and images that hold them."""
+"""The registry's content: versions with their manifests, and images that contain them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _READERS = 16
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The artifact's bytes: their object, SHA-256 and number."""
+    """The artifact's bytes: key, SHA-256 and size."""
 
     key: str
     sha256: str
@@ -39,8 +39,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class RecordedScores:
-    """The scores recorded in the artifact; a class of its own, because manifests outlive
-    contracts."""
+    """The metrics recorded in the artifact; a separate class, since manifests outlive contracts."""
 
     images: int
     accuracy: float
@@ -50,7 +49,7 @@ class RecordedScores:
 
     @classmethod
     def of(cls, scores: Scores) -> RecordedScores:
-        """Copies the scores of an artifact."""
+        """Copies an artifact's metrics."""
         return cls(**{field.name: getattr(scores, field.name) for field in fields(cls)})
 
 
@@ -78,17 +77,17 @@ class Parent:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What the artifact cannot say of itself; empty where it is not known."""
+    """Provenance beyond the artifact's metadata; empty where unknown."""
 
     config: Mapping[str, Any] | None = None  # resolved; its digest is `config_digest`
-    summary: Mapping[str, Any] | None = None  # the training's: seed, times, validation
+    summary: Mapping[str, Any] | None = None  # training summary: seed, times, validation
     benchmark: Mapping[str, Any] | None = None  # of //ml:benchmark
     parents: tuple[Parent, ...] = ()
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Immutable, written once; named after the digest of graph and weights."""
+    """Immutable; named by the digest of graph and weights."""
 
     version: str
     name: str
@@ -111,7 +110,7 @@ class Manifest:
     def of(
         cls, metadata: ArtifactMetadata, data: bytes, key: str, registered: Act, lineage: Lineage
     ) -> Manifest:
-        """The manifest of an artifact's bytes, to be stored under `key`."""
+        """The manifest of an artifact's bytes, stored under `key`."""
         return cls(
             version=metadata.version,
             name=metadata.name,
@@ -158,22 +157,22 @@ class Manifest:
 
 
 class Versions:
-    """Immutable and named after their content, so that writers need no order among them."""
+    """Immutable and content-addressed, so writers need no coordination."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def add(self, data: bytes, lineage: Lineage, registered: Act) -> tuple[Manifest, bool]:
-        """Keeps an artifact's bytes with their manifest, whose creation is the commit.
+        """Stores an artifact's bytes and then its manifest, whose creation is the commit.
 
-        Every attempt writes the bytes under a key of its own: what a killed one leaves is named by
-        no manifest and never will be, so it can be removed at any later time.
+        Every attempt writes the bytes under a unique key: those of a killed one are never
+        referenced by a manifest, and can be removed at any later time.
 
         Returns:
-            The manifest, and whether it is new: the same file again changes nothing.
+            The manifest, and whether it is new; registering a file again changes nothing.
 
         Raises:
-            ArtifactError: the bytes are no model artifact.
+            ArtifactError: the bytes are not a model artifact.
             Conflict: the version is registered with other metadata.
         """
         metadata = read_artifact(data)
@@ -214,7 +213,7 @@ class Versions:
                 raise ValueError(f"it describes {manifest.version}")
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise Damaged(
-                f"{_manifest_key(version)} in {self._store.url} is no manifest ({exc!r}): "
+                f"{_manifest_key(version)} in {self._store.url} is not a manifest ({exc!r}): "
                 "restore it from a backup"
             ) from exc
         return manifest
@@ -226,12 +225,12 @@ class Versions:
         return found
 
     def model(self, version: str) -> bytes:
-        """The artifact's bytes, once file, graph and weights are what was registered.
+        """The artifact's bytes, after checking file, graph and weights against the manifest.
 
-        Whether this release can serve them is for the gates to say: a registry outlives contracts.
+        The gates check whether this release can serve them: a registry outlives contracts.
 
         Raises:
-            Damaged: they are missing, or others.
+            Damaged: they are missing or changed.
         """
         file = self.manifest(version).file
         where = f"{file.key} in {self._store.url}, the model of version {version},"
@@ -251,7 +250,7 @@ class Versions:
 
 
 def _same(known: Manifest, data: bytes, found: ArtifactMetadata) -> Manifest:
-    """The manifest, if these bytes are the ones it stands for."""
+    """The manifest, if these bytes are the registered ones."""
     if known.file.sha256 == hashlib.sha256(data).hexdigest():
         return known
     names = ("git_revision", "config_digest", "dataset_digest", "lock_digest", "name", "device")
@@ -260,7 +259,7 @@ def _same(known: Manifest, data: bytes, found: ArtifactMetadata) -> Manifest:
     raise Conflict(
         f"version {known.version[:12]} was registered by {known.registered.who} at "
         f"{known.registered.when} with other metadata ({'; '.join(other) or 'other metrics'}): "
-        "the same graph and weights stand for one origin, the first; nothing was written"
+        "a graph with its weights is registered once, with its first metadata; nothing was written"
     )
 
 
@@ -269,17 +268,17 @@ def _manifest_key(version: str) -> str:
 
 
 class Signatures:
-    """Each version's signatures, one of a key, which the key's fingerprint names."""
+    """Each version's signatures, by key fingerprint."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def add(self, version: str, signature: bytes, fingerprint: str) -> bool:
-        """Keeps a signature; false if the key has signed the version before."""
+        """Stores a signature; false if the key has signed the version before."""
         return self._store.create(f"{_SIGNATURES}{version}/{fingerprint}.sig", signature)
 
     def of(self, version: str) -> Mapping[str, bytes]:
-        """A version's signatures by the fingerprint of the key that each says it is of."""
+        """A version's signatures by claimed key fingerprint."""
         folder = f"{_SIGNATURES}{version}/"
         names = [one.key[len(folder) :].removesuffix(".sig") for one in self._store.entries(folder)]
         return {
@@ -291,33 +290,33 @@ class Signatures:
 
 @dataclass(frozen=True)
 class Image:
-    """A container image and the model version inside it."""
+    """A container image and the model version in it."""
 
     digest: str  # sha256:…
     version: str
     linked: Act
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)  # so that no two links are alike
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)  # makes every link unique
 
 
 class Images:
-    """Links that never change, since an image does not."""
+    """Immutable links, since images are immutable."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def add(self, image: Image) -> tuple[Image, bool]:
-        """Keeps a link.
+        """Stores a link.
 
         Returns:
-            It, or the same link made earlier; and whether it is new.
+            The link, or an equal earlier one; and whether it is new.
 
         Raises:
-            RegistryError: its digest is none.
+            RegistryError: the digest is malformed.
             Conflict: the image is linked to another version.
         """
         if not _DIGEST.fullmatch(image.digest):
             raise RegistryError(
-                f"{image.digest} is no image digest: expected {PREFIX} and 64 hexadecimal digits"
+                f"{image.digest} is not an image digest: expected {PREFIX} and 64 hex digits"
             )
         if self._store.create(_image_key(image.digest), f"{json.dumps(asdict(image))}\n".encode()):
             return image, True
@@ -330,10 +329,10 @@ class Images:
         return earlier, False
 
     def find(self, reference: str) -> Image:
-        """The link of an image, by its digest or the start of one (``sha256:12ab``).
+        """The link of an image, by its digest or a prefix of it (``sha256:12ab``).
 
         Raises:
-            RegistryError: it is not linked, or not the only one.
+            RegistryError: it is not linked, or ambiguous.
         """
         found = self.digests(reference)
         if len(found) != 1:
@@ -349,7 +348,7 @@ class Images:
         return [PREFIX + s.key.removeprefix(_IMAGES).removesuffix(".json") for s in stored]
 
     def all(self) -> list[Image]:
-        """Every linked image, the oldest link first."""
+        """All links, oldest first."""
         with ThreadPoolExecutor(_READERS) as pool:
             return sorted(pool.map(self._read, self.digests()), key=lambda i: i.linked.when)
 
@@ -359,7 +358,9 @@ class Images:
             values = json.loads(self._store.read(key))
             return Image(linked=Act(**values.pop("linked")), **values)
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise Damaged(f"{key} in {self._store.url} is no link ({exc!r}): restore it") from exc
+            raise Damaged(
+                f"{key} in {self._store.url} is not a link ({exc!r}): restore it"
+            ) from exc
 
 
 def _image_key(digest: str) -> str:

@@ -21,31 +21,31 @@ from common.files import write_whole
 from ml.report.plots import pixels_to_png
 
 _TEMPLATE = Path(__file__).with_name("dataset.html")
-_SAMPLES, _ROWS = 8, 100  # images of a class, and classes that are shown
-_PAIRS, _LISTED = 24, 200  # duplicates, and damaged files
-_LONGEST_EDGE = 96  # of an image on the page
+_SAMPLES, _ROWS = 8, 100  # images shown per class, and classes shown
+_PAIRS, _LISTED = 24, 200  # duplicates and damaged files listed
+_LONGEST_EDGE = 96  # pixels of an image on the page
 _FEW = 10  # training images of a class, or a tenth of the average, below which it is nearly empty
 
 
 @dataclass
 class Part:
-    """What was measured on the images of ``train`` or ``test``, one after the other."""
+    """Measurements of the images of ``train`` or ``test``, accumulated."""
 
     counts: NDArray[np.int64]  # (K,)
-    sums: NDArray[np.float64]  # (K, H, W, C), of pixels
-    channels: NDArray[np.int64]  # (C, 256), how often each value
+    sums: NDArray[np.float64]  # (K, H, W, C), sums of pixels
+    channels: NDArray[np.int64]  # (C, 256), value counts
     samples: dict[int, list[NDArray[np.uint8]]] = field(default_factory=lambda: defaultdict(list))
     seen: dict[bytes, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A dataset as the page shows it.
+    """A dataset's inspection for the page.
 
     Attributes:
         twins: groups of images with equal pixels: part, row and class of each.
-        files: the report of a folder of files, see `ml.data.folder`; empty for other datasets.
-        file_sizes: (N, 2), width and height of the files, which the packed images no longer have.
+        files: the report on image files, see `ml.data.folder`; empty for other datasets.
+        file_sizes: (N, 2), the files' width and height before packing.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Inspection:
 
     @property
     def leaked(self) -> int:
-        """Test images whose pixels are those of a training image."""
+        """Test images with the same pixels as a training image."""
         return sum(
             sum(part == "test" for part, *_ in group)
             for group in self.twins
@@ -76,11 +76,11 @@ class Inspection:
 
     @property
     def contradictory(self) -> int:
-        """Groups of equal images that are not all of one class."""
+        """Groups of equal images with different classes."""
         return sum(len({label for *_, label in group}) > 1 for group in self.twins)
 
     def notes(self) -> list[str]:
-        """What to look at first, a sentence each."""
+        """The most important findings, one sentence each."""
         found = []
         if names := self.nearly_empty:
             found.append(f"nearly empty: {', '.join(names)}")
@@ -96,7 +96,7 @@ class Inspection:
                 f"training images; {self.contradictory:,} times the classes differ"
             )
         if damaged := self.files.get("damaged"):
-            found.append(f"{len(damaged):,} files cannot be decoded and are left out")
+            found.append(f"{len(damaged):,} files cannot be decoded and are skipped")
         if ignored := self.files.get("ignored"):
             more = " …" if len(ignored) > 3 else ""
             found.append(f"{len(ignored):,} other files ignored: {', '.join(ignored[:3])}{more}")
@@ -125,10 +125,10 @@ class Inspection:
 
 
 def inspect(data: Any, name: str, progress: Callable[[float], None] = lambda _: None) -> Inspection:
-    """Looks at every image of a data module once, a few at a time.
+    """Reads every image of a data module once, in batches.
 
     Args:
-        progress: hears of the share that is done.
+        progress: called with the share done.
     """
     parts: dict[str, Part] = {}
     read = {part: data.read(part) for part in ("train", "test")}
@@ -186,7 +186,7 @@ def _measured(pixels: Any, labels: NDArray[np.int64], classes: int, size: tuple[
 def _batches(
     pixels: Any, rows: slice = slice(None), size: int = 256
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """The number of the first image, and (n, H, W, 3) of arrays (N, C, H, W) or packed images."""
+    """The index of the first image, and (n, H, W, 3) of arrays (N, C, H, W) or packed images."""
     planar = isinstance(pixels, np.ndarray)
     first, end, _ = rows.indices(len(pixels))
     for start in range(first, end, size):
@@ -198,7 +198,7 @@ def _batches(
 
 
 def statistics(part: Part) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel scaled to 0…1."""
+    """Mean and deviation of each channel, scaled to 0…1."""
     values = np.arange(256) / 255
     shares = part.channels / np.maximum(part.channels.sum(1, keepdims=True), 1)
     mean = shares @ values
@@ -207,7 +207,7 @@ def statistics(part: Part) -> tuple[list[float], list[float]]:
 
 
 def write_page(found: Inspection, path: Path) -> list[Path]:
-    """The self-contained page, and the figures as JSON beside it."""
+    """Writes the self-contained page, and the figures as JSON beside it."""
     text = json.dumps(found.as_dict(), indent=2, ensure_ascii=False) + "\n"
     write_whole(path, render(found))
     write_whole(path.with_suffix(".json"), text)
@@ -215,7 +215,7 @@ def write_page(found: Inspection, path: Path) -> list[Path]:
 
 
 def render(found: Inspection) -> str:
-    """The page as text; it refers to nothing outside itself."""
+    """The page as self-contained text."""
     height, width = found.image_size
     shown = min(len(found.classes), _ROWS)
     more = f"the {shown} largest of {len(found.classes)}" if shown < len(found.classes) else ""
@@ -267,7 +267,7 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _largest(found: Inspection) -> list[int]:
-    """Classes in their order; of many the largest and the smallest."""
+    """The classes in order; if there are many, the largest and the smallest."""
     train = found.parts["train"].counts
     if len(train) <= _ROWS:
         return list(range(len(train)))
@@ -336,7 +336,7 @@ def _picture(image: NDArray[np.uint8]) -> str:
 
 
 def _sizes(sizes: NDArray[np.int64], target: tuple[int, int]) -> Figure:
-    """Histogram of the shorter edge, with the edge that the model sees."""
+    """Histogram of the shorter edge, with the model's input size."""
     with matplotlib.rc_context(STYLE):
         figure = new_figure(6.4, 2.8)
         axes = figure.subplots()

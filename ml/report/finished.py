@@ -1,5 +1,4 @@
-"""A finished run with its model's answers to the test set, ready for the report and the model
-card."""
+"""A finished run with predictions for the test set, for the report and the model card."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +15,20 @@ from ml.runs.datasets import check_same
 from ml.runs.loading import Trained, TrainedError, labelled_test, open_trained
 from ml.runs.metrics import read_rows
 
-_SCORE_TOLERANCE = 1e-3  # of accuracy; another CPU may turn a few of 10,000 answers around
+_SCORE_TOLERANCE = 1e-3  # accuracy; another CPU may change a few of 10,000 predictions
 _SMALL = "model.int8.onnx"
 
-# What `open_finished` raises of a run, a dataset or a disk that is of no use.
+# Errors that `open_finished` raises for unusable runs, datasets or disks.
 UNUSABLE = (TrainedError, ArtifactError, DatasetError, OSError)
 
 
 class FinishedError(ValueError):
-    """The run's files contradict each other; the message says which."""
+    """The run's files are inconsistent; the message says which."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run and what is known about its model.
+    """A finished run and its model.
 
     Attributes:
         parity: max |difference| in probability between model.onnx and the network in PyTorch.
@@ -51,13 +50,13 @@ class Finished:
 
 
 def open_finished(path: Path) -> Finished:
-    """Loads a run's model and answers the test set with it.
+    """Loads a run's model and evaluates the test set.
 
     Raises:
-        TrainedError: no finished run.
+        TrainedError: the run is not finished.
         ArtifactError: a model file is damaged or missing.
         DatasetMismatch: the run's dataset is not the one that the model was trained on.
-        FinishedError: the model's accuracy is not the one that its metadata tells.
+        FinishedError: the model does not reproduce the accuracy in its metadata.
     """
     trained = open_trained(path)
     run = trained.run
@@ -83,10 +82,10 @@ def open_finished(path: Path) -> Finished:
 def checked_scores(
     artifact: Artifact, probabilities: NDArray[np.float32], test: Labelled, path: Path
 ) -> Evaluation:
-    """The evaluation of these answers, once it is what the metadata says.
+    """Evaluates predictions and compares them with the metadata.
 
     Raises:
-        FinishedError: it is not.
+        FinishedError: they differ.
     """
     evaluation = evaluate(probabilities, test.labels, artifact.metadata.classes)
     told = artifact.metadata.test_metrics.accuracy
@@ -101,7 +100,7 @@ def checked_scores(
 def card_facts(
     finished: Finished, reproduce: str, small: Small | None = None, license: str | None = None
 ) -> Facts:
-    """What a model card tells; `small` if it is not the run's own."""
+    """The facts for a model card; `small` if not the run's own."""
     metadata = finished.artifact.metadata
     run = finished.trained.run
     return Facts(
@@ -125,7 +124,7 @@ def small_of(path: Path, test: Labelled) -> Small:
 
     Raises:
         ArtifactError: the file is damaged.
-        FinishedError: its accuracy is not the one that it tells.
+        FinishedError: it does not reproduce the accuracy in its metadata.
     """
     artifact = load_artifact(path)
     answers = artifact.predict(test.images).probabilities

@@ -29,7 +29,7 @@ _HUB_CIFAR10 = "uoft-cs/cifar10"  # the dataset's name on the Hub
 
 @dataclass(frozen=True)
 class Small:
-    """The INT8 sibling of the model that a card is about."""
+    """The model's INT8 sibling."""
 
     metadata: ArtifactMetadata
     evaluation: Evaluation
@@ -38,7 +38,7 @@ class Small:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts that a card is written from."""
+    """The facts in a card."""
 
     metadata: ArtifactMetadata
     evaluation: Evaluation
@@ -47,11 +47,11 @@ class Facts:
     parameters: int
     size_bytes: int
     training: Mapping[str, Any]  # monitor and its best value, best_epoch, epochs, temperature
-    rows: plots.Rows  # of metrics by epoch, see `plots.learning_curves`
+    rows: plots.Rows  # metrics by epoch, see `plots.learning_curves`
     config: str  # YAML
     reproduce: str  # commands
     small: Small | None = None
-    license: str | None = None  # as the Hub names it: apache-2.0; None says nothing of it
+    license: str | None = None  # as named by the Hub: apache-2.0; None omits it
 
 
 @dataclass(frozen=True)
@@ -71,25 +71,25 @@ class Listing:
 
 @dataclass(frozen=True)
 class Code:
-    """Commands or YAML, word for word; `folded` until somebody wants to see it."""
+    """Verbatim commands or YAML; `folded` sections are collapsed."""
 
     text: str
     folded: bool = False
 
 
-Block = str | Table | Listing | Code | Figure  # Markdown leaves figures out
+Block = str | Table | Listing | Code | Figure  # omitted in Markdown
 
 
 @dataclass(frozen=True)
 class Section:
-    """A title and what follows it."""
+    """A title and its content."""
 
     title: str
     blocks: Sequence[Block]
 
 
 def sections(facts: Facts) -> list[Section]:
-    """The card, in reading order."""
+    """The card's sections, in reading order."""
     parts = [_use, _scores, _classes, _calibration, _sizes, _data, _limits, _origin, _again]
     return [part(facts) for part in parts]
 
@@ -100,13 +100,13 @@ def _use(facts: Facts) -> Section:
     return Section(
         "Intended use",
         [
-            f"Sorts photographs of {width} × {height} pixels into {len(m.classes)} classes: "
-            f"{', '.join(m.classes)}. Made for trying out and testing a pipeline from data "
-            "to service, for teaching, and as the yardstick of further networks.",
+            f"Classifies photographs of {width} × {height} pixels into {len(m.classes)} classes: "
+            f"{', '.join(m.classes)}. Intended for testing a pipeline from data to "
+            "service, for teaching, and as a baseline for other networks.",
             "The file describes itself: input `images` is uint8 [N, H, W, 3] in RGB, outputs are "
             "`logits` and `probabilities`, float32 [N, K]; normalisation is inside the graph.",
-            "Not for decisions about people or safety, and not for pictures of anything else than "
-            "the classes above: there is no answer that says none of them.",
+            "Not for decisions about people or safety, and not for images of anything but the "
+            "classes above: the model cannot answer that none of them applies.",
         ],
     )
 
@@ -264,7 +264,7 @@ _TEMPLATE = Path(__file__).with_name("model_card.html")
 
 
 def to_html(facts: Facts) -> str:
-    """Renders the card as one self-contained HTML file; equal facts give equal text."""
+    """Renders the card as a self-contained HTML file; equal facts give equal text."""
     name = html.escape(facts.metadata.name)
     body = "".join(_section_to_html(section) for section in sections(facts))
     page = _TEMPLATE.read_text(encoding="utf-8")
@@ -272,7 +272,7 @@ def to_html(facts: Facts) -> str:
 
 
 def front_matter(facts: Facts) -> dict[str, Any]:
-    """What the Hugging Face Hub reads at the head of a card: search, and the table of results.
+    """Metadata for the Hugging Face Hub at the top of a card: search, and the table of results.
 
     Source: https://github.com/huggingface/hub-docs/blob/main/modelcard.md
     """
@@ -312,7 +312,7 @@ def front_matter(facts: Facts) -> dict[str, Any]:
 
 
 def to_markdown(facts: Facts) -> str:
-    """Renders the card as Markdown, without figures, under the Hub's front matter."""
+    """Renders the card as Markdown, without figures, under the Hub's metadata."""
     head = yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True)
     parts = [f"---\n{head}---", f"# Model card: {facts.metadata.name}"]
     for section in sections(facts):

@@ -1,4 +1,4 @@
-"""The report of a run: a single HTML file with plots and worst mistakes."""
+"""A run's report: a single HTML file with plots and worst mistakes."""
 
 import base64
 import html
@@ -23,19 +23,19 @@ from ml.runs.metrics import read_rows
 
 MISTAKES = 32
 _MARK, _MARK_ALPHA = (255, 0, 150), 180
-_NAME_BYTES = 80  # of a class in a file's name, which holds two and may have 255
-_PAIRS = 50  # of classes, where there are too many for a matrix
+_NAME_BYTES = 80  # characters of a class in file names, which hold two and are limited to 255
+_PAIRS = 50  # number of classes from which the matrix is omitted
 _TEMPLATE = Path(__file__).with_name("page.html")
 
 
 @dataclass(frozen=True)
 class Run:
-    """The facts of a run that a report shows."""
+    """The facts of a run for its report."""
 
     name: str
     evaluation: Evaluation
-    rows: plots.Rows  # one an epoch, see `plots.learning_curves`
-    images: NDArray[np.uint8]  # (N, H, W, 3), RGB: what was evaluated
+    rows: plots.Rows  # one per epoch, see `plots.learning_curves`
+    images: NDArray[np.uint8]  # (N, H, W, 3), RGB: the evaluated images
     labels: NDArray[np.integer[Any]]  # (N,)
     probabilities: NDArray[np.floating[Any]]  # (N, K)
     parameters: int
@@ -49,9 +49,9 @@ class Run:
 
 
 def write_plots(run: Run, folder: Path) -> list[Path]:
-    """Every figure as PNG and as SVG; the paths, in order of name.
+    """Writes every figure as PNG and SVG; returns the paths, sorted by name.
 
-    Names whose letters a PNG's font does not have stand in the SVG alone.
+    Names with glyphs that the PNG's font lacks appear only in the SVG.
     """
     evaluation = run.evaluation
     classes = plots.in_glyphs(evaluation.classes)
@@ -83,14 +83,14 @@ def _figures(run: Run, evaluation: Evaluation) -> dict[str, Figure]:
 
 
 def write_rate_test(run: RunFolder, found: Mapping[str, Any]) -> Path:
-    """Draws what a search for the learning rate found; the path."""
+    """Plots the result of a learning-rate search; returns the path."""
     path = run.path / "learning_rate.png"
     write_whole(path, to_png(plots.rate_test(found["lr"], found["loss"], found["suggestion"])))
     return path
 
 
 def write_mistakes(run: Run, folder: Path) -> list[Path]:
-    """The worst mistakes as images of their own, named after what went wrong."""
+    """Writes the worst mistakes as image files named by the classes confused."""
     written = []
     worst = worst_mistakes(run.probabilities, run.labels, MISTAKES)
     for place, index in enumerate(worst, 1):
@@ -106,12 +106,12 @@ def write_mistakes(run: Run, folder: Path) -> list[Path]:
 
 
 def write_report(run: Run, path: Path) -> None:
-    """Write the page; equal runs give equal bytes."""
+    """Writes the page; equal runs give equal bytes."""
     write_whole(path, render(run))
 
 
 def render(run: Run) -> str:
-    """The page as text; it refers to nothing outside itself."""
+    """The page as self-contained text."""
     parts = {
         "title": html.escape(run.name),
         "cards": _cards(run),
@@ -167,7 +167,7 @@ def _confusion(e: Evaluation) -> str:
 
 
 def _confused_pairs(e: Evaluation) -> str:
-    """The mistakes that are made most often."""
+    """The most frequent confusions."""
     counts = np.array(e.confusion)
     np.fill_diagonal(counts, 0)
     rows = []
@@ -194,7 +194,7 @@ def _matrix(e: Evaluation) -> str:
         for column, count in enumerate(counts):
             share = count / max(e.support[index], 1)
             kind = "hit" if column == index else "miss"
-            # Mistakes are rare, so their colour rises faster.
+            # Mistakes are rare, so their colour scale is steeper.
             weight = share if column == index else min(1.0, 4 * share)
             text = str(count) if count else ""
             hint = f"{name} as {e.classes[column]}: {count} ({share:.1%})"
@@ -254,7 +254,7 @@ def _mistakes(run: Run) -> str:
 
 
 def _heat(looked_at: NDArray[np.floating[Any]]) -> str:
-    """A map as an image to lie over the one that it is of."""
+    """A saliency map as an overlay for its image."""
     falls = np.maximum(looked_at, 0)
     pixels = np.empty((*falls.shape, 4), np.uint8)
     pixels[..., :3] = _MARK
@@ -311,7 +311,7 @@ def _duration(seconds: float) -> str:
 
 
 def origin(metadata: ArtifactMetadata) -> dict[str, str]:
-    """What a model was made of, by the names that people read."""
+    """A model's origin, with human-readable labels."""
     return {
         "Model version": metadata.version,
         "Git revision": metadata.git_revision,
@@ -345,12 +345,12 @@ def draw_run(
     """Writes plots/, mistakes/ and report.html into a folder that holds its model.
 
     Args:
-        test: the images that were answered.
-        probabilities: (N, K), what `evaluation` is of.
-        parameters: of the network.
-        augmented: see `ml.data.datamodule.ImageData.augmented_samples`; None shows none.
-        answer: (N, K) probabilities of images, to mark what the worst mistakes looked at; None
-            leaves that out.
+        test: the evaluated images.
+        probabilities: (N, K), the evaluated predictions.
+        parameters: number of the network's parameters.
+        augmented: see `ml.data.datamodule.ImageData.augmented_samples`; None omits them.
+        answer: computes (N, K) probabilities of images, for saliency maps of the worst mistakes;
+            None omits them.
     """
     rows = read_rows(run.metrics)
     facts = Run(
@@ -370,6 +370,6 @@ def draw_run(
         looked_at={} if answer is None else _looked_at(test, probabilities, answer),
     )
     write_plots(facts, run.plots)
-    run.mistakes.mkdir(exist_ok=True)  # it stays empty if there are none
+    run.mistakes.mkdir(exist_ok=True)  # empty if there are none
     write_mistakes(facts, run.mistakes)
     write_report(facts, run.report)

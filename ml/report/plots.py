@@ -16,10 +16,10 @@ from PIL import Image
 from common.figures import BLUE, INK, MUTED, ORANGE, STYLE, has_glyphs, new_figure
 from ml.artifact.evaluation import CALIBRATION_BINS, Evaluation
 
-FEW_IMAGES = 30  # a bin of fewer says little of the accuracy at its confidence
+FEW_IMAGES = 30  # bins with fewer images are too noisy for an accuracy
 
-MOST_NAMED = 40  # classes that a plot has a line for
-_LONGEST = 24  # characters of a name in a plot
+MOST_NAMED = 40  # maximum number of classes with a line each
+_LONGEST = 24  # maximum length of a name in a plot
 
 HEAT = LinearSegmentedColormap.from_list("kiln", ["#ffffff", "#cfe1f5", "#5b97d3", "#17457c"])
 
@@ -31,8 +31,8 @@ def learning_curves(rows: Rows) -> Figure:
     """Loss and accuracy by epoch.
 
     Args:
-        rows: one an epoch with `epoch` and any of `train/loss`, `val/loss`, `train/accuracy`,
-            `val/accuracy`; what a row lacks is left out of its curve.
+        rows: one per epoch with `epoch` and any of `train/loss`, `val/loss`, `train/accuracy`,
+            `val/accuracy`; missing values are omitted.
     """
     figure = new_figure(9.2, 3.2)
     with matplotlib.rc_context(STYLE):
@@ -48,8 +48,9 @@ def learning_curves(rows: Rows) -> Figure:
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
-    """Share of each class's images by predicted class, every cell written out; of more than
-    `MOST_NAMED` classes only its colour, by the classes' numbers."""
+    """Share of each class's images by predicted class, with numbers in cells; for more than
+    `MOST_NAMED` classes only colours, by class number.
+    """
     classes, counts = evaluation.classes, np.array(evaluation.confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     is_named = len(classes) <= MOST_NAMED
@@ -78,19 +79,19 @@ def _write_cells(axes: Axes, counts: NDArray[Any], shares: NDArray[Any]) -> None
 
 
 def shortened(names: Sequence[str]) -> list[str]:
-    """Names cut to what a plot has room for."""
+    """Names truncated to the space in a plot."""
     return [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
 
 
 def in_glyphs(names: Sequence[str]) -> tuple[str, ...]:
-    """Names as a PNG can show them: by its number a class whose letters its font does not have."""
+    """Names with class numbers in place of those that the PNG's font cannot show."""
     return tuple(
         name if has_glyphs(name) else f"class {number}" for number, name in enumerate(names)
     )
 
 
 def reliability(evaluation: Evaluation) -> Figure:
-    """Accuracy by confidence over the histogram of confidence; on the diagonal is calibrated."""
+    """Accuracy by confidence above a histogram of confidence; calibration is the diagonal."""
     counts = np.array(evaluation.confidence_histogram)
     centres = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
     filled, width = counts > 0, 0.9 / CALIBRATION_BINS
@@ -118,7 +119,7 @@ def reliability(evaluation: Evaluation) -> Figure:
 
 
 def machine(rows: Rows) -> Figure:
-    """CPUs and memory in use by seconds of training, and the GPU's if there was one.
+    """CPUs and memory in use by time of training, and the GPU's if there was one.
 
     Args:
         rows: samples as `ml.training.monitors.SystemMonitor` writes them.
@@ -144,7 +145,7 @@ def machine(rows: Rows) -> Figure:
 
 
 def per_class(evaluation: Evaluation) -> Figure:
-    """Precision and recall of each class, the worst F1 on top; of at most `MOST_NAMED`."""
+    """Precision and recall of each class, worst F1 on top; at most `MOST_NAMED`."""
     order = np.argsort(evaluation.f1, kind="stable")[:MOST_NAMED][::-1]
     figure = new_figure(6.4, 1.2 + 0.34 * len(order))
     with matplotlib.rc_context(STYLE):
@@ -173,7 +174,7 @@ def per_class(evaluation: Evaluation) -> Figure:
 def mistakes(
     images: Images, labels: NDArray[Any], probabilities: NDArray[Any], classes: Sequence[str]
 ) -> Figure:
-    """A grid of images under what they are and what they were taken for, in the given order."""
+    """A grid of images titled by true and predicted class, in the given order."""
     columns = 8
     lines = max(1, -(-len(images) // columns))
     figure = new_figure(1.25 * columns, 0.3 + 1.6 * lines)
@@ -191,16 +192,16 @@ def mistakes(
 
 
 def rate_test(rates: Sequence[float], losses: Sequence[float], suggestion: float | None) -> Figure:
-    """Loss by learning rate, each a step, with the rate at which it fell fastest."""
+    """Loss by learning rate, one step each, marking the rate of the steepest fall."""
     figure = new_figure(6.4, 3.6)
     with matplotlib.rc_context(STYLE):
         axes = figure.subplots()
         axes.plot(rates[: len(losses)], losses, color=BLUE)
-        title = "no suggestion: the loss never fell"
+        title = "no suggestion: the loss never decreased"
         if suggestion is not None:
             axes.axvline(suggestion, color=ORANGE, linestyle="--")
             title = f"suggested {suggestion:.2g}"
-        # Past twice the first loss it has exploded, and would flatten all that counts.
+        # Beyond twice the first loss it has diverged, and would flatten the plot.
         axes.set_ylim(min(losses) * 0.95, min(max(losses), 2 * losses[0]) * 1.02)
         axes.set(title=f"Loss by learning rate, {title}", xscale="log", xlabel="learning rate")
         axes.set_ylabel("training loss, smoothed")
@@ -218,7 +219,7 @@ def contact_sheet(samples: Images) -> Images:
 
 
 def pixels_to_png(image: Images) -> bytes:
-    """Encodes one (H, W, 3) image as PNG, pixel by pixel."""
+    """Encodes one (H, W, 3) image as PNG without scaling."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()

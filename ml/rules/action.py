@@ -1,9 +1,9 @@
-"""Starts one of the programs behind the build's actions: a home of its own, readable errors.
+"""Runs a build action's program with a private home folder and readable errors.
 
     action.py ml.rules.fit_model --config ...
 
-The program is imported only after its home is set, since packages look for theirs on import. It
-has a `main(arguments)`, and in `REFUSALS` the errors that are about its input, not about itself.
+The program is imported only after its home is set, since packages look theirs up on import. It has
+a `main(arguments)`, and `REFUSALS`, the errors that are about its input.
 """
 
 import importlib
@@ -14,14 +14,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-SUFFIX = ".progress"  # of the file beside the output that is being made; watch.py looks for it
+SUFFIX = ".progress"  # suffix of the progress file beside the output; watch.py looks for it
 
 
 @contextmanager
 def shown_beside(output: Path) -> Iterator[None]:
-    """Writes what this process prints to a file beside `output` at once, and out at the end.
+    """Copies this process's output to a file beside `output` as it appears, and to stdout at the
+    end.
 
-    The file is none of the action's outputs: under a sandbox it disappears with the sandbox.
+    The file is not an output of the action: it disappears with the sandbox.
     """
     path = output.with_name(output.name + SUFFIX)
     sys.stdout.flush()
@@ -41,11 +42,11 @@ def shown_beside(output: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-REFUSED = 1  # exit code: an input or a result that does not pass; the message says why
+REFUSED = 1  # exit code: an input or a result is rejected; the message says why
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the program that the first argument names."""
+    """Runs the program named by the first argument."""
     name, *rest = arguments
     with tempfile.TemporaryDirectory(prefix="kiln-action-") as home:
         os.environ["HOME"] = os.environ["MPLCONFIGDIR"] = home
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def explained(exc: BaseException) -> str:
-    """The error and what caused it, which in Hydra's case says more."""
+    """The error and its cause, which is more informative for Hydra's errors."""
     causes = f"\n{explained(exc.__cause__)}" if exc.__cause__ else ""
     return f"{type(exc).__name__}: {exc}{causes}"
 

@@ -1,4 +1,6 @@
-"""Evaluates trained weights on the test set and exports them as an artifact, or refuses to."""
+"""Evaluates trained weights on the test set and exports them as an artifact if they pass the
+gates.
+"""
 
 import argparse
 import json
@@ -20,20 +22,20 @@ REFUSALS = (ArtifactError, DatasetError, ParityError, TrainedError)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry point of the action; config.yaml lies beside the weights, test.bin beside train.bin."""
+    """The action's entry point; config.yaml is beside the weights, test.bin beside train.bin."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("weights", "history", "train", "model", "metrics", "drift-reference"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     options = parser.parse_args(arguments)
     history = json.loads(options.history.read_text(encoding="utf-8"))
     trained = open_trained(options.weights, dataset=options.train.parent)
-    # A commit alone must change nothing: see seal_model.py.
+    # A new commit alone must not change the output: see seal_model.py.
     trained = replace(trained, training={**history, "git_revision": UNKNOWN})
     test = labelled_test(trained.data)
     answers = trained.answer(test.images)
     report = stages.export(trained, options.model, test, answers)
     evaluation = report.evaluation
-    # Scores with their 95 % intervals and what they are scores of; nothing depends on the clock.
+    # Metrics with 95 % intervals and their context; independent of the clock.
     metrics = {
         **{key: value for key, value in history.items() if key not in ("lock_digest", "rows")},
         "test": evaluation.as_dict(),

@@ -21,20 +21,20 @@ from ml.training.config import ConfigError, DivergedError
 from ml.training.fitting import finish, fit
 
 REFUSALS = (ConfigError, DatasetError, DivergedError, InstantiationException)
-# Would differ from build to build, or from commit to commit: see seal_model.py.
+# Would differ between builds or commits: see seal_model.py.
 _OF_THIS_BUILD = ("elapsed_s", "images_per_s", "training_s", "git_revision")
 
 
 def fit_weights(cfg: DictConfig, train: Path, scratch: Path, weights: Path) -> dict[str, Any]:
-    """Trains on `train`, writes the calibrated best weights.
+    """Trains on `train` and writes the best weights, calibrated.
 
     Returns:
-        How it went, without times: `rows` of metrics by epoch, the best epoch, the device.
+        A summary without times: `rows` of metrics by epoch, the best epoch, the device.
     """
     cfg = cfg.copy()
     run = open_run(scratch / "run", cfg)
     cfg.data.folder = str(train.absolute().parent)
-    cfg.callbacks.system = None  # nobody would see what it samples
+    cfg.callbacks.system = None  # its samples would be discarded
     if foreign := outside_of_the_build(cfg):
         raise ConfigError(
             f"{', '.join(map(str, foreign))}: code that is no input of this action, by which the "
@@ -50,7 +50,7 @@ def _repeatable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry point of the action."""
+    """The action's entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--config", "--train", "--weights", "--history"):
         parser.add_argument(name, type=Path, required=True)

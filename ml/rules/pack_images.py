@@ -1,5 +1,5 @@
-"""Packs the image files of a dataset as a resolved configuration says: train.bin, test.bin, and
-dataset.json about them. Training is keyed by what comes out: a renamed photo trains nothing anew.
+"""Packs the image files of a resolved configuration's dataset: train.bin, test.bin, and
+dataset.json about them. Training depends on this output only: a renamed photo does not retrain.
 """
 
 import argparse
@@ -20,7 +20,7 @@ REFUSALS = (ConfigError, DatasetError, InstantiationException)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry point of the action; all outputs are in one folder."""
+    """The action's entry point; all outputs are in one folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("config", "images", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)

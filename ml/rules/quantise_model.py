@@ -1,4 +1,4 @@
-"""Writes the INT8 sibling of an exported artifact, or refuses to."""
+"""Writes the INT8 sibling of an exported artifact if it passes the gate."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ REFUSALS = (AccuracyError, ArtifactError, DatasetError)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry point of the action; test.bin lies beside train.bin."""
+    """The action's entry point; test.bin is beside train.bin."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("config", "model", "train", "output", "metrics"):
         parser.add_argument(f"--{name}", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Composes a preset into the plain values that a training is keyed by."""
+"""Resolves a preset to the plain values that a training depends on."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from ml.training.config import (
 )
 
 REFUSALS = (ConfigError,)
-DEFAULT = "default"  # the configuration as it stands, without preset or experiment
+DEFAULT = "default"  # the default configuration, without preset or experiment
 
 
 def resolve(preset: str, overrides: Sequence[str] = (), configs: Path = CONFIGS) -> DictConfig:
-    """The values of a preset or an experiment, sorted by key; not where and how it is started.
+    """The values of a preset or an experiment, sorted by key, without where and how it is started.
 
     Raises:
-        ConfigError: no such preset, key or type, or a value that makes no sense.
+        ConfigError: an unknown preset or key, a wrong type, or an invalid value.
     """
     group = "experiment" if (configs / "experiment" / f"{preset}.yaml").is_file() else "preset"
     chosen = [] if preset == DEFAULT else [f"{group}={preset}"]
@@ -35,7 +35,7 @@ def resolve(preset: str, overrides: Sequence[str] = (), configs: Path = CONFIGS)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry point of the action."""
+    """The action's entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", required=True)
     parser.add_argument("--override", action="append", default=[])

@@ -1,7 +1,7 @@
-"""Writes the revision of a release into an exported artifact; graph, weights and version stay.
+"""Writes a release's revision into an exported artifact; graph, weights and version do not change.
 
-Builds without --stamp leave it "unknown": a revision is no input of training, and a file that
-names one would differ from commit to commit.
+Builds without --stamp leave it "unknown": training does not depend on the revision, and a file
+with one would differ between commits.
 """
 
 import argparse
@@ -19,13 +19,13 @@ KEY = "STABLE_GIT_REVISION"  # printed by tools/workspace_status
 
 
 def revision(status: str) -> str:
-    """The revision in Bazel's stable-status.txt: lines of a key, a blank and a value."""
+    """The revision in Bazel's stable-status.txt, whose lines are a key, a space and a value."""
     values = dict(line.partition(" ")[::2] for line in status.splitlines())
     return values.get(KEY) or UNKNOWN
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry point of the action."""
+    """The action's entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "status", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)

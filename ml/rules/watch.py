@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Shows, in another terminal, the progress of the training that `bazel build //ml:model` runs.
+"""Follows, from another terminal, the progress of the training that `bazel build //ml:model` runs.
 
     ./ml/rules/watch.py
 
-Not by `bazel run`, which would wait until the build is over; it needs nothing but Python.
+Not a `bazel run` target, which would wait for the build to end; it only needs Python.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _PAUSE_S = 1.0
 
 
 def output_base(workspace: Path) -> Path | None:
-    """Where this workspace's builds work: the link bazel-out leads below it."""
+    """The workspace's output base, found by the link bazel-out."""
     link = workspace / "bazel-out"
     return link.resolve().parents[2] if link.is_symlink() else None
 
 
 def running(base: Path) -> Path | None:
-    """The newest progress file, in a sandbox or outside of one."""
+    """The newest progress file, in a sandbox or outside."""
     found = [*base.glob(f"sandbox/*/*/{_PATTERN}"), *base.glob(_PATTERN)]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def follow(path: Path, pause_s: float = _PAUSE_S) -> None:
-    """Prints what is in the file and what comes, until it is removed."""
+    """Prints the file's content and follows it until it is removed."""
     with path.open(encoding="utf-8", errors="replace") as file:
         while True:
-            gone = not path.exists()  # asked first, so that the last lines are still read
+            gone = not path.exists()  # checked first, so that the last lines are still read
             sys.stdout.write(file.read())
             sys.stdout.flush()
             if gone:

@@ -1,4 +1,4 @@
-"""Writes the card of a model that the build made."""
+"""Writes the card of a model built by Bazel."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ REFUSALS = (ArtifactError,)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry point of the action."""
+    """The action's entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "metrics", "history", "config", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)

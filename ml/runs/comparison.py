@@ -1,7 +1,6 @@
-"""Runs side by side: what is known of each, which to show, in which order, and what was changed
-between them.
+"""Compares runs: what is known of each, selection, order, and the differences between them.
 
-Reads what run folders hold and nothing else, so that it is quick: no network or dataset is opened.
+Reads only the run folders, which is fast: no network or dataset is opened.
 """
 
 import difflib
@@ -24,9 +23,9 @@ from ml.runs.folder import RunFolder
 from ml.runs.metrics import best_row, direction, read_rows
 from ml.runs.provenance import read_provenance
 
-_TRIALS, _FOLDS = "trials", "folds"  # folders of a sweep's and of a cross-validation's runs
-_VALUES = "values.json"  # of a trial that was trained to its end
-_OUTCOMES = "trials.json"  # of a sweep: what became of each trial
+_TRIALS, _FOLDS = "trials", "folds"  # folders of sweep trials and cross-validation folds
+_VALUES = "values.json"  # of a trial trained to its end
+_OUTCOMES = "trials.json"  # of a sweep: each trial's outcome
 _ORIGIN = ("git_revision", "changes_digest", "lock_digest", "dataset_digest", "device", "python")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _COMPARED: dict[str, Callable[[Any, Any], bool]] = {
@@ -39,20 +38,21 @@ _CONDITION = re.compile(r"\s*([^<>=!\s]+)\s*(>=|<=|!=|==?|>|<)\s*(.*?)\s*", re.D
 
 
 class ComparisonError(ValueError):
-    """The runs cannot be shown as they were asked for; the message says what to do."""
+    """The request cannot be fulfilled; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run folder tells.
+    """The content of a run folder.
 
     Attributes:
         kind: ``run``, ``trial`` of a sweep or ``fold`` of a cross-validation.
-        state: ``finished``, ``running``, ``stopped`` (killed or interrupted: it can be continued),
+        state: ``finished``, ``running``, ``stopped`` (killed or interrupted: can be continued),
             ``pruned`` or ``failed`` for a trial, ``damaged`` if a file cannot be read.
-        started: in UTC, None if that was not written down.
+            ``pruned`` or ``failed`` for a trial, ``damaged`` if a file cannot be read.
+        started: in UTC, None if not recorded.
         config: resolved values by dotted key.
-        metrics: numbers by name: of the summary, ``test/accuracy``, and of the best epoch.
+        metrics: numbers by name: from the summary, ``test/accuracy``, and from the best epoch.
         origin: commit, digests, device.
         rows: the metrics of each epoch.
         problem: why it is damaged.
@@ -70,41 +70,41 @@ class Record:
 
     @property
     def label(self) -> str:
-        """Its folder's name, with those above that tell a trial or a fold apart."""
+        """Its folder's name, with parent folders for a trial or fold."""
         parts = self.path.parts[-1:] if self.kind == "run" else self.path.parts[-3:]
         return "/".join(parts)
 
     @property
     def epochs(self) -> str:
-        """``3/11``: how many were trained, and of how many."""
+        """``3/11``: epochs trained, and planned."""
         of = self.config.get("trainer.max_epochs")
         return f"{len(self.rows)}/{of}" if of else str(len(self.rows))
 
     @property
     def monitored(self) -> str:
-        """The metric by which its best epoch was chosen."""
+        """The metric that selected its best epoch."""
         return str(self.config.get("monitor", "val/accuracy"))
 
     def value(self, key: str) -> Any:
-        """A metric, a value of the configuration or a fact by its name; None if it has none."""
+        """A metric, configuration value or fact by name; None if it has none."""
         facts = {"folder": self.path.name, "state": self.state, "kind": self.kind}
         named = (self.metrics, self.config, self.origin, facts | {"epochs": len(self.rows)})
         return next((known[key] for known in named if key in known), None)
 
     def text(self, key: str) -> str:
-        """The value as tables show it."""
+        """The value as shown in tables."""
         return shown_score(self.metrics.get(key)) if "/" in key else shown(self.value(key))
 
     def names(self) -> set[str]:
-        """Everything that `value` knows."""
+        """All names that `value` accepts."""
         return {*self.metrics, *self.config, *self.origin, "folder", "state", "kind", "epochs"}
 
 
 def find_runs(places: Sequence[Path]) -> list[Path]:
-    """Run folders at or below these places, by path.
+    """Run folders at or below these paths, sorted by path.
 
     Raises:
-        ComparisonError: a place does not exist.
+        ComparisonError: a path does not exist.
     """
     for place in places:
         if not place.is_dir():
@@ -116,11 +116,11 @@ def _below(place: Path) -> Iterator[Path]:
     for folder, inside, files in os.walk(place):
         if "config.yaml" in files:
             yield Path(folder)
-            inside.clear()  # what a run keeps is no run
+            inside.clear()  # folders inside a run are not runs
 
 
 def read_record(path: Path) -> Record:
-    """All that a run folder tells; a file that cannot be read makes it damaged, never an error."""
+    """Reads a run folder; an unreadable file makes it damaged and is not an error."""
     run = RunFolder(path)
     above = path.parent.name
     kind = {_TRIALS: "trial", _FOLDS: "fold"}.get(above, "run")
@@ -155,7 +155,7 @@ def _state(run: RunFolder, kind: str, summary: Mapping[str, Any]) -> str:
 
 @cache
 def _outcomes(path: Path) -> dict[str, str]:
-    """The trials that were ``pruned`` or ``failed``, by folder."""
+    """``pruned`` and ``failed`` trials by folder."""
     trials = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     ended = [trial for trial in trials if trial["state"] in ("pruned", "failed")]
     return {f"{trial['trial']:04}": trial["state"] for trial in ended}
@@ -205,11 +205,11 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def where(records: Sequence[Record], condition: str) -> list[Record]:
-    """Those of which a condition holds: ``test/accuracy>0.9``, ``network.widths=[16,64,64]``,
-    ``folder=*smoke*``. A run without the value is left out.
+    """Runs that meet a condition: ``test/accuracy>0.9``, ``network.widths=[16,64,64]``,
+    ``folder=*smoke*``. Runs without the value are left out.
 
     Raises:
-        ComparisonError: it is no condition, or no run knows the name.
+        ComparisonError: the condition is malformed, or no run has the name.
     """
     match = _CONDITION.fullmatch(condition)
     if not match:
@@ -234,7 +234,7 @@ def where(records: Sequence[Record], condition: str) -> list[Record]:
 
 
 def _parsed(text: str) -> Any:
-    """What YAML makes of it; and 1e-4, which YAML takes for a word, is a number."""
+    """Parsed as YAML, plus numbers such as 1e-4, which YAML takes for strings."""
     try:
         return float(text) if "e" in text.lower() else yaml.load(text, _LOADER)  # noqa: S506 # safe
     except ValueError:
@@ -253,11 +253,11 @@ def _equal(have: Any, want: Any, text: str) -> bool:
 
 
 def ordered(records: Sequence[Record], key: str) -> list[Record]:
-    """The best first by a metric whose direction is known, else the smallest; runs without the
-    value last.
+    """Sorted best first by a metric with a known direction, else ascending; runs without the value
+    last.
 
     Raises:
-        ComparisonError: no run knows the name.
+        ComparisonError: no run has the name.
     """
     check_name(records, key)
     sign = -1 if direction(key) == "max" else 1
@@ -272,27 +272,28 @@ def ordered(records: Sequence[Record], key: str) -> list[Record]:
 
 
 def newest_first(records: Sequence[Record]) -> list[Record]:
-    """The records by start time, newest first; those without one come last."""
+    """Sorted by start time, newest first; those without one last."""
     long_ago = datetime.min.replace(tzinfo=UTC)
     return sorted(records, key=lambda record: record.started or long_ago, reverse=True)
 
 
 def check_name(records: Sequence[Record], key: str) -> None:
-    """Refuses a name that no run knows.
+    """Rejects a name that no run has.
 
     Raises:
-        ComparisonError: with the nearest names.
+        ComparisonError: suggests the closest names.
     """
     names = set().union(*(record.names() for record in records))
     if key not in names and records:
         near = difflib.get_close_matches(key, names, 3, 0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else ", --names lists what they know"
-        raise ComparisonError(f"no run knows {key}{hint}")
+        hint = f"; did you mean {', '.join(near)}?" if near else "; --names lists all"
+        raise ComparisonError(f"no run has {key}{hint}")
 
 
 def changed(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Values of the configuration and of the origin that are not the same in all runs, by name:
-    one of each run, None where it has none."""
+    """Values of the configuration and origin that differ between runs, by name: one per run, None
+    where it has none.
+    """
     names: dict[str, None] = {}
     for record in records:
         names |= dict.fromkeys([*record.config, *record.origin])
@@ -305,12 +306,12 @@ def changed(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 
 def shown_score(value: float | None) -> str:
-    """A metric for people, to four decimals."""
+    """A metric with four decimals."""
     return "–" if value is None else f"{value:.4f}"
 
 
 def shown(value: Any) -> str:
-    """A value for people: digests shortened, lists as they are typed."""
+    """A value for display: digests shortened, lists as typed."""
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -1,5 +1,4 @@
-"""The page of several runs: their scores, their curves side by side, and what was changed between
-them."""
+"""The page of several runs: their metrics, curves, and differences."""
 
 import html
 import math
@@ -16,12 +15,12 @@ from common.terminal import duration
 from ml.runs.comparison import Record, changed, shown, shown_score
 
 _TEMPLATE = Path(__file__).with_name("comparison.html")
-_DASHES = ("-", "--", ":")  # of the lines, when the colours are used up
+_DASHES = ("-", "--", ":")  # line styles, once the colours are used up
 _ORDER = ("val/accuracy", "val/loss", "val/macro_f1", "train/accuracy", "train/loss")
 
 
 def render(records: Sequence[Record], show: Sequence[str] = ()) -> str:
-    """The page as text; it refers to nothing outside itself."""
+    """The page as self-contained text."""
     return fill(
         _TEMPLATE,
         {
@@ -35,7 +34,7 @@ def render(records: Sequence[Record], show: Sequence[str] = ()) -> str:
 
 
 def curves(records: Sequence[Record], metric: str) -> Figure:
-    """Plots a metric by epoch, a line for each run."""
+    """Plots a metric by epoch, one line per run."""
     figure = new_figure(4.6, 2.7)
     with matplotlib.rc_context(STYLE):
         axes = figure.subplots()
@@ -55,7 +54,7 @@ def curves(records: Sequence[Record], metric: str) -> Figure:
 
 
 def _line(index: int) -> tuple[str, str]:
-    """Colour and dash of a run's lines; those that no colour is left for are grey."""
+    """Colour and dash of a run's line; grey when the colours are used up."""
     round_, place = divmod(index, len(COLORS))
     return (COLORS[place], _DASHES[round_]) if round_ < len(_DASHES) else (MUTED, "-")
 

@@ -1,8 +1,7 @@
-"""The dataset of a model: found by the configuration that the model was trained by, and compared
-with what the model says of itself.
+"""The dataset of a model, found by its training configuration and compared with its metadata.
 
-Every command that opens a model and data asks here, so that none judges a model by images of other
-classes.
+All commands that open a model with data use this module, so that none evaluates a model on images
+of other classes.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from ml.data.cifar10_pin import read_pin
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 
 _CIFAR10 = "ml.data.datamodule.CIFAR10"
-_SHOWN = 4  # class names in a message
+_SHOWN = 4  # class names shown in a message
 
 
 class Model(Protocol):
-    """What an artifact's metadata and a registry's manifest say of a model."""
+    """A model's facts from an artifact's metadata or a registry's manifest."""
 
     @property
     def name(self) -> str: ...
@@ -48,23 +47,24 @@ class Model(Protocol):
 
 
 class DatasetMismatch(DatasetError):
-    """A model and a dataset that do not belong together; the message says in what they differ."""
+    """A model and a dataset do not match; the message says in what they differ."""
 
 
 class UnavailableDataset(DatasetError):
-    """A dataset of the user's that is not at hand here; the message says why."""
+    """A user's dataset is unavailable here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled dataset; images are read when they are asked for.
+    """A labelled dataset; images are read on demand.
 
     Attributes:
-        name: for people.
+        name: display name.
         image_size: height and width in pixels.
-        read: `train` or `test`, whole and in its own order; `validation`, the part of `train` that
+        read: reads `train` or `test`, in its own order, or `validation`, the part of `train` that
             the configuration sets aside.
-        mirrored: whether an image seen in a mirror is taught to be of the same class.
+            the configuration sets aside.
+        mirrored: whether training mirrors images.
     """
 
     name: str
@@ -76,12 +76,10 @@ class Dataset:
 
 
 def dataset_of(model: Model, config: DictConfig | None) -> Dataset:
-    """The dataset that a model was trained on: the one that its configuration names; without a
-    configuration CIFAR-10.
+    """The dataset that a model was trained on, by its configuration; without one, CIFAR-10.
 
     Raises:
-        DatasetMismatch: it has other classes, another image size or another digest than the model
-            says.
+        DatasetMismatch: its classes, image size or digest differ from the model's.
         UnavailableDataset, DatasetError, FetchError: it cannot be opened.
     """
     if config is None or OmegaConf.select(config, "data._target_") == _CIFAR10:
@@ -93,10 +91,10 @@ def dataset_of(model: Model, config: DictConfig | None) -> Dataset:
 
 
 def dataset_of_file(path: Path, model: Any) -> Dataset:
-    """`dataset_of` a model file, by the run folder that it lies in.
+    """`dataset_of` for a model file, by its run folder.
 
     Args:
-        model: its metadata.
+        model: the file's metadata.
     """
     return dataset_of(model, config_beside(path, model.config_digest))
 
@@ -105,7 +103,7 @@ def check_same(model: Model, dataset: Dataset | Any) -> None:
     """Compares a model with a dataset, or with a data module.
 
     Raises:
-        DatasetMismatch: they do not belong together.
+        DatasetMismatch: they do not match.
     """
     classes, size = tuple(dataset.classes), tuple(dataset.image_size)
     name = getattr(dataset, "name", None) or type(dataset).__name__
@@ -124,19 +122,19 @@ def check_same(model: Model, dataset: Dataset | Any) -> None:
 
 
 def config_beside(path: Path, digest: str) -> DictConfig | None:
-    """The configuration in a model file's run folder, if the model was trained by it."""
+    """The configuration in a model file's run folder, if the model was trained with it."""
     for folder in (path.parent, path.parent.parent):
         try:
             config = RunFolder(folder).load_config()
             if config_digest(config) == digest:
                 return config
-        except (ResumeError, OSError, ValueError, AssertionError):  # somebody else's file
+        except (ResumeError, OSError, ValueError, AssertionError):  # not a run's configuration
             continue
     return None
 
 
 def cifar10(config: DictConfig | None = None) -> Dataset:
-    """CIFAR-10: from the folder that a configuration names, else from its usual places."""
+    """CIFAR-10, from the folder that a configuration names, or else its usual locations."""
     named = OmegaConf.select(config, "data.folder") if config is not None else None
     is_pinned = not named and "KILN_CIFAR10" not in os.environ
     height, width = IMAGE_SHAPE[1:]
@@ -150,33 +148,33 @@ def cifar10(config: DictConfig | None = None) -> Dataset:
             images, labels = images[chosen], labels[chosen]
         return Labelled(np.ascontiguousarray(images), labels)
 
-    # What lies in the usual places was compared with the pin when it was put there.
+    # Files in the usual locations were checked against the pin when they were stored.
     digest = read_pin().digest if is_pinned else dataset_digest(Path(named) if named else locate())
     return Dataset("CIFAR-10", CLASSES, (height, width), digest, read, _is_mirrored(config))
 
 
 def _validation(labels: NDArray[np.int64], config: DictConfig | None) -> NDArray[np.int64]:
-    """Which images the training of a configuration set aside."""
+    """The images that a configuration sets aside for validation."""
     size = OmegaConf.select(config, "data.validation_size") if config is not None else None
     if not size:
         raise UnavailableDataset(
-            "nobody knows which images were set aside for validation: the model's configuration is "
-            "not at hand; name its run folder, or register that"
+            "the validation images are unknown, since the model's configuration is unavailable: "
+            "name its run folder, or register that"
         )
     assert config is not None
     return stratified_split(labels, size, int(config.data.seed))[1]
 
 
 def _own(config: DictConfig, target: str) -> Dataset:
-    """A dataset of the user's, through its data module."""
-    # Lightning is behind it, for which CIFAR-10 need not wait.
+    """A user's dataset, through its data module."""
+    # Imports Lightning, which CIFAR-10 does not need.
     from ml.data.checks import open_data
     from ml.runs.loading import labelled_test, labelled_train, labelled_validation
 
     try:
         data = open_data(config)
         digest = data.digest
-    except Exception as exc:  # whatever stands between us and a user's dataset
+    except Exception as exc:  # anything may be raised by a user's dataset
         cause = exc.__cause__ or exc
         why = " ".join(str(cause).split())
         raise UnavailableDataset(
@@ -195,7 +193,7 @@ def _own(config: DictConfig, target: str) -> Dataset:
 
 
 def _is_mirrored(config: DictConfig | None) -> bool:
-    """Whether training mirrors images; earlier configurations say so in their data group."""
+    """Whether training mirrors images; older configurations say so in their data group."""
     keys = ("augmentation.mirror", "data.mirror") if config is not None else ()
     found = (OmegaConf.select(config, key) for key in keys)  # type: ignore[arg-type]
     return bool(next((value for value in found if value is not None), True))

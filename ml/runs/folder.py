@@ -1,5 +1,4 @@
-"""The folder of one training run: what was asked, how it went, what came out; and finding one to
-continue."""
+"""The folder of a run: request, progress and results; and finding a run to continue."""
 
 import fcntl
 import hashlib
@@ -22,17 +21,16 @@ _NOT_PART_OF_A_RUN = (
     "rerun",
     "paths",
     "budget",
-)  # where and how it is started, not what it computes
+)  # how and where it is started, not what it computes
 
 
 class ResumeError(ValueError):
-    """The run that was asked for cannot be continued; the message says why and what to do."""
+    """The run cannot be continued; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside a run folder. ``summary.json`` is written last: a run without it is
-    unfinished."""
+    """Paths in a run folder. ``summary.json`` is written last: a run without it is unfinished."""
 
     path: Path
 
@@ -94,7 +92,7 @@ class RunFolder:
 
     @property
     def training(self) -> Path:
-        """How the training went; a run of //ml:train tells it in its summary."""
+        """The training's facts, which //ml:train writes into the summary."""
         return self.path / "training.json"
 
     @property
@@ -115,21 +113,21 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps a second process out of the folder, for as long as this one lives.
+        """Locks the folder against other processes during this process's life.
 
         Raises:
-            ResumeError: another process is at work here.
+            ResumeError: another process holds the lock.
         """
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:  # its own words, "temporarily unavailable", would stand in the way
+            except OSError:  # the system's message, "temporarily unavailable", would be misleading
                 raise ResumeError(f"another process is training in {self.path}") from None
             yield
 
     @contextmanager
     def discarded_unless_begun(self) -> Iterator[None]:
-        """Removes the folder if an error leaves before the first record of training was written."""
+        """Removes the folder if an error occurs before the first training record is written."""
         try:
             yield
         except BaseException:
@@ -139,7 +137,7 @@ class RunFolder:
 
     def is_busy(self) -> bool:
         """True while a process trains here."""
-        if not (self.path / ".lock").exists():  # who only looks leaves no file
+        if not (self.path / ".lock").exists():  # checking must not create a file
             return False
         try:
             with self.lock():
@@ -149,8 +147,7 @@ class RunFolder:
 
 
 def create_run(runs: Path, cfg: DictConfig, now: datetime) -> RunFolder:
-    """A new folder below ``runs``, named after the moment and the run's name, with its
-    configuration inside."""
+    """A new folder below ``runs``, named by time and run name, with its configuration."""
     runs.mkdir(parents=True, exist_ok=True)
     stem = f"{now:%Y-%m-%d_%H-%M-%S}_{re.sub(r'[^A-Za-z0-9._-]+', '-', cfg.name)}"
     for attempt in range(1, 1000):
@@ -168,16 +165,16 @@ def create_run(runs: Path, cfg: DictConfig, now: datetime) -> RunFolder:
 
 
 def open_run(path: Path, cfg: DictConfig) -> RunFolder:
-    """A run in a folder of the caller's choice, made if it is missing, with its configuration
-    inside."""
+    """A run in a given folder, created if missing, with its configuration."""
     run = RunFolder(path)
     write_whole(run.config, OmegaConf.to_yaml(run_config(cfg)))
     return run
 
 
 def find_unfinished(runs: Path, configurations: Sequence[DictConfig]) -> RunFolder | None:
-    """The newest run below ``runs`` with one of these very configurations that neither finished nor
-    is at work."""
+    """The newest run below ``runs`` with one of these configurations that is neither finished nor
+    running.
+    """
     wanted = {config_digest(cfg) for cfg in configurations}
     for path in sorted(runs.glob("*/config.yaml"), reverse=True):
         run = RunFolder(path.parent)
@@ -190,7 +187,7 @@ def open_unfinished(path: Path) -> RunFolder:
     """The unfinished run in a folder.
 
     Raises:
-        ResumeError: it does not exist, is no run folder, or is finished.
+        ResumeError: it does not exist, is not a run folder, or is finished.
     """
     run = RunFolder(path)
     if not path.is_dir():
@@ -202,16 +199,15 @@ def open_unfinished(path: Path) -> RunFolder:
 
 
 def run_config(cfg: DictConfig) -> DictConfig:
-    """The part of the configuration that says what is computed."""
+    """The part of the configuration that determines results."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return OmegaConf.create({k: v for k, v in plain.items() if k not in _NOT_PART_OF_A_RUN})
 
 
 def config_digest(cfg: DictConfig) -> str:
-    """SHA-256 in hex of what is computed: equal for equal values, in whatever order they were
-    written."""
+    """SHA-256 in hex of what is computed: independent of the order of keys."""
     plain: Any = OmegaConf.to_container(run_config(cfg))
-    for key in ("logger", "preset"):  # who looks on, and what to expect, changes nothing
+    for key in ("logger", "preset"):  # display and budget options do not affect results
         plain.pop(key, None)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""Makes the golden set of a release from test images, equally many of each class.
+"""Makes a release's golden set from test images, equally many of each class.
 
 bazel build //infra/release:golden_set                                      of CIFAR-10
 bazel run //infra/release:make_golden_set -- runs/<folder> golden.zip       of a model's own dataset
 
-The files take turns in the formats without loss that callers send: PNG and WebP. A version that
-no longer reads one of them loses half of the images.
+Files alternate between the lossless formats that callers send, PNG and WebP, so a version that
+cannot read one of them loses half of the images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ml.runs.datasets import dataset_of_file
 def golden_images(
     images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], count: int
 ) -> list[GoldenImage]:
-    """The first `count` / K of (N, H, W, 3) images of each class, in their order."""
+    """The first `count` / K of (N, H, W, 3) images of each class, in order."""
     each = count // len(classes)
     places = np.sort(
         np.concatenate([np.flatnonzero(labels == k)[:each] for k in range(len(classes))])
@@ -44,10 +44,10 @@ def golden_images(
 
 
 def of_source(source: Path, count: int) -> tuple[str, list[GoldenImage]]:
-    """The origin's name, and images: of CIFAR-10's test.bin, or of the dataset of a run folder.
+    """The source's name and images: CIFAR-10's test.bin, or the dataset of a run folder.
 
     Raises:
-        ArtifactError, DatasetError, OSError: they cannot be read, or do not fit the model.
+        ArtifactError, DatasetError, OSError: they cannot be read, or do not match the model.
     """
     if source.is_dir():
         model = source / "model.onnx"
@@ -58,7 +58,8 @@ def of_source(source: Path, count: int) -> tuple[str, list[GoldenImage]]:
     return "CIFAR-10", golden_images(pixels, found.labels, CLASSES, count)
 
 
-# Without a loss: JPEG of so small images has other colour noise, which the service takes for drift.
+# Lossless: JPEG changes the colour noise of such small images, which the service would report as
+# drift.
 _FORMATS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("PNG", {}),
     ("WEBP", {"lossless": True}),
@@ -79,7 +80,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("source", type=user_path, help="CIFAR-10's test.bin, or a run folder")
     parser.add_argument("out", type=user_path)
-    parser.add_argument("--images", type=int, default=1000, help="at most (%(default)s)")
+    parser.add_argument(
+        "--images", type=int, default=1000, help="maximum number of images (%(default)s)"
+    )
     options = parser.parse_args()
     try:
         name, images = of_source(options.source, options.images)

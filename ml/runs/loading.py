@@ -1,4 +1,4 @@
-"""Opens a trained run: its configuration, its data and its network with the weights of the end."""
+"""Opens a trained run: its configuration, data, and network with its final weights."""
 
 import json
 from dataclasses import dataclass
@@ -25,19 +25,19 @@ _CHECKPOINTS = "best.ckpt", "last.ckpt"
 
 
 class TrainedError(ValueError):
-    """There is no trained network that could be used; the message says why and what to do."""
+    """There is no usable trained network; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network with what it was trained by.
+    """A trained network with its configuration and data.
 
     Attributes:
-        weights: the file that they come from.
-        data: as the configuration names it; images are read when they are asked for.
+        weights: the file of its weights.
+        data: by the configuration; images are read on demand.
         network: in eval mode, on the CPU.
-        training: what `ml.training.fitting.finish` told of it, empty if it has not finished.
-        temperature: that the logits were divided by here, 1 if the weights were calibrated already.
+        training: the result of `ml.training.fitting.finish`, empty if unfinished.
+        temperature: applied to the logits here; 1 if the weights were calibrated before.
     """
 
     run: RunFolder
@@ -50,7 +50,7 @@ class Trained:
 
     @property
     def provenance(self) -> Provenance:
-        """Where the weights come from, as far as the run has written it down."""
+        """Provenance of the weights, as far as the run recorded it."""
         known = self.training
         return Provenance(
             git_revision=known.get("git_revision") or git_revision(),
@@ -76,16 +76,16 @@ def open_trained(
 ) -> Trained:
     """The network of a run folder, or of a ``.pt`` or ``.ckpt`` file in one.
 
-    Weights straight from training (a checkpoint) are calibrated on the validation images first, as
-    a finished run's have been.
+    Uncalibrated weights (a checkpoint) are first calibrated on the validation images, as in a
+    finished run.
 
     Args:
-        or_checkpoint: take the best checkpoint of a run that has not finished.
-        dataset: the folder of train.bin and test.bin, if they are not in the usual places.
+        or_checkpoint: use the best checkpoint of an unfinished run.
+        dataset: the folder of train.bin and test.bin, if not in the usual locations.
 
     Raises:
-        TrainedError: nothing there, not in a run folder, no weights of this network, or a dataset
-            that has changed since the training.
+        TrainedError: it does not exist, is not in a run folder, does not fit the network, or the
+            dataset has changed since the training.
         DatasetError: the validation images cannot be read.
     """
     weights = _find_weights(path, or_checkpoint)
@@ -93,7 +93,7 @@ def open_trained(
     try:
         cfg = run.load_config()
     except ResumeError as exc:
-        raise TrainedError(f"{weights} is in no run folder: {exc}") from exc
+        raise TrainedError(f"{weights} is not in a run folder: {exc}") from exc
     try:
         state, is_checkpoint = read_weights(weights)
     except ValueError as exc:
@@ -113,29 +113,29 @@ def open_trained(
 
 
 def _check_unchanged(run: RunFolder, data: Any) -> None:
-    """Refuses a dataset that is not the one that the run was trained on, as far as it says."""
+    """Rejects a dataset that differs from the one recorded by the run."""
     record = read_provenance(run)
     record = record.get("continued", [record])[-1]
     if (trained := record.get("dataset_digest")) and trained != (now := data.digest):
         raise TrainedError(
             f"{run.path} was trained on the dataset {trained[:16]}, and what its config.yaml names "
-            f"is now {now[:16]}: bring the former back, or train anew"
+            f"is now {now[:16]}: restore the former, or retrain"
         )
     classes = tuple(data.classes)
     if (names := record.get("classes")) and tuple(names) != classes:
         raise TrainedError(
-            f"{run.path} was trained to tell {', '.join(names)}, and its dataset now has "
-            f"{', '.join(classes)}: bring the former back, or train anew"
+            f"{run.path} was trained on the classes {', '.join(names)}, and its dataset now has "
+            f"{', '.join(classes)}: restore the former, or retrain"
         )
 
 
 def labelled_test(data: Any) -> Labelled:
-    """The test images, in the order of their file."""
+    """The test images, in file order."""
     return _labelled(data.test_images())
 
 
 def labelled_train(data: Any) -> Labelled:
-    """All images that training looked at, those of validation last."""
+    """All images used during training, validation images last."""
     parts = _labelled(data.train_images()), _labelled(data.validation_images())
     return Labelled(
         np.concatenate([part.images[:] for part in parts]),
@@ -144,7 +144,7 @@ def labelled_train(data: Any) -> Labelled:
 
 
 def labelled_validation(data: Any) -> Labelled:
-    """The images that training set aside."""
+    """The validation images."""
     return _labelled(data.validation_images())
 
 
@@ -182,13 +182,13 @@ def _find_weights(path: Path, or_checkpoint: bool) -> Path:
 
 
 def _run_folder(weights: Path) -> Path:
-    """The nearest folder above with a config.yaml, else the file's own."""
+    """The nearest parent folder with a config.yaml, else the file's own folder."""
     folders = [weights.absolute().parent, weights.absolute().parent.parent]
     return next((f for f in folders if RunFolder(f).config.is_file()), folders[0])
 
 
 def _training(run: RunFolder) -> dict[str, Any]:
-    """What a finished training wrote down; the pipeline's stage writes it to a file of its own."""
+    """Facts of a finished training; the pipeline's stage has its own file for them."""
     for path in (run.training, run.summary):
         if path.is_file():
             known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
             console.print(name, highlight=False, markup=False)
         return 0
     if options.html:
-        from ml.runs.comparison_page import render  # brings Matplotlib
+        from ml.runs.comparison_page import render  # imports Matplotlib
 
         path = user_path(options.html)
         write_whole(path, render(records, options.show))
@@ -81,10 +81,10 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def _chosen(options: argparse.Namespace) -> list[Record]:
-    """The runs that were asked for, in their order.
+    """The requested runs, in order.
 
     Raises:
-        ComparisonError: nothing is there, or a condition or name makes no sense.
+        ComparisonError: there are no runs, or a condition or name is invalid.
     """
     home = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ""))
     usual = [home / name for name in ("runs", "multirun") if (home / name).is_dir()]
@@ -102,7 +102,7 @@ def _chosen(options: argparse.Namespace) -> list[Record]:
 
 
 def print_runs(records: Sequence[Record], show: Sequence[str], console: Console) -> None:
-    """One row a run: how far it is, its scores, and what was asked for."""
+    """One row per run: progress, metrics, and requested columns."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("run", "state", "epochs", "best on validation", "test/accuracy", "time", *show):
         table.add_column(name, justify="left" if name in ("run", "state") else "right")
@@ -128,7 +128,7 @@ def print_runs(records: Sequence[Record], show: Sequence[str], console: Console)
 
 
 def print_changes(records: Sequence[Record], console: Console) -> None:
-    """One row a value that is not the same in all runs, one column a run."""
+    """One row per value that differs between runs, one column per run."""
     differences = changed(records)
     if not differences:
         console.print("\nThe same configuration, code, packages and data in all of them.")
@@ -168,18 +168,18 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    where_from = "runs, or where runs are (default: runs/ and multirun/)"
+    where_from = "run folders or their parents (default: runs/ and multirun/)"
     add("places", nargs="*", metavar="FOLDER", help=where_from)
-    add("--where", action="append", default=[], metavar="NAME=VALUE", help="only such; repeatable")
-    add("--sort", metavar="NAME", help="the best first, or the smallest (default: the newest)")
-    add("--reverse", action="store_true", help="the other way round")
-    add("--limit", type=_count, metavar="N", help="no more than N")
+    add("--where", action="append", default=[], metavar="NAME=VALUE", help="filter; repeatable")
+    add("--sort", metavar="NAME", help="sort best first, or ascending (default: newest first)")
+    add("--reverse", action="store_true", help="reverse the order")
+    add("--limit", type=_count, metavar="N", help="show at most N")
     add("--show", type=lambda text: text.split(","), default=[], metavar="NAMES", help="columns")
-    add("--compare", action="store_true", help="list the values that were changed between them")
+    add("--compare", action="store_true", help="list the values that differ between them")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--html", metavar="PAGE", help="write a page: curves, changed values")
-    form.add_argument("--json", action="store_true", help="everything, for programs")
-    form.add_argument("--names", action="store_true", help="what --where, --sort, --show can name")
+    form.add_argument("--html", metavar="PAGE", help="write a page with curves and differences")
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--names", action="store_true", help="list names for --where, --sort, --show")
     return parser
 
 

@@ -1,5 +1,6 @@
-"""The provenance of a run: commit, packages, and differences from the run that it continues or
-repeats."""
+"""A run's provenance: commit, packages, and differences from the run that it continues or
+repeats.
+"""
 
 import hashlib
 import json
@@ -16,23 +17,24 @@ from ml.runs.folder import RunFolder
 
 LOCK = Path(__file__).absolute().parents[2] / "requirements_lock.txt"
 UNKNOWN = "unknown"
-_NEW = (":(top)ml/*.py", ":(top)common/model/*.py", ":(top)configs/*.yaml")  # in folders below, too
+_NEW = (":(top)ml/*.py", ":(top)common/model/*.py", ":(top)configs/*.yaml")  # including subfolders
 _TRAINING_READS = (":/ml", ":/configs", ":/common/model", ":/requirements_lock.txt")
 
 
 def git_revision() -> str:
-    """Commit of the user's workspace, with ``-dirty`` if tracked files differ from it; ``unknown``
-    outside git.
+    """Commit of the user's workspace, with ``-dirty`` if tracked files differ; ``unknown`` outside
+    git.
 
-    Under Bazel the program runs among links, so the workspace is where ``bazel run`` was typed.
+    Under Bazel the program runs in a tree of links: the workspace is where ``bazel run`` started.
     """
     answer = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     return answer.strip() or UNKNOWN
 
 
 def uncommitted_changes() -> str:
-    """How the files that training reads differ from their commit, new code and configuration
-    included, as a patch for ``git apply``; empty if they do not, and outside git."""
+    """Uncommitted changes of files that training reads, including new code and configuration, as a
+    patch for ``git apply``; empty if there are none, and outside git.
+    """
     shown = ("--no-ext-diff", "--no-color", "--binary")
     changed = _git("diff", "HEAD", *shown, "--", *_TRAINING_READS)
     top = _git("rev-parse", "--show-toplevel").strip()
@@ -68,19 +70,19 @@ def lock_digest(lock: Path = LOCK) -> str:
     return sha256_of(lock)
 
 
-# What has to be equal for two runs of one configuration to be the same, as a person calls it.
+# Facts that must be equal for two runs of one configuration to be the same, with display names.
 _INGREDIENTS = {
-    "git_revision": "another code revision",
-    "changes_digest": "other uncommitted changes",
-    "lock_digest": "another package lock",
+    "git_revision": "different code revision",
+    "changes_digest": "different uncommitted changes",
+    "lock_digest": "different package lock",
     "dataset_digest": "another dataset",
     "device": "another processor",
-    "initial_weights": "other weights to start from",
+    "initial_weights": "different initial weights",
 }
 
 
 def mark_rerun(run: RunFolder, original: RunFolder) -> None:
-    """Notes in a new folder which run it repeats."""
+    """Records in a new folder which run it repeats."""
     write_whole(run.provenance, json.dumps({"rerun_of": str(original.path)}) + "\n")
 
 
@@ -94,15 +96,15 @@ def record_start(
     own_code: Mapping[str, str],
     initial_weights: Path | None = None,
 ) -> list[str]:
-    """Writes provenance.json, and changes.patch if the code differs from its commit; a run that is
-    continued keeps its first record and notes the continuation if something changed.
+    """Writes provenance.json, and changes.patch if the code differs from its commit; a continued
+    run keeps its first record, and notes the continuation if something changed.
 
     Args:
-        own_code: the digest of each module of the user's, see `ml.runs.own_code`.
-        initial_weights: the file that training starts from, if there is one.
+        own_code: digest of each user module, see `ml.runs.own_code`.
+        initial_weights: the file that training starts from, if any.
 
     Returns:
-        What differs from the run that this one continues or repeats, a sentence each.
+        The differences from the run that this one continues or repeats, one sentence each.
     """
     changes = uncommitted_changes()
     now: dict[str, Any] = {
@@ -132,12 +134,12 @@ def record_start(
         return []
     original = read_provenance(RunFolder(Path(before["rerun_of"])))
     if not original:
-        return [f"{before['rerun_of']} does not say what it was made from"]
+        return [f"{before['rerun_of']} has no provenance"]
     return _differences(original, now)
 
 
 def read_provenance(run: RunFolder) -> dict[str, Any]:
-    """What provenance.json holds; empty for a run that has none."""
+    """The content of provenance.json; empty for a run without it."""
     if not run.provenance.is_file():
         return {}
     read: dict[str, Any] = json.loads(run.provenance.read_text(encoding="utf-8"))
@@ -148,16 +150,16 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     found = [
         f"{name}: {_short(before.get(key))} then, {_short(now[key])} now"
         for key, name in _INGREDIENTS.items()
-        if (before.get(key) or "") != (now[key] or "")  # an earlier release knew fewer of them
+        if (before.get(key) or "") != (now[key] or "")  # earlier releases had fewer of them
     ]
     then, code = before.get("own_code", now["own_code"]), now["own_code"]
     if changed := sorted(name for name in {*then, *code} if then.get(name) != code.get(name)):
-        found.append(f"other code of your own: {', '.join(changed)} changed")
+        found.append(f"different user code: {', '.join(changed)} changed")
     return found
 
 
 def _short(value: str | None) -> str:
-    """Digests as people write them; everything else as it is."""
+    """Shortens digests; other values are unchanged."""
     if not value:
         return "none"
     head, _, rest = value.partition("-")

@@ -18,12 +18,11 @@ from ml.training.config import ConfigError, composed, composing
 
 
 class SweepError(ValueError):
-    """The sweep cannot start as it was asked for: nothing was trained; the message says what to
-    do."""
+    """The sweep cannot start and nothing was trained; the message says what to do."""
 
 
 def without_password(address: str) -> str:
-    """The address with stars for its password; of a text that is no address, nothing."""
+    """The address with its password masked; empty for text that is not an address."""
     try:
         return make_url(address).render_as_string(hide_password=True)
     except SQLAlchemyError:
@@ -32,8 +31,8 @@ def without_password(address: str) -> str:
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2")
 PRUNERS = ("auto", "none", "median", "hyperband")
-# What a trial can be judged by: the metrics that `ml.training.module.ImageClassifier` logs, and
-# what is measured of the trained network. Never the test set: it would no longer be unseen.
+# Possible objectives: the metrics that `ml.training.module.ImageClassifier` logs, and measurements
+# of the trained network. Never the test set, which would no longer be unseen.
 METRICS = tuple(
     f"{of}/{name}" for of in ("val", "train") for name in ("accuracy", "loss", "macro_f1")
 )
@@ -70,23 +69,23 @@ class SweepConfig:
 
 @dataclass
 class SweepCommandConfig:
-    """The whole configuration of `//ml:sweep`."""
+    """The full configuration of `//ml:sweep`."""
 
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 def register_sweep_schema() -> None:
-    """Makes the schema known to Hydra, under the names that the files in configs/ start from."""
+    """Registers the schema with Hydra, under the names in configs/."""
     store = ConfigStore.instance()
     store.store(group="schema", name="sweep", node=SweepConfig)
     store.store(group="schema", name="sweep_command", node=SweepCommandConfig)
 
 
 def check_settings(settings: DictConfig) -> None:
-    """Refuses settings that have the right type and make no sense.
+    """Rejects invalid settings of the right type.
 
     Raises:
-        SweepError: naming the key, the value and the expectation.
+        SweepError: names the key, the value and what was expected.
     """
     least = {
         "n_trials": 1,
@@ -116,7 +115,7 @@ def _check_objectives(settings: DictConfig) -> None:
         for name in settings[key]:
             known = name in METRICS + MEASURES
             _expect(key, f"[{name}]", known, f"any of {_list(METRICS + MEASURES)}")
-            way = direction(name, "min")  # what is measured beside the metrics is a cost
+            way = direction(name, "min")  # measured objectives are costs
             _expect(key, f"[{name}]", key.startswith(str(way)), f"it in sweep.{way}imize")
     objectives = [*settings.maximize, *settings.minimize]
     if not objectives or len(set(objectives)) < len(objectives):
@@ -151,7 +150,7 @@ class _Search:
 
 @contextmanager
 def configuration(config_dirs: Sequence[str] = ()) -> Iterator[None]:
-    """Makes Hydra know our configurations, and those in further folders."""
+    """Sets up Hydra with our configurations and additional folders."""
     register_sweep_schema()
     _Search.extra = [f"file://{Path(folder).absolute()}" for folder in config_dirs]
     with composing():
@@ -159,17 +158,17 @@ def configuration(config_dirs: Sequence[str] = ()) -> Iterator[None]:
 
 
 def hydra_loader() -> ConfigLoader:
-    """What knows the groups; within `configuration`."""
+    """The loader of groups; within `configuration`."""
     hydra = GlobalHydra.instance()
     assert hydra.is_initialized()
     return hydra.config_loader()
 
 
 def compose_checked(name: str, overrides: Sequence[str]) -> DictConfig:
-    """Hydra's compose; within `configuration`.
+    """Hydra's compose, with readable errors; within `configuration`.
 
     Raises:
-        SweepError: with Hydra's reasons.
+        SweepError: with Hydra's message.
     """
     search = [f"hydra.searchpath=[{','.join(_Search.extra)}]"] if _Search.extra else []
     try:

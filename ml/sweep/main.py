@@ -1,5 +1,4 @@
-"""Searches hyper-parameters with Optuna, resumable and on many machines: ``bazel run
-//ml:sweep``."""
+"""Hyperparameter search with Optuna, resumable and on many machines: ``bazel run //ml:sweep``."""
 
 import os
 import signal
@@ -19,12 +18,12 @@ from ml.sweep.search import Search, SweepFailed
 from ml.training.config import CONFIGS
 
 BAD_INPUT = 2  # exit code: nothing was trained
-INTERRUPTED = 130  # exit code: as a shell's for Ctrl-C
+INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
 FAILED = 1
-_HOST, _PORT = "127.0.0.1", 8080  # of the dashboard, which asks nobody for a password
+_HOST, _PORT = "127.0.0.1", 8080  # loopback, since the dashboard has no authentication
 
 _HELP = """\
-Search the best configuration of //ml:train, on one machine or many.
+Hyperparameter search for //ml:train, on one machine or many.
 
   bazel run //ml:sweep                                 {default}
   bazel run //ml:sweep sweep=smoke                     fifty tiny trials: the whole path
@@ -86,7 +85,7 @@ def _show(plan: Plan, port: int, console: Console) -> int:
     """Serves optuna-dashboard until Ctrl-C.
 
     Raises:
-        SweepError: there is no such sweep yet, or the port is taken.
+        SweepError: the sweep does not exist, or the port is taken.
     """
     from optuna_dashboard import run_server
 
@@ -94,7 +93,7 @@ def _show(plan: Plan, port: int, console: Console) -> int:
 
     if plan.storage is None and not journal(plan).is_file():
         raise SweepError(f"{journal(plan)} does not exist: nothing of this sweep was tried yet")
-    console.print(f"http://{_HOST}:{port}/ shows {shown(plan)}; Ctrl-C ends it", highlight=False)
+    console.print(f"http://{_HOST}:{port}/ shows {shown(plan)}; Ctrl-C stops it", highlight=False)
     try:
         run_server(open_storage(plan), host=_HOST, port=port)
     except KeyboardInterrupt:
@@ -112,7 +111,7 @@ def _search(plan: Plan, console: Console) -> int:
         done = search.counts()
         search.conclude()
         print(
-            f"\nInterrupted after {done.used} of {done.total} trials, none of them is lost. "
+            f"\nInterrupted after {done.used} of {done.total} trials, none of which is lost. "
             f"Continue with the same command:\n  {plan.typed}",
             file=sys.stderr,
         )
@@ -176,6 +175,6 @@ def _help() -> str:
 
 
 if __name__ == "__main__":
-    # Even if a shell started us in the background, where it has Ctrl-C ignored.
+    # Shells ignore SIGINT in background jobs.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(sys.argv[1:], terminal(140)))

@@ -1,4 +1,4 @@
-"""Checks a sweep's command line before anything starts and turns it into a `Plan`."""
+"""Checks a sweep's command line and turns it into a `Plan`."""
 
 import json
 from collections.abc import Sequence
@@ -21,24 +21,24 @@ from ml.sweep.config import (
 from ml.sweep.space import Space, parse_override
 from ml.training.config import ConfigError, check_values
 
-# Where, how and under which name a run is started, not what it computes: a sweep sets these itself.
+# How, where and under which name a run is started; a sweep sets these itself.
 _OURS = ("name", "conclude", "resume", "rerun", "paths")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked sweep, as it is handed to the workers.
+    """A checked sweep, as passed to the workers.
 
     Attributes:
-        command: the arguments that were typed, without a password.
-        objectives: name and direction, the first of which ranks the trials.
-        overrides: of ``//ml:train``, for every trial.
-        space: key to values, as written.
+        command: the typed arguments, without a password.
+        objectives: name and direction; the first one ranks the trials.
+        overrides: overrides of ``//ml:train`` for every trial.
+        space: key to values, as typed.
         storage: a database, or None for the journal in the folder.
         pruner: resolved, never ``auto``.
-        max_epochs: of a trial, the most that a pruner can spend.
-        threads: of each worker, None to divide the cores.
-        config_dirs: searched for configurations beside our own.
+        max_epochs: maximum epochs of a trial, for the pruner.
+        threads: per worker; None divides the cores.
+        config_dirs: additional folders of configurations.
     """
 
     name: str
@@ -80,27 +80,27 @@ class Plan:
         return cls(**values)
 
     def trial_folder(self, number: int) -> Path:
-        """Where the trial of a number trains."""
+        """The run folder of a trial."""
         return Path(self.folder) / "trials" / f"{number:04}"
 
     def parse_space(self) -> Space:
-        """The space; within `configuration`, which knows the groups that ``glob`` looks into."""
+        """The search space; within `configuration`, whose groups ``glob`` searches."""
         return Space.parse(self.space, hydra_loader())
 
     @property
     def typed(self) -> str:
-        """The command line of this sweep, for people to type again."""
+        """The command line of this sweep."""
         return " ".join(("bazel run //ml:sweep", *self.flags, *map(_quoted, self.command)))
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What leads ``//ml:train`` and ``//ml:sweep`` to the further configurations."""
+        """Flags that give ``//ml:train`` and ``//ml:sweep`` the additional configurations."""
         folders = (text for folder in self.config_dirs for text in ("--config-dir", folder))
         return ("--", *folders) if self.config_dirs else ()
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must stay as it is when a sweep continues, or its trials could not be compared."""
+        """What must not change when a sweep continues, since its trials would not be comparable."""
         return {
             "objectives": [list(objective) for objective in self.objectives],
             "overrides": list(self.overrides),
@@ -108,7 +108,7 @@ class Plan:
         }
 
     def compose_trial(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of one training; within `configuration`."""
+        """The configuration of one trial; within `configuration`."""
         return compose_checked("train", [*self.overrides, *overrides, "conclude=false"])
 
 
@@ -120,8 +120,8 @@ def make_plan(arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> Plan
     """The plan of a command line; within `configuration`.
 
     Raises:
-        SweepError: something is unknown, of the wrong type or makes no sense; all of it is tried:
-            every end of every range and every choice composes with the rest.
+        SweepError: something is unknown, invalid or of the wrong type; every end of every range and
+            every choice is composed with the rest.
     """
     ours, fixed, searched = _sort(arguments)
     settings = compose_checked("sweep", ours).sweep
@@ -157,8 +157,9 @@ _COPIED = (
 
 
 def _sort(arguments: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, str]]:
-    """Overrides of the sweep; of every trial, and what is to be searched, by key: the last one
-    wins."""
+    """Splits overrides into those of the sweep, those of all trials, and the search space by key;
+    the last one wins.
+    """
     ours: list[str] = []
     fixed: dict[str, str] = {}
     searched: dict[str, str] = {}
@@ -185,7 +186,7 @@ def _without_secrets(text: str) -> str:
 def _check_fixed(override: Override) -> None:
     text = override.input_line
     if override.is_sweep_override():
-        raise SweepError(f"{text} in sweep.overrides is a search: move it to sweep.space")
+        raise SweepError(f"{text} in sweep.overrides is a search space: move it to sweep.space")
     if override.type == OverrideType.DEL:
         raise SweepError(
             f"{text}: a deletion cannot be written back as an experiment; "
@@ -203,7 +204,7 @@ def _check_key(key: str, text: str) -> None:
 
 
 def _try_all(overrides: Sequence[str], space: Space) -> DictConfig:
-    """Composes the configuration as it stands, and with every end and choice; returns the first."""
+    """Composes the default configuration, and one for every end and choice; returns the first."""
     base = _checked(compose_checked("train", overrides))
     for probe in space.probes():
         try:
@@ -242,7 +243,7 @@ def _check_grid(sampler: str, space: dict[str, str]) -> None:
 
 
 def _objectives(settings: DictConfig) -> tuple[tuple[str, str], ...]:
-    """Those to maximise first, in the order of writing."""
+    """Objectives to maximise first, otherwise in the given order."""
     return tuple(
         (name, direction) for direction in ("maximize", "minimize") for name in settings[direction]
     )

@@ -57,8 +57,7 @@ class SweepProgress:
                 self._say(trial, counts)
 
     def _count(self, trials: Sequence[FrozenTrial], counts: TrialCounts) -> None:
-        """For the lines that appear while trials take long: how many are done, how far the others
-        are."""
+        """For lines during long trials: number done, and progress of the others."""
         if not self._begun:
             self._lines.begin("trials", counts.total, completed=counts.used)
             self._begun = True
@@ -112,8 +111,8 @@ class SweepProgress:
 
 
 def print_standings(console: Console, study: Study, names: Sequence[str]) -> None:
-    """The best trials as a table, at the end."""
-    table = Table(title="Best trials" if len(names) == 1 else "Best trials, the front first")
+    """Prints the best trials as a table at the end."""
+    table = Table(title="Best trials" if len(names) == 1 else "Best trials, Pareto front first")
     for name in ("trial", *names, "parameters"):
         table.add_column(name, justify="left" if name == "parameters" else "right")
     front = {trial.number for trial in standings.front_of(study)}
@@ -135,7 +134,7 @@ def _detail(trial: FrozenTrial, names: Sequence[str]) -> str:
         case "failed":
             return f"failed: {trial.user_attrs[standings.ERROR]}"
         case "lost":
-            return "lost with its worker, begins again"
+            return "lost with its worker, restarted"
         case "running" if trial.intermediate_values:
             epoch = max(trial.intermediate_values)
             return f"epoch {epoch}: {trial.intermediate_values[epoch]:.4g}"

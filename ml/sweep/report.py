@@ -1,4 +1,4 @@
-"""Results of a sweep: an HTML page, CSV, JSON, and the best trial as an experiment config."""
+"""Results of a sweep: an HTML page, CSV, JSON, and the best trial as an experiment."""
 
 import csv
 import html
@@ -33,15 +33,15 @@ _MARK = "# Written by //ml:sweep"
 
 
 def experiment_path(plan: Plan) -> Path:
-    """Where the best trial is written."""
+    """The path of the best trial's experiment."""
     return Path(plan.experiments) / f"{plan.experiment}.yaml"
 
 
 def check_experiment_is_ours(plan: Plan) -> None:
-    """Refuses to write over a file that no sweep wrote.
+    """Refuses to overwrite a file that no sweep wrote.
 
     Raises:
-        SweepError: there is one.
+        SweepError: such a file exists.
     """
     path = experiment_path(plan)
     if path.exists() and _MARK not in path.read_text(encoding="utf-8"):
@@ -52,12 +52,13 @@ def check_experiment_is_ours(plan: Plan) -> None:
 
 
 def write_experiment(plan: Plan, best: FrozenTrial, found: int) -> Path:
-    """Writes the trial's overrides as an experiment, proved to compose to what the trial ran.
+    """Writes the trial's overrides as an experiment, after checking that it composes to the trial's
+    configuration. Within `ml.sweep.config.configuration`.
 
     Within `ml.sweep.config.configuration`.
 
     Raises:
-        SweepError: it would not compose to the same: nothing was written.
+        SweepError: it would compose to something else; nothing was written.
     """
     overrides = [*plan.overrides, *plan.parse_space().overrides(best.params)]
     text = _header(plan, best, found) + experiment_text(plan.experiment, overrides)
@@ -70,7 +71,7 @@ def write_experiment(plan: Plan, best: FrozenTrial, found: int) -> Path:
 
 
 def experiment_text(name: str, overrides: Sequence[str]) -> str:
-    """The YAML of an experiment that does what a list of overrides does; later ones win."""
+    """The YAML of an experiment equivalent to a list of overrides; later ones win."""
     experiments: dict[str, None] = {}
     groups: dict[str, str] = {}
     values = OmegaConf.create({"name": name})
@@ -84,7 +85,7 @@ def experiment_text(name: str, overrides: Sequence[str]) -> str:
         else:
             groups[f"override /{key}"] = override.value()  # type: ignore[assignment]
     defaults = [*experiments, "_self_", *({key: value} for key, value in groups.items())]
-    # Hydra wants what overrides groups at the end.
+    # Hydra requires overrides of groups at the end.
     head = {"defaults": defaults} if len(defaults) > 1 else {}
     return OmegaConf.to_yaml(OmegaConf.merge(head, values))
 
@@ -101,12 +102,12 @@ def _header(plan: Plan, best: FrozenTrial, found: int) -> str:
 
 
 def train_command(plan: Plan) -> str:
-    """What trains the experiment."""
+    """The command that trains the experiment."""
     return " ".join(("bazel run //ml:train", *plan.flags, f"experiment={plan.experiment}"))
 
 
 def _difference(plan: Plan, text: str, wanted: DictConfig) -> str:
-    """The first key that an experiment's text sets to something else than wanted."""
+    """The first key whose value differs between an experiment's text and the trial."""
     with tempfile.TemporaryDirectory(prefix="kiln-experiment-") as folder:
         configs = Path(folder) / "configs"
         shutil.copytree(CONFIGS, configs, ignore=shutil.ignore_patterns("BUILD.bazel"))
@@ -181,7 +182,7 @@ def trial_rows(plan: Plan, study: Study) -> list[dict[str, Any]]:
 
 
 def figures(plan: Plan, study: Study) -> Iterator[tuple[str, str, Any]]:
-    """Title, explanation and plotly figure of everything that there is enough data for."""
+    """Title, explanation and plotly figure of each plot with enough data."""
     trials = study.get_trials(deepcopy=False)
     done = [trial for trial in trials if standings.outcome(trial) == "finished"]
     names = [name for name, _ in plan.objectives]
@@ -190,7 +191,7 @@ def figures(plan: Plan, study: Study) -> Iterator[tuple[str, str, Any]]:
     if len(names) > 1:
         shown = study if len(names) <= 3 else None
         if shown:
-            about = "nothing is better in every objective than a trial on the front"
+            about = "no trial is better in every objective than one on the front"
             yield "Pareto front", about, draw.plot_pareto_front(study, target_names=names)
     for index, name in enumerate(names):
         target = _target(index) if len(names) > 1 else None
@@ -202,13 +203,13 @@ def figures(plan: Plan, study: Study) -> Iterator[tuple[str, str, Any]]:
     varied = [key for key in plan.space if len({str(t.params.get(key)) for t in done}) > 1]
     if len(done) >= _FEWEST_FOR_IMPORTANCE and varied:
         for index, (name, direction) in enumerate(plan.objectives):
-            # With a target PED-ANOVA knows no direction and takes low values for good.
+            # With a target, PED-ANOVA knows no direction and assumes that low values are good.
             low_is_good = 1 if direction == "minimize" else -1
             target = _target(index, low_is_good) if len(names) > 1 else None
             evaluator = PedAnovaImportanceEvaluator()
             yield (
                 f"Importance for {name}",
-                "how much a parameter decides whether a trial is among the best (PED-ANOVA)",
+                "importance of each parameter for being among the best trials (PED-ANOVA)",
                 draw.plot_param_importances(
                     study, evaluator=evaluator, params=varied, target=target, target_name=name
                 ),
@@ -217,7 +218,7 @@ def figures(plan: Plan, study: Study) -> Iterator[tuple[str, str, Any]]:
         target = _target(index) if len(names) > 1 else None
         yield (
             f"Parallel coordinates, {name}",
-            "a line a trial; drag along an axis to pick some",
+            "one line per trial; drag along an axis to select",
             draw.plot_parallel_coordinate(study, target=target, target_name=name),
         )
     if any(trial.intermediate_values for trial in trials):
@@ -304,7 +305,7 @@ def _search_text(plan: Plan) -> str:
             f"{', '.join(objectives)}; sampler {plan.sampler}, pruner {plan.pruner}, "
             f"seed {plan.seed}",
             *space,
-            "every trial: " + (" ".join(plan.overrides) or "the configuration as it stands"),
+            "every trial: " + (" ".join(plan.overrides) or "the default configuration"),
         ]
     )
 

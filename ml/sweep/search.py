@@ -20,8 +20,8 @@ from ml.sweep.study import open_study, shown
 from ml.sweep.supervisor import Leases, Undertaker, Workers
 
 _POLL_S = 0.5
-_POLL_DATABASE_S = 2.0  # which may be far, and have many to answer
-_REFUSED = 2  # exit code of a worker that another one could not replace
+_POLL_DATABASE_S = 2.0  # the database may be remote and busy
+_REFUSED = 2  # exit code of a worker that must not be replaced
 
 
 class SweepFailed(Exception):
@@ -29,7 +29,7 @@ class SweepFailed(Exception):
 
 
 class Search:
-    """One plan at work on this machine; within `ml.sweep.config.configuration`."""
+    """A plan running on this machine; within `ml.sweep.config.configuration`."""
 
     def __init__(self, plan: Plan, console: Console) -> None:
         check_experiment_is_ours(plan)
@@ -44,10 +44,10 @@ class Search:
         self.workers = Workers(plan)
 
     def run(self) -> None:
-        """Works until the total is reached.
+        """Runs until the total is reached.
 
         Raises:
-            SweepFailed: too many trials failed in a row, none finished, or workers die without
+            SweepFailed: too many consecutive trials failed, none finished, or workers die before
                 training.
         """
         if self.plan.storage is None:
@@ -64,7 +64,7 @@ class Search:
         self._check_success()
 
     def conclude(self) -> None:
-        """Writes the page, the tables and the best trial, and says where they are."""
+        """Writes the page, the tables and the best trial, and prints their locations."""
         counts = self.counts()
         print_standings(self.console, self.study, self.names)
         with Progress("writing the report", console=self.console):
@@ -82,7 +82,7 @@ class Search:
             self._say(f"Train it: {train_command(self.plan)}")
 
     def counts(self) -> standings.TrialCounts:
-        """How far the study is, over all machines."""
+        """The study's progress, over all machines."""
         return self.rules.counts(self.study.get_trials(deepcopy=False))
 
     def _work(self, known: Sequence[optuna.trial.FrozenTrial]) -> None:
@@ -110,13 +110,13 @@ class Search:
                 raise SweepError(log)
             if not began:
                 raise SweepFailed(f"worker {name} died before its first trial:\n{log}")
-            self._say(f"worker {name} died (exit code {code}), another one takes its place")
+            self._say(f"worker {name} died (exit code {code}), it is replaced")
             self.workers.replace_one()
 
     def _check_failures(self, first: int) -> None:
-        """Stops when the newest trials all failed: a sweep of errors helps nobody. Where others
-        have finished, those that failed before and fail again do not keep new ones from their
-        turn."""
+        """Stops if the newest trials all failed. If others have finished, retried failures do not
+        count, so that new trials get their turn.
+        """
         found = bool(standings.ranked(self.study))
         ended = [
             trial
@@ -134,7 +134,7 @@ class Search:
             )
 
     def _check_success(self) -> None:
-        """A sweep that found nothing is none."""
+        """A sweep without a finished trial has failed."""
         if standings.ranked(self.study):
             return
         trials = self.study.get_trials(deepcopy=False)
@@ -143,7 +143,7 @@ class Search:
         raise SweepFailed(
             f"None of {self.counts().used} trials finished{why}\n"
             f"Logs: {Path(self.plan.folder) / 'workers'}\n"
-            "The same command tries those that failed once more."
+            "The same command retries the failed ones."
         )
 
     def _drop_checkpoints(self) -> None:
@@ -166,7 +166,7 @@ class Search:
         size = "" if self.space.size is None else f" of {self.space.size:,} points"
         objectives = ", ".join(f"{direction} {name}" for name, direction in plan.objectives)
         state = f"continuing after {counts.used} trials" if known else "new"
-        state += f", {again} that failed are tried again" if again else ""
+        state += f", {again} that failed are retried" if again else ""
         self._say(
             f"Sweep {plan.name} ({state}): {plan.n_trials} trials, {objectives}\n"
             f"{plan.sampler}, pruner {plan.pruner}, workers: {plan.workers}; "
@@ -182,7 +182,8 @@ class Search:
 
 
 def _delete_checkpoints(plan: Plan, finished: Collection[int], best: Collection[int]) -> None:
-    """Deletes the checkpoints of finished trials that are not among the best; metrics and
-    configuration stay."""
+    """Deletes checkpoints of finished trials that are not among the best; metrics and configuration
+    stay.
+    """
     for number in set(finished) - set(best):
         shutil.rmtree(plan.trial_folder(number) / "checkpoints", ignore_errors=True)

@@ -35,12 +35,13 @@ _SYNTAX = (
 
 @dataclass(frozen=True)
 class Dimension:
-    """A key of the configuration and the values that the search may give it.
+    """A key of the configuration with its possible values.
 
     Attributes:
-        key: as in an override, for example ``optimizer.filter_lr``.
-        text: the values as they were written.
+        key: as in an override, such as ``optimizer.filter_lr``.
+        text: the values as typed.
         distribution: the values for Optuna; choices are texts of overrides, so that lists and
+            groups can be chosen, too.
             groups can be chosen too.
     """
 
@@ -49,18 +50,18 @@ class Dimension:
     distribution: Distribution
 
     def override(self, value: CategoricalChoiceType) -> str:
-        """The override that gives the key this value."""
+        """The override that sets this value."""
         return f"{self.key}={value}"
 
     def probes(self) -> list[str]:
-        """The overrides at the ends of the range, or of every choice."""
+        """The overrides at the ends of the range, or for every choice."""
         if isinstance(self.distribution, CategoricalDistribution):
             return [self.override(choice) for choice in self.distribution.choices]
         return [self.override(self.distribution.low), self.override(self.distribution.high)]
 
     @property
     def size(self) -> int | None:
-        """How many values there are; None if they lie densely."""
+        """Number of values; None for a continuous range."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return len(choices)
@@ -73,7 +74,7 @@ class Dimension:
         raise AssertionError(self.distribution)
 
     def suggest(self, trial: BaseTrial) -> CategoricalChoiceType:
-        """A trial's value, remembered in the storage."""
+        """A trial's value, stored in the study."""
         match self.distribution:
             case CategoricalDistribution(choices=choices):
                 return trial.suggest_categorical(self.key, choices)
@@ -83,8 +84,7 @@ class Dimension:
                 return trial.suggest_int(self.key, low, high, step=step, log=log)
 
     def find(self, value: Any) -> CategoricalChoiceType | None:
-        """The point of the dimension that stands for a plain value of the configuration, if there
-        is one."""
+        """The point of the dimension for a plain value of the configuration, if there is one."""
         if isinstance(self.distribution, CategoricalDistribution):
             for choice in self.distribution.choices:
                 if parse_override(self.override(choice)).value() == value:
@@ -106,11 +106,10 @@ class Space:
 
     @classmethod
     def parse(cls, entries: Mapping[str, str], loader: ConfigLoader | None = None) -> "Space":
-        """The space of ``{key: values in Hydra's sweep syntax}``; ``loader`` knows what ``glob``
-        finds.
+        """The space of ``{key: values in Hydra's sweep syntax}``; ``loader`` resolves ``glob``.
 
         Raises:
-            SweepError: naming the key, the value and the expectation.
+            SweepError: names the key, the value and what was expected.
         """
         if not entries:
             raise SweepError(
@@ -121,7 +120,7 @@ class Space:
 
     @property
     def size(self) -> int | None:
-        """Number of points; None if a dimension is dense."""
+        """Number of points; None if a dimension is continuous."""
         sizes = [dimension.size for dimension in self.dimensions]
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
@@ -130,11 +129,11 @@ class Space:
         return [dimension.override(dimension.suggest(trial)) for dimension in self.dimensions]
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
-        """The overrides of remembered values."""
+        """The overrides of stored values."""
         return [dimension.override(params[dimension.key]) for dimension in self.dimensions]
 
     def probes(self) -> list[list[str]]:
-        """Few sets of overrides that try every end and every choice at least once."""
+        """A few sets of overrides that include every end and every choice."""
         columns = [dimension.probes() for dimension in self.dimensions]
         rows = max(len(column) for column in columns)
         return [[column[min(row, len(column) - 1)] for column in columns] for row in range(rows)]
@@ -144,7 +143,7 @@ def parse_override(text: str, loader: ConfigLoader | None = None) -> Override:
     """Parses an override as Hydra does.
 
     Raises:
-        SweepError: it is no override.
+        SweepError: it is malformed.
     """
     try:
         (override,) = OverridesParser.create(loader).parse_overrides([text])
@@ -179,7 +178,7 @@ def _dimension(key: str, text: str, loader: ConfigLoader | None) -> Dimension:
 
 
 def _interval(value: IntervalSweep, log: bool) -> Distribution:
-    """Dense between two ends; whole numbers, both ends included, if it was cast to int."""
+    """Continuous between two ends; whole numbers, both ends included, if cast to int."""
     low, high = value.start, value.end
     assert low is not None
     assert high is not None
@@ -190,7 +189,7 @@ def _interval(value: IntervalSweep, log: bool) -> Distribution:
 
 
 def _range(value: RangeSweep, log: bool) -> Distribution:
-    """A range as in Python: the stop is excluded."""
+    """A range as in Python, excluding the stop."""
     start, stop, step = value.start, value.stop, value.step
     assert start is not None
     assert stop is not None
@@ -198,7 +197,7 @@ def _range(value: RangeSweep, log: bool) -> Distribution:
         raise ValueError(f"the step must be above 0, got {step}")
     if not (math.isfinite(start) and math.isfinite(stop) and start < stop):
         raise ValueError(f"the range is empty, {start} must be below {stop}")
-    # In decimals, as Hydra counts: in binary 0.1 * 3 is not 0.3.
+    # In decimals, as in Hydra: in binary 0.1 * 3 is not 0.3.
     first, past, width = (Decimal(str(number)) for number in (start, stop, step))
     count = math.ceil((past - first) / width)
     last = first + (count - 1) * width
@@ -216,14 +215,14 @@ def _choice(override: Override, log: bool) -> CategoricalDistribution:
     if log:
         raise ValueError("choices have no order, log is for intervals")
     value = override.value()
-    # Not override.sweep_iterator() alone: what was to be shuffled must keep its order, so that the
-    # sweep can continue.
+    # Not only override.sweep_iterator(): shuffled values must keep their order for the sweep to
+    # continue.
     elements = value.list if isinstance(value, ChoiceSweep) else list(override.sweep_iterator())
     texts = [_text(element) for element in elements]
     if twice := sorted({text for text in texts if texts.count(text) > 1}):
-        raise ValueError(f"{', '.join(twice)} stands there twice")
+        raise ValueError(f"{', '.join(twice)} is duplicated")
     if len(texts) < 2:
-        raise ValueError(f"a search needs two values at least, got {texts}")
+        raise ValueError(f"a search needs at least two values, got {texts}")
     return CategoricalDistribution(texts)
 
 
@@ -237,4 +236,4 @@ def _check_ends(low: float, high: float, log: bool) -> None:
     if low >= high:
         raise ValueError(f"the interval is empty, {low} must be below {high}")
     if log and low <= 0:
-        raise ValueError(f"a logarithmic interval begins above 0, got {low}")
+        raise ValueError(f"a logarithmic interval must start above 0, got {low}")

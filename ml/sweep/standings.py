@@ -1,4 +1,4 @@
-"""The trials of a study: which count, which were lost or repeat others, and how they rank."""
+"""The trials of a study: which count, which were lost or repeated, and their ranking."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from ml.sweep.space import Space
 
 Outcome = Literal["finished", "pruned", "failed", "lost", "surplus", "running", "waiting"]
 # User attributes of a trial.
-WORKER = "worker"  # who trains it
+WORKER = "worker"  # its worker
 DIGEST = "digest"  # of configuration, data, code and packages
-ERROR = "error"  # why it failed
-SURPLUS = "surplus"  # asked for at the same moment as the last one
-REUSED = "reused"  # number of the trial whose values these are
-ORIGIN = "origin"  # number of the lost trial that this one continues, in whose folder
-ATTEMPT = "attempt"  # how many workers were lost with it before
-RETRY = "retry"  # number of the failed trial that this one tries once more
+ERROR = "error"  # reason of a failure
+SURPLUS = "surplus"  # started concurrently with the last one
+REUSED = "reused"  # number of the identical trial
+ORIGIN = "origin"  # number of the lost trial that it continues, in the same folder
+ATTEMPT = "attempt"  # number of workers lost with it before
+RETRY = "retry"  # number of the failed trial that it retries
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -44,13 +44,14 @@ def outcome(trial: FrozenTrial) -> Outcome:
 
 @dataclass(frozen=True)
 class TrialCounts:
-    """How far a sweep is.
+    """Progress of a sweep.
 
     Attributes:
-        used: trials that count towards the total: finished, pruned, failed and not tried again, or
+        used: trials that count towards the total: finished, pruned, failed and not retried, or lost
+            too often.
             lost too often.
-        running: trials that a worker has taken.
-        total: how many there shall be.
+        running: trials in progress.
+        total: requested number.
     """
 
     used: int
@@ -63,7 +64,7 @@ class TrialCounts:
 
     @property
     def has_room(self) -> bool:
-        """Whether a further trial may begin."""
+        """Whether another trial may start."""
         return self.used + self.running < self.total
 
 
@@ -72,10 +73,10 @@ class Rules:
     """How trials are counted.
 
     Attributes:
-        n_trials: the total that was asked for.
-        retries: how often a trial may be lost and begin again.
-        points: of a space that can be counted: when all were tried the sweep is done.
-        is_grid: a point that comes up twice does not count.
+        n_trials: the requested total.
+        retries: how often a lost trial is restarted.
+        points: size of a finite space: the sweep is done when all were tried.
+        is_grid: repeated points do not count.
     """
 
     n_trials: int
@@ -85,12 +86,11 @@ class Rules:
 
     @classmethod
     def of(cls, plan: Plan, space: Space) -> "Rules":
-        """A plan's total, and where its space ends."""
+        """A plan's total, and its space's size."""
         return cls(plan.n_trials, plan.retries, space.size, plan.sampler == "grid")
 
     def counts(self, trials: Sequence[FrozenTrial], before: int | None = None) -> TrialCounts:
-        """The state of a sweep with these trials; of those whose number is below ``before``, if
-        given."""
+        """The progress of a sweep with these trials; only numbers below ``before``, if given."""
         used = running = 0
         tried = set()
         retried = {trial.user_attrs.get(RETRY) for trial in trials}
@@ -113,13 +113,14 @@ class Rules:
         return TrialCounts(used, running, total)
 
     def is_surplus(self, trials: Sequence[FrozenTrial], number: int) -> bool:
-        """Whether a trial that has just begun is one too many: several workers may ask for the
-        last one at the same moment, and the lower numbers have it."""
+        """Whether a trial that has just started exceeds the total: several workers may request the
+        last one concurrently; the lowest numbers win.
+        """
         return not self.counts(trials, before=number).has_room
 
 
 def twin(trials: Iterable[FrozenTrial], number: int, digest: str) -> FrozenTrial | None:
-    """An earlier trial of the same digest that is finished, or else one that is running."""
+    """An earlier trial with the same digest that is finished, or else running."""
     same = [
         trial
         for trial in trials
@@ -132,10 +133,10 @@ def twin(trials: Iterable[FrozenTrial], number: int, digest: str) -> FrozenTrial
 
 
 def retry_failed(study: Study) -> int:
-    """Queues the values of the trials that failed in earlier calls, once each, unless somebody is
-    at work; returns how many.
+    """Queues the values of trials that failed in earlier calls, once each, unless a worker is
+    active; returns their number.
 
-    What made them fail, a missing file or an error in the code, may have been mended since.
+    The cause, such as a missing file or a bug, may have been fixed since.
     """
     trials = study.get_trials(deepcopy=False)
     if any(trial.state == TrialState.RUNNING for trial in trials):
@@ -148,8 +149,9 @@ def retry_failed(study: Study) -> int:
 
 
 def give_up_lost(study: Study, trial: FrozenTrial, retries: int, *, counts: bool = True) -> None:
-    """Closes a running trial whose worker is gone and lets it begin again, unless somebody else was
-    faster."""
+    """Closes a running trial whose worker is gone and requeues it, unless another process was
+    faster.
+    """
     try:
         study.tell(trial.number, state=TrialState.FAIL)
     except (UpdateFinishedTrialError, ValueError):
@@ -158,7 +160,7 @@ def give_up_lost(study: Study, trial: FrozenTrial, retries: int, *, counts: bool
 
 
 def begin_again(study: Study, trial: FrozenTrial, retries: int, *, counts: bool = True) -> None:
-    """Queues the values of a lost trial, unless it was lost too often or had none yet."""
+    """Queues the values of a lost trial, unless it was lost too often or has none."""
     attempt = trial.user_attrs.get(ATTEMPT, 0) + counts
     if attempt > retries or not trial.params:
         return
@@ -188,8 +190,7 @@ def _queue(
 
 
 def queue_baseline(plan: Plan, study: Study, space: Space) -> bool:
-    """Queues the configuration as it stands as the first trial; False if the space does not
-    contain it."""
+    """Queues the default configuration as the first trial; False if it is not in the space."""
     params = baseline(plan.compose_trial([]), space)
     if params is not None:
         study.enqueue_trial(params, skip_if_exists=True)
@@ -197,7 +198,7 @@ def queue_baseline(plan: Plan, study: Study, space: Space) -> bool:
 
 
 def baseline(cfg: DictConfig, space: Space) -> dict[str, Any] | None:
-    """The point of the space that a configuration lies on."""
+    """The point of the space for a configuration."""
     params = {}
     for dimension in space.dimensions:
         value = OmegaConf.select(cfg, dimension.key.lstrip("+"))
@@ -211,8 +212,9 @@ def baseline(cfg: DictConfig, space: Space) -> dict[str, Any] | None:
 
 
 def ranked(study: Study) -> list[FrozenTrial]:
-    """Trained and finished trials, best first: by the only objective; with several, those on the
-    Pareto front before the others, each by the first objective."""
+    """Finished trials, best first: by the only objective; with several, the Pareto front first,
+    then by the first objective.
+    """
     done = [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -224,20 +226,20 @@ def ranked(study: Study) -> list[FrozenTrial]:
 
 
 def front_of(study: Study) -> list[FrozenTrial]:
-    """With several objectives, the trials than which none is better in all of them."""
+    """With several objectives, the Pareto front."""
     if len(study.directions) == 1:
         return []
     return [trial for trial in study.best_trials if REUSED not in trial.user_attrs]
 
 
 def best(study: Study) -> FrozenTrial | None:
-    """The trial that is written back."""
+    """The trial to write as an experiment."""
     found = ranked(study)
     return found[0] if found else None
 
 
 def shown_values(names: Sequence[str], trial: FrozenTrial) -> str:
-    """The values of a trial with their names; of a pruned one its last."""
+    """The values of a trial with their names; the last one of a pruned trial."""
     if not trial.values:
         return "–"
     pairs = zip(names, trial.values, strict=False)
@@ -245,8 +247,7 @@ def shown_values(names: Sequence[str], trial: FrozenTrial) -> str:
 
 
 def shown_params(trial: FrozenTrial) -> str:
-    """The parameters of a trial, short enough for a line: keys by their last part where that says
-    it."""
+    """The parameters of a trial in short form: keys by their last part if unambiguous."""
     lasts = [key.rpartition(".")[2] for key in trial.params]
     names = {
         key: last if lasts.count(last) == 1 else key
@@ -256,5 +257,5 @@ def shown_params(trial: FrozenTrial) -> str:
 
 
 def shown_number(value: object) -> str:
-    """Four digits of a number, all of a text."""
+    """A number with four digits; text unchanged."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The study of a sweep: its storage, a journal file or a database, its sampler and its pruner."""
+"""The study of a sweep: storage (a journal file or a database), sampler and pruner."""
 
 import fcntl
 import hashlib
@@ -36,10 +36,10 @@ _IDENTITY = "identity"
 
 
 def open_study(plan: Plan, *, create: bool) -> Study:
-    """The plan's study, made if ``create`` and it is missing.
+    """The plan's study, created if ``create`` is set and it is missing.
 
     Raises:
-        SweepError: the storage cannot be used, or holds another sweep under this name.
+        SweepError: the storage cannot be used, or has a different sweep of this name.
     """
     directions = [StudyDirection[direction.upper()] for _, direction in plan.objectives]
     sampler, pruner = make_sampler(plan), make_pruner(plan)
@@ -69,7 +69,7 @@ def open_study(plan: Plan, *, create: bool) -> Study:
 
 
 def shown(plan: Plan) -> str:
-    """The storage for people: without a password."""
+    """The storage's address without a password."""
     return without_password(plan.storage) if plan.storage else str(journal(plan))
 
 
@@ -79,7 +79,7 @@ def journal(plan: Plan) -> Path:
 
 
 def open_storage(plan: Plan) -> BaseStorage:
-    """The plan's journal or database, whatever studies it holds."""
+    """The plan's journal or database."""
     if plan.storage is None:
         path = journal(plan)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def open_storage(plan: Plan) -> BaseStorage:
     try:
         return _database(plan)
     except (IntegrityError, ProgrammingError):
-        return _database(plan)  # another machine made the same tables at the same moment
+        return _database(plan)  # another machine created the tables concurrently
 
 
 def _database(plan: Plan) -> RDBStorage:
@@ -110,10 +110,10 @@ def _check_identity(plan: Plan, study: Study) -> None:
         changes = [key for key in plan.identity if known.get(key) != plan.identity[key]]
         lines = [f"  {key}: {known.get(key)}\n  now {plan.identity[key]}" for key in changes]
         raise SweepError(
-            f"the sweep {plan.name} in {shown(plan)} searched something else, "
-            "its trials cannot be compared with this one:\n"
+            f"the sweep {plan.name} in {shown(plan)} is a different one, "
+            "whose trials are not comparable:\n"
             + "\n".join(lines)
-            + "\nGive this one a name of its own: sweep.name=…"
+            + "\nChoose another name: sweep.name=…"
         )
 
 
@@ -122,11 +122,12 @@ def _first_line(error: BaseException) -> str:
 
 
 class JournalLock(JournalFileOpenLock):
-    """A lock that the system drops when its holder dies, however it dies; and under which a line
-    that a dying writer left unfinished is cut off.
+    """A lock that the kernel releases when its holder dies, under which an incomplete last line of
+    a dead writer is removed.
 
-    Optuna's own locks are files that a killed process leaves behind, for half a minute; and its
-    next line would be glued to the unfinished one, which makes the journal unreadable for good.
+    Optuna's own locks are files that a killed process leaves behind for half a minute, and its next
+    line would be appended to the incomplete one, which would make the journal permanently
+    unreadable.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -150,8 +151,7 @@ class JournalLock(JournalFileOpenLock):
 
 
 def cut_unfinished_line(path: Path) -> None:
-    """Removes what stands behind the last line end: its writer died before anybody could read
-    it."""
+    """Removes what follows the last line break: its writer died before anyone could read it."""
     with path.open("rb+") as file:
         size = end = file.seek(0, os.SEEK_END)
         while end > 0:
@@ -167,7 +167,7 @@ def cut_unfinished_line(path: Path) -> None:
 
 
 def make_sampler(plan: Plan) -> BaseSampler:
-    """The plan's sampler; within `ml.sweep.config.configuration` if it is a grid."""
+    """The plan's sampler; within `ml.sweep.config.configuration` for a grid."""
     if plan.sampler == "grid":
         grid = {d.key: _grid_values(d) for d in plan.parse_space().dimensions}
         return GridSampler(grid, seed=plan.seed)
@@ -189,10 +189,10 @@ def make_pruner(plan: Plan) -> BasePruner:
 
 
 class SeededByTrial(BaseSampler):
-    """Draws anew for every trial, from the seed and the trial's number alone.
+    """Samples each trial from the seed and the trial's number only.
 
-    A sampler's own random numbers begin again in every process: two workers would try the same,
-    and a sweep that continues would try again what it tried first.
+    A sampler's own random state restarts in every process: two workers would sample the same, and a
+    resumed sweep would repeat its first trials.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:

@@ -1,9 +1,9 @@
-"""The worker processes of a sweep, and the trials of those that died.
+"""The worker processes of a sweep, and recovery of the trials of dead ones.
 
-Each worker holds a file lock, which the kernel drops when the worker dies. Optuna's heartbeats need
-a database, and its `RetryFailedTrialCallback` counts an interruption as a failure and hands a trial
-on under the name of the dead worker; so the lost are found and begun again here, and heartbeats
-serve where other machines' locks cannot be seen.
+Each worker holds a file lock, which the kernel releases when the worker dies. Optuna's heartbeats
+need a database, and its `RetryFailedTrialCallback` counts an interruption as a failure and passes a
+trial on under the dead worker's name; so lost trials are found and restarted here, and heartbeats
+are used where other machines' locks are not visible.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ class _Process:
 class Workers:
     """The workers of this machine.
 
-    They hang on our standard input pipe: however this process ends, they end too.
+    They read a pipe from this process, so they end with it, however it ends.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -60,17 +60,17 @@ class Workers:
         return sum(process.popen.poll() is None for process in self._processes)
 
     def take_dead(self) -> list[tuple[str, int, str]]:
-        """Name, exit code and end of the log of those that died since the last call."""
+        """Name, exit code and last log lines of workers that died since the last call."""
         dead = [p for p in self._processes if p.popen.poll() not in (None, 0)]
         self._processes = [p for p in self._processes if p not in dead]
         return [(p.name, p.popen.returncode, _tail(p.log)) for p in dead]
 
     def replace_one(self) -> None:
-        """Starts another one in place of one that died."""
+        """Starts a replacement for a dead worker."""
         self._start_one()
 
     def end(self) -> None:
-        """Ends them at once. What they leave is what a crash would leave: a trial to continue."""
+        """Kills them. As after a crash, their trials can be continued."""
         for process in self._processes:
             process.popen.kill()
         for process in self._processes:
@@ -89,7 +89,7 @@ class Workers:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
-                start_new_session=True,  # the terminal's Ctrl-C is not for them
+                start_new_session=True,  # the terminal's Ctrl-C is not meant for them
             )
         pipe: IO[str] | None = popen.stdin
         assert pipe is not None
@@ -97,13 +97,13 @@ class Workers:
             pipe.write(self._plan.to_json() + "\n")
             pipe.flush()
         except BrokenPipeError:
-            pass  # it died already; its log says why
+            pass  # it has died; its log says why
         self.names.append(name)
         self._processes.append(_Process(name, log, popen))
 
 
 def _threads(plan: Plan) -> dict[str, str]:
-    """Each worker its share of the cores: more threads than cores wait for each other."""
+    """Each worker's share of the cores, since oversubscription would slow all."""
     cores = len(os.sched_getaffinity(0))
     share = plan.threads or max(1, cores // plan.workers)
     return {name: str(share) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -115,27 +115,30 @@ def _tail(log: Path) -> str:
 
 
 class Leases:
-    """The workers of one sweep's folder, on all machines that share it."""
+    """The locks of one sweep folder's workers, on all machines that share it."""
 
     def __init__(self, sweep: Path) -> None:
         self._folder = sweep / "workers"
 
     @contextmanager
     def held(self, worker: str) -> Iterator[None]:
-        """Shows everybody that a worker is alive, until this process ends."""
+        """Marks a worker as alive until this process ends."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._path(worker).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(f"{os.getpid()}\n")  # for people who look for the process
+            file.write(f"{os.getpid()}\n")  # for users who look for the process
             file.flush()
             yield
             self._path(worker).unlink(missing_ok=True)
 
     def is_dead(self, worker: str) -> bool | None:
-        """None for a worker of another machine's folder, of which nothing can be seen here."""
+        """Whether a worker is dead; None for a worker of another machine's folder, which is not
+        visible here.
+        """
         try:
             with self._path(worker).open("r") as file:
-                # Shared, so that two who look at once do not take each other for the worker.
+                # A shared lock, so that two concurrent checks do not mistake each other for the
+                # worker.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return None
@@ -144,7 +147,7 @@ class Leases:
         return True
 
     def nobody_is_alive(self) -> bool:
-        """Whether all workers that ever began here are gone."""
+        """Whether all workers that ever started here are gone."""
         names = [path.stem for path in self._folder.glob("*.lock")]
         return all(self.is_dead(name) is not False for name in names)
 
@@ -153,16 +156,16 @@ class Leases:
 
 
 def new_worker_name(index: int) -> str:
-    """A name that no other process has or had."""
+    """A unique worker name."""
     return f"{socket.gethostname()}-{index}-{os.getpid()}-{time.time_ns() // 1000 % 10**9}"
 
 
 class Undertaker:
-    """Finds trials whose worker is gone and lets another one begin them again.
+    """Finds trials whose worker is gone and requeues them.
 
-    At once where the worker's lock can be seen; where a database is all that machines share, after
-    ``grace_s`` without a heartbeat. A trial that no worker has put its name to yet is given up
-    after ``grace_s`` too.
+    Immediately if the worker's lock is visible; if machines share only a database, after
+    ``grace_s`` without a heartbeat. A trial not yet claimed by a worker is given up after
+    ``grace_s``, too.
     """
 
     def __init__(self, study: Study, leases: Leases, *, retries: int, grace_s: float) -> None:
@@ -173,25 +176,26 @@ class Undertaker:
         self._nameless_since: dict[int, float] = {}
 
     def look(self) -> None:
-        """Gives up the trials whose workers are gone."""
+        """Gives up trials whose workers are gone."""
         for trial in self._running():
             if self._is_gone(trial):
                 standings.give_up_lost(self._study, trial, self._retries)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            fail_stale_trials(self._study)  # does nothing for a journal, which has no heartbeats
+            fail_stale_trials(self._study)  # no effect on a journal, which has no heartbeats
 
     def look_first(self) -> None:
-        """As `look`, where this folder sees all workers: if none is alive, no trial is.
+        """Like `look`, at start-up, if this folder shows all workers: if none is alive, no trial is
+        running.
 
-        It counts as no loss: who died with everybody else was hardly the one to blame.
+        Does not count as a loss, since the trial was hardly the cause.
         """
         if self._leases.nobody_is_alive():
             for trial in self._running():
                 standings.give_up_lost(self._study, trial, self._retries, counts=False)
 
     def close(self, workers: Sequence[str]) -> None:
-        """Gives up the trials of workers that were ended on purpose; it counts as no loss."""
+        """Gives up the trials of deliberately stopped workers, which does not count as a loss."""
         for trial in self._running():
             if trial.user_attrs.get(standings.WORKER) in workers:
                 standings.give_up_lost(self._study, trial, self._retries, counts=False)

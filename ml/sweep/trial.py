@@ -1,4 +1,4 @@
-"""One trial: its digest, by which repetitions are told, its training and its measurements."""
+"""One trial: its digest, which identifies repetitions, its training and its measurements."""
 
 import hashlib
 import json
@@ -30,10 +30,10 @@ from ml.training.callbacks import metrics_log
 from ml.training.config import DataConfig
 from ml.training.fitting import Fitted, fit, load_best
 
-_LATENCY_S = 1.0  # of timing, after warming up
+_LATENCY_S = 1.0  # of timing, after warm-up
 ROOT = Path(__file__).absolute().parents[2]
 
-# What runs in a trial: of the sweep, what trains.
+# Code that runs in a trial: of the sweep, what trains.
 _CODE = (
     "common/*.py",
     "common/model/*.py",
@@ -46,21 +46,21 @@ _CODE = (
     "ml/training/*.py",
 )
 
-# How a data module makes batches, which does not change what its files hold.
+# Batching options of a data module, which do not affect what its files hold.
 _BATCHES = {field.name for field in fields(DataConfig)} - {"_target_", "folder"}
 
 
 class Reporter(lightning.Callback):
-    """Tells the study a metric after every epoch, and ends a trial that lags behind the others.
+    """Reports a metric to the study after every epoch, and prunes a lagging trial.
 
     Args:
-        metric: None reports nothing.
+        metric: None disables reports.
     """
 
     def __init__(self, trial: Trial, metric: str | None) -> None:
         self._trial = trial
         self._metric = metric
-        # Reported before the worker was lost from whom this trial was taken over.
+        # Reported by the lost worker from whom this trial was taken over.
         self._known = set(trial.study.trials[trial.number].intermediate_values)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,14 +80,14 @@ class Reporter(lightning.Callback):
 def run_trial(
     cfg: DictConfig, run: RunFolder, trial: Trial, objectives: Sequence[str], console: Console
 ) -> list[float]:
-    """Trains, or continues what another worker began in this folder.
+    """Trains, or continues what another worker started in this folder.
 
     Returns:
-        A value for every objective; metrics are those of the epoch that ``cfg.monitor`` calls best.
+        A value per objective; metrics are those of the best epoch by ``cfg.monitor``.
 
     Raises:
-        TrialPruned: it lagged behind.
-        ValueError: the configuration does not fit together, or a value is not finite.
+        TrialPruned: it was pruned.
+        ValueError: the configuration is inconsistent, or a value is not finite.
     """
     is_single = len(objectives) == 1 and objectives[0] in METRICS
     reporter = Reporter(trial, objectives[0] if is_single else None)
@@ -104,7 +104,7 @@ def run_trial(
 
 
 def measure_export(fitted: Fitted) -> dict[str, float]:
-    """Exports the network and times it on one image, alone in a process with one thread.
+    """Exports the network and times it on one image, in a separate process with one thread.
 
     Returns:
         ``latency_ms``, the median, and ``model_bytes``.
@@ -139,12 +139,12 @@ def trial_digest(cfg: DictConfig) -> str:
 
 
 def data_digest(cfg: DictConfig) -> str:
-    """The digest of a configuration's dataset, as its data module says it."""
+    """The digest of a configuration's dataset, from its data module."""
     plain = OmegaConf.to_container(cfg.data, resolve=True)
     assert isinstance(plain, dict)
     which = {key: value for key, value in plain.items() if key not in _BATCHES}
     key = json.dumps(which, sort_keys=True)
-    if key not in _known:  # it reads the dataset whole
+    if key not in _known:  # reads the whole dataset
         _known[key] = check_digest(open_data(cfg).digest)
     return _known[key]
 
@@ -154,7 +154,7 @@ _known: dict[str, str] = {}
 
 @cache
 def code_digest(root: Path = ROOT) -> str:
-    """SHA-256 in hex of the sources that training may run."""
+    """SHA-256 in hex of the sources that training may use."""
     files = sorted(path for pattern in _CODE for path in root.glob(pattern))
     digest = hashlib.sha256()
     for path in files:

@@ -1,7 +1,7 @@
-"""A worker process of a sweep: takes trials from the study until none is left.
+"""A worker process of a sweep: takes trials from the study until none are left.
 
 Started by `ml.sweep.search` with its name as argument and the plan as the first line of standard
-input, which stays open: when it closes, whoever started the worker is gone, and so is the worker.
+input, which stays open: when it closes, its parent is gone, and the worker exits.
 """
 
 import json
@@ -36,7 +36,7 @@ from ml.sweep.study import open_study
 from ml.sweep.supervisor import Leases
 from ml.sweep.trial import data_digest, run_trial, trial_digest
 
-REFUSED = 2  # exit code: nothing that another worker could do better
+REFUSED = 2  # exit code: an error that another worker would have, too
 _POLL_S = 0.5
 
 
@@ -45,7 +45,7 @@ class SurplusTrial(Exception):
 
 
 class Worker:
-    """Runs trials of a plan, in this process."""
+    """Runs a plan's trials in this process."""
 
     def __init__(self, plan: Plan, name: str) -> None:
         self.plan = plan
@@ -56,25 +56,25 @@ class Worker:
         self.console = Console(width=120)
 
     def work(self) -> None:
-        """Takes trials until all are used up, by whomever."""
+        """Takes trials until all are used up, by any worker."""
         while True:
             counts = self.rules.counts(self.study.get_trials(deepcopy=False))
             if counts.is_done:
                 return
             if counts.has_room:
                 self._take_one()
-            else:  # a trial that runs elsewhere may be lost yet
+            else:  # a trial running elsewhere may still be lost
                 time.sleep(_POLL_S)
 
     def _take_one(self) -> None:
         try:
             self.study.optimize(self.objective, n_trials=1, catch=(Exception,))
         except (UpdateFinishedTrialError, ValueError) as exc:
-            # Somebody took this worker for dead, and the trial with it.
+            # This worker was considered dead, and its trial with it.
             self.console.print(f"the result came too late: {exc}")
 
     def objective(self, trial: Trial) -> list[float]:
-        """The values of a trial: trained, or those of a trial that was the same."""
+        """The values of a trial: trained, or those of an identical trial."""
         trial.set_user_attr(standings.WORKER, self.name)
         if self.rules.is_surplus(self.study.get_trials(deepcopy=False), trial.number):
             trial.set_user_attr(standings.SURPLUS, True)
@@ -100,7 +100,7 @@ class Worker:
         run = open_trial_run(self.plan.trial_folder(number), cfg, digest)
         self.console.print(f"\nTrial {trial.number} in {run.path}: {trial.params}")
         with run.lock():
-            if known := read_values(run):  # its worker died before it could tell
+            if known := read_values(run):  # its worker died before it could report
                 return known
             names = [name for name, _ in self.plan.objectives]
             values = run_trial(cfg, run, trial, names, self.console)
@@ -125,7 +125,7 @@ class Worker:
 
 
 def open_trial_run(folder: Path, cfg: DictConfig, digest: str) -> RunFolder:
-    """The run in a trial's folder: begun anew, unless the very same was begun there before."""
+    """The run in a trial's folder: new, unless an identical one was started there."""
     marker = folder / "digest"
     if folder.exists() and not (marker.is_file() and marker.read_text() == digest):
         shutil.rmtree(folder)
@@ -134,7 +134,7 @@ def open_trial_run(folder: Path, cfg: DictConfig, digest: str) -> RunFolder:
 
 
 def write_values(run: RunFolder, values: list[float]) -> None:
-    """Keeps the values of a trained trial, until the study knows them."""
+    """Stores the values of a trained trial until the study has them."""
     write_whole(run.path / "values.json", json.dumps(values) + "\n")
 
 
@@ -148,15 +148,14 @@ def read_values(run: RunFolder) -> list[float] | None:
 
 
 def check_data(plan: Plan) -> None:
-    """Refuses a dataset that no trial could read; values that a trial may change yet are left to
-    the trials."""
+    """Rejects an unreadable dataset early; values that trials may still change are left to them."""
     if any(key.lstrip("+") in ("data", "data._target_", "data.folder") for key in plan.space):
         return
     try:
         cfg = plan.compose_trial([])
         data_digest(cfg)
         open_data(cfg).train_images()
-    except Exception as exc:  # whatever stands between us and the images
+    except Exception as exc:  # anything may be raised by a user's dataset
         cause = (exc.__cause__ or exc) if isinstance(exc, InstantiationException) else exc
         if isinstance(cause, ValueError) and not isinstance(cause, DatasetError):
             return
@@ -164,7 +163,7 @@ def check_data(plan: Plan) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ends this process at once when standard input closes."""
+    """Exits at once when standard input closes."""
 
     def watch() -> None:
         sys.stdin.read()
@@ -174,12 +173,12 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     plan = Plan.from_json(sys.stdin.readline())
     _die_with_parent()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore")  # the log is for what the trainings say
+    warnings.filterwarnings("ignore")  # the log is for the trainings' output
     code = 0
     try:
         with Leases(Path(plan.folder)).held(sys.argv[1]), configuration(plan.config_dirs):
@@ -193,7 +192,7 @@ def main() -> None:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # the thread that reads standard input would have to be waited for
+    os._exit(code)  # the thread reading standard input would block the exit
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Mirrors a run to TensorBoard and MLflow by Lightning's own loggers.
+"""Mirrors a run to TensorBoard and MLflow with Lightning's loggers.
 
-They run in a thread that follows the run folder, not in the trainer: there they would move its
-checkpoints, and a tracking server that refuses or hangs would end or stop the training. Test
-scores, which are known only after the trainer is done, come from the folder, too.
+They run in a thread that follows the run folder, not in the trainer, where they would move its
+checkpoints, and a failing or hanging tracking server would abort or block training. Test metrics,
+known only after training, come from the folder, too.
 """
 
 import json
@@ -28,18 +28,17 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
     from lightning.pytorch.loggers.logger import Logger
 
-_LOOK_S = 1.0  # between two looks at the folder
+_LOOK_S = 1.0  # polling interval
 _FILES = ("config.yaml", "provenance.json", "summary.json", "report.html", "model.onnx")
 
 
 class LoggerThread:
-    """Follows a run folder for as long as the context lasts; whatever happens in it, the training
-    does not notice.
+    """Follows a run folder while the context is open; its errors never affect training.
 
     Args:
-        run: what is mirrored.
-        console: is told if something went wrong.
-        patience_s: how long the end of a run waits for what is not written yet.
+        run: the mirrored run.
+        console: receives error messages.
+        patience_s: how long the end of a run waits for pending writes.
     """
 
     name = "logger"
@@ -49,7 +48,7 @@ class LoggerThread:
         self._console = console
         self._patience_s = patience_s
         self._ended = threading.Event()
-        self._status = "failed"  # unless the run comes to its end
+        self._status = "failed"  # unless the run is ending
         self._problem = ""
         self._where = ""
         self._thread = threading.Thread(target=self._work, daemon=True, name=self.name)
@@ -75,19 +74,19 @@ class LoggerThread:
             self._say(self._where)
 
     def open(self) -> "Logger":
-        """Lightning's logger, in the thread."""
+        """Creates Lightning's logger, in the thread."""
         raise NotImplementedError
 
     def known_steps(self, logger: Any) -> set[int]:
-        """Steps that an interrupted part of this run has told already."""
+        """Steps logged by an interrupted part of this run."""
         return set()
 
     def tell_scores(self, logger: Any, scores: dict[str, float], step: int) -> None:
-        """The test scores of a finished run."""
+        """Logs the test metrics of a finished run."""
         logger.log_metrics(scores, step=step)
 
     def close(self, logger: Any) -> str:
-        """The last words of a run; says where it is to be seen."""
+        """Ends the log of a run; returns where to view it."""
         raise NotImplementedError
 
     def _work(self) -> None:
@@ -106,7 +105,7 @@ class LoggerThread:
                 self.tell_scores(logger, scores, max(known, default=0))
             logger.finalize(self._status)
             self._where = self.close(logger)
-        except BaseException as exc:  # SystemExit of a client is no reason either
+        except BaseException as exc:  # a client's SystemExit must not end training either
             self._problem = f"{type(exc).__name__}: {str(exc).partition(chr(10))[0][:200]}"
 
     def _config(self) -> dict[str, Any]:
@@ -131,12 +130,12 @@ def _finite(row: Mapping[str, float]) -> dict[str, float]:
 
 
 class TensorBoard(LoggerThread):
-    """Event files in ``tensorboard/`` of the run folder, written anew when the run continues."""
+    """Event files in ``tensorboard/`` of the run folder, rewritten when the run continues."""
 
     name = "TensorBoard"
 
     def open(self) -> "TensorBoardLogger":
-        """Lightning's logger, in an empty folder."""
+        """Lightning's logger in an empty folder."""
         from lightning.pytorch.loggers import TensorBoardLogger
 
         shutil.rmtree(self.run.path / "tensorboard", ignore_errors=True)
@@ -148,20 +147,22 @@ class TensorBoard(LoggerThread):
         return logger
 
     def tell_scores(self, logger: Any, scores: dict[str, float], step: int) -> None:
-        """Logs scores with the configuration: the hyper-parameter table shows runs with scores."""
+        """Logs metrics with the configuration: the hyperparameter table only shows runs with
+        metrics.
+        """
         logger.log_hyperparams(self._config(), scores, step)
 
     def close(self, logger: Any) -> str:
-        """The command that shows the logged files."""
+        """The command that shows the event files."""
         return f"tensorboard --logdir {self.run.path.parent}"
 
 
 class MLflow(LoggerThread):
-    """A run of MLflow's, continued when the run folder is.
+    """An MLflow run, continued when the run folder is.
 
     Args:
-        tracking_uri: of a server or a database; None is ``mlflow.db`` beside ``runs/``.
-        experiment: made if it is missing.
+        tracking_uri: of a server or database; None is ``mlflow.db`` beside ``runs/``.
+        experiment: created if missing.
         tags: for filtering.
     """
 
@@ -189,8 +190,8 @@ class MLflow(LoggerThread):
         return self.run.path / "mlflow_run_id"
 
     def open(self) -> "MLFlowLogger":
-        """Lightning's logger on the run of this folder."""
-        # A server that does not answer is given up soon; and nothing is reported to MLflow's maker.
+        """Lightning's logger for this folder's MLflow run."""
+        # Short timeouts for unavailable servers; MLflow's own telemetry is off.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -211,11 +212,11 @@ class MLflow(LoggerThread):
         return logger
 
     def known_steps(self, logger: Any) -> set[int]:
-        """Steps that the run of MLflow's has already."""
+        """Steps that the MLflow run already has."""
         return {one.step for one in logger.experiment.get_metric_history(logger.run_id, "epoch")}
 
     def close(self, logger: Any) -> str:
-        """Sends the files; says where the run is."""
+        """Uploads the files; returns the run's address."""
         for name in _FILES:
             if (self.run.path / name).is_file():
                 logger.experiment.log_artifact(logger.run_id, str(self.run.path / name))

@@ -1,6 +1,6 @@
-"""Starts the W&B mirror of a training, and waits for it only briefly at the end.
+"""Starts the W&B mirror of a run, and waits for it only briefly at the end.
 
-Imports nothing of W&B, which has a process of its own: `ml.tracking.wandb_mirror`.
+Does not import W&B, which runs in a separate process: `ml.tracking.wandb_mirror`.
 """
 
 import json
@@ -25,19 +25,19 @@ from common.processes import python_environment
 from ml.runs.folder import RunFolder
 
 FOLDER = "wandb"  # inside a run folder: everything that W&B writes
-SYNCED = f"{FOLDER}/synced.json"  # where the run was sent to, once all of it was
+SYNCED = f"{FOLDER}/synced.json"  # the run's address, once everything was sent
 _LOOK_S = 0.2
-_ANSWER_S = 10.0  # within which a server answers that is there
+_ANSWER_S = 10.0  # in which an available server responds
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Whose run it becomes on the server.
+    """Where the run goes on the server.
 
     Attributes:
-        project: made if it is missing.
-        entity: a user or a team; None is the default of the key.
-        group: what belongs together, such as the trials of a sweep.
+        project: created if missing.
+        entity: a user or team; None is the key's default.
+        group: for related runs, such as the trials of a sweep.
         tags: for filtering.
         notes: a sentence for people.
     """
@@ -50,7 +50,7 @@ class Destination:
 
 
 def has_key() -> bool:
-    """Whether there is a key for the server, in WANDB_API_KEY or in ~/.netrc; it may be wrong."""
+    """Whether there is a key for the server, in WANDB_API_KEY or in ~/.netrc; it may be invalid."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
@@ -61,14 +61,14 @@ def has_key() -> bool:
 
 
 def choose_mode(asked: str) -> str:
-    """``online`` or ``offline``: auto is online where there is a key."""
+    """``online`` or ``offline``; auto is online if there is a key."""
     if asked == "auto":
         return "online" if has_key() else "offline"
     return asked
 
 
 def environment(run_folder: Path) -> dict[str, str]:
-    """Variables that keep everything W&B writes inside a run folder."""
+    """Variables that keep all files of W&B inside a run folder."""
     home = run_folder / FOLDER
     return {
         "WANDB_DIR": str(run_folder),  # W&B appends its own name
@@ -83,11 +83,11 @@ def environment(run_folder: Path) -> dict[str, str]:
 
 
 class WandbProcess:
-    """Starts `ml.tracking.wandb_mirror` for a run folder and listens to what it says.
+    """Starts `ml.tracking.wandb_mirror` for a run folder and reads its status.
 
     Attributes:
-        state: the last word: starting, connecting, mirroring, failed or done.
-        detail: the address of the run, or why it failed; may be empty.
+        state: the latest status: starting, connecting, mirroring, failed or done.
+        detail: the run's address, or the reason of a failure; may be empty.
     """
 
     def __init__(self, run: RunFolder, destination: Destination, *, online: bool) -> None:
@@ -114,15 +114,15 @@ class WandbProcess:
         self._listener.start()
 
     def end(self, *, finished: bool, patience_s: float, answer_s: float = math.inf) -> None:
-        """Tells it that the run has ended, waits, then stops it with everything it started.
+        """Signals the end of the run, waits, then kills the process with its children.
 
         Args:
-            finished: the run came to its end; else it broke.
-            patience_s: how long it may write and send.
-            answer_s: how long, from its first attempt, the server may take to answer at all.
+            finished: whether the run completed.
+            patience_s: timeout for writing and sending.
+            answer_s: timeout, from its first attempt, for the server's first response.
         """
         assert self._process.stdin is not None
-        with suppress(OSError):  # it has ended already
+        with suppress(OSError):  # it has exited already
             if finished:
                 self._process.stdin.write("finished\n")
             self._process.stdin.close()
@@ -137,8 +137,8 @@ class WandbProcess:
         return self.state == "connecting" and time.monotonic() - self._state_since > answer_s
 
     def stop(self) -> None:
-        """Kills the mirror and its process group."""
-        with suppress(ProcessLookupError):  # W&B's own service has the same group
+        """Kills the mirror's process group."""
+        with suppress(ProcessLookupError):  # W&B's service is in the same group
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._listener.join()
@@ -154,16 +154,16 @@ class WandbProcess:
 
 
 class WandbLogger:
-    """Mirrors a run to W&B for as long as the context lasts.
+    """Mirrors a run to W&B while the context is open.
 
-    W&B works in a process of its own that reads the run folder: whatever it or its server does, the
-    training does not notice. What could not be sent can be sent later, from the folder.
+    W&B runs in a separate process that reads the run folder, so neither it nor its server can
+    affect training. Whatever was not sent can be sent later, from the folder.
 
     Args:
-        run: what is mirrored.
-        console: is told what became of it.
-        mode: online, offline, or auto: online where there is a key.
-        patience_s: how long the end of a run waits for W&B to finish writing or sending.
+        run: the mirrored run.
+        console: receives the outcome.
+        mode: online, offline, or auto: online if there is a key.
+        patience_s: how long the end of a run waits for W&B to write or send.
         project, entity, group, tags, notes: see `Destination`.
     """
 

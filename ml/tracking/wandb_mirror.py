@@ -1,9 +1,9 @@
-"""Mirrors a run folder as a W&B run, in a process of its own.
+"""Mirrors a run folder as a W&B run, in a separate process.
 
-Started as ``python -m ml.tracking.wandb_mirror FOLDER online|offline DESTINATION``. It says where
-it stands by lines on its output, ``connecting``, ``mirroring URL``, ``failed REASON`` and ``done
-URL``, and goes on until its input ends: after the word ``finished`` the run came to its end, else
-it broke.
+Started as ``python -m ml.tracking.wandb_mirror FOLDER online|offline DESTINATION``. It reports its
+status as lines on standard output, ``connecting``, ``mirroring URL``, ``failed REASON`` and ``done
+URL``, and runs until standard input ends: after the word ``finished`` the run completed, otherwise
+it broke off.
 """
 
 import json
@@ -26,26 +26,26 @@ from ml.runs.metrics import read_rows
 from ml.runs.provenance import read_provenance
 from ml.tracking.wandb_logger import FOLDER, SYNCED, Destination
 
-_LOOK_S = 1.0  # between two looks at the folder
-_INIT_S = 30  # for the server to answer
-_FINISH_S = 300  # for the uploads to end
+_LOOK_S = 1.0  # polling interval
+_INIT_S = 30  # for the server's response
+_FINISH_S = 300  # for the uploads
 
 
 class WandbError(RuntimeError):
-    """W&B cannot take the run; the message says why."""
+    """W&B cannot accept the run; the message says why."""
 
 
 class WandbMirror:
-    """One W&B run that follows one run folder. Mirroring a folder twice gives one run.
+    """A W&B run that follows one run folder. Mirroring a folder twice gives one run.
 
     Args:
         folder: of the run; W&B writes below its ``wandb/`` if the environment of
             `ml.tracking.wandb_logger.environment` is set.
-        destination: project and so on.
-        online: sends at once; else W&B's own files are written, for ``wandb sync`` of any machine.
+        destination: project and the like.
+        online: send at once; otherwise write W&B's files, for ``wandb sync`` on any machine.
 
     Raises:
-        WandbError: the server cannot be reached, or refuses the key.
+        WandbError: the server is unreachable, or rejects the key.
     """
 
     def __init__(self, folder: RunFolder, destination: Destination, *, online: bool) -> None:
@@ -70,10 +70,10 @@ class WandbMirror:
             )
         except (wandb.errors.Error, TimeoutError, OSError) as exc:
             raise WandbError(_in_words(exc)) from exc
-        self._done_step = self._run.step if online else 0  # what an earlier mirroring sent
+        self._done_step = self._run.step if online else 0  # sent by an earlier mirror
 
     def catch_up(self) -> None:
-        """Sends the epochs that the folder gained since the last time."""
+        """Sends new epochs of the folder."""
         rows = read_rows(self.folder.metrics)
         system = read_rows(self.folder.system)
         for index in range(self._mirrored, len(rows)):
@@ -84,7 +84,7 @@ class WandbMirror:
         self._mirrored = len(rows)
 
     def conclude(self) -> None:
-        """Sends what the finished run came to: scores, plots, mistakes, the model."""
+        """Sends the results of a finished run: metrics, plots, mistakes, the model."""
         summary = json.loads(self.folder.summary.read_text(encoding="utf-8"))
         self._run.summary.update(_flat(summary))
         figures: dict[str, Any] = {
@@ -117,7 +117,7 @@ class WandbMirror:
 
     @property
     def url(self) -> str | None:
-        """Where people look at the run; None offline."""
+        """The run's address; None offline."""
         return self._run.url if self.online else None
 
     def _log_model(self, summary: dict[str, Any]) -> None:
@@ -140,17 +140,19 @@ class WandbMirror:
 
 
 def _in_words(exc: Exception) -> str:
-    """A line for people, where W&B's own is for its makers."""
+    """A readable message for W&B's errors, which address developers."""
     text = " ".join(str(exc).split())
     if any(code in text for code in ("error 401", "error 403")):
-        return f"the server refuses the key in WANDB_API_KEY or ~/.netrc ({text})"
+        return f"the server rejects the key in WANDB_API_KEY or ~/.netrc ({text})"
     if isinstance(exc, TimeoutError) or any(sign in text for sign in ("timed out", "giving up")):
         return "no answer from the server"
     return text
 
 
 def run_id(folder: RunFolder) -> str:
-    """The id of a folder's W&B run, drawn once, so that mirroring again continues the same run."""
+    """The id of a folder's W&B run, generated once, so that mirroring again continues the same
+    run.
+    """
     path = folder.path / FOLDER / "id"
     if not path.is_file():
         write_whole(path, secrets.token_hex(4) + "\n")
@@ -161,11 +163,11 @@ def _settings() -> wandb.Settings:
     return wandb.Settings(
         silent=True,
         console="off",
-        disable_git=True,  # provenance.json says it
+        disable_git=True,  # recorded in provenance.json
         disable_code=True,
         disable_job_creation=True,
         x_save_requirements=False,
-        x_disable_stats=True,  # system.jsonl has them
+        x_disable_stats=True,  # recorded in system.jsonl
         x_disable_machine_info=True,
         init_timeout=_INIT_S,
         login_timeout=_INIT_S,
@@ -197,7 +199,7 @@ def _artifact_name(text: str) -> str:
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The mean of every value but the time, as ``system/…``; empty without rows."""
+    """The mean of every value except time, as ``system/…``; empty without rows."""
     names = {name for row in rows for name in row} - {"elapsed_s"}
     return {
         f"system/{name}": float(np.mean([row[name] for row in rows if name in row]))
@@ -206,7 +208,7 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _flat(summary: dict[str, Any]) -> dict[str, Any]:
-    """Numbers and texts, those of the test as ``test/…``; lists are in the plots."""
+    """Numbers and texts, test metrics as ``test/…``; lists are in the plots."""
     test = {f"test/{name}": value for name, value in summary.get("test", {}).items()}
     return {
         name: value
@@ -216,7 +218,7 @@ def _flat(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def remove_copies(folder: RunFolder) -> None:
-    """Deletes W&B's copies of what it has sent; the folder itself holds all of it."""
+    """Deletes W&B's copies of sent files; the run folder has them all."""
     home = folder.path / FOLDER
     for name in ("cache", "artifacts", "data", "latest-run", "debug.log", "debug-internal.log"):
         _remove(home / name)
@@ -225,7 +227,7 @@ def remove_copies(folder: RunFolder) -> None:
 
 
 def _remove(path: Path) -> None:
-    """A file, link or folder, if it is there."""
+    """Removes a file, link or folder, if it exists."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.is_dir():
@@ -233,14 +235,14 @@ def _remove(path: Path) -> None:
 
 
 def main() -> None:
-    """Follows until the end of the input."""
+    """Follows the folder until the input ends."""
     folder, mode = RunFolder(Path(sys.argv[1])), sys.argv[2]
     destination = Destination(**json.loads(sys.argv[3]))
-    os.nice(5)  # the training comes first
+    os.nice(5)  # training has priority
     ended, words = threading.Event(), list[str]()
     threading.Thread(target=_listen, args=(words, ended), daemon=True).start()
     while "started" not in read_provenance(folder) and not ended.wait(_LOOK_S):
-        pass  # what the run is made from is not known yet
+        pass  # provenance is not known yet
     _say("connecting")
     try:
         mirror = WandbMirror(folder, destination, online=mode == "online")
@@ -254,7 +256,7 @@ def main() -> None:
     except WandbError as exc:
         _say("failed", str(exc))
         sys.exit(1)
-    except Exception as exc:  # whatever W&B's client comes upon; the details are in mirror.log
+    except Exception as exc:  # anything may be raised by W&B's client; details are in mirror.log
         _say("failed", f"{type(exc).__name__} in W&B's client, see {folder.path / FOLDER}")
         raise
     if mode == "online":

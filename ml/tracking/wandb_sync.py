@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def sent(run: RunFolder) -> dict[str, Any] | None:
-    """Where a run was sent to; None if it was not."""
+    """The address that a run was sent to; None if it was not sent."""
     path = run.path / SYNCED
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -82,9 +82,9 @@ def _send(run: RunFolder, arguments: argparse.Namespace, console: Console) -> bo
 
 
 def _destination(run: RunFolder, project: str | None, entity: str | None) -> Destination:
-    """What the run's configuration says, if it says something, unless the command line does."""
+    """The run's configured destination, unless the command line overrides it."""
     named = OmegaConf.to_container(run.load_config()).get("logger") or {}  # type: ignore[union-attr]
-    logger = named.get("wandb") or named  # without a name of its own in runs of earlier releases
+    logger = named.get("wandb") or named  # absent in runs of earlier releases
     return Destination(
         project=project or logger.get("project") or "kiln",
         entity=entity or logger.get("entity"),
@@ -124,12 +124,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders; default: all")
-    parser.add_argument("--list", action="store_true", help="show what was sent, send nothing")
-    parser.add_argument("--below", default="runs", help="where run folders are (default: runs)")
-    parser.add_argument("--project", help="default: what the run was configured with, else kiln")
+    parser.add_argument("--list", action="store_true", help="list what was sent, send nothing")
+    parser.add_argument("--below", default="runs", help="parent of the run folders (default: runs)")
+    parser.add_argument("--project", help="default: as configured for the run, else kiln")
     parser.add_argument("--entity", help="user or team (default: the key's own)")
     parser.add_argument(
-        "--patience-s", type=float, default=_PATIENCE_S, help="seconds for one run (default: 600)"
+        "--patience-s", type=float, default=_PATIENCE_S, help="seconds per run (default: 600)"
     )
     return parser
 

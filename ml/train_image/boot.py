@@ -1,6 +1,6 @@
-"""The training image's entry: ``bazel run //ml:train`` without Bazel.
+"""The training image's entry point: ``bazel run //ml:train`` without Bazel.
 
-Runs by its path under ``python3 -I``: no variable and no working folder chooses what is imported.
+Run by path under ``python3 -I``, so neither variables nor the working directory affect imports.
 """
 
 import runpy
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(arguments: list[str]) -> None:
-    """Hydra overrides, as for //ml:train."""
+    """Takes Hydra overrides, as for //ml:train."""
     sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
     sys.argv[1:] = arguments
     runpy.run_module("ml.commands.train", run_name="__main__", alter_sys=True)

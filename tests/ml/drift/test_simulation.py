@@ -143,7 +143,7 @@ def test_a_stream_in_alarm_before_it_is_corrupted_is_no_detection() -> None:
 def test_the_results_are_shown_and_written(found: StreamResults, tmp_path: Path) -> None:
     shown = StringIO()
     found.print(Console(file=shown, width=140))
-    assert "Stated: at most one in 100,000,000 images." in shown.getvalue()
+    assert "at most one in 100,000,000 images." in shown.getvalue()
     assert "blur:5" in shown.getvalue()
     paths = write_results(found, {"model": "tiny"}, tmp_path / "drift_online")
     assert [path.name for path in paths] == [

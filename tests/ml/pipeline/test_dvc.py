@@ -213,7 +213,7 @@ def test_a_folder_without_dvc_or_git_is_refused_with_the_cure(tmp_path: Path) ->
         folder.mkdir()
     done = project.dvc("repro")
     assert done.returncode == 2
-    assert "is no DVC repository" in done.stderr
+    assert "DVC repository" in done.stderr
     (project.path / ".dvc").mkdir()
     done = project.dvc("status")
     assert done.returncode == 2

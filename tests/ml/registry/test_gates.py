@@ -109,7 +109,8 @@ def test_other_classes_are_not_compared(registry: Registry, maker: Maker) -> Non
     champion = add(registry, maker.artifact(128.5))
     candidate = add(registry, maker.artifact(129, classes=("dark", "light")))
     gate = judge(registry, candidate, champion, LOOSE, examples())[-1]
-    assert (gate.passed, gate.detail) == (False, "it knows other classes: nothing to compare")
+    assert not gate.passed
+    assert "other classes" in gate.detail
 
 
 def test_a_model_that_does_not_reach_its_own_scores_fails(registry: Registry, maker: Maker) -> None:
@@ -247,8 +248,8 @@ def test_each_gate_says_what_it_saw(registry: Registry, maker: Maker) -> None:
     assert gates["size"].detail == "0.00271 MB, at most 16 MB"
     assert gates["calibration"].detail == (
         "error 0.0136 measured here, at most 0.0500 and 0.0058 by chance; log loss 0.0161, "
-        "expected by its own answers 0.0319; Brier score 0.0076, expected by its own answers "
-        "0.0196, at most 50% more beyond chance"
+        "self-estimated 0.0319; Brier score 0.0076, self-estimated 0.0196, at most 50% more beyond "
+        "chance"
     )
     assert gates["accuracy"].detail == "100.00%, at least 50.00%"
     assert gates["against the champion"].detail == (
@@ -380,7 +381,7 @@ def test_a_file_of_test_images_is_read(registry: Registry, maker: Maker, tmp_pat
     np.savez(path, images=given.images, labels=given.labels, classes=manifest.classes)
     assert find_examples(manifest, path) is not None
     np.savez(path, images=given.images, labels=given.labels, classes=["flat", "round"])
-    with pytest.raises(RegistryError, match="flat, round: this model was trained to tell round"):
+    with pytest.raises(RegistryError, match=r"flat, round: .*round"):
         find_examples(manifest, path)
     path.write_text("no archive")
     with pytest.raises(RegistryError, match="holds no test images"):
@@ -440,7 +441,8 @@ def test_a_champion_of_fewer_classes_is_not_asked(
         ),
     )
     gate = judge(registry, candidate, champion, LOOSE, examples())[-1]
-    assert (gate.passed, gate.detail) == (False, "it knows other classes: nothing to compare")
+    assert not gate.passed
+    assert "other classes" in gate.detail
 
 
 def test_a_folder_without_the_dataset_is_told_with_the_way_out(

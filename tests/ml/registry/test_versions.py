@@ -57,11 +57,13 @@ def test_the_slower_of_two_origins_is_told(store: Overtaken, tmp_path: Path) -> 
     store.before = lambda _: faster.add(artifact("a"), NOTHING, act(1, "grace")) and None
     with pytest.raises(Conflict) as refusal:
         Versions(store).add(artifact("a", device="gpu", name="stones"), NOTHING, act(2))
-    assert str(refusal.value) == (
-        f"version {version_of('a')[:12]} was registered by grace at 2026-01-02T03:04:01.000+00:00 "
-        "with other metadata (name pebbles, here stones; device cpu, here gpu): the same graph and "
-        "weights stand for one origin, the first; nothing was written"
-    )
+    for told in (
+        version_of("a")[:12],
+        "grace",
+        "2026-01-02T03:04:01.000+00:00",
+        "(name pebbles, here stones; device cpu, here gpu)",
+    ):
+        assert told in str(refusal.value)
     assert len(store.entries("models/")) == 1
 
 

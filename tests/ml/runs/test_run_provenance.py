@@ -77,16 +77,17 @@ def test_a_rerun_names_what_differs(tmp_path: Path, code: pytest.MonkeyPatch) ->
     _set(code, revision="f" * 40, changes="a patch", lock="e" * 64)
     mark_rerun(run, original)
     revision, changes, lock, device = _record(run, device="cuda")
-    assert revision == "another code revision: aaaaaaaaaaaa then, ffffffffffff now"
-    assert changes.startswith("other uncommitted changes: none then, ")
-    assert lock == "another package lock: bbbbbbbbbbbb then, eeeeeeeeeeee now"
-    assert device == "another processor: cpu then, cuda now"
+    assert revision.endswith("revision: aaaaaaaaaaaa then, ffffffffffff now")
+    assert "uncommitted changes: none then, " in changes
+    assert lock.endswith("lock: bbbbbbbbbbbb then, eeeeeeeeeeee now")
+    assert device.endswith(": cpu then, cuda now")
 
 
 def test_a_rerun_of_a_run_without_provenance_says_so(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     mark_rerun(run, RunFolder(tmp_path / "old"))
-    assert _record(run) == [f"{tmp_path / 'old'} does not say what it was made from"]
+    (warning,) = _record(run)
+    assert warning.startswith(f"{tmp_path / 'old'} ")
 
 
 def test_a_continued_run_keeps_its_first_record(tmp_path: Path, code: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,7 @@ def test_a_run_that_continues_with_other_code_of_the_users_names_the_modules(
     assert read_provenance(run)["own_code"] == {"nets": "1" * 64, "layers": "2" * 64}
     assert _record(run, nets="1" * 64, layers="2" * 64) == []
     (warning,) = _record(run, nets="1" * 64, layers="3" * 64, heads="4" * 64)
-    assert warning == "other code of your own: heads, layers changed"
+    assert warning.endswith("heads, layers changed")
     assert read_provenance(run)["continued"][0]["own_code"]["layers"] == "3" * 64
 
 

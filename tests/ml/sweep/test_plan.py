@@ -117,7 +117,7 @@ def test_only_one_metric_that_comes_by_epoch_is_pruned(objectives: list[str], pr
         (["sweep.grace_s=5"], "expected two heartbeats at least"),
         (["sweep.name=../x"], "sweep.name=../x: expected letters"),
         (["sweep.sampler=grid"], "needs values that can be counted, optimizer.filter_lr"),
-        (["sweep.overrides=['seed=interval(0,1)']"], "is a search: move it to sweep.space"),
+        (["sweep.overrides=['seed=interval(0,1)']"], "sweep.space"),
         (["paths.runs=x"], "a sweep sets paths itself"),
         (["conclude=true,false"], "a sweep sets conclude itself"),
         (["~warmup"], "a deletion cannot be written back"),
