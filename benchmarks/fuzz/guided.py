@@ -1,9 +1,8 @@
-"""Fuzzing under the guidance of coverage: libFuzzer, by atheris, on one target in a process of its
-own.
+"""Coverage-guided fuzzing: libFuzzer, through atheris, on one target in a separate process.
 
     python -m benchmarks.fuzz.guided benchmarks.fuzz.image_targets:CODEC [options of libFuzzer]
 
-is that process: a crash, a hang or too much memory ends it alone.
+is that process: a crash, a hang or exhausted memory ends only it.
 """
 
 import importlib
@@ -20,7 +19,7 @@ from benchmarks.fuzz.targets import Target
 from benchmarks.load.servers import ServerFailed, python_environment
 from common.terminal import Progress
 
-# What guides, which takes a second of the start for each megabyte of Pillow.
+# Instrumented modules; instrumenting Pillow costs a second of start-up per megabyte.
 _IMAGES = ("PIL", "common.images")
 _REQUESTS = (
     *("python_multipart", "serve.http.bodies", "serve.server.protocol"),
@@ -42,24 +41,24 @@ TARGETS = {
     "feedback": "benchmarks.fuzz.feedback_targets:FEEDBACK",
     "captures": "benchmarks.fuzz.feedback_targets:CAPTURES_READ",
 }
-_MEMORY_MB, _TIMEOUT_S = 1024, 10  # of the whole process, of one input
+_MEMORY_MB, _TIMEOUT_S = 1024, 10  # limits of the process, and of one input
 _FOUND = ("crash-*", "timeout-*", "oom-*", "leak-*")  # as libFuzzer names its files
 _NO_LIMIT_S = 2**31 - 1
 
 
 @dataclass
 class Guided:
-    """What one run did and found."""
+    """The results of one run."""
 
     target: str
     runs: int = 0
     first_coverage: int = 0  # edges that the seeds reach
     coverage: int = 0
     seeds: int = 0
-    corpus: int = 0  # inputs of which each reaches something that no other does
+    corpus: int = 0  # inputs each of which reaches something unique
     peak_mb: int = 0
-    found: dict[str, bytes] = field(default_factory=dict)  # the input by its file's name
-    said: str = ""  # about what it found
+    found: dict[str, bytes] = field(default_factory=dict)  # the failing input, by its file's name
+    said: str = ""  # description of the failure
 
     @property
     def holds(self) -> bool:
@@ -70,13 +69,13 @@ class Guided:
 def run_guided(
     target: str, *, seconds: int, runs: int, seed: int, corpus: Path | None, progress: Progress
 ) -> Guided:
-    """Runs libFuzzer until the time or the runs are over, or something is found.
+    """Runs libFuzzer until the time or number of runs is reached, or something is found.
 
     Args:
-        target: where it is, one of `TARGETS`, or another ``module:NAME``.
+        target: one of `TARGETS`, or another ``module:NAME``.
         seconds: 0: no limit.
         runs: 0: no limit.
-        corpus: folder of inputs of earlier runs, to which new ones are added.
+        corpus: folder of earlier inputs, to which new ones are added.
 
     Raises:
         ServerFailed: the process could not start.
@@ -91,7 +90,7 @@ def run_guided(
             *(sys.executable, "-m", "benchmarks.fuzz.guided", target),
             f"-max_total_time={seconds or _NO_LIMIT_S}",
             f"-runs={runs or -1}",
-            f"-seed={seed or 1}",  # 0 is chance to libFuzzer
+            f"-seed={seed or 1}",  # libFuzzer takes 0 as random
             f"-artifact_prefix={folder / 'found'}/",
             *(f"-rss_limit_mb={_MEMORY_MB}", f"-timeout={_TIMEOUT_S}"),
             *("-print_final_stats=1", str(corpus or folder / "corpus")),
@@ -109,16 +108,16 @@ def run_guided(
 
 _NOISE = ("INFO: ", "#", "WARNING: Failed to find function", "NEW_FUNC", "stat::")
 _STEP = re.compile(r"#(\d+)\s+(\S+)\s.*?cov: (\d+).*? corp: (\d+)")
-_LAST = 60  # lines that are kept
+_LAST = 60  # lines kept
 
 
 def _followed(command: Sequence[str], guided: Guided, progress: Progress) -> list[str]:
-    """Reads what the process says until it ends; the last lines."""
+    """Reads the process's output until it ends; returns the last lines."""
     lines: list[str] = []
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,  # exceptions are told at the one, the rest at the other
+        stderr=subprocess.STDOUT,  # exceptions are printed to one, everything else to the other
         text=True,
         errors="replace",
         env=python_environment(),
@@ -155,7 +154,7 @@ def _main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = [*arguments[1:], f"-max_len={target.longest}"]
         options += [_words(Path(folder), target.words)] if target.words else []
-        # The last folder is libFuzzer's to read alone.
+        # LibFuzzer only reads the last folder.
         seeds = Path(folder) / "seeds"
         seeds.mkdir()
         for number, data in enumerate(target.seeds()):
@@ -167,11 +166,11 @@ def _main(arguments: Sequence[str]) -> None:
 
         extra = {} if target.mutate is None else {"custom_mutator": mutate}
         atheris.Setup(["fuzz", *options, str(seeds)], target.call, **extra)
-        atheris.Fuzz()  # does not come back
+        atheris.Fuzz()  # does not return
 
 
 def _words(folder: Path, words: Sequence[bytes]) -> str:
-    """A dictionary of libFuzzer's, as its option."""
+    """A dictionary file for libFuzzer, as its option."""
     path = folder / "words"
     path.write_text("".join(f'"{"".join(_escaped(word))}"\n' for word in words))
     return f"-dict={path}"

@@ -1,4 +1,4 @@
-"""Images under guided fuzzing: documented errors or pixels, and those that Pillow decodes."""
+"""Images under guided fuzzing: documented errors or pixels, compared with Pillow's."""
 
 import io
 import zlib
@@ -34,17 +34,18 @@ def _decode(data: bytes) -> None:
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             size = image.size
-    except Exception:  # of a chunk that the codec leaves out
+    except Exception:  # of a chunk that the codec ignores
         return
     hold(size[0] * size[1] <= _MOST_PIXELS, f"{size} were decoded")
-    # The canvas of a GIF grows by a frame that lies beyond it.
+    # Pillow extends a GIF's canvas for a frame beyond it.
     hold(kind == "GIF" or claimed in (None, size), f"{claimed} was checked, {size} decoded")
 
 
 def _decode_small(data: bytes) -> None:
     short = images.decode(data, _SIZE)
     if short is not None:
-        by_pillow = _CODEC.decode(data + b"\0")  # what something follows does not go the short way
+        # Images with trailing data do not take the fast path.
+        by_pillow = _CODEC.decode(data + b"\0")
         hold(np.array_equal(by_pillow, short), "Pillow decodes other pixels")
 
 
@@ -101,7 +102,9 @@ def _small_pngs() -> Iterator[bytes]:
 
 
 def _mutate_image(data: bytes, longest: int, chance: Random, mutate: Mutate) -> bytes:
-    """Of a PNG also what is packed in a chunk, and the sums are made right most of the time."""
+    """Also mutates the decompressed content of PNG chunks; most of the time the checksums are
+    recomputed.
+    """
     if not data.startswith(pngs.SIGNATURE) or chance.random() < 0.2:
         return mutate(data, longest)
     chunks = [*_chunks(data)]

@@ -1,5 +1,5 @@
-"""Fuzzes the real server with what its OpenAPI document allows and forbids, and with damaged
-images; or what reads bytes of strangers, under the guidance of coverage; or damages model files.
+"""Fuzzes the real server with requests that its OpenAPI document allows and forbids, and with
+damaged images; or parsers of untrusted bytes, guided by coverage; or damages model files.
 
     bazel run //serve:fuzz                          # 20,000 requests
     bazel run //serve:fuzz -- --cases 2000 --seed 7
@@ -8,18 +8,18 @@ images; or what reads bytes of strangers, under the guidance of coverage; or dam
                                                     # inference, feedback, captures
     bazel run //serve:fuzz -- models                # 10,000 damaged model files
 
-Every answer must be documented: its status, type, headers and body. No answer may be a server
-error, what the document forbids must be refused, and a whole image must be answered. Schemathesis
-makes and checks the requests. Equal seeds send equal requests; what fails is made small and printed
-as a command of curl. Exit code 1: something failed, or the server complained in its log.
+Every response must be documented: its status, type, headers and body. No response may be a server
+error, forbidden requests must be rejected, and intact images must be predicted. Schemathesis
+generates and checks the requests. Equal seeds send equal requests; failures are minimised and
+printed as curl commands. Exit code 1: something failed, or the server logged a complaint.
 
-Under guidance, atheris mutates small files that the project makes itself and keeps what reaches new
-code: no input may raise anything but the documented errors, take 10 s or 1 GB, or be read in two
-ways. What fails is written to --found; beside the source, in benchmarks/fuzz/kept/TARGET/, every
-later test tries it again. --corpus goes on with what earlier runs reached.
+In guided mode, atheris mutates small seeds that the project generates and keeps those that reach
+new code: no input may raise anything but the documented errors, take 10 s or 1 GB, or be parsed in
+two ways. Failures are written to --found; kept in benchmarks/fuzz/kept/TARGET/, they are regression
+tests. --corpus continues from earlier runs.
 
-Models are damaged in their bytes and in what they say, half of them with digests that are right
-again, as nobody writes by accident. Each must be refused by its error, or answer as it did.
+Models are damaged in their bytes and metadata, half of them with recomputed digests, as in an
+attack. Each must be rejected with its error, or predict as before.
 """
 
 import argparse
@@ -68,32 +68,32 @@ _BUNDLED = ("ml/bundled/model.onnx", "ml/bundled/model.int8.onnx")
 
 @dataclass
 class Findings:
-    """What was sent and answered, and what was wrong."""
+    """What was sent, the responses, and failures."""
 
     cases: int = 0
     by_family: dict[str, int] = field(default_factory=dict)
     by_status: dict[str, int] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)  # each with a command that repeats it
-    complaints: list[str] = field(default_factory=list)  # of the server, in its log
+    failures: list[str] = field(default_factory=list)  # each with a command that reproduces it
+    complaints: list[str] = field(default_factory=list)  # in the server's log
 
     @property
     def hold(self) -> bool:
-        """Whether nothing was wrong."""
+        """Whether nothing failed."""
         return not self.failures and not self.complaints
 
 
 def fuzz(base_url: str, cases: int, start: int, progress: Progress) -> Findings:
-    """At least so many cases against a server that serves its own document.
+    """Sends at least so many cases to a server that serves its own document.
 
     Args:
         start: the seed.
-        progress: advances with every case.
+        progress: advanced with every case.
     """
     load_all_checks()
     schema = schemathesis.openapi.from_url(f"{base_url}/openapi.json")
     checks = [check for check in CHECKS.get_all() if check.__name__ in _CHECKS]
     fuzzer = _Fuzzer(base_url, checks, progress)
-    # The last family can send as many as there is need for; others may run out of different ones.
+    # The last family is unlimited; others may run out of distinct cases.
     *some, last = families(schema)
     for family in some:
         fuzzer.send(family, max(1, round(family.share * cases)), start)
@@ -108,7 +108,7 @@ class _Fuzzer:
         self.findings = Findings()
 
     def send(self, family: Family, cases: int, start: int) -> None:
-        """So many of one kind, or until one fails, which is then made small."""
+        """Sends so many of one kind, or until one fails, which is then minimised."""
 
         @seed(start)
         @settings(
@@ -144,9 +144,9 @@ class _Fuzzer:
 
 
 def _applies(check: Callable[..., Any], request: Request) -> bool:
-    # In a form every value is text: much of what breaks the schema is valid once it is sent. In a
-    # batch an item that is no image is refused alone, within an answer of 200. Bytes of an image
-    # are no JSON, and break every schema.
+    # In a form every value is text: much of what violates the schema is valid once sent. In a batch
+    # an invalid image fails alone, in a response of 200. Image bytes are not JSON, and violate
+    # every schema.
     is_form = request.case.media_type == "multipart/form-data"
     is_batch = request.case.path == "/predict/batch"
     is_right = request.statuses == frozenset({200})
@@ -163,7 +163,7 @@ def _expects(request: Request) -> Callable[[CheckContext, Response, Case[Any]], 
 
 
 def main() -> int:
-    """Runs, prints, writes; 0: all is documented, 1: something is not, 2: it could not start."""
+    """Runs, prints, writes; 0: all documented, 1: failures, 2: could not start."""
     options = _options()
     try:
         if options.target == _SERVICE:
@@ -181,7 +181,7 @@ def _fuzz_service(options: argparse.Namespace) -> int:
     read_model(path)
     with (
         Progress("fuzzing", options.cases) as progress,
-        # Noise is no such traffic as the reference knows, so drift is not looked for.
+        # Drift is ignored, since noise is no usual traffic.
         running(
             service(path, 1, KILN_LOG_LEVEL="warning", KILN_DRIFT_RATE="0"), "/ready", None
         ) as server,
@@ -282,20 +282,18 @@ def _options() -> argparse.Namespace:
         nargs="?",
         choices=(_SERVICE, *TARGETS, _MODELS),
         default=_SERVICE,
-        help="the whole service (default), a part under the guidance of coverage, or model files",
+        help="the whole service (default), a coverage-guided target, or model files",
     )
     parser.add_argument("--model", type=Path, help="default: the built-in one, or both bundled")
     parser.add_argument(
-        "--cases", type=at_least(1), help="how many requests (20,000), or models (10,000)"
+        "--cases", type=at_least(1), help="number of requests (20,000), or models (10,000)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the requests (0)")
-    parser.add_argument("--json", type=Path, help="where to write the findings")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the requests (0)")
+    parser.add_argument("--json", type=Path, help="write the findings to this file")
     guided = parser.add_argument_group("under guidance")
-    guided.add_argument(
-        "--time", type=_seconds, default=60, metavar="10m", help="how long at most (60s)"
-    )
-    guided.add_argument("--runs", type=at_least(0), default=0, help="how many at most (no limit)")
-    guided.add_argument("--corpus", type=Path, help="folder of inputs to read and to add to")
+    guided.add_argument("--time", type=_seconds, default=60, metavar="10m", help="time limit (60s)")
+    guided.add_argument("--runs", type=at_least(0), default=0, help="limit of runs (no limit)")
+    guided.add_argument("--corpus", type=Path, help="folder of inputs to read and extend")
     guided.add_argument(
         "--found", type=Path, default=Path("fuzz-found"), help="folder for failures (fuzz-found)"
     )

@@ -1,8 +1,8 @@
-"""Damaged and foreign model files: what is loaded of them, in a process of its own that may die.
+"""Damaged and foreign model files, loaded in a separate process that may die.
 
     python -m benchmarks.fuzz.models FIRST END SEED MODEL...
 
-is that process: it makes, loads and reports the files of these numbers, one a line.
+is that process: it creates, loads and reports these files, one per line.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ from common.model.artifact import ArtifactError, to_json
 from common.model.model_file import METADATA_PROPS, read_model_file, wire_fields
 from common.terminal import Progress
 
-_HANG_S = 60  # a file is loaded in milliseconds
-_MEMORY = 6 * 2**30  # of the process; more is refused to it
+_HANG_S = 60  # loading takes milliseconds
+_MEMORY = 6 * 2**30  # limit of the process's memory
 _GIANT = (0, -1, 2**31 - 1, 2**31, 2**40, 2**62, -(2**63))
 _PATHS = ("/etc/passwd", "../../../etc/passwd", "/dev/zero", "/proc/self/environ", "weights", "")
 
 
 class Mutation(NamedTuple):
-    """A kind of damage, and whether the digests are made right afterwards, as no accident does."""
+    """A kind of damage, and whether digests are recomputed afterwards, unlike in an accident."""
 
     name: str
-    make: Callable[[bytes, bytes, Random], bytes]  # of a file, beside another one
+    make: Callable[[bytes, bytes, Random], bytes]  # of a file, and another one
     is_sealed: bool = False
 
 
@@ -49,10 +49,10 @@ def mutated(number: int, seed: int, models: Sequence[bytes]) -> tuple[str, bytes
 
 
 def sealed(data: bytes, whole: bytes) -> bytes:
-    """A model whose digests are those of its graph, weights and metadata, as one who means harm
-    would write them; the metadata are those of `whole` where it has none.
+    """A model with valid digests of its graph, weights and metadata, as an attacker would write
+    them; metadata are those of `whole` if it has none.
 
-    What is no model at its top level any more stays as it is.
+    Bytes that are no longer a model at the top level are unchanged.
     """
     try:
         version, props = read_model_file(data)
@@ -73,7 +73,7 @@ def sealed(data: bytes, whole: bytes) -> bytes:
 
 
 def _bits(data: bytes, __: bytes, chance: Random) -> bytes:
-    """A few bits, half of the time where the structure is and not the weights."""
+    """Flips a few bits, half of the time in the structure rather than the weights."""
     changed = bytearray(data)
     most = chance.choice((len(data), 4096))
     for _ in range(chance.randint(1, 8)):
@@ -88,7 +88,7 @@ def _cut(data: bytes, _: bytes, chance: Random) -> bytes:
 def _spliced(data: bytes, other: bytes, chance: Random) -> bytes:
     place, start = chance.randrange(len(data)), chance.randrange(len(other))
     length = chance.choice((8, 256, 65536))
-    rest = place + chance.choice((0, length))  # inserted, or in the place of what was there
+    rest = place + chance.choice((0, length))  # inserted or overwritten
     return data[:place] + other[start : start + length] + data[rest:]
 
 
@@ -98,7 +98,7 @@ def _overwritten(data: bytes, _: bytes, chance: Random) -> bytes:
 
 
 def _zeros(data: bytes, _: bytes, chance: Random) -> bytes:
-    """As a file system leaves what was not written before the power went."""
+    """As a file system leaves unwritten blocks after a power failure."""
     place = chance.randrange(len(data))
     return data[:place] + bytes(len(data) - place)
 
@@ -225,7 +225,7 @@ def _external(model: onnx.ModelProto, chance: Random) -> None:
 
 
 def _signature(model: onnx.ModelProto, chance: Random) -> None:
-    """Other names than those that the service asks for, and what another framework exports."""
+    """Other input and output names, and another framework's exports."""
     values = chance.choice((model.graph.input, model.graph.output))
     if chance.random() < 0.5:
         chance.choice(values).name = chance.choice(("x", "", "images", "probabilities"))
@@ -256,25 +256,25 @@ MUTATIONS = (
 
 # --- Loading -------------------------------------------------------------------------------------
 
-REFUSED, LOADED = "refused", "loaded"  # all else is a failure
+REFUSED, LOADED = "refused", "loaded"  # anything else is a failure
 
 
 @dataclass
 class Damaged:
-    """What became of damaged model files."""
+    """The outcomes of damaged model files."""
 
     files: int = 0
     outcomes: dict[str, dict[str, int]] = field(default_factory=dict)  # by kind of damage
-    failures: list[str] = field(default_factory=list)  # each with the number of its file
+    failures: list[str] = field(default_factory=list)  # with the file's number
 
     @property
     def holds(self) -> bool:
-        """Whether each was refused, or loaded and answered as the model does."""
+        """Whether each was rejected, or predicted like the model."""
         return not self.failures
 
 
 def load_damaged(models: Sequence[Path], files: int, seed: int, progress: Progress) -> Damaged:
-    """Loads so many damaged files, in processes that are replaced where one dies or hangs."""
+    """Loads so many damaged files, in processes that are replaced when one dies or hangs."""
     damaged = Damaged()
     while damaged.files < files:
         for name, outcome, said in _outcomes(models, damaged.files, files, seed):
@@ -290,7 +290,7 @@ def load_damaged(models: Sequence[Path], files: int, seed: int, progress: Progre
 def _outcomes(
     models: Sequence[Path], first: int, end: int, seed: int
 ) -> Iterator[tuple[str, str, str]]:
-    """(kind of damage, outcome, words) of each file until the process ends, by itself or not."""
+    """(kind of damage, outcome, message) of each file until the process ends."""
     command = [sys.executable, "-m", "benchmarks.fuzz.models", str(first), str(end), str(seed)]
     with subprocess.Popen(
         [*command, *map(str, models)],
@@ -315,7 +315,7 @@ def _outcomes(
 
 
 def _load(data: bytes) -> tuple[str, str]:
-    """Outcome and words."""
+    """Outcome and message."""
     from serve.inference.predictor import Predictor
 
     try:
@@ -332,7 +332,7 @@ def _main(first: int, end: int, seed: int, paths: Sequence[str]) -> None:
     models = [Path(path).read_bytes() for path in paths]
     for number in range(first, end):
         print(MUTATIONS[number % len(MUTATIONS)].name, flush=True)
-        signal.alarm(_HANG_S)  # ends the process whatever it is in
+        signal.alarm(_HANG_S)  # kills the process whatever it does
         name, data = mutated(number, seed, models)
         outcome, said = _load(data)
         signal.alarm(0)

@@ -1,5 +1,4 @@
-"""PNGs of every kind that the specification has, written by it and not by Pillow, and what each
-shows.
+"""PNGs of every kind in the specification, generated from it without Pillow, and their pixels.
 
 https://www.w3.org/TR/png-3/
 """
@@ -27,8 +26,8 @@ DEPTHS = {  # 11.2.1, table 12
     RGBA: (8, 16),
 }
 _BANDS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
-FILTERS = ((0,), (1,), (2,), (3,), (4,), (0, 1, 2, 3, 4))  # of rows, in turn
-# Chunks that change no pixel, in the places that 5.6 has for them.
+FILTERS = ((0,), (1,), (2,), (3,), (4,), (0, 1, 2, 3, 4))  # of rows, in rotation
+# Chunks that do not affect pixels, at the places of section 5.6.
 _BEFORE_PLTE = {
     b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
     b"gAMA": struct.pack(">I", 45455),
@@ -50,7 +49,7 @@ NOTES = ("", *(name.decode() for name in (*_BEFORE_PLTE, *_BEHIND_PLTE)), "sBIT"
 
 
 class Png(NamedTuple):
-    """A file, what it is in words, and what it shows."""
+    """A file, its description, and its pixels."""
 
     name: str
     file: bytes
@@ -60,17 +59,18 @@ class Png(NamedTuple):
     is_interlaced: bool
     filters: tuple[int, ...]
     note: str  # the chunk beside its pixels
-    is_transparent: bool  # has a tRNS
+    is_transparent: bool  # has a tRNS chunk
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
-    """A chunk with its length and its sum."""
+    """A chunk with length and CRC."""
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def family() -> Iterator[Png]:
-    """Every colour type and depth, plain and interlaced, with each filter and all in turn; and of
-    each colour type and depth one with each chunk that can stand beside the pixels."""
+    """Every colour type and depth, plain and interlaced, with each filter and all in rotation; and
+    for each colour type and depth one with each ancillary chunk.
+    """
     for color, depth in ((color, depth) for color, depths in DEPTHS.items() for depth in depths):
         kinds = [(*shape, "", False) for shape in product((False, True), FILTERS)]
         kinds += [(False, FILTERS[-1], note, False) for note in NOTES[1:] if _may(color, note)]
@@ -81,7 +81,7 @@ def family() -> Iterator[Png]:
 
 
 def _may(color: int, note: str) -> bool:
-    return color == PALETTE or note != "hIST"  # 11.3.4.2: only beside a palette
+    return color == PALETTE or note != "hIST"  # 11.3.4.2: only with a palette
 
 
 def _png(
@@ -151,7 +151,7 @@ def _shown(
     if color in (GREY_ALPHA, RGBA):
         return _on_white(np.dstack([rgb, eight[..., -1:]]))
     if clear is not None:
-        # Pillow keeps 8 of 16 bits of a colour before it compares them.
+        # Pillow compares only 8 of a colour's 16 bits.
         kept = (samples >> 8, clear >> 8) if (color, depth) == (RGB, 16) else (samples, clear)
         rgb = np.where((kept[0] == kept[1]).all(axis=2, keepdims=True), 255, rgb)
     return rgb.astype(np.uint8)
@@ -164,13 +164,13 @@ def _on_white(rgba: NDArray[np.int64]) -> Pixels:
 
 
 def _passes(samples: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Adam7: 8.2."""
+    """Adam7: section 8.2."""
     steps = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
     return [samples[y::dy, x::dx] for y, x, dy, dx in (*steps, (1, 0, 2, 1))]
 
 
 def _filtered(samples: NDArray[np.int64], depth: int, filters: Sequence[int]) -> bytes:
-    """Rows of a pass, each behind its filter: 9.2."""
+    """Rows of a pass, each after its filter byte: section 9.2."""
     height, width, bands = samples.shape
     flat = samples.reshape(height, width * bands, 1)
     bits = (flat >> np.arange(depth - 1, -1, -1) & 1).reshape(height, -1).astype(np.uint8)

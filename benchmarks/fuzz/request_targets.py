@@ -1,5 +1,6 @@
-"""Requests under guided fuzzing: bodies, which are read in one way, and the bytes of a connection,
-of which every split and another reader of HTTP give the same requests."""
+"""Requests under guided fuzzing: bodies, which must have one reading, and bytes of a connection,
+whose requests must not depend on how they are split, and agree with another HTTP parser.
+"""
 
 import asyncio
 import atexit
@@ -35,7 +36,7 @@ Answer = tuple[Any, ...]
 
 
 def _read_body(data: bytes) -> None:
-    """Lines for the content type, its encoding and the query; then the body."""
+    """Lines for content type, encoding and query, followed by the body."""
     content_type, encoding, query, body = (data.split(b"\n", 3) + [b""] * 3)[:4]
     answers = [_answers(content_type, encoding, query, parts) for parts in ([body], _halves(body))]
     hold(answers[0] == answers[1], "parts of a body change the answer")
@@ -56,7 +57,7 @@ def _halves(body: bytes) -> list[bytes]:
 def _answers(
     content_type: bytes, encoding: bytes, query: bytes, parts: Sequence[bytes]
 ) -> list[Answer]:
-    """What /predict and /predict/batch read of it."""
+    """How /predict and /predict/batch read it."""
     headers = [(b"content-type", content_type), (b"content-encoding", encoding)]
     scope = {
         "type": "http",
@@ -105,7 +106,7 @@ _PROBLEM = ("status", "type", "detail", "field")
 
 
 def _hold_json(content_type: bytes, body: bytes, answer: Answer) -> None:
-    """What was read as JSON is what Python reads; base64 is what Python decodes."""
+    """JSON is read as Python reads it; base64 is decoded as Python decodes it."""
     if content_type != b"application/json" or not isinstance(answer[0], list):
         return
     plain = json.loads(body.removeprefix(b"\xef\xbb\xbf"))
@@ -176,7 +177,7 @@ _BODY_WORDS = (
 
 
 class Transport(asyncio.Transport):
-    """Keeps what was written to it."""
+    """Records what was written to it."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
@@ -202,9 +203,9 @@ class Transport(asyncio.Transport):
 
 
 async def said_to(config: uvicorn.Config, parts: Sequence[bytes]) -> bytes:
-    """What the protocol answers to data that come in these parts, before the caller leaves.
+    """The protocol's response to data arriving in these parts, before the client disconnects.
 
-    The application must answer a request that is whole in a few turns of the loop.
+    The application must answer a complete request within a few iterations of the loop.
     """
     state = Connections()
     protocol = TimedProtocol(config, state, {})
@@ -213,7 +214,7 @@ async def said_to(config: uvicorn.Config, parts: Sequence[bytes]) -> bytes:
     for part in parts:
         if not transport.closing:
             protocol.data_received(part)
-        for _ in range(3):  # what is whole is answered, as it may be before the next part
+        for _ in range(3):  # complete requests are answered, as may happen before the next part
             if state.tasks:
                 await asyncio.sleep(0)
     for _ in range(20):
@@ -225,7 +226,7 @@ async def said_to(config: uvicorn.Config, parts: Sequence[bytes]) -> bytes:
 
 
 class Request(NamedTuple):
-    """A request that was read to its end."""
+    """A complete request."""
 
     method: bytes
     target: bytes
@@ -233,7 +234,7 @@ class Request(NamedTuple):
 
 
 async def _record(scope: Scope, receive: Receive, send: Send) -> None:
-    """Keeps requests that are whole, and answers all with nothing."""
+    """Records complete requests, and answers all with empty responses."""
     body = b""
     while True:
         message = await receive()
@@ -250,7 +251,7 @@ async def _record(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it names every request that is none
+logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # the warning names every malformed request
 _SEEN: list[Request] = []
 _LOOP = asyncio.new_event_loop()
 atexit.register(_LOOP.close)
@@ -274,14 +275,14 @@ def _converse(data: bytes) -> None:
 
 
 def _heard(parts: Sequence[bytes]) -> tuple[list[Request], bytes]:
-    """Whole requests, and what was answered."""
+    """Complete requests, and the responses."""
     _SEEN.clear()
     said = now(said_to(_CONFIG, parts))
     return [*_SEEN], said
 
 
 def _heard_by_h11(data: bytes) -> list[Request]:
-    """The requests up to the first that h11 does not take, or that ends the connection."""
+    """The requests up to the first that h11 rejects, or that closes the connection."""
     connection, found = h11.Connection(h11.SERVER), list[Request]()
     connection.receive_data(data)
     with suppress(h11.ProtocolError):

@@ -1,5 +1,6 @@
-"""The requests of the fuzzer: Schemathesis's own, and image files sent in every way that the API
-takes."""
+"""The fuzzer's requests: Schemathesis's own, and image files sent in all ways that the API
+accepts.
+"""
 
 import base64
 import io
@@ -28,10 +29,10 @@ _NUMBERS = (b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x0
 
 
 class File(NamedTuple):
-    """An image file, or what looks like one."""
+    """An image file, possibly damaged."""
 
     data: bytes
-    is_whole: bool  # the service must answer it
+    is_whole: bool  # the service must predict it
 
 
 def _whole_files() -> list[bytes]:
@@ -66,7 +67,7 @@ WHOLE = st.sampled_from(_whole_files())
 
 @st.composite
 def damaged_files(draw: st.DrawFn) -> bytes:
-    """A whole file with a few things wrong: bytes changed, moved, missing, or too many."""
+    """An intact file with a few faults: bytes changed, moved, missing, or added."""
     data = draw(WHOLE)
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, min(len(data), 120)) | st.integers(0, len(data)))
@@ -92,7 +93,7 @@ def damaged_files(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def lying_pngs(draw: st.DrawFn) -> bytes:
-    """PNGs whose checksums are right, so that what they say of size and form is believed."""
+    """PNGs with false headers and correct checksums."""
     side = st.sampled_from((0, 1, 32, 5000, 5001, 100_000, 2**31 - 1, 2**32 - 1))
     form = bytes(draw(st.sampled_from((*range(8), 16, 255))) for _ in range(5))
     header = draw(side).to_bytes(4) + draw(side).to_bytes(4) + form
@@ -112,7 +113,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def files() -> st.SearchStrategy[File]:
-    """About a third of them whole."""
+    """About a third of them intact."""
     begun = st.tuples(st.sampled_from(_BEGINNINGS), st.binary(max_size=200)).map(b"".join)
     broken = damaged_files() | damaged_files() | damaged_files() | lying_pngs() | begun
     return (
@@ -129,14 +130,14 @@ _PROBABILITIES = {"true": True, "false": True, "yes": False, "": False}
 
 
 class Request(NamedTuple):
-    """A case, and what the sender knows of its answer."""
+    """A case, and what the sender knows about its response."""
 
     case: Case[Any]
-    statuses: frozenset[int] | None = None  # of these it must be one
+    statuses: frozenset[int] | None = None  # allowed statuses
 
 
 class Family(NamedTuple):
-    """Requests of one kind, and which share of all they are."""
+    """Requests of one kind, and their share."""
 
     name: str
     share: float
@@ -149,16 +150,16 @@ def _image(_: Any, value: Any) -> Any:
 
 
 def families(schema: schemathesis.BaseSchema) -> Iterator[Family]:
-    """The families of requests with their shares, which add up to one."""
+    """The families of requests with their shares, which sum to one."""
     predict, batch = schema["/predict"]["POST"], schema["/predict/batch"]["POST"]
     for operation, share in ((predict, 0.1), (batch, 0.07)):
         for mode in GenerationMode:
             generated = operation.as_strategy(mode).map(Request)
             if mode == GenerationMode.POSITIVE:
-                # A string is allowed by the document, and seldom an image.
+                # The document allows any string, which is rarely an image.
                 generated = st.tuples(generated, WHOLE).map(_with_image)
             yield Family(f"{operation.label}, {mode.value}", share, generated)
-    for mode in GenerationMode:  # without keys nobody may say anything, however it is said
+    for mode in GenerationMode:  # without keys all feedback is rejected
         generated = schema["/feedback"]["POST"].as_strategy(mode).map(Request)
         yield Family(f"POST /feedback, {mode.value}", 0.01, generated)
     for path in ("/model/info", "/health", "/ready", "/samples"):
@@ -179,7 +180,7 @@ def families(schema: schemathesis.BaseSchema) -> Iterator[Family]:
 
 
 def _with_image(drawn: tuple[Request, bytes]) -> Request:
-    """Has an image wherever the document asks for one."""
+    """Puts an image wherever the document has one."""
     (case, _), file = drawn
     body: Any = case.body
     if str(case.media_type).startswith("image/"):  # whose schema allows anything

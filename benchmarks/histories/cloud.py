@@ -1,8 +1,8 @@
-"""S3 and Lambda as release managers meet them, in virtual time, with faults.
+"""S3 and Lambda as seen by release managers, in virtual time, with faults.
 
-Managers are threads of which one runs at a time: each call and each wait hands the turn to whoever
-is due first, so a seed decides everything and nothing waits. Each manager's calls are made as boto3
-makes them, three times at most, and may be lost before or behind what they do.
+Managers are threads of which one runs at a time: each call and each wait yields to whichever is due
+first, so a seed determines everything and nothing really waits. Calls are retried like boto3's,
+three attempts in all, and may be lost before or after they take effect.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from infra.release.evidence.collector import Buckets, Collected
 from infra.release.verdict.evidence import Arm
 
 _ENDPOINT = "https://aws.invalid"
-_ATTEMPTS = 3  # of boto3's standard mode, as infra/release/aws/clients.py has it
+_ATTEMPTS = 3  # boto3's standard mode, as in infra/release/aws/clients.py
 
 
 class Killed(BaseException):
-    """The process is gone: nothing of it runs any more, and no call is made."""
+    """The process is dead: it runs no code and makes no calls."""
 
 
 @dataclass
 class Faults:
-    """How often calls go wrong, and for whom nothing goes through at all."""
+    """Rates of faults, and periods without any connection."""
 
-    busy: float = 0.0  # 503 before anything was done
-    lost: float = 0.0  # done, and the reply is lost
-    killed: float = 0.0  # the process ends before or behind a call
+    busy: float = 0.0  # 503 before any effect
+    lost: float = 0.0  # done, but the response is lost
+    killed: float = 0.0  # the process dies before or after a call
     partitions: dict[str, tuple[float, float]] = field(default_factory=dict)  # from, until
 
 
 @dataclass
 class World:
-    """What is stored, and the time."""
+    """Stored state and time."""
 
     random: random.Random
     faults: Faults
     now: float = 1_800_000_000.0
     objects: dict[str, tuple[bytes, str]] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)  # number to image
+    versions: dict[str, str] = field(default_factory=dict)  # version number to image
     latest: str = ""  # image of $LATEST
     live: tuple[str, dict[str, float]] = ("1", {})
     revision: int = 1
-    # Of the alias: to where, and how many records there were.
+    # Of the alias: target, and number of records at that time.
     moves: list[tuple[dict[str, float], int]] = field(default_factory=list)
 
     def weights(self) -> dict[str, float]:
@@ -75,7 +75,7 @@ class Turns:
         self._actors.append(actor)
 
     def run(self) -> None:
-        """Runs every actor to its end, the one that is due first, first."""
+        """Runs every actor to its end, always the one that is due first."""
         while left := [actor for actor in self._actors if not actor.has_ended]:
             actor = min(left, key=lambda actor: actor.due)
             self.world.now = max(self.world.now, actor.due)
@@ -88,14 +88,14 @@ class Turns:
 
 
 class Actor:
-    """One manager's process: what it does, its clock and its clients."""
+    """A manager's process: its work, clock and clients."""
 
     def __init__(
         self, turns: Turns, name: str, offset_s: float, work: Callable[[Actor], object]
     ) -> None:
         self.turns, self.name, self._offset_s, self._work = turns, name, offset_s, work
         self.due, self.has_ended, self.result = 0.0, False, ""
-        self.mistake: Exception | None = None  # of the manager's own: none is foreseen
+        self.mistake: Exception | None = None  # an unexpected exception of the manager
         self._turn = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._is_dead = False
@@ -144,7 +144,7 @@ class Actor:
     # ---- As a client ----
 
     def call(self, name: str, do: Callable[[], Any], attempts: int = _ATTEMPTS) -> Any:
-        """Makes a call, as often as boto3 would."""
+        """Makes a call with boto3's retries."""
         world = self.turns.world
         error: Exception | None = None
         for _ in range(attempts):
@@ -168,7 +168,7 @@ class Actor:
 
 
 def refusal(code: str, name: str, status: int = 400) -> ClientError:
-    """An answer of AWS that is an error."""
+    """An AWS error response."""
     facts = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return ClientError(facts, name)
 
@@ -193,7 +193,7 @@ class _Pages:
 
 
 class _S3:
-    """A bucket, strongly consistent, with conditional writes."""
+    """A strongly consistent bucket with conditional writes."""
 
     def __init__(self, actor: Actor) -> None:
         self._actor, self._objects = actor, actor.turns.world.objects
@@ -205,7 +205,7 @@ class _S3:
             data, tag = self._objects[Key]
             return {"Body": BytesIO(data), "ETag": tag}
 
-        # Records are read by the dozen and never change: only what does takes turns.
+        # Records are read often and never change: only writes yield.
         return self._actor.call("GetObject", do) if "records/" not in Key else do()
 
     def put_object(
@@ -237,7 +237,7 @@ class _S3:
 
 
 class _Lambda:
-    """The Lambda API of the one simulated function."""
+    """The Lambda API of the simulated function."""
 
     def __init__(self, actor: Actor) -> None:
         self._actor, self._world = actor, actor.turns.world
@@ -311,7 +311,7 @@ class _Lambda:
 
 
 class Evidence:
-    """Stands in for the collector: requests to a harmful image fail."""
+    """Replaces the collector: requests to a harmful image fail."""
 
     buckets = Buckets((0.1,), (0.5,))
 

@@ -1,8 +1,8 @@
-"""Histories of release managers that get into each other's way, against S3 and Lambda with faults.
+"""Generated histories of conflicting release managers, on S3 and Lambda with faults.
 
-Two or three managers deploy and roll back one environment, on clocks up to ten minutes apart, while
-replies are lost, 503s come, calls do not go through, and processes are killed. Then one more goes
-on without faults. What must hold is checked with each move of the alias, and at the end.
+Two or three managers deploy and roll back one environment, on clocks up to ten minutes apart, with
+lost replies, 503s, network partitions, and killed processes. Then one more continues without
+faults. Invariants are checked after each move of the alias, and at the end.
 
   python -m benchmarks.histories.main --histories 10000 --out histories.json
 """
@@ -57,14 +57,14 @@ SETTINGS: Settings = parse_settings(
     """
 )
 GOOD, BETTER, HARMFUL = (f"sha256:{letter * 64}" for letter in "abc")
-FIRST = f"sha256:{'0' * 64}"  # live before
+FIRST = f"sha256:{'0' * 64}"  # previously live
 CLOCKS_S = 600.0
-# What may follow what in one release; one that has ended is followed by the next.
+# Allowed transitions within a release; one that has ended is followed by the next.
 _FOLLOWS: Mapping[str, frozenset[str]] = {
     "begin": frozenset({"publish", "roll back"}),
     "publish": frozenset({"test", "failed", "roll back"}),
     "test": frozenset({"shift", "unchanged", "promoted", "roll back", "promote"}),
-    # "rolled back" at once: no ledger that does not answer keeps callers with a harmful version.
+    # "rolled back" at once: an unavailable ledger must not keep callers on a harmful version.
     "shift": frozenset({"shift", "look", "stop", "promote", "roll back", "rolled back"}),
     "look": frozenset({"look", "shift", "stop", "promote", "roll back", "rolled back"}),
     "stop": frozenset({"shift", "roll back"}),
@@ -74,23 +74,23 @@ _FOLLOWS: Mapping[str, frozenset[str]] = {
 
 
 class Broken(AssertionError):
-    """Something that must hold does not; the message says what, and which seed shows it."""
+    """An invariant is violated; the message says which, and by which seed."""
 
 
 @dataclass(frozen=True)
 class History:
     """The result of one generated history."""
 
-    results: tuple[str, ...]  # of each manager
+    results: tuple[str, ...]  # by manager
     records: tuple[str, ...]  # kinds, in order
     moves: int
 
 
 def run_history(seed: int) -> History:
-    """One history, from its seed alone.
+    """Runs one history, determined by its seed.
 
     Raises:
-        Broken: a split is left, a version is lost, or the ledger is not linear.
+        Broken: a traffic split remains, a version is lost, or the ledger is not linear.
     """
     chance = random.Random(seed)
     faults = Faults(
@@ -138,7 +138,7 @@ def _clock(chance: random.Random) -> float:
 
 
 def _plan(chance: random.Random) -> Callable[[Actor], str]:
-    """A command or several, as people and CI repeat what failed."""
+    """One or more commands, as people and CI repeat failed ones."""
     works = [
         _deploy(
             chance.choice((GOOD, GOOD, BETTER, HARMFUL)),
@@ -189,7 +189,7 @@ def _roll_back(actor: Actor) -> str:
 
 
 def _finish(actor: Actor) -> str:
-    """Whoever comes last ends what was begun: by the same image again, or by a rollback."""
+    """The last manager ends what was begun: by the same image, or by a rollback."""
     journal = _context(actor).journal()
     now = journal.unfinished
     if now and actor.turns.world.random.random() < 0.5:
@@ -202,7 +202,7 @@ def _no_terraform(*_: object) -> Any:
 
 
 def _context(actor: Actor) -> ReleaseContext:
-    """A context as ReleaseContext.open makes it, without output, notices and metrics."""
+    """A context like ReleaseContext.open's, without output, notices and metrics."""
     aws = actor.aws
     store = aws.bucket("ledgers", "dev")
     nothing: Any = SimpleNamespace(
@@ -228,17 +228,17 @@ def _context(actor: Actor) -> ReleaseContext:
 
 
 def _ignore(*_: object, **__: object) -> None:
-    """Stands in for console output."""
+    """Replaces console output."""
 
 
 def _verdict(evidence: Seen, *_: object) -> Verdict:
-    """The judge has a simulation of its own."""
+    """The verdict engine has its own simulation."""
     failed = sum(window.candidate.errors for window in evidence.windows)
     return Verdict("roll back" if failed else "promote", ("errors: as drawn",), ())
 
 
 class _Inline:
-    """A pool of threads that has none: of a manager one thread runs at a time."""
+    """A thread pool without threads: each manager runs one thread at a time."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -254,8 +254,9 @@ class _Inline:
 
 
 class _Never:
-    """In the place of the thread that renews a lease: its waits are no virtual ones. Leases end all
-    the more often."""
+    """Replaces the thread that renews a lease, whose waits are not virtual. Leases expire all the
+    more often.
+    """
 
     def __init__(self, **_: object) -> None:
         pass
@@ -265,7 +266,7 @@ class _Never:
 
 @contextmanager
 def virtual() -> Iterator[None]:
-    """The manager without what waits or computes by itself."""
+    """Replaces what waits or computes in real time."""
     of_lease = SimpleNamespace(Lock=threading.Lock, Event=threading.Event, Thread=_Never)
     with ExitStack() as stack:
         for name, by in (
@@ -283,7 +284,7 @@ def virtual() -> Iterator[None]:
 
 
 class _Objects:
-    """The ledger as it is stored, for whoever only looks."""
+    """Reads the stored ledger without taking turns."""
 
     url = "s3://ledgers/dev"
 
@@ -312,7 +313,7 @@ def _demand(holds: bool, what: str) -> None:
 
 
 def _demand_order(records: Sequence[Record]) -> None:
-    """One release after the other, each by its steps."""
+    """Releases follow one another, each in the order of its steps."""
     last, release = "", ""
     for decision in (record.decision for record in records):
         if decision.kind == "go on":
@@ -326,7 +327,7 @@ def _demand_order(records: Sequence[Record]) -> None:
 
 
 def _demand_decisions(world: World, records: Sequence[Record]) -> None:
-    """The alias was moved only to where a record said, that was there before."""
+    """The alias moved only to targets recorded before."""
     decided = [record.decision.weights for record in records]
     for weights, there in world.moves:
         _demand(weights in decided[:there], f"the alias was moved to {weights} undecided")
@@ -394,7 +395,7 @@ def _tally(first: int, file: Path | None) -> Tally:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Runs histories, prints what became of them; returns the exit code."""
+    """Runs histories and prints the outcomes; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="bazel run //benchmarks/histories:main --",
         description=__doc__,

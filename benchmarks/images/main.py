@@ -1,11 +1,11 @@
-"""What a folder of photos costs: packing beside the bare decoder, an epoch from disk beside one
-from memory, and the memory of a training set that is ten times larger than it may take.
+"""The cost of image folders: packing compared with plain decoding, an epoch from disk compared with
+one from memory, and memory for a training set ten times larger than the limit.
 
   bazel run //ml:images_benchmark                              # 10,000 JPEGs of 640 × 480
   bazel run //ml:images_benchmark -- --images 1000 --out .
 
-The photos are made here. All is measured in one run on the same files, which were read once before,
-so that neither side waits for the disk. Writes images.json.
+The photos are generated. All is measured in one run on the same files, after reading them once, so
+that nothing waits for the disk. Writes images.json.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from common.processes import python_environment
 from common.terminal import Progress, terminal
 from ml.data.packing import in_threads
 
-_KINDS, _CLASSES = 64, 10  # photos that are encoded, the others differ in bytes after the image
+_KINDS, _CLASSES = 64, 10  # distinct photos; the others differ in bytes after the image
 _EPOCHS = 2
-_SHARE_OF_MEMORY = 10  # how many times larger than it may take in memory the set is
+_SHARE_OF_MEMORY = 10  # size of the training set relative to the memory limit
 
 
 def write_photos(folder: Path, count: int, width: int, height: int) -> list[Path]:
-    """JPEGs of quality 90 in a folder for each class; no two are equal."""
+    """JPEGs of quality 90 in a folder per class; no two are equal."""
     chance = np.random.default_rng(0)
     rows, columns = np.mgrid[:height, :width]
     files, encoded = [], []
@@ -59,7 +59,7 @@ def write_photos(folder: Path, count: int, width: int, height: int) -> list[Path
 
 
 def decode_all(files: Sequence[Path], edge: int) -> float:
-    """Seconds that the bare decoder takes for all files, on as many threads as packing has."""
+    """Seconds for plain decoding of all files, on as many threads as packing uses."""
     codec = Codec((edge, edge), MAX_PIXELS)
     chunks = [files[start : start + 16] for start in range(0, len(files), 16)]
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def _data(folder: str, edge: int, memory_gib: float) -> Any:
 
 
 def epochs(folder: str, edge: int, memory_gib: float) -> dict[str, Any]:
-    """How fast batches come, epoch by epoch, and what memory that takes beside the libraries."""
+    """Batches per second by epoch, and memory beyond the libraries'."""
     from ml.data.datamodule import AugmentedImages
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -140,7 +140,7 @@ def measure(photos: Path, count: int, width: int, height: int, edge: int) -> dic
 
 
 def _in_process(photos: Path, edge: int, memory_gib: float) -> dict[str, Any]:
-    """`epochs` in a process of its own, whose peak of memory is nobody else's."""
+    """`epochs` in a separate process, to measure its peak memory."""
     command = [sys.executable, "-m", __spec__.name if __spec__ else "benchmarks.images.main"]
     found = subprocess.run(
         [*command, "--epochs-of", str(photos), "--edge", str(edge), "--gib", str(memory_gib)],
@@ -200,8 +200,10 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images", type=int, default=10_000, help="default: %(default)s")
     parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("W", "H"))
-    parser.add_argument("--edge", type=int, default=64, help="of the model's images (%(default)s)")
-    parser.add_argument("--out", default=".", help="folder of images.json (default: here)")
+    parser.add_argument(
+        "--edge", type=int, default=64, help="edge of the model's images (%(default)s)"
+    )
+    parser.add_argument("--out", default=".", help="folder for images.json (default: here)")
     parser.add_argument("--epochs-of", help=argparse.SUPPRESS)
     parser.add_argument("--gib", type=float, default=2.0, help=argparse.SUPPRESS)
     return parser

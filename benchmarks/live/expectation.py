@@ -1,11 +1,11 @@
-"""How close the expected accuracy comes to the true one, with and without recalibration.
+"""Errors of the estimated accuracy, with and without recalibration.
 
-Test images are corrupted as in CIFAR-10-C (`ml/drift/corruptions.py`), which the recalibration has
-not seen: it comes from the model's validation images and other shifts (`ml/live/shifts.py`). One
-stream for each corruption and severity gives the errors, also where the recalibration never saw a
-shift of that kind. Many streams drawn from clean and from mildly changed images give the share of
-intervals that hold the truth. Writes a table and JSON. Answers are kept in the folder, from which
-a run that was killed continues; without them it takes a quarter of an hour on two cores.
+Test images are corrupted as in CIFAR-10-C (`ml/drift/corruptions.py`), unknown to the
+recalibration, which is fitted to the model's validation images with other shifts
+(`ml/live/shifts.py`). One stream per corruption and severity gives the errors, also for fits
+without shifts of that kind. Many streams sampled from clean and mildly changed images give the
+coverage of intervals. Writes a table and JSON. Predictions are cached in the folder, so that a
+killed run resumes; without them it takes a quarter of an hour on two cores.
 
   bazel run //ml/live:expectation
   bazel run //ml/live:expectation -- --images 600 --streams 100     # a quick look
@@ -47,7 +47,7 @@ from ml.runs.inputs import BUNDLED_MODELS, count, model_path
 Floats = NDArray[np.float64]
 _T = TypeVar("_T", Rows, "Answered")
 SEVERITIES = (1, 2, 3)
-# The kind of shift that a corruption is of.
+# The related kind of shift for each corruption.
 KINDS = {
     "gaussian_noise": "noise",
     "shot_noise": "noise",
@@ -58,12 +58,12 @@ KINDS = {
     "jpeg": "compression",
 }
 BENIGN = tuple(f"{kind}:1" for kind in CORRUPTIONS if KINDS[kind] != "noise")
-_SHARE, _UNSURE = 0.1, 1.0  # of capture, for the streams that are a sample
+_SHARE, _UNSURE = 0.1, 1.0  # capture probabilities, for sampled streams
 
 
 @dataclass(frozen=True)
 class Answered:
-    """Answers to test images under one condition."""
+    """Predictions for test images under one condition."""
 
     probabilities: Floats
     features: Floats
@@ -73,7 +73,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Error:
-    """One stream: the true accuracy and what was expected; errors are expected less true."""
+    """One stream: true and estimated accuracy; errors are estimated minus true."""
 
     condition: str
     accuracy: float
@@ -81,23 +81,23 @@ class Error:
     expected: float
     low: float
     high: float
-    unseen: float  # expected by a fit without shifts of that kind
+    unseen: float  # estimated by a fit without shifts of that kind
     drifted: bool
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """The share of streams whose interval holds the truth."""
+    """The share of streams whose interval covers the truth."""
 
     condition: str
     streams: int
     plain: float
     recalibrated: float
-    sampled: float  # of answers that were kept by chance, unsure ones more often
+    sampled: float  # with predictions captured at random, unsure ones more often
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Answers, fits, counts, prints, writes; returns the exit code."""
+    """Predicts, fits, counts, prints, writes; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         model = open_model(model_path(options.model or str(_INT8)), options.threads)
@@ -176,7 +176,7 @@ def _answers(
 
 
 def _kept(path: Path, kind: Callable[..., _T], make: Callable[[], _T]) -> _T:
-    """The arrays in a file, or what is made and then kept there."""
+    """The arrays in a file, computed and stored if missing."""
     if path.is_file():
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return kind(*(file[name] for name in file.files))
@@ -211,7 +211,7 @@ def _coverage(
     streams: int,
     random: np.random.Generator,
 ) -> Coverage:
-    """Streams as long as there are images, drawn from these with replacement."""
+    """Bootstrap streams as long as the number of images."""
     every = whole.belief(found.features)
     own = own_confidence(
         found.probabilities, model.artifact.metadata.test_metrics.calibration_error
@@ -234,7 +234,7 @@ def _coverage(
 
 
 def _of(belief: Belief, rows: NDArray[np.int64], whole: Recalibration) -> Belief:
-    """As if these answers alone had been seen."""
+    """Restricts everything to these predictions."""
     right = belief.right[rows]
     doubt = whole.doubt_of(float(right.mean())) if belief.recalibrated else 0.0
     return Belief(right, belief.members[:, rows], doubt, belief.bias, belief.recalibrated)
@@ -297,11 +297,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", help="model.onnx or a run folder (default: the bundled INT8 model)")
-    add("--images", type=count, default=3000, help="of a stream (%(default)s)")
-    add("--streams", type=count, default=1000, help="for the intervals (%(default)s)")
+    add("--images", type=count, default=3000, help="images per stream (%(default)s)")
+    add("--streams", type=count, default=1000, help="streams for the coverage (%(default)s)")
     add("--seed", type=int, default=0)
-    add("--threads", type=int, default=0, help="of the model (0: one a core)")
-    add("--out", default="live-expectation", help="folder for answers and results (%(default)s)")
+    add("--threads", type=int, default=0, help="inference threads (0: one per core)")
+    add(
+        "--out", default="live-expectation", help="folder for predictions and results (%(default)s)"
+    )
     return parser
 
 

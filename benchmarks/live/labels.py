@@ -1,8 +1,8 @@
-"""How often the interval of labelled accuracy holds the truth at every look, in simulated streams.
+"""Coverage, at every look, of the interval of labelled accuracy, on simulated streams.
 
-A stream is traffic of answers with probabilities; unsure ones are captured more often, and of these
-the unsure ones labelled more often. After each label the interval is asked whether it still holds
-the accuracy of the traffic. Writes a table and JSON.
+A stream is traffic with predicted probabilities; unsure predictions are captured more often, and of
+these the unsure ones labelled more often. After each label, the interval is checked for the
+accuracy of the traffic. Writes a table and JSON.
 
   bazel run //ml/live:labels                           # 1,000 streams of each kind, a minute
   bazel run //ml/live:labels -- --streams 100 --seed 7
@@ -29,7 +29,9 @@ from ml.runs.inputs import count
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is kept and labelled: a share of sure answers, all of the most unsure."""
+    """How much is captured and labelled: a share of confident predictions, all of the most
+    unsure.
+    """
 
     name: str
     accuracy: float
@@ -48,12 +50,12 @@ PLANS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of many streams of one plan.
+    """Results over the streams of one plan.
 
     Attributes:
-        held: share whose interval held the truth after every label.
-        naive: mean error of the share that is right among the labels, without weights.
-        error: mean |error| of the weighted share at the end.
+        held: share of streams whose interval covered the truth after every label.
+        naive: mean error of the unweighted accuracy on labels.
+        error: mean |error| of the weighted accuracy at the end.
         width: mean width of the interval at the end.
     """
 
@@ -67,12 +69,12 @@ class Outcome:
 
 
 def simulate(plan: Plan, streams: int, seed: int) -> Outcome:
-    """Streams of one plan, by a seed."""
+    """Simulates the streams of one plan from a seed."""
     random = np.random.default_rng(seed)
     held, labels, naive, errors, widths = 0, [], [], [], []
     odds = 2 / (1 - LEVEL)
     for _ in range(streams):
-        # Mostly sure; as often right as they are sure, whatever the mean.
+        # Mostly confident, and calibrated whatever the mean.
         margin = random.beta(8 * plan.accuracy, 8 * (1 - plan.accuracy), plan.answers)
         right = (random.random(plan.answers) < (plan.accuracy + margin) / 2).astype(float)
         chance = _chance(margin, plan.kept) * _chance(margin, plan.labelled)
@@ -94,12 +96,12 @@ def simulate(plan: Plan, streams: int, seed: int) -> Outcome:
 
 
 def _expected(plan: Plan) -> float:
-    """True accuracy of the plan's traffic: the mean of a beta distribution is its accuracy."""
+    """True accuracy of the plan's traffic: the mean of the beta distribution."""
     return plan.accuracy
 
 
 def _chance(margin: np.ndarray, share: float) -> np.ndarray:
-    """As `common.captures.sampling_probability`, which goes by the margin too."""
+    """Like `common.captures.sampling_probability`, from the margin."""
     return share + (1 - share) * (1 - margin)
 
 
@@ -130,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--streams", type=count, default=1000, help="of each kind (%(default)s)")
+    parser.add_argument(
+        "--streams", type=count, default=1000, help="streams of each kind (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="live-labels.json", help="(%(default)s)")
     return parser

@@ -1,13 +1,14 @@
-"""A cheap HTTP/1.1 load client, run in its own process: a `Job` in JSON in, a `Load` in JSON out.
+"""A low-overhead HTTP/1.1 load client, run in a separate process: a `Job` as JSON in, a `Load` as
+JSON out.
 
-Closed loop: so many callers, each of which asks again as soon as it is answered. Open loop:
-requests come at random at a given rate, from callers at random, whether or not earlier ones are
-answered, and wait from the moment they were due, so that a server which stalls is charged for all
-that it kept waiting. (Callers in the order in which they connected would be no load that exists: a
-server accepts neighbours in one go, so dozens in a row would meet the same process.)
+Closed loop: each of N clients sends its next request as soon as it gets a response. Open loop:
+requests arrive at random times at a given rate, from random clients, whether or not earlier ones
+are answered, and latency is measured from the scheduled time, so that a stalling server is charged
+for all delayed requests. (Clients in the order of connection would be unrealistic: a server accepts
+neighbours together, so dozens in a row would reach the same process.)
 
-Requests that begin after the warm-up count, at least one for each caller of a closed loop. Those in
-flight when the time is up are waited for, so that slow ones are measured, too.
+Requests that start after the warm-up count, at least one per client in a closed loop. Those in
+flight at the end are awaited, so that slow ones are included.
 """
 
 import asyncio
@@ -24,21 +25,22 @@ from typing import Any
 import numpy as np
 import uvloop
 
-_PATIENCE_S = 60.0  # with requests that are under way when the time is up
+_PATIENCE_S = 60.0  # timeout of requests in flight at the end
 
 
 class Connection(asyncio.Protocol):
-    """Sends what it is given; where an answer ends, its content-length says."""
+    """Sends requests; responses are delimited by content-length."""
 
     def __init__(
         self,
         on_answer: "Callable[[Connection, int, bytes], None]",
         on_lost: "Callable[[Connection], None]",
     ) -> None:
-        """
+        """Creates a connection.
+
         Args:
-            on_answer: gets the status and the body.
-            on_lost: the connection ended, by whomever.
+            on_answer: called with status and body.
+            on_lost: called when the connection is closed by either side.
         """
         self._on_answer, self._on_lost = on_answer, on_lost
         self._received, self._body, self._end = bytearray(), 0, 0
@@ -48,7 +50,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def send(self, request: bytes) -> None:
-        """Sends a request; the next one may follow once this one is answered."""
+        """Sends a request; the next one may follow after its response."""
         self._transport.write(request)
 
     def close(self) -> None:
@@ -56,7 +58,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def abort(self) -> None:
-        """Closes the connection as a client that vanished would: unsent data is dropped."""
+        """Aborts the connection like a vanished client: unsent data is dropped."""
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -88,22 +90,22 @@ class Job:
     body: str
     seconds: float
     callers: int  # connections
-    rate: float = 0.0  # requests a second; 0: closed loop
-    warmup_s: float = 0.5  # before anything counts
+    rate: float = 0.0  # requests per second; 0: closed loop
+    warmup_s: float = 0.5  # excluded from the results
 
 
 @dataclass(frozen=True)
 class Load:
-    """What was measured after the warm-up: latencies in milliseconds."""
+    """Measured after the warm-up: latencies in milliseconds."""
 
     requests: int
-    throughput: float  # requests a second
+    throughput: float  # requests per second
     p50_ms: float
     p95_ms: float
     p99_ms: float
     max_ms: float
     statuses: dict[str, int] = field(default_factory=dict)
-    answered: int = 0  # requests in all, with those of the warm-up
+    answered: int = 0  # all requests, including the warm-up
 
 
 class _Run:
@@ -187,8 +189,9 @@ class _Run:
             self._finished.set()
 
     def _arrivals(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Schedules arrivals in a thread, because the loop's timers are only exact to a
-        millisecond."""
+        """Schedules arrivals in a thread, since the loop's timers are only accurate to a
+        millisecond.
+        """
         chance = random.Random(0)
         due = time.perf_counter()
         while (due := due + chance.expovariate(self.job.rate)) < self._end:
@@ -208,7 +211,7 @@ class _Run:
         p50, p95, p99 = (float(p) for p in np.percentile(latencies, (50, 95, 99)))
         elapsed_s = self.job.seconds
         if self._latencies and not self.job.rate:
-            # Nobody is ever idle, so a caller's latencies add up to the time that it was measured.
+            # Clients are never idle, so a client's latencies add up to the measured time.
             busy = self.job.callers - self._statuses.get("lost", 0)
             elapsed_s = sum(self._latencies) / max(1, busy)
         return Load(

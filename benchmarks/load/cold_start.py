@@ -1,10 +1,10 @@
-"""How long Lambda waits for a new process, beside bare onnxruntime: bazel run //serve:cold_start
+"""Cold starts on Lambda compared with bare onnxruntime: bazel run //serve:cold_start
 
-Every contender is a process of its own on one processor, timed from exec to its first answer:
+Every contender is a separate process on one CPU, timed from exec to its first response:
 
   bare                 Python, `import onnxruntime`, a session of the same model, one run
-  function             the image's entry under a Runtime API, one /predict; metrics go to the log
-  function, exporting  the same with OpenTelemetry's SDK and a collector that takes everything
+  function             the image's entry point under a Runtime API, one /predict; metrics in logs
+  function, exporting  the same with OpenTelemetry's SDK and a collector
 """
 
 import argparse
@@ -48,19 +48,19 @@ sys.stdin.read()
 
 
 class StartFailed(Exception):
-    """A contender ended, or said nothing in time; the message holds its last words."""
+    """A contender exited or did not respond in time; the message has its last output."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds from exec to the first answer: on the clock, and of the processor's time."""
+    """Seconds from exec to the first response: wall-clock and CPU time."""
 
     wall_s: float
     cpu_s: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints a table, and writes JSON where it was told to."""
+    """Measures, prints a table, and optionally writes JSON."""
     options = _parser().parse_args(arguments)
     path = model_path(Settings.from_environment()).absolute()
     read_model(path)
@@ -74,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(model: Path, rounds: int, cpu: int, folder: Path) -> dict[str, list[Start]]:
-    """The starts of each contender, in turns; one before them writes bytecode and is left out.
+    """Interleaved starts of each contender; a first one, which writes bytecode, is discarded.
 
     Raises:
         StartFailed: names the contender.
     """
-    # Bytecode as the image carries it, also where packages came without.
+    # Bytecode as in the image, even if packages were installed without.
     common = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONPYCACHEPREFIX": str(folder)}
     environment = python_environment(**common, KILN_MODEL=str(model), PYTHONDONTWRITEBYTECODE="")
     environment = {k: v for k, v in environment.items() if not k.startswith("OTEL_")}
@@ -129,7 +129,7 @@ def _function(environment: Mapping[str, str], cpu: int, exporting: bool) -> Star
 def _started(
     command: Sequence[str], environment: Mapping[str, str], cpu: int, stdout: int
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    # The child inherits it; the caller's own threads stay where they were.
+    # The child inherits the affinity; the caller's threads keep theirs.
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     try:
@@ -160,7 +160,7 @@ class _Server(ThreadingHTTPServer):
         self.answered_at, self.status, self.said = 0.0, 0, ""
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A process that was killed leaves broken connections: no news."""
+        """Broken connections of killed processes are expected."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -224,14 +224,14 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=7, help="starts of each (default: 7)")
+    parser.add_argument("--rounds", type=int, default=7, help="starts per contender (default: 7)")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="processor")
-    parser.add_argument("--json", type=Path, help="file for every single start")
+    parser.add_argument("--json", type=Path, help="file for all starts")
     return parser
 
 
 def _table(starts: Mapping[str, Sequence[Start]]) -> Table:
-    table = Table(title="exec to the first answer, one processor")
+    table = Table(title="exec to the first response, one CPU")
     for name in ("", "median, s", "best, s", "times bare", "CPU, s", "CPU, times bare"):
         table.add_column(name, justify="right" if name else "left")
     bare_wall, bare_cpu = _medians(starts["bare"])

@@ -1,13 +1,13 @@
-"""Benchmarks the service under load, side by side with the alternatives.
+"""Load benchmark of the service, side by side with alternatives.
 
     bazel run //serve:benchmark                             # the built-in model
-    bazel run //serve:benchmark -- --peers                  # beside FastAPI, LitServe and BentoML
+    bazel run //serve:benchmark -- --peers                  # with FastAPI, LitServe and BentoML
     bazel run //serve:benchmark -- --model runs/…/model.onnx --model runs/…/model.int8.onnx
-    bazel run //serve:benchmark -- --telemetry              # what telemetry costs
-    bazel run //serve:benchmark -- --capture                # what capture of a tenth costs
+    bazel run //serve:benchmark -- --telemetry              # the cost of telemetry
+    bazel run //serve:benchmark -- --capture                # the cost of capturing a tenth
     bazel run //serve:benchmark -- --json benchmark.json                # and benchmark.png
 
-All runs on this machine, one server at a time; the load comes from a process beside it.
+Everything runs on this machine, one server at a time; a separate process generates the load.
 """
 
 import argparse
@@ -54,13 +54,13 @@ from serve.inference.model_path import model_path, read_model
 from serve.settings import Settings
 
 _CONCURRENCY = (1, 8, 64)
-_STEPS = len(_CONCURRENCY) + 2  # of a server: each of these, half load, batches
+_STEPS = len(_CONCURRENCY) + 2  # measurements of a server: each of these, half load, batches
 _BATCH = 100
 _BATCH_CALLERS = 4
 
 
 def main() -> int:
-    """Measures and prints; 2 where there is nothing to measure."""
+    """Measures and prints; 2 if there is nothing to measure."""
     options = _options()
     settings = Settings.from_environment()
     try:
@@ -161,7 +161,7 @@ def _put_under_load(
 
 
 def _check_answer(server: Running, body: str, metadata: ArtifactMetadata) -> None:
-    """A server that answers wrongly is not measured."""
+    """A server with wrong predictions is not measured."""
     found = ask(server.port, "/predict", body)["index"]
     expected = int(np.argmax(metadata.parity.probabilities[0]))
     if found != expected:
@@ -169,7 +169,7 @@ def _check_answer(server: Running, body: str, metadata: ArtifactMetadata) -> Non
 
 
 def _image(metadata: ArtifactMetadata) -> str:
-    """The first image that the artifact carries, as a PNG in base64."""
+    """The artifact's first image, as a PNG in base64."""
     height, width = metadata.input_size
     pixels = np.frombuffer(metadata.parity.images, np.uint8).reshape(-1, height, width, 3)[0]
     file = io.BytesIO()
@@ -200,17 +200,19 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", type=Path, action="append", default=[], help="may be repeated")
-    parser.add_argument("--peers", action="store_true", help="FastAPI, LitServe and BentoML too")
     parser.add_argument(
-        "--telemetry", action="store_true", help="only: with against without, by turns"
-    )
-    parser.add_argument("--capture", action="store_true", help="the same of capture")
-    parser.add_argument("--seconds", type=float, default=5, help="of each load (default: 5)")
-    parser.add_argument(
-        "--workers", type=int, default=Settings().cpus, help="processes of a server"
+        "--peers", action="store_true", help="include FastAPI, LitServe and BentoML"
     )
     parser.add_argument(
-        "--json", type=Path, help="where to write the figures; a .png goes beside it"
+        "--telemetry",
+        action="store_true",
+        help="only compare with and without telemetry, interleaved",
+    )
+    parser.add_argument("--capture", action="store_true", help="the same for capture")
+    parser.add_argument("--seconds", type=float, default=5, help="seconds per load (default: 5)")
+    parser.add_argument("--workers", type=int, default=Settings().cpus, help="processes per server")
+    parser.add_argument(
+        "--json", type=Path, help="JSON file for the figures; a plot is written beside it"
     )
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""The cost of telemetry, or of capture: a service with it against one without, in turns.
+"""The overhead of telemetry or capture: services with and without it, measured in turns.
 
-Both run all the time, and only one is asked at a time, so that a machine which becomes busy slows
-both. The collector is a real one, and takes its part of the machine as it would beside any service.
+Both run all the time, but only one is loaded at a time, so that other load on the machine affects
+both. The collector is real, and uses its share of the machine as in production.
 """
 
 import base64
@@ -35,11 +35,11 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class Bare:
-    """Milliseconds of the median call, images a second."""
+    """Milliseconds of the median call, images per second."""
 
     decode_ms: float
     run_ms: float  # one image, one thread
-    batch_images_per_s: float  # a hundred images, a thread for each processor
+    batch_images_per_s: float  # a hundred images, one thread per CPU
 
 
 def measure_bare(path: Path, image: str, cpus: int) -> Bare:
@@ -82,7 +82,8 @@ _CALLERS = 64
 @dataclass(frozen=True)
 class Side:
     """One of the two services: requests per second in each turn, CPU time per request, and the
-    memory of all its processes after it."""
+    memory of all its processes afterwards.
+    """
 
     throughputs: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
@@ -102,17 +103,17 @@ class Overhead:
 
     @property
     def throughput(self) -> float:
-        """Throughput with it as a share of that without: the median of the turns."""
+        """Throughput with it relative to without: the median over turns."""
         return _median_ratio(self.on.throughputs, self.off.throughputs)
 
     @property
     def cpu(self) -> float:
-        """Processor time of a request with it, as a share of without."""
+        """CPU time per request with it, relative to without."""
         return _median_ratio(self.on.cpu_us, self.off.cpu_us)
 
     @property
     def memory_mb(self) -> float:
-        """What it adds to the memory of all processes: the largest of the turns."""
+        """Additional memory of all processes: the largest over turns."""
         pairs = zip(self.on.memory_mb, self.off.memory_mb, strict=True)
         return max(more - less for more, less in pairs)
 
@@ -120,16 +121,16 @@ class Overhead:
         captured = f"; {self.kept} of {self.answered} answers kept" if self.answered else ""
         return (
             f"{self.what}: {self.throughput:.3f} times the throughput without, {self.cpu:.3f} "
-            f"times the processor time of a request (medians of {self.turns} turns, {_CALLERS} "
+            f"times the CPU time of a request (medians of {self.turns} turns, {_CALLERS} "
             f"callers), at most {self.memory_mb:.1f} MB more in all processes{captured}"
         )
 
 
 def measure_telemetry(server: ServerCommand, body: str, seconds: float) -> Overhead:
-    """Loads the service with and without telemetry by turns.
+    """Alternately loads the service with and without telemetry.
 
     Args:
-        seconds: of each turn.
+        seconds: duration of each turn.
 
     Raises:
         ServerFailed: a service or the collector did not start.
@@ -142,7 +143,8 @@ def measure_telemetry(server: ServerCommand, body: str, seconds: float) -> Overh
 def measure_capture(
     server: ServerCommand, body: str, seconds: float, turns: int = _TURNS
 ) -> Overhead:
-    """Loads the service by turns with and without a tenth of its answers captured to a folder.
+    """Alternately loads the service with and without capturing a tenth of its predictions to a
+    folder.
 
     Raises:
         ServerFailed: a service did not start.
@@ -150,11 +152,12 @@ def measure_capture(
     with tempfile.TemporaryDirectory() as folder:
         capturing = server.exporting(**_CAPTURE, KILN_CAPTURE=folder)
         overhead = _by_turns("capture", server, capturing, body, seconds, turns)
-        kept = sum(1 for _ in Captures(FolderStore(Path(folder))).rows())  # the end wrote the rest
+        # The rest is written at shutdown.
+        kept = sum(1 for _ in Captures(FolderStore(Path(folder))).rows())
     return replace(overhead, kept=kept)
 
 
-# The margin of the one image that is asked for is not to matter; batches leave in each turn.
+# The margin of the single image must not matter; batches are written in each turn.
 _CAPTURE = {
     "KILN_CAPTURE_SHARE": "0.1",
     "KILN_CAPTURE_UNSURE": "0.1",
@@ -165,7 +168,7 @@ _CAPTURE = {
 def _by_turns(
     what: str, server: ServerCommand, other: ServerCommand, body: str, seconds: float, turns: int
 ) -> Overhead:
-    off, on, answered = Side(), Side(), 1  # `running` asks once
+    off, on, answered = Side(), Side(), 1  # `running` sends one request
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(f"measuring without and with {what}", 2 * turns))
         servers = [stack.enter_context(running(one, "/predict", body)) for one in (server, other)]
@@ -189,13 +192,13 @@ def _take_turn(side: Side, server: Running, body: str, seconds: float) -> int:
 
 
 def _exporting(endpoint: str) -> dict[str, str]:
-    """Exports all signals with their defaults, metrics often enough to be part of every turn."""
+    """Exports all signals with defaults, metrics often enough to be in every turn."""
     return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "1000"}
 
 
 @contextmanager
 def _collector(port: int) -> Iterator[str]:
-    """A collector that takes everything and keeps nothing; its endpoint."""
+    """A collector that discards everything; returns its endpoint."""
     spec = importlib.util.find_spec("rotel")
     if spec is None or spec.origin is None:
         raise ServerFailed("the collector is missing: expected the package rotel")

@@ -1,4 +1,4 @@
-"""Results of the load benchmark as tables and a figure."""
+"""Results of the load benchmark as tables and a plot."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,16 +21,16 @@ class Result:
     name: str
     model: str
     cold_start_s: float
-    closed: dict[int, Load] = field(default_factory=dict)  # by callers
+    closed: dict[int, Load] = field(default_factory=dict)  # by number of clients
     half_load: Load | None = None  # open loop at half of the best throughput
     batch_images_per_s: float | None = None
-    cpu_us_per_request: float = 0.0  # at the most callers
+    cpu_us_per_request: float = 0.0  # at the largest number of clients
     memory_mb: float = 0.0
     failure: str | None = None
 
 
 def show(results: Sequence[Result], bare: Mapping[str, Bare], cpus: int) -> None:
-    """Prints both tables and the ratios that they are read for."""
+    """Prints both tables and the main ratios."""
     console = terminal()
     console.print(_throughput(results, cpus))
     console.print(_cost(results))
@@ -39,7 +39,7 @@ def show(results: Sequence[Result], bare: Mapping[str, Bare], cpus: int) -> None
 
 
 def _throughput(results: Sequence[Result], cpus: int) -> Table:
-    table = Table(title=f"/predict on {cpus} processors, latencies in milliseconds")
+    table = Table(title=f"/predict on {cpus} CPUs, latencies in milliseconds")
     table.add_column("server")
     for name in ("callers", "requests/s", "p50", "p95", "p99", "max", "not 200"):
         table.add_column(name, justify="right")
@@ -61,7 +61,7 @@ def _throughput(results: Sequence[Result], cpus: int) -> Table:
 
 
 def _cost(results: Sequence[Result]) -> Table:
-    table = Table(title="What it takes")
+    table = Table(title="Resources")
     table.add_column("server")
     for name in ("cold start, s", "memory, MB", "CPU, µs/request", "/predict/batch, images/s"):
         table.add_column(name, justify="right")
@@ -81,7 +81,7 @@ def _cost(results: Sequence[Result]) -> Table:
 
 
 def ratios(results: Sequence[Result], bare: Mapping[str, Bare]) -> list[str]:
-    """What the first server reaches of the others and of the machine."""
+    """The first server relative to the others and to the machine."""
     first = results[0]
     if first.failure:
         return []
@@ -95,7 +95,7 @@ def ratios(results: Sequence[Result], bare: Mapping[str, Bare]) -> list[str]:
         lines.append(f"{most} callers: {ratio:.2f} times {best.name}, the best of the peers")
     alone = ceiling.decode_ms + ceiling.run_ms
     lines.append(
-        f"a lone request: {first.closed[1].p50_ms / alone:.2f} times decoding and running the "
+        f"single request: {first.closed[1].p50_ms / alone:.2f} times decoding and running the "
         f"model without a service ({alone:.2f} ms)"
     )
     if first.batch_images_per_s:
@@ -112,7 +112,8 @@ def ratios(results: Sequence[Result], bare: Mapping[str, Bare]) -> list[str]:
 
 
 def benchmark_figure(results: Sequence[Result], bare: Mapping[str, Bare]) -> Figure:
-    """Throughput by callers; latency at the most callers and at half load; memory; cold start.
+    """Throughput by clients; latency at most clients and at half load; memory; cold start. The
+    dashes are one CPU that decodes and runs the first model, without a service.
 
     The dashes are one processor that decodes and runs the first model, without a service.
     """
@@ -137,7 +138,7 @@ def benchmark_figure(results: Sequence[Result], bare: Mapping[str, Bare]) -> Fig
         _bars(costs[0], "Memory, MB", [result.memory_mb for result in measured], names)
         _bars(costs[1], "Cold start, s", [result.cold_start_s for result in measured], names)
         cpu = [result.cpu_us_per_request for result in measured]
-        _bars(costs[2], "Processor time of a request, µs", cpu, names)
+        _bars(costs[2], "CPU time per request, µs", cpu, names)
         costs[0].set_yticks(range(len(measured)), [result.name for result in measured])
         costs[0].invert_yaxis()
     return figure
@@ -163,7 +164,7 @@ def _figure_throughput(
 
 
 def _latency(axes: Axes, results: Sequence[Result], colors: Mapping[str, str]) -> None:
-    """Quantiles: filled at the most callers, hollow at half of the server's best throughput."""
+    """Quantiles: filled at most clients, hollow at half of the server's best throughput."""
     quantiles = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
     for result in results:
         most = max(result.closed)

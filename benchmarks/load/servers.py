@@ -1,4 +1,4 @@
-"""Server processes under test, ours and the alternatives, and the resources that they use."""
+"""Server processes under test, ours and the alternatives, and their resource usage."""
 
 import argparse
 import hashlib
@@ -22,16 +22,18 @@ from common.processes import free_port
 from common.programs import wheel_program
 
 _START_S = 120
-_STARTED = 19  # place of the start time in /proc/PID/stat after the name
+_STARTED = 19  # index of the start time in /proc/PID/stat after the name
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ServerFailed(Exception):
-    """A server did not come up; the message holds its last words."""
+    """A server did not start; the message has its last output."""
 
 
 def interruptible(main: Callable[[], int]) -> int:
-    """Runs a program so that Ctrl-C and SIGTERM end what it started, too; its exit code, or 130."""
+    """Runs a program so that Ctrl-C and SIGTERM also stop its children; returns its exit code, or
+    130.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return main()
@@ -41,7 +43,7 @@ def interruptible(main: Callable[[], int]) -> int:
 
 
 def at_least(low: int) -> Callable[[str], int]:
-    """The type of a command-line option: a whole number with a lower limit."""
+    """Argument type: a whole number with a lower limit."""
 
     def whole_number(text: str) -> int:
         if int(text) < low:
@@ -53,7 +55,7 @@ def at_least(low: int) -> Callable[[str], int]:
 
 @dataclass(frozen=True)
 class ServerCommand:
-    """How a server of the model is started."""
+    """The command that starts a server of the model."""
 
     name: str
     command: Sequence[str]
@@ -62,7 +64,7 @@ class ServerCommand:
     folder: Path | None = None
 
     def exporting(self, **variables: str) -> "ServerCommand":
-        """The service again on a port of its own, with more variables."""
+        """The same service on another port, with additional variables."""
         port = free_port()
         variables["KILN_PORT"] = str(port)
         return replace(self, environment={**self.environment, **variables}, port=port)
@@ -71,7 +73,7 @@ class ServerCommand:
 def service(
     model: Path, workers: int, name: str = "the service", **variables: str
 ) -> ServerCommand:
-    """Kiln's own server of a model, on a free port; more settings by `variables`."""
+    """Kiln's own server of a model, on a free port; `variables` are additional settings."""
     port = free_port()
     environment = python_environment(
         KILN_MODEL=str(model.absolute()),
@@ -85,34 +87,34 @@ def service(
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers."""
+    """A running server."""
 
     port: int
     process: int
-    cold_start_s: float  # from exec to the first answer
-    errors: IO[bytes]  # what it wrote to stderr
+    cold_start_s: float  # from exec to the first response
+    errors: IO[bytes]  # its stderr
 
     def cpu_s(self) -> float:
-        """Processor time that its processes have taken."""
+        """CPU time of its processes."""
         return sum(int(stat[11]) + int(stat[12]) for stat in family(self.process).values()) / _TICKS
 
     def memory_mb(self) -> float:
-        """Proportional set size of its processes: what is shared counts once."""
+        """Proportional set size of its processes: shared memory counts once."""
         return sum(_pss(pid) for pid in family(self.process)) / 1e6
 
     def said(self) -> str:
-        """What it wrote to stderr until now."""
+        """Its stderr so far."""
         return _text(self.errors)
 
 
 @contextmanager
 def running(server: ServerCommand, path: str, body: str | None) -> Iterator[Running]:
-    """Starts the server and waits for its first answer to `body`; None asks by GET.
+    """Starts the server and waits for its first response to `body`; None sends a GET.
 
     Raises:
-        ServerFailed: it ended, or said nothing in time.
+        ServerFailed: it exited, or did not respond in time.
     """
-    with tempfile.TemporaryFile() as errors:  # not a pipe: it fills, and then the server waits
+    with tempfile.TemporaryFile() as errors:  # not a pipe, which would fill up and block the server
         start = time.perf_counter()
         process = subprocess.Popen(
             server.command,
@@ -134,7 +136,7 @@ def running(server: ServerCommand, path: str, body: str | None) -> Iterator[Runn
 
 
 def ask(port: int, path: str, body: str | None) -> Any:
-    """The answer to one request."""
+    """The response to one request."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}",
         body.encode() if body is not None else None,
@@ -145,7 +147,7 @@ def ask(port: int, path: str, body: str | None) -> Any:
 
 
 def load(job: Job) -> Load:
-    """Measures from another process, as callers are."""
+    """Measures from a separate process, as callers are."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.load.client"],
         input=json.dumps(asdict(job)),
@@ -160,12 +162,12 @@ def load(job: Job) -> Load:
 
 
 def python_environment(**variables: str) -> dict[str, str]:
-    """This process's environment and packages, for a Python that it starts."""
+    """This process's environment and packages, for a Python subprocess."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
 
 
 def family(process: int) -> dict[int, list[str]]:
-    """A process and all that descend from it, with what /proc/PID/stat says after the name."""
+    """A process and its descendants, with the fields of /proc/PID/stat after the name."""
     stats: dict[int, list[str]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -201,19 +203,19 @@ def _pss(pid: int) -> int:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends the process and its descendants: some servers leave children behind."""
+    """Kills the process and its descendants: some servers leave children behind."""
     members = family(process.pid)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(15)
     for pid, stat in members.items():
-        if _started(pid) == stat[_STARTED]:  # no other process that got the number since
+        if _started(pid) == stat[_STARTED]:  # the number was not reused by another process
             os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
 def _text(errors: IO[bytes]) -> str:
-    size = os.fstat(errors.fileno()).st_size  # the position is the server's too
+    size = os.fstat(errors.fileno()).st_size  # the server shares the file position
     return os.pread(errors.fileno(), size, 0).decode(errors="replace")
 
 
@@ -260,7 +262,7 @@ def _commands(workers: int) -> dict[str, list[str]]:
 
 
 def installed(requirements: Path, name: str, *options: str) -> Path:
-    """The folder of packages that are none of Kiln's, installed once for each complete list.
+    """The folder of the peers' packages, installed once for each list.
 
     Raises:
         PeersMissing: there is no network, or no uv.

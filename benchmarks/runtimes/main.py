@@ -1,11 +1,11 @@
-"""Races runtimes on the same models: onnxruntime, which serves, OpenVINO, ncnn and LiteRT.
+"""Compares runtimes on the same models: onnxruntime, which serves, OpenVINO, ncnn and LiteRT.
 
     bazel run //serve:runtimes -- --model ml/bundled/model.onnx --model ml/bundled/model.int8.onnx
     bazel run //serve:runtimes -- --seconds 5 --json runtimes.json
 
-Each in processes of its own, by turns, on packages that Kiln does not carry. ncnn and LiteRT have
-formats of their own: pnnx and onnx2tf convert. What a runtime or a converter cannot take is in the
-table with its own words. Exit codes: 0 measured, 2 there is nothing to measure.
+Each runs interleaved in separate processes, with packages that Kiln does not use. ncnn and LiteRT
+need conversion, by pnnx and onnx2tf. Failures of a runtime or converter are shown with their
+messages. Exit codes: 0 measured, 2 nothing to measure.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from serve.settings import Settings
 
 _FOLDER = Path(__file__).with_name("contenders")
 _IMAGES = 200
-_TOLERANCE = 1e-3  # of a probability: what arithmetic in another order may differ by
+_TOLERANCE = 1e-3  # in probability: allowed difference due to the order of operations
 _STARTS = 3
-# What onnx2tf compares its steps on; it would fetch a file of this name and shape.
+# Calibration data of onnx2tf, which would otherwise download a file of this name and shape.
 _TEST_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
 
-# By runtime: the distributions that it needs beside numpy, and what is imported.
+# By runtime: the distributions that it needs beside numpy, and the module to import.
 RUNTIMES = {
     "onnxruntime": (("onnxruntime", "flatbuffers", "protobuf", "packaging"), "onnxruntime"),
     "openvino": (("openvino", "openvino-telemetry", "packaging"), "openvino"),
@@ -53,12 +53,12 @@ _ERROR = re.compile(r"[\w.]+(Error|Exception)\b")
 
 
 class Unfit(Exception):
-    """A runtime cannot take a model; the message holds its own words."""
+    """A runtime cannot run a model; the message has its error."""
 
 
 @dataclass
 class Entry:
-    """A runtime on a model; None where it has no answer."""
+    """A runtime on a model; None where it has no result."""
 
     runtime: str
     precision: str
@@ -67,13 +67,13 @@ class Entry:
     first_answer_s: float | None = None  # of the import, the load and one image
     import_s: float | None = None
     installed_mb: float | None = None
-    largest_difference: float | None = None  # of a probability, from onnxruntime's
+    largest_difference: float | None = None  # in probability, from onnxruntime
     same_class: float | None = None  # share of the images
     reason: str = ""
 
     @property
     def is_equal(self) -> bool:
-        """Whether it answers as onnxruntime does."""
+        """Whether it predicts like onnxruntime."""
         return self.largest_difference is not None and self.largest_difference <= _TOLERANCE
 
 
@@ -126,7 +126,7 @@ class Race:
     seconds: float
 
     def run(self, runtime: str) -> Entry:
-        """What became of one of them."""
+        """Measures one of them."""
         entry = Entry(runtime, precision_of(self.metadata))
         distributions_, module = RUNTIMES[runtime]
         entry.installed_mb = size_mb(self.packages, distributions_)
@@ -147,7 +147,7 @@ class Race:
         return entry
 
     def _compare(self, entry: Entry, answers: NDArray[np.float32]) -> None:
-        expected = np.load(self.folder / "onnxruntime.npy")  # the first of the race
+        expected = np.load(self.folder / "onnxruntime.npy")  # the first contender
         answers = answers.reshape(expected.shape)
         entry.largest_difference = float(np.abs(answers - expected).max())
         entry.same_class = float((answers.argmax(1) == expected.argmax(1)).mean())
@@ -157,11 +157,11 @@ class Race:
         return float(self._python(self.packages, "-c", program).splitlines()[-1])
 
     def _for_ncnn(self) -> Path:
-        """pnnx's files of the graph behind the cast to float, which ncnn has no input for."""
+        """pnnx's files of the graph after the cast to float, for which ncnn has no input."""
         inner = self.folder / "inner.onnx"
         height, width = self.metadata.input_size
         write_inner_graph(self.model, inner)
-        program = self.packages / "pnnx" / "pnnx"  # beside a module that needs PyTorch
+        program = self.packages / "pnnx" / "pnnx"  # next to a module that needs PyTorch
         shape = f"inputshape=[1,3,{height},{width}]f32"
         _call([str(program), str(inner), shape], {"PATH": os.defpath}, self.folder)
         found = self.folder / "inner.ncnn.param"
@@ -171,7 +171,7 @@ class Race:
 
     def _for_litert(self) -> Path:
         copy, output = self.folder / "copy.onnx", self.folder / "litert"
-        copy.write_bytes(self.model.read_bytes())  # onnx2tf writes into what it is given
+        copy.write_bytes(self.model.read_bytes())  # onnx2tf modifies its input
         chance = np.random.default_rng(0)
         np.save(self.folder / _TEST_IMAGES, chance.random((20, 128, 128, 3), np.float32))
         program = "from onnx2tf import convert; convert(%r, output_folder_path=%r)"
@@ -187,7 +187,7 @@ class Race:
             "PYTHONPATH": str(packages),
             "HOME": str(self.folder),
             "OMP_NUM_THREADS": str(Settings().cpus),
-            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin measure whoever else is there
+            "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would measure other load
             "ORT_DISABLE_TELEMETRY": "1",
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
@@ -221,7 +221,7 @@ def write_inner_graph(model: Path, target: Path) -> None:
     """The graph from float pixels (N, 3, H, W) in 0..255 on.
 
     Raises:
-        Unfit: it does not begin with a transposition and a cast.
+        Unfit: it does not start with a transposition and a cast.
     """
     graph = onnx.shape_inference.infer_shapes(onnx.load(model))
     casts = [node.output[0] for node in graph.graph.node if node.op_type == "Cast"]
@@ -235,7 +235,7 @@ def write_inner_graph(model: Path, target: Path) -> None:
 
 
 def _without_reduce_max(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """The largest value of a plane by the layer that ncnn has for it."""
+    """Replaces ReduceMax over a plane by a layer that ncnn has."""
     if node.op_type != "ReduceMax":
         return [node]
     [output], pooled = node.output, f"{node.output[0]}.pooled"
@@ -246,7 +246,7 @@ def _without_reduce_max(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def size_mb(packages: Path, names: Sequence[str]) -> float:
-    """What the distributions take on the disk."""
+    """Size of the distributions on disk."""
     wanted = {name.replace("-", "_") for name in names}
     return sum(
         Path(str(file.locate())).stat().st_size / 1e6
@@ -258,7 +258,7 @@ def size_mb(packages: Path, names: Sequence[str]) -> float:
 
 
 def table(entries: Sequence[Entry]) -> Table:
-    """For people."""
+    """The results as a table."""
     found = Table(title=f"runtimes on {cpu_name()}")
     columns: dict[str, Callable[[Entry], str]] = {
         "": lambda one: f"{one.runtime}, {one.precision}",
@@ -288,8 +288,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", type=Path, action="append", default=[], help="may be repeated")
-    parser.add_argument("--seconds", type=float, default=3, help="of each figure (default: 3)")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--seconds", type=float, default=3, help="seconds per figure (default: 3)")
+    parser.add_argument("--json", type=Path, help="JSON file for the figures")
     return parser
 
 

@@ -1,11 +1,11 @@
-"""Batch scoring beside a loop that is written by hand, and beside the model alone.
+"""Batch scoring compared with a hand-written loop, and with the model alone.
 
-    bazel run //serve:score_benchmark                            # PNGs and photos that it makes
+    bazel run //serve:score_benchmark                            # generated PNGs and photos
     bazel run //serve:score_benchmark -- photos/ --json score.json
 
-By hand: as many threads as `//serve:score` computes with; each reads and decodes 16 files with the
-same decoder and runs onnxruntime on them, and nothing is written. The model alone: the same runs on
-pixels that were decoded before. All on the same files, by turns; the medians are shown.
+By hand: as many threads as `//serve:score` uses; each reads and decodes 16 files with the same
+decoder and runs onnxruntime on them, and nothing is written. Model alone: the same runs on decoded
+pixels. Interleaved on the same files; medians are shown.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from serve.score.results import Parts
 from serve.score.scorer import Model, Scorer
 from serve.settings import Settings
 
-_RUN = 16  # images in one run of the session
-_BATCH = 64  # the usual --batch-size
+_RUN = 16  # images per model run
+_BATCH = 64  # the default of --batch-size
 
 
 class Subject:
-    """A model, and files to score by it on some threads."""
+    """A model, and files to score on some threads."""
 
     def __init__(self, model: Model, paths: Sequence[str], threads: int) -> None:
         self._paths, self._threads = paths, threads
@@ -60,7 +60,7 @@ class Subject:
         self._pixels = [self._decoded(chunk) for chunk in self._chunks]
 
     def score(self) -> None:
-        """All that the command does once the files are listed."""
+        """The complete command after listing files."""
         with tempfile.TemporaryDirectory() as folder, Parts(Path(folder, "o.parquet")) as parts:
             for position, table in self._scorer.score(self._paths, [(0, len(self._paths))], _BATCH):
                 parts.add(position, table)
@@ -68,11 +68,11 @@ class Subject:
             parts.merge({"classes": self._scorer.metadata.classes}, lambda _: None)
 
     def by_hand(self) -> None:
-        """Decoding and running, without rows, digests and files."""
+        """Decodes and predicts, without rows, digests and files."""
         self._in_threads(lambda chunk: self._run(self._decoded(chunk)), self._chunks)
 
     def model_alone(self) -> None:
-        """Running."""
+        """Predicts only."""
         self._in_threads(self._run, self._pixels)
 
     def _in_threads(self, work: Callable[[Any], Any], items: Sequence[Any]) -> None:
@@ -88,7 +88,7 @@ class Subject:
 
 
 def measure(subject: Subject, images: int, rounds: int, progress: Progress) -> dict[str, float]:
-    """Images a second of each way, and what scoring reaches of the others."""
+    """Images per second of each way, and scoring relative to the others."""
     ways = {
         "score": subject.score,
         "by_hand": subject.by_hand,
@@ -144,7 +144,7 @@ def main() -> int:
 
 
 def show(results: dict[str, Any]) -> None:
-    """A row for each folder."""
+    """A row per folder."""
     table = Table(title="images a second")
     table.add_column("files")
     for title in ("score", "by hand", "model alone", "score / by hand", "score / model alone"):
@@ -164,12 +164,14 @@ def _options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folders", nargs="*", help="of images (default: two that are made)")
-    parser.add_argument("--model", type=Path, help="(default: what //serve:api serves)")
-    parser.add_argument("--images", type=int, default=2000, help="of a folder (default: 2000)")
+    parser.add_argument("folders", nargs="*", help="folder of images (default: two generated ones)")
+    parser.add_argument("--model", type=Path, help="model (default: that of //serve:api)")
+    parser.add_argument(
+        "--images", type=int, default=2000, help="images per folder (default: 2000)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--workers", type=int, default=available_cpus(), help="threads")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--json", type=Path, help="JSON file for the figures")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
-"""Soak cases with their expected answers, computed beforehand and without the service.
+"""Soak cases with expected responses, computed in advance without the service.
 
-Right answers come from bare onnxruntime on pixels that did not pass through the service's codec;
-but those of photographs of other sizes, which it reduces.
+Expected predictions come from bare onnxruntime on pixels that did not pass through the service's
+codec, except for photos of other sizes, which it downscales.
 """
 
 import base64
@@ -29,7 +29,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "BMP": {},
 }
 _IMAGES = 4  # of each type
-_PHOTOS = {  # (width, height) of some that are not of the model's size: files up to a few megabytes
+_PHOTOS = {  # (width, height) of images not of the model's size: files up to a few megabytes
     "PNG": ((1, 1), (200, 150), (700, 500)),
     "JPEG": ((33, 31), (640, 480), (1600, 1200), (4000, 3000)),
     "WEBP": ((90, 60), (800, 600)),
@@ -38,7 +38,7 @@ _PHOTOS = {  # (width, height) of some that are not of the model's size: files u
 }
 _BATCHES = (1, 2, 7, 33, 100)  # images of one
 _SMALL = 2**15  # bytes of an image in a batch
-_CLEAR = 0.02  # between the two most probable classes: which is first must not hang on rounding
+_CLEAR = 0.02  # between the two most probable classes: the order must not depend on rounding
 
 _BOUNDARY = "soak-6f1d"
 _FORM = f"multipart/form-data; boundary={_BOUNDARY}"
@@ -50,7 +50,7 @@ Expected = list[float] | int
 
 @dataclass(frozen=True)
 class Case:
-    """A request, and what its answer must say."""
+    """A request, and its expected response."""
 
     name: str
     request: bytes  # head and body
@@ -58,11 +58,11 @@ class Case:
     problem: str = ""  # the kind of error
     images: Sequence[Expected] = ()
     is_batch: bool = False
-    ends: bool = False  # the connection cannot go on after the answer
+    ends: bool = False  # the connection is closed after the response
 
 
 def all_cases(model: Path, metadata: ArtifactMetadata, key: str) -> list[Case]:
-    """Every kind of request but `stalled`.
+    """Every kind of request except `stalled`.
 
     Args:
         key: the API key that the service knows.
@@ -71,7 +71,7 @@ def all_cases(model: Path, metadata: ArtifactMetadata, key: str) -> list[Case]:
 
 
 def good_cases(model: Path, metadata: ArtifactMetadata, key: str) -> Iterator[Case]:
-    """Each type of image in each way of sending one; batches, also with broken items."""
+    """Each image type in each way of sending it; batches, also with broken items."""
     files = _answered_files(model, metadata)
     for name, data, row in files:
         for way, path, body, content_type in _ways(data, name):
@@ -82,7 +82,7 @@ def good_cases(model: Path, metadata: ArtifactMetadata, key: str) -> Iterator[Ca
 def _answered_files(
     model: Path, metadata: ArtifactMetadata
 ) -> list[tuple[str, bytes, list[float]]]:
-    """(type, file, probabilities) of those whose class is clear."""
+    """(type, file, probabilities) of those with a clear class."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -107,7 +107,7 @@ def _image_files(size: tuple[int, int]) -> Iterator[tuple[str, bytes]]:
         for photo in _PHOTOS[kind]:
             yield kind, _file(_pixels(sum(photo), photo[::-1]), kind, **options)
     text = PngInfo()
-    text.add_text("comment", "x" * 20_000)  # too long a file to be decoded on the event loop
+    text.add_text("comment", "x" * 20_000)  # too large to be decoded on the event loop
     yield "PNG", _file(_pixels(0, size), "PNG", pnginfo=text)
     yield "PNG", _file(_pixels(0, size), "PNG") + b"what some cameras write behind an image"
 
@@ -126,7 +126,7 @@ def _file(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
 
 
 def _ways(data: bytes, kind: str) -> Iterator[tuple[str, str, bytes, str]]:
-    """(name, path, body, content type), each of which asks for all probabilities."""
+    """(name, path, body, content type), each requesting all probabilities."""
     text, media_type = base64.b64encode(data).decode(), f"image/{kind.lower()}"
     query = "/predict?probabilities=true"
     form = _form([("image", data), ("probabilities", b"true")])
@@ -161,7 +161,7 @@ def _batches(files: Sequence[tuple[bytes, list[float]]], key: str) -> Iterator[C
 
 
 def bad_cases(key: str) -> Iterator[Case]:
-    """Every kind of error that a caller can make, but `stalled`."""
+    """Every kind of client error except `stalled`."""
 
     def case(
         status: int, problem: str, body: bytes, content_type: str = _JSON, path: str = "/predict"
@@ -191,7 +191,7 @@ def bad_cases(key: str) -> Iterator[Case]:
 
 
 def stalled(key: str) -> Case:
-    """A body that never comes: the answer takes as long as KILN_BODY_TIMEOUT_MS."""
+    """A body that never arrives: the response takes KILN_BODY_TIMEOUT_MS."""
     request = _head("/predict", _JSON, key, 100) + b"{"
     return Case("408 body-timeout", request, 408, "body-timeout", ends=True)
 

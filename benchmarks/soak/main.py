@@ -1,18 +1,19 @@
-"""Soak test: sends right and wrong requests to the real server for minutes and checks every answer.
+"""Soak test: sends valid and invalid requests to the real server for minutes and checks every
+response.
 
     bazel run //serve:soak                               # a million requests, or ten minutes
     bazel run //serve:soak -- --seconds 60 --callers 16
     bazel run //serve:soak -- --capture                  # a tenth of the answers is captured
     bazel run //serve:soak -- --output soak              # soak.json and soak.png
 
-All types of images in every way of sending them, batches, and every kind of mistake that a caller
-can make. Answers are compared with onnxruntime's on the same pixels. Exit code 1: a server error, a
-wrong answer, memory or files that grow, or a line in the server's log.
+All image types in all ways of sending them, batches, and every kind of client error. Predictions
+are compared with onnxruntime's on the same pixels. Exit code 1: a server error, a wrong response,
+growing memory or files, or a line in the server's log.
 """
 
 import argparse
 import json
-import pickle  # only written here
+import pickle  # written only here
 import subprocess
 import sys
 import tempfile
@@ -45,15 +46,15 @@ from serve.http.keys import new_key
 from serve.inference.model_path import model_path, read_model
 from serve.settings import Settings
 
-_ROUNDING = 2e-6  # answers have six decimals, and batches of other sizes round differently
+_ROUNDING = 2e-6  # responses have six decimals, and other batch sizes round differently
 _WARM_UP = 500  # requests before files are counted
-_LOOKS, _ALIKE = 60, 5  # at files, five times a second
+_LOOKS, _ALIKE = 60, 5  # samples of open files, five per second
 _DEADLINE_MS = 60_000
-_BODY_TIMEOUT_MS = 1000  # or the caller that stalls would be answered too rarely
+_BODY_TIMEOUT_MS = 1000  # otherwise the stalling client would be answered too rarely
 
 
 def main() -> int:
-    """Runs, prints, writes; 0: it held, 1: it did not, 2: it could not start."""
+    """Runs, prints, writes; 0: passed, 1: failed, 2: could not start."""
     options = _options()
     try:
         path = user_path(options.model) if options.model else model_path(Settings())
@@ -89,8 +90,8 @@ def soak(
         KILN_CAPTURE=captures,
         KILN_LOG_LEVEL="warning",
         KILN_BODY_TIMEOUT_MS=str(_BODY_TIMEOUT_MS),
-        # A batch of 100 may take longer than others would wait by default on a busy machine, and
-        # who is turned away leaves no answer to check.
+        # On a busy machine a batch of 100 may take longer than the default deadline, and a shed
+        # request has no response to check.
         KILN_DEADLINE_MS=str(_DEADLINE_MS),
     )
     plan = Plan(
@@ -117,7 +118,7 @@ def soak(
 
 
 def _complaints(server: Running) -> int:
-    """Lines in its log; not those of drift, which it is right to see in images of noise."""
+    """Lines in its log except drift, which is expected for images of noise."""
     return sum('"serve.drift.' not in line for line in server.said().splitlines())
 
 
@@ -132,7 +133,7 @@ def _watched(server: Running, plan: Plan, progress: Progress) -> tuple[Tally, li
 
 
 def _tallies(plan: Plan) -> Iterator[Tally]:
-    """What the callers' process tells, once a second; the last one is the whole."""
+    """The clients' counts, once per second; the last one is final."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.soak.traffic"],
         stdin=subprocess.PIPE,
@@ -150,7 +151,7 @@ def _tallies(plan: Plan) -> Iterator[Tally]:
 
 
 def _at_rest(server: Running) -> Sample:
-    """Once its number of open files stays: connections take a moment to end."""
+    """Once the number of open files is stable: connections take a moment to close."""
     seen: list[int] = []
     for _ in range(_LOOKS):
         sample = look(server)
@@ -186,7 +187,7 @@ def _write(folder: Path, tally: Tally, samples: list[Sample], checks: list[Check
     }
     write_whole(folder.with_suffix(".json"), json.dumps(document, indent=2).encode() + b"\n")
     write_whole(folder.with_suffix(".png"), to_png(soak_figure(samples)))
-    sys.stderr.write(f"kiln: wrote {folder}.json and .png\n")
+    sys.stderr.write(f"kiln: wrote {folder}of .json and .png\n")
 
 
 def _options() -> argparse.Namespace:
@@ -197,7 +198,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, help="default: the built-in one")
     parser.add_argument(
-        "--requests", type=at_least(0), default=1_000_000, help="0: as many as there is time for"
+        "--requests", type=at_least(0), default=1_000_000, help="0: as many as possible in the time"
     )
     parser.add_argument("--seconds", type=at_least(1), default=570, help="at most (570)")
     parser.add_argument("--callers", type=at_least(1), default=32, help="at once (32)")

@@ -1,4 +1,4 @@
-"""Verdict and figure of a soak: memory, open files and throughput over time."""
+"""Verdict and plot of a soak: memory, open files and throughput over time."""
 
 import os
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from benchmarks.soak.traffic import Tally
 from common.figures import COLORS, MUTED, STYLE, new_figure
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_ENOUGH = 200  # samples: every pair of them is looked at
+_ENOUGH = 200  # samples: every pair of them is compared
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Resource usage of the server at one moment."""
+    """Resource usage of the server at one time."""
 
     seconds: float
     requests: int
-    memory_mb: float  # of all processes, what they share counted once
+    memory_mb: float  # of all processes, shared memory once
     resident_mb: dict[int, float] = field(default_factory=dict)  # by process
     open_files: dict[int, int] = field(default_factory=dict)
 
@@ -35,7 +35,7 @@ def look(server: Running, seconds: float = 0.0, requests: int = 0) -> Sample:
     """Resident memory and open files of the server's processes."""
     resident, files = dict[int, float](), dict[int, int]()
     for pid in family(server.process):
-        with suppress(OSError):  # it ended meanwhile
+        with suppress(OSError):  # it exited meanwhile
             pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
             files[pid] = len(os.listdir(f"/proc/{pid}/fd"))
             resident[pid] = pages * _PAGE / 1e6
@@ -43,12 +43,12 @@ def look(server: Running, seconds: float = 0.0, requests: int = 0) -> Sample:
 
 
 def growth(requests: Sequence[int], values: Sequence[float]) -> float:
-    """By how much the values grew from the first to the last, by the median of all slopes.
+    """Growth from first to last value, by the median of all slopes.
 
-    A step or an outlier does not move it; a leak does. Source: Theil 1950, Sen 1968.
+    Insensitive to steps and outliers, but not to leaks. Source: Theil 1950, Sen 1968.
 
     Raises:
-        ValueError: there are fewer than two different places.
+        ValueError: there are fewer than two distinct abscissae.
     """
     step = max(1, len(values) // _ENOUGH)
     points = list(zip(requests[::step], values[::step], strict=True))
@@ -58,16 +58,16 @@ def growth(requests: Sequence[int], values: Sequence[float]) -> float:
     return float(median(slopes)) * (requests[-1] - requests[0])
 
 
-WARM_AFTER = 10_000  # requests; until then buffers and thread stacks come up
+WARM_AFTER = 10_000  # requests of the warm-up, in which buffers and thread stacks are allocated
 MEMORY_MB = 200.0  # of one process
-_GROWTH_MB = 4.0  # of all processes; one leaked answer a request is 0.4 GB in a million
-_FEW = 8  # samples say nothing of a slope
+_GROWTH_MB = 4.0  # of all processes; one leaked response per request is 0.4 GB in a million
+_FEW = 8  # fewer samples give no slope
 MISTAKES = ("server error", "wrong status", "wrong answer", "no answer")
 
 
 @dataclass(frozen=True)
 class Check:
-    """A condition that had to hold during the soak."""
+    """A condition of the soak."""
 
     name: str
     found: str
@@ -78,12 +78,12 @@ class Check:
 def judge(
     tally: Tally, samples: Sequence[Sample], before: Sample, after: Sample, errors: int
 ) -> list[Check]:
-    """All checks; those of growth only where the run was long enough for one.
+    """All checks; those of growth only if the run was long enough.
 
     Args:
-        before: the warm server before the first caller came.
-        after: when the last one had left.
-        errors: lines that the server wrote to its log meanwhile.
+        before: the warm server before the first client.
+        after: after the last client.
+        errors: lines in the server's log.
     """
     checks = [
         Check(name, str(count), "0", count == 0)
@@ -105,7 +105,7 @@ def judge(
 
 
 def _growth(warm: Sequence[Sample]) -> Check:
-    # Not memory_mb: what is shared weighs more as soon as a stranger who shares it too has ended.
+    # Not memory_mb: shared pages weigh more once an unrelated process that shares them exits.
     held = [sum(one.resident_mb.values()) for one in warm]
     grown = growth([one.requests for one in warm], held)
     over = warm[-1].requests - warm[0].requests

@@ -1,7 +1,7 @@
-"""Clients of a soak, in their own process: a pickled `Plan` in, one `Tally` per second out.
+"""Clients of a soak, in a separate process: a pickled `Plan` in, one `Tally` per second out.
 
-Closed loop: each caller asks again as soon as it is answered, in an order that the seed decides.
-One more caller stalls: it sends bodies that never come.
+Closed loop: each client sends its next request as soon as it gets a response, in an order
+determined by the seed. One additional client stalls: it sends bodies that never arrive.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ Kind = Literal["server error", "wrong status", "wrong answer"]
 
 
 class Mistake(NamedTuple):
-    """What is wrong with an answer."""
+    """An error in a response."""
 
     kind: Kind
     detail: str
@@ -39,10 +39,10 @@ class _Wrong(Exception):
 def check(
     case: Case, status: int, body: bytes, classes: Sequence[str], tolerance: float
 ) -> Mistake | None:
-    """None where all is as it must be.
+    """None if everything is as expected.
 
     Args:
-        tolerance: of each probability.
+        tolerance: allowed difference of a probability.
     """
     if status >= 500:
         return Mistake("server error", f"{case.name}: {status} {body[:300]!r}")
@@ -91,22 +91,22 @@ def _same(found: object, expected: object) -> None:
 
 
 _BATCHES = 0.01  # of all requests: one is as much work as twenty others
-_LARGE, _LARGE_BYTES = 0.03, 2**16  # of all requests, those of so many bytes
-_EXAMPLES = 10  # of what went wrong
-_PATIENCE_S = 30  # for the last answers
+_LARGE, _LARGE_BYTES = 0.03, 2**16  # of all requests, those of this size or larger
+_EXAMPLES = 10  # failures kept
+_PATIENCE_S = 30  # timeout of the last responses
 _EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask, how often, and how close an answer must be."""
+    """Requests, their number, and the tolerance of responses."""
 
     port: int
     cases: Sequence[Case]
     stalled: Case
     classes: Sequence[str]
     callers: int
-    requests: int  # 0: as many as there is time for
+    requests: int  # 0: as many as possible in the time
     seconds: float
     tolerance: float  # of a probability
     bad: float = 0.3  # of all requests
@@ -123,13 +123,13 @@ class Tally:
     cases: dict[str, int] = field(default_factory=dict)
     mistakes: dict[str, int] = field(
         default_factory=dict
-    )  # as check.py calls them, and "no answer"
+    )  # as check.py names them, and "no answer"
     examples: list[str] = field(default_factory=list)
     latency_ms: dict[str, float] = field(default_factory=dict)
 
 
 class Traffic:
-    """Callers, and the check of what they are answered."""
+    """Clients, and checks of their responses."""
 
     def __init__(self, plan: Plan, say: Callable[[Tally], None]) -> None:
         self._plan, self._say = plan, say
@@ -138,7 +138,7 @@ class Traffic:
         self._good = [case for case in good if len(case.request) < _LARGE_BYTES]
         self._large = [case for case in good if len(case.request) >= _LARGE_BYTES]
         self._bad = [case for case in plan.cases if case.status != 200]
-        # Each of them once, whatever chance brings.
+        # Each of them at least once.
         self._first = [*plan.cases]
         self._chance = random.Random(plan.seed)
         self._waiting: dict[Connection, tuple[Case, float]] = {}

@@ -5,7 +5,7 @@ rolled back, promoted, or out of time. Golden images are what the bundled model 
 in INT8, really answers on the CIFAR-10 test images. Writes a table, JSON and a plot; JSON after
 each kind, from which --resume goes on.
 
-  bazel run //infra/release/verdict:simulate    # 10,000 releases of each kind, by the rules of prod
+  bazel run //infra/release/verdict:simulate    # 10,000 releases of each kind, with prod's settings
   bazel run //infra/release/verdict:simulate -- --releases 200                 # a quick look
   bazel run //infra/release/verdict:simulate -- --config release.toml --rate 100   # yours
 """
@@ -70,7 +70,7 @@ MODEL = Path(__file__).parents[2] / "ml" / "bundled" / "model.int8.onnx"
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Answer, draw, judge, print, write; returns the exit code."""
+    """Predicts, simulates, judges, prints, writes; returns the exit code."""
     options = _options().parse_args(arguments)
     config = user_path(options.config) if options.config else None
     folder = user_path(options.out)
@@ -145,7 +145,7 @@ def _show(outcomes: Sequence[Outcome], stated: float, looks: int, console: Conso
         )
     console.print(table)
     console.print(
-        f"Stated: harmless releases are rolled back in at most {stated:.2%}. "
+        f"Guaranteed: harmless releases are rolled back in at most {stated:.2%}. "
         "Requests and images: median until the roll back, in whole windows.",
         highlight=False,
     )
@@ -210,16 +210,16 @@ def _options() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, default, said in (
-        ("--releases", 10_000, "of each kind"),
-        ("--rate", 2000, "requests a minute, both versions"),
+        ("--releases", 10_000, "releases of each kind"),
+        ("--rate", 2000, "requests per minute, both versions"),
         ("--images", 10_000, "golden images in all"),
-        ("--threads", 1, "of the model"),
+        ("--threads", 1, "inference threads"),
     ):
         parser.add_argument(
             name, type=_count, default=default, metavar="N", help=f"{said} (%(default)s)"
         )
-    parser.add_argument("--made-up", action="store_true", help="golden answers of no real model")
-    parser.add_argument("--env", default="prod", help="whose settings (%(default)s)")
+    parser.add_argument("--made-up", action="store_true", help="synthetic golden predictions")
+    parser.add_argument("--env", default="prod", help="environment of the settings (%(default)s)")
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file of settings in place of --env's"
     )

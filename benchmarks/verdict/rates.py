@@ -1,4 +1,4 @@
-"""Outcomes of simulated releases: how many are rolled back, how soon, and by which test."""
+"""Outcomes of simulated releases: how many are rolled back, when, and by which test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -28,14 +28,14 @@ Truths = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The releases of one scenario, each judged after every window until the last."""
+    """The releases of one scenario, judged after every window."""
 
     scenario: str
     harmless: bool
     releases: int
     rolled_back: int
-    promoted: int  # safe in every check after a window that ends the last step
-    by_check: dict[str, int]  # which checks were harmful at the roll back; may be several
+    promoted: int  # safe in every check after the last step's window
+    by_check: dict[str, int]  # checks that were harmful at the rollback; may be several
     by_window: list[int]  # releases rolled back after each window
     candidate_requests: float  # median until the roll back
     golden_images: float
@@ -72,7 +72,7 @@ def simulate(
     seed: int,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Outcome:
-    """Draws releases, judges each after every window until it is rolled back or promoted."""
+    """Simulates releases, judging each after every window until it is rolled back or promoted."""
     random = np.random.default_rng([seed, *scenario.name.encode()])
     ends = []
     for start in range(0, releases, CHUNK):
@@ -101,7 +101,7 @@ def simulate(
 
 
 def judge_all(arrays: EvidenceArrays, policy: Policy) -> Judged:
-    """The judge's own tests, release by release side by side."""
+    """The verdict's own tests, vectorised over releases."""
     found = [
         measure(arrays, policy)
         for measure in (
@@ -251,6 +251,6 @@ def _ends(
 
 
 def _first(truths: Truths) -> NDArray[np.int64]:
-    """(R,) First window of each release in which it holds; the number of windows if in none."""
+    """(R,) First window of each release in which it holds; the number of windows if none."""
     first: NDArray[np.int64] = np.where(truths.any(1), truths.argmax(1), truths.shape[1])
     return first

@@ -24,7 +24,7 @@ _RECORD, _BATCH = 3073, 250
 
 @dataclass(frozen=True)
 class Golden:
-    """A model's answers to N images."""
+    """A model's predictions for N images."""
 
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64]
@@ -37,7 +37,7 @@ def answer(
     """Runs a model on the first images of a file in CIFAR-10's binary layout.
 
     Raises:
-        ValueError: the file is no such file.
+        ValueError: the file has another format.
     """
     size = records.stat().st_size
     if not size or size % _RECORD:
@@ -61,7 +61,7 @@ def answer(
 
 
 def made_up(images: int, seed: int, accuracy: float = 0.93) -> Golden:
-    """Answers of no model, for quick looks: ten classes, errors at random."""
+    """Synthetic predictions for quick looks: ten classes, random errors."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 10, images)
     wrong = random.random(images) > accuracy
@@ -80,13 +80,13 @@ MEDIAN_S, SPREAD = 0.008, 0.5  # of a log-normal latency: p99 is 25.6 ms
 
 @dataclass(frozen=True)
 class Plan:
-    """The looks at a release: how its strategy is set for an environment.
+    """The looks at a release, by an environment's strategy.
 
     Attributes:
-        shares: (W,) the candidate's part of the traffic in each window.
+        shares: (W,) the candidate's share of the traffic in each window.
         look_s: length of a window.
-        golden: images that each look replays.
-        promoted_from: the first window after which the release may be promoted.
+        golden: images replayed per look.
+        promoted_from: first window after which the release may be promoted.
     """
 
     shares: Floats
@@ -96,7 +96,7 @@ class Plan:
 
 
 def plan_of(settings: Settings) -> Plan:
-    """The looks of a canary until there is no more time for evidence."""
+    """The looks of a canary until its time for evidence is used up."""
     steps = settings.steps("canary")
     looks = [ceil(step.bake_s / step.look_s) for step in steps]
     held = floor(settings.most_hold_s / steps[-1].look_s)
@@ -106,14 +106,14 @@ def plan_of(settings: Settings) -> Plan:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the candidate does differently from stable; nothing, by default."""
+    """The candidate's differences from stable; by default, none."""
 
     name: str
     harmless: bool = False
     profile: ProfileName = "same model"
     error_rate: float = ERROR_RATE
     refusal_rate: float = REFUSAL_RATE
-    tail_share: float = 0.0  # of requests, this much slower
+    tail_share: float = 0.0  # share of requests, slowed by this factor
     tail_factor: float = 1.0
     slower: float = 1.0  # all requests
     lost: float = 0.0  # share of golden images, on balance
@@ -124,12 +124,12 @@ class Scenario:
     burst: float = 1.0  # times as many requests, and all twice as slow, in every fifth window
     growing: float = 0.002  # share of calls that leave more memory behind
     slower_start: float = 1.0  # all cold starts
-    secrets: float = 0.0  # share of its lines that hold a key or an image
-    labelled: float = 0.0  # share of all answers that callers or people label; 0: nobody looks
-    more_wrong: float = 0.0  # share of these, above stable's 10 %: of images that golden ones lack
+    secrets: float = 0.0  # share of log lines with a key or an image
+    labelled: float = 0.0  # share of predictions that are labelled; 0: none
+    more_wrong: float = 0.0  # share of these, above stable's 10 %: on images unlike golden ones
 
 
-# A twentieth of the requests takes 4.2 times as long: the p99 doubles, the median hardly moves.
+# A twentieth of the requests takes 4.2 times as long: the p99 doubles, the median hardly changes.
 _TAIL = 4.187
 _QUIET: dict[str, Any] = {"profile": "low traffic", "a_minute": 1.0}
 _RETRAINED: dict[str, Any] = {"profile": "retrained"}
@@ -210,7 +210,7 @@ def error_rates(scenario: Scenario, window: int) -> tuple[float, float]:
 
 
 def is_storm(scenario: Scenario, window: int) -> bool:
-    """Whether something outside hits both arms."""
+    """Whether an external event hits both arms."""
     return scenario.storm and 6 <= window <= 8
 
 
@@ -220,7 +220,7 @@ def is_burst(scenario: Scenario, window: int) -> bool:
 
 
 def p99_ratio(scenario: Scenario) -> float:
-    """The candidate's true p99 to stable's."""
+    """The candidate's true p99 relative to stable's."""
 
     def p99(median: float, share: float, factor: float) -> float:
         times = np.geomspace(1e-3, 1, 20_001)
@@ -236,7 +236,7 @@ def _log_normal(median: float) -> Floats:
 
 
 def _below(times: Floats, median: float) -> Floats:
-    """Share of a log-normal below some times. Abramowitz & Stegun 7.1.26, to 1.5e-7."""
+    """CDF of a log-normal distribution. Abramowitz & Stegun 7.1.26, to 1.5e-7."""
     z = np.log(times / median) / SPREAD / np.sqrt(2)
     t = 1 / (1 + 0.3275911 * np.abs(z))
     sum_ = t * (
@@ -258,7 +258,7 @@ def draw(
     """Random evidence with a leading axis of releases.
 
     Args:
-        a_minute: the usual traffic, requests of both arms.
+        a_minute: default traffic, requests of both arms.
     """
     usual = a_minute if scenario.a_minute is None else scenario.a_minute
     windows = range(len(plan.shares))
@@ -271,7 +271,7 @@ def draw(
         ("stable", 1 - plan.shares, False),
         ("candidate", plan.shares, True),
     ):
-        # Where there is much traffic all releases have the same, which saves the judge much work.
+        # With much traffic all releases have equal totals, which saves the judge much work.
         expected = asked * share
         requests = np.round(expected)[None].astype(np.int64)
         if asked.min() < _MUCH:
@@ -292,20 +292,20 @@ def draw(
     return EvidenceArrays(EDGES, golden=replay, labelled=labelled, **arms)
 
 
-WRONG = 0.1  # of stable's labelled answers
+WRONG = 0.1  # of stable's labelled predictions
 
 
 def _labels(
     scenario: Scenario, arm: ArmArrays, wrong: float, random: np.random.Generator
 ) -> Floats:
-    """(R, W, 2) Labelled answers, right and wrong."""
+    """(R, W, 2) Labelled predictions, right and wrong."""
     answered = np.broadcast_to(arm.requests, arm.errors.shape) - arm.errors
     known = random.binomial(answered.astype(np.int64), scenario.labelled)
     mistakes = random.binomial(known, wrong)
     return np.stack([known - mistakes, mistakes], -1).astype(np.float64)
 
 
-_MUCH = 1000  # requests a window
+_MUCH = 1000  # requests per window
 
 
 def _arm(
@@ -348,7 +348,7 @@ def _arm(
     )
 
 
-START_S, SAMPLE = 0.6, 5000  # median of a cold start; lines that are searched at a look
+START_S, SAMPLE = 0.6, 5000  # median of a cold start; log lines searched per look
 
 
 def _with_reports(
@@ -359,10 +359,11 @@ def _with_reports(
     *,
     is_candidate: bool,
 ) -> ArmArrays:
-    """What Lambda reports on callers' requests and on the replay, and what the log holds.
+    """Lambda's reports on callers' requests and the replay, and findings in the log.
 
-    The replay has four environments, and callers one a thousand requests; an environment settles
-    with its twentieth call. Stable has 40 cold starts of the day before, the candidate four a look.
+    The replay has four environments, and callers one per thousand requests; an environment settles
+    with its twentieth call. Stable has 40 cold starts of the day before, the candidate four per
+    look.
     """
     calls = (arm.requests + replayed).astype(np.int64)
     young = 20 * (4 + np.cumsum(calls, -1) // 1000)
@@ -388,7 +389,7 @@ def _with_reports(
 def _replay(
     scenario: Scenario, golden: Golden, releases: int, plan: Plan, random: np.random.Generator
 ) -> Floats:
-    """(R, W, 5) Every release sends the golden images in an order of its own through both versions.
+    """(R, W, 5) Every release replays the golden images in its own order through both versions.
 
     The candidate's answers are stable's, but for images drawn at random: right ones that turn wrong
     and wrong ones that turn right, so many that `lost` is lost on balance. In a random order the

@@ -76,7 +76,7 @@ _INGREDIENTS = {
     "changes_digest": "different uncommitted changes",
     "lock_digest": "different package lock",
     "dataset_digest": "another dataset",
-    "device": "another processor",
+    "device": "different CPU or GPU",
     "initial_weights": "different initial weights",
 }
 

@@ -1,4 +1,4 @@
-"""The same service written with BentoML."""
+"""The same service in BentoML."""
 
 import base64
 import io
@@ -21,8 +21,9 @@ class Classifier:
 
     @bentoml.api
     def predict(self, image: str) -> dict[str, float]:
-        """Predicts one image at a time: BentoML's batching passes every request through another
-        process."""
+        """Predicts one image at a time: BentoML's batching would pass every request through another
+        process.
+        """
         decoded = Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB").resize((32, 32))
         row = self.session.run(["probabilities"], {"images": np.asarray(decoded)[np.newaxis]})[0][0]
         return {"index": int(row.argmax()), "probability": float(row.max())}

@@ -1,4 +1,4 @@
-"""The same service written with FastAPI, as a careful engineer would in an afternoon."""
+"""The same service in FastAPI, as a careful engineer would write it in an afternoon."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ class Answer(BaseModel):
 
 @app.post("/predict")
 async def predict(request: Request) -> Answer:
-    """Inline: handing a millisecond's work to the thread pool made it slower."""
+    """Inline: passing a millisecond of work to the thread pool was slower."""
     image = Image.open(io.BytesIO(base64.b64decode(request.image))).convert("RGB").resize((32, 32))
     row = session.run(["probabilities"], {"images": np.asarray(image)[np.newaxis]})[0][0]
     return Answer(index=int(row.argmax()), probability=float(row.max()))

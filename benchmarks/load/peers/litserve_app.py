@@ -1,4 +1,4 @@
-"""The same service written with LitServe and its batching."""
+"""The same service in LitServe with its batching."""
 
 import base64
 import io

@@ -1,8 +1,8 @@
-"""One runtime with one model, in the runtime's own packages: measures, and prints JSON.
+"""One runtime with one model, among the runtime's own packages: measures, and prints JSON.
 
     python contender.py RUNTIME MODEL IMAGES ANSWERS SECONDS THREADS
 
-IMAGES holds uint8 [n, H, W, 3]; ANSWERS gets the float32 [n, K] probabilities.
+IMAGES holds uint8 [n, H, W, 3]; the float32 [n, K] probabilities are written to ANSWERS.
 """
 
 import json
@@ -41,7 +41,7 @@ def openvino(model: Path, threads: int) -> Predict:
 
 
 def ncnn(model: Path, threads: int) -> Predict:
-    """Of pnnx's files, which begin behind the cast to float; one image at a time."""
+    """pnnx's files, which start after the cast to float; one image at a time."""
     import ncnn as runtime
 
     net = runtime.Net()
@@ -52,7 +52,8 @@ def ncnn(model: Path, threads: int) -> Predict:
     first, last = net.input_names()[0], net.output_names()[0]
 
     def one(image: Any) -> Any:
-        planes = np.ascontiguousarray(image.transpose(2, 0, 1), "f4")  # a Mat does not keep it
+        # A Mat does not keep a reference.
+        planes = np.ascontiguousarray(image.transpose(2, 0, 1), "f4")
         extractor = net.create_extractor()
         extractor.input(first, runtime.Mat(planes))
         return np.array(extractor.extract(last)[1])
@@ -61,7 +62,7 @@ def ncnn(model: Path, threads: int) -> Predict:
 
 
 def litert(model: Path, threads: int) -> Predict:
-    """Of onnx2tf's file, which takes one image."""
+    """onnx2tf's file, which takes one image."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(model), num_threads=threads)
@@ -70,7 +71,7 @@ def litert(model: Path, threads: int) -> Predict:
     outputs = [one["index"] for one in interpreter.get_output_details()]
 
     def one(image: Any) -> list[Any]:
-        if image.shape != tuple(given["shape"][1:]):  # turned as if it had been (N, C, H, W)
+        if image.shape != tuple(given["shape"][1:]):  # transposed as if it had been (N, C, H, W)
             image = image.transpose(1, 2, 0)
         interpreter.set_tensor(given["index"], image[np.newaxis].astype(given["dtype"]))
         interpreter.invoke()

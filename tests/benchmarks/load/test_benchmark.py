@@ -117,7 +117,7 @@ def test_ratios_compare_with_the_best_peer_and_the_bare_machine() -> None:
         {"m": Bare(0.5, 1.5, 1000.0)},
     )
     assert "2.00 times FastAPI" in lines[0]
-    assert "a lone request: 1.00 times" in lines[1]
+    assert "single request: 1.00 times" in lines[1]
     assert "0.90 times onnxruntime" in lines[2]
     assert "p99 is 2.0 × p50" in lines[3]
 

@@ -100,7 +100,7 @@ def test_an_int8_model_that_loses_too_much_is_refused(
     ("spoil", "complaint"),
     [
         (lambda run: shutil.rmtree(run), "there is no such file or folder"),
-        (lambda run: (run / "config.yaml").unlink(), "is in no run folder"),
+        (lambda run: (run / "config.yaml").unlink(), "not in a run folder"),
         (lambda run: (run / "network.pt").write_bytes(b"PK"), "holds no readable weights"),
         (
             lambda run: torch.save({"a": torch.zeros(1)}, run / "network.pt"),

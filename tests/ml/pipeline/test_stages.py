@@ -147,9 +147,8 @@ def test_a_network_answers_the_test_set_once(finished: Project) -> None:
     run = _run_folder(finished)
     before = {path: path.stat().st_mtime_ns for path in (run / "evaluation").iterdir()}
     process = _start(finished, "evaluate", str(run))
-    output, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "answered the test set before" in output
     assert {path: path.stat().st_mtime_ns for path in (run / "evaluation").iterdir()} == before
 
 
