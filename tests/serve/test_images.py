@@ -445,9 +445,9 @@ def test_what_the_first_frame_of_a_gif_leaves_of_the_canvas_is_white(
     ("frame", "bits", "said"),
     [
         (0xC1, 12, "of 12 bits"),
-        (0xC3, 8, "without loss"),
-        (0xC7, 8, "without loss"),
-        (0xCB, 8, "without loss"),
+        (0xC3, 8, "lossless"),
+        (0xC7, 8, "lossless"),
+        (0xCB, 8, "lossless"),
     ],
 )
 def test_a_jpeg_that_is_not_decoded_is_not_called_damaged(frame: int, bits: int, said: str) -> None:

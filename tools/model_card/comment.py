@@ -130,8 +130,8 @@ def _summary(base: Figures, head: Figures) -> Iterator[str]:
     for name, key, unit in (
         ("model.onnx", "onnx_bytes", "MB"),
         ("model.int8.onnx", "int8_bytes", "MB"),
-        ("p50, a lone caller", "p50_ms", "ms"),
-        ("p99, a lone caller", "p99_ms", "ms"),
+        ("p50, one caller", "p50_ms", "ms"),
+        ("p99, one caller", "p99_ms", "ms"),
         ("cold start", "cold_start_ms", "ms"),
     ):
         yield _row(name, base.get(key), head.get(key), unit)

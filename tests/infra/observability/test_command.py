@@ -36,7 +36,7 @@ def test_the_local_stack_runs_until_ctrl_c_and_then_nothing_listens(tmp_path: Pa
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if "Ctrl-C ends all" in line:
+        if "Ctrl-C stops" in line:
             break
     said = "".join(lines)
     assert "not in containers (asked for)" in said

@@ -376,7 +376,7 @@ def test_a_file_of_test_images_is_read(registry: Registry, maker: Maker, tmp_pat
     with pytest.raises(RegistryError, match=r"this model takes uint8\(N, 4, 5, 3\)"):
         find_examples(manifest, path)
     np.savez(path, images=given.images, labels=given.labels + 2)
-    with pytest.raises(RegistryError, match="none of the model's classes"):
+    with pytest.raises(RegistryError, match="the model's classes"):
         find_examples(manifest, path)
     np.savez(path, images=given.images, labels=given.labels, classes=manifest.classes)
     assert find_examples(manifest, path) is not None

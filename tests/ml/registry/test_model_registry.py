@@ -191,7 +191,7 @@ def test_an_image_keeps_its_version(registry: Registry) -> None:
     assert registry.images.all() == [image]
     with pytest.raises(Conflict, match=f"holds version {a}, linked by ada"):
         registry.link_image(IMAGE, b)
-    with pytest.raises(RegistryError, match="is no image digest"):
+    with pytest.raises(RegistryError, match=r"^latest "):
         registry.link_image("latest", a)
     with pytest.raises(RegistryError, match="is not registered"):
         registry.link_image(IMAGE, "f" * 64)
@@ -270,7 +270,7 @@ def test_a_damaged_manifest_is_named(registry: Registry) -> None:
     registry.store.delete(key)
     other = replace(manifest, version=version_of("b"))
     registry.store.create(key, other.to_json())
-    with pytest.raises(Damaged, match=r"is no manifest \(.*it describes"):
+    with pytest.raises(Damaged, match=r"manifest \(.*it describes"):
         registry.versions.manifests()
 
 

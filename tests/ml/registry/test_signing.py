@@ -76,7 +76,7 @@ def test_keys_are_for_their_owner_and_never_written_over(
     private, public = new_key(tmp_path)
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     assert Signer.open(str(private)).key == PublicKey.find(str(public))
-    with pytest.raises(RegistryError, match="not written over"):
+    with pytest.raises(RegistryError, match="exists"):
         new_key(tmp_path)
     monkeypatch.delenv(signing.PASSWORD)
     with pytest.raises(RegistryError, match=signing.PASSWORD):

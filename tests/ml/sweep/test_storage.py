@@ -82,7 +82,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
 
 def test_another_search_under_the_same_name_is_refused(tmp_path: Path) -> None:
     open_study(small_plan(tmp_path), create=True)
-    with pytest.raises(SweepError, match=r"searched something else[^$]*sweep\.name="):
+    with pytest.raises(SweepError, match=r"sweep\.name="):
         open_study(small_plan(tmp_path, space={"label_smoothing": "interval(0,1)"}), create=True)
     more = small_plan(tmp_path, n_trials=99, sampler="random", workers=4)
     assert open_study(more, create=True).study_name == "small"

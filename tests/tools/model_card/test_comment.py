@@ -68,7 +68,7 @@ def test_a_difference_within_chance_is_not_bold() -> None:
 
 def test_times_sizes_and_cost_are_relative() -> None:
     text = to_markdown(figures(), figures(p50_ms=3.0, onnx_bytes=1_970_000, int8_bytes=None))
-    assert row(text, "p50, a lone caller") == ["2.00 ms", "3.00 ms", "+50.0%"]
+    assert row(text, "p50, one caller") == ["2.00 ms", "3.00 ms", "+50.0%"]
     assert row(text, "model.onnx") == ["3.94 MB", "1.97 MB", "-50.0%"]
     assert row(text, "model.int8.onnx") == ["1.04 MB", "—", "—"]
     base, head, _ = row(text, "1,000 requests")
