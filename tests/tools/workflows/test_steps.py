@@ -251,6 +251,16 @@ def test_a_proposal_that_is_repeated_makes_nothing_twice(scratch: Scratch) -> No
     assert not [call for call in scratch.calls if {"-f", "create"} & set(call)]
 
 
+@pytest.mark.parametrize(("there", "command"), [("", "create"), ("1", "comment")])
+def test_drift_that_lasts_is_one_issue(scratch: Scratch, there: str, command: str) -> None:
+    (scratch.folder / "temp/table").write_text("table\n")
+    step = step_of("drift", "Open an issue")
+    environment = {**step.environment, "THERE": there}
+    done = scratch.run(Step(step.workflow, step.job, step.name, step.script, environment))
+    assert done.returncode == 0, done.stderr
+    assert scratch.calls[-1][1:3] == ["issue", command]
+
+
 def test_what_decides_whether_a_job_runs_is_known_before_its_environment() -> None:
     """GitHub evaluates a job's `if` without the variables of its environment: they must be the
     repository's, and the page on setting up says so."""
