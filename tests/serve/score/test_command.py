@@ -49,7 +49,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     assert not output.exists()
     assert main(["photos", "--out", "out.parquet", *FEW]) == 0
     assert main(["photos", "--out", "whole.parquet"]) == 0
-    assert "goes on: " in capsys.readouterr().err
+    assert "resuming: " in capsys.readouterr().err
     assert output.read_bytes() == (here / "whole.parquet").read_bytes()
     assert column(output, "path") == [f"photos/{number:04d}.png" for number in range(40)]
     assert not parts(output)
