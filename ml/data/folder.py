@@ -224,6 +224,9 @@ class ImageFolder(ImageData):
         if copies:
             verdict = "left out" if self.on_duplicates == "skip" else "kept"
             notes.append(f"{copies:,} duplicates {verdict} (data.on_duplicates)")
+            seen = sum(len({file.part for file in group}) > 1 for group in listing.duplicates)
+            if seen and self.on_duplicates == "keep":
+                notes.append(f"{seen:,} images are in training and in test or validation alike")
         if listing.ignored:
             notes.append(f"{len(listing.ignored):,} other files ignored")
         if notes:
@@ -303,8 +306,13 @@ def _visible(folder: Path, kind: Any) -> list[Path]:
 
 
 def _is_shown(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and path.is_file()
+    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        return False
+    if path.is_symlink() and not path.exists():
+        raise DatasetError(
+            f"{path} links to {path.readlink()}, which is not there: mend or delete it"
+        )
+    return path.is_file()
 
 
 def read_table(path: Path) -> list[File]:

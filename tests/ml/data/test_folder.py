@@ -178,6 +178,24 @@ def test_damaged_files_are_listed_and_left_out_on_request(
     assert "3 damaged files left out" in capsys.readouterr().err
 
 
+def test_images_that_are_in_training_and_in_test_alike_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos(tmp_path / "d" / "train")
+    photos(tmp_path / "d" / "test", each=3)
+    opened(tmp_path / "d")
+    assert "6 images are in training and in test or validation alike" in capsys.readouterr().err
+    opened(tmp_path / "d", on_duplicates="skip")
+    assert "alike" not in capsys.readouterr().err
+
+
+def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos")
+    (root / "a" / "lost.png").symlink_to("/nowhere/x.png")
+    with pytest.raises(DatasetError, match=r"lost\.png links to /nowhere/x\.png, which is not"):
+        opened(root)
+
+
 def test_duplicates_are_listed_and_left_out_on_request(tmp_path: Path) -> None:
     root = photos(tmp_path, "ab", each=5)
     write(root / "a" / "copy.png", (root / "a" / "0.png").read_bytes())
