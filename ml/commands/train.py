@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,7 +18,9 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from rich.console import Console
 
+from common.files import write_whole
 from ml.data.cifar10 import DatasetError
+from ml.data.cifar10_cache import cache_folder
 from ml.runs.folder import ResumeError, RunFolder
 from ml.runs.metrics import read_rows
 from ml.training.config import (
@@ -185,18 +188,15 @@ def initial_weights(reference: str, runs: Path) -> Path:
     """Resolves ``init_from`` to a file of weights.
 
     Args:
-        reference: a file, a run folder, or ``registry:`` with an alias, a version or its prefix.
-            Registered models have folded normalisations; trainable weights are in the run that made
-            them.
-            one. The registry keeps models that serve, whose normalisations are folded; what can be
-            trained further is in the run that made it.
+        reference: a file, a run folder, or ``registry:`` with an alias, a version or its
+            prefix: from the run that made it if that is here, else from the registry.
         runs: parent of the run folders.
 
     Raises:
         ConfigError: there is none; the message says what was searched for.
     """
     if reference.startswith(_REGISTERED):
-        path = _registered_run(reference.removeprefix(_REGISTERED), runs)
+        path = _registered(reference.removeprefix(_REGISTERED), runs)
     else:
         path = runs.parent / Path(reference).expanduser()  # as a user of the workspace sees it
     run = RunFolder(path)
@@ -209,8 +209,8 @@ def initial_weights(reference: str, runs: Path) -> Path:
     )
 
 
-def _registered_run(name: str, runs: Path) -> Path:
-    """The local run that made a registered version."""
+def _registered(name: str, runs: Path) -> Path:
+    """The run of this machine that made a registered version, or a file of its weights."""
     from common.objects import StoreError
     from ml.registry.ledger import RegistryError
     from ml.registry.registry import Registry, usual_location
@@ -218,16 +218,23 @@ def _registered_run(name: str, runs: Path) -> Path:
     try:
         registry = Registry.open(usual_location())
         manifest = registry.versions.manifest(registry.resolve(name))
+        # Of INT8, the model that it was made from.
+        made = (manifest.version, *(parent.version for parent in manifest.lineage.parents))
+        for summary in runs.glob("*/summary.json"):
+            if json.loads(summary.read_text(encoding="utf-8")).get("model_version") in made:
+                return summary.parent
+        for version in made:
+            if weights := registry.weights.of(version):
+                path = cache_folder("weights") / f"{sha256(weights).hexdigest()}.pt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, weights)
+                return path
     except (RegistryError, StoreError) as exc:
         raise ConfigError(f"init_from={_REGISTERED}{name}: {exc}") from None
-    # For INT8, the model that it was quantised from.
-    made = {manifest.version, *(parent.version for parent in manifest.lineage.parents)}
-    for summary in runs.glob("*/summary.json"):
-        if json.loads(summary.read_text(encoding="utf-8")).get("model_version") in made:
-            return summary.parent
     raise ConfigError(
-        f"init_from={_REGISTERED}{name} is {manifest.name}, version {manifest.version[:12]}: the "
-        f"run that made it is not in {runs}; copy its folder there, or name a file of its weights"
+        f"init_from={_REGISTERED}{name} is {manifest.name}, version {manifest.version[:12]}: it "
+        "was registered without the weights of its training, and the run that made it is not in "
+        f"{runs}; copy its folder there, or name a file of its weights"
     )
 
 

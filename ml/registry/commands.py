@@ -58,6 +58,9 @@ def register(registry: Registry, options: argparse.Namespace, progress: Progress
     submission = read_submission(user_path(options.model), parents)
     progress("writing the model")
     manifest, new = registry.register(submission.data, submission.lineage, options.reason)
+    if submission.weights:
+        progress("writing the weights")
+        registry.weights.add(manifest.version, submission.weights)
     if signer:
         progress("signing the model")
         sign(registry, manifest.version, signer)

@@ -30,6 +30,7 @@ from ml.registry.versions import (
     Manifest,
     Signatures,
     Versions,
+    Weights,
 )
 
 CHAMPION = "champion"
@@ -48,6 +49,7 @@ class Registry:
     Attributes:
         versions: manifests and model bytes.
         signatures: of the versions' files, by key.
+        weights: what versions can be trained further from.
         images: versions in container images.
         ledger: every move of an alias.
     """
@@ -58,7 +60,7 @@ class Registry:
         """
         self.store, self.who = store, who or this_user()
         self.versions, self.images, self.ledger = Versions(store), Images(store), Ledger(store)
-        self.signatures = Signatures(store)
+        self.signatures, self.weights = Signatures(store), Weights(store)
         self._is_prepared = self._has_format()
 
     @classmethod
@@ -287,6 +289,7 @@ def inspect(
     for version in versions:
         try:
             model = registry.versions.model(version)
+            registry.weights.of(version)
             signatures = registry.signatures.of(version)
             if key and key.fingerprint in signatures:
                 verify(model, signatures[key.fingerprint], key)

@@ -20,10 +20,16 @@ _BENCHMARK = Path("benchmark", "benchmark.json")
 
 @dataclass(frozen=True)
 class Submission:
-    """An artifact's bytes and its provenance."""
+    """An artifact's bytes and what is known of how it was made.
+
+    Attributes:
+        weights: of the finished run that made it, to train further from; None where they are not
+            known to be its.
+    """
 
     data: bytes
     lineage: Lineage
+    weights: bytes | None = None
 
 
 def read_submission(path: Path, parents: Sequence[Parent] = ()) -> Submission:
@@ -58,7 +64,9 @@ def read_submission(path: Path, parents: Sequence[Parent] = ()) -> Submission:
         summary = None  # the fp32 model beside this one
     benchmark = _json(run.path / _BENCHMARK) if config is not None else None
     found = [*parents, *_fp32_sibling(run, metadata, known=bool(parents))]
-    return Submission(data, Lineage(config, summary, benchmark, tuple(found)))
+    is_of_run = summary is not None and summary.get("model_version") == metadata.version
+    weights = run.weights.read_bytes() if is_of_run and run.weights.is_file() else None
+    return Submission(data, Lineage(config, summary, benchmark, tuple(found)), weights)
 
 
 def _config(run: RunFolder, metadata: ArtifactMetadata) -> dict[str, Any] | None:

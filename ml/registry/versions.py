@@ -23,6 +23,7 @@ MODELS = "models/"
 _VERSIONS = "versions/"
 _IMAGES = "images/"
 _SIGNATURES = "signatures/"
+_WEIGHTS = "weights/"
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _DIGEST = re.compile(PREFIX + "[0-9a-f]{64}")
 _READERS = 16
@@ -286,6 +287,34 @@ class Signatures:
             for name in names
             if _FINGERPRINT.fullmatch(name)
         }
+
+
+class Weights:
+    """What a version can be trained further from: the weights of its training by name, as its run
+    folder's ``network.pt`` has them. The model itself is folded for serving."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def add(self, version: str, data: bytes) -> bool:
+        """Keeps a version's weights under their digest; false if it has some."""
+        if self._store.entries(f"{_WEIGHTS}{version}/"):
+            return False
+        digest = hashlib.sha256(data).hexdigest()
+        return self._store.create(f"{_WEIGHTS}{version}/{digest}.pt", data)
+
+    def of(self, version: str) -> bytes | None:
+        """A version's weights, if they were registered.
+
+        Raises:
+            Damaged: they are not what was registered.
+        """
+        for entry in self._store.entries(f"{_WEIGHTS}{version}/"):
+            data = self._store.read(entry.key)
+            if entry.key != f"{_WEIGHTS}{version}/{hashlib.sha256(data).hexdigest()}.pt":
+                raise Damaged(f"{entry.key} in {self._store.url} has another SHA-256: restore it")
+            return data
+        return None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from ml.artifact.artifact import load_artifact
 from ml.commands import train
 from ml.registry.registry import Registry
+from ml.registry.submission import read_submission
 from ml.runs.loading import open_trained
 from ml.training.config import ConfigError
 from ml.training.launch import BAD_INPUT, INTERRUPTED, Job
@@ -265,3 +266,9 @@ def test_weights_to_start_from_are_found_by_file_folder_and_registered_version(
             train.initial_weights(reference, runs)
     with pytest.raises(ConfigError, match="the run that made it is not in"):
         train.initial_weights("registry:production", tmp_path)
+    submission = read_submission(run)
+    assert submission.weights
+    assert registry.weights.add(manifest.version, submission.weights)
+    monkeypatch.setenv("KILN_CACHE", str(tmp_path / "cache"))
+    restored = train.initial_weights("registry:production", tmp_path)
+    assert restored.read_bytes() == weights.read_bytes()

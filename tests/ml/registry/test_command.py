@@ -137,6 +137,7 @@ def run_folder(terminal: Terminal, **changes: Any) -> Path:
     (folder / "model.int8.onnx").write_bytes(small)
     summary = {"model_version": read_artifact(model).version, "training_s": 12.5}
     (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "network.pt").write_bytes(b"weights")
     return folder
 
 
@@ -152,6 +153,9 @@ def test_a_run_folder_brings_its_configuration(terminal: Terminal) -> None:
     assert int8["lineage"]["summary"] is None
     assert terminal.types("explain", int8["version"]) == 0
     assert f"int8 of: {fp32['version']}" in terminal.output
+    registry = Registry.open(str(terminal.folder / ".kiln" / "registry"))
+    assert registry.weights.of(fp32["version"]) == b"weights"
+    assert registry.weights.of(int8["version"]) is None
 
 
 def test_a_configuration_that_is_not_the_models_is_refused(terminal: Terminal) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from common.objects import Conflict, Damaged, FolderStore
 from ml.registry.ledger import RegistryError
-from ml.registry.versions import Act, Image, Images, Lineage, Manifest, Versions
+from ml.registry.versions import Act, Image, Images, Lineage, Manifest, Versions, Weights
 from tests.ml.registry.artifacts import artifact, version_of
 
 NOTHING = Lineage()
@@ -159,3 +159,15 @@ def test_what_is_no_link_is_damage(store: Overtaken, data: bytes) -> None:
     store.create(f"images/{digest('a')[7:]}.json", data)
     with pytest.raises(Damaged, match=r"^images/a0*\.json"):
         Images(store).all()
+
+
+def test_weights_are_kept_once_for_a_version_and_by_their_digest(store: Overtaken) -> None:
+    weights = Weights(store)
+    assert weights.of("ab") is None
+    assert (weights.add("ab", b"first"), weights.add("ab", b"second")) == (True, False)
+    assert weights.of("ab") == b"first"
+    (entry,) = store.entries("weights/")
+    store.delete(entry.key)
+    store.create(entry.key, b"other")
+    with pytest.raises(Damaged, match="another SHA-256"):
+        weights.of("ab")
