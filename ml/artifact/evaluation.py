@@ -197,7 +197,7 @@ def calibration_by_chance(probabilities: ArrayLike) -> float:
     """
     confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
     variances = np.bincount(_bins(confidence), confidence * (1 - confidence), CALIBRATION_BINS)
-    return _distance_by_chance(variances, len(confidence))
+    return _distance_by_chance(variances.astype(np.float64), len(confidence))
 
 
 def greatest_calibration_by_chance(accuracy: float, images: int) -> float:

@@ -421,7 +421,8 @@ def composed(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
             return composed(overrides, name)
     try:
         return compose(name, [*overrides])
-    except (HydraException, OmegaConfBaseException) as exc:
+    # An assertion: a value below one that is null.
+    except (HydraException, OmegaConfBaseException, AssertionError) as exc:
         reasons = [str(exc).split("\nSee https")[0]]
         if exc.__cause__:
             reasons.append(str(exc.__cause__).split("\n    full_key")[0])
@@ -554,6 +555,7 @@ def check_values(cfg: DictConfig) -> None:
         "network.logit_scale": (lambda value: 0 < value < math.inf, "above 0"),
         "data.image_size": (_is_size, "such as 64, or [height,width]: whole pixels"),
         "data.memory_gib": (lambda value: value >= 0, "at least 0"),
+        "data.epochs": (lambda value: value >= 1, "at least 1"),
         "data.max_pixels": (lambda value: value >= 1, "at least 1"),
         "data.train_size": (lambda value: value > 0, "above 0, or null: all"),
         "optimizer.orthogonalise_in": (

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch.nn import functional as F
 
 from ml.data.datamodule import size_schedule
-from ml.training.config import CONFIGS, ConfigError, check_values, register_schema
+from ml.training.config import CONFIGS, ConfigError, check_values, composed, register_schema
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 OPTIMIZERS = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml"))
@@ -108,6 +108,7 @@ def test_early_stopping_by_another_metric_follows_that_one() -> None:
         ("network.depths=[0,2,2]", "one for each group"),
         ("network.logit_scale=nan", "above 0"),
         ("data.train_size=-1", "above 0"),
+        ("data.epochs=0", "at least 1"),
         ("monitor=val/acc", "did you mean val/accuracy"),
     ],
 )
@@ -163,3 +164,8 @@ def test_the_smoke_preset_uses_real_images_and_few_of_them() -> None:
     cfg = _compose("experiment=smoke")
     assert cfg.data.folder is None
     assert cfg.data.train_size <= 5000
+
+
+def test_a_value_below_one_that_is_null_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"callbacks\.averaging\.decay"):
+        composed(["callbacks.averaging.decay=0.5"])
