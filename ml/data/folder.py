@@ -325,7 +325,8 @@ def read_table(path: Path) -> list[File]:
     files = []
     for number, row in enumerate(rows, 1):
         split = str(row.get("split") or "").strip().lower()
-        label = "" if row["label"] is None else str(row["label"]).strip()
+        named = row["label"] is not None and row["label"] == row["label"]  # NaN is no label
+        label = str(row["label"]).strip() if named else ""
         file = path.parent / str(row["path"])
         if split not in _TABLE_PARTS:
             raise DatasetError(

@@ -189,6 +189,14 @@ def test_images_that_are_in_training_and_in_test_alike_are_told(
     assert "alike" not in capsys.readouterr().err
 
 
+def test_a_table_s_label_that_is_not_a_number_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "0.png", picture(0))
+    table = pa.table({"path": ["0.png"], "label": [float("nan")]})
+    parquet.write_table(table, tmp_path / "photos.parquet")
+    with pytest.raises(DatasetError, match=r"row 1: 0\.png has no label"):
+        opened(tmp_path / "photos.parquet")
+
+
 def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
     root = photos(tmp_path / "photos")
     (root / "a" / "lost.png").symlink_to("/nowhere/x.png")
