@@ -179,6 +179,18 @@ def test_the_program_writes_what_it_shows(tmp_path: Path) -> None:
     assert (tmp_path / "o" / "verdict.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_that_was_ended_goes_on_with_the_kinds_that_are_left(tmp_path: Path) -> None:
+    console, file = Console(file=StringIO(), width=160), tmp_path / "verdict.json"
+    words = ["--releases", "2", "--images", "300", "--made-up", "--out", str(tmp_path)]
+    assert main(words, console) == 0
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps(whole | {"outcomes": whole["outcomes"][:-1]}))
+    assert main([*words, "--resume"], console) == 0
+    assert json.loads(file.read_text()) == whole
+    assert main([*words, "--resume", "--seed", "1"], console) == 2
+    assert "of other settings" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_wrong_policy_ends_the_program_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text("[verdict]\nfalse_alarm_rate = 7\n")
     console = Console(file=StringIO(), width=160)
