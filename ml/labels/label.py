@@ -54,7 +54,7 @@ def open_session(options: argparse.Namespace) -> Session | None:
         return metadata.drift_reference if metadata else None
 
     with Progress("reading captures"):
-        versions = {row.model_version for row in captures.rows()}
+        versions = {row.model_version for row in captures.answers()}
         if not versions:
             return None
         session = Session(

@@ -68,7 +68,7 @@ def status(captures: Captures) -> Status:
     """Counts a store's contents; labels of deleted predictions are not counted."""
     versions, keys, times = Counter[str](), set[tuple[str, int]](), list[float]()
     with Progress("reading captures"):
-        for row in captures.rows():
+        for row in captures.answers():
             versions[row.model_version] += 1
             keys.add(row.key)
             times.append(row.time)
@@ -108,7 +108,7 @@ def import_table(
     """
     rows = read_table(path, labeller, time.time() if now is None else now)
     with Progress("reading captures"):
-        known = {row.key: row.model_version for row in captures.rows()}
+        known = {row.key: row.model_version for row in captures.answers()}
         latest = {(*label.key, label.labeller): label.label for label in captures.labels()}
     named = {known[row.label.key] for row in rows if row.label.key in known}
     classes = class_names(named or known.values(), model, registry)
@@ -125,7 +125,7 @@ def export_table(captures: Captures, path: Path) -> int:
     for label in captures.labels():
         latest[(*label.key, label.labeller)] = label
     stated = [label for label in latest.values() if label.label is not None]
-    known = {row.key: row for row in captures.rows()}
+    known = {row.key: row for row in captures.answers()}
     rows: list[dict[str, Any]] = []
     for label in sorted(stated, key=lambda one: (*one.key, one.labeller)):
         row = known.get(label.key)

@@ -132,7 +132,7 @@ class Session:
             if row.key in shown:
                 self._rows.setdefault(row.key, row)
         mine: dict[Key, Label] = {}
-        for label in self.captures.labels() if shown else ():
+        for label in self.captures.labels({one for one, _ in shown}) if shown else ():
             if label.labeller == self.labeller and label.key in self._rows:
                 mine[label.key] = label
         said = [label for label in mine.values() if label.label is not None]
