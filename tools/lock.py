@@ -19,7 +19,7 @@ from pathlib import Path
 
 REQUIREMENTS = "requirements.in"
 LOCK = "requirements_lock.txt"
-FOLDERS = (".", "tools/checks")  # each has both files
+FOLDERS = (".", "serve/score", "tools/checks")  # each has both files
 # The platform is explicit so that the lock does not depend on who compiles it. Extras are kept
 # because torch requests parts of cuda-toolkit by extras, and installers of single wheels read them.
 COMPILE = (
@@ -88,7 +88,8 @@ def disagreements(requirements: str, lock: str) -> list[str]:
         found.append(f"{REQUIREMENTS} changed after {LOCK} was compiled")
     pins: dict[str, Pin] = {canonicalize_name(pin.name): pin for pin in read_pins(lock)}
     for line in meaningful_lines(requirements):
-        found += _unsatisfied(line, pins)
+        if not line.startswith("-"):  # -c, which uv has followed
+            found += _unsatisfied(line, pins)
     return found + [f"{pin.name} has no sha256 hash" for pin in pins.values() if not pin.hashed]
 
 

@@ -70,7 +70,7 @@ def _say(data: bytes) -> None:
 
 def _said() -> Iterator[bytes]:
     whole: dict[str, Any] = {"request_id": _ID, "label": "cat", "index": 1}
-    bodies = (
+    bodies: tuple[Any, ...] = (
         *(whole, whole | {"index": 0}, whole | {"index": 100}, whole | {"index": -1}),
         *(whole | {"index": 1.0}, whole | {"label": "bird"}, whole | {"label": ""}),
         *(whole | {"request_id": _ID.upper()}, whole | {"request_id": _ID + "\n"}),

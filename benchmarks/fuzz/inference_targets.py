@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 
 from benchmarks.fuzz.targets import Target, hold
@@ -54,7 +55,7 @@ def _hold_pixels(request: tensors.InferRequest, binary: bytes, found: Pixels) ->
 def _hold_files(request: tensors.InferRequest, binary: bytes, found: list[Upload]) -> None:
     hold(len(found) == request.inputs[0].shape[0], f"{len(found)} files")
     files = [one.data for one in found]
-    if isinstance(request.inputs[0].data, tensors.Raw):
+    if isinstance(request.inputs[0].data, msgspec.Raw):
         texts = [one if isinstance(one, str) else one[0] for one in _listed(request)]
         for file, text in zip(files, texts, strict=True):
             with suppress(ValueError):  # other forms of base64 are BODIES' to look at
@@ -71,7 +72,7 @@ def _listed(request: tensors.InferRequest) -> list[Any]:
 
 
 def _text(one: tensors.RequestInput) -> bytes:
-    return bytes(cast(tensors.Raw, one.data))
+    return bytes(cast(msgspec.Raw, one.data))
 
 
 def _hold_answer(

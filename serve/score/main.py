@@ -6,6 +6,8 @@
     bazel run //serve:score -- paths.parquet --column file --out predictions.parquet
     find photos -newer last.parquet | bazel run //serve:score -- - --out new.parquet
 
+    bazel run //serve:score_on_ray -- s3://bucket/prefix --out predictions.parquet --ray head:6379
+
 In folders, patterns and buckets, files without an image extension are skipped; files named
 directly, in a table or on standard input are always tried. A file that cannot be scored becomes a
 row with its error. An interrupted command resumes when it is run again.
@@ -18,8 +20,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -62,6 +65,7 @@ def _score(options: argparse.Namespace) -> int:
     from common.model.artifact import ArtifactError
     from serve.score.listing import ListingError, StorageError
     from serve.score.results import Parts, ResultsError
+    from serve.score.scorer import ClusterError
     from serve.settings import SettingsError
 
     begun = False
@@ -77,14 +81,14 @@ def _score(options: argparse.Namespace) -> int:
             if parts.rows:
                 _say(f"resuming: {parts.rows:,} of {len(paths):,} files are done")
             begun = True
-            with closing(scorer.score(paths, ranges, options.batch_size)) as tables:
+            with closing(_tables(options, model, scorer, paths, ranges)) as tables:
                 rate = _work(parts, tables, len(paths), progress)
             progress.begin("writing the output", len(paths))
             parts.merge(_described(scorer), progress.update)
     except (ArtifactError, SettingsError, ListingError) as exc:
         _say(f"error: {exc}")
         return _MISTAKE
-    except (ResultsError, StorageError) as exc:
+    except (ClusterError, ResultsError, StorageError) as exc:
         _say(f"error: {exc}" + ("; run the same command to resume" if begun else ""))
         return _FAILED if begun else _MISTAKE
     return _summary(parts, rate, options)
@@ -147,6 +151,21 @@ def _listed(options: argparse.Namespace, progress: Progress) -> list[str]:
     if listing.repeated:
         _say(f"left out {listing.repeated:,} duplicate paths")
     return listing.paths
+
+
+def _tables(
+    options: argparse.Namespace,
+    model: Model,
+    scorer: Scorer,
+    paths: Sequence[str],
+    ranges: Sequence[tuple[int, int]],
+) -> Generator[tuple[int, pa.Table]]:
+    """The rows as they are scored, on this machine or on a cluster."""
+    if not options.ray:
+        return scorer.score(paths, ranges, options.batch_size)
+    from serve.score.cluster import score_on_cluster
+
+    return score_on_cluster(options.ray, model, paths, ranges, options.batch_size)
 
 
 def _work(
@@ -212,6 +231,14 @@ def _between(low: int, high: int) -> Callable[[str], int]:
     return whole_number
 
 
+def _with_ray(text: str) -> str:
+    if find_spec("ray") is None:
+        raise argparse.ArgumentTypeError(
+            "this program carries no Ray: use //serve:score_on_ray instead of //serve:score"
+        )
+    return text
+
+
 def _output(text: str) -> Path:
     path = Path(text)
     if path.suffix.lower() not in _SUFFIXES:
@@ -263,6 +290,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=_between(1, 4096),
         default=64,
         help="files per batch (default: 64)",
+    )
+    parser.add_argument(
+        "--ray",
+        type=_with_ray,
+        metavar="ADDRESS",
+        help="score on this Ray cluster, with a worker on each of its CPUs: host:6379, or auto "
+        "(needs //serve:score_on_ray; the machines see files under the same paths)",
     )
     parser.add_argument(
         "--restart", action="store_true", help="discard the results of an interrupted run"

@@ -56,6 +56,10 @@ _GONE = {"NoSuchKey", "404"}
 _DENIED = {"AccessDenied", "403", "InvalidObjectState"}
 
 
+class ClusterError(Exception):
+    """The cluster cannot be reached, or the work ended there; the message says why."""
+
+
 class FileError(Exception):
     """A file that cannot be read: kind of error, and reason."""
 

@@ -41,6 +41,7 @@ DISTRIBUTIONS = {
 BROUGHT = {
     "infra/terraform/modules/slack/function/slack.py": {"boto3"},  # Lambda's runtime
     "tools/coverage/measure.py": {"coverage"},  # if coverage is measured
+    "serve/score/main.py": {"serve/score/cluster.py"},  # //serve:score_on_ray
     "ml/stages.py": {  # whoever trains or reports: an export is not keyed by it
         "ml/report/page.py",
         "ml/training/config.py",

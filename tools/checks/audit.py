@@ -51,7 +51,11 @@ def read_accepted(text: str, today: date) -> dict[str, str]:
     return reasons
 
 
-LOCKS = ("requirements_lock.txt", "tools/checks/requirements_lock.txt")
+LOCKS = (
+    "requirements_lock.txt",
+    "serve/score/requirements_lock.txt",
+    "tools/checks/requirements_lock.txt",
+)
 VULNERABLE, BAD_INPUT, NOT_ASKED = 1, 2, 3  # exit codes
 
 

@@ -102,6 +102,7 @@ def test_what_cannot_be_done_is_one_error_before_any_work(
         ["photos", "--out", "a.xlsx"],
         ["photos", "--out", "a.csv", "--top-k", "0"],
         ["photos", "--out", "a.csv", "--workers", "many"],
+        ["photos", "--out", "a.csv", "--ray", "auto"],  # which this program does not carry
     ],
 )
 def test_options_that_make_no_sense_are_refused(arguments: list[str]) -> None:

@@ -23,7 +23,11 @@ from tools.offline.pypi_hub.lockfile import read_lock
 
 ROOT = Path(__file__).absolute().parents[3]
 TABLE = read_table(Path(__file__).absolute().with_name("upstream.json"))
-LOCKS = {"pypi": "requirements_lock.txt", "kiln_checks": "tools/checks/requirements_lock.txt"}
+LOCKS = {
+    "pypi": "requirements_lock.txt",
+    "kiln_checks": "tools/checks/requirements_lock.txt",
+    "kiln_ray": "serve/score/requirements_lock.txt",
+}
 LOCKED = {hub: [pin.name for pin in read_lock(ROOT / path)] for hub, path in LOCKS.items()}
 
 UPSTREAM = Upstream(TABLE, LOCKED)
