@@ -387,8 +387,8 @@ def _tally(first: int, file: Path | None) -> Tally:
     if file is None or not file.exists():
         return Tally(first, first)
     known = json.loads(file.read_bytes())
-    counts = {name: Counter(known.pop(name)) for name in ("results", "kinds")}
-    found = Tally(**known, **counts)
+    results, kinds = Counter(known.pop("results")), Counter(known.pop("kinds"))
+    found = Tally(**known, results=results, kinds=kinds)
     if found.first != first:
         raise ValueError(f"{file} begins with seed {found.first}, not {first}: name another file")
     return found
