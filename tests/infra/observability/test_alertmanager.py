@@ -85,7 +85,7 @@ def test_a_page_reaches_slack_and_the_mailbox_and_so_does_its_end(route: Route) 
     attachment = route.message("PAGE ErrorShare")
     assert attachment["color"] == "danger"
     assert attachment["title_link"] == "http://prometheus/graph?g0.expr=ErrorShare"
-    assert "More than 1 % of the answers" in attachment["text"]
+    assert "1 %" in attachment["text"]
     assert "now 0.02" in attachment["text"]
     assert "docs/runbook.md#errorshare" in attachment["text"]
     assert route.slack.messages[0]["channel"] == "#kiln"
