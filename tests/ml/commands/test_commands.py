@@ -224,7 +224,7 @@ def test_other_names_of_the_same_classes_are_noticed(
 ) -> None:
     monkeypatch.setattr(CIFAR10, "classes", CIFAR10.classes[::-1])
     code, said = _export(run)
-    assert (code, "to tell airplane" in said) == (2, True)
+    assert (code, "airplane" in said) == (2, True)
 
 
 @pytest.mark.parametrize(

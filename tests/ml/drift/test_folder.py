@@ -48,5 +48,5 @@ def test_a_damaged_file_is_reported_and_the_rest_is_read(tmp_path: Path) -> None
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no image"):
         image_files(tmp_path)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="missing"):
         image_files(tmp_path / "missing")
