@@ -1,4 +1,4 @@
-"""Scans all files that git tracks or would track for secrets: `bazel run //tools:secrets`.
+"""Scans all files that git tracks or would track for secrets, by `bazel run //tools:secrets`.
 
 detect-secrets finds keys by their form, passwords by variable names, and strings with high entropy;
 tools/image/inspection.py has the patterns that must not be in the image either. A false positive is
