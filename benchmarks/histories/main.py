@@ -59,6 +59,7 @@ SETTINGS: Settings = parse_settings(
 GOOD, BETTER, HARMFUL = (f"sha256:{letter * 64}" for letter in "abc")
 FIRST = f"sha256:{'0' * 64}"  # previously live
 CLOCKS_S = 600.0
+_WRITTEN_EVERY = 50  # histories
 # Allowed transitions within a release; one that has ended is followed by the next.
 _FOLLOWS: Mapping[str, frozenset[str]] = {
     "begin": frozenset({"publish", "roll back"}),
@@ -422,14 +423,10 @@ def main(arguments: Sequence[str], console: Console) -> int:
     return int(bool(tally.broken))
 
 
-_WRITTEN_EVERY = 50
-
-
 def _show(tally: Tally, console: Console) -> None:
-    title = f"{tally.next - tally.first:,} histories, {len(tally.broken):,} broken, "
-    table = Table(
-        "commands ended with", "times", title=f"{title}{tally.took_s:.0f} s", title_justify="left"
-    )
+    ended = tally.next - tally.first
+    title = f"{ended:,} histories, {len(tally.broken):,} broken, {tally.took_s:.0f} s"
+    table = Table("commands ended with", "times", title=title, title_justify="left")
     for result, count in tally.results.most_common():
         table.add_row(result, f"{count:,}")
     console.print(table)

@@ -22,8 +22,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rich.table import Table
-
 from benchmarks.load.servers import (
     Running,
     ServerFailed,
@@ -34,7 +32,7 @@ from benchmarks.load.servers import (
     service,
 )
 from benchmarks.soak.cases import all_cases, stalled
-from benchmarks.soak.report import Check, Sample, judge, look, soak_figure
+from benchmarks.soak.report import Check, Sample, checks_table, judge, look, soak_figure
 from benchmarks.soak.traffic import Plan, Tally
 from common.captures import Captures
 from common.figures import to_png
@@ -168,12 +166,7 @@ def _show(tally: Tally, checks: list[Check]) -> None:
     speed = tally.requests / tally.seconds
     console.print(f"{tally.requests:,} requests in {tally.seconds:.0f} s ({speed:,.0f} a second)")
     console.print(f"answers by status: {statuses}")
-    table = Table(title="What had to hold")
-    for name in ("check", "found", "expected", ""):
-        table.add_column(name)
-    for check in checks:
-        table.add_row(check.name, check.found, check.expected, "holds" if check.holds else "FAILS")
-    console.print(table)
+    console.print(checks_table(checks))
     for example in tally.examples:
         console.print(example, markup=False, highlight=False)
 

@@ -33,11 +33,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from rich.table import Table
 
 from benchmarks.load.servers import ServerFailed, at_least, interruptible, running, service
-from benchmarks.soak.report import Check
+from benchmarks.soak.report import Check, checks_table
 from common.captures import Capture, Captures
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError
 from common.terminal import Progress, terminal
+from infra.twin.cloud.background import serving
 from serve.capture.recorder import png
 from serve.capture.s3 import Bucket
 from serve.inference.model_path import model_path, read_model
@@ -276,14 +277,8 @@ class Counters:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        with serving(server) as address:
+            yield address
 
 
 def _unpacked(handler: BaseHTTPRequestHandler, body: bytes) -> bytes:
@@ -362,12 +357,7 @@ def _show(found: Found, checks: Sequence[Check]) -> None:
         counts = (f"{one.answers:,}", str(one.failed), f"{one.kept:,}", dropped)
         table.add_row(one.name, f"{one.seconds:.0f}", *counts, f"{one.most_mb:.1f} MB")
     console.print(table)
-    table = Table(title="What had to hold")
-    for name in ("check", "found", "expected", ""):
-        table.add_column(name)
-    for check in checks:
-        table.add_row(check.name, check.found, check.expected, "holds" if check.holds else "FAILS")
-    console.print(table)
+    console.print(checks_table(checks))
 
 
 def _options() -> argparse.Namespace:

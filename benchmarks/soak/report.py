@@ -11,6 +11,7 @@ from statistics import median
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.table import Table
 
 from benchmarks.load.servers import Running, family
 from benchmarks.soak.traffic import Tally
@@ -73,6 +74,16 @@ class Check:
     found: str
     expected: str
     holds: bool
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """One row per check."""
+    table = Table(title="What had to hold")
+    for name in ("check", "found", "expected", ""):
+        table.add_column(name)
+    for check in checks:
+        table.add_row(check.name, check.found, check.expected, "holds" if check.holds else "FAILS")
+    return table
 
 
 def judge(

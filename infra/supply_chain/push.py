@@ -39,16 +39,17 @@ class PushError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     repository = options.repository or options.repository_file.read_text().strip()
+    digest = options.digest.read_text().strip()
     tags = [*options.tag, *(options.tags_file.read_text().split() if options.tags_file else ())]
     try:
         check(repository)
         with registry_login(repository.partition("/")[0]) as variables:
-            tags = tags_to_set(repository, options.digest.read_text().strip(), tags)
+            tags = tags_to_set(repository, digest, tags)
             push(options, repository, tags, variables)
     except (PushError, LoginError) as error:
         print(f"kiln: error: {error}", file=sys.stderr)
         return 2
-    reference = f"{repository}@{options.digest.read_text().strip()}"
+    reference = f"{repository}@{digest}"
     print(f"pushed {reference}")
     if options.reference_file:
         user_path(options.reference_file).write_text(reference + "\n")
