@@ -36,6 +36,19 @@ class PushError(Exception):
     """The image was not pushed; the message says what to do."""
 
 
+class RunAs(argparse.Action):
+    """The label that the user typed, for the usage line: one program serves two targets."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        parser.prog = f"bazel run {values} --"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     repository = options.repository or options.repository_file.read_text().strip()
@@ -63,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--run-as", action=RunAs, help=argparse.SUPPRESS)
     for hidden in ("--pusher", "--digest", "--repository-file"):  # set by the BUILD file
         parser.add_argument(hidden, type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--tags-file", type=Path, help=argparse.SUPPRESS)

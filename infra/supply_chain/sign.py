@@ -37,6 +37,7 @@ from infra.supply_chain.provenance import (
     commit_of,
     repository_of,
 )
+from infra.supply_chain.push import RunAs
 from infra.supply_chain.signature import bill_digest, sign
 
 NOT_SIGNED, BAD_INPUT = 1, 2  # exit codes
@@ -140,6 +141,7 @@ def _options() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--run-as", action=RunAs, help=argparse.SUPPRESS)
     for hidden in ("--digest", "--lock", "--sbom"):  # set by the BUILD file
         parser.add_argument(hidden, type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)  # none in the watcher

@@ -131,6 +131,31 @@ def test_a_release_that_takes_longer_than_its_credentials_renews_them() -> None:
         assert permissions["id-token"] == "write"  # pragma: allowlist secret: name of a permission
 
 
+def test_a_canary_delays_the_next_canary_of_its_environment_and_no_build() -> None:
+    workflow = yaml.safe_load(Path(".github/workflows/release.yml").read_text())
+    assert "github.ref" in workflow["concurrency"]["group"]  # the same tag twice, and no other
+    groups = {name: job.get("concurrency") for name, job in workflow["jobs"].items()}
+    for name in ENVIRONMENTS:
+        assert groups.pop(name) == {"group": f"deploy-{name}", "cancel-in-progress": False}
+    assert set(groups.values()) == {None}
+
+
+@pytest.mark.parametrize("label", [label for label in PARSERS if "_image" in label])
+def test_the_usage_line_names_the_target_that_was_run(
+    label: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, given = PARSERS[label]
+    with pytest.raises(SystemExit):
+        make().parse_args([*run_as(label), *given, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: bazel run {label} -- ")
+
+
+def run_as(label: str) -> list[str]:
+    """What the BUILD file adds for the usage line."""
+    text = Path("infra/supply_chain/BUILD.bazel").read_text()
+    return re.findall(rf'"(--run-as={label})"', text)
+
+
 def test_a_job_that_deploys_installs_terraform_and_builds_before_it_signs_in() -> None:
     jobs = yaml.safe_load(Path(".github/workflows/release.yml").read_text())["jobs"]
     deploying = [
