@@ -64,7 +64,7 @@ _WRITTEN_EVERY = 50  # histories
 _FOLLOWS: Mapping[str, frozenset[str]] = {
     "begin": frozenset({"publish", "roll back"}),
     "publish": frozenset({"test", "failed", "roll back"}),
-    "test": frozenset({"shift", "unchanged", "promoted", "roll back", "promote"}),
+    "test": frozenset({"shift", "stop", "unchanged", "promoted", "roll back", "promote"}),
     # "rolled back" at once: an unavailable ledger must not keep callers on a harmful version.
     "shift": frozenset({"shift", "look", "stop", "promote", "roll back", "rolled back"}),
     "look": frozenset({"look", "shift", "stop", "promote", "roll back", "rolled back"}),

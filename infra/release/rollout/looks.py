@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,9 @@ from infra.release.settings import Step
 from infra.release.state.journal import Journal
 from infra.release.verdict.engine import Verdict, judge
 from infra.release.verdict.evidence import Evidence, Labelled, Window
+
+_BY_HAND = "alias moved by hand"  # a verdict
+_REREAD_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Looks:
             )
             clock.sleep(max(0.0, min(settings.poll_s, next_look - clock.now())))
             context.lease.check()
-            if objection := self.alarm_objection():
+            if objection := self.alarm_objection() or self.moved_by_hand([self._split(step)]):
                 return objection
             if clock.now() < next_look:
                 continue
@@ -85,6 +88,27 @@ class Looks:
                 self._warned.add(name)
                 self._context.timeline.event(f"raised, and undoes nothing: {name}", "yellow")
         return StepEnd("roll back", "alarm", f"alarm: {', '.join(paging)}") if paging else None
+
+    def moved_by_hand(self, expected: Sequence[Mapping[str, float]]) -> StepEnd | None:
+        """A rollback if somebody has sent all traffic to stable, past the release manager; a stop
+        if they have moved the alias elsewhere.
+
+        Args:
+            expected: weights of the alias, by what this release has decided.
+        """
+        function, now = self._context.function, self._journal.progress
+        for pause_s in (_REREAD_S, 0.0):  # what has just been moved may read back as before
+            found = function.alias()
+            if found.weights in expected:
+                return None
+            self._context.clock.sleep(pause_s)
+        if found.weights == {str(now.stable): 1.0}:
+            return StepEnd("roll back", _BY_HAND, "somebody sent all traffic back to it by hand")
+        return StepEnd("stop", _BY_HAND, f"somebody moved the alias by hand: {found}")
+
+    def _split(self, step: Step) -> dict[str, float]:
+        now = self._journal.progress
+        return wanted_alias(str(now.stable), str(now.candidate), step.weight).weights
 
     def failed_before(self) -> dict[str, int]:
         """Failed calls of each version that were counted before the candidate gets traffic."""
@@ -217,11 +241,15 @@ class Looks:
 
     def _record(self, step: Step, verdict: Verdict, evidence: dict[str, Any]) -> None:
         now = self._journal.progress
-        weights = wanted_alias(str(now.stable), str(now.candidate), step.weight).weights
         why = "; ".join(verdict.reasons)
         try:
             self._journal.write(
-                "look", weights, step=now.step, verdict=verdict.decision, why=why, evidence=evidence
+                "look",
+                self._split(step),
+                step=now.step,
+                verdict=verdict.decision,
+                why=why,
+                evidence=evidence,
             )
         except LeaseLost:
             raise

@@ -195,6 +195,8 @@ class Rollout:
             if place < self._journal.progress.step:
                 continue
             self._timeline.plan(steps, place)
+            if objection := self._looks.moved_by_hand(self._journal.expected_weights):
+                return objection
             self._shift(place, step)
             end = self._looks.hold(step)
             if end.action != "advance":
@@ -244,9 +246,17 @@ class Rollout:
         candidate = str(now.candidate)
         steps = self._context.settings.steps(now.strategy)
         self._timeline.plan(steps, len(steps))
-        self._move(Alias(candidate))
-        self._notices.measure(len(steps) + 1, 1.0, "promote")
-        if problem := self._watch(candidate, now.model):
+        problem = self._looks.moved_by_hand(self._journal.expected_weights)
+        if problem is None:
+            self._move(Alias(candidate))
+            self._notices.measure(len(steps) + 1, 1.0, "promote")
+            problem = self._watch(candidate, now.model)
+        if problem and problem.action == "stop":
+            raise ReleaseError(
+                f"{problem.why}, and it stays so: `bazel run //infra:rollback -- --to VERSION` "
+                "moves it and ends the release"
+            )
+        if problem:
             self._decide_roll_back(problem)
             return self._roll_back()
         self._notices.measure(0, 0.0)
@@ -265,7 +275,9 @@ class Rollout:
             return StepEnd("roll back", "not verified", str(exc))
         until = clock.now() + settings.watch_s
         while True:
-            if objection := self._looks.alarm_objection():
+            alias = Alias(candidate)
+            objection = self._looks.alarm_objection() or self._looks.moved_by_hand([alias.weights])
+            if objection:
                 return objection
             left = until - clock.now()
             if left <= 0:

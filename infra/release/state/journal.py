@@ -45,6 +45,18 @@ class Journal:
         return newest if newest and newest.kind == "roll back" else None
 
     @property
+    def expected_weights(self) -> list[Mapping[str, float]]:
+        """The newest release's weights before its last decision on them, and by it: the alias is
+        at one of both, since a decision is written before it is carried out."""
+        found: list[Mapping[str, float]] = []
+        for decision in (record.decision for record in self.records):
+            if decision.kind == "begin":
+                found.clear()
+            if decision.weights not in found[-1:]:
+                found.append(decision.weights)
+        return found[-2:]
+
+    @property
     def life(self) -> list[Record]:
         """Records since the service was last destroyed: its versions' numbers mean something."""
         kinds = [record.decision.kind for record in self.records]
