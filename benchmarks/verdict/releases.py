@@ -112,6 +112,7 @@ class Scenario:
     harmless: bool = False
     profile: ProfileName = "same model"
     error_rate: float = ERROR_RATE
+    stable_error_rate: float = ERROR_RATE
     refusal_rate: float = REFUSAL_RATE
     tail_share: float = 0.0  # share of requests, slowed by this factor
     tail_factor: float = 1.0
@@ -136,6 +137,12 @@ _RETRAINED: dict[str, Any] = {"profile": "retrained"}
 SCENARIOS = (
     Scenario("same model", harmless=True),
     Scenario("same model, outage of both", harmless=True, storm=True),
+    Scenario(
+        "same model, 3 % errors of both, as of one caller whose requests all fail",
+        harmless=True,
+        error_rate=0.03,
+        stable_error_rate=0.03,
+    ),
     Scenario("same model, 30 requests a minute", harmless=True, a_minute=30),
     *(
         Scenario(
@@ -178,6 +185,7 @@ SCENARIOS = (
     Scenario("0.6 % errors instead of 0.1 %", error_rate=0.006),
     Scenario("1 % errors instead of 0.1 %", error_rate=0.01),
     Scenario("5 % errors", error_rate=0.05),
+    Scenario("6 % errors instead of 3 %", error_rate=0.06, stable_error_rate=0.03),
     Scenario("crash: every request fails", error_rate=1.0),
     Scenario("30 % of requests refused instead of 3 %", refusal_rate=0.3),
     Scenario("a leak of 4 MB a request", growing=1.0),
@@ -206,7 +214,7 @@ def error_rates(scenario: Scenario, window: int) -> tuple[float, float]:
     """Error rates of stable and of the candidate."""
     if is_storm(scenario, window):
         return 0.05, 0.05
-    return ERROR_RATE, scenario.error_rate
+    return scenario.stable_error_rate, scenario.error_rate
 
 
 def is_storm(scenario: Scenario, window: int) -> bool:

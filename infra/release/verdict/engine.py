@@ -156,9 +156,18 @@ def judge(evidence: Evidence, policy: Policy = DEFAULT_POLICY) -> Verdict:
     confidence = signal_counts(arrays, "confidence")
     found = prediction_shift(classes.at((-1,)), confidence.at((-1,)), policy, looks)
     quiet = bool(measures.is_quiet(arrays, policy)[-1])
+    no_classes, no_confidence = (
+        bool(measures.is_unreported(arrays, what, policy)[-1]) for what in ("classes", "confidence")
+    )
     shifts = (
-        ("class mix", "PSI", found.class_mix, policy.harmful_class_mix_psi),
-        ("confidence", "KS", found.confidence, policy.harmful_confidence_ks),
+        ("class mix", "PSI", found.class_mix, policy.harmful_class_mix_psi, no_classes),
+        (
+            "confidence",
+            "KS",
+            found.confidence,
+            policy.harmful_confidence_ks,
+            no_classes or no_confidence,
+        ),
     )
     checks = (
         _errors(arrays, policy),
@@ -170,8 +179,8 @@ def judge(evidence: Evidence, policy: Policy = DEFAULT_POLICY) -> Verdict:
         _cold_start(arrays, policy),
         _log_content(evidence, arrays),
         *(
-            _predictions(name, kind, shift, found.images, limit, quiet=quiet)
-            for name, kind, shift, limit in shifts
+            _predictions(name, kind, shift, found.images, limit, quiet=quiet, alone=alone)
+            for name, kind, shift, limit, alone in shifts
         ),
         *([_labels(arrays, policy)] if arrays.labelled else []),
     )
@@ -225,7 +234,8 @@ def _refusals(arrays: EvidenceArrays, policy: Policy) -> Check:
 
 def _latency(arrays: EvidenceArrays, policy: Policy) -> Check:
     measure = measures.latency(arrays, policy)
-    if measures.is_quiet(arrays, policy)[-1]:
+    unreported = measures.is_unreported(arrays, "latency", policy)
+    if (measures.is_quiet(arrays, policy) | unreported)[-1]:
         arrays = measures.replay_alone(arrays)
     candidate, expected = if_stable(arrays, "latency")
     times = [
@@ -394,8 +404,19 @@ def _log_content(evidence: Evidence, arrays: EvidenceArrays) -> Check:
 
 
 def _predictions(
-    name: str, kind: str, found: Statistic | None, images: float, limit: float, *, quiet: bool
+    name: str,
+    kind: str,
+    found: Statistic | None,
+    images: float,
+    limit: float,
+    *,
+    quiet: bool,
+    alone: bool,
 ) -> Check:
+    """Check of a kind of statistic; `alone` where the candidate reports it and stable does not."""
+    if found is None and alone:
+        words = "stable's version does not report it: golden images tell instead"
+        return Check(name, "safe", words)
     if found is None and quiet:
         words = f"{images:,.0f} predictions of callers' images: golden images tell instead"
         return Check(name, "safe", words)

@@ -214,10 +214,12 @@ def _excess(mine: Floats, mine_of: Floats, new: Floats, new_of: Floats) -> Float
 
 def error_limit(stable: ArmArrays, policy: Policy) -> Floats:
     """(..., W) The error rate that a candidate must be below: the least that stable's may be, and
-    the harmful excess. Half of the rate of missed harm is spent on stable's."""
+    the harmful excess, or the harmful multiple of it where that is more. Half of the rate of
+    missed harm is spent on stable's."""
     seen = happened(stable.errors, stable.requests)
     least = betting.bound(seen, SHARE, 2 * policy.odds_of_safety, "below")
-    return np.minimum(least + policy.harmful_error_excess, 1)
+    most = np.maximum(least + policy.harmful_error_excess, policy.harmful_error_ratio * least)
+    return np.minimum(most, 1)
 
 
 def refusals(arrays: EvidenceArrays, policy: Policy) -> Measure:
@@ -290,7 +292,22 @@ def latency_safety(arrays: EvidenceArrays, policy: Policy) -> Floats:
         )
         for one in (arrays, replay_alone(arrays))
     )
-    return np.where(is_quiet(arrays, policy), np.maximum(traffic, replayed), traffic)
+    carried = is_quiet(arrays, policy) | is_unreported(arrays, "latency", policy)
+    return np.where(carried, np.maximum(traffic, replayed), traffic)
+
+
+def is_unreported(arrays: EvidenceArrays, what: str, policy: Policy) -> Truths:
+    """(..., W) Whether stable's version, an older one perhaps, reports nothing of a kind of which
+    the candidate has reported enough, so that the two cannot be compared by callers.
+
+    Args:
+        what: `latency`, `classes` or `confidence`.
+    """
+    mine, new = (
+        np.cumsum(getattr(arm, what).sum(-1), -1) for arm in (arrays.stable, arrays.candidate)
+    )
+    unreported: Truths = (mine == 0) & (new >= policy.fewest_images)
+    return unreported
 
 
 def _latency_odds(arrays: EvidenceArrays) -> Floats:

@@ -60,6 +60,9 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     tolerated_error_excess: Tolerated = 0.001  # share of requests, above what stable does
     harmful_error_excess: Share = 0.005
+    # Where stable fails often, as for one caller whose every request does, half a point is not to
+    # be told from chance in a release's time: so many times stable's share instead.
+    harmful_error_ratio: Annotated[float, Meta(ge=1)] = 2.0
     tolerated_refusal_excess: Tolerated = 0.005  # share of requests that one status refuses
     tolerated_latency_ratio: Annotated[float, Meta(ge=1)] = 1.25  # of p50 or p99, to stable's
     harmful_latency_ratio: float = 2.0

@@ -125,6 +125,68 @@ def test_an_outage_of_both_is_not_held_against_the_candidate() -> None:
     assert judge(evidence(once)).decision == "roll back"
 
 
+CALLS = Arm(1000, latency=(0, 990, 10, 0, 0, 0))  # of a replay
+
+
+def without(release: Evidence, arm: str, **fields: object) -> Evidence:
+    """The same, with golden calls, and without what the version of one arm does not report."""
+    changed = [
+        replace(
+            window,
+            replay_stable=CALLS,
+            replay_candidate=CALLS,
+            **{arm: replace(getattr(window, arm), **fields)},
+        )
+        for window in release.windows
+    ]
+    return replace(release, windows=tuple(changed))
+
+
+UNREPORTED = [
+    ({"confidence": ()}, {"confidence"}),
+    ({"classes": ()}, {"class mix", "confidence"}),
+    ({"requests": 0, "errors": 0, "latency": (), "classes": (), "confidence": ()}, set(CHECKS)),
+]
+
+
+@pytest.mark.parametrize(("fields", "names"), UNREPORTED)
+def test_what_an_older_stable_does_not_report_holds_no_good_candidate(
+    fields: dict[str, object], names: set[str]
+) -> None:
+    release = without(good(10), "stable", **fields)
+    assert judge(release).decision == "promote", judge(release).reasons
+    failing = with_candidate(release, lambda window: replace(window, candidate=arm(1000, 400)))
+    assert judge(failing).decision != "promote"
+
+
+@pytest.mark.parametrize(("fields", "names"), UNREPORTED[:2])
+def test_what_a_candidate_no_longer_reports_is_asked_for(
+    fields: dict[str, object], names: set[str]
+) -> None:
+    verdict = judge(without(good(10), "candidate", **fields))
+    assert verdict.decision == "hold"
+    assert {one.name for one in verdict.checks if one.state == "unsure"} == names
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.01, 0.09])
+def test_one_caller_all_of_whose_requests_fail_holds_no_good_candidate(rate: float) -> None:
+    """It meets both versions; and twice as many failures are never ruled out by mistake."""
+    stable, candidate, worse = (
+        arm(requests, round(rate * requests * factor) + extra)
+        for requests, factor, extra in ((4000, 1, 0), (1000, 1, 0), (1000, 2, 5))
+    )
+    windows = [Window(stable, candidate, SAME_PREDICTIONS)] * 18
+    assert judge(evidence(*windows)).decision == "promote"
+    windows = [Window(stable, worse, SAME_PREDICTIONS)] * 18
+    assert judge(evidence(*windows)).decision != "promote"
+
+
+def test_a_burst_of_failures_of_both_is_no_reason_to_wait_forever() -> None:
+    window = Window(arm(4000, 4), arm(1000, 1), SAME_PREDICTIONS)
+    burst = Window(arm(8000, 4000), arm(2000, 1010), SAME_PREDICTIONS)
+    assert judge(evidence(*[window] * 5, burst, *[window] * 4)).decision == "promote"
+
+
 def test_a_difference_too_small_to_matter_is_no_harm_however_certain() -> None:
     release = evidence(Window(arm(10_000_000, 1000), arm(10_000_000, 2000), SAME_PREDICTIONS))
     found = check(release, "errors")
