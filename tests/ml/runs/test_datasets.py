@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,7 +191,9 @@ def test_a_golden_set_is_made_of_the_models_own_data(
     name, images = golden_set.of_source(run.path, 25)
     assert name == "Digits"
     assert sorted(image.label for image in images) == sorted(2 * _DIGITS)
-    pixels = np.asarray(Image.open(io.BytesIO(images[0].data)))
+    opened = [Image.open(io.BytesIO(image.data)) for image in images]
+    assert Counter(image.format for image in opened) == {"PNG": 10, "WEBP": 8, "JPEG": 2}
+    pixels = np.asarray(opened[0])
     assert pixels[:, :, 0].tolist() == [list(range(10))] * 8
     own.dataset_digest = "f" * 64
     with pytest.raises(DatasetMismatch):
