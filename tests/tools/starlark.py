@@ -1,11 +1,13 @@
-"""Repository rules of .bzl files, run without Bazel: as far as they go, Starlark is Python."""
+"""BUILD and .bzl files, read and run without Bazel: as far as ours go, Starlark is Python."""
 
 from __future__ import annotations
 
+import ast
+import builtins
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +54,99 @@ class _Anything:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __add__(self, other: Any) -> Any:
+        return other
+
+    __radd__ = __or__ = __ror__ = __add__
+
+
+@dataclass(frozen=True)
+class Target:
+    """A rule or macro that a BUILD file calls; `package` is a path, "" for the root."""
+
+    kind: str
+    package: str
+    attributes: Mapping[str, Any]
+
+    def labels(self, name: str) -> list[str]:
+        """The labels of an attribute, a single one or a list, in full."""
+        value = self.attributes.get(name) or []
+        return [
+            full_label(text, self.package)
+            for text in ([value] if isinstance(value, str) else value)
+        ]
+
+    @property
+    def main(self) -> str:
+        """The file that a py_binary of //tools:defs.bzl runs."""
+        return self.attributes.get("main") or f"{self.attributes['name']}.py"
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of its Python sources, those that are generated excepted."""
+        sources = self.labels("srcs")
+        if not sources and self.kind == "py_binary":
+            sources = [full_label(self.main, self.package)]
+        if not sources and self.kind == "pytest_test":
+            found = (ROOT / self.package).glob("test_*.py")
+            sources = [full_label(path.name, self.package) for path in sorted(found)]
+        paths = [label.removeprefix("//").replace(":", "/") for label in sources]
+        return [path for path in paths if path.endswith(".py") and (ROOT / path).is_file()]
+
+
+def full_label(text: str, package: str) -> str:
+    """`//package:name` from any way to write it in `package`; another repository's as it is."""
+    if text.startswith("@"):
+        return text
+    if not text.startswith("//"):
+        return f"//{package}:{text.removeprefix(':')}"
+    folder, _, name = text.removeprefix("//").partition(":")
+    return f"//{folder}:{name or folder.rpartition('/')[2]}"
+
+
+class _Choices(list[Any]):
+    """All that a `select` may choose; two of dictionaries are joined by `|`."""
+
+    def __or__(self, other: list[Any]) -> _Choices:
+        return _Choices([*self, *other])
+
+
+def read_targets(path: Path) -> dict[str, Target]:
+    """The targets of a BUILD file by their full labels; comprehensions are run, macros are not."""
+    package = "" if path.parent == ROOT else path.parent.relative_to(ROOT).as_posix()
+    targets: dict[str, Target] = {}
+
+    def declare(kind: str, attributes: dict[str, Any]) -> _Anything:
+        if "name" in attributes:
+            targets[f"//{package}:{attributes['name']}"] = Target(kind, package, attributes)
+        return anything
+
+    def glob(include: list[str], exclude: Any = (), **_: Any) -> list[str]:
+        left = {file for pattern in exclude for file in path.parent.glob(pattern)}
+        found = {file for pattern in include for file in path.parent.glob(pattern)} - left
+        return sorted(file.relative_to(path.parent).as_posix() for file in found)
+
+    def select(branches: dict[str, Any]) -> _Choices:
+        lists = (value for value in branches.values() if isinstance(value, list))
+        return _Choices(text for value in lists for text in value)
+
+    anything = _Anything()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    scope: dict[str, Any] = {node.id: anything for node in names if node.id not in dir(builtins)}
+    scope |= {
+        node.id: lambda *_, kind=node.id, **attributes: declare(kind, attributes)
+        for node in names
+        if id(node) in called and node.id not in dir(builtins)
+    }
+    scope |= {"glob": glob, "select": select}
+    exec(compile(tree, str(path), "exec"), scope)  # noqa: S102 # ours
+    return targets
 
 
 class BazelPath(type(Path())):  # type: ignore[misc] # the concrete class of this system

@@ -1,8 +1,7 @@
 """What a target imports, it or its dependencies declare: read from the BUILD files and the sources.
 
 Tests of a folder share a process, where a library could use what only its neighbours declare. So
-each target is looked at by itself, and without running anything. A BUILD file is Python as far as
-this needs it.
+each target is looked at by itself, and without running anything.
 """
 
 from __future__ import annotations
@@ -10,15 +9,12 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).absolute().parents[2]
+from tests.tools.starlark import ROOT, Target, read_targets
+
 OURS = ("benchmarks", "common", "configs", "infra", "ml", "serve", "tests", "tools")
 KINDS = ("py_library", "py_binary", "py_test", "pytest_test")
 OTHER_MODULES = ("tools/offline/rules_", "tools/offline/stubs/")
@@ -54,89 +50,6 @@ BROUGHT = {
 }
 
 
-@dataclass
-class Target:
-    """A rule of a BUILD file, as far as imports concern it."""
-
-    kind: str
-    package: str
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-    def labels(self, name: str) -> list[str]:
-        value = self.attributes.get(name) or []
-        return [
-            _label(self.package, text) for text in ([value] if isinstance(value, str) else value)
-        ]
-
-    @property
-    def files(self) -> list[str]:
-        """Its own sources, generated ones excepted."""
-        paths = [label.removeprefix("//").replace(":", "/") for label in self.labels("srcs")]
-        return [path for path in paths if path.endswith(".py") and (ROOT / path).is_file()]
-
-
-class _Unread:
-    """Stands for whatever a BUILD file loads: macros, and lists of patterns."""
-
-    def __call__(self, *_: Any, **__: Any) -> _Unread:
-        return self
-
-    def __getattr__(self, name: str) -> _Unread:
-        return self
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
-    def __add__(self, other: Any) -> Any:
-        return other
-
-    __radd__ = __or__ = __ror__ = __add__
-
-
-def _label(package: str, text: str) -> str:
-    if text.startswith("@"):
-        return text
-    if not text.startswith("//"):
-        return f"//{package}:{text.removeprefix(':')}"
-    folder, _, name = text.removeprefix("//").partition(":")
-    return f"//{folder}:{name or folder.rpartition('/')[2]}"
-
-
-class _Choices(list[str]):
-    """All that a `select` may choose; two of dictionaries are joined by `|`."""
-
-    def __or__(self, other: list[str]) -> _Choices:
-        return _Choices([*self, *other])
-
-
-def _read(path: Path, targets: dict[str, Target]) -> None:
-    package = "" if path.parent == ROOT else path.parent.relative_to(ROOT).as_posix()
-
-    def rule(kind: str) -> Callable[..., None]:
-        def declare(name: str, **attributes: Any) -> None:
-            targets[f"//{package}:{name}"] = Target(kind, package, attributes)
-
-        return declare
-
-    def glob(include: list[str], exclude: Any = (), **_: Any) -> list[str]:
-        left = {file for pattern in exclude for file in path.parent.glob(pattern)}
-        found = {file for pattern in include for file in path.parent.glob(pattern)} - left
-        return sorted(file.relative_to(path.parent).as_posix() for file in found)
-
-    def select(branches: dict[str, Any]) -> _Choices:
-        lists = (value for value in branches.values() if isinstance(value, list))
-        return _Choices(text for value in lists for text in value)
-
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    names = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
-    names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    scope: dict[str, Any] = dict.fromkeys(names - {"range", "len", "list", "str"}, _Unread())
-    scope |= {kind: rule(kind) for kind in (*KINDS, "alias")}
-    scope |= {"glob": glob, "select": select, "True": True, "False": False, "None": None}
-    exec(compile(tree, str(path), "exec"), scope)  # noqa: S102 # ours
-
-
 def _targets() -> dict[str, Target]:
     targets: dict[str, Target] = {}
     listed = os.environ.get("BAZEL_SOURCES")
@@ -145,7 +58,7 @@ def _targets() -> dict[str, Target]:
         path = ROOT / name
         inside = path.relative_to(ROOT).as_posix()
         if path.name == "BUILD.bazel" and not inside.startswith((*OTHER_MODULES, "bazel-")):
-            _read(path, targets)
+            targets |= read_targets(path)
     return targets
 
 
@@ -203,7 +116,8 @@ def _is_there(needed: str, there: frozenset[str]) -> bool:
 
 def missing(label: str) -> list[str]:
     target, there = TARGETS[label], closure(label)
-    brought = {"pytest"} if target.attributes.get("testonly") else set()
+    of_tests = target.package.startswith("tests") or target.attributes.get("testonly")
+    brought = {"pytest"} if of_tests else set()
     return [
         f"{path} imports {needed}"
         for path in target.files
@@ -229,7 +143,9 @@ def test_every_file_of_tests_is_in_a_target() -> None:
 
 
 def test_what_is_not_declared_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = Target("py_library", "tools", {"srcs": ["ci_summary.py", "lock.py"]})
+    ours = Target(
+        "py_library", "tools", {"name": "undeclared", "srcs": ["ci_summary.py", "lock.py"]}
+    )
     monkeypatch.setitem(TARGETS, "//tools:undeclared", ours)
     assert missing("//tools:undeclared") == [
         "tools/lock.py imports common/programs.py",

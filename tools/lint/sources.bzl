@@ -40,6 +40,7 @@ def sources(exclude = []):
         )
         native.filegroup(
             name = name,
+            testonly = False,  # whatever default the package has: the linters read tests, too
             srcs = files + hidden.get(name, []) + ["//%s:%s" % (_join(native.package_name(), folder), name) for folder in below],
             visibility = ["//visibility:public"],
         )

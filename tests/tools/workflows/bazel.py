@@ -10,60 +10,33 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-ROOT = Path(__file__).absolute().parents[3]
-
-
-class _Made(list[Any]):
-    """What a call gives; two of `select` may be joined by `|`."""
-
-    def __or__(self, other: list[Any]) -> _Made:
-        return self
+from tests.tools.starlark import ROOT, Target, full_label, read_targets
 
 
-class _Rules(dict[str, Any]):
-    """The top level of a BUILD file: every unknown name is a rule, whose targets are kept."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.targets: dict[str, tuple[str, dict[str, Any]]] = {}
-
-    def __missing__(self, rule: str) -> Any:
-        def make(*_: Any, **values: Any) -> _Made:
-            if "name" in values:
-                self.targets[values["name"]] = rule, values
-            return _Made()
-
-        return make
-
-
-def find_target(label: str) -> tuple[str, str, Mapping[str, Any]]:
-    """Package, rule and attributes; of what an alias stands for.
+def find_target(label: str) -> Target:
+    """The target of a label; of an alias, the one that it stands for.
 
     Raises:
         KeyError: there is none.
     """
-    package, colon, name = label.removeprefix("//").partition(":")
-    path = ROOT / package / "BUILD.bazel"
-    rules = _Rules()
-    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), rules)  # noqa: S102 # ours
-    rule, values = rules.targets[name if colon else package.rpartition("/")[2]]
-    return find_target(values["actual"]) if rule == "alias" else (package, rule, values)
+    label = full_label(label, "")
+    package = label.removeprefix("//").partition(":")[0]
+    target = read_targets(ROOT / package / "BUILD.bazel")[label]
+    return find_target(target.attributes["actual"]) if target.kind == "alias" else target
 
 
 def program(label: str, files: Mapping[str, str]) -> list[str]:
     """Module and arguments that `bazel run` of a py_binary starts with."""
-    package, rule, values = find_target(label)
-    if rule != "py_binary":
-        raise KeyError(f"{label} is a {rule}: a rehearsal runs programs in Python alone")
-    main = values.get("main") or values["srcs"][0]
+    target = find_target(label)
+    if target.kind != "py_binary":
+        raise KeyError(f"{label} is a {target.kind}: a rehearsal runs programs in Python alone")
     arguments = [
         re.sub(r"\$\(rootpath (\S+?)\)", lambda found: files[found[1]], argument)
-        for argument in values.get("args", ())
+        for argument in target.attributes.get("args", ())
     ]
-    return [f"{package.replace('/', '.')}.{main.removesuffix('.py')}", *arguments]
+    return [f"{target.package.replace('/', '.')}.{target.main.removesuffix('.py')}", *arguments]
 
 
 def main(words: Sequence[str]) -> NoReturn:

@@ -19,6 +19,7 @@ from infra.release.commands import deploy, rollback
 from infra.release.settings import read_settings
 from infra.supply_chain import push, sign, verify
 from ml.retrain import main as retrain
+from tests.tools.starlark import ROOT, full_label, read_targets
 from tests.tools.workflows.steps import Scratch, Step, read_steps
 from tools import slack
 from tools.affected import main as affected
@@ -29,6 +30,7 @@ STEPS = list(read_steps(Path(".github/workflows")))
 HERE = [step for step in STEPS if step.script != ".ci/run"]
 ENVIRONMENTS = {"production": "prod", "staging": "staging"}  # of AWS, by GitHub's
 BUILD_FILES = [path for path in os.environ["BAZEL_SOURCES"].split() if path.endswith("BUILD.bazel")]
+KNOWN = {label for path in BUILD_FILES for label in read_targets(ROOT / path)}
 # By target: the program's parser, and how many options its BUILD file gives it.
 PARSERS: dict[str, tuple[Callable[[], argparse.ArgumentParser], list[str]]] = {
     "//infra:deploy": (deploy._options, []),
@@ -45,21 +47,6 @@ PARSERS: dict[str, tuple[Callable[[], argparse.ArgumentParser], list[str]]] = {
     "//tools:model_card_figures": (figures._options, []),
     "//tools:slack": (slack._options, []),
 }
-
-
-def targets() -> set[str]:
-    """Labels of all rules, as their BUILD files name them."""
-    found = set()
-    for path in BUILD_FILES:
-        package = str(Path(path).parent).removeprefix(".")
-        # `name = "a"`, or an entry of a table of aliases.
-        names = r'^    (?:name = "|    ")(\w+)(?:"|": "//.*"),$'
-        for name in re.findall(names, Path(path).read_text(), re.MULTILINE):
-            found |= {
-                f"//{package}:{name}",
-                f"//{package}" if name == Path(path).parent.name else "",
-            }
-    return found
 
 
 @pytest.fixture
@@ -98,13 +85,12 @@ def test_what_a_step_asks_bazel_for_exists_and_takes_its_options(
 ) -> None:
     (scratch.folder / "temp/table").write_text("table\n")
     scratch.run(step)
-    known = targets()
     for _, *words in (call for call in scratch.calls if call[0] == "bazel"):
         [command, *_] = (word for word in words if not word.startswith("-"))
         assert command in ("run", "test", "build", "coverage", "info", "mod")
         own = words[: words.index("--")] if "--" in words else words
         for label in (word for word in own if word.startswith("//")):
-            assert label in known or label.endswith((":all", "/...")), label
+            assert full_label(label, "") in KNOWN or label.endswith((":all", "/...")), label
             if command == "run" and label in PARSERS:
                 make, given = PARSERS[label]
                 make().parse_args([*given, *words[len(own) + 1 :]])
@@ -212,7 +198,7 @@ def test_the_hooks_of_pre_commit_are_commands_that_exist() -> None:
         words = hook["entry"].split()
         [label] = (word for word in words if word.startswith("//"))
         assert words[:2] == ["./tools/bazel", "run"]
-        assert label in targets()
+        assert full_label(label, "") in KNOWN
         if label in PARSERS:
             make, given = PARSERS[label]
             make().parse_args([*given, *words[words.index("--") + 1 :]])
