@@ -18,6 +18,8 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from common.command_line import command_parser
+
 _MARKS = {"success": ":white_check_mark:", "failure": ":x:", "cancelled": ":warning:"}
 _PATIENCE_S = 15
 
@@ -64,11 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:slack --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:slack", __doc__)
     parser.add_argument("--title", required=True)
     parser.add_argument("--results", default="{}", metavar="JSON", help="name → result")
     parser.add_argument("--link", default="", metavar="URL", help="link for details")

@@ -42,6 +42,7 @@ from benchmarks.fuzz.guided import TARGETS, Guided, run_guided
 from benchmarks.fuzz.models import load_damaged
 from benchmarks.fuzz.requests import Family, Request, families
 from benchmarks.load.servers import ServerFailed, at_least, interruptible, running, service
+from common.command_line import command_parser, count
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError
 from common.terminal import Progress, terminal
@@ -260,8 +261,8 @@ def _show(findings: Findings) -> None:
     table = Table(title=f"{findings.cases:,} requests")
     table.add_column("kind")
     table.add_column("sent", justify="right")
-    for name, count in findings.by_family.items():
-        table.add_row(name, f"{count:,}")
+    for name, sent in findings.by_family.items():
+        table.add_row(name, f"{sent:,}")
     console.print(table)
     statuses = ", ".join(f"{status}: {n:,}" for status, n in sorted(findings.by_status.items()))
     console.print(f"answers by status: {statuses}")
@@ -272,11 +273,7 @@ def _show(findings: Findings) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //serve:fuzz --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//serve:fuzz", __doc__)
     parser.add_argument(
         "target",
         nargs="?",
@@ -286,7 +283,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, help="default: the built-in one, or both bundled")
     parser.add_argument(
-        "--cases", type=at_least(1), help="number of requests (20,000), or models (10,000)"
+        "--cases", type=count, help="number of requests (20,000), or models (10,000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the requests (0)")
     parser.add_argument("--json", type=Path, help="write the findings to this file")

@@ -9,7 +9,6 @@ faults. Invariants are checked after each move of the alias, and at the end.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.histories.cloud import Actor, Evidence, Faults, Turns, World
+from common.command_line import command_parser
 from common.files import user_path, write_whole
 from common.objects import Stored
 from common.terminal import Progress, terminal
@@ -397,11 +397,7 @@ def _tally(first: int, file: Path | None) -> Tally:
 
 def main(arguments: Sequence[str], console: Console) -> int:
     """Runs histories and prints the outcomes; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="bazel run //benchmarks/histories:main --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//benchmarks/histories:main", __doc__)
     parser.add_argument("--histories", type=int, default=1000, metavar="N", help="(%(default)s)")
     parser.add_argument("--from", type=int, default=0, metavar="SEED", dest="first", help="(0)")
     parser.add_argument("--out", metavar="FILE", help="JSON; a run that was ended goes on from it")

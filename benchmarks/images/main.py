@@ -28,6 +28,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from common.command_line import command_parser
 from common.files import user_path, write_whole
 from common.images import MAX_PIXELS, Codec
 from common.processes import python_environment
@@ -193,11 +194,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:images_benchmark --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:images_benchmark", __doc__)
     parser.add_argument("--images", type=int, default=10_000, help="default: %(default)s")
     parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("W", "H"))
     parser.add_argument(

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.captures import sampling_probability
+from common.command_line import command_parser, count
 from common.files import user_path, write_whole
 from common.model.drift import DEFAULT_LIMITS, compare
 from common.terminal import Progress, terminal
@@ -42,7 +43,7 @@ from ml.live.estimate import Belief, estimate, own_confidence
 from ml.live.models import Model, open_model
 from ml.live.recalibration import Recalibration, Rows, answered, features, fit
 from ml.live.shifts import SHIFTS
-from ml.runs.inputs import BUNDLED_MODELS, count, model_path
+from ml.runs.models import BUNDLED_MODELS, model_path
 
 Floats = NDArray[np.float64]
 _T = TypeVar("_T", Rows, "Answered")
@@ -290,11 +291,7 @@ _INT8 = BUNDLED_MODELS[1]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml/live:expectation --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml/live:expectation", __doc__)
     add = parser.add_argument
     add("--model", help="model.onnx or a run folder (default: the bundled INT8 model)")
     add("--images", type=count, default=3000, help="images per stream (%(default)s)")

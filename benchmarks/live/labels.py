@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from common.betting import weighted_bound, weighted_log_odds
+from common.command_line import command_parser, count
 from common.files import user_path, write_whole
 from common.terminal import Progress, terminal
 from ml.live.estimate import LEVEL
-from ml.runs.inputs import count
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml/live:labels --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml/live:labels", __doc__)
     parser.add_argument(
         "--streams", type=count, default=1000, help="streams of each kind (%(default)s)"
     )

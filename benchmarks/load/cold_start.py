@@ -26,6 +26,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.load.servers import interruptible, python_environment
+from common.command_line import command_parser
 from common.terminal import Progress, terminal
 from serve.aws_lambda.lifecycle import one_pixel_event
 from serve.image import boot
@@ -219,11 +220,7 @@ def _lambda() -> Iterator[_Server]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //serve:cold_start --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//serve:cold_start", __doc__)
     parser.add_argument("--rounds", type=int, default=7, help="starts per contender (default: 7)")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="processor")
     parser.add_argument("--json", type=Path, help="file for all starts")

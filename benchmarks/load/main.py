@@ -45,6 +45,7 @@ from benchmarks.load.servers import (
     running,
     service,
 )
+from common.command_line import command_parser
 from common.figures import to_png
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError, ArtifactMetadata
@@ -194,11 +195,7 @@ def _machine(cpus: int) -> dict[str, Any]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //serve:benchmark --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//serve:benchmark", __doc__)
     parser.add_argument("--model", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument(
         "--peers", action="store_true", help="include FastAPI, LitServe and BentoML"

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from benchmarks.load.servers import PeersMissing, installed, interruptible
+from common.command_line import command_parser
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError, ArtifactMetadata
 from common.resources import cpu_name
@@ -282,11 +283,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //serve:runtimes --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//serve:runtimes", __doc__)
     parser.add_argument("--model", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--seconds", type=float, default=3, help="seconds per figure (default: 3)")
     parser.add_argument("--json", type=Path, help="JSON file for the figures")

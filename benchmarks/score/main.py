@@ -29,6 +29,7 @@ from PIL import Image
 from rich.table import Table
 
 from benchmarks.images.main import write_photos
+from common.command_line import command_parser
 from common.files import user_path, write_whole
 from common.images import Codec
 from common.model.artifact import INPUT, PROBABILITIES
@@ -159,11 +160,7 @@ def show(results: dict[str, Any]) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //serve:score_benchmark --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//serve:score_benchmark", __doc__)
     parser.add_argument("folders", nargs="*", help="folder of images (default: two generated ones)")
     parser.add_argument("--model", type=Path, help="model (default: that of //serve:api)")
     parser.add_argument(

@@ -35,6 +35,7 @@ from benchmarks.soak.cases import all_cases, stalled
 from benchmarks.soak.report import Check, Sample, checks_table, judge, look, soak_figure
 from benchmarks.soak.traffic import Plan, Tally
 from common.captures import Captures
+from common.command_line import command_parser, count, share_or_none
 from common.figures import to_png
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError, ArtifactMetadata
@@ -184,30 +185,20 @@ def _write(folder: Path, tally: Tally, samples: list[Sample], checks: list[Check
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //serve:soak --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//serve:soak", __doc__)
     parser.add_argument("--model", type=Path, help="default: the built-in one")
     parser.add_argument(
         "--requests", type=at_least(0), default=1_000_000, help="0: as many as possible in the time"
     )
-    parser.add_argument("--seconds", type=at_least(1), default=570, help="at most (570)")
-    parser.add_argument("--callers", type=at_least(1), default=32, help="at once (32)")
-    parser.add_argument("--bad", type=_share, default=0.3, help="share of mistakes (0.3)")
+    parser.add_argument("--seconds", type=count, default=570, help="at most (570)")
+    parser.add_argument("--callers", type=count, default=32, help="at once (32)")
+    parser.add_argument("--bad", type=share_or_none, default=0.3, help="share of mistakes (0.3)")
     parser.add_argument("--seed", type=int, default=0, help="of the order of requests (0)")
     parser.add_argument("--capture", action="store_true", help="into a folder, as it is by default")
     parser.add_argument("--output", type=Path, help="path of a .json and a .png, without those")
     workers = Settings().cpus
-    parser.add_argument("--workers", type=at_least(1), default=workers, help="processes")
+    parser.add_argument("--workers", type=count, default=workers, help="processes")
     return parser.parse_args()
-
-
-def _share(text: str) -> float:
-    if not 0 <= float(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {text}")
-    return float(text)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from rich.table import Table
 
-from benchmarks.load.servers import ServerFailed, at_least, interruptible, running, service
+from benchmarks.load.servers import ServerFailed, interruptible, running, service
 from benchmarks.soak.report import Check, checks_table
 from common.captures import Capture, Captures
+from common.command_line import command_parser, count
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError
 from common.terminal import Progress, terminal
@@ -361,18 +362,14 @@ def _show(found: Found, checks: Sequence[Check]) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //benchmarks/soak:outage --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//benchmarks/soak:outage", __doc__)
     parser.add_argument("--model", type=Path, help="default: the built-in one")
     parser.add_argument("--before", type=float, default=30, help="seconds with S3 (30)")
     parser.add_argument("--away", type=float, default=600, help="seconds without it (600)")
     # A service tries again a minute and a quarter later at most.
     parser.add_argument("--after", type=float, default=100, help="seconds with it again (100)")
     parser.add_argument("--rate", type=float, default=40, help="requests a second (40)")
-    parser.add_argument("--callers", type=at_least(1), default=4, help="at once (4)")
+    parser.add_argument("--callers", type=count, default=4, help="at once (4)")
     parser.add_argument("--output", type=Path, help="path of a .json")
     return parser.parse_args()
 

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from benchmarks.verdict.rates import Outcome, simulate
 from benchmarks.verdict.releases import SCENARIOS, Golden, answer, made_up, plan_of
+from common.command_line import command_parser, count
 from common.figures import BLUE, RED, STYLE, new_figure, to_png
 from common.files import user_path, write_whole
 from common.terminal import Progress, terminal
@@ -197,18 +198,8 @@ def _outcome(row: dict[str, Any]) -> Outcome:
     return Outcome(**{name: value for name, value in row.items() if name != "interval"} | finite)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return int(text)
-
-
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //infra/release/verdict:simulate --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//infra/release/verdict:simulate", __doc__)
     for name, default, said in (
         ("--releases", 10_000, "releases of each kind"),
         ("--rate", 2000, "requests per minute, both versions"),
@@ -216,7 +207,7 @@ def _options() -> argparse.ArgumentParser:
         ("--threads", 1, "inference threads"),
     ):
         parser.add_argument(
-            name, type=_count, default=default, metavar="N", help=f"{said} (%(default)s)"
+            name, type=count, default=default, metavar="N", help=f"{said} (%(default)s)"
         )
     parser.add_argument("--made-up", action="store_true", help="synthetic golden predictions")
     parser.add_argument("--env", default="prod", help="environment of the settings (%(default)s)")

@@ -5,7 +5,6 @@ bazel run //infra/observability:generate
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from textwrap import indent
 
 import yaml
 
+from common.command_line import command_parser
 from infra.observability import cloudwatch, cloudwatch_dashboard
 from infra.observability.catalogue import Alert, Catalogue, Metric, Objective, kebab, load
 from infra.observability.dashboards import dashboards, grafana
@@ -126,11 +126,7 @@ def files(catalogue: Catalogue) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Entry point of the command."""
-    parser = argparse.ArgumentParser(
-        prog="bazel run //infra/observability:generate --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//infra/observability:generate", __doc__)
     parser.parse_args(arguments)
     workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
     for name, content in files(load()).items():

@@ -36,6 +36,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from common.command_line import command_parser
 from common.files import user_path
 from common.terminal import Progress, terminal
 from infra.observability.stack.alertmanager import RoutingError, alertmanager_config
@@ -232,11 +233,7 @@ def _folder(options: argparse.Namespace) -> Path:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //infra:observability --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//infra:observability", __doc__)
     parser.add_argument(
         "--engine",
         choices=["auto", "docker", "local"],

@@ -28,6 +28,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from rich.console import Console
 
+from common.command_line import command_parser
 from common.figures import RED, STYLE, new_figure
 from common.files import user_path
 from common.terminal import Progress, terminal
@@ -174,11 +175,7 @@ _FORMATS: Mapping[str, Callable[[float], str]] = {
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //infra/observability:picture --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//infra/observability:picture", __doc__)
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", help="its address")
     parser.add_argument("--minutes", type=float, default=60, help="minutes up to now (60)")
     parser.add_argument(

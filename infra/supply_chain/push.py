@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from common.command_line import command_parser
 from common.files import user_path
 from common.registry_login import LoginError, ecr_place, registry_login
 
@@ -70,12 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //serve:push_image --",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//serve:push_image", __doc__, _EXAMPLES)
     parser.add_argument("--run-as", action=RunAs, help=argparse.SUPPRESS)
     for hidden in ("--pusher", "--digest", "--repository-file"):  # set by the BUILD file
         parser.add_argument(hidden, type=Path, required=True, help=argparse.SUPPRESS)

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from common.command_line import command_parser
 from common.files import user_path
 from common.model.artifact import read_artifact
 from common.registry_login import LoginError
@@ -136,11 +137,7 @@ def _sign(options: argparse.Namespace) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //serve:sign_image --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//serve:sign_image", __doc__)
     parser.add_argument("--run-as", action=RunAs, help=argparse.SUPPRESS)
     for hidden in ("--digest", "--lock", "--sbom"):  # set by the BUILD file
         parser.add_argument(hidden, type=Path, required=True, help=argparse.SUPPRESS)

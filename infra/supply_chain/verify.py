@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from common.command_line import command_parser
 from common.files import user_path
 from common.registry_login import LoginError
 from common.terminal import Progress
@@ -79,11 +80,7 @@ def _facts(model: Model) -> dict[str, str]:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //serve:verify_image --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//serve:verify_image", __doc__)
     parser.add_argument("reference", help="registry/path@sha256:…")
     parser.add_argument("--key", required=True, help="public key: a file, or awskms:///alias/NAME")
     parser.add_argument("--builder", metavar="URI", help="prefix of the only trusted builder's URI")

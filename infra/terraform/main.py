@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from common.command_line import command_parser
 from common.terminal import terminal
 from infra.terraform.installation import TerraformError
 from infra.terraform.plan import Plan, show_plan
@@ -123,12 +124,7 @@ def _data(plan: Plan) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //infra/terraform --",
-        description=_DESCRIPTION,
-        epilog=_EPILOGUE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//infra/terraform", _DESCRIPTION, _EPILOGUE)
     parser.add_argument("command", choices=("plan", "apply", "destroy", "output", "validate"))
     parser.add_argument("root", choices=ROOTS)
     parser.add_argument(

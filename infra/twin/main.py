@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shlex
 import signal
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.command_line import command_parser, positive
 from common.files import user_path
 from common.programs import ProgramMissing
 from common.terminal import terminal
@@ -55,12 +55,7 @@ exit codes: 0 all expectations met, 1 some failed, 2 the machine or the input ca
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        prog="bazel run //infra:twin --",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    found = command_parser("//infra:twin", _DESCRIPTION, _EPILOG)
     for hidden in _BUILT:
         found.add_argument(f"--{hidden}", type=Path, required=True, help=argparse.SUPPRESS)
     for hidden in _LOOP:
@@ -92,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         help="keep everything running until Ctrl-C, callers included, and print example commands",
     )
     found.add_argument(
-        "--rate", type=_above_zero, default=80.0, help="requests per second (default: 80)"
+        "--rate", type=positive, default=80.0, help="requests per second (default: 80)"
     )
     found.add_argument(
         "--seed", type=int, default=0, help="seed of the callers and of the alias's choices"
@@ -119,12 +114,6 @@ def loop_command(words: Sequence[str]) -> list[str] | None:
     named = [text.partition("=") for text in options.program]
     programs = [word for name, _, path in named for word in (f"--{name}", os.path.abspath(path))]
     return [os.path.abspath(options.loop[0]), *programs, *typed]
-
-
-def _above_zero(text: str) -> float:
-    if not (0 < (number := float(text)) < math.inf):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return number
 
 
 def bad_releases(options: argparse.Namespace) -> tuple[str, ...]:

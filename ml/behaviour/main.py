@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from common.command_line import command_parser, count
 from common.files import user_path
 from common.terminal import Progress, terminal
 from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
@@ -37,7 +38,7 @@ from ml.data.cifar10 import DatasetError
 from ml.data.duplicates import class_counts, find_duplicates
 from ml.data.fetch import FetchError
 from ml.runs.datasets import Dataset, dataset_of_file
-from ml.runs.inputs import count, model_path
+from ml.runs.models import model_path
 
 FAILED, BAD_INPUT = 3, 2
 _BATCH = 200
@@ -118,11 +119,7 @@ def describe_data(dataset: Dataset, test: Labelled, progress: Progress) -> DataF
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:behaviour --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:behaviour", __doc__)
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
     parser.add_argument(
         "--images", type=count, default=2000, help="test images for invariance (%(default)s)"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from common.command_line import command_parser, count, positive
 from common.figures import to_png, to_svg
 from common.files import user_path, write_whole
 from common.model.artifact import read_artifact
@@ -27,8 +28,8 @@ from ml.benchmark.results import benchmark_figure, print_table
 from ml.benchmark.rounds import Benchmark, measure_rounds
 from ml.data.cifar10 import DatasetError
 from ml.runs.datasets import check_same
-from ml.runs.inputs import BUNDLED_MODELS
 from ml.runs.loading import TrainedError, calibration_images, open_trained
+from ml.runs.models import BUNDLED_MODELS
 
 BATCHES = (1, 8, 32, 128)
 _CORES = os.cpu_count() or 1
@@ -109,37 +110,21 @@ def _home(paths: Sequence[Path]) -> Path:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:benchmark --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:benchmark", __doc__)
     parser.add_argument("models", nargs="*", help="a run folder, or model files")
     parser.add_argument(
-        "--threads", type=_positive, nargs="+", help="numbers of threads (1 and one per core)"
+        "--threads", type=count, nargs="+", help="numbers of threads (1 and one per core)"
     )
-    parser.add_argument("--batches", type=_positive, nargs="+", help=f"({BATCHES})")
-    parser.add_argument("--seconds", type=_seconds, help="seconds per batch size (1)")
+    parser.add_argument("--batches", type=count, nargs="+", help=f"({BATCHES})")
+    parser.add_argument("--seconds", type=positive, help="seconds per batch size (1)")
     parser.add_argument(
-        "--rounds", type=_positive, help="interleaved rounds, of which medians are reported (3)"
+        "--rounds", type=count, help="interleaved rounds, of which medians are reported (3)"
     )
     parser.add_argument(
         "--quick", action="store_true", help="fewer measurements, without torch.compile"
     )
     parser.add_argument("--out", help="folder for results (in a run folder: benchmark)")
     return parser
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return number
-
-
-def _seconds(text: str) -> float:
-    if not 0 < (seconds := float(text)) < 3600:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
-    return seconds
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from common.command_line import command_parser, count
 from common.files import user_path, write_whole
 from common.terminal import Progress, terminal
-from ml.runs.inputs import count
 
 _IMAGES, _IMAGE_BYTES = 2000, 150 << 20  # of the dataset, whichever is less
 _MEGABYTE = 1e6
@@ -52,11 +52,7 @@ class Row:
 
 def main(arguments: Sequence[str], console: Console) -> int:
     """Measures, prints a table, writes JSON; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:memory_benchmark --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:memory_benchmark", __doc__)
     parser.add_argument("--edges", nargs="+", type=count, default=[32, 96, 224])
     parser.add_argument("--classes", nargs="+", type=count, default=[10, 100, 1000])
     parser.add_argument("--json", help="file to write the figures to")

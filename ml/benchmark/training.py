@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
+from common.command_line import command_parser
 from common.files import user_path, write_whole
 from common.terminal import Progress, duration, terminal
 from ml.training.config import LADDER, composed
@@ -49,11 +50,7 @@ class Row:
 
 def main(arguments: Sequence[str], console: Console) -> int:
     """Measures, prints a table, writes JSON; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:training_benchmark --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:training_benchmark", __doc__)
     parser.add_argument("--presets", nargs="+", choices=LADDER, default=list(LADDER))
     parser.add_argument("--json", help="file to write the figures to")
     # Measure one row in this process.

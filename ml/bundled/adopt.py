@@ -23,6 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
+from common.command_line import command_parser
 from common.figures import to_svg
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactMetadata, Provenance
@@ -183,11 +184,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml/bundled:adopt --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml/bundled:adopt", __doc__)
     parser.add_argument("run", help="run folder of a finished training")
     parser.add_argument("--min-accuracy", type=float, default=MIN_ACCURACY, help="default: 0.94")
     parser.add_argument("--output", help="output folder (default: ml/bundled of this workspace)")

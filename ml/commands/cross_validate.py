@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from common.command_line import command_parser
 from common.files import write_whole
 from common.terminal import terminal
 from ml.data.cifar10 import DatasetError
@@ -265,13 +266,10 @@ def _fold_count(text: str) -> int:
 
 def run_entry(arguments: Sequence[str]) -> None:
     """Leaves overrides to Hydra; exit codes as for //ml:train."""
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:cross_validate --",
-        description="k-fold cross-validation of a configuration.",
-        epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = command_parser(
+        "//ml:cross_validate", "k-fold cross-validation of a configuration.", _HELP
     )
+    parser.allow_abbrev = False
     parser.add_argument("--folds", type=_fold_count, default=5, metavar="K", help="default: 5")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for //ml:train")
     options, rest = parser.parse_known_args(arguments)

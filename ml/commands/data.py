@@ -15,6 +15,7 @@ from pathlib import Path
 from hydra.errors import InstantiationException
 from rich.console import Console
 
+from common.command_line import command_parser
 from common.files import user_path
 from common.terminal import Progress, terminal
 from ml.data.cifar10 import DatasetError
@@ -68,11 +69,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:data --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:data", __doc__)
     commands = parser.add_subparsers(required=True, metavar="inspect")
     command = commands.add_parser("inspect", help="write a page about a dataset")
     command.add_argument(

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from common.command_line import command_parser
 from common.files import user_path
 from common.model.artifact import ArtifactMetadata
 from common.terminal import Progress, terminal
@@ -89,11 +90,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:export --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:export", __doc__)
     parser.add_argument("source", help="run folder, network.pt or a checkpoint in one")
     parser.add_argument("--output", help="folder for the files (default: <run folder>/export)")
     parser.add_argument("--no-int8", action="store_true", help="write only fp32")

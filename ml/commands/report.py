@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from common.command_line import command_parser
 from common.files import user_path, write_whole
 from common.terminal import Progress, terminal
 from ml.report.finished import UNUSABLE, Finished, FinishedError, card_facts, open_finished
@@ -70,11 +71,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:report --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:report", __doc__)
     parser.add_argument("run", help="run folder of a finished training")
     parser.add_argument(
         "--license",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from common.command_line import command_parser, count, share
 from common.files import user_path
 from common.images import MAX_PIXELS, Codec
 from common.model.drift import DEFAULT_LIMITS, DriftLimits, compare
@@ -35,7 +36,7 @@ from ml.drift.observed import (
 )
 from ml.drift.report import Comparison, print_comparison, write_comparison
 from ml.runs.datasets import Dataset, dataset_of, dataset_of_file
-from ml.runs.inputs import count, model_path, share
+from ml.runs.models import model_path
 
 EXIT_CODES = {"no drift": 0, "drift": 3, "too little evidence": 4}
 BAD_INPUT = 2
@@ -124,11 +125,7 @@ def _limited(images: NDArray[np.uint8], most: int | None, seed: int) -> NDArray[
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:drift --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:drift", __doc__)
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(

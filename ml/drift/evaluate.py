@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.command_line import command_parser, count, share
 from common.figures import INK, STYLE, new_figure, to_png, to_svg
 from common.files import user_path, write_whole
 from common.model.drift import DEFAULT_LIMITS, DriftLimits, WatchLimits
@@ -50,7 +51,7 @@ from ml.drift.simulation import (
 )
 from ml.report.plots import HEAT
 from ml.runs.datasets import dataset_of_file
-from ml.runs.inputs import count, model_path, share
+from ml.runs.models import model_path
 
 BAD_INPUT = 2
 _Found = TypeVar("_Found", WindowRate, Detection)
@@ -399,11 +400,7 @@ def _online_options() -> argparse.ArgumentParser:
 
 
 def _common_options(program: str, severities: Sequence[int], out: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"bazel run //ml/drift:{program} --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(f"//ml/drift:{program}", __doc__)
     parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
     parser.add_argument(
         "--online", action="store_true", help="run streams through the service's alarm"

@@ -12,7 +12,6 @@ Exit codes: 0 written, 2 the run or the options cannot be used.
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
 
+from common.command_line import command_parser
 from common.files import user_path
 from common.golden import GoldenImage, write_golden_set
 from ml.data.checks import checked_part, open_data
@@ -67,11 +67,7 @@ def write(
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml/drift:stream --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml/drift:stream", __doc__)
     parser.add_argument("run", type=user_path, help="run folder")
     parser.add_argument("out", type=user_path, help="golden set to write")
     parser.add_argument(

@@ -10,7 +10,7 @@ from common.objects import StoreError
 from ml.labels.tables import LabelsError
 from ml.registry.ledger import RegistryError
 from ml.registry.registry import Registry, usual_location
-from ml.runs.inputs import BUNDLED_MODELS, model_path
+from ml.runs.models import BUNDLED_MODELS, model_path
 
 
 def metadata_of(version: str, registry: str | None = None) -> ArtifactMetadata | None:

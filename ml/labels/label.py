@@ -25,6 +25,7 @@ import uvicorn
 from rich.console import Console
 
 from common.captures import Captures, usual_location
+from common.command_line import command_parser
 from common.model.artifact import ArtifactError, DriftReference
 from common.objects import StoreError
 from common.processes import this_user
@@ -107,11 +108,7 @@ def _usual_labeller() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:label --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:label", __doc__)
     add_captures(parser)
     parser.add_argument(
         "--labeller",

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.captures import Captures, Label, Labeller, usual_location
+from common.command_line import command_parser
 from common.files import user_path
 from common.model.artifact import ArtifactError
 from common.objects import StoreError
@@ -251,11 +252,7 @@ def add_captures(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:labels --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:labels", __doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, handler, text in (
         ("import", _import, "import labels from a CSV or Parquet file, all or nothing"),

@@ -29,6 +29,7 @@ from rich.console import Console
 
 from common.captures import Captures
 from common.captures import usual_location as usual_captures
+from common.command_line import command_parser, share_or_none
 from common.files import user_path, write_whole
 from common.objects import StoreError
 from common.stores import open_store
@@ -44,7 +45,7 @@ from ml.live.report import as_dict, print_quality, summarised
 from ml.registry.ledger import RegistryError
 from ml.registry.live_summary import usual_folder, write_summary
 from ml.registry.registry import Registry, usual_location
-from ml.runs.inputs import model_path, part
+from ml.runs.models import model_path
 
 BELOW, NOTHING, BAD_INPUT = 3, 4, 2
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
@@ -163,11 +164,7 @@ def _span(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:live --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:live", __doc__)
     add = parser.add_argument
     add(
         "--captures",
@@ -197,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--margin",
-        type=part,
+        type=share_or_none,
         default=0.02,
         help="promised accuracy: that on the test images minus this margin (%(default)s)",
     )

@@ -14,7 +14,7 @@ from ml.artifact.artifact import Artifact, load_artifact
 from ml.artifact.evaluation import Labelled
 from ml.registry.registry import Registry
 from ml.runs.datasets import config_beside, dataset_of
-from ml.runs.inputs import BUNDLED_MODELS
+from ml.runs.models import BUNDLED_MODELS
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from common.command_line import command_parser
 from common.files import user_path, write_whole
 from common.terminal import Progress
 from ml.artifact.evaluation import Evaluation, evaluate
@@ -158,11 +159,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:evaluate --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:evaluate", __doc__)
     parser.add_argument("run", type=Path, help="a run folder, such as runs/2026-01-01_12-00-00_x")
     parser.add_argument("--metrics", type=Path, metavar="FILE", help="also write the main scores")
     return parser

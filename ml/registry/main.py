@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from common.command_line import command_parser
 from common.objects import StoreError
 from common.terminal import Progress as Heartbeat
 from common.terminal import terminal
@@ -90,12 +91,7 @@ def _location(options: argparse.Namespace) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; the chosen command's function is in `handler`."""
-    top = argparse.ArgumentParser(
-        prog="bazel run //ml:registry --",
-        description=_DESCRIPTION,
-        epilog=_EPILOGUE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    top = command_parser("//ml:registry", _DESCRIPTION, _EPILOGUE)
     subs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _list,

@@ -24,13 +24,13 @@ from pathlib import Path
 from hydra.errors import InstantiationException
 from rich.console import Console
 
+from common.command_line import share_or_none
 from common.files import user_path, write_whole
 from common.objects import StoreError
 from common.terminal import terminal
 from ml.data.cifar10 import DatasetError
 from ml.registry.ledger import RegistryError
 from ml.retrain.steps import EXIT_CODES, open_record, print_record
-from ml.runs.inputs import part
 from ml.training.config import ConfigError
 
 BAD_INPUT, UNRELEASED, INTERRUPTED = 2, 6, 130
@@ -95,33 +95,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--margin",
-        type=part,
+        type=share_or_none,
         default=0.003,
         help="accuracy on the original test set that may be lost (%(default)s)",
     )
     add(
         "--alpha",
-        type=part,
+        type=share_or_none,
         default=0.05,
         help="chance of a wrong answer of each test (%(default)s)",
     )
     add(
         "--shortfall",
-        type=part,
+        type=share_or_none,
         default=0.01,
         help="below the promised accuracy that calls for a new model (%(default)s)",
     )
     add("--min-labels", type=int, default=50, help="in the live test (%(default)s)")
     add(
         "--max-label-noise",
-        type=part,
+        type=share_or_none,
         default=0.15,
         help="share of labels that may look wrong; measured on CIFAR-10 under a corruption that "
         "cost 20 points: 0.115 of right labels, 0.278 with 20 %% flipped (%(default)s)",
     )
     add(
         "--max-calibration-error",
-        type=part,
+        type=share_or_none,
         default=0.05,
         help="on the original test set; few images have a large one by chance (%(default)s)",
     )

@@ -9,7 +9,6 @@ that cannot read one of them loses a tenth of the images at least.
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.command_line import command_parser
 from common.files import user_path
 from common.golden import GoldenImage, write_golden_set
 from common.model.artifact import ArtifactError, read_artifact
@@ -76,11 +76,7 @@ def _encode(pixels: NDArray[np.uint8], kind: str, options: dict[str, Any]) -> by
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        prog="bazel run //infra/release:make_golden_set --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//infra/release:make_golden_set", __doc__)
     parser.add_argument("source", type=user_path, help="CIFAR-10's test.bin, or a run folder")
     parser.add_argument("out", type=user_path)
     parser.add_argument(

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from common.command_line import command_parser, count
 from common.files import user_path, write_whole
 from common.terminal import duration, terminal
 from ml.runs.comparison import (
@@ -161,19 +162,14 @@ def _as_dict(record: Record) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:runs --",
-        description="List, filter and compare runs.",
-        epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//ml:runs", "List, filter and compare runs.", _HELP)
     add = parser.add_argument
     where_from = "run folders or their parents (default: runs/ and multirun/)"
     add("places", nargs="*", metavar="FOLDER", help=where_from)
     add("--where", action="append", default=[], metavar="NAME=VALUE", help="filter; repeatable")
     add("--sort", metavar="NAME", help="sort best first, or ascending (default: newest first)")
     add("--reverse", action="store_true", help="reverse the order")
-    add("--limit", type=_count, metavar="N", help="show at most N")
+    add("--limit", type=count, metavar="N", help="show at most N")
     add("--show", type=lambda text: text.split(","), default=[], metavar="NAMES", help="columns")
     add("--compare", action="store_true", help="list the values that differ between them")
     form = parser.add_mutually_exclusive_group()
@@ -181,12 +177,6 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--names", action="store_true", help="list names for --where, --sort, --show")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from common.command_line import command_parser
 from ml.runs.folder import ResumeError, RunFolder
 from ml.tracking.wandb_logger import SYNCED, Destination, WandbProcess, has_key
 
@@ -117,11 +118,10 @@ def _all(below: str) -> list[RunFolder]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //ml:wandb_sync --",
-        description="Send runs to W&B: curves, plots, worst mistakes, the model with its lineage.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "//ml:wandb_sync",
+        "Send runs to W&B: curves, plots, worst mistakes, the model with its lineage.",
+        _EXAMPLES,
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders; default: all")
     parser.add_argument("--list", action="store_true", help="list what was sent, send nothing")

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from common.command_line import command_parser
 from common.files import user_path
 
 BUILD = "BUILD.bazel"
@@ -236,11 +237,7 @@ def _tell(
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:affected --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:affected", __doc__)
     parser.add_argument(
         "--base", default="origin/main", help="revision that the branch forked from"
     )

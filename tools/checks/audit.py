@@ -22,6 +22,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from common.command_line import command_parser
+
 ACCEPTED = "tools/checks/accepted.toml"
 
 
@@ -170,11 +172,7 @@ def _tell(audits: Sequence[Audit], service: str) -> None:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:audit --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:audit", __doc__)
     parser.add_argument("--lock", action="append", help="default: all locks of the workspace")
     parser.add_argument("--service", choices=["pypi", "osv"], default="pypi")
     parser.add_argument("--osv-url", help="another server with OSV's API")

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from common.command_line import command_parser
 from tools.checks.audit import ACCEPTED, AcceptedError, read_accepted
 
 OSV = "https://api.osv.dev/v1/querybatch"
@@ -103,11 +104,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:audit_image --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:audit_image", __doc__)
     parser.add_argument("--sbom", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument(
         "--osv", default=OSV, metavar="URL", help="address of the service (%(default)s)"

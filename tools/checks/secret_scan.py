@@ -31,6 +31,7 @@ from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_cla
 from detect_secrets.core.scan import scan_file
 from detect_secrets.settings import get_settings, transient_settings
 
+from common.command_line import command_parser
 from tools.image.inspection import secret_in
 
 LARGEST = 8_000_000  # bytes; our text files are smaller, and models are not text
@@ -181,11 +182,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:secrets --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:secrets", __doc__)
     parser.add_argument("files", nargs="*", help="default: all of the workspace")
     parser.add_argument(
         "--history", action="store_true", help="scan every version in git's history instead"

@@ -20,6 +20,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from common.command_line import command_parser
 from common.programs import wheel_program
 
 SCHEMAS = {
@@ -111,11 +112,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools/checks:workflows --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools/checks:workflows", __doc__)
     parser.add_argument("--actionlint", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--github", type=Path, default=Path(".github"), help="(%(default)s)")
     return parser

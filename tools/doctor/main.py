@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from common.command_line import command_parser
 from tools.doctor.examinations import Finding, Status, examine, this_machine
 
 _MARKS = {Status.FINE: "ok", Status.OPTIONAL: "--", Status.MISSING: "!!"}
@@ -50,11 +51,7 @@ def lines(findings: Sequence[Finding], colour: bool) -> list[str]:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:doctor --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:doctor", __doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.command_line import command_parser
 from common.files import user_path
 from common.programs import wheel_program
 from tools.provision.cache import cache_root
@@ -80,11 +81,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:venv --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:venv", __doc__)
     parser.add_argument("--path", help="the environment's folder (default: .venv in the workspace)")
     parser.add_argument("--notebook", action="store_true", help="add a kernel for Jupyter")
     return parser

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.command_line import command_parser
 from common.programs import wheel_program
 from tools.lint.buildifier import CHECKS, why_missing
 from tools.lint.format import tracked
@@ -112,11 +113,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:lint --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:lint", __doc__)
     for name in PROGRAMS:  # set by the BUILD file
         parser.add_argument(f"--{name}", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--fast", action="store_true", help="skip type checks")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from common.command_line import command_parser
 from common.files import user_path
 from tools.cost.model import Service, per_thousand, read_prices
 
@@ -212,11 +213,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:model_card_comment --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:model_card_comment", __doc__)
     parser.add_argument(
         "--base", required=True, metavar="FILE", help="figures of the base revision"
     )

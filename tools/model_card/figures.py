@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from common.command_line import command_parser
 from common.files import user_path
 
 METRICS = "ml/bundled/metrics.json"
@@ -154,11 +155,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:model_card_figures --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:model_card_figures", __doc__)
     parser.add_argument("--output", required=True, metavar="FILE", help="JSON file for the comment")
     parser.add_argument(
         "--at", metavar="REVISION", help="measure this revision instead of the workspace"

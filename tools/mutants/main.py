@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from common.command_line import command_parser
 from common.files import user_path
 from tools.mutants.mutations import Mutant, mutants
 from tools.mutants.trial import NONE_CHOSEN, TIMED_OUT, Bench
@@ -165,11 +166,7 @@ def _copy(tree: Path) -> None:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //tools:mutants --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//tools:mutants", __doc__)
     parser.add_argument("paths", nargs="+", help="folders (not recursive) and modules")
     parser.add_argument("--tests", nargs="+", help="default: the mirrored folders in tests/")
     parser.add_argument("-k", default="", metavar="EXPRESSION", help="pytest's -k")

@@ -8,7 +8,7 @@ from ml.artifact.artifact import Artifact, load_artifact
 from ml.behaviour.checks import Check, Limits
 from ml.behaviour.main import check_model
 from ml.runs.datasets import dataset_of_file
-from ml.runs.inputs import BUNDLED
+from ml.runs.models import BUNDLED
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ml.artifact.artifact import Artifact, load_artifact
 from ml.drift.corruptions import corrupt
 from ml.runs.datasets import cifar10
-from ml.runs.inputs import model_path
+from ml.runs.models import model_path
 from serve.drift.monitor import DriftMonitor
 from serve.exchange import Exchange
 

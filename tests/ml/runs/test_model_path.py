@@ -1,4 +1,4 @@
-"""ml/runs/inputs.py: what a user's words mean."""
+"""ml/runs/models.py: what a user's words mean."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from common.files import user_path
 from ml.artifact.artifact import ArtifactError
-from ml.runs.inputs import BUNDLED, model_path
+from ml.runs.models import BUNDLED, model_path
 
 
 def test_a_model_is_a_file_a_run_folder_or_the_bundled_one(
