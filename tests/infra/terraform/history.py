@@ -88,7 +88,8 @@ def _registry(aws: Aws, history: History) -> None:
 
 
 def _github(aws: Aws, history: History) -> None:
-    root = aws.root("github", "account", {"repository": "owner/name"}, S3State(STATE_BUCKET))
+    given = {"repository": "owner/name", "create_signing_key": True}
+    root = aws.root("github", "account", given, S3State(STATE_BUCKET))
     _first(root, history.roots["github"])
 
 

@@ -39,6 +39,33 @@ run "an_account_that_has_the_provider_keeps_it" {
   }
 }
 
+run "a_signing_key_is_made_where_none_is_named" {
+  variables {
+    create_signing_key = true
+  }
+
+  assert {
+    condition     = aws_kms_key.signing[0].key_usage == "SIGN_VERIFY" && output.signing_key == "awskms:///alias/kiln-signing"
+    error_message = "the key cannot sign, or the workflows would not find it"
+  }
+
+  assert {
+    condition     = contains(keys(aws_iam_policy.this), "build/sign") && contains(keys(aws_iam_policy.this), "production/verify")
+    error_message = "nobody may use the key"
+  }
+}
+
+run "two_signing_keys_are_refused" {
+  command = plan
+
+  variables {
+    create_signing_key = true
+    signing_key_arn    = "arn:aws:kms:eu-central-1:123456789012:key/1"
+  }
+
+  expect_failures = [var.create_signing_key]
+}
+
 run "patterns_are_refused" {
   command = plan
 

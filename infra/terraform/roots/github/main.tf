@@ -32,8 +32,10 @@ locals {
       } if !contains(local.absent, policy)
     }
   ]...)
+  has_signing_key = var.create_signing_key || var.signing_key_arn != null
+  signing_key_arn = var.create_signing_key ? one(aws_kms_key.signing[*].arn) : var.signing_key_arn
   absent = concat(
-    var.signing_key_arn == null ? ["sign", "verify"] : [],
+    local.has_signing_key ? [] : ["sign", "verify"],
     var.predictions == null ? ["predictions"] : [],
     var.retraining == null ? ["retraining"] : [],
   )
@@ -60,12 +62,12 @@ module "policies" {
 
 # cosign with --key awskms:///… reads the public key, and where it signs it has the key sign.
 data "aws_iam_policy_document" "key" {
-  for_each = { for policy, actions in { sign = ["kms:Sign"], verify = [] } : policy => actions if var.signing_key_arn != null }
+  for_each = { for policy, actions in { sign = ["kms:Sign"], verify = [] } : policy => actions if local.has_signing_key }
 
   statement {
     sid       = "Key"
     actions   = concat(["kms:DescribeKey", "kms:GetPublicKey"], each.value)
-    resources = [var.signing_key_arn]
+    resources = [local.signing_key_arn]
   }
 }
 

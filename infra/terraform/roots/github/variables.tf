@@ -67,6 +67,17 @@ variable "signing_key_arn" {
   }
 }
 
+variable "create_signing_key" {
+  description = "Whether to make that key in KMS, with the alias PROJECT-signing, instead of naming one."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = !(var.create_signing_key && var.signing_key_arn != null)
+    error_message = "create_signing_key makes a key, signing_key_arn names another: choose one."
+  }
+}
+
 variable "kms_key_arn" {
   description = "Customer-managed key of the other roots, which the roles then may use; null: none."
   type        = string
