@@ -1,10 +1,14 @@
-"""Finds native programs: from wheels, from Debian packages, and on PATH."""
+"""Native programs: where they are; child processes: their environment, ports and user."""
 
 from __future__ import annotations
 
+import getpass
 import importlib.metadata
 import importlib.util
+import os
 import shutil
+import socket
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,3 +86,26 @@ def require_program(name: str) -> Path:
         return find_program(name)
     except ProgramMissing as missing:
         pytest.skip(str(missing))
+
+
+def python_environment() -> dict[str, str]:
+    """Environment in which a child process imports the same modules, also under Bazel."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def free_port() -> int:
+    """A TCP port that is free on the loopback interface."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def this_user() -> str:
+    """KILN_ACTOR, GITHUB_ACTOR, or the login name."""
+    if named := os.environ.get("KILN_ACTOR") or os.environ.get("GITHUB_ACTOR"):
+        return named
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

@@ -31,7 +31,7 @@ from rich.table import Table
 from common.command_line import command_parser
 from common.files import user_path, write_whole
 from common.images import MAX_PIXELS, Codec
-from common.processes import python_environment
+from common.programs import python_environment
 from common.terminal import Progress, terminal
 from ml.data.packing import in_threads
 

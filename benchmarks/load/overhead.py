@@ -25,7 +25,7 @@ from common.captures import Captures
 from common.images import Codec
 from common.model.artifact import INPUT, PROBABILITIES
 from common.objects import FolderStore
-from common.processes import free_port
+from common.programs import free_port
 from common.terminal import Progress
 from serve.inference.predictor import ort
 

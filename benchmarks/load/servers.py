@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.load.client import Job, Load
-from common.processes import free_port
-from common.programs import wheel_program
+from common.programs import free_port, wheel_program
 
 _START_S = 120
 _STARTED = 19  # index of the start time in /proc/PID/stat after the name

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import onnx
 
-from common.processes import python_environment
+from common.programs import python_environment
 
 
 class Simplified(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from common.processes import python_environment
+from common.programs import python_environment
 from ml.benchmark import latency
 from ml.benchmark.latency import Job, Measurement, Point, Runtime, median_of_rounds
 

@@ -21,7 +21,6 @@ class Agreement:
     Attributes:
         kappa: 1 for full agreement, 0 for agreement by chance; None if both used only one class,
             where it is undefined.
-            said, which leaves nothing to agree on.
     """
 
     one: str

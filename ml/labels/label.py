@@ -28,7 +28,7 @@ from common.captures import Captures, usual_location
 from common.command_line import command_parser
 from common.model.artifact import ArtifactError, DriftReference
 from common.objects import StoreError
-from common.processes import this_user
+from common.programs import this_user
 from common.stores import open_store
 from common.terminal import Progress, terminal
 from ml.labels.app import labelling_app, new_token

@@ -17,7 +17,7 @@ from typing import Any
 from common.files import kept_place
 from common.model.signature import PublicKey, SignatureError, verify
 from common.objects import Conflict, Damaged, Store, Stored, StoreError
-from common.processes import this_user
+from common.programs import this_user
 from common.stores import open_store
 from ml.registry.ledger import Ledger, Move, Record, RegistryError, State, previous_target
 from ml.registry.versions import (

@@ -24,7 +24,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from common.processes import python_environment
+from common.programs import python_environment
 from ml.sweep import standings
 from ml.sweep.plan import Plan
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from common.processes import python_environment
+from common.programs import python_environment
 from ml.runs.folder import RunFolder
 
 FOLDER = "wandb"  # inside a run folder: everything that W&B writes

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch.distributed
 
 from common.lightning import LightningEnvironment
-from common.processes import python_environment
+from common.programs import python_environment
 
 _GRACE_S = 60  # for the others to leave after the first
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")

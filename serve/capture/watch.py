@@ -1,9 +1,13 @@
 """Starts capture in a process where the settings ask for it."""
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
+from common.files import user_path
 from common.model.artifact import ArtifactMetadata
+from common.objects import FolderStore, Store
 from serve.settings import Settings
 from serve.telemetry.telemetry import Telemetry
 
@@ -39,7 +43,6 @@ def capture_answers(
     if not settings.capture:
         return None
     from serve.capture.answers import StoredAnswers  # imported only if needed
-    from serve.capture.places import open_place
     from serve.capture.recorder import Recorder
 
     open_store = partial(open_place, settings.capture)
@@ -61,3 +64,13 @@ def capture_answers(
     telemetry.add_observer(recorder)
     telemetry.instrument(register)
     return Capturing(recorder, StoredAnswers(recorder, open_store))
+
+
+def open_place(url: str) -> Store:
+    """The store of a URL or a path, with what the image has; sends no request yet."""
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        from serve.capture.s3 import Bucket
+
+        return Bucket.from_environment(parts.netloc, parts.path, os.environ)
+    return FolderStore(user_path(parts.path if parts.scheme == "file" else url))

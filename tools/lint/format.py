@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.programs import wheel_program
-from tools.lint.buildifier import CHECKS, why_missing
+
+# Of buildifier: the default ones but one, since `sources()` makes the same names in every package.
+CHECKS = "-warnings=-unnamed-macro"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,6 +37,13 @@ def _format_bazel(buildifier: Path) -> int:
     files = tracked("*.bazel", "*.bzl")
     repair = ["-mode=fix", "-lint=fix", CHECKS]
     return subprocess.run([str(buildifier), *repair, *files], check=False).returncode
+
+
+def why_missing(program: Path) -> str | None:
+    """The reason recorded in a program's place if it is unavailable, else None."""
+    if os.access(program, os.X_OK):
+        return None
+    return program.read_text(encoding="utf-8").strip()
 
 
 def tracked(*patterns: str) -> list[str]:

@@ -24,8 +24,7 @@ from pathlib import Path
 
 from common.command_line import command_parser
 from common.programs import wheel_program
-from tools.lint.buildifier import CHECKS, why_missing
-from tools.lint.format import tracked
+from tools.lint.format import CHECKS, tracked, why_missing
 
 PROGRAMS = ("buildifier", "secrets", "workflows", "actionlint")
 TYPES = "//tools/lint:types"

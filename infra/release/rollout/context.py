@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from common.processes import this_user
+from common.programs import this_user
 from infra.release.aws.clients import Aws, Clock, WallClock
 from infra.release.aws.function import LambdaFunction
 from infra.release.evidence.collector import Collector

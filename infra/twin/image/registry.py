@@ -14,8 +14,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from common.oci import MANIFEST
-from common.processes import free_port
-from common.programs import find_program
+from common.programs import find_program, free_port
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.processes import free_port
+from common.programs import free_port
 from infra.release.aws.function import REPLAY, trace_id
 from infra.twin.story import Failed
 

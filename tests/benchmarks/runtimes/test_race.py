@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.runtimes import main as race
 from common.model.artifact import INPUT, PROBABILITIES
-from common.processes import python_environment
+from common.programs import python_environment
 from serve.inference.model_path import read_model
 from tests.serve.serving import MODEL
 

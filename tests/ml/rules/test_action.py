@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from common.processes import python_environment
+from common.programs import python_environment
 from ml.artifact.artifact import Artifact, load_artifact
 from ml.rules import action
 from ml.training.config import composed

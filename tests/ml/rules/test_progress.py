@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.processes import python_environment
+from common.programs import python_environment
 from ml.rules import watch
 
 PROGRAM = """

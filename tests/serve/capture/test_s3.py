@@ -27,9 +27,9 @@ from common.objects import StoreError
 from serve.capture import credentials as credentials_module
 from serve.capture import recorder as recorder_module
 from serve.capture.credentials import Credentials, CredentialSource
-from serve.capture.places import open_place
 from serve.capture.recorder import Recorder
 from serve.capture.s3 import Bucket, sign
+from serve.capture.watch import open_place
 from serve.exchange import Exchange
 from serve.http.keys import digest_of
 from tests.helpers.waiting import free_port, wait_until
