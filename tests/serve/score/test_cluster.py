@@ -2,58 +2,72 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from ray._private import services
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
 from serve.score.main import main
 from tests.helpers.waiting import PATIENCE_S, wait_until
-from tests.serve.score.files import photos
+from tests.serve.score.files import photos, start
 from tests.serve.serving import MODEL
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of its own settings
-# Parts of five rows; after five tables the driver waits to be killed.
-_STOPS = """
-import time
-from itertools import count
-from serve.score import main, results
-results._ROWS = 5
-add, numbers = results.Parts.add, count(1)
-def stops(self, start, table):
-    add(self, start, table)
-    if next(numbers) == 5:
-        time.sleep(600)
-results.Parts.add = stops
-main.run()
-"""
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # the token would be a file in the home folder
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # of 15: on a busy machine its workers would not start
+    # Workers without the job's environment, which it could not use.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    # Of the time that a process has to start or to answer, in ms or s.
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_health_check_timeout_ms": "600000",
+    "RAY_worker_register_timeout_seconds": "600",
+}
+_NODE = {
+    "num_cpus": 1,
+    "object_store_memory": 80 << 20,
+    "include_dashboard": False,
+    "include_log_monitor": False,
+    "no_monitor": True,  # it would add and remove machines
 }
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of two nodes with a CPU each."""
-    node = {"num_cpus": 1, "object_store_memory": 200 << 20, "include_dashboard": False}
+    """Of two nodes with a CPU each, however long they take to start."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _ENVIRONMENT.items():
             patch.setenv(name, value)
-        cluster = Cluster(initialize_head=True, head_node_args=node)
+        patch.setattr(services, "get_node", partial(_registered, services.get_node))
+        cluster = Cluster(initialize_head=True, head_node_args=_NODE)
         try:
-            cluster.add_node(**node)
+            cluster.add_node(**_NODE)
             yield cluster.address
         finally:
             cluster.shutdown()
+
+
+def _registered(get_node: Any, gcs_address: str, node_id: str) -> Any:
+    """The node, once it is known: Ray itself gives up after 30 s."""
+    found = []
+
+    def known() -> bool:
+        try:
+            found.append(get_node(gcs_address, node_id))
+        except RuntimeError:
+            return False
+        return True
+
+    wait_until(known, f"node {node_id}", every_s=0.2)
+    return found[0]
 
 
 @pytest.fixture
@@ -65,17 +79,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_killed_run_resumes_on_both_nodes_with_the_bytes_of_a_local_one(
+def test_a_run_that_was_killed_goes_on_on_both_nodes_and_ends_with_the_bytes_of_a_local_one(
     here: Path, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["photos", "--out", "out.parquet", "--batch-size", "2", "--ray", address]
-    killed = subprocess.Popen(
-        [sys.executable, "-c", _STOPS, *command],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    killed = start(here, "photos", "--out", "out.parquet", "--batch-size", "1", most=20)
     wait_until(lambda: list(here.glob("out.parquet.parts/*-*.parquet")))
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait(PATIENCE_S) == -signal.SIGKILL
+    killed.kill()
+    killed.communicate(timeout=PATIENCE_S)
 
     nodes, end = set[str](), ray.shutdown
 
@@ -88,7 +98,8 @@ def test_a_killed_run_resumes_on_both_nodes_with_the_bytes_of_a_local_one(
         end()
 
     monkeypatch.setattr(ray, "shutdown", ends)
-    assert main(command) == 0
+    on_both = ["photos", "--out", "out.parquet", "--batch-size", "1", "--ray", address]
+    assert main(on_both) == 0
     assert "resuming: " in capsys.readouterr().err
     assert len(nodes) == 2
     assert main(["photos", "--out", "local.parquet"]) == 0
