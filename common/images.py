@@ -22,7 +22,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from PIL import (
     PngImagePlugin,
     WebPImagePlugin,
 )
+from PIL.ImageFile import ImageFile
 
 from common.model.artifact import Resize
 
@@ -59,6 +60,7 @@ DECODED = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp")
 NOT_DECODED = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".tga", ".svg")
 ImageType = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"]
 HAS_AVIF = find_spec("PIL._avif") is not None  # costs 5 MB: imported at the first file
+_APPLE_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\x04CgBI"
 _BEGINNINGS: dict[bytes, ImageType] = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -72,6 +74,8 @@ def image_type(data: bytes) -> ImageType | None:
     """The type according to the magic bytes."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
+    if data.startswith(_APPLE_PNG):
+        return None
     for beginning, kind in _BEGINNINGS.items():
         if data.startswith(beginning):
             return kind
@@ -92,6 +96,7 @@ _OTHERS = {
     b"8BPS": "Photoshop",
     b"%PDF": "PDF",
     b"<svg": "SVG",
+    _APPLE_PNG: "PNG in the form of iOS apps (CgBI)",
 }
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"mif1": "HEIC", b"msf1": "HEIC"}  # ISO/IEC 23008-12
 _BRANDS |= {b"crx ": "CR3"}  # Canon raw
@@ -115,7 +120,7 @@ def other_type(data: bytes) -> str:
 def image_size(data: bytes, kind: ImageType) -> tuple[int, int] | None:
     """(width, height) from the header; None for JPEGs and damaged headers."""
     match kind:
-        case "PNG" if len(data) >= 24:
+        case "PNG" if len(data) >= 24 and data[12:16] == b"IHDR":
             return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
         case "GIF" if len(data) >= 10:
             return _little(data[6:8]), _little(data[8:10])
@@ -380,11 +385,13 @@ class Codec:
             data = _without_notes(data)
         elif kind == "AVIF":
             _load_avif()
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
-            self._check_size(image.size)
+        with Image.open(io.BytesIO(data), formats=[kind]) as opened:
+            self._check_size(opened.size)
             if kind == "JPEG":
-                image.draft("RGB", (2 * max(height, width),) * 2)
-            frame = _first_frame(image, data, kind)
+                opened.draft("RGB", (2 * max(height, width),) * 2)
+            frame = _first_frame(opened, data, kind)
+            is_run_length = any(tile.codec_name == "bmp_rle" for tile in opened.tile)
+            image = _run_length_decoded(opened, data) if is_run_length else opened
             image.load()
             if kind == "PNG":
                 _correct_transparency(image, data[24])
@@ -434,6 +441,73 @@ def _correct_transparency(image: Image.Image, depth: int) -> None:
 def _has_no_alpha(image: Image.Image, kind: ImageType) -> bool:
     """Whether a BMP's alpha channel is all zero, that is, unused; browsers ignore it then."""
     return kind == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema()[1] == 0
+
+
+def _run_length_decoded(image: ImageFile, data: bytes) -> Image.Image:
+    """A run-length encoded BMP. As in browsers, pixels that it skips are transparent; Pillow drops
+    skipped rows and rejects what ends early.
+    """
+    tile: Any = image.tile[0]
+    _, is_four_bits, direction = tile.args
+    width, height = image.size
+    indices, skipped = bytearray(), bytearray(width * height)
+    try:
+        for x, y, run in _runs(data, tile.offset, is_four_bits):
+            if y >= height:
+                break
+            if x < width:
+                if gap := y * width + x - len(indices):
+                    skipped[len(indices) : len(indices) + gap] = b"\xff" * gap
+                    indices += bytes(gap)
+                indices += run[: width - x]
+    except EOFError:
+        if len(indices) < width * height:
+            raise
+    skipped[len(indices) :] = b"\xff" * (width * height - len(indices))
+    indices += bytes(width * height - len(indices))
+    found = Image.frombytes("L" if image.mode == "L" else "P", image.size, indices)
+    mask = Image.frombytes("L", image.size, skipped)
+    del indices, skipped  # 25 MB each for the largest image
+    if direction < 0:
+        found, mask = (one.transpose(Image.Transpose.FLIP_TOP_BOTTOM) for one in (found, mask))
+    if image.palette:
+        rawmode, colors = image.palette.getdata()
+        found.putpalette(colors, rawmode)
+    elif image.mode == "1":
+        found.putpalette([0, 0, 0, 255, 255, 255])
+    rgb = found.convert("RGB")
+    rgb.paste(_WHITE[:3], mask=mask)
+    return rgb
+
+
+def _runs(data: bytes, position: int, is_four_bits: bool) -> Iterator[tuple[int, int, bytes]]:
+    """The column, row and colours of each run, in the file's order of rows.
+
+    Raises:
+        EOFError: the file has no end marker.
+    """
+    x = y = 0
+    while len(pair := data[position : position + 2]) == 2:
+        number, value = pair
+        position += 2
+        if number:
+            run = bytes([value >> 4, value & 15]) * 128 if is_four_bits else pair[1:] * number
+            yield x, y, run[:number]
+            x += number
+        elif value == 0:  # end of the row
+            x, y = 0, y + 1
+        elif value == 1:  # end of the image
+            return
+        elif value == 2:  # a move
+            x += _big(data[position : position + 1])
+            y += _big(data[position + 1 : position + 2])
+            position += 2
+        else:
+            size = (value + 1) // 2 if is_four_bits else value
+            run = data[position : position + size]
+            yield x, y, bytes(int(one, 16) for one in run.hex())[:value] if is_four_bits else run
+            position, x = position + size + size % 2, x + value
+    raise EOFError
 
 
 def _first_frame(image: Image.Image, data: bytes, kind: ImageType) -> tuple[int, ...] | None:
