@@ -292,7 +292,7 @@ def from_base64(field: str, text: Any) -> Upload:
         return Upload(field, InvalidField("expected base64 in a string", field))
     if text[:5].lower() == "data:":
         beginning, comma, text = text.partition(",")
-        if not comma or not beginning.lower().endswith(";base64"):
+        if not comma or not re.search(r"; *base64 *$", beginning, re.IGNORECASE):
             return Upload(
                 field, InvalidField("expected a data URL as data:image/png;base64,iVBO…", field)
             )
@@ -328,12 +328,18 @@ def media_type(scope: Scope, body: bytes) -> str:
         return "image"
     if not essence and body:  # the caller did not specify a type
         return "image" if image_type(body) else "json"
+    if essence == _DEFAULT_TYPE:  # of curl, wget and others for any body, or a form without a file
+        if image_type(body):
+            return "image"
+        if body.lstrip().startswith(b"{"):
+            return "json"
     said = essence.decode("latin-1") if essence else "nothing and an empty body"
     raise UnsupportedMediaType(
         f"the content type is {said}, expected {_MEDIA_TYPES}", field="content-type"
     )
 
 
+_DEFAULT_TYPE = b"application/x-www-form-urlencoded"
 _ANY_FILE = (b"application/octet-stream", b"binary/octet-stream")  # S3's default
 
 

@@ -60,7 +60,8 @@ class RequestOutput(Struct):
 class InferRequest(Struct):
     """An inference request; unknown members are ignored."""
 
-    inputs: list[RequestInput]
+    # Without msgspec's check, whose message names no input.
+    inputs: Annotated[list[RequestInput], Meta(extra_json_schema={"minItems": 1})]
     outputs: list[RequestOutput] | None = None
     id: Annotated[str | None, Meta(description="Returned in the response.")] = None
     parameters: Annotated[

@@ -52,6 +52,7 @@ WRITTEN: dict[str, str] = {
     "DATA URL": f"DATA:IMAGE/PNG;BASE64,{TEXT}",
     "data URL in lines": f"data:image/png;base64,{lines(TEXT, chr(10))}",
     "data URL with parameters": f"data:image/png;name=a.png;base64,{TEXT}",
+    "data URL with spaces": f"data:image/png; base64, {TEXT}",
     "data URL with escapes": "data:image/png;base64,"
     + TEXT.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D"),
 }
@@ -223,7 +224,15 @@ def test_half_a_character_is_refused(service: TestClient, body: bytes) -> None:
         assert problem_of(service.post(path, content=body, headers=JSON))["status"] in (400, 422)
 
 
-@pytest.mark.parametrize("kind", ["binary/octet-stream", "application/octet-stream", "image/jpg"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "binary/octet-stream",
+        "application/octet-stream",
+        "image/jpg",
+        "application/x-www-form-urlencoded",  # of curl --data-binary, wget --post-file and others
+    ],
+)
 def test_a_file_is_taken_under_any_name_that_clients_have_for_one(
     kind: str, service: TestClient, expected: Any
 ) -> None:
@@ -231,8 +240,11 @@ def test_a_file_is_taken_under_any_name_that_clients_have_for_one(
     assert answer.json()["top_k"] == expected
 
 
-def test_json_is_taken_under_its_old_name(service: TestClient, expected: Any) -> None:
-    answer = service.post("/predict", content=BODY, headers={"content-type": "text/json"})
+@pytest.mark.parametrize("kind", ["text/json", "application/x-www-form-urlencoded"])
+def test_json_is_taken_under_its_old_name_and_that_of_clients_who_name_none(
+    kind: str, service: TestClient, expected: Any
+) -> None:
+    answer = service.post("/predict", content=BODY, headers={"content-type": kind})
     assert answer.json()["top_k"] == expected
 
 

@@ -180,6 +180,7 @@ def test_bad_json_is_refused_with_the_field(
     ("path", "content_type", "body", "status", "field"),
     [
         ("/predict", "text/plain", PNG, 415, "content-type"),
+        ("/predict", "application/x-www-form-urlencoded", b"image=QUJD", 415, "content-type"),
         ("/predict", "image/png", b"", 415, "body"),
         ("/predict", "image/png", b"no image", 415, "body"),
         ("/predict", "image/png", PNG[:-200], 422, "body"),
