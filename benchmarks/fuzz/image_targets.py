@@ -58,6 +58,10 @@ _MODES = {
 }
 
 
+# Literal indices, the end of a row, a move, a run and the end of the image.
+_RUN_LENGTHS = b"\0\3abc\0" + b"\0\0" + b"\0\2\1\1" + b"\2\x77" + b"\0\1"
+
+
 def _image_files() -> Iterator[bytes]:
     chance = np.random.default_rng(0)
     for kind, modes in _MODES.items():
@@ -84,6 +88,11 @@ def _image_files() -> Iterator[bytes]:
         *((kind, {"icc_profile": b"a profile"}) for kind in ("JPEG", "PNG", "WEBP")),
     ):
         yield _saved(films[0], kind, **options)
+    noise = Image.fromarray(chance.integers(0, 256, (4, 5, 3)).astype(np.uint8))
+    for bits, compression in ((8, 1), (4, 2)):
+        file = bytearray(_saved(noise.convert("P"), "BMP"))
+        file[28], file[30] = bits, compression
+        yield bytes(file[: file[10] + 256 * file[11]]) + _RUN_LENGTHS
     for one in pngs.family():
         if one.filters == pngs.FILTERS[-1] and (one.note or one.is_transparent):
             yield one.file
