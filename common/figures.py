@@ -107,8 +107,12 @@ def inline_svg(svg: str) -> str:
     return body.replace("fill: #ffffff", "fill: none")
 
 
+_HEAD = Path(__file__).with_name("page_head.html")
+
+
 def fill(template: Path, parts: Mapping[str, str]) -> str:
-    """Replaces each ``{{ name }}`` of the template."""
+    """Replaces each ``{{ name }}`` of the template; ``{{ head }}`` is the style of all pages."""
+    parts = {"head": _HEAD.read_text(encoding="utf-8"), **parts}
     head, *pieces = template.read_text(encoding="utf-8").split("{{")
     names = (piece.split("}}", 1) for piece in pieces)
     return head + "".join(parts[name.strip()] + rest for name, rest in names)

@@ -61,7 +61,7 @@ def print_checks(metadata: ArtifactMetadata, checks: Sequence[Check], console: C
     table = Table(title=title, title_justify="left")
     for name in ("check", "value", "limit", ""):
         table.add_column(name, justify="right" if name in ("value", "limit") else "left")
-    table.add_column("what it says", overflow="fold")
+    table.add_column("what it measures", overflow="fold")
     for check in checks:
         verdict = Text("passed", "green") if check.passed else Text("failed", "bold red")
         sign = "≥" if check.at_least else "≤"
@@ -80,8 +80,8 @@ def print_data(facts: DataFacts, console: Console) -> None:
     wrong = sum(not pair.same_label for pair in found.near)
     mirrored = sum(pair.mirrored for pair in found.near)
     console.print(
-        f"duplicates: {found.exact} of {found.test_images:,} test images are in the training set "
-        f"byte by byte, {len(found.near)} ({found.share:.1%}) all but the same ({mirrored} "
+        f"duplicates: {found.exact} of {found.test_images:,} test images are exact copies of "
+        f"training images, {len(found.near)} ({found.share:.1%}) near copies ({mirrored} "
         f"mirrored, {wrong} with another label); searched in {found.elapsed_ms:,.0f} ms",
         highlight=False,
     )
@@ -149,7 +149,8 @@ def _data(facts: DataFacts) -> str:
     return (
         f"<section><h2>Data: {balance}; {found.exact} exact and {len(found.near)} near duplicates "
         f"({found.share:.1%} of the test images)</h2>"
-        "<p>Test image left, training image right, the most alike first; another label in bold.</p>"
+        "<p>Each pair shows the test image on the left and the training image on the right, most "
+        "similar first. A differing label is bold.</p>"
         f'<div class="pairs">{"".join(figures)}</div></section>'
     )
 

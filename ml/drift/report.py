@@ -16,7 +16,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.figures import BLUE, INK, MUTED, RED, STYLE, fill, new_figure, to_png, to_svg
+from common.figures import (
+    BLUE,
+    INK,
+    MUTED,
+    RED,
+    STYLE,
+    fill,
+    inline_svg,
+    new_figure,
+    to_png,
+    to_svg,
+)
 from common.files import write_whole
 from common.model.artifact import ArtifactMetadata, DriftReference
 from common.model.drift import CLASSES, Counts, DriftLimits, DriftReport, Statistic
@@ -61,7 +72,7 @@ def statistics(report: DriftReport) -> Figure:
         axes.barh(range(len(rows)), ratios, 0.62, color=colors)
         axes.axvline(1, color=INK, linewidth=1)
         axes.set_yticks(range(len(rows)), [f"{s.signal}  {s.kind.upper()}" for s in rows])
-        axes.set(xlabel="value / threshold", title="Beyond the line is drift")
+        axes.set(xlabel="value / threshold", title="Statistics relative to their thresholds")
         axes.set_xlim(0, max(1.25, *ratios) * 1.05)
         axes.grid(visible=False, axis="y")
     return figure
@@ -186,8 +197,10 @@ def _page(comparison: Comparison, distributions_svg: str) -> str:
         "kind": kind,
         "verdict": report.verdict,
         "summary": html.escape(f"{comparison.source}. {_sentence(comparison)}"),
-        "distributions": _inline(distributions_svg),
-        "statistics": _inline(figure) if figure else "<p>None: too few images.</p>",
+        "distributions": inline_svg(distributions_svg),
+        "statistics": inline_svg(figure)
+        if figure
+        else "<p>There are too few images for statistics.</p>",
         "rows": "".join(_row(s) for s in report.statistics),
         "limits": html.escape(_explained(comparison)),
         "problems": _problems(comparison.problems),
@@ -205,9 +218,9 @@ def _row(s: Statistic) -> str:
 def _explained(comparison: Comparison) -> str:
     limits, images = comparison.limits, comparison.metadata.drift_reference.images
     return (
-        f"A threshold is what chance exceeds in at most {limits.false_alarm_rate:.2%} of windows "
-        f"without drift, all statistics together, and no less than PSI {limits.psi:g} and "
-        f"KS {limits.ks:g}. The reference is of {images:,} images."
+        f"All thresholds together are exceeded by chance in at most "
+        f"{limits.false_alarm_rate:.2%} of windows without drift; none is below "
+        f"PSI {limits.psi:g} or KS {limits.ks:g}. The reference has {images:,} images."
     )
 
 
@@ -216,10 +229,6 @@ def _problems(problems: Sequence[str]) -> str:
         return ""
     items = "".join(f"<li>{html.escape(problem)}</li>" for problem in listed(problems, 50))
     return f"<section><h2>Left out</h2><ul>{items}</ul></section>"
-
-
-def _inline(svg: str) -> str:
-    return svg[svg.index("<svg") :]
 
 
 def _chance(p: float) -> str:

@@ -74,24 +74,24 @@ def notes(found: Quality) -> list[str]:
     texts = []
     if found.note:
         texts.append(
-            f"estimated from the model's own confidence, which is too high on shifted images: "
-            f"{found.note}"
+            f"Accuracy is estimated from the model's own confidence, which is too high on shifted "
+            f"images: {found.note}"
         )
     if found.whole.drifted:
         texts.append(
-            "the traffic has drifted from the test images: the estimate is less certain than its "
-            "interval; rely on labels"
+            "Traffic has drifted from the test images, so the estimate is less certain than its "
+            "interval says; rely on labels."
         )
     labelled = found.whole.labelled
     if labelled and labelled.chosen:
         texts.append(
-            "labellers chose the predictions: that these are representative is an assumption"
+            "Labellers chose which predictions to label, so these may not be representative."
         )
     if labelled and labelled.left_out:
         parts = ", ".join(f"{number} {why}" for why, number in labelled.left_out.items())
-        texts.append(f"labels left out: {parts}")
+        texts.append(f"Labels left out: {parts}.")
     if found.unreadable:
-        texts.append(f"predictions left out because of their images: {found.unreadable}")
+        texts.append(f"Predictions left out because of their images: {found.unreadable}.")
     return texts
 
 

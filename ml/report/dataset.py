@@ -83,23 +83,27 @@ class Inspection:
         """The most important findings, one sentence each."""
         found = []
         if names := self.nearly_empty:
-            found.append(f"nearly empty: {', '.join(names)}")
+            found.append(f"Classes with few training images: {', '.join(names)}.")
         train = self.parts["train"].counts
         if train.min() and train.max() >= 3 * train.min():
             found.append(
-                f"the largest class has {train.max() / train.min():.1f} times the smallest"
+                f"The largest class has {train.max() / train.min():.1f} times as many images as "
+                "the smallest."
             )
         if self.twins:
             copies = sum(len(group) - 1 for group in self.twins)
             found.append(
-                f"{copies:,} images are copies of another; {self.leaked:,} test images are also "
-                f"training images; {self.contradictory:,} times the classes differ"
+                f"Duplicate images: {copies:,}. Test images that are also training images: "
+                f"{self.leaked:,}. Groups of duplicates with different labels: "
+                f"{self.contradictory:,}."
             )
         if damaged := self.files.get("damaged"):
-            found.append(f"{len(damaged):,} files cannot be decoded and are skipped")
+            found.append(f"Files that cannot be decoded and are skipped: {len(damaged):,}.")
         if ignored := self.files.get("ignored"):
             more = " …" if len(ignored) > 3 else ""
-            found.append(f"{len(ignored):,} other files ignored: {', '.join(ignored[:3])}{more}")
+            found.append(
+                f"Other files, ignored: {len(ignored):,} ({', '.join(ignored[:3])}{more})."
+            )
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -226,7 +230,7 @@ def render(found: Inspection) -> str:
             "title": html.escape(found.name),
             "cards": _cards(found),
             "notes": _notes(found.notes()),
-            "classes_note": more or "orange: nearly empty",
+            "classes_note": more or "classes with few images in orange",
             "classes": _classes(found),
             "samples": _samples(found),
             "sizes_note": f"of {files:,} files" if files else "",
@@ -251,7 +255,7 @@ def _cards(found: Inspection) -> str:
         ("Size", f"{width} × {height}", "as the model sees them"),
         ("Copies", f"{copies:,}", f"{found.leaked:,} across train and test"),
         ("Damaged files", f"{len(found.files.get('damaged', ())):,}", ""),
-        ("Digest", found.digest[:8], "of all that is used"),
+        ("Digest", found.digest[:8], "of all images and labels used"),
     ]
     return "".join(
         f'<div class="card"><h3>{title}</h3><p>{html.escape(value)}</p><small>{note}</small></div>'
@@ -263,7 +267,7 @@ def _notes(notes: Sequence[str]) -> str:
     if not notes:
         return ""
     lines = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    return f'<section><h2>To look at</h2><ul class="notes">{lines}</ul></section>'
+    return f'<section><h2>Check these</h2><ul class="notes">{lines}</ul></section>'
 
 
 def _largest(found: Inspection) -> list[int]:
@@ -341,7 +345,7 @@ def _sizes(sizes: NDArray[np.int64], target: tuple[int, int]) -> Figure:
         figure = new_figure(6.4, 2.8)
         axes = figure.subplots()
         axes.hist(sizes.min(axis=1), bins=min(40, max(4, len(np.unique(sizes)))), color=BLUE)
-        axes.axvline(min(target), color=ORANGE, label=f"the model's: {min(target)}")
+        axes.axvline(min(target), color=ORANGE, label=f"model input: {min(target)}")
         common = Counter(map(tuple, sizes.tolist())).most_common(1)[0]
         axes.set_title(f"most frequent: {common[0][0]} × {common[0][1]}, {common[1]:,} files")
         axes.set_xlabel("shorter edge in pixels")
@@ -354,7 +358,7 @@ def _channels(part: Part) -> str:
     mean, std = statistics(part)
     total = max(int(part.counts.sum()), 1)
     image = (part.sums.sum(axis=0) / total).round().astype(np.uint8)
-    rows = [_row(("", "mean", "deviation"), head=True)]
+    rows = [_row(("", "mean", "standard deviation"), head=True)]
     rows += [
         _row((name, f"{m:.4f}", f"{s:.4f}"))
         for name, m, s in zip(("red", "green", "blue"), mean, std, strict=True)
@@ -378,13 +382,13 @@ def _twins(found: Inspection) -> str:
         figures.append(
             f"<figure>{pictures}<figcaption>{'<br>'.join(places[:4])}{more}</figcaption></figure>"
         )
-    note = f"<small>{len(found.twins):,} groups of equal pixels, differing classes first</small>"
+    note = f"<small>{len(found.twins):,} groups of equal images, differing classes first</small>"
     files = ""
     if groups := found.files.get("duplicates"):
         rows = [
             _row([f"{number}", " = ".join(group[:6])]) for number, group in enumerate(groups, 1)
         ]
-        files = f"<p>Files of equal bytes:</p><table>{''.join(rows[:_LISTED])}</table>".replace(
+        files = f"<p>Identical files:</p><table>{''.join(rows[:_LISTED])}</table>".replace(
             "<td>", '<td class="text">'
         )
     pairs = f'<div class="twins">{"".join(figures)}</div>'

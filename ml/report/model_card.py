@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from common.figures import inline_svg, to_svg
+from common.figures import fill, inline_svg, to_svg
 from common.model.artifact import ArtifactMetadata
 from ml.artifact.evaluation import (
     Evaluation,
@@ -267,8 +267,7 @@ def to_html(facts: Facts) -> str:
     """Renders the card as a self-contained HTML file; equal facts give equal text."""
     name = html.escape(facts.metadata.name)
     body = "".join(_section_to_html(section) for section in sections(facts))
-    page = _TEMPLATE.read_text(encoding="utf-8")
-    return page.replace("{{ title }}", name).replace("{{ body }}", body)
+    return fill(_TEMPLATE, {"title": name, "body": body})
 
 
 def front_matter(facts: Facts) -> dict[str, Any]:

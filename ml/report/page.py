@@ -154,15 +154,15 @@ def _calibration_hint(e: Evaluation) -> str:
     confidence = float(np.dot(e.confidence_histogram, e.bin_confidence) / e.images)
     gap = confidence - e.accuracy
     if abs(gap) < 0.005:
-        return "as sure as it is right"
-    return f"{abs(gap):.1%} too {'sure' if gap > 0 else 'modest'} on average"
+        return "confidence equals accuracy"
+    return f"{abs(gap):.1%} {'over' if gap > 0 else 'under'}confident on average"
 
 
 def _confusion(e: Evaluation) -> str:
     if len(e.classes) > plots.MOST_NAMED:
-        note = f"of {len(e.classes)} classes, the pairs that are confused most often"
+        note = f"the most frequently confused pairs of {len(e.classes)} classes"
         return f"<h2>Confusion <small>{note}</small></h2>{_confused_pairs(e)}"
-    note = "rows are labels, columns predictions; mistakes in a steeper scale"
+    note = "rows are labels, columns are predictions; mistakes are on a steeper colour scale"
     return f"<h2>Confusion matrix <small>{note}</small></h2>{_matrix(e)}"
 
 
@@ -270,7 +270,7 @@ def _data_uri(image: NDArray[np.uint8]) -> str:
 def _augmentation(samples: NDArray[np.uint8] | None) -> str:
     if samples is None:
         return ""
-    note = "on the left an image, beside it what training shows of it in its first epochs"
+    note = "each row: an image on the left, then how training augments it in the first epochs"
     sheet = _data_uri(plots.contact_sheet(samples))
     return (
         f"<section><h2>Augmentation <small>{note}</small></h2>"
@@ -282,7 +282,7 @@ def _machine(rows: plots.Rows) -> str:
     if not rows:
         return ""
     figure = inline_svg(to_svg(plots.machine(rows)))
-    return f"<section><h2>Machine <small>while it trained</small></h2>{figure}</section>"
+    return f"<section><h2>Machine <small>during training</small></h2>{figure}</section>"
 
 
 def _provenance(facts: Mapping[str, str]) -> str:

@@ -141,7 +141,7 @@ def _curves(records: Sequence[Record]) -> str:
 def _changed(records: Sequence[Record]) -> str:
     differences = changed(records)
     if not differences:
-        return "<p>The same configuration, code, packages and data in all of them.</p>"
+        return "<p>All runs have the same configuration, code, packages and data.</p>"
     head = "".join(
         f"<th scope=col>{_swatch(index)}{html.escape(record.label)}</th>"
         for index, record in enumerate(records)

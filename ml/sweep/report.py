@@ -20,6 +20,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 
+from common.figures import fill
 from common.files import write_whole
 from ml.runs.folder import run_config
 from ml.sweep import standings
@@ -191,7 +192,7 @@ def figures(plan: Plan, study: Study) -> Iterator[tuple[str, str, Any]]:
     if len(names) > 1:
         shown = study if len(names) <= 3 else None
         if shown:
-            about = "no trial is better in every objective than one on the front"
+            about = "no trial is better than these in every objective"
             yield "Pareto front", about, draw.plot_pareto_front(study, target_names=names)
     for index, name in enumerate(names):
         target = _target(index) if len(names) > 1 else None
@@ -245,10 +246,7 @@ def _page(plan: Plan, study: Study, counts: TrialCounts, rows: Sequence[dict[str
         "table": _table(rows, study),
         "search": html.escape(_search_text(plan)),
     }
-    page = _TEMPLATE.read_text(encoding="utf-8")
-    for name, text in parts.items():
-        page = page.replace("{{ %s }}" % name, text)  # noqa: UP031 (braces)
-    return page
+    return fill(_TEMPLATE, parts)
 
 
 def _sections(plan: Plan, study: Study) -> Iterator[str]:

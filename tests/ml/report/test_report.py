@@ -142,7 +142,7 @@ def test_a_run_without_mistakes_says_so() -> None:
     )
     html = render(perfect)
     assert "every image was classified right" in html
-    assert "as sure as it is right" in html
+    assert "confidence equals accuracy" in html
 
 
 @pytest.mark.parametrize(
