@@ -21,7 +21,7 @@ Event = dict[str, Any]
 
 
 @dataclass
-class Tally:
+class CaseCounts:
     passed: int = 0
     failed: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -68,9 +68,9 @@ def read_events(path: Path) -> Iterator[Event]:
             yield from (json.loads(line) for line in lines if line.strip())
 
 
-def count(events: Iterable[Event]) -> Tally:
+def count(events: Iterable[Event]) -> CaseCounts:
     """Test cases by outcome; a target that failed without a report counts as one failure."""
-    tally, results = Tally(), {}
+    tally, results = CaseCounts(), {}
     for event in events:
         identity = event["id"]
         if "testResult" in event:
@@ -85,7 +85,7 @@ def count(events: Iterable[Event]) -> Tally:
     return tally
 
 
-def _add_result(tally: Tally, label: str, result: Event) -> None:
+def _add_result(tally: CaseCounts, label: str, result: Event) -> None:
     outputs = {output["name"]: output["uri"] for output in result.get("testActionOutput", [])}
     cases = list(_cases(_local(outputs.get("test.xml"))))
     failed_before = len(tally.failed)
@@ -102,7 +102,7 @@ def _seconds(result: Event) -> float:
     return float(result.get("testAttemptDurationMillis", 0)) / 1000  # strings in the events
 
 
-def _add_case(tally: Tally, label: str, case: ElementTree.Element) -> None:
+def _add_case(tally: CaseCounts, label: str, case: ElementTree.Element) -> None:
     name = f"{label}: {case.get('name')}"
     if case.find("failure") is not None or case.find("error") is not None:
         tally.failed.append(name)

@@ -357,7 +357,7 @@ def _demand_end(world: World, records: Sequence[Record]) -> None:
 
 
 @dataclass
-class Tally:
+class HistoryResults:
     """What became of the histories of the seeds from `first` to below `next`."""
 
     first: int
@@ -383,13 +383,13 @@ class Tally:
         self.took_s += time.monotonic() - begin
 
 
-def _tally(first: int, file: Path | None) -> Tally:
+def _tally(first: int, file: Path | None) -> HistoryResults:
     """What an earlier run left in the file, to go on from; else nothing yet."""
     if file is None or not file.exists():
-        return Tally(first, first)
+        return HistoryResults(first, first)
     known = json.loads(file.read_bytes())
     results, kinds = Counter(known.pop("results")), Counter(known.pop("kinds"))
-    found = Tally(**known, results=results, kinds=kinds)
+    found = HistoryResults(**known, results=results, kinds=kinds)
     if found.first != first:
         raise ValueError(f"{file} begins with seed {found.first}, not {first}: name another file")
     return found
@@ -419,7 +419,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     return int(bool(tally.broken))
 
 
-def _show(tally: Tally, console: Console) -> None:
+def _show(tally: HistoryResults, console: Console) -> None:
     ended = tally.next - tally.first
     title = f"{ended:,} histories, {len(tally.broken):,} broken, {tally.took_s:.0f} s"
     table = Table("commands ended with", "times", title=title, title_justify="left")

@@ -33,7 +33,7 @@ from benchmarks.load.servers import (
 )
 from benchmarks.soak.cases import all_cases, stalled
 from benchmarks.soak.report import Check, Sample, checks_table, judge, look, soak_figure
-from benchmarks.soak.traffic import Plan, Tally
+from benchmarks.soak.traffic import Plan, TrafficCounts
 from common.captures import Captures
 from common.command_line import command_parser, count, share_or_none
 from common.figures import to_png
@@ -75,7 +75,7 @@ def main() -> int:
 
 def soak(
     path: Path, metadata: ArtifactMetadata, options: argparse.Namespace, captures: str
-) -> tuple[Tally, list[Sample], list[Check]]:
+) -> tuple[TrafficCounts, list[Sample], list[Check]]:
     """Starts the server, lets the callers at it, and looks at it meanwhile.
 
     Args:
@@ -121,8 +121,8 @@ def _complaints(server: Running) -> int:
     return sum('"serve.drift.' not in line for line in server.said().splitlines())
 
 
-def _watched(server: Running, plan: Plan, progress: Progress) -> tuple[Tally, list[Sample]]:
-    tally, samples = Tally(), [look(server)]
+def _watched(server: Running, plan: Plan, progress: Progress) -> tuple[TrafficCounts, list[Sample]]:
+    tally, samples = TrafficCounts(), [look(server)]
     for tally in _tallies(plan):
         samples.append(look(server, tally.seconds, tally.requests))
         wrong, memory_mb = sum(tally.mistakes.values()), samples[-1].memory_mb
@@ -131,7 +131,7 @@ def _watched(server: Running, plan: Plan, progress: Progress) -> tuple[Tally, li
     return tally, samples
 
 
-def _tallies(plan: Plan) -> Iterator[Tally]:
+def _tallies(plan: Plan) -> Iterator[TrafficCounts]:
     """The clients' counts, once per second; the last one is final."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.soak.traffic"],
@@ -144,7 +144,7 @@ def _tallies(plan: Plan) -> Iterator[Tally]:
         pickle.dump(plan, callers.stdin)
         callers.stdin.close()
         for line in callers.stdout:
-            yield Tally(**json.loads(line))
+            yield TrafficCounts(**json.loads(line))
     if callers.returncode:
         raise ServerFailed(f"the callers' process ended with exit code {callers.returncode}")
 
@@ -161,7 +161,7 @@ def _at_rest(server: Running) -> Sample:
     return sample
 
 
-def _show(tally: Tally, checks: list[Check]) -> None:
+def _show(tally: TrafficCounts, checks: list[Check]) -> None:
     console = terminal(100)
     statuses = ", ".join(f"{status}: {n:,}" for status, n in sorted(tally.statuses.items()))
     speed = tally.requests / tally.seconds
@@ -172,7 +172,7 @@ def _show(tally: Tally, checks: list[Check]) -> None:
         console.print(example, markup=False, highlight=False)
 
 
-def _write(folder: Path, tally: Tally, samples: list[Sample], checks: list[Check]) -> None:
+def _write(folder: Path, tally: TrafficCounts, samples: list[Sample], checks: list[Check]) -> None:
     document = {
         "holds": all(check.holds for check in checks),
         "checks": [asdict(check) for check in checks],

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from benchmarks.load.servers import Running, family
-from benchmarks.soak.traffic import Tally
+from benchmarks.soak.traffic import TrafficCounts
 from common.figures import COLORS, MUTED, STYLE, new_figure
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -87,7 +87,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
 
 
 def judge(
-    tally: Tally, samples: Sequence[Sample], before: Sample, after: Sample, errors: int
+    tally: TrafficCounts, samples: Sequence[Sample], before: Sample, after: Sample, errors: int
 ) -> list[Check]:
     """All checks; those of growth only if the run was long enough.
 

@@ -1,4 +1,4 @@
-"""Clients of a soak, in a separate process: a pickled `Plan` in, one `Tally` per second out.
+"""Clients of a soak, in a separate process: a pickled `Plan` in, `TrafficCounts` out each second.
 
 Closed loop: each client sends its next request as soon as it gets a response, in an order
 determined by the seed. One additional client stalls: it sends bodies that never arrive.
@@ -114,7 +114,7 @@ class Plan:
 
 
 @dataclass
-class Tally:
+class TrafficCounts:
     """Counts of requests and outcomes so far."""
 
     seconds: float = 0.0
@@ -131,7 +131,7 @@ class Tally:
 class Traffic:
     """Clients, and checks of their responses."""
 
-    def __init__(self, plan: Plan, say: Callable[[Tally], None]) -> None:
+    def __init__(self, plan: Plan, say: Callable[[TrafficCounts], None]) -> None:
         self._plan, self._say = plan, say
         self._batches = [case for case in plan.cases if case.is_batch]
         good = [case for case in plan.cases if case.status == 200 and not case.is_batch]
@@ -144,12 +144,12 @@ class Traffic:
         self._waiting: dict[Connection, tuple[Case, float]] = {}
         self._staller: Connection | None = None
         self._connecting = set[asyncio.Task[None]]()
-        self._tally = Tally()
+        self._tally = TrafficCounts()
         self._latencies: list[float] = []
         self._sent, self._start = 0, time.perf_counter()
         self._over = asyncio.Event()
 
-    async def run(self) -> Tally:
+    async def run(self) -> TrafficCounts:
         """Runs until the planned requests, or those sent in the planned time, are answered."""
         for _ in range(self._plan.callers):
             self._connect(stalls=False)
@@ -167,7 +167,7 @@ class Traffic:
         self._waiting.clear()
         return self.tally()
 
-    def tally(self) -> Tally:
+    def tally(self) -> TrafficCounts:
         """Counts of requests and outcomes so far."""
         tally = self._tally
         tally.seconds = time.perf_counter() - self._start
@@ -251,7 +251,7 @@ class Traffic:
             self._tally.examples.append(detail)
 
 
-def _print(tally: Tally) -> None:
+def _print(tally: TrafficCounts) -> None:
     print(json.dumps(asdict(tally)), flush=True)
 
 

@@ -20,7 +20,7 @@ _GARBAGE = 200  # images of each kind
 
 
 @dataclass(frozen=True)
-class Limits:
+class BehaviourLimits:
     """Limits that a model with 94 % test accuracy meets with a margin; shares of images."""
 
     accuracy: float = 0.93
@@ -58,7 +58,7 @@ def check_scores(
     probabilities: NDArray[np.float32],
     data: Labelled,
     classes: tuple[str, ...],
-    limits: Limits,
+    limits: BehaviourLimits,
     claimed: float | None = None,
 ) -> list[Check]:
     """Accuracy, weakest class, calibration; with `claimed`, whether that figure is reproduced.
@@ -89,7 +89,7 @@ def check_scores(
     return checks
 
 
-def check_balance(counts: Sequence[Sequence[int]], limits: Limits) -> Check:
+def check_balance(counts: Sequence[Sequence[int]], limits: BehaviourLimits) -> Check:
     """Ratio of the rarest to the most frequent class, in the part where it is smallest.
 
     Args:
@@ -104,7 +104,7 @@ def check_invariance(
     predict: Predict,
     images: Images,
     probabilities: NDArray[np.float32],
-    limits: Limits,
+    limits: BehaviourLimits,
     *,
     mirrored: bool = True,
 ) -> list[Check]:
@@ -151,7 +151,9 @@ def check_invariance(
     ]
 
 
-def check_garbage(predict: Predict, size: tuple[int, int], limits: Limits, seed: int = 0) -> Check:
+def check_garbage(
+    predict: Predict, size: tuple[int, int], limits: BehaviourLimits, seed: int = 0
+) -> Check:
     """Share of images without content that are classified with a confidence of 90 % or more."""
     sure = {
         kind: float((predict(images).max(axis=1) >= CONFIDENT).mean())

@@ -26,8 +26,8 @@ from common.terminal import Progress, terminal
 from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
 from ml.artifact.evaluation import Labelled
 from ml.behaviour.checks import (
+    BehaviourLimits,
     Check,
-    Limits,
     check_balance,
     check_garbage,
     check_invariance,
@@ -47,7 +47,9 @@ _BATCH = 200
 def main(arguments: Sequence[str], console: Console) -> int:
     """Checks, prints, writes; returns the exit code."""
     options = _options().parse_args(arguments)
-    limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
+    limits = BehaviourLimits(
+        **{field.name: getattr(options, field.name) for field in fields(BehaviourLimits)}
+    )
     try:
         path = model_path(options.model)
         artifact = load_artifact(path, threads=options.threads)
@@ -80,7 +82,7 @@ def check_model(
     artifact: Artifact,
     test: Labelled,
     images: int,
-    limits: Limits,
+    limits: BehaviourLimits,
     progress: Progress,
     *,
     mirrored: bool = True,
@@ -132,7 +134,7 @@ def _options() -> argparse.ArgumentParser:
         "--threads", type=int, default=0, help="inference threads (0: one per core)"
     )
     limits = parser.add_argument_group("limit; the default suits a model with 94 % accuracy")
-    for field in fields(Limits):
+    for field in fields(BehaviourLimits):
         kind = "most" if field.name in ("calibration_error", "garbage") else "least"
         limits.add_argument(
             f"--{field.name.replace('_', '-')}",

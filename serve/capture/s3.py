@@ -33,7 +33,7 @@ _CAUSES = {
 }
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """An S3 response."""
 
     status: int
@@ -136,7 +136,7 @@ class Bucket:
         key = unquote_plus(_field(item, "Key")).removeprefix(self._prefix)
         return Stored(key, int(_field(item, "Size")), float(timegm(modified)))
 
-    def _good(self, answer: Answer, about: str) -> Answer:
+    def _good(self, answer: Response, about: str) -> Response:
         if 200 <= answer.status < 300:
             return answer
         text = answer.body.decode("utf-8", "replace")
@@ -151,7 +151,7 @@ class Bucket:
         query: Mapping[str, str] | None = None,
         data: bytes = b"",
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> Response:
         path = self._path + (f"/{self._prefix}{key}" if key is not None else "/")
         target = quote(path, safe=_UNRESERVED + "/")
         asked = "&".join(f"{_encoded(k)}={_encoded(v)}" for k, v in sorted((query or {}).items()))
@@ -174,7 +174,7 @@ class Bucket:
                 said = str(exc) or type(exc).__name__
                 raise StoreError(f"{self.url} cannot be reached: {said}") from exc
 
-    def _send(self, method: str, target: str, data: bytes, headers: Mapping[str, str]) -> Answer:
+    def _send(self, method: str, target: str, data: bytes, headers: Mapping[str, str]) -> Response:
         for is_last in (False, True):
             is_new = self._connection is None
             if self._connection is None:
@@ -191,7 +191,7 @@ class Bucket:
             fields = {name.lower(): value for name, value in response.getheaders()}
             if response.will_close:
                 self._disconnect()
-            return Answer(response.status, body, fields)
+            return Response(response.status, body, fields)
         raise AssertionError
 
     def _disconnect(self) -> None:

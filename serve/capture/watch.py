@@ -14,7 +14,7 @@ from serve.telemetry.telemetry import Telemetry
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
 
-    from serve.capture.answers import StoredAnswers
+    from serve.capture.feedback import StoredAnswers
     from serve.capture.recorder import Recorder
 
 CLOSE_S = 3.0  # for the rest, when the process ends
@@ -42,7 +42,7 @@ def capture_answers(
     """
     if not settings.capture:
         return None
-    from serve.capture.answers import StoredAnswers  # imported only if needed
+    from serve.capture.feedback import StoredAnswers  # imported only if needed
     from serve.capture.recorder import Recorder
 
     open_store = partial(open_place, settings.capture)

@@ -31,14 +31,14 @@ _PRIVATE = {"root", "home/nonroot"}  # home folders of the base, which functions
 
 
 @dataclass(frozen=True)
-class Limits:
+class SizeLimits:
     """Limits of compressed bytes, for the image and for layers by the last part of their labels."""
 
     image: int = 10 * 10**9
     layers: Mapping[str, int] = field(default_factory=dict)
 
 
-def problems(layout: Path, limits: Limits, unwanted: Sequence[str] = ()) -> list[str]:
+def problems(layout: Path, limits: SizeLimits, unwanted: Sequence[str] = ()) -> list[str]:
     """All violations; none if Lambda would run the image.
 
     Args:
@@ -170,7 +170,7 @@ def _secret_problems(image: Inspected) -> Iterator[str]:
             yield f"{layer.name}: {file.path}: {reason}"
 
 
-def _size_problems(image: Inspected, limits: Limits) -> Iterator[str]:
+def _size_problems(image: Inspected, limits: SizeLimits) -> Iterator[str]:
     total = sum(layer.size for layer in image.layers)
     if total > limits.image:
         yield f"the image has {total:,} bytes, at most {limits.image:,} are allowed"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from infra.twin.cloud.fleet import Environment, Fleet, Throttled
 from infra.twin.cloud.metrics import LogWriter, MetricWriter
-from infra.twin.cloud.runtime_api import Call, FunctionError
+from infra.twin.cloud.runtime_api import FunctionError, Invocation
 from infra.twin.cloud.sandbox import Line
 from infra.twin.cloud.targets import Target, find_target
 
@@ -105,7 +105,7 @@ class DataPlane:
         if len(event) > MAX_ASYNCHRONOUS_BYTES:
             raise TooLarge(f"Request must be smaller than {MAX_ASYNCHRONOUS_BYTES} bytes")
         target = find_target(region, name, qualifier, self._chance)
-        request_id = Call(b"", 0).request_id
+        request_id = Invocation(b"", 0).request_id
         self._asynchronous.submit(self._run_with_retries, target, event, request_id)
         return request_id
 
@@ -133,7 +133,7 @@ class DataPlane:
         except Throttled:
             self._metrics.throttled(target)
             raise
-        call = Call(event, 0.0, function_arn=target.arn, trace_id=trace_id)
+        call = Invocation(event, 0.0, function_arn=target.arn, trace_id=trace_id)
         call.request_id = request_id or call.request_id
         error: FunctionError | None = None
         init_ms: float | None = None
@@ -168,7 +168,7 @@ class DataPlane:
         self,
         environment: Environment,
         target: Target,
-        call: Call,
+        call: Invocation,
         duration_ms: float,
         init_ms: float | None,
         error: FunctionError | None,

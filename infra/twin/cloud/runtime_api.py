@@ -41,7 +41,7 @@ class FunctionError(Exception):
 
 
 @dataclass
-class Call:
+class Invocation:
     """An event on its way to the function and back; `answered` is set on return."""
 
     event: bytes
@@ -75,8 +75,8 @@ class RuntimeApi:
         # Called when the function requests its first event, or fails to start.
         self.on_started: Callable[[], None] = lambda: None
         self._restored = threading.Event()
-        self._calls: queue.Queue[Call | None] = queue.Queue()
-        self._open: dict[str, Call] = {}
+        self._calls: queue.Queue[Invocation | None] = queue.Queue()
+        self._open: dict[str, Invocation] = {}
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.api = self
 
@@ -85,11 +85,11 @@ class RuntimeApi:
         """The value of AWS_LAMBDA_RUNTIME_API."""
         return f"127.0.0.1:{self._server.server_port}"
 
-    def hand(self, call: Call) -> None:
+    def hand(self, call: Invocation) -> None:
         """Queues an event for the function; `call.answered` is set when it is done."""
         self._calls.put(call)
 
-    def abandon(self, call: Call) -> None:
+    def abandon(self, call: Invocation) -> None:
         """A response to it will be rejected from now on."""
         self._open.pop(call.request_id, None)
 
@@ -100,7 +100,7 @@ class RuntimeApi:
             FunctionError: it reported an error.
             TimedOut: it missed its deadline.
         """
-        call = Call(json.dumps(event).encode(), time.time() + timeout_s)
+        call = Invocation(json.dumps(event).encode(), time.time() + timeout_s)
         self.hand(call)
         if not call.answered.wait(timeout_s):
             self.abandon(call)
@@ -115,7 +115,7 @@ class RuntimeApi:
 
     # ---- Called by the handler ----
 
-    def next_call(self) -> Call | None:
+    def next_call(self) -> Invocation | None:
         if not self.waits.is_set():
             self.waits.set()
             self.on_started()

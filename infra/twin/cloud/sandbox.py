@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.twin.cloud.runtime_api import Call, FunctionError, RuntimeApi, runtime_api
+from infra.twin.cloud.runtime_api import FunctionError, Invocation, RuntimeApi, runtime_api
 
 INIT_LIMIT_S = 10.0  # Lambda's limit on initialisation
 _SHUTDOWN_S = 0.3  # between SIGTERM and SIGKILL
@@ -36,7 +36,7 @@ class Sandbox:
         self.idle_since = time.monotonic()
         self.init_s: float | None = None  # included in the first report only
         self._news = threading.Event()  # it requests events, failed to start, or has exited
-        self._call: Call | None = None
+        self._call: Invocation | None = None
         self._lines: list[Line] = []
         self._rest = b""
         self._reading = threading.Lock()
@@ -77,7 +77,7 @@ class Sandbox:
             message = f"Init phase timed out after {limit_s:.2f} seconds"
             raise FunctionError({"errorMessage": message}, "Sandbox.Timedout")
 
-    def run(self, call: Call, limit_s: float) -> bytes:
+    def run(self, call: Invocation, limit_s: float) -> bytes:
         """The function's result.
 
         Raises:
@@ -168,7 +168,7 @@ class Sandbox:
             if not data:
                 return False
 
-    def _fail(self, call: Call) -> None:
+    def _fail(self, call: Invocation) -> None:
         if not call.answered.is_set():
             call.error = FunctionError({"errorMessage": self._how_it_ended()}, "Runtime.ExitError")
             call.answered.set()

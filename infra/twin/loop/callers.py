@@ -31,7 +31,7 @@ class Shot:
 
 
 @dataclass(frozen=True)
-class Answer:
+class LabelledResponse:
     """One request as its caller saw it, who knows the truth."""
 
     time_s: float  # since 1970, of its end
@@ -66,7 +66,7 @@ class Callers:
     weights: dict[str, tuple[Running, float]] = field(default_factory=dict)
     stream: Sequence[Shot] = ()
     truthful: float = 0.0
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[LabelledResponse] = field(default_factory=list)
     told: int = 0
     _place: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -136,7 +136,7 @@ class Callers:
                 self.told += status in (200, 201)
 
 
-def _ask(running: Running, connection: http.client.HTTPConnection, shot: Shot) -> Answer:
+def _ask(running: Running, connection: http.client.HTTPConnection, shot: Shot) -> LabelledResponse:
     begun = time.monotonic()
     status, label, confidence, request_id = 0, "", 0.0, ""
     with suppress(OSError, http.client.HTTPException, ValueError, KeyError):
@@ -146,4 +146,6 @@ def _ask(running: Running, connection: http.client.HTTPConnection, shot: Shot) -
             confidence = float(document["probability"])
     took = time.monotonic() - begun
     right = label == shot.label
-    return Answer(time.time(), running.model, status, took, label, confidence, right, request_id)
+    return LabelledResponse(
+        time.time(), running.model, status, took, label, confidence, right, request_id
+    )

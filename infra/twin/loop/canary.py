@@ -17,7 +17,7 @@ from infra.release.evidence.log_lines import secrets_in
 from infra.release.verdict.engine import Verdict, judge
 from infra.release.verdict.evidence import Arm, Evidence, Labelled, Replay, Window
 from infra.release.verdict.policy import profile_policy
-from infra.twin.loop.callers import Answer, Callers, Shot
+from infra.twin.loop.callers import Callers, LabelledResponse, Shot
 from infra.twin.loop.service import Running, answers
 
 # A model that was made for what has changed answers otherwise on purpose, so how much only informs.
@@ -91,7 +91,7 @@ class Canary:
         return judge(Evidence(*names, self.buckets.latency_s, windows, labelled=True), POLICY)
 
     def _look(
-        self, answered: Sequence[Answer], lines: Sequence[str], began: float, until: float
+        self, answered: Sequence[LabelledResponse], lines: Sequence[str], began: float, until: float
     ) -> None:
         arms = [self._arm(answered, running) for running in (self.stable, self.candidate)]
         found, secrets = secrets_in(lines)
@@ -111,7 +111,7 @@ class Canary:
             )
         )
 
-    def _arm(self, answered: Sequence[Answer], running: Running) -> Arm:
+    def _arm(self, answered: Sequence[LabelledResponse], running: Running) -> Arm:
         counts = VersionCounts(self.buckets)
         for one in answered:
             if one.model == running.model:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from common.figures import BLUE, GREEN, RED, STYLE, new_figure, to_png
 from infra.twin.findings import Finding
-from infra.twin.loop.callers import Answer
+from infra.twin.loop.callers import LabelledResponse
 from infra.twin.loop.service import Alarm
 from infra.twin.loop.story import Estimate, Told
 
@@ -146,7 +146,7 @@ def draw(told: Told) -> bytes:
     return to_png(figure)
 
 
-def _accuracy(mine: Sequence[Answer], start: float) -> tuple[list[float], list[float]]:
+def _accuracy(mine: Sequence[LabelledResponse], start: float) -> tuple[list[float], list[float]]:
     """Shares of right answers by the seconds of their bins."""
     bins: dict[int, list[bool]] = {}
     for one in mine:

@@ -24,7 +24,7 @@ from common.captures import Captures, Label
 from common.stores import open_store
 from infra.release.verdict.engine import Verdict
 from infra.release.verdict.evidence import Labelled
-from infra.twin.loop.callers import Answer, Callers, Shot, read_stream
+from infra.twin.loop.callers import Callers, LabelledResponse, Shot, read_stream
 from infra.twin.loop.canary import Canary
 from infra.twin.loop.programs import Programs
 from infra.twin.loop.service import Alarm, Running, answers, serving
@@ -69,7 +69,7 @@ class Told:
     phases: list[tuple[float, str]] = field(default_factory=list)
     estimates: list[Estimate] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[LabelledResponse] = field(default_factory=list)
     retrained: Retraining | None = None
     endings: list[Retraining] = field(default_factory=list)
     verdict: Verdict | None = None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.soak.cases import Case
 from benchmarks.soak.report import Sample, growth, judge
-from benchmarks.soak.traffic import Tally, check
+from benchmarks.soak.traffic import TrafficCounts, check
 
 CLASSES = ("cat", "dog")
 ONE = Case("one", b"", 200, images=[[0.25, 0.75]])
@@ -82,24 +82,26 @@ def samples(leak_mb: float) -> list[Sample]:
     ]
 
 
-def failures(tally: Tally, leak_mb: float = 0.0, errors: int = 0, **after: Any) -> list[str]:
+def failures(
+    tally: TrafficCounts, leak_mb: float = 0.0, errors: int = 0, **after: Any
+) -> list[str]:
     seen = samples(leak_mb)
     last = replace(seen[-1], **after)
     return [one.name for one in judge(tally, seen, seen[0], last, errors) if not one.holds]
 
 
 def test_a_service_that_holds_passes() -> None:
-    assert failures(Tally()) == []
+    assert failures(TrafficCounts()) == []
 
 
 @pytest.mark.parametrize("kind", ["server error", "wrong status", "wrong answer", "no answer"])
 def test_one_mistake_is_too_many(kind: str) -> None:
-    assert failures(Tally(mistakes={kind: 1})) == [kind]
+    assert failures(TrafficCounts(mistakes={kind: 1})) == [kind]
 
 
 def test_what_grows_is_found() -> None:
-    assert failures(Tally(), leak_mb=9) == ["growth when warm"]
-    assert failures(Tally(), open_files={7: 20, 8: 21}) == ["files left open"]
-    assert failures(Tally(), resident_mb={7: 201.0, 8: 90.0}) == ["memory of a process"]
-    assert failures(Tally(), resident_mb={7: 90.0, 9: 90.0}) == ["processes that died"]
-    assert failures(Tally(), errors=1) == ["lines in the log"]
+    assert failures(TrafficCounts(), leak_mb=9) == ["growth when warm"]
+    assert failures(TrafficCounts(), open_files={7: 20, 8: 21}) == ["files left open"]
+    assert failures(TrafficCounts(), resident_mb={7: 201.0, 8: 90.0}) == ["memory of a process"]
+    assert failures(TrafficCounts(), resident_mb={7: 90.0, 9: 90.0}) == ["processes that died"]
+    assert failures(TrafficCounts(), errors=1) == ["lines in the log"]

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from ml.artifact.evaluation import Labelled
 from ml.behaviour.checks import (
+    BehaviourLimits,
     Check,
-    Limits,
     brightened,
     check_garbage,
     check_invariance,
@@ -46,7 +46,7 @@ def test_a_good_model_passes_and_its_weakest_class_is_named(data: Labelled) -> N
     labels = data.labels.copy()
     labels[:10:2] = 1  # five dark images that are called bright
     answers = by_brightness(data.images)
-    relabelled, limits = Labelled(data.images, labels), Limits(calibration_error=0.04)
+    relabelled, limits = Labelled(data.images, labels), BehaviourLimits(calibration_error=0.04)
     checks = named(check_scores(answers, relabelled, CLASSES, limits, 0.95))
     assert checks["accuracy"].value == pytest.approx(0.95)
     assert checks["class floor"].value == pytest.approx(50 / 55)
@@ -55,20 +55,20 @@ def test_a_good_model_passes_and_its_weakest_class_is_named(data: Labelled) -> N
 
 
 def test_a_stated_accuracy_that_does_not_hold_fails(data: Labelled) -> None:
-    checks = named(check_scores(by_brightness(data.images), data, CLASSES, Limits(), 0.94))
+    checks = named(check_scores(by_brightness(data.images), data, CLASSES, BehaviourLimits(), 0.94))
     assert not checks["stated accuracy"].passed
     assert checks["stated accuracy"].value == pytest.approx(0.06)
 
 
 def test_a_class_without_images_is_no_weakest_class(data: Labelled) -> None:
     answers = np.pad(by_brightness(data.images), ((0, 0), (0, 1)))
-    checks = named(check_scores(answers, data, (*CLASSES, "never"), Limits()))
+    checks = named(check_scores(answers, data, (*CLASSES, "never"), BehaviourLimits()))
     assert checks["class floor"].value == 1
 
 
 def test_invariance_counts_images_that_keep_their_class(data: Labelled) -> None:
     checks = named(
-        check_invariance(by_brightness, data.images, by_brightness(data.images), Limits())
+        check_invariance(by_brightness, data.images, by_brightness(data.images), BehaviourLimits())
     )
     assert all(check.value == 1 for check in checks.values())
 
@@ -76,7 +76,9 @@ def test_invariance_counts_images_that_keep_their_class(data: Labelled) -> None:
 def test_what_depends_on_the_side_is_caught_by_the_flip(data: Labelled) -> None:
     images = data.images.copy()
     images[:, :, 4:] = 220 - images[:, :, 4:]
-    checks = named(check_invariance(by_first_column, images, by_first_column(images), Limits()))
+    checks = named(
+        check_invariance(by_first_column, images, by_first_column(images), BehaviourLimits())
+    )
     assert checks["flip"].value == 0
     assert not checks["flip"].passed
     assert checks["shift"].passed
@@ -85,15 +87,19 @@ def test_what_depends_on_the_side_is_caught_by_the_flip(data: Labelled) -> None:
 def test_what_depends_on_the_light_is_caught_by_brightness(data: Labelled) -> None:
     images = data.images.copy()
     images[1::2] = 135  # darkened by 15 % it falls below the middle
-    checks = named(check_invariance(by_brightness, images, by_brightness(images), Limits()))
+    checks = named(
+        check_invariance(by_brightness, images, by_brightness(images), BehaviourLimits())
+    )
     assert checks["brightness"].value == 0.5
     assert checks["brightness"].details["× 0.85"] == 0.5
     assert checks["brightness"].details["× 1.15"] == 1
 
 
 def test_confidence_in_garbage_is_found_and_modesty_passes() -> None:
-    assert not check_garbage(by_brightness, (8, 8), Limits()).passed
-    unsure = check_garbage(lambda x: np.full((len(x), 2), 0.5, np.float32), (8, 8), Limits())
+    assert not check_garbage(by_brightness, (8, 8), BehaviourLimits()).passed
+    unsure = check_garbage(
+        lambda x: np.full((len(x), 2), 0.5, np.float32), (8, 8), BehaviourLimits()
+    )
     assert (unsure.value, unsure.passed) == (0, True)
 
 

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from common.terminal import Progress
 from ml.artifact.artifact import Artifact, load_artifact
-from ml.behaviour.checks import Check, Limits
+from ml.behaviour.checks import BehaviourLimits, Check
 from ml.behaviour.main import check_model
 from ml.runs.datasets import dataset_of_file
 from ml.runs.models import BUNDLED
@@ -20,7 +20,7 @@ def artifact() -> Artifact:
 def checks(artifact: Artifact) -> dict[str, Check]:
     test = dataset_of_file(BUNDLED, artifact.metadata).read("test")
     with Progress("answering", console=Console(quiet=True)) as progress:
-        found = check_model(artifact, test, 500, Limits(), progress)
+        found = check_model(artifact, test, 500, BehaviourLimits(), progress)
     return {check.name: check for check in found}
 
 

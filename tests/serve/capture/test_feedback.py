@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from common.captures import Captures
 from common.objects import FolderStore, StoreError
-from serve.capture.answers import StoredAnswers, labeller_of
+from serve.capture.feedback import StoredAnswers, labeller_of
 from serve.capture.recorder import Recorder
 from serve.http.app import create_app
 from serve.http.keys import digest_of

@@ -13,14 +13,14 @@ from cyclonedx.validation.json import JsonStrictValidator
 from common.oci import read_image
 from infra.twin.image.container import Root, running
 from tests.serve.image import built
-from tools.image.lambda_rules import Limits, problems
+from tools.image.lambda_rules import SizeLimits, problems
 
 pytestmark = built.needs_image
 root = built.root
 
 MB = 1_000_000
 # Compressed. A change of the code sends the application again, and nothing else.
-LIMITS = Limits(
+LIMITS = SizeLimits(
     image=110 * MB,
     layers={
         "standard_library": 6 * MB,

@@ -24,7 +24,7 @@ from common.oci import (
     write_layer,
 )
 from tools.image.inspection import secret_in, secret_variable
-from tools.image.lambda_rules import Limits, problems
+from tools.image.lambda_rules import SizeLimits, problems
 
 ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\x3e\x00"
 FILES = [
@@ -33,7 +33,7 @@ FILES = [
     Entry("var/task/boot.py", data=b"import this"),
 ]
 CONFIG: dict[str, Any] = {"Entrypoint": ["/usr/bin/python3", "-I", "/var/task/boot.py"], "Env": []}
-LIMITS = Limits(image=10_000, layers={"application": 5_000})
+LIMITS = SizeLimits(image=10_000, layers={"application": 5_000})
 
 
 def layout_of(
@@ -126,7 +126,7 @@ def test_an_index_is_refused(tmp_path: Path) -> None:
 def test_a_layer_that_is_not_gzipped_is_refused(tmp_path: Path) -> None:
     write_layer(with_parents(FILES), tmp_path / "layer.tar.gz")
     (tmp_path / "layer.tar").write_bytes(gzip.decompress((tmp_path / "layer.tar.gz").read_bytes()))
-    found = problems(layout_of(tmp_path, layer=tmp_path / "layer.tar"), Limits())
+    found = problems(layout_of(tmp_path, layer=tmp_path / "layer.tar"), SizeLimits())
     assert [problem.partition(": ")[2] for problem in found] == [
         "application/vnd.oci.image.layer.v1.tar is no gzipped layer",
         "the blob is not gzipped, whatever its media type says",
@@ -174,14 +174,14 @@ def test_a_layout_with_a_blob_missing_is_no_crash(tmp_path: Path) -> None:
 def test_a_configuration_that_breaks_a_rule_is_named(
     tmp_path: Path, changes: dict[str, Any], complaint: str
 ) -> None:
-    limits = Limits() if "history" in changes else LIMITS
+    limits = SizeLimits() if "history" in changes else LIMITS
     (found,) = problems(layout_of(tmp_path, **changes), limits)
     assert complaint in found
 
 
 def test_weight_is_limited_in_total_and_by_layer(tmp_path: Path) -> None:
     layout = layout_of(tmp_path)
-    found = problems(layout, Limits(image=10, layers={"application": 20, "model": 30}))
+    found = problems(layout, SizeLimits(image=10, layers={"application": 20, "model": 30}))
     assert [problem.partition(" bytes")[0].split()[0] for problem in found] == [
         "the",
         "application:",

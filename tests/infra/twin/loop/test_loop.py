@@ -12,7 +12,7 @@ from common.stores import open_store
 from infra.release.verdict.engine import Verdict
 from infra.release.verdict.evidence import Labelled
 from infra.twin.loop import canary as canary_module
-from infra.twin.loop.callers import Answer, Callers, Shot
+from infra.twin.loop.callers import Callers, LabelledResponse, Shot
 from infra.twin.loop.canary import Canary
 from infra.twin.loop.findings import draw, find
 from infra.twin.loop.service import Alarm, Running
@@ -56,7 +56,9 @@ class FakeCallers(Callers):
                 probabilities = (0.9, 0.1) if shown == 0 else (0.1, 0.9)
                 truth = CLASSES[shown if good else 1 - shown]
                 self.answers.append(
-                    Answer(now, running.model, 200, 0.003, CLASSES[shown], 0.9, good, request_id)
+                    LabelledResponse(
+                        now, running.model, 200, 0.003, CLASSES[shown], 0.9, good, request_id
+                    )
                 )
                 rows.append(Capture(request_id, 0, now, running.model, probabilities, 1.0, b""))
                 labels.append(Label(request_id, 0, truth, "feedback-1", now))
@@ -131,7 +133,9 @@ def told() -> Told:
     """A story in which every promise was kept."""
     start = 1.8e9
     answers = [
-        Answer(start + n / 10, OLD if n < 900 else NEW, 200, 0.01, "cat", 0.9, n % 3 > 0, str(n))
+        LabelledResponse(
+            start + n / 10, OLD if n < 900 else NEW, 200, 0.01, "cat", 0.9, n % 3 > 0, str(n)
+        )
         for n in range(1200)
     ]
     return Told(
@@ -178,7 +182,7 @@ def test_a_story_that_went_well_keeps_its_promises_and_is_drawn() -> None:
         {"shifted": (0.55, 0.59)},
         {"took_s": 601.0},
         {"endings": [Retraining(0, "promoted", "", None)]},
-        {"answers": [Answer(1.8e9, OLD, 500, 0.1, "", 0.0, False, "")]},
+        {"answers": [LabelledResponse(1.8e9, OLD, 500, 0.1, "", 0.0, False, "")]},
     ],
 )
 def test_each_promise_can_be_broken(change: dict[str, Any]) -> None:
