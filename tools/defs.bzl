@@ -37,14 +37,17 @@ def pytest_test(name, srcs = None, deps = [], data = [], args = [], env = {}, **
 
     Args:
       name: name of the test.
-      srcs: files that pytest collects; the folder's test_*.py unless given. A conftest.py or a helper is a py_library in `deps`.
+      srcs: files that pytest collects. Unless given, NAME.py where the name is that of a test file (test_x, x_test), else the
+        folder's test_*.py. A conftest.py or a helper is a py_library in `deps`.
       deps: what the files import, unless another of `deps` brings it; pytest excepted.
       data: files that the tests read.
       args: further options of pytest.
       env: variables of the test's process, beside one thread for numerical libraries.
       **kwargs: as for py_test.
     """
-    srcs = srcs or native.glob(["test_*.py"])
+    if not srcs:
+        is_file = name.startswith("test_") or name.endswith("_test")
+        srcs = [name + ".py"] if is_file else native.glob(["test_*.py"])
     py_test(
         name = name,
         srcs = srcs + [_RUNNER],

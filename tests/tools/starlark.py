@@ -92,7 +92,9 @@ class Target:
         if not sources and self.kind == "py_binary":
             sources = [full_label(self.main, self.package)]
         if not sources and self.kind == "pytest_test":
-            found = (ROOT / self.package).glob("test_*.py")
+            name = self.attributes["name"]
+            is_file = name.startswith("test_") or name.endswith("_test")
+            found = (ROOT / self.package).glob(f"{name}.py" if is_file else "test_*.py")
             sources = [full_label(path.name, self.package) for path in sorted(found)]
         paths = [label.removeprefix("//").replace(":", "/") for label in sources]
         return [path for path in paths if path.endswith(".py") and (ROOT / path).is_file()]
