@@ -347,30 +347,33 @@ def _content_type(scope: Scope) -> bytes:
     return header(scope, b"content-type") or b""
 
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    body = body.removeprefix(_BYTE_ORDER_MARK)
+    body = body.removeprefix(BYTE_ORDER_MARK)
     try:
         try:
             return decoder.decode(body)
         except msgspec.ValidationError as exc:
-            if "`float` - at `$.top_k`" not in str(exc):
+            if "Expected `int`, got `float`" not in str(exc):
                 raise
-            return _with_whole_top_k(decoder, body)
+            return _with_whole_numbers(decoder, body)
     except msgspec.ValidationError as exc:
         raise InvalidField(str(exc).partition(" - at ")[0], field=_field_of(str(exc))) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise MalformedJson(str(exc), field="body") from exc
 
 
-def _with_whole_top_k(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+def _with_whole_numbers(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     """Accepts 3.0 as an integer, as JSON Schema does and msgspec does not."""
-    plain = msgspec.json.decode(body)
-    if plain["top_k"].is_integer():
-        plain["top_k"] = int(plain["top_k"])
+    plain = {name: whole(value) for name, value in msgspec.json.decode(body).items()}
     return msgspec.convert(plain, decoder.type)
+
+
+def whole(value: Any) -> Any:
+    """3 for 3.0; others as they are."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 PREDICT_OPTIONS = Options._fields

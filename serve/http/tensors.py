@@ -8,6 +8,7 @@ its length.
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -19,7 +20,7 @@ from starlette.types import Scope
 from common.images import Pixels
 from common.model.artifact import CHANNELS, INPUT, PROBABILITIES, ArtifactMetadata
 from serve.errors import InvalidTensor, MalformedJson
-from serve.http.bodies import Options, Upload, from_base64
+from serve.http.bodies import BYTE_ORDER_MARK, Options, Upload, from_base64, whole
 from serve.http.middleware import header
 from serve.http.service import prediction
 from serve.settings import MAX_IMAGES
@@ -29,14 +30,20 @@ _HEADER_LENGTH = b"inference-header-content-length"
 _encode = msgspec.json.Encoder().encode
 
 Parameters = dict[str, Any] | None
-Shape = list[Annotated[int, Meta(ge=0, le=2**63 - 1)]]
+Shape = Annotated[
+    list[Any],  # 3.0 is an integer in JSON Schema, and not in msgspec
+    Meta(
+        description="[n, height, width, 3] for images, [n] for files.",
+        extra_json_schema={"items": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}},
+    ),
+]
 
 
 class RequestInput(Struct):
     """A tensor; its elements are in data, or after the JSON if binary_data_size is given."""
 
     name: Annotated[str, Meta(description="images or image_files.")]
-    shape: Annotated[Shape, Meta(description="[n, height, width, 3] for images, [n] for files.")]
+    shape: Shape
     datatype: Annotated[str, Meta(description="UINT8 for images, BYTES for files.")]
     parameters: Annotated[Parameters, Meta(description="binary_data_size: its size in bytes.")] = (
         None
@@ -108,7 +115,7 @@ def read_request(scope: Scope, body: bytes) -> tuple[InferRequest, bytes]:
             )
         body, binary = body[: int(length)], body[int(length) :]
     try:
-        return _REQUEST.decode(body), binary
+        return _REQUEST.decode(body.removeprefix(BYTE_ORDER_MARK)), binary
     except msgspec.ValidationError as exc:
         raise InvalidTensor(str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -148,7 +155,7 @@ def wanted_outputs(request: InferRequest) -> Wanted:
 def _parameter(
     parameters: Parameters, name: str, kind: type[int], otherwise: int, field: str
 ) -> Any:
-    found = (parameters or {}).get(name, otherwise)
+    found = whole((parameters or {}).get(name, otherwise))
     if type(found) is not kind or found < 0:
         expected = "true or false" if kind is bool else "a whole number"
         raise InvalidTensor(f"{name} is {ascii(found)[:50]}, expected {expected}", field=field)
@@ -170,13 +177,15 @@ def read_input(
         names = ", ".join(ascii(one.name) for one in request.inputs)[:200] or "none"
         raise InvalidTensor(f"they are {names}, expected {INPUT} or {FILES}", field="inputs")
     (one,) = request.inputs
+    one.shape = [whole(side) for side in one.shape]
     is_pixels = one.name == INPUT
     datatype, sizes = ("UINT8", [[*input_size, len(CHANNELS)]]) if is_pixels else _BYTES
     if one.datatype != datatype:
         said = ascii(one.datatype)[:50]
         raise InvalidTensor(f"the datatype is {said}, expected {datatype}", field=one.name)
-    if not one.shape or one.shape[1:] not in sizes:
-        said, expected = str(one.shape)[:100], ", ".join(map(str, ["n", *sizes[0]]))
+    is_whole = all(type(side) is int for side in one.shape)
+    if not (one.shape and is_whole and one.shape[1:] in sizes):
+        said, expected = ascii(one.shape)[:100], ", ".join(map(str, ["n", *sizes[0]]))
         raise InvalidTensor(f"the shape is {said}, expected [{expected}]", field=one.name)
     if not 1 <= one.shape[0] <= MAX_IMAGES:
         raise InvalidTensor(
@@ -220,10 +229,18 @@ def _pixels(one: RequestInput, binary: bytes) -> Pixels:
 _Byte = Annotated[int, Meta(ge=0, le=255)]
 _FLAT = msgspec.json.Decoder(list[_Byte])
 _NESTED = msgspec.json.Decoder(list[list[list[list[_Byte]]]])
+_Level = Annotated[float, Meta(ge=0, le=255)]
+_FLAT_LEVELS = msgspec.json.Decoder(list[_Level])
+_NESTED_LEVELS = msgspec.json.Decoder(list[list[list[list[_Level]]]])
 
 
 def _pixels_of_json(one: RequestInput) -> Pixels:
-    found = _elements_of_json(one, _FLAT, _NESTED)
+    try:
+        found = _elements_of_json(one, _FLAT, _NESTED)
+    except InvalidTensor as exc:
+        if "got `float`" not in str(exc):
+            raise
+        found = _whole_levels(one)
     try:
         pixels = np.array(found, np.uint8)
     except ValueError:  # rows of different lengths
@@ -237,6 +254,15 @@ def _pixels_of_json(one: RequestInput) -> Pixels:
             field=one.name,
         )
     return pixels
+
+
+def _whole_levels(one: RequestInput) -> Any:
+    """Of clients that write integers as 3.0; may hold rows of different lengths."""
+    found = _elements_of_json(one, _FLAT_LEVELS, _NESTED_LEVELS)
+    with suppress(ValueError):  # the caller refuses these rows
+        if (np.array(found) % 1).any():
+            raise InvalidTensor("data: expected whole numbers", field=one.name)
+    return found
 
 
 _FLAT_TEXTS = msgspec.json.Decoder(list[str])

@@ -263,6 +263,9 @@ _OUTPUT = {"name": "probabilities"}
         (request() | {"model_name": "what is not known is ignored", "outputs": []}, 200),
         (files(GOOD, f"data:image/jpeg;base64,{GOOD}"), 200),
         (files([GOOD], shape=[1, 1]), 200),
+        (request(shape=[1.0, *map(float, SIZE), 3.0], data=[255.0] + [0] * 3071), 200),
+        (request(data=IMAGES[:1].astype(float).tolist()), 200),
+        (request() | {"outputs": [_OUTPUT | {"parameters": {"classification": 2.0}}]}, 200),
         (request(name="pixels"), 400),
         (request(datatype="FP32"), 400),
         (request(datatype="BYTES"), 400),
@@ -273,11 +276,15 @@ _OUTPUT = {"name": "probabilities"}
         (request(shape=[2, *SIZE, 3]), 400),
         (request(shape=[2**63, *SIZE, 3]), 400),
         (request(shape=[1.5, *SIZE, 3]), 400),
+        (request(shape=[True, *SIZE, 3]), 400),
+        (request(shape=["1", *SIZE, 3]), 400),
         (request(data=[0] * 3071), 400),
         (request(data=[0] * 3071 + [256]), 400),
         (request(data=[0] * 3071 + [-1]), 400),
         (request(data=[0] * 3071 + [True]), 400),
         (request(data=[0] * 3071 + [0.5]), 400),
+        (request(data=[0.0] * 3071 + [256.0]), 400),
+        (request(data=[[[[0.0] * 3] * 32] * 31 + [[[0.0] * 3] * 31]]), 400),
         (request(data=[[[[0] * 3] * 32] * 31 + [[[0] * 3] * 31]]), 400),
         (request(data=[[0] * 3072]), 400),
         (request(data="0"), 400),
@@ -313,6 +320,11 @@ def test_requests_in_json(service: TestClient, name: str, body: Any, status: int
     if status != 200:
         assert list(response.json()) == ["error"]
         assert response.headers["x-request-id"]
+
+
+def test_json_may_begin_with_a_byte_order_mark(service: TestClient, name: str) -> None:
+    text = json.dumps(request()).encode("utf-8-sig")
+    assert service.post(f"/v2/models/{name}/infer", content=text).status_code == 200
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"inputs":[],"id":"\\ud800"}', "nul"])

@@ -103,7 +103,8 @@ def test_equal_labels_at_once_are_one_statement(service: Service) -> None:
 
 def test_an_image_of_a_batch_is_named_by_its_place(service: Service) -> None:
     asked = service.predict(GOOD, "damaged", GOOD)
-    assert service.say(asked, index=2).status_code == 201
+    assert service.say(asked, index=2.0).status_code == 201
+    assert service.say(asked, index=2).status_code == 200
     assert problem_of(service.say(asked, index=1))["type"] == "urn:kiln:problem:unknown-answer"
 
 
