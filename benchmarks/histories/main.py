@@ -62,7 +62,7 @@ CLOCKS_S = 600.0
 _WRITTEN_EVERY = 50  # histories
 # Allowed transitions within a release; one that has ended is followed by the next.
 _FOLLOWS: Mapping[str, frozenset[str]] = {
-    "begin": frozenset({"publish", "roll back"}),
+    "begin": frozenset({"publish", "failed", "roll back"}),
     "publish": frozenset({"test", "failed", "roll back"}),
     "test": frozenset({"shift", "stop", "unchanged", "promoted", "roll back", "promote"}),
     # "rolled back" at once: an unavailable ledger must not keep callers on a harmful version.

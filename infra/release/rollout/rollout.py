@@ -22,6 +22,7 @@ from infra.release.rollout.traffic import move, smoke_test, verify, wanted_alias
 from infra.release.settings import Step, StrategyName
 from infra.release.state.journal import admit, place_of
 from infra.release.state.ledger import Decision, Kind, Outcome
+from infra.terraform.installation import TerraformError
 
 _ENDED = "ended"  # verdict of an A/B split that went as planned
 
@@ -72,8 +73,8 @@ class Rollout:
         now = self._journal.progress
         if now.ending == "roll back":
             return self._roll_back()
-        if now.candidate is None:
-            self._publish()
+        if now.candidate is None and (failed := self._publish()):
+            return failed
         if not now.is_tested and (failed := self._test()):
             return failed
         if (done := self._already_live()) is not None:
@@ -126,16 +127,20 @@ class Rollout:
             "bold",
         )
 
-    def _publish(self) -> None:
+    def _publish(self) -> Outcome | None:
         now = self._journal.progress
         if self._apply:
             self._timeline.wait("Terraform applies")
-            self._apply(self._wanted.image.uri)
+            try:
+                self._apply(self._wanted.image.uri)
+            except TerraformError as exc:  # its state has what was done: the next apply goes on
+                return self._fail(str(exc))
         self._check()
         self._timeline.wait("Lambda publishes")
         version = self._function.publish(now.digest)
         self._journal.write("publish", self._all_to_stable(), to_version=version)
         self._timeline.event(f"version {version} is {now.digest[:19]}…")
+        return None
 
     def _test(self) -> Outcome | None:
         now = self._journal.progress

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from common.golden import GoldenImage, write_golden_set
 from infra.release.commands import deploy, plan, rollback, status
+from infra.terraform.installation import TerraformFailed
 from tests.helpers.waiting import wait_until
 from tests.infra.release.world import READ_EVERY_S, TOKEN, Result, World, alarm, raised
 from tests.infra.twin.cloud.functions import client
@@ -176,6 +177,26 @@ def test_a_version_that_fails_its_smoke_test_gets_no_traffic(world: World) -> No
     assert world.alias() == {"1": 1.0}
     assert set(statuses) == {200}
     assert all("2" not in record.decision.weights for record in world.ledger())
+
+
+def test_an_apply_that_fails_half_way_ends_the_release_and_blocks_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.create(world.push(GOOD))
+    apply = world.infrastructure.apply
+
+    def fails(image_uri: str) -> None:
+        apply(image_uri)
+        raise TerraformFailed("alarms.tf: AccessDenied")
+
+    monkeypatch.setattr(world.infrastructure, "apply", fails)
+    failed = world.deploy(world.push(OTHER))
+    assert failed.code == 1
+    assert "AccessDenied" in failed.data["text"]
+    assert world.kinds() == ["begin", "failed"]
+    assert world.alias() == {"1": 1.0}
+    monkeypatch.setattr(world.infrastructure, "apply", apply)
+    assert world.deploy(world.push("c" * 64), "--strategy", "all-at-once").code == 0
 
 
 def test_golden_images_of_another_dataset_are_refused_before_any_traffic(world: World) -> None:

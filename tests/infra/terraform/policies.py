@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Their `policy` is AWS's own, from before ours was attached by a resource of its own.
@@ -27,6 +28,27 @@ def allowed(document: str) -> set[str]:
         if statement["Effect"] == "Allow"
         for action in statement["Action"]
     }
+
+
+def is_allowed(policies: Iterable[str], action: str, resource: str) -> bool:
+    """Whether one of a role's policies allows an action, on a resource where its ARN is known.
+
+    Conditions are taken to hold: they need what a call on loopback does not carry.
+    """
+    return any(
+        action in one["Action"]
+        and (not resource or any(_meets(p, resource) for p in one["Resource"]))
+        for document in policies
+        for one in statements(document)
+        if one["Effect"] == "Allow"
+    )
+
+
+def _meets(pattern: str, resource: str) -> bool:
+    """Whether an ARN is one that a policy names: `*` is any text, also with colons and slashes."""
+    expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    names = (resource, f"{resource}:*")  # a log group as policies write it
+    return any(re.fullmatch(expression, name) for name in names)
 
 
 def documents(state: Any) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ access keys, of which moto takes any.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -79,17 +80,26 @@ class Recorder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls: dict[str, set[tuple[str, str]]] = {}
+        self._calls: dict[str, set[tuple[str, str, str]]] = {}
 
-    def note(self, caller: str, service: str, operation: str) -> None:
+    def note(self, caller: str, service: str, operation: str, resource: str = "") -> None:
         with self._lock:
-            self._calls.setdefault(caller, set()).add((service, operation))
+            self._calls.setdefault(caller, set()).add((service, operation, resource))
+
+    def needed(self, caller: str) -> set[tuple[str, str]]:
+        """The IAM actions that a caller needed, with the ARN of what they were on; "" where the
+        call does not name it, as for what AWS asks for besides."""
+        with self._lock:
+            calls = set(self._calls.get(caller, ()))
+        return {
+            (action, resource if action == named(service, operation) else "")
+            for service, operation, resource in calls
+            for action in iam_actions(service, operation)
+        }
 
     def actions(self, caller: str) -> set[str]:
         """The IAM actions that a caller needed."""
-        with self._lock:
-            calls = set(self._calls.get(caller, ()))
-        return {action for call in calls for action in iam_actions(*call)}
+        return {action for action, _ in self.needed(caller)}
 
 
 @contextmanager
@@ -100,7 +110,8 @@ def recording() -> Iterator[Recorder]:
     def note(self: Any, iam_request: type, resource: str = "*") -> None:
         found = _CREDENTIAL.search(self.headers.get("Authorization", ""))
         operation = _part_of_bucket(self) or str(self._get_action())
-        recorder.note(found.group(1) if found else "", str(self.service_name), operation)
+        arn = resource if resource != "*" else _resource(self)
+        recorder.note(found.group(1) if found else "", str(self.service_name), operation, arn)
 
     def note_boto3(model: Any, request_signer: Any, **_: Any) -> None:
         service = model.service_model.service_name
@@ -116,6 +127,31 @@ def recording() -> Iterator[Recorder]:
         yield recorder
 
 
+def _resource(response: Any) -> str:
+    """ARN of what a request is on, where its path or its parameters name it; S3's moto tells."""
+    service, partition = str(response.service_name), "arn:aws"
+    here = f"{response.region}:{response.current_account}"
+    if service == "awslambda" and (found := re.search(r"/functions/([\w-]+)", response.path)):
+        return f"{partition}:lambda:{here}:function:{found.group(1)}"
+    given = {name: values[0] for name, values in response.querystring.items() if values}
+    if str(response.headers.get("Content-Type", "")).startswith("application/x-amz-json"):
+        given |= json.loads(response.body or "{}")
+    for name, start in _NAMED_BY.get(service, {}).items():
+        if isinstance(value := given.get(name), str):
+            return f"{partition}:{service}:{start.format(here=here)}{value}" if start else value
+    return ""
+
+
+# Parameters that name what a call is on, and what comes before the name in its ARN.
+_NAMED_BY = {
+    "ecr": {"repositoryName": "{here}:repository/"},
+    "events": {"Name": "{here}:rule/", "Rule": "{here}:rule/"},
+    "logs": {"logGroupName": "{here}:log-group:"},
+    "sns": {"TopicArn": ""},
+    "sqs": {"QueueName": "{here}:"},
+}
+
+
 def _part_of_bucket(response: Any) -> str:
     """The operation on a part of a bucket that moto has no name for; "" of all others."""
     if response.service_name == "s3":
@@ -125,12 +161,16 @@ def _part_of_bucket(response: Any) -> str:
     return ""
 
 
-def iam_actions(service: str, operation: str) -> set[str]:
-    """What a policy must allow for one call."""
-    prefix = _PREFIXES.get(service, service)
-    name = _NAMES.get((service, operation), f"{prefix}:{operation}")
+def named(service: str, operation: str) -> str:
+    """The action of IAM that a call is."""
     if service == "apigatewayv2":
         verb = re.match(r"[A-Z][a-z]+", operation)
         assert verb
-        name = f"apigateway:{_METHODS[verb.group()]}"
-    return {name} | _IMPLIED.get((service, operation), set())
+        return f"apigateway:{_METHODS[verb.group()]}"
+    prefix = _PREFIXES.get(service, service)
+    return _NAMES.get((service, operation), f"{prefix}:{operation}")
+
+
+def iam_actions(service: str, operation: str) -> set[str]:
+    """What a policy must allow for one call."""
+    return {named(service, operation)} | _IMPLIED.get((service, operation), set())

@@ -24,7 +24,7 @@ from infra.twin.cloud.cloud import Cloud
 from tests.infra.release.killed import SHORT
 from tests.infra.release.world import World
 from tests.infra.terraform.aws import ACCOUNT, REGION, require_terraform
-from tests.infra.terraform.policies import allowed, documents
+from tests.infra.terraform.policies import documents, is_allowed
 from tests.infra.terraform.provider import VARIABLE, Provider
 from tests.infra.terraform.recording import Recorder, recording
 from tests.infra.terraform.trust import trusts
@@ -69,16 +69,17 @@ class Rehearsal:
         found = {name: lambda_.get_function(FunctionName=name)["Code"] for name in names}
         return {name: code["ImageUri"].rpartition("@")[2] for name, code in found.items()}
 
-    def called(self, environment: str) -> set[str]:
-        """Actions that its jobs needed."""
+    def called(self, environment: str) -> set[tuple[str, str]]:
+        """Actions that its jobs needed, each with the ARN of what it was on, if that is known."""
         keys = [key for key, name in self.keys.items() if name == environment]
-        return set().union(*(self.recorder.actions(key) for key in keys)) - FREE
+        needed = set().union(*(self.recorder.needed(key) for key in keys))
+        return {(action, resource) for action, resource in needed if action not in FREE}
 
-    def may(self, environment: str) -> set[str]:
-        """Actions that its role is allowed."""
+    def denied(self, environment: str) -> set[tuple[str, str]]:
+        """Those that its role is not allowed."""
         prefix = f'aws_iam_policy.this["{environment}/'
         mine = [text for name, text in self.policies.items() if name.startswith(prefix)]
-        return set().union(*map(allowed, mine))
+        return {call for call in self.called(environment) if not is_allowed(mine, *call)}
 
 
 @pytest.fixture
@@ -202,8 +203,18 @@ def test_two_releases_and_a_rollback_by_the_workflows_own_steps(rehearsal: Rehea
     ]
     assert set(rehearsal.keys.values()) == set(ENVIRONMENTS)
     for environment in ENVIRONMENTS:
-        assert rehearsal.called(environment)
-        assert rehearsal.called(environment) <= rehearsal.may(environment), environment
+        assert rehearsal.denied(environment) == set(), environment
+    assert {resource for _, resource in rehearsal.called("staging")} >= {
+        f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:kiln-staging",
+        f"arn:aws:sns:{REGION}:{ACCOUNT}:kiln-staging-alarms",
+    }
+    staging = rehearsal.called("staging")
+    rehearsal.keys |= dict.fromkeys(rehearsal.keys, "production")
+    assert {action for action, _ in staging & rehearsal.denied("production")} >= {
+        "lambda:UpdateAlias",
+        "s3:PutObject",
+        "sns:Publish",
+    }
 
 
 def live(world: World) -> dict[str, dict[str, float]]:
