@@ -113,6 +113,7 @@ class Scenario:
     profile: ProfileName = "same model"
     error_rate: float = ERROR_RATE
     stable_error_rate: float = ERROR_RATE
+    callers_only: bool = False  # errors and refusals, which the replay's calls do not meet
     refusal_rate: float = REFUSAL_RATE
     tail_share: float = 0.0  # share of requests, slowed by this factor
     tail_factor: float = 1.0
@@ -196,6 +197,18 @@ SCENARIOS = (
     Scenario("a leak of 4 MB a request, 1 request a minute", growing=1.0, **_QUIET),
     Scenario("5 % errors, 1 request a minute", error_rate=0.05, **_QUIET),
     Scenario("30 % refused, 1 request a minute", refusal_rate=0.3, **_QUIET),
+    Scenario(
+        "every caller refused, no golden image, 1 request a minute",
+        refusal_rate=1.0,
+        callers_only=True,
+        **_QUIET,
+    ),
+    Scenario(
+        "every caller fails, no golden image, 1 request a minute",
+        error_rate=1.0,
+        callers_only=True,
+        **_QUIET,
+    ),
     Scenario("p99 doubled, 1 request a minute", tail_share=0.05, tail_factor=_TAIL, **_QUIET),
 )
 
@@ -287,6 +300,9 @@ def draw(
         parts = (scenario, golden, releases, random)
         of_callers = _arm(*parts, requests, is_candidate=is_candidate)
         arms[name] = _with_reports(of_callers, scenario, calls, random, is_candidate=is_candidate)
+        if scenario.callers_only:
+            usual_rates = replace(scenario, error_rate=ERROR_RATE, refusal_rate=REFUSAL_RATE)
+            parts = (usual_rates, golden, releases, random)
         of_replay = _arm(*parts, calls[:1].astype(np.int64), is_candidate=is_candidate)
         arms[f"replay_{name}"] = replace(
             of_replay, classes=of_replay.classes[..., :0], confidence=of_replay.confidence[..., :0]

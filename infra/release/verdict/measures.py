@@ -156,6 +156,7 @@ def errors(arrays: EvidenceArrays, policy: Policy) -> Measure:
         for mine, new in pairs
     ]
     suspect = (excesses[0] >= policy.harmful_error_excess) & (each[0] >= _SUSPECT)
+    suspect |= _is_suspect(*counts[0], policy.harmful_error_excess)
     carried = is_quiet(arrays, policy) & ~suspect
     safety = np.where(carried, np.maximum(*safeties), safeties[0])
     harmful = (odds >= np.log(policy.odds_of_harm("errors"))) & (
@@ -170,6 +171,20 @@ def is_quiet(arrays: EvidenceArrays, policy: Policy) -> Truths:
     few = np.cumsum(arrays.candidate.requests, -1) < policy.fewest_requests
     quiet: Truths = few & _is_replayed(arrays)
     return quiet
+
+
+def _is_suspect(
+    mine: Floats, mine_of: Floats, new: Floats, new_of: Floats, excess: float
+) -> Truths:
+    """(..., W) Whether all windows so far, as if they were one, show such an excess, and chance
+    seldom does.
+
+    A handful of callers is spread so thin that most windows show one version alone, and are no bet.
+    Together they tell, and suspicion is enough for the replay not to carry a promotion.
+    """
+    counts = [np.cumsum(count, -1)[..., None] for count in (mine, mine_of, new, new_of)]
+    suspect: Truths = (_excess(*counts) >= excess) & (betting.two_arm_log_odds(*counts) >= _SUSPECT)
+    return suspect[..., 0]
 
 
 def _by_status(mine: ArmArrays, new: ArmArrays) -> tuple[Floats, Floats, Floats, Floats]:
@@ -239,7 +254,8 @@ def refusals(arrays: EvidenceArrays, policy: Policy) -> Measure:
     )
     enough = np.cumsum(arrays.candidate.requests, -1) >= policy.fewest_images
     small = (size <= policy.tolerated_refusal_excess) | (together < _SUSPECT)
-    safe = small & (enough | is_quiet(arrays, policy)) & ~harmful
+    suspect = _is_suspect(*seen[0], policy.tolerated_refusal_excess).any(-2)
+    safe = small & np.where(is_quiet(arrays, policy), ~suspect, enough) & ~harmful
     return Measure(harmful, safe, together, None, size)
 
 

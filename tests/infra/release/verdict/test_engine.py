@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from infra.release.verdict.engine import Check, judge
 from infra.release.verdict.evidence import Arm, Evidence, Labelled, Replay, Reports, Window
-from infra.release.verdict.policy import CHECKS, DEFAULT_POLICY, Policy
+from infra.release.verdict.policy import CHECKS, DEFAULT_POLICY, PROFILES, Policy
 from tests.infra.release.verdict.made import SAME_PREDICTIONS, arm, evidence, good, releases
 
 ORDER = {"roll back": 0, "hold": 1, "promote": 2}
@@ -179,6 +179,25 @@ def test_one_caller_all_of_whose_requests_fail_holds_no_good_candidate(rate: flo
     assert judge(evidence(*windows)).decision == "promote"
     windows = [Window(stable, worse, SAME_PREDICTIONS)] * 18
     assert judge(evidence(*windows)).decision != "promote"
+
+
+@pytest.mark.parametrize("status", ["401", "500"])
+def test_a_handful_of_callers_all_of_whom_fail_is_not_covered_by_good_replays(status: str) -> None:
+    """One a minute, as where keys were changed: most windows show one version alone."""
+    own = Reports(1000, 1000, 2, 2, 0.4)
+
+    def window(stable: int, candidate: int, *, is_good: bool) -> Window:
+        bad = Arm(candidate, candidate, reports=own, lines=9)
+        if status == "401":
+            bad = Arm(candidate, refusals={"401": candidate}, reports=own, lines=9)
+        good = Arm(candidate, latency=(0, candidate, 0, 0, 0, 0), reports=own, lines=9)
+        mine = Arm(stable, latency=(0, stable, 0, 0, 0, 0), reports=own)
+        return Window(mine, good if is_good else bad, SAME_PREDICTIONS, CALLS, CALLS)
+
+    policy = PROFILES["low traffic"]
+    for is_good, decision in ((True, "promote"), (False, "hold")):
+        windows = [window(2 * (n % 4 > 0), n % 4 == 0, is_good=is_good) for n in range(20)]
+        assert judge(evidence(*windows), policy).decision == decision
 
 
 def test_a_burst_of_failures_of_both_is_no_reason_to_wait_forever() -> None:
