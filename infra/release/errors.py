@@ -10,28 +10,28 @@ INTERRUPTED = 130  # as a shell's for Ctrl-C
 
 
 class ReleaseError(Exception):
-    """Asked for something that cannot be; the message says what to do."""
+    """The request cannot be carried out; the message says what to do."""
 
     exit_code = UNUSABLE
 
 
 class Refused(ReleaseError):
-    """Understood, and declined: a check did not pass, or somebody else is at it."""
+    """The request was refused: a check failed, or another run is active."""
 
     exit_code = REFUSED
 
 
 class RolledBackBefore(Refused):
-    """The image was released and rolled back; a script that repeats itself must not do it again."""
+    """The image was rolled back the last time; a repeated script must not release it again."""
 
     exit_code = ROLLED_BACK
 
 
 class LeaseLost(Refused):
-    """Another run took over: this one must not touch anything any more."""
+    """Another run took over: this one must change nothing more."""
 
 
 class NotVerified(ReleaseError):
-    """The alias was moved, and what it answers afterwards is not what it should."""
+    """The alias was moved, but callers do not get the expected answers."""
 
     exit_code = NOT_VERIFIED

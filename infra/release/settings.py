@@ -87,7 +87,7 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Preflight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What must hold before anything is changed."""
+    """Settings of the preflight checks."""
 
     account: str = ""  # "" lets any pass
     refused_severities: tuple[str, ...] = ("CRITICAL",)

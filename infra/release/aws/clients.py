@@ -1,4 +1,4 @@
-"""AWS clients, their errors in words that say what to do, and the clock."""
+"""AWS clients, error messages that say what to do, and the clock."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Aws:
         self._invoke_timeout_s = invoke_timeout_s
 
     def session_ends_s(self) -> float | None:
-        """When credentials of the environment end, which nobody renews (seconds since 1970); None
-        for others, and where AWS_CREDENTIAL_EXPIRATION does not say it."""
+        """Expiry of credentials that come from environment variables and are not renewed, in
+        seconds since 1970; None for others, and without AWS_CREDENTIAL_EXPIRATION."""
         found = self._session.get_credentials()
         if found is None or found.method != EnvProvider.METHOD:
             return None
@@ -73,7 +73,8 @@ class Aws:
 
     @cached_property
     def calls(self) -> Any:
-        """Lambda again, for invocations: a call that is repeated would count twice."""
+        """A second Lambda client, for invocations: it does not retry, because a repeated call would
+        count twice."""
         return self._client("lambda", read_timeout=self._invoke_timeout_s, attempts=1)
 
     @cached_property
@@ -123,8 +124,8 @@ _TOKEN_TIMEOUT_S = 10
 
 
 def _renewing(environ: Mapping[str, str]) -> botocore.session.Session | None:
-    """A session that exchanges a new token of GitHub's for credentials whenever they are about to
-    end; None outside of a job that may have tokens and says for which role.
+    """A session that renews its credentials with a new OIDC token of GitHub before they expire;
+    None outside a job that may request tokens and names a role in AWS_ROLE_ARN.
 
     A token is good for minutes, and a job may ask for as many as it likes.
     https://docs.github.com/en/actions/reference/security/oidc
@@ -160,7 +161,7 @@ def explained(what: str) -> AbstractContextManager[None]:
 
 
 class Clock(Protocol):
-    """What the release manager goes by."""
+    """The release manager's source of time."""
 
     def now(self) -> float:
         """The time in seconds since 1970."""

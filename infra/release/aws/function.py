@@ -21,7 +21,7 @@ REPLAY, SHADOW = (_OURS + what for what in (b"-rel", b"-sha"))
 
 
 def trace_id(purpose: bytes) -> str:
-    """A new one for what the release manager asks."""
+    """A new trace id for a request of the release manager."""
     return (purpose + os.urandom(8)).hex()
 
 
@@ -69,7 +69,7 @@ _BOUNDARY = b"kiln-release-manager"
 
 
 def predict_event(image: bytes, trace: str | None = None, form: Form = "json") -> dict[str, Any]:
-    """POST /predict of one image file, in one of the forms of a body that callers use."""
+    """A POST /predict event with one image file, as a JSON, raw or multipart body."""
     encoded = base64.b64encode(image).decode("ascii")
     if form == "json":
         return http_event("POST", "/predict", {"image": encoded}, trace)
@@ -103,12 +103,12 @@ class CallFailed(Exception):
 
 
 class Throttled(CallFailed):
-    """There was no room for the call; it says nothing about the version."""
+    """The call exceeded the function's concurrency; this says nothing about the version."""
 
 
 @dataclass(frozen=True)
 class Alias:
-    """Where the traffic goes: to `version`, but for the shares of others."""
+    """The alias's target: `version`, and the shares of traffic that other versions get."""
 
     version: str
     others: Mapping[str, float] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class Alias:
 
 
 def shares(weights: Mapping[str, float]) -> str:
-    """For people: "80 % to version 1, 20 % to version 2"."""
+    """Text such as "80 % to version 1, 20 % to version 2"."""
     return ", ".join(f"{100 * share:.4g} % to version {v}" for v, share in weights.items())
 
 
@@ -148,7 +148,7 @@ class LambdaFunction:
     # ---- Versions ----
 
     def digest(self, version: str | None = None) -> str:
-        """SHA-256 of a version's image, with its prefix; of what Terraform deployed, for None.
+        """Digest (`sha256:…`) of a version's image; None: of $LATEST, which Terraform deploys.
 
         Raises:
             ReleaseError: there is no such version.
@@ -189,7 +189,7 @@ class LambdaFunction:
         return sorted((version for version in found if version.isdecimal()), key=int)
 
     def demand(self, version: str) -> None:
-        """Passes if it is published.
+        """Checks that a version is published.
 
         Raises:
             ReleaseError: it is not.
@@ -314,7 +314,7 @@ class LambdaFunction:
         return Response(status, document, version, time.monotonic() - start)
 
     def send(self, qualifier: str, event: Mapping[str, Any]) -> None:
-        """Leaves an event for a version, which answers it some time later to nobody."""
+        """Sends an event to a version asynchronously; nobody gets the answer."""
         with explained(f"function {self.name}"):
             self._aws.calls.invoke(
                 FunctionName=self.name,
@@ -324,8 +324,8 @@ class LambdaFunction:
             )
 
     def send_as_alias_does(self, version: str) -> None:
-        """Has events for a version retried, and kept where they fail, as the alias's are: these
-        settings are of one qualifier, and a version has Lambda's own until it is given others."""
+        """Copies the alias's settings for asynchronous events (retries, age, destinations) to a
+        version: they belong to one qualifier, and a version begins with Lambda's defaults."""
         names = ("MaximumRetryAttempts", "MaximumEventAgeInSeconds", "DestinationConfig")
         functions = self._aws.functions
         with explained(f"function {self.name}"):
@@ -344,7 +344,7 @@ class LambdaFunction:
             )
 
     def model_info(self, qualifier: str) -> dict[str, Any]:
-        """What a version says about its model.
+        """A version's answer to /model/info.
 
         Raises:
             CallFailed: it does not say it.

@@ -1,4 +1,4 @@
-"""What the commands share: options, output for people and for scripts, exit codes."""
+"""Shared parts of the commands: options, output for people and for scripts, exit codes."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from infra.terraform.state import parse_state
 ENVIRONMENTS = ("dev", "staging", "prod")
 _GOLDEN_SET = Path(__file__).parents[1] / "golden_set.zip"
 EXIT_CODES = """\
-exit codes: 0 done (promoted, nothing to do), 1 refused (a check, the smoke test, somebody else is
-at it), 2 input or AWS cannot be used, 10 stopped for a person to decide (plan: there are changes),
-20 rolled back, 30 the alias was moved and does not answer as it should, 70 a mistake of the
-command's own, 130 interrupted
+exit codes: 0 done (promoted, nothing to do), 1 refused (a check, the smoke test, another run), 2
+input or AWS cannot be used, 10 stopped for a person to decide (plan: there are changes), 20 rolled
+back, 30 the alias was moved and callers do not get correct answers, 70 an internal error, 130
+interrupted
 """
 _OWN_MISTAKE = 70  # EX_SOFTWARE of sysexits.h: no script takes it for "refused"
 _INTERRUPTED = (
@@ -57,7 +57,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Terminal:
-    """Where a command writes: results to `out`, what happens meanwhile to `log`."""
+    """A command's output: results go to `out`, progress to `log`."""
 
     out: Console
     log: Console
@@ -65,10 +65,10 @@ class Terminal:
     agreed: bool  # --yes
 
     def confirm(self, question: str) -> None:
-        """Passes if the user agrees.
+        """Asks the user for confirmation.
 
         Raises:
-            ReleaseError: they do not, or nobody is there to ask.
+            ReleaseError: they decline, or there is no terminal.
         """
         if self.agreed:
             return
@@ -202,7 +202,7 @@ def image_of(text: str, aws: Aws, outputs: ServiceOutputs | None) -> Image:
 
 
 def required(outputs: ServiceOutputs | None, env: str) -> ServiceOutputs:
-    """ReleaseError if the environment was never applied to the end."""
+    """The outputs; ReleaseError if no apply of the environment has completed."""
     if outputs is None:
         raise ReleaseError(
             f"{env} was never deployed, or not to the end, or its Terraform state is elsewhere "
@@ -227,7 +227,7 @@ def number_above_zero(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """Type of an option that is a part of something, or all of it."""
+    """Argparse type of a share, 0 to 1."""
     if not 0 <= (number := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text}")
     return number

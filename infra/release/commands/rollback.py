@@ -71,7 +71,8 @@ def rollback(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Re
 
 
 def rolled_back_already(alias: Alias, journal: Journal) -> Decision | None:
-    """The automation's own rollback, if nothing has happened since: going on would be too far."""
+    """The automatic rollback, if it is the newest record and the alias is still there: rolling back
+    again would go one version too far."""
     newest = journal.records[-1].decision if journal.records else None
     if newest is None or newest.kind != "rolled back" or newest.verdict == BY_HAND:
         return None
@@ -86,7 +87,7 @@ def _what_was_done(done: Decision) -> str:
 
 
 def _unchanged(context: ReleaseContext, version: str, terminal: Terminal, why: str = "") -> Result:
-    """Nothing is to be moved, and whether callers are answered is looked at all the same."""
+    """Reports that there is nothing to move, after verifying that callers are answered."""
     with Progress(f"asking version {version}", console=terminal.log):
         verify(context.function, version, None, context.settings.rollback_s, context.clock)
     text = f"version {version} has all traffic already, and answers{why}"
@@ -99,8 +100,8 @@ def _unchanged(context: ReleaseContext, version: str, terminal: Terminal, why: s
 
 
 def choose_version(function: LambdaFunction, journal: Journal, to: str | None) -> str:
-    """Where a rollback goes: as asked, else to stable of the release that runs, else to the
-    version that was live before.
+    """The rollback's target: the version asked for, else the running release's stable version,
+    else the version that was live before.
 
     Raises:
         ReleaseError: there is no such version.

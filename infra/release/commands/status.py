@@ -69,7 +69,7 @@ def status(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Resu
 
 
 def _models(records: Sequence[Record]) -> dict[str, str]:
-    """Model version of each version of the function, as releases found it."""
+    """Model version of each version of the function, as recorded by its release."""
     found: dict[str, str] = {}
     for decision in (record.decision for record in records):
         if decision.kind == "begin" and decision.from_version:

@@ -1,7 +1,7 @@
-"""Goes on with a release whose run is gone, to its promotion or its rollback.
+"""Resumes a release whose process is gone, until it is promoted or rolled back.
 
-For a scheduler, again and again: a run that lives is left alone, and so is a release that waits for
-a person, unless a paging alarm is raised. A release that has no traffic yet is ended.
+A scheduler calls it at any interval. It leaves a live run alone, and a release that waits for a
+person unless a paging alarm is raised. It ends a release that has no traffic yet.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _GONE = "the run that released it is gone, and no traffic was moved: deploy it a
 
 
 class TimeUp(Exception):
-    """The time of this call is over; the ledger has all that the next one needs."""
+    """This call has used up its time; the next one continues from the ledger."""
 
 
 @dataclass(frozen=True)
 class BoundedClock:
-    """Waits for nothing that comes after the end of this call."""
+    """A clock that raises TimeUp instead of sleeping past the end of this call."""
 
     clock: Clock
     until_s: float
@@ -66,7 +66,7 @@ class BoundedClock:
 
 @dataclass(frozen=True)
 class Watched:
-    """What a look found: nothing to do, or what became of the release."""
+    """Result of one check: nothing to do, or the outcome of the release."""
 
     kind: str  # "idle", "running", "waiting", "continued", or how the release ended
     text: str
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | 
 
 
 def watch(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Result:
-    """One look at an environment."""
+    """Checks an environment once."""
     golden = golden_of(options.golden)
     context = open_context(options, terminal, open_)
     found = look_after(context, golden, options.within)
@@ -93,7 +93,7 @@ def watch(options: argparse.Namespace, terminal: Terminal, open_: Open) -> Resul
 
 
 def handler(event: object, call: Any) -> dict[str, str]:
-    """The same look as a function of Lambda, which Terraform's root `service` schedules.
+    """The same check as a Lambda function, which Terraform's root `service` schedules.
 
     Raises:
         ReleaseError: it could not look, or callers are answered wrongly; Lambda counts an error.
@@ -111,7 +111,7 @@ def handler(event: object, call: Any) -> dict[str, str]:
 
 
 def look_after(context: ReleaseContext, golden: GoldenSet | None, within_s: float) -> Watched:
-    """Goes on with the release that nobody runs, if there is one, for a limited time.
+    """Resumes an abandoned release, if there is one, for a limited time.
 
     Raises:
         NotVerified: the alias was moved, and callers are answered wrongly.
@@ -160,7 +160,7 @@ def _go_on(context: ReleaseContext, golden: GoldenSet | None) -> Watched:
 
 
 def _end_without_traffic(context: ReleaseContext, journal: Journal) -> Outcome:
-    """Callers have noticed nothing, and whoever asked for the release can ask for it again."""
+    """Ends a release that callers have not met; it can be deployed again."""
     weights = {str(journal.progress.stable): 1.0}
     decision = journal.write("failed", weights, verdict="failed", why=_GONE)
     context.notices.tell(context.env, decision)

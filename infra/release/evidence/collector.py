@@ -1,5 +1,5 @@
 """Collects the evidence of one window for both versions: metrics in the log, Lambda's own lines and
-counters, and whether the candidate's log holds what it must not.
+counters, and secrets in the candidate's log.
 
 A version that crashes or times out writes no line; AWS/Lambda `Errors` counts it. Those counters
 come by the minute and late, so they are read as totals since the release began: what arrives late
@@ -80,7 +80,7 @@ class VersionCounts:
         self.confidence = [0] * (len(self.buckets.confidence) + 1)
 
     def take(self, line: dict[str, Any]) -> None:
-        """Counts what a line says."""
+        """Adds the metrics of one line."""
         if DURATION in line and line.get("http.route") in ROUTES:
             status = str(line.get("http.response.status_code", ""))
             self.answered(status, float(line[DURATION]))
@@ -127,7 +127,7 @@ def counts_by_version(
 
 
 def embedded(message: str) -> dict[str, Any] | None:
-    """The line, if it is one of metrics."""
+    """The parsed line if it holds embedded metrics, else None."""
     start = message.find('{"_aws"')
     if start < 0:
         return None
@@ -139,7 +139,7 @@ def embedded(message: str) -> dict[str, Any] | None:
 
 
 def version_of(stream: str, line: Mapping[str, Any] | None = None) -> str | None:
-    """Which version of the function wrote it."""
+    """The version of the function that wrote a line."""
     if line and (named := line.get("faas.version")):
         return str(named)
     match = _STREAM.search(stream)
@@ -162,7 +162,7 @@ _SPANS_S, _MOST_PAGES = (600, 3600, _DAY_S), 20
 
 @dataclass(frozen=True)
 class Collected:
-    """What was seen of both versions in one window.
+    """Evidence about both versions in one window.
 
     Attributes:
         lost: totals since the release began of calls that Lambda counts as failed, by version.
@@ -174,7 +174,7 @@ class Collected:
 
 
 class Collector:
-    """Reads what one function's versions did."""
+    """Reads the evidence about one function's versions."""
 
     def __init__(self, aws: Aws, function: str, alias: str) -> None:
         self._aws, self._function, self._alias = aws, function, alias
@@ -275,7 +275,7 @@ class Collector:
     def _pages(
         self, window: tuple[float, float], pattern: str, prefix: str = ""
     ) -> Iterator[list[tuple[str, str]]]:
-        """The same as it comes: each page is a call, and may be empty."""
+        """The same by pages: each is a call, and may be empty."""
         start, end = (math.floor(when * 1000) for when in window)
         which = {"logStreamNamePrefix": prefix} if prefix else {"filterPattern": pattern}
         pages = self._aws.logs.get_paginator("filter_log_events").paginate(

@@ -21,7 +21,7 @@ NONE = Labelled()
 
 @dataclass(frozen=True)
 class LabelReader:
-    """Reads what became known of a release's answers.
+    """Reads the labels of a release's answers.
 
     Attributes:
         url: of the store, a folder or ``s3://bucket/prefix``.
@@ -66,7 +66,7 @@ class LabelReader:
 
 
 def since(total: Labelled, earlier: Sequence[Labelled]) -> Labelled:
-    """What is new in a total beside the windows before; a label that was taken back counts on."""
+    """The part of a total that earlier windows do not have; a withdrawn label still counts."""
     return Labelled(
         max(0, total.right - sum(one.right for one in earlier)),
         max(0, total.wrong - sum(one.wrong for one in earlier)),

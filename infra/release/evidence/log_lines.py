@@ -1,4 +1,4 @@
-"""What Lambda's own lines of a function's log say about a version, and what no line may hold."""
+"""Parses Lambda's own log lines (REPORT), and searches log lines for secrets and image data."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ _FORMS = {kind: re.compile(form) for kind, form in (_SECRETS | _IMAGES).items()}
 
 
 def secrets_in(messages: Iterable[str]) -> tuple[int, Counter[str]]:
-    """The number of lines, and of those that hold a key or an image by its kind; never the text."""
+    """Number of lines, and of lines with a secret or image data by kind; never their text."""
     lines, found = 0, Counter[str]()
     for message in messages:
         lines += 1

@@ -31,7 +31,7 @@ _NO_ANSWER = ""  # of a version that crashed or refused: wrong
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a version: what became of it, and how long it took."""
+    """The outcome and duration of one call of a version."""
 
     label: str
     status: str  # of HTTP; "500" where no answer came
@@ -43,7 +43,7 @@ Pair = tuple[Call, Call] | Literal["late", "throttled"]  # of stable and candida
 
 @dataclass(frozen=True)
 class Replayed:
-    """What became of some images.
+    """The outcome of a replay.
 
     Attributes:
         used: images of the order that are spent, those that found no room included.
@@ -66,7 +66,7 @@ def replay(
     buckets: Buckets,
     clock: Callable[[], float] = time.monotonic,
 ) -> Replayed:
-    """Asks both versions about every image, in order, until the time is over."""
+    """Sends every image to both versions, in order, until the time is used up."""
     deadline = clock() + budget_s
     thread = local()
 

@@ -88,7 +88,7 @@ class Disagreement:
 
 
 def sampled(images: Iterable[bytes], share: float) -> Iterator[bytes]:
-    """An even part, by content: the same request is taken each time or never."""
+    """A share of the requests, chosen by a hash of their content, so the same in every run."""
     limit = round(share * 2**32)
     for image in images:
         if int.from_bytes(hashlib.sha256(image).digest()[:4], "big") < limit:

@@ -22,7 +22,7 @@ from infra.terraform.service import ServiceOutputs
 
 @dataclass(frozen=True)
 class ReleaseContext:
-    """What Terraform's outputs for an environment lead to, made once for each command."""
+    """All that a command needs, made from Terraform's outputs of one environment."""
 
     env: str
     who: str
@@ -41,7 +41,7 @@ class ReleaseContext:
     def open(
         cls, env: str, settings: Settings, aws: Aws, outputs: ServiceOutputs, console: Console
     ) -> ReleaseContext:
-        """Asks nothing of AWS yet; events are shown on the console."""
+        """Makes no AWS call yet; events are shown on the console."""
         function = LambdaFunction(aws, outputs.function_name, outputs.alias_name)
         store = aws.bucket(outputs.ledger_bucket, outputs.ledger_prefix)
         timeline = Timeline(console)

@@ -212,13 +212,13 @@ class Looks:
 
     @property
     def _are_labels_looked_for(self) -> bool:
-        """Of a candidate with stable's own model, labels would tell nothing."""
+        """Whether labels are evidence: not for a candidate with stable's own model."""
         now = self._journal.progress
         models = {now.model, now.stable_model} - {None}
         return bool(self._context.settings.labels.captures) and len(models) == 2
 
     def _labelled(self, until_s: float) -> tuple[Labelled, Labelled]:
-        """What was labelled since the last look, of stable's answers and of the candidate's."""
+        """Labels of stable's and the candidate's answers since the last look."""
         if not self._are_labels_looked_for:
             return NONE, NONE
         now, settings = self._journal.progress, self._context.settings.labels

@@ -1,4 +1,4 @@
-"""Preflight checks: what must hold before anything is changed."""
+"""Preflight checks, before anything is changed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def check_all(
     outputs: ServiceOutputs | None,
     ignore_drift: bool,
 ) -> tuple[list[Check], str | None]:
-    """Every check, and the model version that signature or registry say is in the image.
+    """All checks, and the image's model version according to signature or registry.
 
     Args:
         outputs: of the environment, once it was applied.
@@ -95,7 +95,7 @@ def check_all(
 
 
 def _identity(aws: Aws, account: str) -> tuple[Check, Check]:
-    """Who asks, and whether the clock here is AWS's."""
+    """The caller's identity, and whether this machine's clock agrees with AWS's."""
     with explained("STS"):
         caller = aws.sts.get_caller_identity()
     good = account in ("", caller["Account"])
@@ -106,8 +106,8 @@ def _identity(aws: Aws, account: str) -> tuple[Check, Check]:
 
 
 def check_clock(answered: str, now_s: float) -> Check:
-    """Whether this machine's clock is right: lines of the log are looked for by it, so one that is
-    fast would find no evidence, and one that is slow that of another time.
+    """Whether this machine's clock is right: log lines are searched by time, so a fast clock would
+    find none and a slow one those of another time.
 
     Args:
         answered: the header Date of an answer that has just come.
@@ -193,7 +193,7 @@ def alarm_states(aws: Aws, names: list[str]) -> dict[str, str]:
 
 
 def check_watcher(aws: Aws, settings: Preflight, image: Image) -> list[Check]:
-    """The watcher's image may do what a release may: it is asked for as much as the service's."""
+    """The watcher has the permissions of a release, so its image gets the same checks."""
     found = [replace(check_image(aws, image), name="watcher")]
     if settings.signing_key:
         check, _ = check_signature(settings, image, WATCHER)
@@ -204,7 +204,7 @@ def check_watcher(aws: Aws, settings: Preflight, image: Image) -> list[Check]:
 def check_signature(
     settings: Preflight, image: Image, target: str = SERVICE
 ) -> tuple[Check, str | None]:
-    """Whether it is signed, and by whom and from what it was built; the model inside, if any."""
+    """Whether the image is signed by the expected builder; the model version inside, if any."""
     expected = Expectation(builder=settings.builder or None, target=target)
     try:
         made = verify(image.uri, settings.signing_key, expected)

@@ -1,4 +1,4 @@
-"""Reports of a release: on the terminal, as metrics, and as messages to people."""
+"""Reports of a release: on the terminal, as metrics and as notifications."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Timeline:
         self._console.print(f"[dim]{elapsed:7.1f} s[/]  {text}", highlight=False, soft_wrap=True)
 
     def wait(self, text: str) -> None:
-        """Shows what is waited for just now."""
+        """Shows what the command is waiting for."""
         self._waiting = text
         if self._progress:
             self._progress.update(detail=text)
@@ -110,7 +110,7 @@ def export(values: Sequence[Value]) -> bool:
 
 @cache
 def _provider() -> tuple[Any, Any]:
-    """Loaded for those who want it: the SDK takes a third of a second."""
+    """Loads the SDK on demand: its import takes a third of a second."""
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
@@ -156,7 +156,7 @@ class Notices:
             lambda: self._aws.cloudwatch.put_metric_data(Namespace=NAMESPACE, MetricData=data)
         )
         if not export(values):
-            self._warn("not told to others: the collector takes no metrics")
+            self._warn("metrics not exported: the collector rejects them")
 
     def tell(self, env: str, decision: Decision) -> None:
         """Publishes how a release ended."""
@@ -172,7 +172,7 @@ class Notices:
             with explained("notices"):
                 send()
         except ReleaseError as exc:
-            self._warn(f"not told to others: {exc}")
+            self._warn(f"metrics or notification not sent: {exc}")
 
 
 def _datum(name: str, value: float, labels: Mapping[str, str]) -> dict[str, Any]:

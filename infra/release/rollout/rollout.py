@@ -40,7 +40,7 @@ class Wanted:
 
 
 class Rollout:
-    """Runs one release to its end; whoever runs it holds the lease."""
+    """Runs one release to its end; the caller holds the lease."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Rollout:
         self._notices, self._check = context.notices, context.lease.check
 
     def run(self) -> Outcome:
-        """Begins a release, or goes on with the one that was begun.
+        """Begins a release, or resumes the one that was begun.
 
         Raises:
             Refused: another image's release has not ended.
@@ -272,7 +272,7 @@ class Rollout:
         return _outcome(decision, f"version {candidate} is live")
 
     def _watch(self, candidate: str, model: str | None) -> StepEnd | None:
-        """What speaks against the promotion after all."""
+        """An objection to the promotion, if one arises while it is watched."""
         clock, settings = self._context.clock, self._context.settings
         try:
             verify(self._function, candidate, model, settings.rollback_s, clock)
@@ -294,7 +294,7 @@ class Rollout:
     # ---- Rollback ----
 
     def _decide_roll_back(self, end: StepEnd) -> None:
-        """Writes it; a ledger that does not answer must not keep callers with a bad version."""
+        """Records the decision; an unavailable ledger must not keep callers on a bad version."""
         now, weights = self._journal.progress, self._all_to_stable()
         is_planned = end.action == "advance"
         self._timeline.event(
@@ -345,7 +345,7 @@ class Rollout:
         return _outcome(decision, text)
 
     def _commit(self, decision: Decision) -> None:
-        """The record that ends a release. People are told before, rather twice than never."""
+        """Writes the record that ends a release, after notifying: twice is better than never."""
         if decision.verdict != _ENDED:
             self._tell(decision)
         self._journal.append(decision)

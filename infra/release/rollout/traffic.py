@@ -22,7 +22,7 @@ def wanted_alias(stable: str, candidate: str, weight: float) -> Alias:
 def move(
     function: LambdaFunction, wanted: Alias, known: set[str], check: Callable[[], None]
 ) -> None:
-    """Makes the alias so, if it is not yet.
+    """Moves the alias, unless it is there already.
 
     Args:
         known: versions that the alias may be at; at another one somebody put it by hand.
@@ -89,7 +89,7 @@ def _look(function: LambdaFunction, version: str, model: str | None) -> tuple[st
 
 @dataclass(frozen=True)
 class Smoke:
-    """What a version said.
+    """A version's answers to the smoke test.
 
     Attributes:
         model: version of its model.

@@ -20,7 +20,7 @@ _Said = TypeVar("_Said", Decision, Decision | None)
 
 
 class Journal:
-    """The ledger as one run sees it, with what its decisions have in common filled in."""
+    """One run's view of the ledger; fills in the fields that all of its decisions share."""
 
     def __init__(self, ledger: Ledger, who: str, clock: Clock) -> None:
         """Reads the ledger."""
@@ -58,14 +58,14 @@ class Journal:
 
     @property
     def life(self) -> list[Record]:
-        """Records since the service was last destroyed: its versions' numbers mean something."""
+        """Records since the service was last destroyed; version numbers begin anew after that."""
         kinds = [record.decision.kind for record in self.records]
         ends = [place for place, kind in enumerate(kinds, start=1) if kind == "destroyed"]
         return self.records[ends[-1] if ends else 0 :]
 
     def go_on(self) -> bool:
-        """Continues the release that has not ended: a run that still thinks it is its own can write
-        nothing behind this record. False if that run has just ended it."""
+        """Takes over the unfinished release: the earlier run can append nothing after this record.
+        False if that run has just ended the release."""
 
         def decide() -> Decision | None:
             if self.unfinished is None:
@@ -171,7 +171,7 @@ class Journal:
         )
 
     def _commit(self, decide: Callable[[], _Said], more_tries: float) -> _Said:
-        """What `decide` says of the ledger as it is by then, unless that is nothing."""
+        """Appends what `decide` returns for the current ledger, until that succeeds or is None."""
         while (decision := decide()) is not None:
             try:
                 self.append(decision)
@@ -213,7 +213,7 @@ def finite(value: Any) -> Any:
 
 
 def admit(journal: Journal, digest: str, again: bool) -> None:
-    """Passes if an image may be released.
+    """Checks that an image may be released.
 
     Args:
         again: although it was rolled back the last time.

@@ -27,7 +27,7 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class Holder:
-    """Who runs what, and until when that holds (seconds since 1970)."""
+    """The lease's holder, and when the lease expires (seconds since 1970)."""
 
     id: str
     who: str
@@ -37,7 +37,7 @@ class Holder:
     process: str  # names a process for as long as its machine runs; "" where that is not known
 
     def is_gone(self, now_s: float) -> bool:
-        """Whether it has ended, or its process is known to."""
+        """Whether the lease has expired, or its process is known to have ended."""
         return now_s >= self.until or _is_dead(self.process)
 
 
@@ -59,7 +59,8 @@ class Lease:
 
     @contextmanager
     def held(self, who: str, what: str, take_over: bool = False) -> Iterator[Holder | None]:
-        """Holds it for the block; gives whose lease ended or was taken over, if there was one.
+        """Holds the lease for the block; yields the previous holder, if its lease expired or was
+        taken over.
 
         Raises:
             Refused: somebody else holds it; says who, since when, and how to take over.
@@ -77,7 +78,7 @@ class Lease:
                 self._release()
 
     def check(self) -> None:
-        """Renews it; where that cannot be done just now, it is held until it ends.
+        """Renews the lease; if S3 does not answer, the lease is held until it expires.
 
         Raises:
             LeaseLost: another run took it.
@@ -171,7 +172,7 @@ def _is_dead(process: str) -> bool:
 
 
 def _machine() -> str:
-    """This boot of this machine, and this container; "" where Linux's files do not tell."""
+    """Identifies this boot of this machine and this container; "" outside Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         return f"{boot}-{os.readlink('/proc/self/ns/pid')}"
@@ -180,7 +181,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in the kernel's ticks; "" if there is none, or but a zombie."""
+    """Start time of a process in clock ticks; "" if it is gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
     except OSError:

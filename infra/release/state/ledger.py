@@ -59,7 +59,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Record:
-    """A decision as it was committed."""
+    """A decision as committed."""
 
     number: int  # 1, 2, 3, …
     previous: str | None  # SHA-256 of the record before

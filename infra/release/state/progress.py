@@ -133,7 +133,7 @@ def seconds(when: str) -> float:
 
 
 def live_before(records: Sequence[Record], live: str) -> str | None:
-    """The version that was wholly live before the one that is: where a rollback goes.
+    """The version that had all traffic before the live one: a rollback's target.
 
     Rollbacks are no releases: after 1, 2, 3 a first rollback goes to 2, a second one to 1.
     """

@@ -1,5 +1,5 @@
-"""Callers of the service: images at a steady rate, shared among versions by weights, and the truth
-that some of them send later by POST /feedback."""
+"""Callers of the service: images at a steady rate, routed to versions by weights, and true labels
+that some callers send later by POST /feedback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class LabelledResponse:
-    """One request as its caller saw it, who knows the truth."""
+    """One request as its caller saw it, with the true class."""
 
     time_s: float  # since 1970, of its end
     model: str
@@ -52,7 +52,7 @@ def read_stream(path: Path) -> list[Shot]:
 
 @dataclass
 class Callers:
-    """Who calls; the attributes may be changed at any time.
+    """The callers; their attributes may be changed at any time.
 
     Attributes:
         weights: each service with its share of the requests.

@@ -20,7 +20,7 @@ NAMES = ("train", "stream", "registry", "live", "retrain", "golden-images", "api
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a command."""
+    """The outcome of a command."""
 
     exit_code: int
     output: str
@@ -46,7 +46,7 @@ class Programs:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every program: all that is kept lies in the workspace."""
+        """Environment variables of every program, which keep all files in the workspace."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("KILN_", "RUNFILES"))}
         cache = {k: v for k, v in os.environ.items() if k == "KILN_CACHE"}
         return kept | cache | self._places()
@@ -69,7 +69,7 @@ class Programs:
         fine: Sequence[int] = (0,),
         variables: Mapping[str, str] | None = None,
     ) -> Done:
-        """Runs a command to its end, and quotes what it says.
+        """Runs a command to its end and shows its output.
 
         Raises:
             Failed: its exit code is not among those that are fine.

@@ -23,7 +23,7 @@ _START_S, _END_S, _TIMEOUT_S = 60.0, 30.0, 30.0
 
 @dataclass(frozen=True)
 class Alarm:
-    """A line in which the service says that drift was raised or cleared."""
+    """A log line about drift that was raised or cleared."""
 
     time_s: float  # since 1970
     model: str

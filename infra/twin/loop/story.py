@@ -64,7 +64,7 @@ class Retraining:
 
 @dataclass
 class Told:
-    """Everything that was seen. Times are seconds since 1970."""
+    """Everything observed. Times are seconds since 1970."""
 
     phases: list[tuple[float, str]] = field(default_factory=list)
     estimates: list[Estimate] = field(default_factory=list)
@@ -201,7 +201,7 @@ class Loop:
         self._estimate()
 
     def _estimate(self) -> None:
-        """What is to be expected of the answers of this phase, without a look at their labels."""
+        """The accuracy that is expected of this phase's answers without their labels."""
         since, now = self.told.phases[-1][0], time.time()
         time.sleep(4)  # the service writes its batch
         place = self.programs.workspace / f"captures-{len(self.told.estimates)}"

@@ -59,7 +59,7 @@ def test_what_cannot_be_told_is_said_and_stops_nothing(
     warnings: list[str] = []
     topic = "arn:aws:sns:eu-central-1:123456789012:missing"
     Notices(Aws(), "kiln", topic, warnings.append).tell("dev", decision("promoted"))
-    assert "not told to others" in warnings[0]
+    assert len(warnings) == 1
 
 
 @given(st.text(max_size=300), st.sampled_from(["promoted", "rolled back", "failed", "stop"]))
