@@ -242,7 +242,7 @@ def _of(belief: Belief, rows: NDArray[np.int64], whole: Recalibration) -> Belief
 
 
 def _print(errors: Sequence[Error], coverages: Sequence[Coverage], console: Console) -> None:
-    table = Table(title="Expected less true accuracy, points", title_justify="left")
+    table = Table(title="Expected minus true accuracy, points", title_justify="left")
     for name in ("condition", "true %", "plain", "recalibrated", "kind unseen", "interval holds"):
         table.add_column(name, justify="left" if name == "condition" else "right")
     table.add_column("drift")
@@ -257,7 +257,7 @@ def _print(errors: Sequence[Error], coverages: Sequence[Coverage], console: Cons
     shown = [f"{100 * error:.2f}" for error in _means(errors).values()]
     table.add_row("mean |error|, corrupted", "", *shown, "", "")
     console.print(table)
-    table = Table(title="Share of intervals that hold the truth", title_justify="left")
+    table = Table(title="Coverage of the intervals", title_justify="left")
     for name in ("condition", "streams", "plain", "recalibrated", "of a sample"):
         table.add_column(name, justify="left" if name == "condition" else "right")
     for found in coverages:

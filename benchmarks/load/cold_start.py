@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _table(starts: Mapping[str, Sequence[Start]]) -> Table:
-    table = Table(title="exec to the first response, one CPU")
+    table = Table(title="Time from exec to the first response, one CPU")
     for name in ("", "median, s", "best, s", "times bare", "CPU, s", "CPU, times bare"):
         table.add_column(name, justify="right" if name else "left")
     bare_wall, bare_cpu = _medians(starts["bare"])

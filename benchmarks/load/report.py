@@ -156,8 +156,10 @@ def _figure_throughput(
         axes.plot([*result.closed], speeds, "o-", color=color, markersize=4, label=result.name)
     first = next(iter(bare.values()))
     alone = 1e3 / (first.decode_ms + first.run_ms)
-    axes.axhline(alone, color=MUTED, linewidth=0.9, linestyle="--", label="decode and run, alone")
-    axes.set(title="Requests answered per second", xlabel="callers at once", xscale="log")
+    axes.axhline(
+        alone, color=MUTED, linewidth=0.9, linestyle="--", label="decoding and inference only"
+    )
+    axes.set(title="Requests answered per second", xlabel="concurrent callers", xscale="log")
     axes.set_xticks([*results[0].closed], [str(callers) for callers in results[0].closed])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)

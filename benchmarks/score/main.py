@@ -146,7 +146,7 @@ def main() -> int:
 
 def show(results: dict[str, Any]) -> None:
     """A row per folder."""
-    table = Table(title="images a second")
+    table = Table(title="Images per second")
     table.add_column("files")
     for title in ("score", "by hand", "model alone", "score / by hand", "score / model alone"):
         table.add_column(title, justify="right")

@@ -350,7 +350,7 @@ class Callers:
 
 def _show(found: Found, checks: Sequence[Check]) -> None:
     console = terminal(110)
-    table = Table(title="Capture while its store is away")
+    table = Table(title="Capture during an outage of its store")
     for name in ("phase", "seconds", "answers", "failed", "kept", "dropped", "most memory"):
         table.add_column(name)
     for one in found.phases:

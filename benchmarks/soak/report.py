@@ -78,7 +78,7 @@ class Check:
 
 def checks_table(checks: Sequence[Check]) -> Table:
     """One row per check."""
-    table = Table(title="What had to hold")
+    table = Table(title="Criteria")
     for name in ("check", "found", "expected", ""):
         table.add_column(name)
     for check in checks:
@@ -150,9 +150,9 @@ def _memory(axes: Axes, samples: Sequence[Sample]) -> None:
         held = [sample.resident_mb.get(pid, float("nan")) for sample in samples]
         axes.plot(places, held, color=COLORS[place + 1], label=f"process {place + 1}")
     total = [sample.memory_mb for sample in samples]
-    axes.plot(places, total, color=COLORS[0], label="all, shared memory once")
-    axes.axhline(MEMORY_MB, color=MUTED, linewidth=0.8, linestyle="--", label="limit of a process")
-    axes.set(title="Resident memory, MB (dotted: judged from here)")
+    axes.plot(places, total, color=COLORS[0], label="all, shared memory counted once")
+    axes.axhline(MEMORY_MB, color=MUTED, linewidth=0.8, linestyle="--", label="limit per process")
+    axes.set(title="Resident memory, MB (checked from the dotted line on)")
     axes.legend(ncols=3, loc="center right", bbox_to_anchor=(1, 0.35))
 
 

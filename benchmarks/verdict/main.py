@@ -120,7 +120,7 @@ def _golden(options: argparse.Namespace, progress: Progress) -> Golden:
 
 
 def _show(outcomes: Sequence[Outcome], stated: float, looks: int, console: Console) -> None:
-    table = Table(title=f"Simulated releases, {looks} looks at most", title_justify="left")
+    table = Table(title=f"Simulated releases, at most {looks} looks", title_justify="left")
     table.add_column("release")
     for name in (
         "releases",

@@ -92,7 +92,7 @@ def python(machine: Machine) -> Finding:
             )
         other = found or other
     if _is_at_least_3_9(other) and _brings_python(machine):
-        detail = f"{other}; builds bring 3.11, the rules or ./tools/bazel from Debian's packages"
+        detail = f"{other}; builds use 3.11, which the rules or ./tools/bazel provide"
         return Finding("Python", Status.FINE, detail, needed)
     remedy = "install Python 3.11 so that python3.11 is on PATH, or set KILN_PYTHON"
     return Finding("Python", Status.MISSING, "no Python 3.11", needed, remedy)
@@ -156,18 +156,16 @@ def bazel(machine: Machine) -> Finding:
 
 
 def world(machine: Machine) -> Finding:
-    needed = "upstream rules; without it tools/offline stands in, on this machine's Python"
+    needed = "the upstream rules; otherwise tools/offline replaces them, with this machine's Python"
     try:
         with urlopen(Request(REGISTRY, method="HEAD"), timeout=_PATIENCE_S):
             pass
     except (URLError, TimeoutError, OSError) as error:
         reason = getattr(error, "reason", error)
-        detail = f"offline: the module registry is out of reach ({reason})"
-        remedy = (
-            "nothing to do: ./tools/bazel takes the offline world where it has no bazel on PATH"
-        )
+        detail = f"offline: the module registry cannot be reached ({reason})"
+        remedy = "nothing to do: ./tools/bazel uses tools/offline where there is no bazel on PATH"
         return Finding("world", Status.OPTIONAL, detail, needed, remedy)
-    return Finding("world", Status.FINE, "the module registry is in reach", needed)
+    return Finding("world", Status.FINE, "the module registry can be reached", needed)
 
 
 def docker(machine: Machine) -> Finding:
