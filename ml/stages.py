@@ -94,9 +94,7 @@ def conclude(
 
     Args:
         probabilities: (N, K), the network's predictions for the test set; computed here if omitted.
-            that has not been done before.
         augmented: see `augmented_samples`, for the report; None without training images.
-            at hand.
 
     Returns:
         The content of ``summary.json``.

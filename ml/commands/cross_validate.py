@@ -27,11 +27,12 @@ from common.terminal import terminal
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import ResumeError, RunFolder, config_digest, open_run
 from ml.runs.metrics import best_row, read_rows
-from ml.training.config import CONFIGS, ConfigError, check_values, is_fast_dev_run
+from ml.training.config import CONFIGS, ConfigError, check_values, is_fast_dev_run, unwrapped
 from ml.training.launch import (
     BAD_INPUT,
     INTERRUPTED,
     Job,
+    explained,
     is_started_by_torchrun,
     run_application,
 )
@@ -58,7 +59,8 @@ goes on from its last epoch. Another value is another folder.
 Folder: multirun/<name>_<k>fold_<digest>/ with folds/, each of them a run, cross_validation.json,
 cross_validation.png and .svg. bazel run //ml:runs -- <folder> --html page.html shows the curves.
 
-Exit codes: 0 done, 1 a crash, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 a crash, 2 bad input, 4 a loss that is no number, 5 files that cannot be
+written, 130 interrupted.
 """
 
 
@@ -122,7 +124,7 @@ def cross_validate(cfg: DictConfig, folds: int, console: Console) -> Path:
         else:
             console.print(f"\n[bold]Fold {fold + 1} of {folds}[/]", highlight=False)
             open_run(run.path, _configuration(cfg, fold, folds))
-            with run.lock(), run.discarded_unless_begun():
+            with run.lock(), run.discarded_unless_begun(), explained(run):
                 stages.train(run.load_config(), run, console)
         done = [best_row(read_rows(one.metrics), cfg)[cfg.monitor] for one in runs[: fold + 1]]
         console.print(
@@ -226,7 +228,7 @@ def main(cfg: DictConfig) -> None:
         check_values(cfg)
         _check(cfg)
         folder = cross_validate(cfg, _Folds.count, console)
-    except (ConfigError, ResumeError, DatasetError, InstantiationException) as exc:
+    except (ConfigError, ResumeError, DatasetError, InstantiationException, OSError) as exc:
         _refuse(exc)
     except (KeyboardInterrupt, SystemExit) as exc:
         if isinstance(exc, KeyboardInterrupt) or exc.code == INTERRUPTED:
@@ -237,7 +239,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def _refuse(exc: Exception) -> NoReturn:
-    cause = exc.__cause__ or exc
+    cause = unwrapped(exc)
     print(f"{type(cause).__name__}: {cause}", file=sys.stderr)
     sys.exit(BAD_INPUT)
 

@@ -19,7 +19,7 @@ from common.command_line import command_parser
 from common.files import user_path
 from common.terminal import Progress, terminal
 from ml.data.cifar10 import DatasetError
-from ml.training.config import ConfigError, composed
+from ml.training.config import ConfigError, composed, unwrapped
 
 BAD_INPUT = 2
 
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
             found = inspect(data, name, progress.update)
         paths = write_page(found, user_path(options.out))
     except (ConfigError, DatasetError, InstantiationException, OSError) as exc:
-        cause = exc.__cause__ if isinstance(exc, InstantiationException) else None
-        console.print(str(cause or exc), style="red", markup=False, highlight=False, soft_wrap=True)
+        text = str(unwrapped(exc))
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT
     counts = {part: int(measured.counts.sum()) for part, measured in found.parts.items()}
     console.print(

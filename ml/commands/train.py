@@ -2,7 +2,6 @@
 //ml:train``.
 """
 
-import errno
 import json
 import math
 import os
@@ -22,21 +21,19 @@ from common.files import write_whole
 from ml.data.cifar10 import DatasetError
 from ml.data.cifar10_cache import cache_folder
 from ml.runs.folder import ResumeError, RunFolder
-from ml.runs.metrics import read_rows
 from ml.training.config import (
     CONFIGS,
     ConfigError,
-    DivergedError,
     check_values,
     composed,
+    unwrapped,
 )
 from ml.training.launch import (
     BAD_INPUT,
-    DIVERGED,
     INTERRUPTED,
-    UNWRITTEN,
     Job,
     begun_run,
+    explained,
     hydra_arguments,
     is_first,
     run_application,
@@ -44,9 +41,6 @@ from ml.training.launch import (
 
 if TYPE_CHECKING:
     from ml.training.presets import Presets
-
-
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def _train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
@@ -58,26 +52,6 @@ def _train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
         hint = f" Continue with: resume={run.path}" if run.metrics.exists() else ""
         print(f"\nInterrupted.{hint}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except DivergedError as exc:
-        print(f"\nDiverged: {exc}.\n{_saved(run)}", file=sys.stderr)
-        sys.exit(DIVERGED)
-    except OSError as exc:
-        if not run.metrics.exists() or exc.errno not in _STORAGE:
-            raise
-        print(
-            f"\nNot written: {exc}.\n{_saved(run)}\nFree disk space, then continue with: "
-            f"resume={run.path}",
-            file=sys.stderr,
-        )
-        sys.exit(UNWRITTEN)
-
-
-def _saved(run: RunFolder) -> str:
-    """What an interrupted run keeps."""
-    left = (*sorted(run.checkpoints.glob("*.ckpt")), run.weights, run.model)
-    names = [str(path.relative_to(run.path)) for path in left if path.is_file()]
-    epochs = len(read_rows(run.metrics))
-    return f"Saved in {run.path}: {', '.join(names) or 'no checkpoint'}; metrics of {epochs} epochs"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
@@ -90,7 +64,8 @@ def main(cfg: DictConfig) -> float:
         if cfg.init_from:  # aliases may move, and relative paths depend on the current folder
             cfg.init_from = str(initial_weights(cfg.init_from, Path(cfg.paths.runs)))
         overrides = HydraConfig.get().overrides.task
-        with begun_run(cfg, overrides, console, lambda: _configurations(cfg)) as (run, chosen):
+        begun = begun_run(cfg, overrides, console, lambda: _configurations(cfg))
+        with begun as (run, chosen), explained(run):
             summary = _train(chosen, run, console)
     except (ConfigError, ResumeError, DatasetError, InstantiationException, OSError) as exc:
         _refuse(exc)
@@ -161,7 +136,7 @@ def _configurations(cfg: DictConfig) -> "Presets":
 
 
 def _refuse(exc: Exception) -> NoReturn:
-    cause = exc.__cause__ or exc
+    cause = unwrapped(exc)
     print(f"{type(cause).__name__}: {cause}\nNothing was trained.", file=sys.stderr)
     sys.exit(BAD_INPUT)
 

@@ -28,6 +28,7 @@ _UNSEEN = {"Cc", "Cs", "Cn", "Co", "Zl", "Zp"}
 _TURNS_AROUND = {*"\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"}
 _FARTHEST = 10.0  # deviations: of the normalised pixels' mean from 0, or of their own deviation
 _SAMPLE = 500
+NOTHING_TO_LEARN = "all training images have the same colour everywhere: there is nothing to learn"
 
 
 def open_data(cfg: DictConfig, folder: Path | None = None) -> Any:
@@ -72,6 +73,16 @@ def check_statements(data: Any) -> None:
         raise DatasetError(f"{_name(data)}.{problem}")
 
 
+def check_classes(where: str, classes: Any) -> None:
+    """Refuses class names that cannot be used.
+
+    Raises:
+        DatasetError: begins with `where`, says what is wrong, and what was expected.
+    """
+    if problem := _problem_of_names(classes):
+        raise DatasetError(f"{where}: {problem}")
+
+
 def check_image_size(data: Any) -> None:
     """Refuses an image size that is none, which the schedule of sizes is made from.
 
@@ -107,6 +118,22 @@ def checked_part(
     Raises:
         DatasetError: a part that cannot be used; the message says what was expected.
     """
+    pixels, labels = readable_part(data, part)
+    if part == "train" and (
+        problem := _problem_of_counts(data, labels) or _problem_of_content(pixels)
+    ):
+        raise DatasetError(f"{_name(data)}.read({part!r}): {problem}")
+    return pixels, labels
+
+
+def readable_part(
+    data: Any, part: str
+) -> tuple[NDArray[np.uint8] | PackedImages, NDArray[np.int64]]:
+    """`checked_part` for whoever only looks at a dataset: classes may have no image.
+
+    Raises:
+        DatasetError: a part that cannot be used; the message says what was expected.
+    """
     check_statements(data)
     where = f"{_name(data)}.read({part!r})"
     try:
@@ -122,13 +149,13 @@ def checked_part(
                 f"{where}: the {what} are a {type(array).__name__}, expected a NumPy array"
             )
     on_disk = isinstance(pixels, PackedImages)  # of the right kind, for Kiln wrote them
+    if pixels.shape[:1] == (0,):
+        raise DatasetError(f"{where}: there are no images")
     if problem := (
         (None if on_disk else _problem_of_pixels(pixels, data.image_size))
         or _problem_of_labels(labels, len(pixels), data.classes)
         or (None if on_disk else _problem_of_statistics(pixels, data.mean, data.std))
     ):
-        raise DatasetError(f"{where}: {problem}")
-    if part == "train" and (problem := _problem_of_counts(data, labels)):
         raise DatasetError(f"{where}: {problem}")
     if on_disk:
         return pixels, labels
@@ -141,7 +168,7 @@ def _problem_of_names(classes: Any) -> str | None:
     if isinstance(classes, str) or not isinstance(classes, Sequence):
         return f"classes is {_short(classes)}, expected a tuple of names"
     if len(classes) < 2:
-        return f"classes has {len(classes)} name, expected two or more: there is nothing to tell"
+        return f"classes is {_short(classes)}, expected two names or more to tell apart"
     for place, name in enumerate(classes):
         if problem := _problem_of_name(name):
             return f"classes[{place}] is {_short(name)}: {problem}"
@@ -164,7 +191,7 @@ def _problem_of_name(name: Any) -> str | None:
         return f"expected at most {LONGEST_NAME} characters, got {len(name)}"
     for character in name:
         if unicodedata.category(character) in _UNSEEN or character in _TURNS_AROUND:
-            return f"expected no control characters, found U+{ord(character):04X}"
+            return f"expected characters that can be printed, found U+{ord(character):04X}"
     return None
 
 
@@ -192,8 +219,6 @@ def _problem_of_numbers(name: str, values: Any, least: float) -> str | None:
 def _problem_of_pixels(pixels: NDArray[Any], size: Sequence[int]) -> str | None:
     height, width = size
     expected = f"expected uint8 (N, 3, {height}, {width}), or one channel for grey"
-    if not len(pixels):
-        return "there are no images"
     if pixels.dtype != np.uint8:
         return f"the pixels are {pixels.dtype}, {expected}: {_cure_of_dtype(pixels)}"
     if pixels.ndim == 3:
@@ -256,6 +281,14 @@ def _problem_of_statistics(
         f"mean={tuple(mean)} and std={tuple(std)} are far from what the pixels are, "
         f"about {found[0]} and {found[1]} by channel"
     )
+
+
+def _problem_of_content(pixels: NDArray[np.uint8] | PackedImages) -> str | None:
+    if isinstance(pixels, PackedImages):  # the deviation in its facts tells
+        return None
+    first = pixels[:1, :, :1, :1]
+    same = (pixels[:_SAMPLE] == first).all() and (pixels == first).all()
+    return NOTHING_TO_LEARN if same else None
 
 
 def _problem_of_counts(data: Any, labels: NDArray[np.integer[Any]]) -> str | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from PIL import Image
 from common.files import user_path, write_whole
 from common.images import DECODED, MAX_PIXELS, NOT_DECODED
 from common.model.artifact import Resize
+from ml.data.checks import NOTHING_TO_LEARN, check_classes
 from ml.data.cifar10 import DatasetError
 from ml.data.cifar10_cache import cache_folder
 from ml.data.datamodule import ImageData
@@ -36,6 +36,7 @@ from ml.data.packing import (
     fingerprints,
     pack,
     read_packed,
+    shown_path,
 )
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -86,7 +87,7 @@ class Listing:
 
     def named(self, file: File) -> str:
         """A file's path as the report tells it."""
-        return os.path.relpath(file.path, self.root)
+        return shown_path(file.path, self.root)
 
 
 class ImageFolder(ImageData):
@@ -137,6 +138,8 @@ class ImageFolder(ImageData):
             self.usual_folder()
         root = user_path(folder or "").absolute()
         self.packed = self._packed(root)
+        if not any(self.packed.facts["std"]):
+            raise DatasetError(f"{root}: {NOTHING_TO_LEARN}")
         self.classes = tuple(self.packed.facts["classes"])
         self.mean = tuple(self.packed.facts["mean"])
         self.std = tuple(max(value, 1e-3) for value in self.packed.facts["std"])
@@ -209,7 +212,7 @@ class ImageFolder(ImageData):
     def _tell(self, listing: Listing, packed: Packed) -> None:
         """A line for people about damaged files and duplicates, or a refusal."""
         damaged, copies = packed.damaged, sum(len(group) - 1 for group in listing.duplicates)
-        if damaged and self.on_damaged == "fail":
+        if damaged and (self.on_damaged == "fail" or len(damaged) == len(listing.files)):
             first = [f"  {one['path']}: {one['reason']}" for one in damaged[:_LISTED]]
             if len(damaged) > _LISTED:
                 first.append(f"  … and {len(damaged) - _LISTED:,} more")
@@ -220,15 +223,18 @@ class ImageFolder(ImageData):
             )
         notes = []
         if damaged:
-            notes.append(f"{len(damaged):,} damaged files left out")
+            notes.append(f"damaged files left out: {len(damaged):,}")
         if copies:
             verdict = "left out" if self.on_duplicates == "skip" else "kept"
-            notes.append(f"{copies:,} duplicates {verdict} (data.on_duplicates)")
+            notes.append(f"duplicates {verdict} (data.on_duplicates): {copies:,}")
             seen = sum(len({file.part for file in group}) > 1 for group in listing.duplicates)
             if seen and self.on_duplicates == "keep":
-                notes.append(f"{seen:,} images are in training and in test or validation alike")
+                notes.append(f"of these in training and in test or validation: {seen:,}")
+            classes = sum(len({file.label for file in group}) > 1 for group in listing.duplicates)
+            if classes:
+                notes.append(f"of these in several classes: {classes:,}")
         if listing.ignored:
-            notes.append(f"{len(listing.ignored):,} other files ignored")
+            notes.append(f"files and folders ignored: {len(listing.ignored):,}")
         if notes:
             print(f"{listing.root}: {', '.join(notes)}: {self.report}", file=sys.stderr)
 
@@ -241,6 +247,8 @@ def list_files(root: Path, cache: Path) -> Listing:
             one looks.
         OSError: a file cannot be read.
     """
+    if shown_path(root, root.parent) != root.name:
+        raise DatasetError(f"data.folder={root}: the path is not UTF-8, rename it")
     if root.is_file():
         base, files, ignored = root.parent, read_table(root), list[Path]()
     elif root.is_dir():
@@ -248,10 +256,16 @@ def list_files(root: Path, cache: Path) -> Listing:
     else:
         raise DatasetError(f"data.folder={root}: there is no such folder or table")
     if not files:
+        outside = [path for path in ignored if path.suffix.lower() in DECODED]
+        found = "no image files"
+        if outside:
+            found = f"image files, such as {shown_path(outside[0], base)}, but no class folders"
         raise DatasetError(
-            f"{root} holds no image files: expected a subfolder for each class, with files ending "
+            f"{root} holds {found}: expected a subfolder for each class, with files ending "
             f"in {', '.join(DECODED)}; or a CSV or Parquet file of paths and labels"
         )
+    classes = tuple(sorted({file.label for file in files}, key=_by_number))
+    check_classes(str(root), classes)
     known_in = cache / "files" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:24]}.json"
     digests = fingerprints([file.path for file in files], known_in)
     files = [replace(file, sha256=digest) for file, digest in zip(files, digests, strict=True)]
@@ -265,9 +279,9 @@ def list_files(root: Path, cache: Path) -> Listing:
         )
     return Listing(
         root=base,
-        classes=tuple(sorted({file.label for file in files}, key=_by_number)),
+        classes=classes,
         files=tuple(files),
-        ignored=tuple(sorted(os.path.relpath(path, base) for path in ignored)),
+        ignored=tuple(sorted(shown_path(path, base) for path in ignored)),
     )
 
 
@@ -283,9 +297,10 @@ def _walk(root: Path) -> tuple[list[File], list[Path]]:
             for one in _visible(part, Path.is_dir)
         ]
         outside = [f for folder in (root, *folders) for f in _visible(folder, Path.is_file)]
+        outside += [one for folder in (root, *folders) for one in _hidden_folders(folder)]
     else:
         classes = [(None, one) for one in folders]
-        outside = _visible(root, Path.is_file)
+        outside = [*_visible(root, Path.is_file), *_hidden_folders(root)]
     files: list[File] = []
     for part, folder in classes:
         found = [path for path in sorted(folder.rglob("*")) if _is_shown(path, folder)]
@@ -303,6 +318,10 @@ def _visible(folder: Path, kind: Any) -> list[Path]:
         for one in folder.iterdir()
         if kind(one) and not one.name.startswith(".") and one.name != "__MACOSX"
     )
+
+
+def _hidden_folders(root: Path) -> list[Path]:
+    return [one for one in root.iterdir() if one.name.startswith(".") and one.is_dir()]
 
 
 def _is_shown(path: Path, folder: Path) -> bool:
@@ -358,14 +377,26 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             raise DatasetError(f"data.folder={path}: expected a folder, or {', '.join(TABLES)}")
     except (pa.ArrowException, OSError) as exc:
         raise DatasetError(f"{path} cannot be read as a table: {exc}") from exc
-    wanted = [name for name in ("path", "label", "split") if name in table.column_names]
-    if wanted[:2] != ["path", "label"]:
+    names = table.column_names
+    wanted = [name for name in ("path", "label", "split") if name in names]
+    if wanted[:2] != ["path", "label"] or any(names.count(name) > 1 for name in wanted):
         raise DatasetError(
-            f"{path} has the columns {', '.join(table.column_names)}, expected path, label and "
-            "perhaps split"
+            f"{path} has the columns {', '.join(map(repr, names))}, expected 'path', 'label' and "
+            f"perhaps 'split', each once{_cure_of_columns(path, names)}"
         )
     rows: list[dict[str, Any]] = table.select(wanted).to_pylist()
     return rows
+
+
+def _cure_of_columns(path: Path, names: Sequence[str]) -> str:
+    if {"path", "label"} <= {name.strip().lower() for name in names}:
+        return ": lower-case, without blanks"
+    for separator, suffix in ((";", ".csv"), ("\t", ".tsv"), (",", ".csv"), ("|", ".csv")):
+        if len(names) == 1 and separator in names[0]:
+            wanted = "a tab" if path.suffix.lower() == ".tsv" else "','"
+            other = f", or call it {suffix}" if separator in "\t," else ""
+            return f": the columns are separated by {separator!r}, expected {wanted}{other}"
+    return ""
 
 
 def divided(

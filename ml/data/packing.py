@@ -227,7 +227,7 @@ def _write(
     try:
         for sample, found, statistics in _decoded(samples, decode):
             if isinstance(found, str):
-                damaged.append({"path": _relative(sample.path, root), "reason": found})
+                damaged.append({"path": shown_path(sample.path, root), "reason": found})
                 continue
             file = _file_of(sample.part)
             files[file].write(found.data)
@@ -358,5 +358,8 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _relative(path: Path, root: Path) -> str:
-    return os.path.relpath(path, root)
+def shown_path(path: Path, root: Path) -> str:
+    """The path below `root` as text that can be printed and stored: bytes that are not UTF-8 become
+    ``\\xNN``.
+    """
+    return os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")

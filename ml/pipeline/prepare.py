@@ -42,7 +42,7 @@ from ml.pipeline.layout import (
 )
 from ml.pipeline.resolve import ChoicesError, read_choices, read_dataset, resolve
 from ml.runs.own_code import own_code
-from ml.training.config import ConfigError, DataConfig, FolderConfig, is_fast_dev_run
+from ml.training.config import ConfigError, DataConfig, FolderConfig, is_fast_dev_run, unwrapped
 
 CONFIGS = Path("configs")
 
@@ -180,8 +180,7 @@ def main() -> int:
         Mismatch,
         PinError,
     ) as exc:
-        cause = exc.__cause__ if isinstance(exc, InstantiationException) else None
-        print(f"{cause or exc}\nNothing was prepared.", file=sys.stderr)
+        print(f"{unwrapped(exc)}\nNothing was prepared.", file=sys.stderr)
         return 2
     print(f"Configuration, sources and dataset are settled: {os.fspath(PREPARED)}")
     return 0

@@ -21,7 +21,7 @@ from ml.pipeline.layout import CODE, CONFIG, DATASET, METRICS, RUN, enter_stage
 from ml.runs.folder import ResumeError, RunFolder
 from ml.runs.metrics import best_row
 from ml.training.callbacks import metrics_log
-from ml.training.config import ConfigError, DivergedError
+from ml.training.config import ConfigError, DivergedError, unwrapped
 from ml.training.fitting import finish, fit
 from ml.training.launch import DIVERGED
 
@@ -76,7 +76,7 @@ def main() -> int:
     try:
         train(RunFolder(RUN.absolute()), Console(soft_wrap=True))
     except (ConfigError, DatasetError, InstantiationException, ResumeError) as exc:
-        cause = exc.__cause__ or exc
+        cause = unwrapped(exc)
         print(f"{type(cause).__name__}: {cause}\nNothing was trained.", file=sys.stderr)
         return BAD_INPUT
     except DivergedError as exc:

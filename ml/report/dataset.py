@@ -18,6 +18,7 @@ from PIL import Image
 
 from common.figures import BLUE, ORANGE, STYLE, fill, inline_svg, new_figure, to_svg
 from common.files import write_whole
+from ml.data.checks import readable_part
 from ml.report.plots import pixels_to_png
 
 _TEMPLATE = Path(__file__).with_name("dataset.html")
@@ -102,7 +103,7 @@ class Inspection:
         if ignored := self.files.get("ignored"):
             more = " …" if len(ignored) > 3 else ""
             found.append(
-                f"Other files, ignored: {len(ignored):,} ({', '.join(ignored[:3])}{more})."
+                f"Files and folders ignored: {len(ignored):,} ({', '.join(ignored[:3])}{more})."
             )
         return found
 
@@ -135,7 +136,7 @@ def inspect(data: Any, name: str, progress: Callable[[float], None] = lambda _: 
         progress: called with the share done.
     """
     parts: dict[str, Part] = {}
-    read = {part: data.read(part) for part in ("train", "test")}
+    read = {part: readable_part(data, part) for part in ("train", "test")}
     for number, (part, (pixels, labels)) in enumerate(read.items()):
         parts[part] = _measured(pixels, labels, len(data.classes), data.image_size)
         progress((number + 1) / 2)

@@ -31,7 +31,7 @@ from common.terminal import terminal
 from ml.data.cifar10 import DatasetError
 from ml.registry.ledger import RegistryError
 from ml.retrain.steps import EXIT_CODES, open_record, print_record
-from ml.training.config import ConfigError
+from ml.training.config import ConfigError, unwrapped
 
 BAD_INPUT, UNRELEASED, INTERRUPTED = 2, 6, 130
 
@@ -64,8 +64,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         ResumeError,
         StoreError,
     ) as exc:
-        cause = exc.__cause__ if isinstance(exc, InstantiationException) else None
-        print(f"{cause or exc}\nThe champion is as it was.", file=sys.stderr)
+        print(f"{unwrapped(exc)}\nThe champion is as it was.", file=sys.stderr)
         return BAD_INPUT
     if options.card:
         from ml.retrain.card import to_page

@@ -60,9 +60,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def explained(exc: BaseException) -> str:
-    """The error and its cause, which is more informative for Hydra's errors."""
-    causes = f"\n{explained(exc.__cause__)}" if exc.__cause__ else ""
-    return f"{type(exc).__name__}: {exc}{causes}"
+    """The error and its cause; the cause alone of an error that repeats it, as Hydra's do."""
+    cause = exc.__cause__
+    if cause is None:
+        return f"{type(exc).__name__}: {exc}"
+    own = [] if repr(cause) in str(exc) else [f"{type(exc).__name__}: {exc}"]
+    return "\n".join([*own, explained(cause)])
 
 
 if __name__ == "__main__":

@@ -63,7 +63,6 @@ class Dataset:
         image_size: height and width in pixels.
         read: reads `train` or `test`, in its own order, or `validation`, the part of `train` that
             the configuration sets aside.
-            the configuration sets aside.
         mirrored: whether training mirrors images.
     """
 
@@ -168,6 +167,8 @@ def _validation(labels: NDArray[np.int64], config: DictConfig | None) -> NDArray
 def _own(config: DictConfig, target: str) -> Dataset:
     """A user's dataset, through its data module."""
     # Imports Lightning, which CIFAR-10 does not need.
+    from hydra.errors import InstantiationException
+
     from ml.data.checks import open_data
     from ml.runs.loading import labelled_test, labelled_train, labelled_validation
 
@@ -175,7 +176,7 @@ def _own(config: DictConfig, target: str) -> Dataset:
         data = open_data(config)
         digest = data.digest
     except Exception as exc:  # anything may be raised by a user's dataset
-        cause = exc.__cause__ or exc
+        cause = (exc.__cause__ or exc) if isinstance(exc, InstantiationException) else exc
         why = " ".join(str(cause).split())
         raise UnavailableDataset(
             f"the dataset {target} cannot be opened ({type(cause).__name__}: {why}): its module "

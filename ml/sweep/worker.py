@@ -17,7 +17,6 @@ import warnings
 from pathlib import Path
 
 import optuna
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from optuna import TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
@@ -35,6 +34,7 @@ from ml.sweep.space import Space
 from ml.sweep.study import open_study
 from ml.sweep.supervisor import Leases
 from ml.sweep.trial import data_digest, run_trial, trial_digest
+from ml.training.config import unwrapped
 
 REFUSED = 2  # exit code: an error that another worker would have, too
 _POLL_S = 0.5
@@ -84,8 +84,7 @@ class Worker:
         except TrialPruned:
             raise
         except Exception as exc:
-            cause = exc.__cause__ if isinstance(exc, InstantiationException) else None
-            shown = cause or exc
+            shown = unwrapped(exc)
             trial.set_user_attr(standings.ERROR, f"{type(shown).__name__}: {shown}"[:500])
             traceback.print_exc()
             raise
@@ -156,7 +155,7 @@ def check_data(plan: Plan) -> None:
         data_digest(cfg)
         open_data(cfg).train_images()
     except Exception as exc:  # anything may be raised by a user's dataset
-        cause = (exc.__cause__ or exc) if isinstance(exc, InstantiationException) else exc
+        cause = unwrapped(exc)
         if isinstance(cause, ValueError) and not isinstance(cause, DatasetError):
             return
         raise SweepError(f"the dataset cannot be read: {type(cause).__name__}: {cause}") from exc

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -421,12 +421,28 @@ def composed(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
             return composed(overrides, name)
     try:
         return compose(name, [*overrides])
-    # An assertion: a value below one that is null.
-    except (HydraException, OmegaConfBaseException, AssertionError) as exc:
-        reasons = [str(exc).split("\nSee https")[0]]
-        if exc.__cause__:
-            reasons.append(str(exc.__cause__).split("\n    full_key")[0])
-        raise ConfigError("\n".join([*reasons, *suggestions(overrides, name)])) from exc
+    except COMPOSITION_ERRORS as exc:
+        raise not_composed(exc, overrides, name) from exc
+
+
+# OmegaConf asserts for a value below one that is null.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, AssertionError)
+
+
+def not_composed(exc: Exception, overrides: Sequence[str], name: str = "train") -> ConfigError:
+    """The error of a configuration that does not compose: the reasons, and what was meant."""
+    reasons = [str(exc).split("\nSee https")[0]]
+    if exc.__cause__:
+        reasons.append(str(exc.__cause__).split("\n    full_key")[0])
+    if isinstance(exc, AssertionError):
+        reasons = ["a value below a group that is null: choose one, such as averaging=ema, first"]
+    return ConfigError("\n".join([*reasons, *suggestions(overrides, name)]))
+
+
+def unwrapped(exc: Exception) -> BaseException:
+    """What a ``_target_`` raised instead of Hydra's error around it; other errors as they are."""
+    is_wrapper = isinstance(exc, InstantiationException) and exc.__cause__
+    return exc.__cause__ if is_wrapper else exc  # type: ignore[return-value]
 
 
 def suggestions(overrides: Sequence[str], name: str = "train") -> list[str]:
@@ -585,6 +601,7 @@ def check_values(cfg: DictConfig) -> None:
         "label_smoothing": (lambda value: 0 <= value < 1, "in [0, 1)"),
         "warmup": (lambda value: 0 <= value < 1, "in [0, 1)"),
         "seed": (lambda value: 0 <= value < 2**32, "in 0..4294967295"),
+        "data.split_seed": (lambda value: 0 <= value < 2**32, "in 0..4294967295"),
     }
     for key, (holds, expectation) in expectations.items():
         value = OmegaConf.select(cfg, key)
@@ -592,6 +609,8 @@ def check_values(cfg: DictConfig) -> None:
             raise ConfigError(f"{key}={value}: expected a value {expectation}")
     if cfg.get("budget") is not None:
         parse_duration(cfg.budget)
+    _check_metric(cfg, "monitor")
+    _check_metric(cfg, "callbacks.early_stopping.monitor")
     _check_direction(cfg, "callbacks.checkpoint")
     _check_direction(cfg, "callbacks.early_stopping")
     kept, monitor = OmegaConf.select(cfg, "callbacks.checkpoint.monitor"), cfg.get("monitor")
@@ -614,17 +633,28 @@ def _is_size(value: Any) -> bool:
     return len(edges) == 2 and all(type(edge) is int and edge >= 1 for edge in edges)
 
 
+def _check_metric(cfg: DictConfig, key: str) -> None:
+    """Rejects a metric that nothing logs."""
+    metric = OmegaConf.select(cfg, key)
+    if metric is None or metric in _METRICS or OmegaConf.select(cfg, "callbacks.more"):
+        return
+    near = get_close_matches(metric, _METRICS, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise ConfigError(
+        f"{key}={metric}: expected one of {', '.join(_METRICS)}. {meant}A metric of your own needs "
+        "a callback of yours that logs it: +callbacks.more.NAME._target_=…"
+    )
+
+
 def _check_direction(cfg: DictConfig, key: str) -> None:
-    """Refuses to keep the worst epoch, or to guess which one is."""
+    """Rejects keeping the worst epoch, and a metric whose direction is unknown."""
     metric, mode = OmegaConf.select(cfg, f"{key}.monitor"), OmegaConf.select(cfg, f"{key}.mode")
     if metric is None:
         return
     if mode is None:
-        near = get_close_matches(metric, _METRICS, 1)
-        meant = f"did you mean {near[0]}? Of a metric of your own" if near else "of your own metric"
         raise ConfigError(
-            f"monitor={metric}: expected one of {', '.join(_METRICS)}; {meant}, say whether it "
-            f"shall rise or fall: {key}.mode=max or {key}.mode=min"
+            f"monitor={metric}: say whether your metric shall rise or fall: {key}.mode=max or "
+            f"{key}.mode=min"
         )
     if mode != (wanted := direction(metric, mode)):
         raise ConfigError(f"{key}.mode={mode}: expected {wanted} for monitor={metric}")

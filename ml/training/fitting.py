@@ -126,6 +126,7 @@ def _assemble(
     make_optimizer = instantiate(cfg.optimizer)
     try:
         images = data.train_images()
+        _check_accumulation(cfg, len(images.labels) // data.batch_size)
         initialise(network, images)
         _check_network(network, data)
         initial = cfg.get("init_from")
@@ -147,6 +148,16 @@ def _assemble(
         class_weights=weights,
     )
     return Fitted(data, module, trainer, tuple(fresh), own_code)
+
+
+def _check_accumulation(cfg: DictConfig, batches: int) -> None:
+    """Rejects steps over more batches than an epoch has, which Lightning would cut short."""
+    steps_over = cfg.trainer.get("accumulate_grad_batches", 1)
+    if steps_over > batches:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches={steps_over}: expected at most the {batches} batches "
+            "of an epoch"
+        )
 
 
 def initialise(network: Any, images: Images) -> None:

@@ -5,6 +5,7 @@ PyTorch is imported only under torchrun, or where a new run has to choose among 
 """
 
 import argparse
+import errno
 import os
 import sys
 import tempfile
@@ -14,7 +15,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -26,8 +26,16 @@ from ml.runs.folder import (
     open_run,
     open_unfinished,
 )
+from ml.runs.metrics import read_rows
 from ml.runs.provenance import mark_rerun
-from ml.training.config import is_fast_dev_run, register_schema, suggestions
+from ml.training.config import (
+    COMPOSITION_ERRORS,
+    DivergedError,
+    is_fast_dev_run,
+    not_composed,
+    register_schema,
+    suggestions,
+)
 
 if TYPE_CHECKING:
     from ml.training.presets import Presets
@@ -45,6 +53,7 @@ _MOVED = {
     "ml.tracking.system.": "ml.training.monitors.",
 }
 _RENDEZVOUS_LIMIT = timedelta(seconds=120)
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
@@ -86,15 +95,15 @@ def run_application(main: Callable[[], Any], refuse: Callable[[Exception], NoRet
         refuse: says why and leaves.
     """
     register_schema()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, partly as tracebacks
     try:
         main()
-    except HydraException as exc:
-        # Where Python is traced, by a debugger or by coverage.py, Hydra raises what it would print.
+    except COMPOSITION_ERRORS as exc:
         if Job.has_begun:
             raise
-        refuse(exc)
+        refuse(not_composed(exc, _overrides(sys.argv[1:])))
     except SystemExit as exc:
-        # Hydra leaves with 1 for a configuration that does not compose, as for a crash of the job.
+        # With 1, as for a crash of the job, Hydra also ends where a folder is missing.
         if exc.code != 1 or Job.has_begun:
             raise
         print("\n".join(suggestions(_overrides(sys.argv[1:]))), file=sys.stderr)
@@ -109,6 +118,34 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     folders = ",".join(f"file://{os.path.abspath(folder)}" for folder in known.config_dir)
     given = [text for text in rest if not text.startswith("-") and "=" in text]
     return [*given, *([f"hydra.searchpath=[{folders}]"] if folders else [])]
+
+
+@contextmanager
+def explained(run: RunFolder) -> Iterator[None]:
+    """Ends the process where its training diverges or cannot write: with an exit code of its own,
+    saying what the run folder keeps.
+    """
+    try:
+        yield
+    except DivergedError as exc:
+        print(f"\nDiverged: {exc}.\n{_saved(run)}", file=sys.stderr)
+        sys.exit(DIVERGED)
+    except OSError as exc:
+        if not run.metrics.exists() or exc.errno not in _STORAGE:
+            raise
+        print(
+            f"\nNot written: {exc}.\n{_saved(run)}\nFree disk space, then continue with: "
+            f"resume={run.path}",
+            file=sys.stderr,
+        )
+        sys.exit(UNWRITTEN)
+
+
+def _saved(run: RunFolder) -> str:
+    left = (*sorted(run.checkpoints.glob("*.ckpt")), run.weights, run.model)
+    names = [str(path.relative_to(run.path)) for path in left if path.is_file()]
+    epochs = len(read_rows(run.metrics))
+    return f"Saved in {run.path}: {', '.join(names) or 'no checkpoint'}; metrics of {epochs} epochs"
 
 
 def is_started_by_torchrun() -> bool:

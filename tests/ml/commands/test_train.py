@@ -176,6 +176,9 @@ def test_a_named_run_is_not_changed_by_overrides(workspace: Workspace) -> None:
         ("paths.runs=/proc/nowhere", "FileNotFoundError"),  # where nothing can be written
         ("data.validation_size=7", "validation_size must be a share"),
         ("data.batch_size=100000", "data.batch_size=100000 is more than"),
+        ("trainer.accumulate_grad_batches=1000", "expected at most the"),
+        ("callbacks.averaging.decay=0.5", "callbacks.averaging.decay"),
+        ("callbacks.early_stopping.monitor=val/nothing", "expected one of val/accuracy"),
         ("resume=runs/gone", "there is no such folder"),
         ("--rerun=runs/gone", "rerun=runs/gone: there is no folder"),
         ("--rerun", "--rerun needs a run folder"),
@@ -192,7 +195,8 @@ def test_bad_input_is_explained_and_nothing_is_trained(
     for name, value in workspace.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(Job, "has_begun", False)  # by another test of this process
-    monkeypatch.setattr(sys, "argv", ["train", "budget=null", SMALL[0], override])
+    argv = ["train", "budget=null", SMALL[0], "data.batch_size=10", override]
+    monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as leaving:
         train.run_entry()
     errors = capsys.readouterr().err
@@ -233,7 +237,8 @@ def test_a_damaged_checkpoint_is_named_and_kept(workspace: Workspace) -> None:
 def test_a_crash_after_the_start_exits_with_one_and_says_what_happened(
     workspace: Workspace,
 ) -> None:
-    done = workspace.run(*SMALL, "callbacks.early_stopping.monitor=val/nothing")
+    own = "+callbacks.more.own._target_=tests.ml.commands.falling.Falling"
+    done = workspace.run(*SMALL, own, "callbacks.early_stopping.monitor=val/nothing")
     assert done.returncode == 1
     assert "val/nothing" in done.stderr
 

@@ -137,8 +137,8 @@ def test_grey_images_become_three_equal_channels() -> None:
     [
         ({"classes": "abc"}, "expected a tuple of names"),
         ({"classes": 3}, "classes is 3, expected a tuple of names"),
-        ({"classes": ("a",)}, "two or more"),
-        ({"classes": ()}, "classes has 0 name"),
+        ({"classes": ("a",)}, "two names or more"),
+        ({"classes": ()}, "two names or more"),
         ({"classes": ("a", "b", "a")}, r"classes\[0\] and classes\[2\] are both 'a'"),
         ({"classes": ("caf\u00e9", "b", "cafe\u0301")}, "both"),  # the same on the screen
         ({"classes": ("a", "", "c")}, "expected a name"),
@@ -192,6 +192,9 @@ def test_a_dataset_that_forgets_to_state_something_is_told_what() -> None:
         (lambda: _good()[0], "returned ndarray"),
         (lambda: (*_good(), 1), "returned tuple"),
         (lambda: np.load("/nowhere/train.npz"), "nowhere"),
+        (lambda: tuple(array[:0] for array in _good()), "there are no images"),
+        (lambda: (np.full_like(_good()[0], 128), _good()[1]), "nothing to learn"),
+        (lambda: (np.uint8(3), _good()[1]), "expected a NumPy array"),
     ],
 )
 def test_a_part_that_cannot_be_read(read: Callable[[], Any], complaint: str) -> None:

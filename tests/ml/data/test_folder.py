@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from pathlib import Path
 from typing import Any, get_args
@@ -138,7 +139,7 @@ def test_a_table_names_paths_labels_and_parts(tmp_path: Path) -> None:
     assert by_csv.digest == by_parquet.digest
     assert len(by_csv.read("test")[1]) == 2
     csv.write_csv(table.rename_columns(["file", "label", "split"]), tmp_path / "other.csv")
-    with pytest.raises(DatasetError, match="columns file, label, split, expected path, label"):
+    with pytest.raises(DatasetError, match="columns 'file', 'label', 'split', expected"):
         opened(tmp_path / "other.csv")
 
 
@@ -175,7 +176,66 @@ def test_damaged_files_are_listed_and_left_out_on_request(
     report = read_report(data.report)
     assert [one["path"] for one in report["damaged"]] == ["a/cut.png", "b/empty.jpg", "b/scan.tiff"]
     assert report["ignored"] == ["b/notes.txt"]
-    assert "3 damaged files left out" in capsys.readouterr().err
+    assert "damaged files left out: 3" in capsys.readouterr().err
+
+
+def test_a_dataset_of_damaged_files_alone_is_refused_whatever_is_skipped(tmp_path: Path) -> None:
+    for name in ("a/0.png", "a/1.png", "b/0.png"):
+        write(tmp_path / name, b"no image")
+    with pytest.raises(DatasetError, match="3 of 3 image files"):
+        opened(tmp_path, on_damaged="skip")
+
+
+def test_images_that_are_all_the_same_colour_are_refused(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (9, 9), (3, 200, 9)).save(file, "PNG")
+    for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
+        write(tmp_path / name, file.getvalue())
+    with pytest.raises(DatasetError, match="nothing to learn"):
+        opened(tmp_path)
+
+
+def test_names_that_are_not_utf_8_can_be_told(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos")
+    for name, content in ((b"\xe9.png", picture(7)), (b"\xff.png", b""), (b"\xe8.txt", b"")):
+        write(root / "a" / os.fsdecode(name), content)
+    data = opened(root, on_damaged="skip")
+    assert data.report
+    report = read_report(data.report)
+    assert report["files"] == 22
+    assert report["damaged"][0]["path"] == r"a/\xff.png"
+    assert report["ignored"] == [r"a/\xe8.txt"]
+    root.rename(tmp_path / os.fsdecode(b"\xe9"))
+    with pytest.raises(DatasetError, match="not UTF-8"):
+        opened(tmp_path / os.fsdecode(b"\xe9"))
+
+
+def test_hidden_folders_are_no_classes_and_are_listed(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos")
+    write(root / ".hidden" / "0.png", picture(0))
+    data = opened(root)
+    assert data.classes == ("a", "b")
+    assert data.report
+    assert read_report(data.report)["ignored"] == [".hidden"]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "said"),
+    [
+        ("all.csv", "path;label", "separated by ';', expected ','"),
+        ("all.csv", "path\tlabel", r"separated by '\\t', expected ',', or call it \.tsv"),
+        ("all.tsv", "path,label", r"separated by ',', expected a tab, or call it \.csv"),
+        ("all.csv", "Path, label", "lower-case, without blanks"),
+        ("all.csv", "path,label,label", "each once"),
+        ("all.csv", "a/0.png,a", "columns 'a/0.png', 'a', expected"),
+    ],
+)
+def test_a_table_s_head_is_told_what_it_lacks(
+    tmp_path: Path, name: str, head: str, said: str
+) -> None:
+    (tmp_path / name).write_text(f"{head}\n")
+    with pytest.raises(DatasetError, match=said):
+        opened(tmp_path / name)
 
 
 def test_images_that_are_in_training_and_in_test_alike_are_told(
@@ -184,9 +244,9 @@ def test_images_that_are_in_training_and_in_test_alike_are_told(
     photos(tmp_path / "d" / "train")
     photos(tmp_path / "d" / "test", each=3)
     opened(tmp_path / "d")
-    assert "6 images are in training and in test or validation alike" in capsys.readouterr().err
+    assert "in training and in test or validation: 6" in capsys.readouterr().err
     opened(tmp_path / "d", on_duplicates="skip")
-    assert "alike" not in capsys.readouterr().err
+    assert "in training and in test" not in capsys.readouterr().err
 
 
 def test_a_table_s_label_that_is_not_a_number_is_none(tmp_path: Path) -> None:
@@ -283,7 +343,12 @@ def test_a_packed_dataset_is_a_folder_to_train_on(tmp_path: Path) -> None:
     ("make", "said"),
     [
         ({}, "there is no such folder or table"),
-        ({"loose.png": b""}, "holds no image files: expected a subfolder for each class"),
+        ({"notes.txt": b""}, "holds no image files: expected a subfolder for each class"),
+        ({"loose.png": b""}, "image files, such as loose.png, but no class folders"),
+        ({"train/loose.png": b""}, "such as train/loose.png, but no class folders"),
+        ({"a/0.png": b""}, "classes is .*'a',.*, expected two names or more"),
+        ({"a/0.png": b"", "b\n/0.png": b""}, r"classes\[1\] is 'b\\n'"),
+        ({"a/0.png": b"", os.fsdecode(b"\xe9/0.png"): b""}, r"found U\+DCE9"),
         ({"a/0.png": b"", "b/notes.txt": b""}, "class folder .*b holds no image files"),
         ({"train/a/0.png": b"a", "test/b/0.png": b"b"}, "class 'b' has test images and none"),
         ({"all.xlsx": b""}, "expected a folder, or .csv, .tsv, .parquet"),

@@ -19,13 +19,12 @@ from torch import Tensor
 
 from common.lightning import LightningModule, Trainer, lightning
 from ml import stages
-from ml.commands import train
 from ml.runs.folder import RunFolder, create_run, open_run
 from ml.runs.metrics import read_rows
 from ml.runs.provenance import read_provenance
-from ml.training import fitting
+from ml.training import fitting, launch
 from ml.training.config import DivergedError, resolved
-from ml.training.launch import DIVERGED, UNWRITTEN
+from ml.training.launch import DIVERGED, UNWRITTEN, explained
 from ml.training.module import EpochScores
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.training.plain_network import PlainNetwork
@@ -92,8 +91,8 @@ def test_the_command_tells_what_diverged_by_an_exit_code_and_what_is_left(
 ) -> None:
     cfg = _cfg(folder, "+network.steps=27")
     run = open_run(tmp_path / "run", cfg)
-    with pytest.raises(SystemExit) as leaving:
-        train._train(cfg, run, Console(quiet=True))
+    with pytest.raises(SystemExit) as leaving, explained(run):
+        stages.train(cfg, run, Console(quiet=True))
     errors = capsys.readouterr().err
     assert leaving.value.code == DIVERGED
     assert "checkpoints/best.ckpt, checkpoints/last.ckpt; metrics of 1 epochs" in errors
@@ -165,8 +164,8 @@ def test_a_run_folder_that_has_become_read_only_is_one_line_with_what_was_saved(
         network="PlainNetwork",
     )
     run = open_run(tmp_path / "run", cfg)
-    with pytest.raises(SystemExit) as leaving:
-        train._train(cfg, run, Console(quiet=True))
+    with pytest.raises(SystemExit) as leaving, explained(run):
+        stages.train(cfg, run, Console(quiet=True))
     errors = capsys.readouterr().err
     assert leaving.value.code == UNWRITTEN
     assert f"Not written: [Errno 30] Read-only file system: '{run.path}'" in errors
@@ -202,8 +201,8 @@ def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(
     )
     run = open_run(tmp_path / "run", cfg)
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    with little_room(most), pytest.raises(SystemExit) as leaving:
-        train._train(cfg, run, Console(quiet=True))
+    with little_room(most), pytest.raises(SystemExit) as leaving, explained(run):
+        stages.train(cfg, run, Console(quiet=True))
     errors = capsys.readouterr().err
     assert leaving.value.code == UNWRITTEN
     assert "Not written: [Errno 27] File too large" in errors
@@ -233,4 +232,4 @@ def test_what_ddp_adds_in_place_is_counted_once() -> None:
 
 
 def test_the_saved_files_of_a_run_that_never_began_are_none(tmp_path: Path) -> None:
-    assert "no checkpoint; metrics of 0 epochs" in train._saved(RunFolder(tmp_path))
+    assert "no checkpoint; metrics of 0 epochs" in launch._saved(RunFolder(tmp_path))

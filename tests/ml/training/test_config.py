@@ -15,6 +15,7 @@ from ml.data.datamodule import size_schedule
 from ml.training.config import CONFIGS, ConfigError, check_values, composed, register_schema
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+_LOGGED = "+callbacks.more.own._target_=mine.Logs"
 OPTIMIZERS = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml"))
 
 
@@ -109,12 +110,16 @@ def test_early_stopping_by_another_metric_follows_that_one() -> None:
         ("network.logit_scale=nan", "above 0"),
         ("data.train_size=-1", "above 0"),
         ("data.epochs=0", "at least 1"),
+        ("data.split_seed=-1", "in 0..4294967295"),
         ("monitor=val/acc", "did you mean val/accuracy"),
+        ("monitor=test/loss", "did you mean train/loss"),
+        ("callbacks.early_stopping.monitor=val/nothing", "a callback of yours that logs it"),
     ],
 )
 def test_a_number_that_no_training_can_use_is_refused(override: str, expected: str) -> None:
+    data = ["data=folder", "data.folder=x"] if "split_seed" in override else []
     with pytest.raises(ConfigError, match=f"^{override.split('=')[0]}=.*{expected}"):
-        check_values(_compose(override))
+        check_values(_compose(*data, override))
 
 
 @pytest.mark.parametrize("size", ["0", "[8]", "[8,8,8]", "x", "8.5", "[8,0]"])
@@ -140,8 +145,8 @@ def test_sgd_without_momentum_is_plain_and_two_betas_are_two() -> None:
 
 def test_the_direction_of_an_own_metric_is_said_once() -> None:
     with pytest.raises(ConfigError, match=r"callbacks\.checkpoint\.mode=max or"):
-        check_values(_compose("monitor=own/error"))
-    cfg = _compose("monitor=own/error", "callbacks.checkpoint.mode=min")
+        check_values(_compose(_LOGGED, "monitor=own/error"))
+    cfg = _compose(_LOGGED, "monitor=own/error", "callbacks.checkpoint.mode=min")
     check_values(cfg)
     assert cfg.callbacks.early_stopping.mode == "min"
 
