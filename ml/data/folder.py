@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -195,6 +196,11 @@ class ImageFolder(ImageData):
             )
         except OSError as exc:
             raise DatasetError(f"{root} cannot be packed in {cache}: {exc}") from exc
+        if not packed.count("test") and len(packed.damaged) < len(listing.files):
+            raise DatasetError(
+                f"{root} gives no test images: no class has two images that differ; add some, or "
+                "name the test images by a folder test/ or the column split"
+            )
         self.report = write_report(listing, packed)
         self.files = [file.path for file in listing.files]
         self._tell(listing, packed)
@@ -289,6 +295,12 @@ def _walk(root: Path) -> tuple[list[File], list[Path]]:
     """Image files below a folder, and other files."""
     folders = _visible(root, Path.is_dir)
     by_part = {one.name.lower(): one for one in folders}
+    others = sorted(by_part.keys() - _PART_FOLDERS.keys())
+    if "train" in by_part and others and len(by_part) > 1 + len(others):
+        raise DatasetError(
+            f"{root} has train/ and other parts of a dataset, and beside them {others[0]!r}: move "
+            "it elsewhere, or rename the folders if they are classes"
+        )
     classes: list[tuple[str | None, Path]]
     if "train" in by_part and by_part.keys() <= _PART_FOLDERS.keys():
         classes = [
@@ -375,9 +387,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             table = csv.read_csv(path, parse_options=tabs, convert_options=options)
         else:
             raise DatasetError(f"data.folder={path}: expected a folder, or {', '.join(TABLES)}")
-    except (pa.ArrowException, OSError) as exc:
-        raise DatasetError(f"{path} cannot be read as a table: {exc}") from exc
-    names = table.column_names
+        names = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
+        is_utf16 = path.read_bytes()[:2] in (BOM_UTF16_LE, BOM_UTF16_BE)
+        reason = "it is UTF-16, expected UTF-8" if is_utf16 else exc
+        raise DatasetError(f"{path} cannot be read as a table: {reason}") from exc
     wanted = [name for name in ("path", "label", "split") if name in names]
     if wanted[:2] != ["path", "label"] or any(names.count(name) > 1 for name in wanted):
         raise DatasetError(
@@ -389,7 +403,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _cure_of_columns(path: Path, names: Sequence[str]) -> str:
-    if {"path", "label"} <= {name.strip().lower() for name in names}:
+    if not {"path", "label"} <= {*names} and {"path", "label"} <= {
+        name.strip().lower() for name in names
+    }:
         return ": lower-case, without blanks"
     for separator, suffix in ((";", ".csv"), ("\t", ".tsv"), (",", ".csv"), ("|", ".csv")):
         if len(names) == 1 and separator in names[0]:

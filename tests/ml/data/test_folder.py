@@ -187,11 +187,18 @@ def test_a_dataset_of_damaged_files_alone_is_refused_whatever_is_skipped(tmp_pat
 
 
 def test_images_that_are_all_the_same_colour_are_refused(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    Image.new("RGB", (9, 9), (3, 200, 9)).save(file, "PNG")
-    for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
+    for edge, name in enumerate(("a/0.png", "a/1.png", "b/0.png", "b/1.png"), 8):
+        file = io.BytesIO()
+        Image.new("RGB", (edge, edge), (3, 200, 9)).save(file, "PNG")
         write(tmp_path / name, file.getvalue())
     with pytest.raises(DatasetError, match="nothing to learn"):
+        opened(tmp_path)
+
+
+def test_copies_of_one_image_for_each_class_leave_none_to_test(tmp_path: Path) -> None:
+    for number, name in enumerate("aabb"):
+        write(tmp_path / name / f"{number}.png", picture(number // 2))
+    with pytest.raises(DatasetError, match="no test images"):
         opened(tmp_path)
 
 
@@ -228,12 +235,13 @@ def test_hidden_folders_are_no_classes_and_are_listed(tmp_path: Path) -> None:
         ("all.csv", "Path, label", "lower-case, without blanks"),
         ("all.csv", "path,label,label", "each once"),
         ("all.csv", "a/0.png,a", "columns 'a/0.png', 'a', expected"),
+        ("all.csv", "\ufeffpath,label".encode("utf-16").decode("latin-1"), "UTF-16"),
     ],
 )
 def test_a_table_s_head_is_told_what_it_lacks(
     tmp_path: Path, name: str, head: str, said: str
 ) -> None:
-    (tmp_path / name).write_text(f"{head}\n")
+    (tmp_path / name).write_bytes(f"{head}\n".encode("latin-1"))
     with pytest.raises(DatasetError, match=said):
         opened(tmp_path / name)
 
@@ -346,6 +354,7 @@ def test_a_packed_dataset_is_a_folder_to_train_on(tmp_path: Path) -> None:
         ({"notes.txt": b""}, "holds no image files: expected a subfolder for each class"),
         ({"loose.png": b""}, "image files, such as loose.png, but no class folders"),
         ({"train/loose.png": b""}, "such as train/loose.png, but no class folders"),
+        ({"train/a/0.png": b"", "test/a/0.png": b"", "more/0.png": b""}, "beside them 'more'"),
         ({"a/0.png": b""}, "classes is .*'a',.*, expected two names or more"),
         ({"a/0.png": b"", "b\n/0.png": b""}, r"classes\[1\] is 'b\\n'"),
         ({"a/0.png": b"", os.fsdecode(b"\xe9/0.png"): b""}, r"found U\+DCE9"),
