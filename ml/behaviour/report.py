@@ -67,7 +67,7 @@ def print_checks(metadata: ArtifactMetadata, checks: Sequence[Check], console: C
         sign = "≥" if check.at_least else "≤"
         limit = f"{sign} {_shown(check, check.limit)}"
         table.add_row(check.name, _shown(check, check.value), limit, verdict, sentence(check))
-    console.print(table)
+    console.print(table, markup=False)
 
 
 def print_data(facts: DataFacts, console: Console) -> None:
@@ -138,8 +138,8 @@ def _page(metadata: ArtifactMetadata, checks: Sequence[Check], facts: DataFacts 
 def _data(facts: DataFacts) -> str:
     found, figures = facts.duplicates, []
     for pair in found.near[:_SHOWN]:
-        names = [facts.classes[int(facts.test.labels[pair.test])]]
-        names.append(facts.classes[int(facts.train.labels[pair.train])])
+        names = [html.escape(facts.classes[int(facts.test.labels[pair.test])])]
+        names.append(html.escape(facts.classes[int(facts.train.labels[pair.train])]))
         note = f"{names[0]}" if pair.same_label else f"{names[0]} / <b>{names[1]}</b>"
         pictures = _picture(facts.test.images[pair.test]) + _picture(facts.train.images[pair.train])
         mirrored = ", mirrored" if pair.mirrored else ""

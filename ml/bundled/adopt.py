@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from common.command_line import command_parser
 from common.figures import to_svg
@@ -167,10 +168,12 @@ def main(arguments: Sequence[str], console: Console) -> int:
             finished = open_finished(user_path(options.run))
             small = adopt(finished, folder, options.min_accuracy)
     except (AdoptionError, AccuracyError, FinishedError) as exc:
-        console.print(f"[red]Refused:[/] {exc}", highlight=False, soft_wrap=True)
+        console.print(f"[red]Refused:[/] {escape(str(exc))}", highlight=False, soft_wrap=True)
         return REFUSED
     except UNUSABLE as exc:
-        console.print(f"[red]{exc}[/]\nNothing was written.", highlight=False, soft_wrap=True)
+        console.print(
+            f"[red]{escape(str(exc))}[/]\nNothing was written.", highlight=False, soft_wrap=True
+        )
         return BAD_INPUT
     metadata, accuracy = finished.artifact.metadata, finished.evaluation.accuracy
     console.print(

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from common.command_line import command_parser
@@ -80,10 +81,12 @@ def main(arguments: Sequence[str], console: Console) -> int:
             int8 = not options.no_int8
             full, small = stages.export_anew(trained, folder, int8=int8, progress=begin)
     except (TrainedError, DatasetError, OSError) as exc:
-        console.print(f"[red]{exc}[/]\nNothing was written.", highlight=False, soft_wrap=True)
+        console.print(
+            f"[red]{escape(str(exc))}[/]\nNothing was written.", highlight=False, soft_wrap=True
+        )
         return BAD_INPUT
     except (ParityError, AccuracyError, ArtifactError) as exc:
-        console.print(f"[red]Refused:[/] {exc}", highlight=False, soft_wrap=True)
+        console.print(f"[red]Refused:[/] {escape(str(exc))}", highlight=False, soft_wrap=True)
         return REFUSED
     print_table(full, small, console)
     return 0

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 
 from common.command_line import command_parser
 from common.files import user_path, write_whole
@@ -42,7 +43,7 @@ def write_all(finished: Finished, license: str | None = None) -> list[str]:
         augmented=augmented_samples(finished.trained.data),
         answer=lambda images: finished.artifact.predict(images).probabilities,
     )
-    command = f"./tools/bazel run //ml:report -- runs/{run.path.name}"
+    command = f"./tools/bazel run //ml:train -- --rerun runs/{run.path.name}"
     card = card_facts(finished, command, license=license)
     page, text = run.path / "model_card.html", run.path / "MODEL_CARD.md"
     write_whole(page, to_html(card))
@@ -62,10 +63,12 @@ def main(arguments: Sequence[str], console: Console) -> int:
         for path in paths:
             console.print(f"  {path}", highlight=False, soft_wrap=True)
     except FinishedError as exc:
-        console.print(f"[red]Refused:[/] {exc}", highlight=False, soft_wrap=True)
+        console.print(f"[red]Refused:[/] {escape(str(exc))}", highlight=False, soft_wrap=True)
         return REFUSED
     except UNUSABLE as exc:
-        console.print(f"[red]{exc}[/]\nNothing was written.", highlight=False, soft_wrap=True)
+        console.print(
+            f"[red]{escape(str(exc))}[/]\nNothing was written.", highlight=False, soft_wrap=True
+        )
         return BAD_INPUT
     return 0
 

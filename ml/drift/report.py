@@ -154,7 +154,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             style = "red" if s.drifted else ""
             cells = (s.kind.upper(), f"{s.value:.3f}", f"{s.threshold:.3f}", _chance(s.p_value))
             table.add_row(s.signal, *cells, verdict, style=style)
-        console.print(table)
+        console.print(table, markup=False)
     for problem in listed(comparison.problems):
         console.print(f"left out: {problem}", style="yellow", markup=False, highlight=False)
     console.print(Text(_sentence(comparison), _STYLES[report.verdict]))

@@ -125,7 +125,7 @@ def print_scores(scores: Evaluation, console: Console) -> None:
     columns = (scores.classes, scores.f1, scores.precision, scores.recall, scores.support)
     for name, f1, precision, recall, images in zip(*columns, strict=True):
         table.add_row(name, f"{f1:.3f}", f"{precision:.3f}", f"{recall:.3f}", f"{images:,}")
-    console.print(table)
+    console.print(table, markup=False)  # class names are no markup
     console.print(
         f"macro F1 {scores.macro_f1:.4f}, loss {scores.loss:.4f}, "
         f"calibration error {scores.calibration_error:.4f}",

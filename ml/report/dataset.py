@@ -316,14 +316,9 @@ def _samples(found: Inspection) -> str:
         name = html.escape(found.classes[label])
         rows.append(
             f'<tr><th scope="row">{name}</th><td class="mean">{_picture(mean)}</td>'
-            f'<td class="text">{_picture(_side_by_side(images))}</td></tr>'
+            f'<td class="text">{"".join(_picture(_reduced(one)) for one in images)}</td></tr>'
         )
     return f'<table class="samples">{"".join(rows)}</table>'
-
-
-def _side_by_side(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    small = [_reduced(image) for image in images]
-    return np.concatenate(small, axis=1)
 
 
 def _reduced(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

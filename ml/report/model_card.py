@@ -97,12 +97,18 @@ def sections(facts: Facts) -> list[Section]:
 def _use(facts: Facts) -> Section:
     m = facts.metadata
     height, width = m.input_size
+    what, purpose = "images", ""
+    if m.classes == CLASSES:
+        what = "photographs"
+        purpose = (
+            " Intended for testing a pipeline from data to service, for teaching, and as a "
+            "baseline for other networks."
+        )
     return Section(
         "Intended use",
         [
-            f"Classifies photographs of {width} × {height} pixels into {len(m.classes)} classes: "
-            f"{', '.join(m.classes)}. Intended for testing a pipeline from data to "
-            "service, for teaching, and as a baseline for other networks.",
+            f"Classifies {what} of {width} × {height} pixels into {len(m.classes)} classes: "
+            f"{', '.join(m.classes)}.{purpose}",
             "The file describes itself: input `images` is uint8 [N, H, W, 3] in RGB, outputs are "
             "`logits` and `probabilities`, float32 [N, K]; normalisation is inside the graph.",
             "Not for decisions about people or safety, and not for images of anything but the "
@@ -208,6 +214,9 @@ def _data(facts: Facts) -> Section:
 def _limits(facts: Facts) -> Section:
     e = facts.evaluation
     worst = min(range(len(e.classes)), key=lambda k: e.recall[k])
+    of_the_web = (
+        "Whatever the web of 2008 showed more of, in places, breeds and makes, it knows better."
+    )
     return Section(
         "Limits",
         [
@@ -219,8 +228,7 @@ def _limits(facts: Facts) -> Section:
                     "Noise, blur, fog, strong compression and drawings lower the accuracy; "
                     "confidence need not fall with it. Watch drift in service.",
                     "Not tested against images made to deceive it.",
-                    "Whatever the web of 2008 showed more of, in places, breeds and makes, it "
-                    "knows better.",
+                    *([of_the_web] if facts.metadata.classes == CLASSES else []),
                 )
             )
         ],
@@ -352,11 +360,17 @@ def _prose(text: str) -> str:
     return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
+def _cell(text: str) -> str:
+    """Text of a table's cell, in which class names may not end it or be taken for tags."""
+    return text.replace("|", r"\|").replace("<", "&lt;")
+
+
 def _to_markdown(block: Block) -> str:
     match block:
         case Table(head, rows):
             rule = ["---", *("---:" for _ in head[1:])]
-            return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+            cells = (map(_cell, row) for row in (head, rule, *rows))
+            return "\n".join(f"| {' | '.join(row)} |" for row in cells)
         case Listing(items):
             return "\n".join(f"- {item}" for item in items)
         case Code(text, folded):

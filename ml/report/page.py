@@ -187,7 +187,7 @@ def _confused_pairs(e: Evaluation) -> str:
 
 
 def _matrix(e: Evaluation) -> str:
-    head = "".join(f"<th scope=col><span>{html.escape(name)}</span></th>" for name in e.classes)
+    head = "".join(f"<th scope=col><span>{_shortened(name, 14)}</span></th>" for name in e.classes)
     rows = []
     for index, (name, counts) in enumerate(zip(e.classes, e.confusion, strict=True)):
         cells = []
@@ -202,8 +202,16 @@ def _matrix(e: Evaluation) -> str:
                 f'<td class="{kind}" style="--w:{weight * 100:.0f}%" '
                 f'title="{html.escape(hint)}">{text}</td>'
             )
-        rows.append(f"<tr><th scope=row>{html.escape(name)}</th>{''.join(cells)}</tr>")
+        rows.append(f"<tr><th scope=row>{_shortened(name, 28)}</th>{''.join(cells)}</tr>")
     return f'<table class="confusion"><tr><td></td>{head}</tr>{"".join(rows)}</table>'
+
+
+def _shortened(name: str, most: int) -> str:
+    """A class name as HTML, at most so many characters; the whole name is its hint."""
+    if len(name) <= most:
+        return html.escape(name)
+    short = html.escape(f"{name[: most - 1]}…")
+    return f'<span title="{html.escape(name)}">{short}</span>'
 
 
 def _classes(e: Evaluation) -> str:

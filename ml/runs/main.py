@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from common.command_line import command_parser, count
@@ -119,12 +120,13 @@ def print_runs(records: Sequence[Record], show: Sequence[str], console: Console)
             "–" if best is None else f"{metric} {shown_score(best)}",
             shown_score(record.metrics.get("test/accuracy")),
             "–" if math.isnan(seconds) else duration(seconds),
-            *(record.text(name) for name in show),
+            *(escape(record.text(name)) for name in show),
         )
     console.print(table)
     for record in records:
         if record.problem:
-            console.print(f"{record.path}: {record.problem}", style="red", soft_wrap=True)
+            text = f"{record.path}: {record.problem}"
+            console.print(text, style="red", markup=False, soft_wrap=True)
     console.print(f"{len(records)} runs", style="dim", highlight=False)
 
 

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ml.artifact.artifact import load_artifact
 from ml.artifact.evaluation import Labelled
 from ml.behaviour import main
+from ml.behaviour.checks import Check
+from ml.behaviour.report import print_checks
 from ml.runs import datasets
 from ml.runs.datasets import Dataset
 from tests.ml.drift.tiny_artifact import CLASSES, scenes, write_tiny_artifact
@@ -77,6 +80,13 @@ def test_a_limit_that_is_missed_is_named(model: Path) -> None:
     code, text = run("--model", str(model), "--no-data", "--calibration-error", "0")
     assert code == 3
     assert "calibration error" in text.splitlines()[-1]
+
+
+def test_class_names_are_no_markup_of_a_terminal(model: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    check = Check("class floor", 0.5, 0.4, True, "of the weakest", {"[/b]": 0.5})
+    print_checks(load_artifact(model).metadata, [check], console)
+    assert "[/b] 50.0%" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_missing_model_is_refused(model: Path) -> None:

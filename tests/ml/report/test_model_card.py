@@ -50,9 +50,17 @@ def test_both_forms_tell_scores_provenance_and_the_command(facts: Facts) -> None
 def test_only_a_model_of_its_classes_is_said_to_have_seen_cifar10(
     facts: Facts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "CIFAR" not in to_markdown(facts)
+    own = to_markdown(facts)
+    assert not [word for word in ("CIFAR", "photographs", "2008") if word in own]
     monkeypatch.setattr("ml.report.model_card.CLASSES", CLASSES)
     assert "CIFAR-10 (Krizhevsky 2009)" in to_markdown(facts)
+
+
+def test_class_names_do_not_break_a_markdown_table(facts: Facts) -> None:
+    names = ("a|b", "<b>", *CLASSES[2:])
+    card = to_markdown(replace(facts, evaluation=replace(facts.evaluation, classes=names)))
+    assert "| a\\|b |" in card
+    assert "| &lt;b> |" in card
 
 
 # What the Hub's own description of the front matter asks for and allows:
