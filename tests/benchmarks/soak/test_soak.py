@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.soak.cases import all_cases, bad_cases, stalled
 from benchmarks.soak.outage import Found, Phase, judge
-from benchmarks.soak.traffic import Plan, Tally, Traffic
+from benchmarks.soak.traffic import Plan, Traffic, TrafficCounts
 from serve.inference.model_path import read_model
 from tests.benchmarks.programs import progress, run
 from tests.serve.serving import MODEL
@@ -46,7 +46,7 @@ def test_a_server_that_hangs_up_is_blamed() -> None:
         await reader.read(1)
         writer.close()
 
-    async def soak() -> Tally:
+    async def soak() -> TrafficCounts:
         server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         cases = [case for case in bad_cases("key") if not case.ends]
