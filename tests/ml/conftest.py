@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.helpers.exporter import remember_operators
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import SMALL, Workspace
+
+remember_operators()
 
 
 @pytest.fixture(scope="session")
