@@ -34,6 +34,7 @@ _SLOW = (
     "onnxscript",
     "onnxruntime.quantization",
     "matplotlib.figure",
+    "sklearn.linear_model",
 )
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 

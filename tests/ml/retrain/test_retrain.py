@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ml.artifact.artifact import Artifact, load_artifact
 from ml.data.cifar10 import CLASSES, read_records
 from ml.registry.registry import CHAMPION, Registry
 from ml.registry.submission import read_submission
+from tests.helpers.program import Program
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.labels.store import NOON, png, request_id
 from tests.ml.workspace import SMALL, Workspace
@@ -81,12 +81,7 @@ class Loop:
         }
         for name in ("KILN_CAPTURE", "KILN_REGISTRY", "KILN_MODEL_KEY", "KILN_SIGNING_KEY"):
             environment.pop(name, None)
-        done = subprocess.run(
-            [sys.executable, "-m", "ml.retrain.main", *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        done = Program("ml.retrain.main", *arguments, cwd=self.path, env=environment).finish()
         records = sorted((self.path / ".kiln/retrain").glob("*/record.json"))
         assert done.returncode not in (1, 2) or not records or "Traceback" not in done.stderr, (
             done.stderr

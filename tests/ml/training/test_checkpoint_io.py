@@ -1,8 +1,7 @@
 """A kill at any moment of a save leaves a whole checkpoint."""
 
-import signal
-import subprocess
-import sys
+import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,11 @@ import torch
 
 from ml.training.callbacks import WholeCheckpointIO
 
-_SAVES = """
-import sys, torch
-from pathlib import Path
-from ml.training.callbacks import WholeCheckpointIO
-for number in range(1, 1000):
-    WholeCheckpointIO().save_checkpoint({"w": torch.full((400_000,), number)}, Path(sys.argv[1]))
-    print(number, flush=True)
-"""
+
+def _save(path: Path, told: int) -> None:
+    for number in range(1, 1000):
+        WholeCheckpointIO().save_checkpoint({"w": torch.full((400_000,), number)}, path)
+        os.write(told, b".")
 
 
 def test_a_checkpoint_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -31,13 +27,12 @@ def test_a_kill_between_and_within_saves_leaves_a_whole_checkpoint(
     tmp_path: Path, saves: int
 ) -> None:
     path = tmp_path / "last.ckpt"
-    program = [sys.executable, "-c", _SAVES, str(path)]
-    with subprocess.Popen(
-        program, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": ":".join(sys.path)}
-    ) as process:
-        assert process.stdout is not None
-        for _ in range(saves):
-            process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
+    told, tell = os.pipe()
+    process = multiprocessing.get_context("fork").Process(target=_save, args=(path, tell))
+    process.start()
+    for _ in range(saves):
+        os.read(told, 1)
+    process.kill()
+    process.join()
     weights = torch.load(path)["w"]
     assert weights.min() == weights.max() >= saves

@@ -234,7 +234,7 @@ _SMALL = (
 
 def test_a_run_records_what_was_chosen_and_is_repeated_without_a_choice(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, write_dataset(tmp_path / "dataset", train=300, test=100))
-    done = workspace.run(*_SMALL, "budget=1s")
+    done = workspace.run(*_SMALL, "budget=1s", "conclude=false")
     assert done.returncode == 0, done.stderr
     (run,) = workspace.runs
     cfg = OmegaConf.load(run / "config.yaml")
