@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from typing import Any
 
 import torch
@@ -31,7 +30,6 @@ def warm() -> None:
     torch.onnx.export(
         network,
         (torch.zeros(2, 1),),
-        io.BytesIO(),
         dynamo=True,
         dynamic_shapes=(rows,),
         opset_version=_OPSET,

@@ -104,7 +104,8 @@ def test_mistakes_are_titled_with_label_prediction_and_confidence() -> None:
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["dog\n→ cat 70%", "cat\n→ dog 60%"]
     height, width = IMAGES[2].shape[:2]
-    np.testing.assert_array_equal(axes.images[0].get_array()[:height, :width], IMAGES[2])
+    drawn = np.asarray(axes.images[0].get_array())
+    np.testing.assert_array_equal(drawn[:height, :width], IMAGES[2])
 
 
 def test_no_mistakes_are_an_empty_grid() -> None:
