@@ -18,6 +18,7 @@ import base64
 import hashlib
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -78,8 +79,8 @@ class Outcomes:
 
 
 def find_examples(manifest: Manifest, npz: Path | None) -> Examples | None:
-    """Test images for a model: from a given file, else of the dataset that it was trained on, else
-    none.
+    """Test images for a model: from a given file, else of the dataset that it was trained on; none,
+    and why on stderr, if that is not to be had here.
 
     Args:
         npz: arrays `images`, uint8 (N, H, W, 3), and `labels`, integers (N,); perhaps `classes`,
@@ -94,7 +95,8 @@ def find_examples(manifest: Manifest, npz: Path | None) -> Examples | None:
     config = OmegaConf.create(dict(known)) if known else None
     try:
         test = dataset_of(manifest, config).read("test")
-    except (DatasetMismatch, UnavailableDataset):
+    except (DatasetMismatch, UnavailableDataset) as exc:
+        print(f"The scores are not measured again, the recorded ones count: {exc}", file=sys.stderr)
         return None
     except (DatasetError, FetchError, OSError) as exc:
         raise RegistryError(

@@ -100,13 +100,13 @@ def open_trained(
         raise TrainedError(str(exc)) from exc
     try:
         data = open_data(cfg, dataset)
+        _check_unchanged(run, data)  # first, since other classes are another network, too
         network: nn.Module = instantiate(cfg.network, classes=len(data.classes))
         network.load_state_dict(state)
     except InstantiationException as exc:
         raise TrainedError(f"{run.config}: {exc.__cause__ or exc}") from exc
     except RuntimeError as exc:
         raise TrainedError(f"the weights in {weights} are of another network: {exc}") from exc
-    _check_unchanged(run, data)
     network.eval()
     temperature = calibrate(network, data.validation_images()) if is_checkpoint else 1.0
     return Trained(run, weights, cfg, data, network, _training(run), temperature)

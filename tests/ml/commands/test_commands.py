@@ -96,6 +96,15 @@ def test_an_int8_model_that_loses_too_much_is_refused(
     assert [path.name for path in (run / "export").iterdir()] == ["model.onnx"]
 
 
+def test_a_dataset_of_other_classes_is_told_before_the_shapes_of_another_network(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CIFAR10, "classes", CIFAR10.classes[:9])
+    code, said = _export(run)
+    assert code == export_command.BAD_INPUT
+    assert "was trained on the classes" in said
+
+
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [

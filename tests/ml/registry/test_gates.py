@@ -18,7 +18,7 @@ from ml.registry.ledger import Gate, GateLimits, RegistryError
 from ml.registry.outcomes import Examples, Outcomes, _measure, find_examples
 from ml.registry.registry import Registry
 from ml.registry.versions import Lineage, Manifest
-from ml.runs.datasets import Dataset
+from ml.runs.datasets import Dataset, UnavailableDataset
 from tests.ml.registry.artifacts import artifact
 from tests.ml.registry.runnable import Maker, examples, probabilities
 
@@ -363,6 +363,21 @@ def test_images_of_another_size_are_left_alone(registry: Registry, maker: Maker)
     version = add(registry, maker.artifact())
     other = Examples("x", np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, np.int64))
     assert examine(registry, version, other).outcomes is None
+
+
+def test_a_dataset_that_is_not_here_is_told(
+    registry: Registry,
+    maker: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def unavailable(*_: object) -> None:
+        raise UnavailableDataset("photos/ is not here")
+
+    monkeypatch.setattr("ml.registry.outcomes.dataset_of", unavailable)
+    manifest, _ = registry.register(maker.artifact())
+    assert find_examples(manifest, None) is None
+    assert "photos/ is not here" in capsys.readouterr().err
 
 
 def test_a_file_of_test_images_is_read(registry: Registry, maker: Maker, tmp_path: Path) -> None:
