@@ -215,6 +215,7 @@ def rate_test(rates: Sequence[float], losses: Sequence[float], suggestion: float
         axes.set_ylim(min(losses) * 0.95, min(max(losses), 2 * losses[0]) * 1.02)
         axes.set(title=f"Loss by learning rate, {title}", xscale="log", xlabel="learning rate")
         axes.set_ylabel("training loss, smoothed")
+        axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")  # its own would need math mode
     return figure
 
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from torch.profiler import profile
@@ -69,6 +70,10 @@ class Profile(lightning.Callback):
         print(f"Profile of {self.steps} steps: {folder / 'profile.txt'}")
 
 
+_SMOOTHING = 0.98  # Lightning's, of the loss
+_FIRST_STEPS = 10  # too few to judge by
+
+
 class RateTest(LearningRateFinder):
     """Lightning's search for a learning rate in place of a training: the rate grows from step to
     step, and the loss falls fastest at the one that it suggests.
@@ -95,14 +100,25 @@ class RateTest(LearningRateFinder):
 
     @property
     def found(self) -> dict[str, Any]:
-        """The rates, the smoothed loss at each, and the suggestion, None if the curve has none."""
+        """The rates, the smoothed loss at each, and the suggestion, None if the loss never falls.
+
+        Lightning's suggestion is not used: its slope by the rate itself, not by the rate's
+        logarithm, favours the smallest rates.
+        """
         assert self.optimal_lr is not None
-        results = self.optimal_lr.results
-        return {
-            "lr": results["lr"],
-            "loss": results["loss"],
-            "suggestion": self.optimal_lr.suggestion(),
-        }
+        rates = self.optimal_lr.results["lr"]
+        # Lightning corrects the bias of its moving average for one step more than it has seen.
+        losses = [
+            loss * (1 - _SMOOTHING ** (step + 2)) / (1 - _SMOOTHING ** (step + 1))
+            for step, loss in enumerate(self.optimal_lr.results["loss"])
+        ]
+        suggestion = None
+        if len(rates) > _FIRST_STEPS + 2:  # a slope needs two points, and the last one explodes
+            judged = slice(_FIRST_STEPS, -1)
+            slopes = np.gradient(np.array(losses[judged]), np.log(rates[judged]))
+            if slopes.min() < 0:
+                suggestion = rates[judged][int(slopes.argmin())]
+        return {"lr": rates, "loss": losses, "suggestion": suggestion}
 
 
 _GIGABYTE = 1e9

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -17,6 +19,7 @@ from ml.runs.folder import RunFolder, open_run
 from ml.training.callbacks import metrics_log, save_weights
 from ml.training.config import ConfigError, resolved
 from ml.training.fitting import Fitted, fit
+from ml.training.monitors import RateTest
 from ml.training.pretrained import torchvision_model
 from tests.ml.data.small_dataset import write_dataset
 
@@ -212,6 +215,20 @@ def test_a_search_for_the_learning_rate_trains_nothing_and_suggests_one(train: _
     assert 1e-6 < found["suggestion"] < 1
     assert Path(summary["plot"]).read_bytes().startswith(b"\x89PNG")
     assert not run.last_checkpoint.exists()
+
+
+def test_the_suggested_rate_is_where_the_loss_falls_fastest_by_the_logarithm() -> None:
+    rates = np.logspace(-6, 0, 61)
+    losses = 2.3 - 1.5 / (1 + np.exp(-4 * (np.log10(rates) + 1)))  # steepest at 0.1
+    counts = np.arange(61)
+    biased = losses * (1 - 0.98 ** (counts + 1)) / (1 - 0.98 ** (counts + 2))  # as Lightning has it
+    test = RateTest(min_lr=1e-6, max_lr=1.0, steps=61)
+    results: Any = SimpleNamespace(results={"lr": rates.tolist(), "loss": biased.tolist()})
+    test.optimal_lr = results
+    assert test.found["suggestion"] == pytest.approx(0.1)
+    np.testing.assert_allclose(test.found["loss"], losses)
+    results.results["loss"] = np.linspace(1, 2, 61).tolist()
+    assert test.found["suggestion"] is None
 
 
 def test_one_learning_rate_is_not_searched_where_there_are_several(train: _Train) -> None:
