@@ -178,6 +178,7 @@ def _latency(axes: Axes, results: Sequence[Result], colors: Mapping[str, str]) -
                     values, marker, color=colors[result.name], markersize=5, markerfacecolor=hollow
                 )
     axes.set(title=f"Latency, ms: {most} callers (filled), half load (hollow)", yscale="log")
+    axes.yaxis.set_major_formatter(lambda ms, _: f"{ms:g}")  # its own would need math mode
     axes.set_xticks(range(len(quantiles)), [name.removesuffix("_ms") for name in quantiles])
 
 

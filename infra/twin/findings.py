@@ -175,6 +175,7 @@ def draw(traffic: Traffic, releases: Sequence[Release]) -> bytes:
         failures.hist(failed_s, edges, color=RED)
         failures.set_title(f"Failed requests: {len(failed_s):,} of {len(traffic.responses):,}")
         latency.set(yscale="log", xlabel="seconds since the first request", xlim=(0, edges[-1]))
+        latency.yaxis.set_major_formatter(lambda ms, _: f"{ms:g}")  # its own would need math mode
         latency.set_title("Time in the function, ms")
         for release in releases:
             _mark(split, release, traffic, start)
