@@ -1,7 +1,7 @@
-"""Augmentation of whole epochs and batches: tensors in, tensors out, on whatever device they live.
+"""Augmentation of whole epochs and batches: tensors in, tensors out, on any device.
 
-What the default recipe needs is done here, for all images of an epoch at once; the rest is
-torchvision's, imported only where it is asked for.
+The default recipe's augmentations are implemented here, for all images of an epoch at once; the
+others are torchvision's, which is imported only if one of them is enabled.
 """
 
 import math
@@ -14,28 +14,28 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-_TOGETHER = 8  # images of a batch that share one draw of torchvision's transforms
+_TOGETHER = 8  # images of a batch that share one random draw of torchvision's transforms
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are changed, each way with a switch; a function of the generator alone.
+    """Settings of the training augmentation, each with its own switch; deterministic given a
+    generator.
 
     Attributes:
-        mirror: whether images are shown left to right too; false where that would change their
-            class, as it would an arrow's or a letter's.
-        shift: pixels of random translation each way, 0 for none.
-        cutout: edge of the random blank square in pixels, 0 for none.
-        crop: the smallest share of an image's area that a random crop, scaled back to the image's
-            size, shows; 1 for no crop.
-        rotation: degrees of random rotation each way, 0 for none; the border is filled by
-            reflection.
-        colour: the largest relative change of brightness, contrast and saturation; the hue turns by
+        mirror: whether to flip images horizontally; false where that would change their class, as
+            with arrows or letters.
+        shift: maximum random translation along each axis in pixels, 0 for none.
+        cutout: edge of the randomly placed blank square in pixels, 0 for none.
+        crop: smallest share of an image's area that a random resized crop keeps, 1 for no crop.
+        rotation: maximum random rotation in either direction in degrees, 0 for none; the border is
+            filled by reflection.
+        colour: largest relative change of brightness, contrast and saturation; the hue changes by
             up to a quarter of it. 0 for none.
-        randaugment: how many random operations of RandAugment an image goes through, 0 for none.
+        randaugment: number of RandAugment operations per image, 0 for none.
         magnitude: of these operations, 0..30.
-        mixup, cutmix: alpha of the Beta distribution by which two images and their labels are
-            mixed, 0 for none. With both, each batch takes one of them.
+        mixup, cutmix: alpha of the Beta distribution for mixing two images and their labels, 0 for
+            none. With both, each batch uses one of them.
     """
 
     mirror: bool = True
@@ -51,14 +51,14 @@ class Augmentation:
 
     @property
     def mixes(self) -> bool:
-        """Whether labels become shares of several classes."""
+        """Whether labels become shares of several classes (mixup or CutMix)."""
         return self.mixup > 0 or self.cutmix > 0
 
     def check(self, height: int, width: int) -> None:
-        """Refuses what does not fit images of this size.
+        """Checks shift and cutout against the image size.
 
         Raises:
-            ValueError: naming the value.
+            ValueError: one of them is too large; the message names it.
         """
         edge = min(height, width)
         for name, value, most in (("shift", self.shift, edge - 1), ("cutout", self.cutout, edge)):
@@ -77,8 +77,8 @@ class Augmentation:
         rows: Tensor | None = None,
         among: int | None = None,
     ) -> Tensor:
-        """Mirrors, shifts and cuts all images (N, C, H, W) of an epoch, or those of these rows
-        among so many."""
+        """Flips and shifts images (N, C, H, W) of an epoch and applies cutout; `rows` and `among`
+        are those of `alternating_flip`."""
         if self.mirror:
             images = alternating_flip(images, epoch, seed, rows, among)
         images = random_shift(images, self.shift, generator)
@@ -87,11 +87,11 @@ class Augmentation:
     def of_batch(
         self, images: Tensor, generator: Generator, rank: int = 0, ranks: int = 1
     ) -> Tensor:
-        """Sends images (N, C, H, W) uint8 through torchvision's transforms, a few to a draw.
+        """Applies torchvision's transforms to images (N, C, H, W) uint8, a few per random draw.
 
         Args:
-            rank, ranks: which share of the batch the images are; together the shares are what one
-                process alone would make of the batch.
+            rank, ranks: this process's share of the batch; together, the shares equal what a single
+                process would produce.
         """
         height, width = images.shape[-2:]
         transform = self._transform(height, width)
@@ -111,8 +111,8 @@ class Augmentation:
     def mixed(
         self, images: Tensor, labels: Tensor, classes: int, generator: Generator
     ) -> tuple[Tensor, Tensor]:
-        """Float images (N, C, H, W) and labels (N,) -> the same mixed with their neighbours in the
-        batch, and their share of each class (N, classes)."""
+        """Applies mixup or CutMix to float images (N, C, H, W) and labels (N,): returns the images,
+        each mixed with its neighbour in the batch, and their share of each class (N, classes)."""
         from torchvision.transforms import v2
 
         ways = [
@@ -127,7 +127,7 @@ class Augmentation:
         return mixed
 
     def _transform(self, height: int, width: int) -> Any:
-        """Torchvision's transforms in their order, None if there are none."""
+        """Torchvision's transforms in order, None if there are none."""
         if self.crop == 1 and not (self.rotation or self.colour or self.randaugment):
             return None
         from torchvision.transforms import v2
@@ -154,7 +154,8 @@ class Augmentation:
 
 @contextmanager
 def _own_random_state() -> Iterator[None]:
-    """Torchvision draws from the CPU's global state, which the network's dropout shares."""
+    """Restores the CPU's global random state afterwards: torchvision draws from it, and so does the
+    network's dropout."""
     before = torch.get_rng_state()
     try:
         yield
@@ -165,13 +166,13 @@ def _own_random_state() -> Iterator[None]:
 def augmented_samples(
     images: Tensor, labels: Tensor, augmentation: Augmentation, *, classes: int, epochs: int
 ) -> Tensor:
-    """(N, C, H, W) uint8 -> (N, 1 + epochs, C, H, W): each image as it is, then as training would
-    show it in its first epochs."""
+    """(N, C, H, W) uint8 -> (N, 1 + epochs, C, H, W): each image unchanged, then as augmented in
+    the first epochs."""
     shown = [images]
     for epoch in range(epochs):
         generator = Generator().manual_seed(epoch)
         changed = augmentation.of_epoch(images, epoch, 0, generator)
-        # One at a time, so that each has a draw of its own as in a batch of many.
+        # One at a time, so that each image has its own random draw, as in a large batch.
         changed = torch.cat([augmentation.of_batch(one, generator) for one in changed.split(1)])
         if augmentation.mixes:
             floats, _ = augmentation.mixed(changed.float(), labels, classes, generator)
@@ -181,12 +182,12 @@ def augmented_samples(
 
 
 def random_shift(images: Tensor, max_shift: int, generator: Generator) -> Tensor:
-    """Moves each image by up to ``max_shift`` pixels each way; the border is filled by reflection.
+    """Shifts each image by up to ``max_shift`` pixels along each axis; reflection fills the border.
 
     Args:
         images: (N, C, H, W), any dtype.
-        max_shift: pixels, 0 leaves the images as they are.
-        generator: draws two shifts an image, on the CPU.
+        max_shift: pixels, 0 leaves the images unchanged.
+        generator: draws two shifts per image, on the CPU.
 
     Source: the "crop after padding by reflection" of He et al. 2015, arXiv:1512.03385, section 4.2.
     """
@@ -197,7 +198,7 @@ def random_shift(images: Tensor, max_shift: int, generator: Generator) -> Tensor
     shifts = torch.randint(choices * choices, (len(images),), generator=generator)
     padded = reflect_border(images, max_shift)
     shifted = torch.empty_like(images)
-    # One gather for each of the few shifts is far cheaper than one slice for each of the images.
+    # One gather per shift, of which there are few, is far cheaper than one slice per image.
     for shift in range(choices * choices):
         rows = (shifts == shift).nonzero().squeeze(1).to(images.device)
         top, left = divmod(shift, choices)
@@ -206,7 +207,7 @@ def random_shift(images: Tensor, max_shift: int, generator: Generator) -> Tensor
 
 
 def reflect_border(images: Tensor, width: int) -> Tensor:
-    """(N, C, H, W) of any dtype -> (N, C, H + 2·width, W + 2·width), mirrored at the edges."""
+    """(N, C, H, W) of any dtype -> (N, C, H + 2·width, W + 2·width), padded by reflection."""
     for dim in (2, 3):
         size = images.shape[dim]
         index = torch.arange(-width, size + width, device=images.device).abs()
@@ -218,15 +219,16 @@ def reflect_border(images: Tensor, width: int) -> Tensor:
 def alternating_flip(
     images: Tensor, epoch: int, seed: int, rows: Tensor | None = None, among: int | None = None
 ) -> Tensor:
-    """Mirrors a random half of the images in even epochs and the other half in odd ones.
+    """Flips a random half of the images horizontally in even epochs and the other half in odd ones.
 
-    Every two epochs show every image both ways, where independent flips would repeat half of them.
+    Any two consecutive epochs show every image both ways; independent flips would show half of them
+    the same way twice.
 
     Args:
         images: (N, C, H, W).
-        rows: (N,), the number of each image among all, by which it keeps its turn; None if these
-            are all, always in the same order.
-        among: how many there are in all.
+        rows: (N,), index of each image in the whole set, which determines when it is flipped; None
+            if these are the whole set, always in the same order.
+        among: size of the whole set.
 
     Source: Jordan 2024, arXiv:2404.00498, section 3.6.
     """
@@ -240,12 +242,12 @@ def alternating_flip(
 
 
 def random_cutout(images: Tensor, size: int, generator: Generator) -> Tensor:
-    """Blanks a square of ``size`` pixels at a random place in each image with the mean grey of the
+    """Fills a randomly placed square of ``size`` pixels in each image with the mean grey of the
     batch.
 
     Args:
         images: (N, C, H, W).
-        size: edge in pixels, 0 leaves the images as they are.
+        size: edge in pixels, 0 leaves the images unchanged.
 
     Source: DeVries and Taylor 2017, arXiv:1708.04552.
     """

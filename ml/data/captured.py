@@ -1,11 +1,11 @@
-"""Labelled captures as a dataset: what the service saw and people labelled, added to the training
-part of the dataset that the model was made from.
+"""Labelled captures as a dataset: images that the service received and people labelled, added to
+the training images of the model's original dataset.
 
     bazel run //ml:train data=captured
 
-A version of it is a packed dataset (see `ml.data.packing`) that is named by what it is made of:
-``train.bin`` holds what is trained on, ``test.bin`` the live test, a share of the requests that no
-version trains on. Validation and test images are the base's own.
+A version is a packed dataset (see `ml.data.packing`) that is named after a digest of its inputs:
+``train.bin`` has the captures to train on, ``test.bin`` the live test set, a share of the requests
+that no version trains on. Validation and test images are those of the base dataset.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from ml.data.duplicates import find_duplicates
 from ml.data.packing import FACTS, Packed, PackedImages, digest_of, locked, read_packed
 
 NearDuplicates = Literal["skip", "keep"]
-_FORMAT = 1  # another for every change of what is left out
+_FORMAT = 1  # to be incremented when the selection of captures changes
 _LABEL = np.dtype("<i8")
 
 
@@ -51,11 +51,11 @@ class LiveTest:
     Attributes:
         images: (N, H, W, 3) uint8.
         labels: (N,).
-        weights: (N,), how many answers of the traffic stand behind each: 1/(chance of having been
-            captured × chance of having been shown to a labeller). Where the latter is not known, as
-            of imported labels, it counts as 1.
-        drawn: (N,), whether it is known.
-        keys: request id and index of each.
+        weights: (N,), number of answers in the traffic that each image represents: 1/(probability
+            of having been captured × probability of having been shown to a labeller). Where the
+            latter is unknown, as for imported labels, it counts as 1.
+        drawn: (N,), whether the probability of having been shown to a labeller is known.
+        keys: request id and index of each image.
     """
 
     images: NDArray[np.uint8]
@@ -69,17 +69,17 @@ class CapturedData(ImageData):
     """A dataset with labelled captures among its training images.
 
     Args:
-        base: the dataset that the model was made from: classes, sizes, validation and test.
-        captures: URL of the store; None for its usual place.
-        since, until: of answers captured, and for `until` labelled, in this span; ISO 8601.
-        live_share: of the requests, by their ids, is for the live test.
+        base: the model's original dataset: classes, sizes, validation and test set.
+        captures: URL of the store; None for its default location.
+        since, until: time span of the captures, and for `until` of the labels too; ISO 8601.
+        live_share: share of the requests, selected by their ids, that forms the live test set.
         near_duplicates: ``skip`` leaves out captures that are near-duplicates of test images.
         alone: whether the base's training images are left out.
-        repeat: how often an epoch shows a captured image.
+        repeat: how often each captured image appears in an epoch.
         train_size: training images of the base, equally many of each class; None for all.
-        folder: of a version that was made before.
+        folder: of an existing version.
         sizes: of the training images; None for the base's.
-        own: of `ImageData`.
+        own: arguments of `ImageData`.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class CapturedData(ImageData):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the base's digest and of content, class and part of every capture."""
+        """SHA-256 over the base's digest and the content, class and part of every capture."""
         return digest_of([self.base.digest, self.packed.facts["digest"], self.alone])
 
     def read(self, part: str) -> tuple[NDArray[np.uint8] | PackedImages, NDArray[np.int64]]:
-        """The base's test images; or its training images, then the captured ones."""
+        """The base's test images; or its training images followed by the captured ones."""
         pixels, labels = checked_part(self.base, part)
         if part == "test":
             return pixels, labels
@@ -132,10 +132,10 @@ class CapturedData(ImageData):
         return np.concatenate([pixels, own]), np.concatenate([labels, self.packed.labels("train")])
 
     def divide(self, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Validation is the base's; all captures are for training."""
+        """Validation images are the base's; all captures are for training."""
         of_base = len(labels) - self.packed.count("train")
         train, validation = self.base.divide(labels[:of_base])
-        if self.base.train_size is not None:  # what the base left out was not seen, and stays so
+        if self.base.train_size is not None:  # images that the base left out stay unseen
             _, chosen = stratified_split(labels[train], self.base.train_size, self.base.seed)
             train = train[chosen]
         if self.base_train_size is not None and self.base_train_size < len(train):
@@ -145,7 +145,8 @@ class CapturedData(ImageData):
         return (own if self.alone else np.concatenate([train, own])), validation
 
     def live_test(self) -> LiveTest:
-        """What the next model is judged by beside the test images."""
+        """The live test set, on which the next model is evaluated in addition to the test
+        images."""
         rows = self.packed.facts["rows"]["test"]
         chances = [row["probability"] * (row["propensity"] or 1.0) for row in rows]
         return LiveTest(
@@ -173,7 +174,7 @@ class CapturedData(ImageData):
 
 @dataclass(frozen=True)
 class Plan:
-    """Which labelled captures make a version; times are seconds since 1970."""
+    """Selects the labelled captures of a version; times are seconds since 1970."""
 
     captures: str
     since: float
@@ -183,8 +184,8 @@ class Plan:
 
 
 def make_version(base: ImageData, plan: Plan) -> Packed:
-    """The version of a plan in this machine's cache, made if it is not there; a line for people
-    says what was left out.
+    """The version of a plan, created in this machine's cache if it is not there yet; a line on
+    stderr then says what was left out.
 
     Raises:
         DatasetError: the store cannot be read, or nothing in it is labelled.
@@ -204,14 +205,14 @@ def make_version(base: ImageData, plan: Plan) -> Packed:
 
 
 def is_live_test(request_id: str, share: float) -> bool:
-    """Whether a request is for the live test, in every version: the greater share holds the
-    smaller."""
+    """Whether a request belongs to the live test set, which is the same in every version: a larger
+    share includes a smaller one."""
     return hash_uniform(f"live test {request_id}") < share
 
 
 def forget_packed(request_id: str) -> list[Path]:
-    """Deletes the versions in this machine's cache that hold an image of a request; returns their
-    folders."""
+    """Deletes the versions in this machine's cache that contain an image of a request; returns
+    their folders."""
     found = []
     for facts in sorted(cache_folder("captured").glob(f"*/{FACTS}")):
         rows = json.loads(facts.read_text(encoding="utf-8"))["rows"]
@@ -239,7 +240,7 @@ class _Row:
 
 
 def _collect(base: ImageData, plan: Plan) -> tuple[dict[str, list[_Row]], dict[str, Any]]:
-    """The rows of each part in the order of their contents, and the facts about them."""
+    """The rows of each part, sorted by the hash of their content, and the facts about them."""
     captures = Captures(open_store(plan.captures))
     left_out = Counter[str]()
     with Progress("reading labelled captures"):
@@ -305,7 +306,7 @@ def _labelled(
 def _without_copies(
     rows: Sequence[_Row], base: ImageData, plan: Plan, left_out: Counter[str]
 ) -> list[_Row]:
-    """Leaves out what the base has, and what a row of the live test or an earlier one shows too."""
+    """Drops rows that duplicate an image of the base, of the live test set or of an earlier row."""
     with Progress("comparing captures with the dataset", 3) as progress:
         ours = {row.sha256 for row in rows}
         known = {digest for digest in _digests(checked_part(base, "train")[0]) if digest in ours}
@@ -336,7 +337,7 @@ def _without_copies(
 
 
 def _near(others: Labelled, rows: Sequence[_Row]) -> set[int]:
-    """Places of the rows that nearly show one of the others."""
+    """Indices of the rows that are near-duplicates of one of the others."""
     if not rows:
         return set()
     ours = Labelled(np.stack([row.pixels for row in rows]), _zeros(rows))
@@ -348,7 +349,7 @@ def _zeros(rows: Sequence[_Row]) -> NDArray[np.int64]:
 
 
 def _last(pixels: NDArray[np.uint8] | PackedImages) -> NDArray[np.uint8]:
-    """(N, H, W, 3) in memory."""
+    """The pixels as (N, H, W, 3), in memory."""
     if isinstance(pixels, PackedImages):
         return pixels[:]
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
@@ -390,7 +391,7 @@ def _tell(plan: Plan, facts: dict[str, Any]) -> None:
 
 
 def _seconds(name: str, text: str | None, otherwise: float) -> float:
-    """Seconds since 1970 of an ISO 8601 time; UTC where it names no zone."""
+    """Seconds since 1970 of an ISO 8601 time; UTC if it has no time zone."""
     if text is None:
         return otherwise
     try:

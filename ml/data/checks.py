@@ -1,8 +1,7 @@
-"""Checks of a dataset, before anything is computed from it.
+"""Checks of a dataset before training.
 
-What passes here is what every later step takes: training, export, plots, report, registry, service.
-`open_data` opens a dataset for every command; `checked_part` stands between a dataset and whoever
-asks for its images.
+A dataset that passes is accepted by every later step: training, export, plots, report, registry,
+service. `open_data` opens a dataset for every command; `checked_part` is how its images are read.
 """
 
 import math
@@ -20,42 +19,42 @@ from omegaconf import DictConfig
 from ml.data.cifar10 import DatasetError, stratified_fold
 from ml.data.packing import PackedImages
 
-LONGEST_NAME = 100  # characters; two of them are part of the file name of a mistake
-_DIGEST = re.compile("(?:md5:|sha256:)?[0-9a-f]{32,64}(?:[.]dir)?")  # as the model artifact has it
+LONGEST_NAME = 100  # characters; the file name of a misclassified image contains two names
+_DIGEST = re.compile("(?:md5:|sha256:)?[0-9a-f]{32,64}(?:[.]dir)?")  # as in the model artifact
 _CHANNELS = (3, 1)
-# Unicode's categories of what cannot be seen or sent: controls, surrogates, ends of lines.
+# Unicode categories that cannot be displayed or encoded: controls, surrogates, line separators.
 _UNSEEN = {"Cc", "Cs", "Cn", "Co", "Zl", "Zp"}
 _TURNS_AROUND = {*"\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"}
-_FARTHEST = 10.0  # deviations: of the normalised pixels' mean from 0, or of their own deviation
+_FARTHEST = 10.0  # limit on the normalised pixels' mean and standard deviation
 _SAMPLE = 500
 NOTHING_TO_LEARN = "all training images have the same colour everywhere: there is nothing to learn"
 
 
 def open_data(cfg: DictConfig, folder: Path | None = None) -> Any:
-    """The data module of a configuration with its augmentation, its statements checked; images are
-    read when they are asked for.
+    """The data module of a configuration with its augmentation, its metadata checked; images are
+    read on demand.
 
     Args:
-        folder: holds the files, if not the place that the configuration names.
+        folder: location of the files, if not the one that the configuration names.
 
     Raises:
-        DatasetError: what is wrong, and what was expected.
+        DatasetError: the message says what is wrong and what was expected.
     """
     named = {} if folder is None else {"folder": str(folder.absolute())}
     data = instantiate(cfg.data, **named)
     check_statements(data)
-    if fold := cfg.get("fold"):  # one of //ml:cross_validate
+    if fold := cfg.get("fold"):  # set by //ml:cross_validate
         data.divide = lambda labels: stratified_fold(labels, fold[0], fold[1], data.seed)
-    if cfg.get("augmentation"):  # a configuration of an earlier release says it in its data
+    if cfg.get("augmentation"):  # earlier releases had it in cfg.data
         data.augmentation = instantiate(cfg.augmentation)
     return data
 
 
 def check_statements(data: Any) -> None:
-    """Refuses a dataset whose class names, image size, mean or deviation cannot be used.
+    """Checks a dataset's class names, image size, mean and standard deviation.
 
     Raises:
-        DatasetError: what is wrong, and what was expected.
+        DatasetError: the message says what is wrong and what was expected.
     """
     try:
         statements = data.classes, data.image_size, data.mean, data.std
@@ -74,30 +73,30 @@ def check_statements(data: Any) -> None:
 
 
 def check_classes(where: str, classes: Any) -> None:
-    """Refuses class names that cannot be used.
+    """Checks class names.
 
     Raises:
-        DatasetError: begins with `where`, says what is wrong, and what was expected.
+        DatasetError: the message begins with `where` and says what is wrong and what was expected.
     """
     if problem := _problem_of_names(classes):
         raise DatasetError(f"{where}: {problem}")
 
 
 def check_image_size(data: Any) -> None:
-    """Refuses an image size that is none, which the schedule of sizes is made from.
+    """Checks the image size, from which the size schedule is computed.
 
     Raises:
-        DatasetError: what it is, and what was expected.
+        DatasetError: the message has the value and what was expected.
     """
     if problem := _problem_of_size(getattr(data, "image_size", None)):
         raise DatasetError(f"{_name(data)}.{problem}")
 
 
 def check_digest(digest: Any) -> str:
-    """The digest of a dataset, if it is one.
+    """The digest of a dataset, if it is valid.
 
     Raises:
-        DatasetError: it is not what a model artifact could carry.
+        DatasetError: it is not one that a model artifact could contain.
     """
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise DatasetError(
@@ -110,13 +109,14 @@ def check_digest(digest: Any) -> str:
 def checked_part(
     data: Any, part: str
 ) -> tuple[NDArray[np.uint8] | PackedImages, NDArray[np.int64]]:
-    """What a dataset reads as ``train`` or ``test``: pixels (N, 3, H, W) and labels (N,); packed
-    images stay on disk.
+    """Reads the part ``train`` or ``test`` of a dataset: pixels (N, 3, H, W) and labels (N,);
+    packed images stay on disk.
 
-    Grey images, of one channel, become three equal ones; labels of any whole type become int64.
+    Grey images, of one channel, are repeated to three channels; labels of any integer type become
+    int64.
 
     Raises:
-        DatasetError: a part that cannot be used; the message says what was expected.
+        DatasetError: the part cannot be used; the message says what was expected.
     """
     pixels, labels = readable_part(data, part)
     if part == "train" and (
@@ -129,10 +129,10 @@ def checked_part(
 def readable_part(
     data: Any, part: str
 ) -> tuple[NDArray[np.uint8] | PackedImages, NDArray[np.int64]]:
-    """`checked_part` for whoever only looks at a dataset: classes may have no image.
+    """`checked_part` for viewing a dataset: classes may be without images.
 
     Raises:
-        DatasetError: a part that cannot be used; the message says what was expected.
+        DatasetError: the part cannot be used; the message says what was expected.
     """
     check_statements(data)
     where = f"{_name(data)}.read({part!r})"
@@ -148,7 +148,7 @@ def readable_part(
             raise DatasetError(
                 f"{where}: the {what} are a {type(array).__name__}, expected a NumPy array"
             )
-    on_disk = isinstance(pixels, PackedImages)  # of the right kind, for Kiln wrote them
+    on_disk = isinstance(pixels, PackedImages)  # written by Kiln, so of the right type
     if pixels.shape[:1] == (0,):
         raise DatasetError(f"{where}: there are no images")
     if problem := (
@@ -267,7 +267,8 @@ def _problem_of_labels(labels: NDArray[Any], images: int, classes: Sequence[str]
 def _problem_of_statistics(
     pixels: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
 ) -> str | None:
-    """Mean and deviation may be another dataset's, as is usual; not so that training must fail."""
+    """Mean and standard deviation may be those of another dataset, as is common, but not so far off
+    that training would fail."""
     sample = pixels[:: max(1, len(pixels) // _SAMPLE)] / np.float32(255)
     center = (sample.mean((0, 2, 3), dtype=np.float64) - mean) / std
     spread = sample.std((0, 2, 3), dtype=np.float64) / std
@@ -284,7 +285,7 @@ def _problem_of_statistics(
 
 
 def _problem_of_content(pixels: NDArray[np.uint8] | PackedImages) -> str | None:
-    if isinstance(pixels, PackedImages):  # the deviation in its facts tells
+    if isinstance(pixels, PackedImages):  # the std in its facts is checked instead
         return None
     first = pixels[:1, :, :1, :1]
     same = (pixels[:_SAMPLE] == first).all() and (pixels == first).all()
@@ -292,7 +293,7 @@ def _problem_of_content(pixels: NDArray[np.uint8] | PackedImages) -> str | None:
 
 
 def _problem_of_counts(data: Any, labels: NDArray[np.integer[Any]]) -> str | None:
-    """Each class needs an image to learn from beside its share of the validation images."""
+    """Each class needs a training image in addition to its share of the validation images."""
     classes, validation = data.classes, getattr(data, "validation_size", None)
     counts = np.bincount(labels, minlength=len(classes))
     rarest = int(counts.argmin())

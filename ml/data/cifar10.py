@@ -1,7 +1,7 @@
-"""Read CIFAR-10: where the files are, records as arrays, a stratified split, one digest for all.
+"""Reads CIFAR-10: location of the files, records as arrays, stratified split, dataset digest.
 
-A program that reads the dataset under Bazel names it as data and calls ``locate()``; nothing else
-is needed::
+A program that reads the dataset under Bazel lists it in its data and calls ``locate()``; nothing
+else is needed::
 
     py_binary(
         name = "train",
@@ -38,7 +38,7 @@ class Records:
     """A part of the dataset.
 
     Attributes:
-        images: (N, 3, 32, 32) uint8, planes in the order red, green, blue.
+        images: (N, 3, 32, 32) uint8, channels in the order red, green, blue.
         labels: (N,) int64, indices into CLASSES.
     """
 
@@ -53,7 +53,7 @@ def read_records(path: Path) -> Records:
     """Reads all records of a file: one label byte, then 3072 bytes of planar RGB each.
 
     Raises:
-        DatasetError: missing, not a whole number of records, or a label above 9.
+        DatasetError: the file is missing, is not a whole number of records, or has a label above 9.
     """
     try:
         raw = np.fromfile(path, dtype=np.uint8)
@@ -75,9 +75,9 @@ def read_records(path: Path) -> Records:
 
 
 def dataset_digest(dataset: Path | Pin) -> str:
-    """SHA-256 in hex that names the dataset: of a folder's files (read whole) or of a pin.
+    """SHA-256 in hex that identifies the dataset: of a folder's files (read whole) or of a pin.
 
-    The two agree exactly when the folder holds the pinned bytes.
+    The two are equal exactly when the folder holds the pinned bytes.
     """
     return (dataset if isinstance(dataset, Pin) else pin_folder(dataset)).digest
 
@@ -85,12 +85,12 @@ def dataset_digest(dataset: Path | Pin) -> str:
 def stratified_split(
     labels: NDArray[np.int64], validation_size: float, seed: int, name: str = "validation_size"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices for training and for validation, the latter with equally many of each class, or,
-    if `validation_size` is below 1, with that share of each class: one image at least, if it has
-    two.
+    """Indices for training and for validation. Validation gets equally many images of each class
+    or, if `validation_size` is below 1, that share of each class: at least one image of a class
+    that has two.
 
-    Both are sorted, disjoint and together all indices; the same arguments give the same split on
-    every machine.
+    Both arrays are sorted; they are disjoint and together cover all indices. The same arguments
+    give the same split on every machine.
 
     Raises:
         ValueError: validation_size is not a multiple of the number of classes, or a class is too
@@ -123,11 +123,11 @@ def stratified_split(
 def stratified_fold(
     labels: NDArray[np.int64], fold: int, folds: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices for training and for validation by one of several folds, counted from 0.
+    """Indices for training and for validation in one of several folds, counted from 0.
 
-    The folds are disjoint and together all indices; neither they nor a class's share of them differ
-    by more than one image. Both arrays are sorted; the same arguments give the same fold on every
-    machine.
+    The folds are disjoint and together cover all indices; their sizes, and each class's counts in
+    them, differ by at most one image. Both arrays are sorted; the same arguments give the same fold
+    on every machine.
     """
     random = np.random.Generator(np.random.PCG64(seed))
     classes = np.unique(labels)
@@ -139,12 +139,13 @@ def stratified_fold(
 def locate() -> Path:
     """The folder that holds train.bin and test.bin.
 
-    In order: the folder that ``KILN_CIFAR10`` names; the runfiles of a Bazel program that has
-    ``@cifar10`` in its data; this machine's cache, filled by ``ml.data.fetch`` if need be.
+    In order of precedence: the folder named by ``KILN_CIFAR10``; the runfiles of a Bazel program
+    that has ``@cifar10`` in its data; this machine's cache, which ``ml.data.fetch`` fills if
+    necessary.
 
     Raises:
         DatasetError: KILN_CIFAR10 names a folder without the files.
-        FetchError: the cache is empty and no source delivered.
+        FetchError: the cache is empty and no source could deliver.
     """
     if chosen := os.environ.get("KILN_CIFAR10"):
         folder = Path(chosen).expanduser()
@@ -156,7 +157,7 @@ def locate() -> Path:
     for folder in _runfiles_candidates():
         if _holds_dataset(folder):
             return folder
-    from ml.data.fetch import fetch_default  # only here: readers of given files need no sources
+    from ml.data.fetch import fetch_default  # lazy: readers of given files need no sources
 
     return fetch_default()
 
@@ -166,10 +167,10 @@ def _holds_dataset(folder: Path) -> bool:
 
 
 def _runfiles_candidates() -> Iterator[Path]:
-    """The folder of ``@cifar10`` in this program's runfiles, as Bazel's mapping names it.
+    """The folder of ``@cifar10`` in this program's runfiles, by Bazel's repository mapping.
 
-    This module stands at ``<runfiles>/<main repository>/ml/data/``; that path, unlike RUNFILES_DIR,
-    is never another program's.
+    This module lies in ``<runfiles>/<main repository>/ml/data/``; unlike RUNFILES_DIR, that path
+    never belongs to another program.
     """
     runfiles = Path(os.path.abspath(__file__)).parents[3]
     mapping = runfiles / "_repo_mapping"

@@ -1,9 +1,10 @@
-"""The machine's copy of the dataset: fetched once, whole or absent. Standard library alone.
+"""This machine's cached copy of the dataset: fetched once, complete or absent. Uses only the
+standard library.
 
 The cache is ``${KILN_CACHE:-${XDG_CACHE_HOME:-~/.cache}/kiln}/cifar10/<start of the pin's
-digest>/``. Files are made in a staging folder beside it, checked, and renamed into place in one
-step: killing a fetch at any moment leaves either no entry or a whole one. A file lock keeps
-concurrent fetches apart and tells leftovers from work in progress.
+digest>/``. Files are written to a staging folder beside it, checked, and renamed into place in one
+step: a fetch that is killed at any moment leaves either no entry or a complete one. A file lock
+serialises concurrent fetches and distinguishes leftovers from work in progress.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _POLL_S = 0.1
 
 
 def cache_folder(dataset: str = "cifar10") -> Path:
-    """Where a dataset lives on this machine."""
+    """The cache folder of a dataset on this machine."""
     base = os.environ.get("KILN_CACHE")
     if base:
         return Path(base).expanduser() / dataset
@@ -40,10 +41,10 @@ def entry_folder(pin: Pin, cache: Path) -> Path:
 
 @contextmanager
 def locked(pin: Pin, cache: Path, progress: Progress) -> Iterator[None]:
-    """Holds the lock of a pin, so that one process fetches at a time, and removes leftovers of
+    """Holds the lock of a pin, so that one process fetches at a time, and removes the leftovers of
     killed ones.
 
-    The kernel drops the lock when its holder dies.
+    The kernel releases the lock when its holder dies.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f".{pin.digest[:12]}.lock").open("w") as lock:
@@ -59,7 +60,7 @@ def locked(pin: Pin, cache: Path, progress: Progress) -> Iterator[None]:
 
 
 def _is_free(lock: IO[str]) -> bool:
-    """Whether the lock is ours now."""
+    """Tries to take the lock; returns whether it succeeded."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -68,7 +69,7 @@ def _is_free(lock: IO[str]) -> bool:
 
 
 def leftovers(pin: Pin, cache: Path) -> list[Path]:
-    """Staging folders: of a fetch that is at work, or of one that was killed."""
+    """Staging folders of a running fetch and of killed ones."""
     return list(cache.glob(f"{_staging_prefix(pin)}*"))
 
 
@@ -78,7 +79,7 @@ def _staging_prefix(pin: Pin) -> str:
 
 @contextmanager
 def staging(pin: Pin, cache: Path) -> Iterator[Path]:
-    """A fresh folder beside the entry, gone afterwards. Call under the lock."""
+    """A new folder beside the entry, deleted afterwards. Call with the lock held."""
     folder = Path(tempfile.mkdtemp(prefix=_staging_prefix(pin), dir=cache))
     try:
         yield folder
@@ -87,7 +88,8 @@ def staging(pin: Pin, cache: Path) -> Iterator[Path]:
 
 
 def publish(pin: Pin, staged: Path, cache: Path) -> None:
-    """Turn the checked files in ``staged`` into the entry; a damaged entry goes out of the way."""
+    """Makes the checked files in ``staged`` the cache entry, in place of a damaged one if there is
+    one."""
     complete = staged / "complete"
     complete.mkdir()
     for file in pin.files:
@@ -100,10 +102,11 @@ def publish(pin: Pin, staged: Path, cache: Path) -> None:
 
 
 def place(pin: Pin, entry: Path, output: Path) -> None:
-    """Put both files into ``output``: hard links where the file system allows, copies elsewhere.
+    """Puts both files into ``output``: hard links where the file system supports them, otherwise
+    copies.
 
-    test.bin comes last and an older one goes first, so wherever it is, train.bin is its partner.
-    Call under the lock.
+    test.bin is placed last and an older one is removed first, so wherever it exists, it belongs to
+    the train.bin beside it. Call with the lock held.
     """
     output.mkdir(parents=True, exist_ok=True)
     for file in pin.files:
@@ -134,7 +137,7 @@ def _is_in_place(file: PinnedFile, cached: Path, target: Path) -> bool:
 
 
 def link_or_copy(cached: Path, target: Path) -> None:
-    """The same file at another place, read-only; it takes no room where there are hard links."""
+    """The same file at another path, read-only; a hard link takes no disk space."""
     try:
         os.link(cached, target)
     except OSError:  # another file system, or one without hard links

@@ -1,7 +1,8 @@
-"""The dataset pin: which two files are CIFAR-10, by DVC's hash. Standard library alone.
+"""The dataset pin: the two files of CIFAR-10, identified by DVC's hashes. Uses only the standard
+library.
 
-The pin is an ordinary .dvc file, so DVC and this module read the same lines. Of YAML, only what DVC
-writes is read.
+The pin is an ordinary .dvc file, so DVC and this module read the same lines. Only the subset of
+YAML that DVC writes is parsed.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class PinError(ValueError):
-    """The pin cannot be read; the message names the file and the cure."""
+    """The pin cannot be read; the message names the file and the remedy."""
 
 
 class Mismatch(ValueError):
-    """A file is not the pinned one; the message has its name, the expected and the found hash."""
+    """A file is not the pinned one; the message has its name, the expected and the actual hash."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class PinnedFile:
     size: int
 
     def check(self, path: Path) -> None:
-        """Raise Mismatch unless ``path`` holds exactly these bytes."""
+        """Raises Mismatch unless ``path`` holds exactly these bytes."""
         if not path.is_file():
             raise Mismatch(f"{path} is missing: expected md5 {self.md5}")
         size, found = path.stat().st_size, file_md5(path)
@@ -60,21 +61,22 @@ class Pin:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the dataset in hex: over each file's name, hash and size, train first."""
+        """SHA-256 of the dataset in hex, over each file's name, hash and size, train first."""
         lines = [f"{file.name} md5:{file.md5} {file.size}\n" for file in self.files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def check(self, folder: Path) -> None:
-        """Raise Mismatch unless ``folder`` holds the pinned files."""
+        """Raises Mismatch unless ``folder`` holds the pinned files."""
         for file in self.files:
             file.check(folder / file.name)
 
 
 def read_pin(path: Path = PIN_FILE) -> Pin:
-    """The pin in a .dvc file.
+    """Reads the pin from a .dvc file.
 
     Raises:
-        PinError: unreadable, or its outs are not exactly train.bin and test.bin with md5 and size.
+        PinError: the file is unreadable, or its outs are not exactly train.bin and test.bin with
+            md5 and size.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -90,7 +92,7 @@ def read_pin(path: Path = PIN_FILE) -> Pin:
 
 
 def pin_folder(folder: Path) -> Pin:
-    """The pin that the files now in ``folder`` would have; reads them whole."""
+    """The pin for the files that are now in ``folder``; reads them whole."""
     train, test = (
         PinnedFile(name, file_md5(folder / name), (folder / name).stat().st_size)
         for name in FILE_NAMES
@@ -104,7 +106,7 @@ def file_md5(path: Path) -> str:
 
 
 def _outs(text: str) -> Iterator[dict[str, str]]:
-    """The items of the top-level list ``outs``, as text fields."""
+    """The items of the top-level list ``outs``, as dictionaries of strings."""
     item: dict[str, str] = {}
     inside = False
     for line in text.splitlines():

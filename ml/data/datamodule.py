@@ -1,4 +1,4 @@
-"""Batches for training, validation and test: whole epochs augmented as tensors, so that no core
+"""Training, validation and test batches: whole epochs are augmented as tensors, so that no core
 waits for data."""
 
 import copy
@@ -25,10 +25,10 @@ class Images:
     """A labelled set of images, iterated in fixed batches of normalised floats.
 
     Attributes:
-        pixels: (N, C, H, W) uint8 in memory, or images that are read from disk when they are taken.
+        pixels: (N, C, H, W) uint8 in memory, or images that are read from disk on demand.
         labels: (N,) int64.
-        batch_size: images of a batch: few where they are large.
-        rank, ranks: which share of each batch is seen, where processes look at it together.
+        batch_size: images per batch, fewer if they are large.
+        rank, ranks: this process's share of each batch, where several processes evaluate together.
     """
 
     rank, ranks = 0, 1
@@ -57,7 +57,7 @@ class Images:
             yield self.normalise(self.take(rows)), self.labels[rows]
 
     def take(self, rows: slice | Tensor) -> Tensor:
-        """(n, C, H, W) uint8 of these images, where the labels are."""
+        """(n, C, H, W) uint8 of the selected images, on the device of the labels."""
         if isinstance(self.pixels, Tensor):
             return self.pixels[rows]
         chosen = rows if isinstance(rows, slice) else rows.cpu().numpy()
@@ -65,25 +65,26 @@ class Images:
         return pixels.to(self.labels.device)
 
     def share(self, rank: int, ranks: int) -> "Images":
-        """The same images as one of several processes sees them: all take equally many batches."""
+        """The same images as seen by one of several processes; all get equally many batches."""
         shared = copy.copy(self)
         shared.rank, shared.ranks = rank, ranks
         return shared
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) -> float32 of mean 0 and deviation 1 by channel, channels last in
-        memory."""
+        """uint8 (N, C, H, W) -> float32 of mean 0 and standard deviation 1 per channel, channels
+        last in memory."""
         scaled = (pixels.float() / 255 - self.mean) / self.std
         return scaled.contiguous(memory_format=torch.channels_last)
 
 
 class AugmentedImages:
-    """The training set: each pass draws a new order and a new augmentation, as a function of seed
-    and epoch alone.
+    """The training set: each epoch has a new order and a new augmentation, which depend on seed and
+    epoch alone.
 
-    So a run that continues at epoch 7 sees the very batches that the unbroken run saw. Images that
-    do not fill a last batch are left out of that epoch; the order differs in the next. Where
-    processes train together, each sees its share of each batch: one batch, however many they are.
+    A run that resumes at epoch 7 therefore sees exactly the batches of the uninterrupted run.
+    Images that do not fill a last batch are dropped in that epoch; the order differs in the next.
+    With several processes, each sees its share of every batch, so the batches do not depend on
+    their number.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class AugmentedImages:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of this epoch's images in pixels; the last of the schedule is kept."""
+        """Height and width of this epoch's images in pixels; after the schedule, its last size."""
         return self.sizes[min(self._current_epoch(), len(self.sizes) - 1)]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -142,8 +143,8 @@ class AugmentedImages:
             yield batch.contiguous(memory_format=torch.channels_last), labels
 
     def _order(self, generator: Generator) -> Tensor:
-        """Which images this epoch shows: each once, or of each class about equally many, some of
-        them repeatedly."""
+        """Image indices of this epoch: each image once, or about equally many of each class, with
+        some images repeated."""
         labels = self.images.labels.cpu()
         if self.sampler == "balanced":
             rarity = 1 / torch.bincount(labels).clamp(min=1)
@@ -154,35 +155,35 @@ class AugmentedImages:
 
 
 class ImageData(lightning.LightningDataModule, ABC):
-    """Labelled images, held in memory, as train, validation and test; the test part is not even
-    read before it is asked for.
+    """Labelled images, held in memory, as training, validation and test set; the test set is read
+    only when it is requested.
 
-    A dataset is a subclass that states the attributes below, `read` and `digest`; see
+    A dataset is a subclass that defines the attributes below, `read` and `digest`; see
     docs/guides/new-dataset.md.
 
     Attributes:
         classes: names of the K classes, in the order of the labels.
         image_size: height and width in pixels.
-        mean, std: of each channel, of pixels scaled to 0…1; one number suffices for grey images.
+        mean, std: per channel, of pixels scaled to 0…1; one number suffices for grey images.
 
     Args:
-        batch_size: images a training step.
-        validation_size: images set aside from the training part, equally many of each class; below
-            1 a share of each class.
-        train_size: images to train on; None takes all that validation leaves.
-        epochs: how many epochs the size schedule spans.
-        sizes: of the training images, one for each stage of the schedule: up to 1 a share of
-            image_size, above it the shorter edge in pixels; the other edge follows. None trains at
-            image_size throughout. Small ones first make the early epochs cheap. Source: progressive
-            resizing, Howard 2018 (fast.ai's DAWNBench entry).
-        size_milestones: at which share of the epochs each further stage begins; one fewer than
+        batch_size: images per training step.
+        validation_size: training images set aside for validation, equally many of each class; below
+            1, a share of each class.
+        train_size: number of images to train on; None for all that validation leaves.
+        epochs: number of epochs that the size schedule spans.
+        sizes: of the training images, one per stage of the schedule: a value up to 1 is a share of
+            image_size, a larger one the shorter edge in pixels; the aspect ratio is kept. None
+            trains at image_size throughout. Small sizes first make the early epochs cheap. Source:
+            progressive resizing, Howard 2018 (fast.ai's DAWNBench entry).
+        size_milestones: the share of the epochs at which each further stage begins; one fewer than
             sizes.
-        max_shift, cutout, mirror: the augmentation that suits this dataset, by its earlier names;
-            `Augmentation` has the others, and what is assigned to `augmentation` counts.
-        sampler: ``shuffled`` shows each image once an epoch, ``balanced`` each class about equally
-            often, so that a rare one is learnt as well.
+        max_shift, cutout, mirror: this dataset's default augmentation, under their earlier names;
+            `Augmentation` has further settings, and an assigned `augmentation` takes precedence.
+        sampler: ``shuffled`` shows each image once per epoch, ``balanced`` each class about equally
+            often, so that rare classes are learnt too.
         seed: of the split, the order and the augmentation.
-        folder: where the files are; None looks in the dataset's usual places.
+        folder: location of the files; None for the dataset's default locations.
     """
 
     classes: Sequence[str]
@@ -222,40 +223,40 @@ class ImageData(lightning.LightningDataModule, ABC):
     @property
     @abstractmethod
     def digest(self) -> str:
-        """SHA-256 in hex of the dataset, another for every change of it."""
+        """SHA-256 in hex of the dataset; differs after every change of the dataset."""
 
     @abstractmethod
     def read(self, part: str) -> tuple[NDArray[np.uint8] | PackedImages, NDArray[np.int64]]:
-        """Pixels (N, 3, H, W), or (N, 1, H, W) if they are grey, and labels (N,) of ``train`` or
-        ``test``; what is wrong with them, `ml.data.checks` tells."""
+        """Pixels (N, 3, H, W), or (N, 1, H, W) for grey images, and labels (N,) of ``train`` or
+        ``test``; `ml.data.checks` validates them."""
 
     def divide(self, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Which of the training part's images are for training and which for validation."""
+        """Indices of the training part's images for training and for validation."""
         return stratified_split(labels, self.validation_size, self.seed)
 
     def usual_folder(self) -> Path:
-        """Where the files are if no folder is named.
+        """Default location of the files.
 
         Raises:
-            ValueError: this dataset has no usual place.
+            ValueError: this dataset has none.
         """
         raise ValueError("data.folder is missing: name the folder that holds the dataset")
 
     def train_images(self) -> Images:
-        """What training may learn from."""
+        """The images to train on."""
         return self._train_and_validation()[0]
 
     def validation_images(self) -> Images:
-        """What training is judged by while it runs."""
+        """The images on which the model is evaluated during training."""
         return self._train_and_validation()[1]
 
     def test_images(self) -> Images:
-        """What the finished model is judged by, once."""
+        """The images on which the finished model is evaluated, once."""
         return self._images(*checked_part(self, "test"))
 
     def train_dataloader(self) -> AugmentedImages:
-        """For Lightning: batches of normalised images (N, C, H, W) and labels (N,), of the
-        trainer's epoch."""
+        """For Lightning: batches of normalised images (N, C, H, W) and labels (N,) for the
+        trainer's current epoch."""
         return AugmentedImages(
             self.train_images(),
             batch_size=self.batch_size,
@@ -276,8 +277,8 @@ class ImageData(lightning.LightningDataModule, ABC):
         return self.validation_images().share(trainer.global_rank, trainer.world_size)
 
     def augmented_samples(self, images: int = 8, epochs: int = 9) -> NDArray[np.uint8]:
-        """(images, 1 + epochs, H, W, C): training images, each followed by what training
-        shows of it."""
+        """(images, 1 + epochs, H, W, C): training images, each followed by its augmented
+        versions."""
         train = self.train_images()
         samples = augmented_samples(
             train.take(slice(images)),
@@ -331,7 +332,7 @@ class CIFAR10(ImageData):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of both files' names, hashes and sizes."""
+        """SHA-256 over both files' names, hashes and sizes."""
         return dataset_digest(self.folder)
 
     def read(self, part: str) -> tuple[NDArray[np.uint8] | PackedImages, NDArray[np.int64]]:
@@ -340,7 +341,7 @@ class CIFAR10(ImageData):
         return records.images, records.labels
 
     def usual_folder(self) -> Path:
-        """Bazel's @cifar10, else this machine's cache, filled if need be."""
+        """Bazel's @cifar10, otherwise this machine's cache, filled if necessary."""
         return locate()
 
 
@@ -350,11 +351,11 @@ def size_schedule(
     epochs: int,
     image_size: tuple[int, int],
 ) -> list[tuple[int, int]]:
-    """Height and width in pixels for every epoch, in the proportion of ``image_size``.
+    """Height and width in pixels for every epoch, with the aspect ratio of ``image_size``.
 
     Raises:
-        ValueError: a size is no share and no number of pixels, or larger than the images;
-            milestones are not one fewer than sizes, or do not rise between 0 and 1.
+        ValueError: a size is neither a share nor a number of pixels, or is larger than the images;
+            milestones are not one fewer than sizes, or do not increase between 0 and 1.
     """
     stages = [_scaled(size, image_size) for size in ([1] if sizes is None else sizes)]
     if len(milestones) != len(stages) - 1:
@@ -368,7 +369,7 @@ def size_schedule(
 
 
 def _scaled(size: float, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at one entry of ``sizes``."""
+    """Height and width for one entry of ``sizes``."""
     shorter = min(image_size)
     is_number = isinstance(size, int | float) and not isinstance(size, bool)
     if not is_number or not 0 < size <= shorter or (size > 1 and size != int(size)):

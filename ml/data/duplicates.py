@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from ml.artifact.evaluation import Labelled
 
-_SIDE = 8  # pixels of the thumbnail that finds candidates, fewer for images below 16
-# Least correlations: of thumbnails, of all pixels, and of what the thumbnails leave out, by which
-# two ships below the sky differ. Looked at, nearly all pairs found so show one photograph.
+_SIDE = 8  # edge in pixels of the thumbnails that find candidates, fewer for images below 16
+# Minimum correlations: of thumbnails, of all pixels, and of the detail that thumbnails lack, which
+# tells two ships under the sky apart. On inspection, nearly all pairs show one photograph.
 _CANDIDATE, _SAME, _SAME_DETAIL = 0.95, 0.90, 0.60
-# Where all images are alike, as digits are, that is no sign of a copy: a candidate is also closer
-# than this share of the distance at which nine in ten test images have their closest one.
+# Where all images are alike, such as digits, that does not indicate a copy: a candidate must also
+# be closer than this share of the 90th percentile of the test images' nearest-neighbour distances.
 _CLOSER = 0.16
-_NEARLY_ONE = 0.999  # a copy's correlation, whatever the others are
+_NEARLY_ONE = 0.999  # always enough for a candidate, however alike all images are
 _CHUNK = 1000
 
 Images = NDArray[np.uint8]
@@ -25,21 +25,21 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Pair:
-    """A test image and the training image that shows the same."""
+    """A test image and the training image that it duplicates."""
 
     test: int
     train: int
-    correlation: float  # of all pixels: brightness and contrast aside
+    correlation: float  # of all pixels, independent of brightness and contrast
     mirrored: bool
     same_label: bool
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Test images that training has seen, and how long the search took."""
+    """Test images that also occur in the training set, and how long the search took."""
 
-    exact: int  # test images whose very bytes are in the training set
-    near: tuple[Pair, ...]  # the closest training image of each, most alike first
+    exact: int  # test images that are byte-identical to a training image
+    near: tuple[Pair, ...]  # each with its closest training image, by decreasing correlation
     test_images: int
     elapsed_ms: float
 
@@ -50,20 +50,21 @@ class Duplicates:
 
 
 def class_counts(data: Labelled, classes: int) -> tuple[int, ...]:
-    """Images of each class."""
+    """Number of images of each class."""
     return tuple(int(count) for count in np.bincount(data.labels, minlength=classes))
 
 
 def find_duplicates(
     train: Labelled, test: Labelled, progress: Callable[[float], None] = lambda _: None
 ) -> Duplicates:
-    """Pairs that differ by crop, compression, brightness, contrast, or by being mirrored, at most.
+    """Finds pairs that differ at most by crop, compression, brightness, contrast or mirroring.
 
     Thumbnails of 8 × 8 pixels are compared by one matrix product, candidates by all their pixels;
-    the more alike the images of a dataset are, the closer a pair has to be.
-    `progress` hears the share that is done.
+    the more alike the images of a dataset are, the stricter the threshold. `progress` receives the
+    share that is done.
 
-    Compare Barz & Denzler 2019, arXiv:1902.00423, who found 3.3 % of the test images by hand.
+    Compare Barz & Denzler 2019, arXiv:1902.00423, who found duplicates of 3.3 % of the test images
+    by hand.
     """
     start = time.perf_counter()
     seen = {image.tobytes() for image in train.images}
@@ -91,13 +92,13 @@ def find_duplicates(
 
 
 def _least_correlation(alike: Floats) -> float:
-    """What makes a candidate, by the correlations of (some test, all training) thumbnails."""
+    """Threshold for candidates, from the correlations of (some test, all training) thumbnails."""
     usual = float(np.quantile(1 - alike.max(axis=1), 0.9))
     return max(_CANDIDATE, min(_NEARLY_ONE, 1 - _CLOSER * usual))
 
 
 def _alike(one: Images, other: Images) -> float:
-    """Correlation of two images if they show the same, else 0."""
+    """Correlation of two images if they are duplicates, else 0."""
     if np.array_equal(one, other):
         return 1.0
     found = _correlation(one.astype(np.float32), other.astype(np.float32))
@@ -110,7 +111,7 @@ def _correlation(one: Floats, other: Floats) -> float:
 
 
 def _detail(image: Images) -> Floats:
-    """(H, W, 3) image less its enlarged thumbnail."""
+    """(H, W, 3) image minus its upscaled thumbnail."""
     small = _thumbnails(image[None])[0]
     rows, columns = (
         length // count for length, count in zip(image.shape[:2], small.shape[:2], strict=True)
@@ -120,7 +121,7 @@ def _detail(image: Images) -> Floats:
 
 
 def _thumbnails(images: Images) -> Floats:
-    """(N, H, W, 3) to at most (N, 8, 8, 3) means of blocks; images of other sizes are cropped."""
+    """(N, H, W, 3) -> at most (N, 8, 8, 3) block means; the remainder of other sizes is cropped."""
     high, wide = (max(1, min(_SIDE, length // 2)) for length in images.shape[1:3])
     rows, columns = images.shape[1] // high, images.shape[2] // wide
     cut = images[:, : rows * high, : columns * wide]
@@ -129,7 +130,7 @@ def _thumbnails(images: Images) -> Floats:
 
 
 def _normalised(images: Floats) -> Floats:
-    """(N, D): mean removed, length one; flat images become zero."""
+    """(N, D): mean removed, unit length; constant images become zero."""
     flat = images.reshape(len(images), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     length = np.sqrt((flat * flat).sum(axis=1, keepdims=True))

