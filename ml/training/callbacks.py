@@ -1,4 +1,4 @@
-"""Callbacks of a training: checkpoints, the metrics log, the progress table."""
+"""Training callbacks: checkpoints, the metrics log, the progress table."""
 
 import csv
 import io
@@ -29,31 +29,32 @@ from ml.training.config import ConfigError, DivergedError
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's own, but a kill while it writes leaves the checkpoint before.
+    """Lightning's own, but a process that is killed while writing leaves the previous checkpoint
+    intact.
 
-    The original moves a finished file from the temp folder, which between two file systems is a
-    copy that can stop half-way.
+    The original moves a finished file from the temp folder, which across file systems is a copy
+    that can stop half-way.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Writes aside in the checkpoint's own folder, then renames."""
+        """Writes to a temporary file in the checkpoint's own folder, then renames it."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_whole(Path(path), buffer.getvalue())
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Writes the state of a network, whole or not at all; ``torch.load(path)`` reads it."""
+    """Writes the state dict of a network atomically; ``torch.load(path)`` reads it."""
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
     write_whole(path, buffer.getvalue())
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """The rate of each parameter group under its name in the configuration: ``filter_lr`` for the
-    group called filter, ``lr`` for groups without a name."""
+    """The learning rate of each parameter group by its name in the configuration: ``filter_lr`` for
+    the group ``filter``, ``lr`` for groups without a name."""
     rates: dict[str, float] = {}
     for index, group in enumerate(optimizer.param_groups):
         key = f"{group['name']}_lr" if "name" in group else "lr"
@@ -63,10 +64,10 @@ def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 
 
 class EpochSeed(lightning.Callback):
-    """Seeds every random state anew for each epoch, as a function of seed, epoch and process alone.
+    """Reseeds all random number generators at each epoch, from seed, epoch and process rank alone.
 
-    So dropout and whatever else a network draws is, in a run that continues, what it was in the
-    unbroken run: checkpoints hold no random states.
+    A resumed run therefore draws the same dropout masks and other random numbers as an
+    uninterrupted one, although checkpoints do not store random states.
     """
 
     def __init__(self, seed: int) -> None:
@@ -81,14 +82,14 @@ class EpochSeed(lightning.Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's own, but of equally good epochs the last is kept.
+    """Lightning's own, but keeps the last of equally good epochs.
 
-    A few dozen validation images are often all answered rightly long before the end, while the
+    With a few dozen validation images, accuracy often reaches 100 % long before the end, while the
     learning rate is still high.
     """
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether an epoch of this metric is to be kept; all processes answer alike."""
+        """Whether to keep an epoch with this metric; the same on all processes."""
         equals = bool(current is not None and current == self.best_model_score)
         if trainer.strategy.reduce_boolean_decision(equals):
             return True
@@ -96,18 +97,18 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class MetricsLog(lightning.Callback):
-    """One JSON line an epoch in the run folder, without what is not a number; a run that continues
-    first drops the lines past its checkpoint."""
+    """Writes one JSON line per epoch to the run folder, without non-finite values; a resumed run
+    first drops the lines after its checkpoint."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
-        self._before_s = 0.0  # trained before this process continued the run
+        self._before_s = 0.0  # training time before this process resumed the run
         self._started = 0.0
         self._epoch_started = 0.0
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of training so far, interruptions left out."""
+        """Seconds of training so far, without interruptions."""
         return self._before_s + time.perf_counter() - self._started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,7 +164,7 @@ class MetricsLog(lightning.Callback):
 
 
 def _as_csv(rows: Sequence[Mapping[str, float]]) -> str:
-    """A table with a head, for spreadsheets; what a row lacks is empty."""
+    """A table with a header, for spreadsheets; missing values are empty."""
     columns = dict.fromkeys(name for row in rows for name in row)
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, lineterminator="\n")
@@ -173,14 +174,14 @@ def _as_csv(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def metrics_log(trainer: Trainer) -> MetricsLog:
-    """The record of metrics among a trainer's callbacks."""
+    """The MetricsLog among a trainer's callbacks."""
     callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next(callback for callback in callbacks if isinstance(callback, MetricsLog))
 
 
 class ProgressTable(lightning.Callback):
-    """A line for every epoch; between them a live bar on a terminal, elsewhere a line every 20
-    seconds, with the speed and the time that is left."""
+    """Prints a line per epoch; in between, a live progress bar on a terminal, elsewhere a line
+    every 20 seconds, with the speed and the remaining time."""
 
     _HEAD = "  epoch  size  train loss  train acc  val loss  val acc  macro F1  img/s   time"
 
@@ -247,7 +248,7 @@ class ProgressTable(lightning.Callback):
 
 
 def _epoch_costs(trainer: Trainer) -> list[float]:
-    """What each epoch costs beside the others: in proportion to the pixels of its images."""
+    """Relative cost of each epoch: proportional to the pixels of its images."""
     sizes = getattr(trainer.train_dataloader, "sizes", None) or [(1, 1)]
     assert trainer.max_epochs is not None
     return [

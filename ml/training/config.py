@@ -1,4 +1,4 @@
-"""The typed schema of the configuration: unknown keys and wrong types are refused before anything
+"""The typed schema of the configuration: unknown keys and wrong types are rejected before anything
 starts."""
 
 import math
@@ -29,18 +29,17 @@ LADDER = ("tiny", "short", "small", "long", "large", "reference")
 
 
 class ConfigError(ValueError):
-    """A value that has the right type and makes no sense; the message names the key and the
-    expectation."""
+    """A value of the right type that is invalid; the message names the key and the expectation."""
 
 
 class DivergedError(ArithmeticError):
-    """A loss is no longer a number: every further step would be for nothing."""
+    """A loss is no longer finite, so further steps are pointless."""
 
 
 @dataclass
 class TrainerConfig:
-    """Arguments of `ml.training.hardware.make_trainer`; what it does not know goes to
-    Lightning's Trainer (``+trainer.x=…``)."""
+    """Arguments of `ml.training.hardware.make_trainer`, which passes unknown ones to Lightning's
+    Trainer (``+trainer.x=…``)."""
 
     _target_: str = "ml.training.hardware.make_trainer"
     accelerator: str = MISSING
@@ -68,7 +67,7 @@ class DataConfig:
     validation_size: int | float = MISSING
     train_size: int | float | None = None
     epochs: int = MISSING
-    sizes: list[Any] | None = None  # numbers; OmegaConf hands a union out boxed
+    sizes: list[Any] | None = None  # numbers; OmegaConf returns unions boxed
     size_milestones: list[float] = MISSING
     max_shift: int = MISSING
     cutout: int = MISSING
@@ -169,7 +168,7 @@ class SGDConfig:
     lr: float = MISSING
     momentum: float = MISSING
     weight_decay: float = MISSING
-    layer_lr: Any = None  # rates by name: what stands in a typed dict could only be added to
+    layer_lr: Any = None  # learning rates by name; Any, since typed dict entries cannot be replaced
 
 
 @dataclass
@@ -181,7 +180,7 @@ class AdamWConfig:
     lr: float = MISSING
     betas: list[float] = MISSING
     weight_decay: float = MISSING
-    layer_lr: Any = None  # rates by name: what stands in a typed dict could only be added to
+    layer_lr: Any = None  # learning rates by name; Any, since typed dict entries cannot be replaced
 
 
 @dataclass
@@ -198,7 +197,7 @@ class CheckpointConfig:
 
 @dataclass
 class LastCheckpointConfig:
-    """ModelCheckpoint without a metric: it follows the epochs, not the best of them."""
+    """A ModelCheckpoint without a metric: it saves every epoch, not only the best."""
 
     _target_: str = "lightning.pytorch.callbacks.ModelCheckpoint"
     filename: str = MISSING
@@ -273,8 +272,8 @@ class SystemConfig:
 
 @dataclass
 class CallbacksConfig:
-    """What happens around the training; null leaves one out. ``more`` is for a user's own: a name,
-    and a ``_target_`` with its arguments."""
+    """The training's callbacks; null disables one. ``more`` is for the user's own: a name, and a
+    ``_target_`` with its arguments."""
 
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     last_checkpoint: LastCheckpointConfig = field(default_factory=LastCheckpointConfig)
@@ -323,8 +322,8 @@ class MLflowConfig:
 
 @dataclass
 class PresetConfig:
-    """What was measured of a preset: how accurate it is on the test set, as a share, and the most
-    memory that its training took."""
+    """Measurements of a preset: its accuracy on the test set, as a share, and the peak memory of
+    its training."""
 
     name: str = MISSING
     accuracy: float = MISSING
@@ -333,7 +332,7 @@ class PresetConfig:
 
 @dataclass
 class PathsConfig:
-    """Where run folders are kept."""
+    """Location of the run folders."""
 
     runs: str = MISSING
 
@@ -354,7 +353,7 @@ class Config:
     conclude: bool = True
     resume: str | None = None
     rerun: str | None = None
-    fold: list[int] | None = None  # which and of how many, set by //ml:cross_validate
+    fold: list[int] | None = None  # index and number of folds, set by //ml:cross_validate
     budget: str | None = None
     preset: PresetConfig | None = None
     data: Any = MISSING
@@ -368,8 +367,9 @@ class Config:
 
 
 def register_schema() -> None:
-    """Makes the schema known to Hydra, under the names that the files in configs/ start from,
-    ``${direction:METRIC,OTHERWISE}``, and ``${utc_now:}``, when the program first asked for it."""
+    """Registers the schema with Hydra, under the names that the files in configs/ refer to, and the
+    resolvers ``${direction:METRIC,OTHERWISE}`` and ``${utc_now:}``, the time of its first use in
+    the program."""
     OmegaConf.register_new_resolver("direction", direction, replace=True)
     OmegaConf.register_new_resolver("utc_now", _utc_now, replace=True)
     store = ConfigStore.instance()
@@ -396,7 +396,7 @@ def _utc_now() -> str:
 
 @contextmanager
 def composing(configs: Path = CONFIGS) -> Iterator[None]:
-    """Makes Hydra compose from a folder, in place of the one that it composes from so far."""
+    """Makes Hydra compose from a folder, temporarily replacing its current one."""
     register_schema()
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -410,8 +410,8 @@ def composing(configs: Path = CONFIGS) -> Iterator[None]:
 
 
 def composed(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
-    """What the file of this name means with these overrides; within a Hydra application or
-    `composing` from its folder, else from ours.
+    """The configuration from the file of this name with these overrides; within a Hydra application
+    or `composing` from its folder, else from ours.
 
     Raises:
         ConfigError: with Hydra's reasons.
@@ -425,12 +425,12 @@ def composed(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
         raise not_composed(exc, overrides, name) from exc
 
 
-# OmegaConf asserts for a value below one that is null.
+# OmegaConf raises AssertionError for a value below one that is null.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, AssertionError)
 
 
 def not_composed(exc: Exception, overrides: Sequence[str], name: str = "train") -> ConfigError:
-    """The error of a configuration that does not compose: the reasons, and what was meant."""
+    """The error for a configuration that does not compose: the reasons, and suggestions."""
     reasons = [str(exc).split("\nSee https")[0]]
     if exc.__cause__:
         reasons.append(str(exc.__cause__).split("\n    full_key")[0])
@@ -440,13 +440,13 @@ def not_composed(exc: Exception, overrides: Sequence[str], name: str = "train") 
 
 
 def unwrapped(exc: Exception) -> BaseException:
-    """What a ``_target_`` raised instead of Hydra's error around it; other errors as they are."""
+    """The exception that a ``_target_`` raised, without Hydra's wrapper; other errors unchanged."""
     is_wrapper = isinstance(exc, InstantiationException) and exc.__cause__
     return exc.__cause__ if is_wrapper else exc  # type: ignore[return-value]
 
 
 def suggestions(overrides: Sequence[str], name: str = "train") -> list[str]:
-    """The nearest key, group or option for each override that names none."""
+    """The nearest key, group or option for each override that matches none."""
     if not GlobalHydra.instance().is_initialized():
         with composing():
             return suggestions(overrides, name)
@@ -480,7 +480,7 @@ def _composes(override: str, name: str) -> bool:
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every key, inner ones too, as an override names it."""
+    """All keys, including nested ones, in the form that an override uses."""
     for key in map(str, cfg):
         yield f"{prefix}{key}"
         node = cfg._get_node(key)
@@ -489,11 +489,11 @@ def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def resolved(overrides: Sequence[str], configs: Path = CONFIGS) -> DictConfig:
-    """The plain values that a training with these overrides is made of; not where and how it is
+    """The plain values that define a training with these overrides, without where and how it is
     started.
 
     Raises:
-        ConfigError: an override that the configuration does not take, or that makes no sense.
+        ConfigError: an override is unknown or invalid.
     """
     with composing(configs):
         cfg = composed(overrides)
@@ -511,10 +511,11 @@ def resolved(overrides: Sequence[str], configs: Path = CONFIGS) -> DictConfig:
 def check_reads_files(
     cfg: DictConfig, who: str, known: Sequence[str] = (DataConfig._target_,)
 ) -> None:
-    """Refuses a configuration of another dataset for whoever hands over train.bin and test.bin.
+    """Rejects a configuration of another dataset where the caller passes train.bin and test.bin.
 
     Raises:
-        ConfigError: it names another one, which would not be what is then recorded.
+        ConfigError: the configuration names another dataset, so that the wrong one would be
+            recorded.
     """
     if (target := cfg.data._target_) not in known:
         raise ConfigError(
@@ -524,10 +525,10 @@ def check_reads_files(
 
 
 def check_values(cfg: DictConfig) -> None:
-    """Refuses values that have the right type and make no sense.
+    """Rejects values that have the right type but are invalid.
 
     Raises:
-        ConfigError: naming the key, the value and the expectation.
+        ConfigError: names the key, the value and the expectation.
     """
     expectations: dict[str, tuple[Callable[[Any], Any], str]] = {
         "name": (_NAME.fullmatch, f"of {_NAME_OF}; the model is called so"),
@@ -622,7 +623,7 @@ def check_values(cfg: DictConfig) -> None:
 
 
 def _are_counts(value: Any) -> bool:
-    """Of a network of somebody's own they may be of any other kind."""
+    """Whether a list has only positive counts; a user's own network may have any other value."""
     if not OmegaConf.is_list(value):
         return True
     return len(value) > 0 and all(not isinstance(count, int) or count >= 1 for count in value)
@@ -634,7 +635,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _check_metric(cfg: DictConfig, key: str) -> None:
-    """Rejects a metric that nothing logs."""
+    """Rejects a metric that is not logged."""
     metric = OmegaConf.select(cfg, key)
     if metric is None or metric in _METRICS or OmegaConf.select(cfg, "callbacks.more"):
         return
@@ -647,7 +648,7 @@ def _check_metric(cfg: DictConfig, key: str) -> None:
 
 
 def _check_direction(cfg: DictConfig, key: str) -> None:
-    """Rejects keeping the worst epoch, and a metric whose direction is unknown."""
+    """Rejects a mode that would keep the worst epoch, and a metric whose direction is unknown."""
     metric, mode = OmegaConf.select(cfg, f"{key}.monitor"), OmegaConf.select(cfg, f"{key}.mode")
     if metric is None:
         return
@@ -664,7 +665,7 @@ def parse_duration(text: str) -> float:
     """Seconds of ``90s``, ``10m``, ``1.5h`` or ``1h30m``.
 
     Raises:
-        ConfigError: it is none of these, or not above zero.
+        ConfigError: the text has another form, or is not above zero.
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
     seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
@@ -676,7 +677,7 @@ def parse_duration(text: str) -> float:
 
 
 def is_fast_dev_run(cfg: DictConfig) -> bool:
-    """Whether a run only tries its code on one batch and keeps nothing."""
+    """Whether a run only tries the code on one batch and keeps nothing."""
     return bool(cfg.trainer.get("fast_dev_run"))
 
 
@@ -689,7 +690,7 @@ _SCHEDULES = ("linear", "cosine", "constant")
 _SAMPLERS = ("shuffled", "balanced")
 _CLIPPING = ("norm", "value")
 _MODES = ("max", "min")
-# As the model artifact has it, which would refuse another one after the training.
+# As in the model artifact, which would reject any other name after the training.
 _NAME, _NAME_OF = re.compile("[a-z0-9][a-z0-9._-]*"), "lower-case letters, digits, '.', '_' and '-'"
 _VALIDATES = "since every epoch ends with a validation, by which the best one is chosen"
 _WANDB_MODES = ("auto", "online", "offline")

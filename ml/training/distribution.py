@@ -1,4 +1,4 @@
-"""Processes of this machine that train together, one per device."""
+"""Processes on this machine that train together, one per device."""
 
 import os
 import subprocess
@@ -12,29 +12,29 @@ import torch.distributed
 from common.lightning import LightningEnvironment
 from common.programs import python_environment
 
-_GRACE_S = 60  # for the others to leave after the first
+_GRACE_S = 60  # for the other processes to exit after the first
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
 
 class RankError(RuntimeError):
-    """The processes of one training cannot work together; the message says why."""
+    """The processes of a training cannot work together; the message says why."""
 
 
 class LocalRanks(LightningEnvironment):
     """The processes of this machine, started by `together`.
 
-    Lightning's own launcher would run the command line of the first process again, whatever that
-    is: a sweep, a test, a build action. Here the others are told their run folder alone.
+    Lightning's own launcher would run the first process's command line again, whatever it is: a
+    sweep, a test, a build action. Here the other processes are given only their run folder.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, port: int = -1) -> None:
         super().__init__()
         self._global_rank, self._world_size = rank, size
-        self._main_port = port  # -1: the one in MASTER_PORT, else a free one
+        self._main_port = port  # -1: MASTER_PORT, else a free port
 
     @property
     def creates_processes_externally(self) -> bool:
-        return True  # as Lightning sees it
+        return True  # from Lightning's point of view
 
     def local_rank(self) -> int:
         return self._global_rank
@@ -45,11 +45,11 @@ class LocalRanks(LightningEnvironment):
 
 @contextmanager
 def together(ranks: LocalRanks, folder: Path) -> Iterator[None]:
-    """Lets the other processes train in the same run folder as long as the context lasts; they end
-    with this process, however it ends.
+    """Runs the other processes in the same run folder while the context lasts; they end with this
+    process, however it ends.
 
     Raises:
-        RankError: one of them failed, though this one did not.
+        RankError: one of them failed although this one did not.
     """
     if ranks.world_size() == 1 or ranks.global_rank() > 0:
         yield
@@ -78,12 +78,12 @@ def _start(ranks: LocalRanks, rank: int, folder: Path) -> subprocess.Popen[bytes
     return subprocess.Popen(
         [sys.executable, "-m", "ml.training.fitting", *arguments],
         env=python_environment(),
-        stdin=subprocess.PIPE,  # held open by this process alone: its end is the others' end
+        stdin=subprocess.PIPE,  # held open by this process alone: the others exit when it closes
         stdout=subprocess.DEVNULL,
     )
 
 
 def leave_group() -> None:
-    """Leaves the process group of the training, if there is one."""
+    """Destroys the process group of the training, if there is one."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -33,16 +33,16 @@ from ml.training.monitors import RateTest
 from ml.training.networks import find_layer
 from ml.training.pretrained import load_initial
 
-_STEM_IMAGES, _STEM_BYTES = 5000, 64 << 20  # of normalised images, whichever is less
+_STEM_IMAGES, _STEM_BYTES = 5000, 64 << 20  # normalised images, whichever limit is lower
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What is left after the last step of training; `load_best` puts the best weights in.
+    """The state after the last training step; `load_best` loads the best weights into it.
 
     Attributes:
-        fresh: the weights that ``init_from`` had no values for.
-        own_code: the digest of each module of the user's, as it was when the training began.
+        fresh: the weights for which ``init_from`` had no values.
+        own_code: the digest of each of the user's modules, as of the start of training.
     """
 
     data: Any
@@ -61,22 +61,22 @@ def fit(
     recorded: bool = True,
     tests: bool = False,
 ) -> Fitted:
-    """Trains in a run folder, from its last checkpoint if it has one; Ctrl-C leaves with
+    """Trains in a run folder, from its last checkpoint if it has one; Ctrl-C exits with
     `INTERRUPTED`.
 
     Args:
-        run: an existing folder that holds this configuration, see `ml.runs.folder.open_run`.
-        extra_callbacks: called after those of the configuration; what they raise passes through.
-        recorded: False for a folder that is thrown away, as a build action's: nothing is written
-            about where the run comes from, and the test images need not be there.
-        tests: whether the test images will be asked for: then they are looked at before it starts.
+        run: an existing folder that contains this configuration, see `ml.runs.folder.open_run`.
+        extra_callbacks: called after those of the configuration; their exceptions propagate.
+        recorded: False for a temporary folder, such as a build action's: the run's provenance is
+            not written, and the test images may be missing.
+        tests: whether the test images will be needed: if so, they are checked before the training.
 
     Raises:
-        ConfigError: parts that do not fit each other; nothing has started.
+        ConfigError: incompatible parts; nothing has started.
         DatasetError: images, labels or class names that cannot be used; nothing has started.
-        DivergedError: the loss is no longer a number.
-        InstantiationException: a part refuses its values; nothing has started.
-        ResumeError: the checkpoint to continue from is damaged.
+        DivergedError: the loss is no longer finite.
+        InstantiationException: a part rejects its values; nothing has started.
+        ResumeError: the checkpoint to resume from is damaged.
     """
     ranks = LocalRanks()
     fitted = _assemble(cfg, run, extra_callbacks, ranks)
@@ -96,8 +96,8 @@ def _assemble(
     extra_callbacks: Sequence[lightning.Callback],
     ranks: LocalRanks,
 ) -> Fitted:
-    """Data, module and trainer as the configuration names them; torchrun takes the place of
-    ``ranks`` where it started the process."""
+    """Creates data, module and trainer from the configuration; if torchrun started the process, it
+    takes the place of ``ranks``."""
     quiet_lightning()
     check_values(cfg)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -114,7 +114,7 @@ def _assemble(
         num_sanity_val_steps=0,
         plugins=[WholeCheckpointIO(), *([] if is_started_by_torchrun() else [ranks])],
     )
-    own_code = own_code_digests(cfg)  # now, since it may be edited while this trains
+    own_code = own_code_digests(cfg)  # now, since it may be edited during the training
     data = open_data(cfg)
     data.device = trainer.strategy.root_device
     if data.batch_size % trainer.world_size:
@@ -133,10 +133,10 @@ def _assemble(
         fresh = load_initial(network, Path(initial)) if initial else []
         _freeze(network, cfg.get("freeze", ()))
         weights = class_weights(cfg.get("class_weights"), images.labels.cpu(), len(data.classes))
-        make_optimizer(network)  # layers and shapes that it does not know are refused here
+        make_optimizer(network)  # rejects unknown layers and shapes
     except (ConfigError, DatasetError):
         raise
-    except ValueError as exc:  # the values meet the images and the network here
+    except ValueError as exc:  # values that do not fit the images or the network
         raise ConfigError(str(exc)) from exc
     module = ImageClassifier(
         network,
@@ -144,14 +144,14 @@ def _assemble(
         make_optimizer=make_optimizer,
         label_smoothing=cfg.label_smoothing,
         warmup=cfg.warmup,
-        schedule=cfg.get("schedule", "linear"),  # as trainings of earlier releases had it
+        schedule=cfg.get("schedule", "linear"),  # the schedule of earlier releases
         class_weights=weights,
     )
     return Fitted(data, module, trainer, tuple(fresh), own_code)
 
 
 def _check_accumulation(cfg: DictConfig, batches: int) -> None:
-    """Rejects steps over more batches than an epoch has, which Lightning would cut short."""
+    """Rejects accumulation over more batches than an epoch has, which Lightning would cut short."""
     steps_over = cfg.trainer.get("accumulate_grad_batches", 1)
     if steps_over > batches:
         raise ConfigError(
@@ -161,14 +161,15 @@ def _check_accumulation(cfg: DictConfig, batches: int) -> None:
 
 
 def initialise(network: Any, images: Images) -> None:
-    """Lets a network that wants to begin from training images see some, fewer of large ones."""
+    """Shows training images to a network that is initialised from data, fewer if they are large."""
     if hasattr(network, "initialise_from"):
         some = min(_STEM_IMAGES, _STEM_BYTES // (4 * images.take(slice(1)).numel()))
         network.initialise_from(images.normalise(images.take(slice(some))).cpu())
 
 
 def _check_network(network: nn.Module, data: Any) -> None:
-    """Refuses a network that cannot take images of these sizes, or has another number of logits."""
+    """Rejects a network that cannot take images of these sizes, or has the wrong number of
+    logits."""
     sizes = {tuple(size) for size in (data.image_size, *getattr(data, "sizes", ()))}
     training, expected = network.training, (2, len(data.classes))
     with torch.no_grad(), torch.random.fork_rng():
@@ -190,10 +191,10 @@ def _check_network(network: nn.Module, data: Any) -> None:
 
 
 def _freeze(network: nn.Module, layers: Iterable[str]) -> None:
-    """Keeps layers as they are, their running statistics too: Lightning leaves them in eval mode.
+    """Freezes layers, including their running statistics: Lightning leaves them in eval mode.
 
     Raises:
-        ValueError: the network has no such layer, or nothing else to train.
+        ValueError: the network has no such layer, or no other layer to train.
     """
     for name in layers:
         find_layer(network, name).requires_grad_(False).eval()
@@ -202,14 +203,14 @@ def _freeze(network: nn.Module, layers: Iterable[str]) -> None:
 
 
 def _callbacks(cfg: DictConfig) -> list[lightning.Callback]:
-    """Those of the configuration that are not null, a user's own last."""
+    """The callbacks of the configuration that are not null, the user's own last."""
     named = dict(cfg.callbacks)
     more = named.pop("more", None) or {}
     return [instantiate(one) for one in (*named.values(), *more.values()) if one is not None]
 
 
 def _readable_checkpoint(run: RunFolder) -> Path | None:
-    """The checkpoint that a run continues from; None for one that has not finished an epoch.
+    """The checkpoint to resume from; None if the run has not finished an epoch.
 
     Raises:
         ResumeError: it is damaged.
@@ -219,7 +220,7 @@ def _readable_checkpoint(run: RunFolder) -> Path | None:
         return None
     try:
         torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # whatever unpickling a damaged file comes upon
+    except Exception as exc:  # unpickling a damaged file can raise anything
         raise ResumeError(
             f"{path} is damaged ({type(exc).__name__}): delete it to train this run from the start"
         ) from None
@@ -235,7 +236,7 @@ def _announce(
     continued: bool,
     recorded: bool,
 ) -> None:
-    """Says what is trained where, and writes down where the run comes from."""
+    """Prints what is trained and where, and records the run's provenance."""
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
@@ -273,24 +274,24 @@ def _run(fitted: Fitted, run: RunFolder, checkpoint: Path | None) -> None:
             trainer.fit(
                 fitted.module, datamodule=fitted.data, ckpt_path=checkpoint, weights_only=True
             )
-    except SystemExit:  # Lightning's answer to Ctrl-C
+    except SystemExit:  # raised by Lightning on Ctrl-C
         if trainer.is_global_zero:
             print(f"\nInterrupted. Continue with: resume={run.path}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
-    """Puts the weights with the best monitored metric into the module."""
+    """Loads the weights with the best monitored metric into the module."""
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     module.load_state_dict(checkpoint["state_dict"])
 
 
 def finish(cfg: DictConfig, fitted: Fitted, weights: Path) -> dict[str, Any]:
-    """Puts the best weights in, calibrates them on the validation images, and writes them.
+    """Loads the best weights, calibrates them on the validation images, and writes them.
 
     Returns:
-        What is known of the training: `summarise`, and what the network became.
+        Facts about the training: `summarise`, and the resulting network's.
     """
     load_best(fitted.module, fitted.trainer)
     network = fitted.module.network.cpu().float().eval()
@@ -305,7 +306,7 @@ def finish(cfg: DictConfig, fitted: Fitted, weights: Path) -> dict[str, Any]:
 
 
 def summarise(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
-    """What can be said of a run before its test: the monitored metric at its best, time, place."""
+    """Facts about a run before its test: the monitored metric at its best, time, device."""
     rows = metrics_log(fitted.trainer).rows
     best = best_row(rows, cfg)
     return {
@@ -324,13 +325,13 @@ def summarise(cfg: DictConfig, fitted: Fitted) -> dict[str, Any]:
 
 
 def rate_test(trainer: lightning.Trainer) -> dict[str, Any] | None:
-    """What a search for the learning rate found in place of a training, if that was asked for."""
+    """The result of a learning-rate search, if one was run instead of a training."""
     callbacks: list[lightning.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((one.found for one in callbacks if isinstance(one, RateTest)), None)
 
 
 def _follow(ranks: LocalRanks, run: RunFolder) -> None:
-    """Trains along with the process that started this one, see `ml.training.distribution`."""
+    """Trains together with the process that started this one, see `ml.training.distribution`."""
 
     def end_with_the_first() -> None:
         sys.stdin.read()

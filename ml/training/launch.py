@@ -1,7 +1,7 @@
-"""Parses the command line of a training and opens its run folder, one for all processes that
-torchrun started.
+"""Parses the command line of a training and opens its run folder, which all processes started by
+torchrun share.
 
-PyTorch is imported only under torchrun, or where a new run has to choose among presets.
+PyTorch is imported only under torchrun, or when a new run has to choose among presets.
 """
 
 import argparse
@@ -40,11 +40,11 @@ from ml.training.config import (
 if TYPE_CHECKING:
     from ml.training.presets import Presets
 
-# Exit codes of a training that began: its loss is no number, its files cannot be written, and, as a
-# shell's, Ctrl-C.
+# Exit codes after the training began: its loss is not finite, its files cannot be written, and, as
+# in a shell, Ctrl-C.
 DIVERGED, UNWRITTEN, INTERRUPTED = 4, 5, 130
-_FLAGS = ("--rerun", "--resume")  # written as flags too, since they are no values of the training
-# Where the classes are now that configurations of earlier releases name, such as ml/bundled's.
+_FLAGS = ("--rerun", "--resume")  # also accepted as flags, since they are no training parameters
+# Current modules of the classes in configurations of earlier releases, such as ml/bundled's.
 _MOVED = {
     "ml.callbacks.": "ml.training.callbacks.",
     "ml.hardware.": "ml.training.hardware.",
@@ -57,10 +57,10 @@ _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
-    """Turns ``--rerun FOLDER`` and ``--resume FOLDER`` into the overrides that Hydra understands.
+    """Turns ``--rerun FOLDER`` and ``--resume FOLDER`` into Hydra overrides.
 
     Raises:
-        ResumeError: a flag stands without its folder.
+        ResumeError: a flag has no folder.
     """
     translated, rest = [], iter(arguments)
     for argument in rest:
@@ -87,15 +87,15 @@ class Job:
 
 
 def run_application(main: Callable[[], Any], refuse: Callable[[Exception], NoReturn]) -> None:
-    """Runs a Hydra application on ``sys.argv``; a configuration that does not compose leaves with
-    `BAD_INPUT`, and with what was probably meant.
+    """Runs a Hydra application on ``sys.argv``; if the configuration does not compose, exits with
+    `BAD_INPUT` and prints suggestions.
 
     Args:
         main: sets `Job.has_begun`.
-        refuse: says why and leaves.
+        refuse: prints the reason and exits.
     """
     register_schema()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print, partly as tracebacks
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, partly tracebacks
     try:
         main()
     except COMPOSITION_ERRORS as exc:
@@ -103,7 +103,7 @@ def run_application(main: Callable[[], Any], refuse: Callable[[Exception], NoRet
             raise
         refuse(not_composed(exc, _overrides(sys.argv[1:])))
     except SystemExit as exc:
-        # With 1, as for a crash of the job, Hydra also ends where a folder is missing.
+        # Hydra exits with 1 not only if the job crashes, but also if a folder is missing.
         if exc.code != 1 or Job.has_begun:
             raise
         print("\n".join(suggestions(_overrides(sys.argv[1:]))), file=sys.stderr)
@@ -111,7 +111,7 @@ def run_application(main: Callable[[], Any], refuse: Callable[[Exception], NoRet
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
-    """A command line as Hydra composes it, the folders of `--config-dir` included."""
+    """The overrides of a command line, including the folders of `--config-dir`."""
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     options.add_argument("--config-dir", "-cd", action="append", default=[])
     known, rest = options.parse_known_args([*arguments])
@@ -122,9 +122,8 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 @contextmanager
 def explained(run: RunFolder) -> Iterator[None]:
-    """Ends the process where its training diverges or cannot write: with an exit code of its own,
-    saying what the run folder keeps.
-    """
+    """Exits with a specific code if the training diverges or cannot write, and prints what the run
+    folder contains."""
     try:
         yield
     except DivergedError as exc:
@@ -149,7 +148,7 @@ def _saved(run: RunFolder) -> str:
 
 
 def is_started_by_torchrun() -> bool:
-    """Whether somebody else has started the processes of this training."""
+    """Whether torchrun started the processes of this training."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -159,7 +158,7 @@ def is_first() -> bool:
 
 
 def _agree_on_folder(folder: Path | None) -> Path:
-    """The run folder of all processes that torchrun started: the first gives it, the others give
+    """The run folder of all processes that torchrun started: the first passes it, the others pass
     None and wait for it."""
     from torch import distributed
 
@@ -182,14 +181,14 @@ def begun_run(
     console: Console,
     presets: "Callable[[], Presets]",
 ) -> Iterator[tuple[RunFolder, DictConfig]]:
-    """The folder to train in, locked, and the configuration to train by; a folder in which nothing
-    began is removed again.
+    """The folder to train in, locked, and the configuration to train with; a folder in which no
+    training began is removed again.
 
     Args:
-        presets: called only where a new run needs them, since they import PyTorch.
+        presets: called only if a new run needs them, since they import PyTorch.
 
     Raises:
-        ResumeError: the named run cannot be continued or repeated, or was asked to change.
+        ResumeError: the named run cannot be resumed or repeated, or overrides would change it.
     """
     if not is_first():
         run = RunFolder(_agree_on_folder(None))
@@ -248,7 +247,7 @@ def _choose_run(
 
 
 def with_moved_classes(cfg: DictConfig) -> DictConfig:
-    """A configuration of an earlier release with the names that its classes have now."""
+    """A configuration of an earlier release with the current names of its classes."""
     text = OmegaConf.to_yaml(cfg)
     for old, new in _MOVED.items():
         text = text.replace(f"_target_: {old}", f"_target_: {new}")
@@ -258,12 +257,13 @@ def with_moved_classes(cfg: DictConfig) -> DictConfig:
 
 
 def _below(runs: Path, path: str) -> Path:
-    """The path as the user sees it: relative paths start in the workspace, where runs/ is."""
+    """The path from the user's point of view: relative paths start in the workspace, where runs/
+    is."""
     return runs.parent / Path(path).expanduser()
 
 
 def _refuse_changes(key: str, value: str, overrides: Sequence[str]) -> None:
-    """A run that is continued or repeated stays what it was."""
+    """A run that is resumed or repeated keeps its configuration."""
     own = (f"{key}=", "paths.", "budget=")
     if changes := [text for text in overrides if not text.startswith(own)]:
         raise ResumeError(

@@ -13,22 +13,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from common.lightning import OptimizerLRSchedulerConfig, lightning
 from ml.training.config import DivergedError
 
-_LOOK_EVERY = 16  # steps, where to look at a number means to wait for the device
+_LOOK_EVERY = 16  # steps, where reading a number waits for the device
 
 
 class ImageClassifier(lightning.LightningModule):
     """Cross-entropy training of a network that maps normalised (N, C, H, W) to (N, K) logits.
 
-    Logs loss, accuracy and macro_f1 once an epoch, as ``train/…`` (of the augmented images) and
+    Logs loss, accuracy and macro_f1 once per epoch, as ``train/…`` (of the augmented images) and
     ``val/…``.
 
     Args:
-        network: what is trained; unaware of Lightning.
+        network: the network to train; unaware of Lightning.
         classes: K.
         make_optimizer: network -> optimizer.
-        label_smoothing: share of each label that is spread over all classes, for training alone.
+        label_smoothing: share of each label that is spread over all classes, in training only.
         warmup, schedule: see `schedule_factor`.
-        class_weights: (K,), factors on the training loss of each class; None weighs all alike.
+        class_weights: (K,), weights of the classes in the training loss; None for equal weights.
     """
 
     class_weights: Tensor | None
@@ -60,7 +60,7 @@ class ImageClassifier(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """The smoothed mean loss of images (N, C, H, W) and labels: (N,), or (N, K) shares of mixed
-        images, which are counted as the class of their largest share."""
+        images, whose accuracy is measured against the class with the largest share."""
         images, labels = batch
         logits = self(images).float()
         loss = F.cross_entropy(
@@ -71,13 +71,13 @@ class ImageClassifier(lightning.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stops a training whose loss is not a number; on all processes at the same step."""
+        """Stops the training if the loss is not finite; on all processes at the same step."""
         waits = self.device.type != "cpu" or self.trainer.world_size > 1
         if not waits or batch_idx % _LOOK_EVERY == 0:
             self._check_finite("train/loss", float(self.train_scores.loss(self._sum_over_ranks)))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        """Counts images (N, C, H, W) and labels (N,); their loss is neither smoothed nor
+        """Evaluates images (N, C, H, W) and labels (N,); the loss is neither smoothed nor
         weighted."""
         images, labels = batch
         logits = self(images).float()
@@ -85,7 +85,7 @@ class ImageClassifier(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the epoch's scores, summed over all processes."""
-        # Validation closes an epoch: what is logged here, every callback sees at the epoch's end.
+        # Validation ends an epoch: all callbacks see what is logged here at the end of the epoch.
         for part, scores in (("train", self.train_scores), ("val", self.val_scores)):
             sums = scores.take(self._sum_over_ranks)
             self._check_finite(f"{part}/loss", sums["loss"])
@@ -102,7 +102,7 @@ class ImageClassifier(lightning.LightningModule):
         return self.trainer.strategy.reduce(value, reduce_op="sum")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimizer, and a schedule that moves with every step."""
+        """The optimizer, and a schedule that advances with every step."""
         optimizer = self.make_optimizer(self.network)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(
@@ -119,8 +119,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # of the share of steps left
 
 
 def schedule_factor(step: int, steps: int, warmup: float, schedule: str = "linear") -> float:
-    """Factor on the learning rates: linear from 0 to 1 over the first share ``warmup`` of the
-    steps, then to 0 in a line or a half cosine, or constant."""
+    """Factor on the learning rates: a linear warm-up from 0 to 1 over the share ``warmup`` of the
+    steps, then a linear or half-cosine decay to 0, or a constant."""
     progress = min(step / max(steps, 1), 1.0)
     if progress < warmup:
         return progress / warmup
@@ -130,10 +130,11 @@ def schedule_factor(step: int, steps: int, warmup: float, schedule: str = "linea
 def class_weights(
     wanted: str | Sequence[float] | None, labels: Tensor, classes: int
 ) -> Tensor | None:
-    """Factors on the loss of each class (K,), by a list or ``balanced``: N / (K · images of it).
+    """Weights (K,) of the classes in the loss, from a list or ``balanced``: N / (K · images of the
+    class).
 
     Raises:
-        ValueError: neither, or not a number above zero for each class.
+        ValueError: it is neither, or not one number above zero per class.
     """
     if wanted is None:
         return None
@@ -149,7 +150,7 @@ def class_weights(
 
 
 class EpochScores:
-    """Running sums of one epoch, kept on the device so that no step waits for a number."""
+    """Running sums over an epoch, kept on the device so that no step waits for a number."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -157,18 +158,18 @@ class EpochScores:
         self._loss: Any = 0.0
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Counts a batch: logits (N, K), labels (N,), and its mean loss."""
+        """Adds a batch: logits (N, K), labels (N,), and its mean loss."""
         pairs = labels * self.classes + logits.argmax(1)
         self._confusion = self._confusion + torch.bincount(pairs, minlength=self.classes**2)
-        # A process whose share of a last batch is empty has no mean loss to weigh.
+        # The mean loss is undefined where a process's share of the last batch is empty.
         self._loss = self._loss + (loss * len(labels) if len(labels) else torch.zeros_like(loss))
 
     def loss(self, combine: Callable[[Tensor], Tensor] = lambda value: value) -> Tensor:
-        """The summed loss of what was added so far; not a number if one of them was not."""
-        return combine(self._loss + 0.0)  # a new tensor: processes may add theirs in place
+        """The summed loss so far; not finite if one of the batches' was not."""
+        return combine(self._loss + 0.0)  # a new tensor, since the reduction may be in place
 
     def take(self, combine: Callable[[Tensor], Tensor] = lambda value: value) -> dict[str, float]:
-        """Mean loss, accuracy and macro F1 of what was added, which is then forgotten.
+        """Mean loss, accuracy and macro F1 of the batches so far; then resets the sums.
 
         Args:
             combine: sums a tensor over all processes that train together.
@@ -176,7 +177,7 @@ class EpochScores:
         confusion = combine(self._confusion).view(self.classes, self.classes).double().cpu()
         total, hits = confusion.sum(), confusion.diagonal()
         seen = confusion.sum(0) + confusion.sum(1)
-        f1 = (2 * hits / seen)[seen > 0]  # of classes that occur or are predicted
+        f1 = (2 * hits / seen)[seen > 0]  # only of classes that occur or are predicted
         loss = float(self.loss(combine)) / float(total)
         self._confusion, self._loss = 0, 0.0
         return {

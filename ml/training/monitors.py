@@ -1,4 +1,5 @@
-"""Records the machine during a training: CPU, memory and GPU, and a profile of the steps."""
+"""Monitors of a training: CPU, memory and GPU, a profile of the steps, the learning-rate range
+test."""
 
 import json
 import threading
@@ -20,14 +21,14 @@ from ml.training.config import ConfigError
 
 
 class Profile(lightning.Callback):
-    """Measures some steps of the first epoch by PyTorch's profiler.
+    """Profiles some steps of the first epoch with PyTorch's profiler.
 
-    Leaves in the run folder ``profile.txt``, the operators by the time that they took themselves,
-    and ``profile_trace.json``, for chrome://tracing and Perfetto.
+    Writes to the run folder ``profile.txt``, the operators by their own time, and
+    ``profile_trace.json``, for chrome://tracing and Perfetto.
 
     Args:
         warmup: steps before the measured ones.
-        steps: how many are measured; fewer if the epoch ends.
+        steps: number of measured steps; fewer if the epoch ends.
         rows: of the table.
     """
 
@@ -41,7 +42,7 @@ class Profile(lightning.Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if trainer.is_global_zero and trainer.global_step == self.warmup:
-            self._profile = profile(record_shapes=True)  # of all that is there: CPU and GPU
+            self._profile = profile(record_shapes=True)  # of all devices: CPU and GPU
             self._profile.start()
 
     def on_train_batch_end(
@@ -70,19 +71,19 @@ class Profile(lightning.Callback):
         print(f"Profile of {self.steps} steps: {folder / 'profile.txt'}")
 
 
-_SMOOTHING = 0.98  # Lightning's, of the loss
-_FIRST_STEPS = 10  # too few to judge by
+_SMOOTHING = 0.98  # of the loss, as in Lightning
+_FIRST_STEPS = 10  # ignored: too noisy
 
 
 class RateTest(LearningRateFinder):
-    """Lightning's search for a learning rate in place of a training: the rate grows from step to
-    step, and the loss falls fastest at the one that it suggests.
+    """Lightning's learning-rate search instead of a training: the learning rate grows with every
+    step, and the suggested one is where the loss falls fastest.
 
     Source: Smith 2015, arXiv:1506.01186, section 3.3 (the range test).
 
     Args:
-        min_lr, max_lr: the first rate and the last.
-        steps: of the optimizer in between; fewer if the loss explodes.
+        min_lr, max_lr: the first and the last learning rate.
+        steps: optimizer steps between them; fewer if the loss explodes.
     """
 
     def __init__(self, *, min_lr: float, max_lr: float, steps: int) -> None:
@@ -100,14 +101,15 @@ class RateTest(LearningRateFinder):
 
     @property
     def found(self) -> dict[str, Any]:
-        """The rates, the smoothed loss at each, and the suggestion, None if the loss never falls.
+        """The learning rates, the smoothed loss at each, and the suggestion, None if the loss never
+        falls.
 
-        Lightning's suggestion is not used: its slope by the rate itself, not by the rate's
-        logarithm, favours the smallest rates.
+        Lightning's suggestion is not used: it takes the slope over the learning rate instead of its
+        logarithm, which favours the smallest rates.
         """
         assert self.optimal_lr is not None
         rates = self.optimal_lr.results["lr"]
-        # Lightning corrects the bias of its moving average for one step more than it has seen.
+        # Lightning's bias correction of its moving average counts one step too many.
         losses = [
             loss * (1 - _SMOOTHING ** (step + 2)) / (1 - _SMOOTHING ** (step + 1))
             for step, loss in enumerate(self.optimal_lr.results["loss"])
@@ -125,10 +127,10 @@ _GIGABYTE = 1e9
 
 
 class SystemMonitor(lightning.Callback):
-    """Writes a JSON line every few seconds of training, and one at its start and its end.
+    """Writes a JSON line every few seconds of training, and one at the start and at the end.
 
     ``cpu_percent`` and ``memory_percent`` are of the whole machine; ``process_cpu_percent`` is 100
-    for each CPU that the training keeps busy; gigabytes are 10⁹ bytes.
+    per CPU that the training keeps busy; gigabytes are 10⁹ bytes.
 
     Args:
         every_s: seconds between two lines.
@@ -144,7 +146,7 @@ class SystemMonitor(lightning.Callback):
             return
         path = RunFolder(Path(trainer.default_root_dir)).system
         start_s = metrics_log(trainer).elapsed_s
-        # A run that continues repeats what came after its checkpoint.
+        # A resumed run repeats what came after its checkpoint.
         kept = [row for row in read_rows(path) if row["elapsed_s"] <= start_s]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._stop.clear()
@@ -165,7 +167,7 @@ class SystemMonitor(lightning.Callback):
     def _watch(self, trainer: Trainer, path: Path) -> None:
         sampler = SystemSampler(trainer.strategy.root_device)
         log = metrics_log(trainer)
-        # A disk without room ends the samples; the training meets it by itself.
+        # A full disk only ends the samples; the training detects it itself.
         with suppress(OSError), path.open("a", encoding="utf-8") as file:
             is_last = False
             while True:
@@ -178,8 +180,7 @@ class SystemMonitor(lightning.Callback):
 
 
 class SystemSampler:
-    """Takes samples of the machine and of this process; a percentage is the mean since the sample
-    before."""
+    """Samples the machine and this process; percentages are means since the previous sample."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -188,7 +189,7 @@ class SystemSampler:
         self._process.cpu_percent()
 
     def sample(self) -> dict[str, float]:
-        """Values by name, see `SystemMonitor`."""
+        """Values by name, as in `SystemMonitor`."""
         memory = psutil.virtual_memory()
         values = {
             "cpu_percent": psutil.cpu_percent(),
@@ -204,6 +205,6 @@ class SystemSampler:
             "gpu_memory_gb": round((total - free) / _GIGABYTE, 3),
             "gpu_process_memory_gb": round(torch.cuda.memory_reserved(self._device) / _GIGABYTE, 3),
         }
-        with suppress(ImportError, RuntimeError):  # needs NVIDIA's management library in Python
+        with suppress(ImportError, RuntimeError):  # needs the Python package of NVIDIA's NVML
             values["gpu_percent"] = float(torch.cuda.utilization(self._device))
         return values

@@ -1,4 +1,4 @@
-"""The classifier: a small residual network behind a whitening stem, in plain PyTorch."""
+"""The classifier: a small residual network with a whitening stem, in plain PyTorch."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -16,11 +16,10 @@ class ResNet(nn.Module):
     head.
 
     Args:
-        classes: K, how many logits.
+        classes: K, the number of logits.
         widths: channels of each group; each group halves the resolution.
-        depths: convolutions in each group; after the first, every two are bypassed by a residual
-            connection.
-        logit_scale: factor on the logits that keeps the first steps calm.
+        depths: convolutions in each group; after the first, every two have a residual connection.
+        logit_scale: factor on the logits that stabilises the first steps.
 
     Source: Jordan 2024, arXiv:2404.00498 (the CIFAR-10 speed-run network), after Page 2019
     (whitening) and He et al. 2015, arXiv:1512.03385 (residual connections).
@@ -55,26 +54,26 @@ class ResNet(nn.Module):
 
     @torch.no_grad()
     def initialise_from(self, images: Tensor) -> None:
-        """Fits the stem to normalised training images (N, 3, H, W); a few thousand are plenty."""
+        """Fits the stem to normalised training images (N, 3, H, W); a few thousand are enough."""
         self.stem.fit(images)
         first = next(self.groups.parameters())  # its weights
         silent = (self.stem.conv.weight == 0).flatten(1).all(1)[: len(first)]
-        if silent.any():  # passed on as it is, which is how filters start, silence never ends
+        if silent.any():  # identity filters, the initial ones, would pass on zeros for ever
             rows = first[: len(silent)]
             rows[silent] = _FAINT * nn.init.kaiming_uniform_(rows[silent])
 
     @torch.no_grad()
     def scale_logits(self, factor: float) -> None:
-        """Multiplies all logits by a factor, for good; calibration does it to a trained network."""
+        """Multiplies all logits by a factor, permanently; used to calibrate a trained network."""
         self.head.weight.mul_(factor)
 
 
-_FAINT = 1e-3  # batch normalisation amplifies it, and the first steps choose what it becomes
-_FLAT = 1e-9  # of the largest variance; float32 rounds at a relative 1e-14 of variances
+_FAINT = 1e-3  # batch normalisation amplifies it, and the first steps train it
+_FLAT = 1e-9  # of the largest variance; float32 rounding errors contribute about 1e-14 of it
 
 
 class WhiteningStem(nn.Module):
-    """Projects 2×2 patches on their principal components, both signs, at unit variance; never
+    """Projects 2×2 patches on their principal components, with both signs, at unit variance; not
     trained.
 
     Source: Page 2019, "How to train your ResNet 8", and arXiv:2404.00498, section 3.1.
@@ -88,18 +87,18 @@ class WhiteningStem(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised (N, C, H, W) -> (N, channels, H - patch + 1, W - patch + 1), none negative."""
+        """Normalised (N, C, H, W) -> (N, channels, H - patch + 1, W - patch + 1), non-negative."""
         features: Tensor = self.activation(self.conv(images))
         return features
 
     @torch.no_grad()
     def fit(self, images: Tensor, epsilon: float = 5e-4) -> None:
-        """Sets the filters from normalised images (N, C, H, W); ``epsilon`` bounds the gain on
-        flat directions.
+        """Sets the filters from normalised images (N, C, H, W); ``epsilon`` limits the gain along
+        directions of low variance.
 
-        A direction without variance, of which images in shades of grey have eight, gives zero: its
-        rounding errors, amplified, would be a signal for batch normalisation, which divides them by
-        the nothing that bfloat16 has left of them in training.
+        Directions without variance, of which grey images have eight, get filters of zero. Otherwise
+        batch normalisation would treat their amplified rounding errors as a signal and divide them
+        by a variance that vanishes in bfloat16 training.
         """
         patch, values = self.conv.kernel_size[0], self.conv.weight[0].numel()
         moments, count = torch.zeros(values, values, dtype=torch.float64), 0
@@ -116,7 +115,8 @@ class WhiteningStem(nn.Module):
 
 
 class ConvGroup(nn.Module):
-    """``depth`` 3×3 convolutions; the first widens and halves the resolution."""
+    """``depth`` 3×3 convolutions; the first changes the width and is pooled to half the
+    resolution."""
 
     def __init__(self, in_channels: int, out_channels: int, depth: int) -> None:
         super().__init__()
@@ -144,10 +144,11 @@ class ConvGroup(nn.Module):
 
 
 class HalvingPool(nn.Module):
-    """Max pooling of 2×2. Odd maps lose their last row and column, but for maps of 3×3 and less.
+    """2×2 max pooling. Odd feature maps lose their last row and column, except for maps of 3×3 or
+    less.
 
-    Those would lose five places of nine, and the one that is left can be silent in all channels
-    for every image of a class: such a class has no gradient, and is never answered.
+    Those would lose five of nine positions, and the remaining one can be zero in all channels for
+    every image of a class: such a class gets no gradient and is never predicted.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -157,22 +158,22 @@ class HalvingPool(nn.Module):
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """Starts as the identity on as many channels as it can, so that depth costs nothing at
-    first."""
+    """A convolution initialised to the identity on as many channels as possible, so that depth
+    costs nothing at first."""
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     nn.init.dirac_(conv.weight[:in_channels])
     return conv
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch normalisation without a trained gain: the next convolution is free to scale."""
+    """Batch normalisation without a trained gain, since the next convolution can scale."""
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
     norm.weight.requires_grad = False
     return norm
 
 
 def find_layer(network: nn.Module, name: str) -> nn.Module:
-    """A part of a network by its name in it, such as ``groups.0``.
+    """A submodule of a network by its name, such as ``groups.0``.
 
     Raises:
         ValueError: there is none; the message lists the nearest names.

@@ -1,4 +1,5 @@
-"""Muon for convolution filters with SGD for the rest; plain SGD and AdamW, by layer if need be."""
+"""Muon for convolution filters with SGD for the rest; plain SGD and AdamW, optionally with learning
+rates per layer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -13,8 +14,8 @@ from ml.training.networks import find_layer
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum whose steps on filters are orthogonalised.
 
-    A parameter group with ``orthogonal=True`` holds filters (4-D weights that a normalisation
-    follows): each step first brings a filter bank back to the norm √(output channels), since its
+    A parameter group with ``orthogonal=True`` holds filters (4-D weights followed by a
+    normalisation): each step first rescales a filter bank to the norm √(output channels), since its
     scale has no effect, then moves it by ``lr`` times the nearest semi-orthogonal matrix to its
     momentum. All other groups take plain SGD steps with weight decay.
 
@@ -31,7 +32,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step on every parameter that has a gradient; returns what ``closure`` returned, if
+        """Updates every parameter that has a gradient; returns the result of ``closure``, if
         given."""
         loss = None
         if closure is not None:
@@ -57,11 +58,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32, steps: int = 3) -> Tensor:
-    """(M, N) -> (M, N) float32 with singular values near one, the singular vectors kept.
+    """(M, N) -> (M, N) float32 with singular values near one and the same singular vectors.
 
-    Source: the quintic Newton-Schulz iteration of Jordan et al. 2024 (coefficients tuned for
-    speed, not exactness: singular values end between about 0.7 and 1.2). bfloat16 is precise
-    enough, but fast only where the device has it.
+    Source: the quintic Newton-Schulz iteration of Jordan et al. 2024 (coefficients tuned for speed,
+    not exactness: singular values end between about 0.7 and 1.2). bfloat16 is precise enough, but
+    fast only on devices that support it.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.to(dtype)
@@ -85,14 +86,14 @@ def muon(
     weight_decay: float,
     orthogonalise_in: Literal["auto", "bfloat16", "float32"] = "auto",
 ) -> Muon:
-    """Muon over the trained parameters of a network: filters (4-D), biases and gains (1-D), heads
-    (2-D). The groups' names are those of the rates: ``filter``, ``bias``, ``head``.
+    """Muon for the trained parameters of a network: filters (4-D), biases and gains (1-D), heads
+    (2-D). The groups are named after the learning rates: ``filter``, ``bias``, ``head``.
 
     Args:
-        weight_decay: as a share of the learning rate's product: each step shrinks a bias or head
-            by ``weight_decay`` of itself, whatever its learning rate.
-        orthogonalise_in: precision of the steps' matrix products; auto is bfloat16 where the
-            network's device multiplies it natively.
+        weight_decay: independent of the learning rate: each step shrinks biases and heads by this
+            share of themselves.
+        orthogonalise_in: precision of the orthogonalisation's matrix products; auto is bfloat16
+            where the network's device multiplies it natively.
     """
     trained = [weight for weight in network.parameters() if weight.requires_grad]
     filters, heads, biases = ([w for w in trained if w.ndim == n] for n in (4, 2, 1))
@@ -137,7 +138,7 @@ def sgd(
     weight_decay: float,
     layer_lr: Mapping[str, float] | None = None,
 ) -> torch.optim.SGD:
-    """The usual baseline: Nesterov momentum; groups as of `by_layer`."""
+    """The usual baseline with Nesterov momentum; parameter groups from `by_layer`."""
     groups = by_layer(network, lr, weight_decay, layer_lr or {})
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
@@ -150,7 +151,7 @@ def adamw(
     weight_decay: float,
     layer_lr: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
-    """PyTorch's AdamW; groups as of `by_layer`."""
+    """PyTorch's AdamW; parameter groups from `by_layer`."""
     if len(betas) != 2:
         raise ValueError(f"optimizer.betas={list(betas)}: expected two numbers in [0, 1)")
     first, second = betas
@@ -161,12 +162,12 @@ def adamw(
 def by_layer(
     network: nn.Module, lr: float, weight_decay: float, layer_lr: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """The trained parameters in groups: those of each named layer, called after it, then the rest;
-    biases and gains without weight decay.
+    """Parameter groups of the trained parameters: those of each named layer, under its name, then
+    the rest; biases and gains without weight decay.
 
     Args:
-        layer_lr: the learning rates of layers, by their names in the network (``groups.0``); of two
-            that hold a parameter, the longer name counts.
+        layer_lr: the learning rates of layers, by their names in the network (``groups.0``); if two
+            contain a parameter, the longer name takes precedence.
 
     Raises:
         ValueError: the network has no layer of that name.

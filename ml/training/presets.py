@@ -24,9 +24,9 @@ from ml.training.hardware import best_precision, quiet_lightning
 _GIBIBYTE = 2**30
 _PROBE_BATCH = 64
 _OWN_SIZE = CIFAR10.image_size  # no other dataset has presets
-_PROBE_S = 0.4  # for each preset, and that many calls at least; the first, which compiles
-_PROBE_CALLS = 5  # kernels, is not counted
-# What a preset's accuracy was measured with; a command line that changes none of it may expect it.
+_PROBE_S = 0.4  # minimum per measurement
+_PROBE_CALLS = 5  # minimum; the first, which compiles kernels, is not counted
+# Settings that affect a preset's measured accuracy, which is shown only if none is overridden.
 _RECIPE = (
     *("data", "augmentation", "network", "optimizer", "averaging", "callbacks.averaging"),
     *("label_smoothing", "warmup", "schedule", "class_weights", "freeze", "init_from"),
@@ -36,11 +36,11 @@ _RECIPE = (
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a configuration's network trains here.
+    """Training speed of a configuration's network on this machine.
 
     Attributes:
-        image_s: seconds for one image of the largest size, forward and backward.
-        step_s: seconds for one step of the optimizer.
+        image_s: seconds per image of the largest size, forward and backward.
+        step_s: seconds per optimizer step.
     """
 
     image_s: float
@@ -49,11 +49,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Choice:
-    """A preset as it would train here.
+    """A preset, with its speed and training time on this machine.
 
     Attributes:
         seconds: of training, estimated.
-        obstacle: why the next better preset was not taken; None if there is none.
+        obstacle: why the next better preset was not chosen; None if there is none.
     """
 
     cfg: DictConfig
@@ -63,13 +63,13 @@ class Choice:
 
 
 class Presets:
-    """The configurations that one command line may stand for, and the choice among them.
+    """The configurations that a command line may stand for, and the choice among them.
 
     Args:
-        cfg: what the command line says, without a preset.
-        overrides: the command line, Hydra's own options left out.
-        compose: the same with one of `LADDER`; None where the configuration is fixed: by name, by
-            ``budget=null``, or by a dataset or network that the ladder does not know.
+        cfg: the configuration of the command line without a preset.
+        overrides: the command line without Hydra's own options.
+        compose: composes the same with a preset of `LADDER`; None where the configuration is fixed:
+            by name, by ``budget=null``, or by a dataset or network for which there are no presets.
     """
 
     def __init__(
@@ -83,14 +83,14 @@ class Presets:
         self._compose = compose
 
     def possible(self) -> list[DictConfig]:
-        """Every configuration that `choose` may return here: one of them is an earlier run's."""
+        """Every configuration that `choose` may return here; an earlier run has one of them."""
         if self._compose is None:
             return [settle(self._cfg)]
         return [settle(self._compose(name)) for name in LADDER]
 
     def choose(self, console: Console) -> DictConfig:
-        """The configuration to train by, every value settled; measures the machine if it has a
-        choice, and says what was taken and why."""
+        """The configuration to train with, every value settled; if there is a choice, measures the
+        machine and prints what was chosen and why."""
         if self._compose is None:
             return settle(self._cfg)
         budget_s = parse_duration(self._cfg.budget)
@@ -114,8 +114,8 @@ class Presets:
 
 
 def climb(ladder: Iterable[DictConfig], budget_s: float) -> Choice:
-    """The last preset of a ladder that ends within a budget and fits into memory; the first one if
-    none does."""
+    """The last preset of a ladder that finishes within a budget and fits into memory; the first one
+    if none does."""
     memory = available_memory()
     choice: Choice | None = None
     for cfg in ladder:
@@ -125,7 +125,7 @@ def climb(ladder: Iterable[DictConfig], budget_s: float) -> Choice:
             return replace(choice, obstacle=f"{name} needs {memory_gib:.1f} GiB of memory")
         speed = measure_speed(cfg)
         seconds = training_seconds(cfg, speed)
-        if choice and seconds > budget_s:  # something else may have run just then: look again
+        if choice and seconds > budget_s:  # another process may have interfered: measure again
             again = measure_speed(cfg)
             speed = Speed(min(speed.image_s, again.image_s), min(speed.step_s, again.step_s))
             seconds = training_seconds(cfg, speed)
@@ -142,8 +142,8 @@ def climb(ladder: Iterable[DictConfig], budget_s: float) -> Choice:
 
 
 def settle(cfg: DictConfig) -> DictConfig:
-    """The same configuration with each ``auto`` that changes results replaced by what this machine
-    has, so that a run that continues or is repeated elsewhere computes the same."""
+    """The same configuration with each ``auto`` that affects results replaced by this machine's
+    value, so that a run that is resumed or repeated elsewhere computes the same."""
     settled = cfg.copy()
     accelerator = OmegaConf.select(cfg, "trainer.accelerator", default="cpu")
     if OmegaConf.select(cfg, "trainer.precision") == "auto":
@@ -155,7 +155,7 @@ def settle(cfg: DictConfig) -> DictConfig:
 
 
 def measure_speed(cfg: DictConfig) -> Speed:
-    """Trains the network of a configuration on noise, for about a second."""
+    """Trains the network of a configuration on random noise for about a second."""
     quiet_lightning()
     trainer = instantiate(
         cfg.trainer,
@@ -186,7 +186,7 @@ def measure_speed(cfg: DictConfig) -> Speed:
 
 
 def _fastest(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of the fastest of a few calls; what else runs on the machine only ever adds time."""
+    """Seconds of the fastest of a few calls; other load on the machine only ever adds time."""
     times: list[float] = []
     started = time.perf_counter()
     while len(times) < _PROBE_CALLS or time.perf_counter() - started < _PROBE_S:
@@ -199,16 +199,16 @@ def _fastest(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def training_seconds(cfg: DictConfig, speed: Speed) -> float:
-    """Seconds that a whole training takes at a measured speed: an image of another size costs in
-    proportion to its multiplications."""
+    """Estimated seconds of a whole training at a measured speed; the cost of an image of another
+    size is proportional to its multiplications."""
     steps = _train_images(cfg) // cfg.data.batch_size * cfg.trainer.max_epochs
     images = training_flop(cfg) / _flop(_on_no_device(cfg), _largest(cfg)) / 3
     return images * speed.image_s + steps * speed.step_s
 
 
 def training_flop(cfg: DictConfig) -> float:
-    """Floating-point operations of a whole training: three times those of the forward pass for each
-    training image, once for each validation image."""
+    """Floating-point operations of a whole training: three forward passes for each training image,
+    one for each validation image."""
     data, epochs, network = cfg.data, cfg.trainer.max_epochs, _on_no_device(cfg)
     sizes = _schedule(cfg)
     images = _train_images(cfg) // data.batch_size * data.batch_size
@@ -232,7 +232,7 @@ def _train_images(cfg: DictConfig) -> int:
 
 
 def _number(size: float, images: int) -> int:
-    """The number of images, from a number or a share of them."""
+    """A number of images, from a number or a share of them."""
     return round(size * images) if isinstance(size, float) else size
 
 

@@ -1,4 +1,4 @@
-"""Networks of torchvision, and weights to start from: a published file's or another run's."""
+"""Networks of torchvision, and initial weights: from a published file or another run."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ml.artifact.weights import read_weights
 
-# Without their second heads, whose logits no loss here takes.
+# Without their auxiliary heads, whose logits no loss here uses.
 _OPTIONS: dict[str, dict[str, Any]] = {
     name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
 }
@@ -23,14 +23,14 @@ def torchvision_model(
     small_images: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A classifier of torchvision, of random weights, that answers K logits.
+    """A torchvision classifier with random weights and K logits.
 
     Args:
         classes: K.
         model: its name in torchvision, such as ``resnet18``.
-        small_images: whether its first convolution looks at every pixel and is followed by no
-            pooling, which suits images of some 32 pixels; published weights fit all the same.
-        options: other arguments of torchvision's, such as ``dropout``.
+        small_images: whether the first convolution has stride 1 and is not followed by pooling,
+            which suits images of about 32 pixels; published weights still fit.
+        options: further arguments of torchvision, such as ``dropout``.
 
     Raises:
         ValueError: torchvision has no such classifier; the message lists the nearest.
@@ -54,39 +54,40 @@ def torchvision_model(
         if hasattr(network, "maxpool"):
             network.maxpool = nn.Identity()
     base = type(network)
-    # Its layers keep their published names, which a network around it would change.
+    # A subclass, since a wrapper would change the published names of its layers.
     network.__class__ = type(base.__name__, (_ScalesHead, base), {})
     return network
 
 
 class _ScalesHead(nn.Module):
-    """What calibration asks of a network; after the last layer torchvision's only pool."""
+    """Adds the method that calibration needs; after the last layer, torchvision's networks only
+    pool."""
 
     @torch.no_grad()
     def scale_logits(self, factor: float) -> None:
-        """Multiplies all logits by a factor, for good."""
+        """Multiplies all logits by a factor, permanently."""
         head = self.get_submodule(head_of(self))
         for weight in head.parameters():
             weight.mul_(factor)
 
 
 def head_of(network: nn.Module) -> str:
-    """The name of the last layer with weights for each class."""
+    """The name of the last linear or convolutional layer, which computes the logits."""
     kinds = (nn.Linear, nn.Conv2d)
     return [name for name, layer in network.named_modules() if isinstance(layer, kinds)][-1]
 
 
 def load_initial(network: nn.Module, path: Path) -> list[str]:
-    """Puts the weights of a file into a network; its head stays as it is where the classes differ.
+    """Loads the weights of a file into a network; its head keeps its own where the classes differ.
 
     Args:
-        path: weights by name (``.pt``, ``.pth``), or a checkpoint of a run.
+        path: a state dict (``.pt``, ``.pth``), or a checkpoint of a run.
 
     Returns:
-        The names of the weights that stay as they are.
+        The names of the weights that were not loaded.
 
     Raises:
-        ValueError: the file cannot be read, or its weights are another network's.
+        ValueError: the file cannot be read, or its weights are those of another network.
     """
     (state, _), own = read_weights(path), network.state_dict()
     counts = {name for name in own if name.endswith("num_batches_tracked")}  # not in older files
