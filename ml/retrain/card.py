@@ -1,4 +1,4 @@
-"""A retraining as a page in Markdown: the decision, the steps, the new model's card."""
+"""A Markdown page about a retraining: the decision, the steps, the new model's card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ml.retrain.steps import Record
 
 
 def to_page(record: Record) -> str:
-    """What a person decides by whether to promote the model; without a model the steps alone.
+    """The page by which a person decides whether to promote the model; without a model, the steps
+    alone.
 
     Raises:
         TrainedError, ArtifactError, DatasetMismatch, FinishedError: the run cannot be read.

@@ -1,5 +1,5 @@
-"""Whether a candidate is better than the champion on labelled captures that neither was trained on,
-and how many labels such a question needs."""
+"""Tests whether a candidate is better than the champion on labelled captures that neither was
+trained on, and how many labels that takes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from ml.registry.ledger import Gate
 from ml.registry.outcomes import Comparison, compare_paired
 
-POWER = 0.8  # chance of finding a gain that is there
+POWER = 0.8  # probability of detecting a gain that exists
 _MOST = 1_000_000
 
 
 @dataclass(frozen=True)
 class LiveComparison:
-    """A candidate and the champion on the live test.
+    """A candidate and the champion on the live test set.
 
     Attributes:
         paired: McNemar's exact test, image by image.
-        weighted: the gain in accuracy over all of the traffic, each image weighted by how many
-            answers stand behind it.
-        needed: about how many images would show a gain like this one; None where there is none.
+        weighted: the gain in accuracy on the whole traffic, each image weighted by the number of
+            answers that it represents.
+        needed: roughly how many images would show a gain like this one; None if there is no gain.
     """
 
     images: int
@@ -36,11 +36,11 @@ class LiveComparison:
     needed: int | None
 
     def is_better(self, alpha: float) -> bool:
-        """Whether the gain is no chance, and one for the traffic too."""
+        """Whether the gain is significant, and also a gain on the whole traffic."""
         return self.paired.is_superior(alpha) and self.weighted > 0
 
     def gate(self, alpha: float) -> Gate:
-        """As one of the registry's."""
+        """The comparison as a gate of the registry."""
         found = self.paired
         detail = (
             f"{self.candidate:.2%} against {self.champion:.2%} on {self.images:,} labelled "
@@ -56,14 +56,14 @@ def compare_live(
     weights: NDArray[np.float64],
     alpha: float,
 ) -> LiveComparison:
-    """Compares on the same images.
+    """Compares both models on the same images.
 
     Args:
-        candidate, champion: (N,), whether each is right.
-        weights: (N,), how many answers stand behind each image.
+        candidate, champion: (N,), whether each answer is correct.
+        weights: (N,), number of answers that each image represents.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no images.
     """
     paired = compare_paired(candidate, champion, alpha)
     difference = candidate.astype(float) - champion.astype(float)
@@ -77,26 +77,26 @@ def compare_live(
 
 
 def labels_needed(gain: float, discordant: float, alpha: float, power: float = POWER) -> int | None:
-    """About how many images McNemar's test needs to find a gain with a chance of `power`.
+    """Roughly how many images McNemar's test needs to detect a gain with a probability of `power`.
 
-    The paired difference of one image has the variance d - g² where a share d of the images is
-    answered rightly by one model alone. Source: Connor 1987, "Sample size for testing differences
-    in proportions for the paired-sample design", Biometrics 43:207-211.
+    The paired difference of one image has the variance d - g², where d is the share of the images
+    that only one of the models gets right. Source: Connor 1987, "Sample size for testing
+    differences in proportions for the paired-sample design", Biometrics 43:207-211.
 
     Args:
-        gain: of accuracy, as a share.
-        discordant: the share of images that one of the models alone gets right, at least `gain`.
+        gain: in accuracy, as a share.
+        discordant: the share of the images that only one of the models gets right, at least `gain`.
         alpha: of the two-sided test.
 
     Returns:
-        None where there is no gain to be found.
+        None if there is no gain to detect.
     """
     if gain <= 0:
         return None
     normal, discordant = NormalDist(), min(1.0, max(gain, discordant))
     chance = normal.inv_cdf(1 - alpha / 2) * math.sqrt(discordant)
     reach = normal.inv_cdf(power) * math.sqrt(discordant - gain**2)
-    # No fewer than a coin needs that falls on one side each time.
+    # At least as many as if all discordant images favoured the candidate.
     least = (1 - math.log2(alpha)) / discordant
-    exact = 2 / gain  # what the exact test asks for beyond the normal limit (measured: 80 to 84 %)
+    exact = 2 / gain  # what the exact test needs beyond the normal limit (measured: 80 to 84 %)
     return min(_MOST, math.ceil(max(least, ((chance + reach) / gain) ** 2 + exact)))

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     settings = {
         name: value for name, value in vars(options).items() if name not in ("again", "card")
     }
-    # Only now: PyTorch is behind it, for which --help need not wait.
+    # Imported here, since they import PyTorch, which --help does not need.
     from ml.artifact.artifact import ArtifactError
     from ml.retrain.retraining import Retraining
     from ml.runs.folder import ResumeError

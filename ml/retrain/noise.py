@@ -1,15 +1,15 @@
-"""How many labels are wrong, by those that two models which have not seen them agree against.
+"""Estimates how many labels are wrong, from those that two models agree against without having seen
+them.
 
-A label is suspect where the model in production and a second one say the same other class and are
-sure of it. The second is a logistic regression on the first one's answers, fitted to the labels
-without those that it is asked about (five parts in turn), so that it knows how the images differ
-from the model's own data. It is the cross-validation of confident learning (Northcutt, Jiang and
-Chuang 2021, "Confident learning: estimating uncertainty in dataset labels", JAIR 70,
-arXiv:1911.00068); but of the sure half alone is counted, since a classifier that a shift has made
-worse is wrong where it is unsure. Where the two agree on less than 30 % of the answers, the shift
-has left the first no authority, and nothing is said: the gates alone decide. Measured on CIFAR-10
-under a corruption that cost 20 points: 11.5 % of right labels are contradicted, and 27.8 % of those
-of which a fifth are wrong.
+A label is suspect if the model in production and a second model confidently predict the same other
+class. The second is a logistic regression on the first one's answers, cross-validated on the labels
+in five parts, so that it learns how the images differ from the model's own data. This is the
+cross-validation of confident learning (Northcutt, Jiang and Chuang 2021, "Confident learning:
+estimating uncertainty in dataset labels", JAIR 70, arXiv:1911.00068), but only the more confident
+half counts, since a classifier that a shift has made worse is wrong where it is uncertain. If the
+two models agree on less than 30 % of the answers, the shift has made the first too unreliable and
+there is no estimate: the gates alone decide. Measured on CIFAR-10 under a corruption that cost 20
+points: 11.5 % of correct labels are contradicted, and 27.8 % of labels of which a fifth are wrong.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sklearn.linear_model import LogisticRegression
 from ml.artifact.evaluation import wilson
 
 _PARTS = 5
-_FEWEST = 40  # labels, and a tenth of it that both are sure of: fewer say nothing
-_AUTHORITY = 0.3  # share of the answers on which both models agree
-_LEAST = 1e-4  # probability whose logarithm is taken
+_FEWEST = 40  # minimum number of labels; a tenth of it must be agreed answers
+_AUTHORITY = 0.3  # minimum share of the answers on which both models agree
+_LEAST = 1e-4  # lower limit of probabilities before the logarithm
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class LabelNoise:
     """The share of wrong labels among those that can be judged.
 
     Attributes:
-        share, low: the share and the lower end of its 95 % interval (Wilson); None where too few
+        share, low: the share and the lower end of its 95 % interval (Wilson); None if too few
             labels can be judged.
-        judged: labels that both models are sure about.
-        suspects: places of the labels that both contradict, the surest first.
+        judged: number of labels on which both models are confident.
+        suspects: indices of the labels that both contradict, the most confident first.
     """
 
     share: float | None
@@ -48,7 +48,7 @@ class LabelNoise:
 def label_noise(
     probabilities: NDArray[np.floating], labels: NDArray[np.int64], seed: int = 0
 ) -> LabelNoise:
-    """Judges labels by a model's answers.
+    """Estimates the label noise from a model's answers.
 
     Args:
         probabilities: (N, K), of a model that was not trained on these labels.
@@ -73,7 +73,7 @@ def label_noise(
 def _cross_validated(
     probabilities: NDArray[np.floating], labels: NDArray[np.int64], seed: int
 ) -> NDArray[np.float64]:
-    """(N, K): what a logistic regression that has not seen a label says in its place."""
+    """(N, K): predictions of a logistic regression for labels on which it was not fitted."""
     features = np.log(np.clip(probabilities, _LEAST, 1))
     part = np.random.default_rng(seed).permutation(len(labels)) % _PARTS
     answers = np.zeros(probabilities.shape)

@@ -16,10 +16,10 @@ _CHAMPION = "registry:champion"
 
 
 def champion_config(known: Mapping[str, Any] | None) -> DictConfig:
-    """The configuration that the champion was trained by, its classes where they are now.
+    """The configuration with which the champion was trained, with the current names of its classes.
 
     Raises:
-        ConfigError: the registry knows none.
+        ConfigError: the registry has none.
     """
     if not known:
         raise ConfigError(
@@ -32,19 +32,20 @@ def champion_config(known: Mapping[str, Any] | None) -> DictConfig:
 
 
 def base_of(champion: DictConfig) -> DictConfig:
-    """The dataset behind a champion: its own, or that of the captures it was trained on."""
+    """The dataset behind a champion: its own, or the base of the captures on which it was
+    trained."""
     data = champion.data
     return data.base if data.get("_target_") == CapturedConfig._target_ else data
 
 
 def starting_weights(reference: str | None, runs: Path) -> Path | None:
-    """The champion's weights, if its run is at hand; None to train from nothing.
+    """The champion's weights, if its run is available; None to train from scratch.
 
     Args:
-        reference: a file or a run folder, None for the champion's run, ``none`` for nothing.
+        reference: a file or a run folder, None for the champion's run, ``none`` for no weights.
 
     Raises:
-        ConfigError: what is named is not there.
+        ConfigError: the reference does not exist.
     """
     if reference == "none":
         return None
@@ -59,20 +60,20 @@ def starting_weights(reference: str | None, runs: Path) -> Path | None:
 def next_config(
     champion: DictConfig, weights: Path | None, overrides: Sequence[str], until: str
 ) -> DictConfig:
-    """What trains the next model.
+    """The configuration to train the next model.
 
     From the champion's weights: ``experiment=finetune``, with the champion's network, loss and
-    augmentation. From nothing: all of the champion's recipe.
+    augmentation. From scratch: the champion's whole recipe.
 
     Args:
-        overrides: as for //ml:train, the last word.
+        overrides: as for //ml:train; they take precedence.
         until: the cut-off of captures and labels, ISO 8601.
 
     Raises:
-        ConfigError: an override that the configuration does not take.
+        ConfigError: an override that the configuration does not accept.
     """
     recipe = ["experiment=finetune"] if weights else ["name=retrained", *_epochs(champion)]
-    # The champion's dataset lies below data.base, where its values can be overridden as well.
+    # The champion's dataset is data.base, where its values can be overridden too.
     chosen = _base_overrides(base_of(champion), overrides)
     given = ["data=captured", "budget=null", *recipe, *chosen, *overrides]
     cfg = composed([*given, f"data.until='{until}'"])
@@ -99,7 +100,7 @@ def _epochs(champion: DictConfig) -> list[str]:
 
 
 def _base_overrides(base: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Overrides that make the base dataset of a new configuration the champion's."""
+    """Overrides that make the champion's dataset the base of a new configuration."""
     if any(text.startswith("data@data.base=") for text in overrides):
         return []
     groups = {"CIFAR10": "cifar10", "ImageFolder": "folder"}

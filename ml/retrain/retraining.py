@@ -49,7 +49,7 @@ class Retraining:
 
     Args:
         options: of the command.
-        workspace: holds runs/.
+        workspace: the folder that contains runs/.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Retraining:
         self.captures_url = options.captures or usual_location()
 
     def carry_out(self) -> bool:
-        """All steps up to the decision, which the record holds then.
+        """Carries out all steps up to the decision, which is then in the record.
 
         Returns:
-            False if the new champion was to be released and was not.
+            False if the new champion was to be released but was not.
 
         Raises:
-            RegistryError, ConfigError, DatasetError, StoreError, ArtifactError: what cannot be
-                used; the champion is as it was.
+            RegistryError, ConfigError, DatasetError, StoreError, ArtifactError: the cause; the
+                champion is unchanged.
         """
         options = self.options
         gap = self._estimate()
@@ -88,11 +88,11 @@ class Retraining:
         version = self._register(run)
         return self._judge(version, live)
 
-    # --- Is there need, and are there labels? ------------------------------------------------
+    # --- Is retraining needed, and are there enough labels? -----------------------------------
 
     @cached_property
     def champion(self) -> Manifest:
-        """The version to beat."""
+        """The current champion's version."""
         if CHAMPION not in self.registry.state().aliases:
             raise RegistryError(
                 f"{self.url} has no champion to begin from: register the model in production with "
@@ -107,12 +107,12 @@ class Retraining:
 
     @cached_property
     def verdicts(self) -> dict[tuple[str, int], Verdict]:
-        """What is said about them."""
+        """The labels of the captured answers."""
         return self.captures.verdicts()
 
     @cached_property
     def config(self) -> DictConfig:
-        """What the next model is trained by; its data is fixed by the cut-off of the record."""
+        """The configuration to train the next model; the record's cut-off determines its data."""
         champion = champion_config(self.champion.lineage.config)
         self.weights = starting_weights(self.options.init_from, self.runs)
         since = [f"data.since='{self.options.since}'"] if self.options.since else []
@@ -125,7 +125,7 @@ class Retraining:
         return open_data(self.config)
 
     def _estimate(self) -> float:
-        """By how much the champion's live accuracy is below what it promises."""
+        """By how much the champion's live accuracy is below its accuracy on the test set."""
         manifest = self.champion
         until = datetime.fromisoformat(self.record.until).timestamp()
         with Progress("reading captured answers"):
@@ -166,8 +166,8 @@ class Retraining:
         return gap
 
     def _labels(self, gap: float) -> tuple[LiveTest | None, int]:
-        """The live test if it can show a gain of half the shortfall; else about how many labelled
-        captures are missing."""
+        """The live test set if it can show a gain of half the shortfall; else about how many
+        labelled captures are missing."""
         gain, share = max(gap / 2, 0.02), self.config.data.live_share
         enough = labels_needed(gain, 2 * gain, self.options.alpha)
         assert enough is not None
@@ -219,12 +219,13 @@ class Retraining:
     # --- The next model -----------------------------------------------------------------------
 
     def _train(self) -> RunFolder:
-        """The finished run of this record; goes on with one that was killed."""
+        """Trains the run of this record, or resumes it if it was killed; returns the finished
+        run."""
         run = RunFolder(Path(self.record.run)) if self.record.run else None
         if run is None or not run.metrics.exists():
             cfg = self.config
             with open_dict(cfg):
-                cfg.data.folder = str(self.data.packed.folder)  # the very version, from now on
+                cfg.data.folder = str(self.data.packed.folder)  # exactly this version, from now on
             run = create_run(self.runs, cfg, datetime.now())
             self.record.run = str(run.path)
             self.record.save()
@@ -292,7 +293,7 @@ class Retraining:
         model = self.record.folder / "model.onnx"
         write_whole(model, self.registry.versions.model(version))
         environment = os.environ | {"KILN_MODEL": str(model), "KILN_MODEL_VERSION": version}
-        done = subprocess.run(  # noqa: S602 # the user's own command, as it was typed
+        done = subprocess.run(  # noqa: S602 # the user's own command
             self.options.deploy, shell=True, cwd=self.workspace, env=environment
         )
         self.record.note("release", f"exit code {done.returncode}", self.console)
@@ -304,8 +305,7 @@ class Retraining:
 
 
 def decide(gates: list[Gate], compared: LiveComparison, live_share: float) -> tuple[Decision, str]:
-    """What the gates mean: only a model that fails none but the live one may do with more
-    labels."""
+    """The decision from the gates: only if the live gate alone fails can more labels help."""
     failed = [gate.name for gate in gates if not gate.passed]
     if not failed:
         return "promoted", f"{100 * compared.weighted:+.2f} points of the live traffic"

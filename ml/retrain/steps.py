@@ -1,4 +1,5 @@
-"""The steps from labelled captures to the next champion, each explained; a record of them all."""
+"""The steps of a retraining, from labelled captures to the next champion, each with an explanation;
+and the record of them."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Step:
-    """What a step found or did.
+    """The result of a step.
 
     Attributes:
         name: such as ``train``.
@@ -43,14 +44,14 @@ class Step:
 
 @dataclass
 class Record:
-    """One retraining, kept in a folder after every step, so that a killed one continues.
+    """One retraining, saved in a folder after every step, so that a killed one can be resumed.
 
     Attributes:
-        settings: what it was asked to do; another set is another retraining.
+        settings: of the command; other settings are another retraining.
         until: the cut-off of captures and labels, ISO 8601.
-        run: the training's folder, once it has one.
-        decision: None until there is one.
-        says: why.
+        run: the training's run folder, once it has one.
+        decision: None until it is made.
+        says: the reason for it.
     """
 
     folder: Path
@@ -67,19 +68,19 @@ class Record:
         return self.folder / RECORD
 
     def save(self) -> None:
-        """Writes it whole."""
+        """Writes the record atomically."""
         values = asdict(self) | {"format": _FORMAT, "folder": str(self.folder)}
         write_whole(self.path, json.dumps(values, indent=2, default=str) + "\n")
 
     def note(self, name: str, says: str, console: Console, **facts: Any) -> None:
-        """Adds a step, or replaces what an interrupted attempt said of it."""
+        """Adds a step, or replaces its result from an interrupted attempt."""
         self.steps = [step for step in self.steps if step.name != name]
         self.steps.append(Step(name, says, facts))
         self.save()
         console.print(f"{name}: {says}", markup=False, highlight=False, soft_wrap=True)
 
     def decide(self, decision: Decision, says: str) -> None:
-        """Ends it."""
+        """Records the decision, which ends the retraining."""
         self.decision, self.says = decision, says
         self.save()
 
@@ -87,10 +88,10 @@ class Record:
 def open_record(
     root: Path, settings: dict[str, Any], *, again: bool, now: Callable[[], datetime] | None = None
 ) -> Record:
-    """The newest record of these settings that has no decision, else a new one.
+    """The newest record with these settings and without a decision, else a new one.
 
     Args:
-        again: begin anew in any case.
+        again: always start a new one.
     """
     for path in [] if again else sorted(root.glob(f"*/{RECORD}"), reverse=True):
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -111,7 +112,7 @@ def open_record(
 
 
 def print_record(record: Record, console: Console) -> None:
-    """All steps in one table, the decision below."""
+    """Prints all steps in a table, and the decision below."""
     table = Table(title="Retraining", title_justify="left", show_lines=True)
     table.add_column("step", no_wrap=True)
     table.add_column("what it says")
