@@ -39,6 +39,7 @@ from benchmarks.load.servers import (
     ServerCommand,
     ServerFailed,
     ask,
+    floor,
     interruptible,
     load,
     peers,
@@ -72,7 +73,8 @@ def main() -> int:
             for path, metadata in models.items()
         ]
         if options.peers:
-            servers += [(peer, paths[0]) for peer in peers(paths[0], options.workers)]
+            others = [*peers(paths[0], options.workers), floor(paths[0], options.workers)]
+            servers += [(other, paths[0]) for other in others]
     except (ArtifactError, PeersMissing) as exc:
         sys.stderr.write(f"kiln: error: {exc}\n")
         return 2
@@ -198,7 +200,9 @@ def _options() -> argparse.Namespace:
     parser = command_parser("//serve:benchmark", __doc__)
     parser.add_argument("--model", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument(
-        "--peers", action="store_true", help="include FastAPI, LitServe and BentoML"
+        "--peers",
+        action="store_true",
+        help="include FastAPI, LitServe, BentoML, and the model in a loop without a service",
     )
     parser.add_argument(
         "--telemetry",

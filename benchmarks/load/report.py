@@ -10,6 +10,7 @@ from rich.table import Table
 
 from benchmarks.load.client import Load
 from benchmarks.load.overhead import Bare
+from benchmarks.load.servers import FLOOR
 from common.figures import COLORS, INK, MUTED, STYLE, new_figure
 from common.terminal import terminal
 
@@ -88,8 +89,15 @@ def ratios(results: Sequence[Result], bare: Mapping[str, Bare]) -> list[str]:
     ceiling = next(iter(bare.values()))
     most = max(first.closed)
     lines = []
-    peers = [one for one in results if not one.name.startswith("Kiln") and not one.failure]
-    if peers:
+    others = {one.name: one for one in results if one.name[:4] != "Kiln" and not one.failure}
+    if least := others.pop(FLOOR, None):
+        slower = first.closed[1].p50_ms / least.closed[1].p50_ms
+        share = first.closed[most].throughput / least.closed[most].throughput
+        lines.append(
+            f"without a service: a single request takes {slower:.2f} times as long here, "
+            f"{most} callers get {share:.2f} of its responses"
+        )
+    if peers := others.values():
         best = max(peers, key=lambda one: one.closed[most].throughput)
         ratio = first.closed[most].throughput / best.closed[most].throughput
         lines.append(f"{most} callers: {ratio:.2f} times {best.name}, the best of the peers")

@@ -218,6 +218,18 @@ def _text(errors: IO[bytes]) -> str:
     return os.pread(errors.fileno(), size, 0).decode(errors="replace")
 
 
+FLOOR = "no service"
+
+
+def floor(model: Path, workers: int) -> ServerCommand:
+    """The least that a service does, see `benchmarks/load/floor.py`."""
+    port = free_port()
+    environment = python_environment(
+        FLOOR_MODEL=str(model.absolute()), FLOOR_PORT=str(port), FLOOR_WORKERS=str(workers)
+    )
+    return ServerCommand(FLOOR, [sys.executable, "-m", "benchmarks.load.floor"], environment, port)
+
+
 _FOLDER = Path(__file__).with_name("peers")
 _REQUIREMENTS = _FOLDER / "requirements.txt"
 
