@@ -223,10 +223,10 @@ def _write(
     counts = {part: [0] * len(classes) for part in PARTS}
     labels: dict[str, list[int]] = {"train": [], "test": []}
     lines, damaged = list[str](), list[dict[str, str]]()
-    total = _Statistics()
+    total = np.zeros((3, 256), np.int64)
     files = {part: (folder / f"{part}.bin").open("wb") for part in labels}
     try:
-        for sample, found, statistics in _decoded(samples, decode):
+        for sample, (found, histogram) in _decoded(samples, decode):
             if isinstance(found, str):
                 damaged.append({"path": shown_path(sample.path, root), "reason": found})
                 continue
@@ -236,13 +236,13 @@ def _write(
             counts[sample.part][sample.label] += 1
             lines.append(f"{sample.part} {classes[sample.label]} {sample.sha256}")
             if sample.part == "train":
-                total.add(statistics)
+                total += histogram
         for part, file_labels in labels.items():
             files[part].write(np.array(file_labels, _LABEL).tobytes())
     finally:
         for file_ in files.values():
             file_.close()
-    mean, std = total.mean_and_std()
+    mean, std = _mean_and_std(total)
     return {
         "format": _FORMAT,
         "digest": digest_of([[*classes], lines]),
@@ -254,51 +254,43 @@ def _write(
     }
 
 
-class _Statistics:
-    """Sums over the pixels of each channel, in exact integers, so that their order does not
-    matter."""
+def _histogram(image: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(H, W, 3) -> (3, 256): how many pixels of each channel have each value."""
+    channels = image.reshape(-1, 3).T
+    return np.stack([np.bincount(channel, minlength=256) for channel in channels])
 
-    def __init__(self) -> None:
-        self.pixels, self.sums, self.squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
 
-    def measure(self, image: NDArray[np.uint8]) -> _Statistics:
-        channels = image.reshape(-1, 3)
-        self.pixels = len(channels)
-        self.sums = channels.sum(0, dtype=np.int64)
-        self.squares = np.square(channels, dtype=np.uint16).sum(0, dtype=np.int64)
-        return self
+def _mean_and_std(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, scaled to 0…1; exact sums, so that the order of
+    the images does not matter."""
+    values, pixels = np.arange(256), max(histogram[0].sum(), 1)
+    mean = histogram @ values / pixels
+    std = np.sqrt(np.maximum(histogram @ values**2 / pixels - mean**2, 0))
+    return (mean / 255).round(6).tolist(), (std / 255).round(6).tolist()
 
-    def add(self, other: _Statistics) -> None:
-        self.pixels += other.pixels
-        self.sums += other.sums
-        self.squares += other.squares
 
-    def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of each channel, scaled to 0…1."""
-        mean = self.sums / max(self.pixels, 1)
-        std = np.sqrt(np.maximum(self.squares / max(self.pixels, 1) - mean**2, 0))
-        return (mean / 255).round(6).tolist(), (std / 255).round(6).tolist()
+_Found = tuple[NDArray[np.uint8] | str, NDArray[np.int64]]  # pixels or a reason, the histogram
+_NOTHING = np.zeros((3, 256), np.int64)
 
 
 def _decoded(
     samples: Sequence[Sample], decode: Callable[[bytes], NDArray[np.uint8]]
-) -> Iterator[tuple[Sample, NDArray[np.uint8] | str, _Statistics]]:
+) -> Iterator[tuple[Sample, _Found]]:
     """Each sample, in order, with its pixels or with the reason why it has none."""
 
-    def work(chunk: Sequence[Sample]) -> list[tuple[NDArray[np.uint8] | str, _Statistics]]:
-        found: list[tuple[NDArray[np.uint8] | str, _Statistics]] = []
+    def work(chunk: Sequence[Sample]) -> list[_Found]:
+        found: list[_Found] = []
         for sample in chunk:
             try:
                 pixels = np.ascontiguousarray(decode(sample.path.read_bytes()))
-                found.append((pixels, _Statistics().measure(pixels)))
+                found.append((pixels, _histogram(pixels)))
             except (ImageError, OSError) as exc:
-                found.append((str(exc), _Statistics()))
+                found.append((str(exc), _NOTHING))
         return found
 
     with Progress("packing images", len(samples)) as progress:
         for chunk, found in in_threads(work, _chunks(samples)):
-            for sample, (pixels, statistics) in zip(chunk, found, strict=True):
-                yield sample, pixels, statistics
+            yield from zip(chunk, found, strict=True)
             progress.advance(len(chunk))
 
 
