@@ -27,7 +27,7 @@ def test_help_shows_examples_presets_and_settings() -> None:
     assert code == 0
     for part in ("sweep=smoke", "tag(log,interval(1e-4,1))", "base, default, latency, smoke"):
         assert part in text
-    assert "n_trials: 20 # in all" in text
+    assert "n_trials: 20 #" in text  # with the comment that explains it
 
 
 def test_cfg_shows_the_plan_and_hides_the_password(workspace: Path) -> None:
