@@ -16,7 +16,8 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.fuzz.targets import Target
-from benchmarks.load.servers import ServerFailed, python_environment
+from benchmarks.load.servers import ServerFailed
+from common.programs import python_environment
 from common.terminal import Progress
 
 # Instrumented modules; instrumenting Pillow costs a second of start-up per megabyte.

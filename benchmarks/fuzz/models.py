@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import onnx
 
-from benchmarks.load.servers import ServerFailed, python_environment
+from benchmarks.load.servers import ServerFailed
 from common.model.artifact import ArtifactError, to_json
 from common.model.model_file import METADATA_PROPS, read_model_file, wire_fields
+from common.programs import python_environment
 from common.terminal import Progress
 
 _HANG_S = 60  # loading takes milliseconds

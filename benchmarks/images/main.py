@@ -145,7 +145,7 @@ def _in_process(photos: Path, edge: int, memory_gib: float) -> dict[str, Any]:
     command = [sys.executable, "-m", __spec__.name if __spec__ else "benchmarks.images.main"]
     found = subprocess.run(
         [*command, "--epochs-of", str(photos), "--edge", str(edge), "--gib", str(memory_gib)],
-        env={**os.environ, **python_environment()},
+        env=python_environment(),
         stdout=subprocess.PIPE,
         check=True,
     )

@@ -25,8 +25,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.load.servers import interruptible, python_environment
+from benchmarks.load.servers import interruptible
 from common.command_line import command_parser
+from common.programs import python_environment
 from common.terminal import Progress, terminal
 from serve.aws_lambda.lifecycle import one_pixel_event
 from serve.image import boot
@@ -82,7 +83,8 @@ def measure(model: Path, rounds: int, cpu: int, folder: Path) -> dict[str, list[
     """
     # Bytecode as in the image, even if packages were installed without.
     common = {"ORT_DISABLE_TELEMETRY": "1", "PYTHONPYCACHEPREFIX": str(folder)}
-    environment = python_environment(**common, KILN_MODEL=str(model), PYTHONDONTWRITEBYTECODE="")
+    environment = python_environment() | common
+    environment |= {"KILN_MODEL": str(model), "PYTHONDONTWRITEBYTECODE": ""}
     environment = {k: v for k, v in environment.items() if not k.startswith("OTEL_")}
     measures: dict[str, Callable[[], Start]] = {
         "bare": partial(_bare, model, environment, cpu),

@@ -120,10 +120,9 @@ def ratios(results: Sequence[Result], bare: Mapping[str, Bare]) -> list[str]:
 
 
 def benchmark_figure(results: Sequence[Result], bare: Mapping[str, Bare]) -> Figure:
-    """Throughput by clients; latency at most clients and at half load; memory; cold start. The
-    dashes are one CPU that decodes and runs the first model, without a service.
+    """Throughput by clients; latency at most clients and at half load; memory; cold start.
 
-    The dashes are one processor that decodes and runs the first model, without a service.
+    The dashes are one CPU that decodes and runs the first model, without a service.
     """
     measured = [result for result in results if not result.failure and result.closed]
     figure = new_figure(11, 4.6 + 0.45 * len(measured))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.load.client import Job, Load
-from common.programs import free_port, wheel_program
+from common.programs import free_port, python_environment, wheel_program
 
 _START_S = 120
 _STARTED = 19  # index of the start time in /proc/PID/stat after the name
@@ -74,12 +74,9 @@ def service(
 ) -> ServerCommand:
     """Kiln's own server of a model, on a free port; `variables` are additional settings."""
     port = free_port()
-    environment = python_environment(
-        KILN_MODEL=str(model.absolute()),
-        KILN_PORT=str(port),
-        KILN_WORKERS=str(workers),
-        **variables,
-    )
+    environment = python_environment() | variables
+    environment["KILN_MODEL"] = str(model.absolute())
+    environment |= {"KILN_PORT": str(port), "KILN_WORKERS": str(workers)}
     command = [sys.executable, "-m", "serve.server.server"]
     return ServerCommand(name, command, environment, port)
 
@@ -160,11 +157,6 @@ def load(job: Job) -> Load:
     return Load(**json.loads(done.stdout))
 
 
-def python_environment(**variables: str) -> dict[str, str]:
-    """This process's environment and packages, for a Python subprocess."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
-
-
 def family(process: int) -> dict[int, list[str]]:
     """A process and its descendants, with the fields of /proc/PID/stat after the name."""
     stats: dict[int, list[str]] = {}
@@ -224,9 +216,8 @@ FLOOR = "no service"
 def floor(model: Path, workers: int) -> ServerCommand:
     """The least that a service does, see `benchmarks/load/floor.py`."""
     port = free_port()
-    environment = python_environment(
-        FLOOR_MODEL=str(model.absolute()), FLOOR_PORT=str(port), FLOOR_WORKERS=str(workers)
-    )
+    environment = python_environment() | {"FLOOR_MODEL": str(model.absolute())}
+    environment |= {"FLOOR_PORT": str(port), "FLOOR_WORKERS": str(workers)}
     return ServerCommand(FLOOR, [sys.executable, "-m", "benchmarks.load.floor"], environment, port)
 
 

@@ -27,7 +27,6 @@ from benchmarks.load.servers import (
     ServerFailed,
     at_least,
     interruptible,
-    python_environment,
     running,
     service,
 )
@@ -39,6 +38,7 @@ from common.command_line import command_parser, count, share_or_none
 from common.figures import to_png
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError, ArtifactMetadata
+from common.programs import python_environment
 from common.stores import open_store
 from common.terminal import Progress, terminal
 from serve.http.keys import new_key

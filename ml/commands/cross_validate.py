@@ -24,10 +24,11 @@ from rich.table import Table
 from common.command_line import command_parser
 from common.files import write_whole
 from common.terminal import terminal
+from ml.data.checks import unwrapped
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import ResumeError, RunFolder, config_digest, open_run
 from ml.runs.metrics import best_row, read_rows
-from ml.training.config import CONFIGS, ConfigError, check_values, is_fast_dev_run, unwrapped
+from ml.training.config import CONFIGS, ConfigError, check_values, is_fast_dev_run
 from ml.training.launch import (
     BAD_INPUT,
     INTERRUPTED,

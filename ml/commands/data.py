@@ -18,8 +18,9 @@ from rich.console import Console
 from common.command_line import command_parser
 from common.files import user_path
 from common.terminal import Progress, terminal
+from ml.data.checks import unwrapped
 from ml.data.cifar10 import DatasetError
-from ml.training.config import ConfigError, composed, unwrapped
+from ml.training.config import ConfigError, composed
 
 BAD_INPUT = 2
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from common.files import write_whole
+from ml.data.checks import unwrapped
 from ml.data.cifar10 import DatasetError
 from ml.data.cifar10_cache import cache_folder
 from ml.runs.folder import ResumeError, RunFolder
@@ -26,7 +27,6 @@ from ml.training.config import (
     ConfigError,
     check_values,
     composed,
-    unwrapped,
 )
 from ml.training.launch import (
     BAD_INPUT,

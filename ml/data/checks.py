@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -48,6 +49,12 @@ def open_data(cfg: DictConfig, folder: Path | None = None) -> Any:
     if cfg.get("augmentation"):  # earlier releases had it in cfg.data
         data.augmentation = instantiate(cfg.augmentation)
     return data
+
+
+def unwrapped(exc: Exception) -> BaseException:
+    """The exception that a ``_target_`` raised, without Hydra's wrapper; other errors unchanged."""
+    is_wrapper = isinstance(exc, InstantiationException) and exc.__cause__
+    return exc.__cause__ if is_wrapper else exc  # type: ignore[return-value]
 
 
 def check_statements(data: Any) -> None:

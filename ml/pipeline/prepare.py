@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.files import sha256_of, write_whole
 from common.terminal import Progress
-from ml.data.checks import open_data
+from ml.data.checks import open_data, unwrapped
 from ml.data.cifar10 import DatasetError, read_records
 from ml.data.cifar10_cache import link_or_copy
 from ml.data.cifar10_pin import FILE_NAMES, Mismatch, PinError, read_pin
@@ -42,7 +42,7 @@ from ml.pipeline.layout import (
 )
 from ml.pipeline.resolve import ChoicesError, read_choices, read_dataset, resolve
 from ml.runs.own_code import own_code
-from ml.training.config import ConfigError, DataConfig, FolderConfig, is_fast_dev_run, unwrapped
+from ml.training.config import ConfigError, DataConfig, FolderConfig, is_fast_dev_run
 
 CONFIGS = Path("configs")
 

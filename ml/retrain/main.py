@@ -28,10 +28,11 @@ from common.command_line import share_or_none
 from common.files import user_path, write_whole
 from common.objects import StoreError
 from common.terminal import terminal
+from ml.data.checks import unwrapped
 from ml.data.cifar10 import DatasetError
 from ml.registry.ledger import RegistryError
 from ml.retrain.steps import EXIT_CODES, open_record, print_record
-from ml.training.config import ConfigError, unwrapped
+from ml.training.config import ConfigError
 
 BAD_INPUT, UNRELEASED, INTERRUPTED = 2, 6, 130
 

@@ -167,16 +167,14 @@ def _validation(labels: NDArray[np.int64], config: DictConfig | None) -> NDArray
 def _own(config: DictConfig, target: str) -> Dataset:
     """A user's dataset, through its data module."""
     # Imports Lightning, which CIFAR-10 does not need.
-    from hydra.errors import InstantiationException
-
-    from ml.data.checks import open_data
+    from ml.data.checks import open_data, unwrapped
     from ml.runs.loading import labelled_test, labelled_train, labelled_validation
 
     try:
         data = open_data(config)
         digest = data.digest
     except Exception as exc:  # anything may be raised by a user's dataset
-        cause = (exc.__cause__ or exc) if isinstance(exc, InstantiationException) else exc
+        cause = unwrapped(exc)
         why = " ".join(str(cause).split())
         raise UnavailableDataset(
             f"the dataset {target} cannot be opened ({type(cause).__name__}: {why}): its module "

@@ -16,7 +16,7 @@ from common.model.artifact import Provenance
 from ml.artifact.calibration import calibrate
 from ml.artifact.evaluation import Labelled, torch_probabilities
 from ml.artifact.weights import read_weights
-from ml.data.checks import open_data
+from ml.data.checks import open_data, unwrapped
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.provenance import UNKNOWN, git_revision, lock_digest, read_provenance
 
@@ -104,7 +104,7 @@ def open_trained(
         network: nn.Module = instantiate(cfg.network, classes=len(data.classes))
         network.load_state_dict(state)
     except InstantiationException as exc:
-        raise TrainedError(f"{run.config}: {exc.__cause__ or exc}") from exc
+        raise TrainedError(f"{run.config}: {unwrapped(exc)}") from exc
     except RuntimeError as exc:
         raise TrainedError(f"the weights in {weights} are of another network: {exc}") from exc
     network.eval()

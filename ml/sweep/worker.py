@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
 from common.files import write_whole
-from ml.data.checks import open_data
+from ml.data.checks import open_data, unwrapped
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import RunFolder, open_run
 from ml.sweep import standings
@@ -34,7 +34,6 @@ from ml.sweep.space import Space
 from ml.sweep.study import open_study
 from ml.sweep.supervisor import Leases
 from ml.sweep.trial import data_digest, run_trial, trial_digest
-from ml.training.config import unwrapped
 
 REFUSED = 2  # exit code: an error that another worker would have, too
 _POLL_S = 0.5

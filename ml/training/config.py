@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -437,12 +437,6 @@ def not_composed(exc: Exception, overrides: Sequence[str], name: str = "train") 
     if isinstance(exc, AssertionError):
         reasons = ["a value below a group that is null: choose one, such as averaging=ema, first"]
     return ConfigError("\n".join([*reasons, *suggestions(overrides, name)]))
-
-
-def unwrapped(exc: Exception) -> BaseException:
-    """The exception that a ``_target_`` raised, without Hydra's wrapper; other errors unchanged."""
-    is_wrapper = isinstance(exc, InstantiationException) and exc.__cause__
-    return exc.__cause__ if is_wrapper else exc  # type: ignore[return-value]
 
 
 def suggestions(overrides: Sequence[str], name: str = "train") -> list[str]:
