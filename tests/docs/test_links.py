@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.tools.starlark import ROOT, read_targets
 
 PAGES = [Path(name) for name in os.environ["PAGES"].split() if name.endswith(".md")]
 BUILD_FILES = [Path(name) for name in os.environ["BAZEL_SOURCES"].split()]
 _LINK = re.compile(r"\]\((?!https?:|mailto:)(?P<path>[^)#\s]*)(?:#(?P<anchor>[^)]*))?\)")
 _TARGET = re.compile(r"(?:bazel|Bazel) (?:run|build|test) (?:--\S+ )*(//[\w/.-]*(?::[\w.-]+)?)")
-# A target, or one of several that are made from a table of their names.
-_NAME = re.compile(r'^(?:    name = |        (?="[\w-]+"(?:: |,$)))"([^"]+)"', re.MULTILINE)
 
 
+@cache
 def targets() -> set[str]:
     """Labels of all rules, as their BUILD files name them."""
-    found = set()
-    for path in BUILD_FILES:
-        if path.name == "BUILD.bazel":
-            package = str(path.parent).removeprefix(".")
-            text = path.read_text(encoding="utf-8")
-            for name in _NAME.findall(text):
-                found.add(f"//{package}:{name}")
-                if name == path.parent.name:
-                    found.add(f"//{package}")
-    return found
+    read = [read_targets(ROOT / path) for path in BUILD_FILES if path.name == "BUILD.bazel"]
+    labels = {label for found in read for label in found}
+    short = (label.partition(":") for label in labels)
+    return labels | {folder for folder, _, name in short if folder.endswith(f"/{name}")}
 
 
 def anchors(page: Path) -> set[str]:

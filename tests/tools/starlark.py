@@ -83,21 +83,39 @@ class Target:
     @property
     def main(self) -> str:
         """The file that a py_binary of //tools:defs.bzl runs."""
-        return self.attributes.get("main") or f"{self.attributes['name']}.py"
+        return self.attributes.get("main") or next(iter(self._own_file()), "main.py")
 
     @property
     def files(self) -> list[str]:
         """Paths of its Python sources, those that are generated excepted."""
         sources = self.labels("srcs")
-        if not sources and self.kind == "py_binary":
-            sources = [full_label(self.main, self.package)]
-        if not sources and self.kind == "pytest_test":
-            name = self.attributes["name"]
-            is_file = name.startswith("test_") or name.endswith("_test")
-            found = (ROOT / self.package).glob(f"{name}.py" if is_file else "test_*.py")
-            sources = [full_label(path.name, self.package) for path in sorted(found)]
+        if "srcs" not in self.attributes:
+            sources = [full_label(name, self.package) for name in self._default_sources()]
         paths = [label.removeprefix("//").replace(":", "/") for label in sources]
         return [path for path in paths if path.endswith(".py") and (ROOT / path).is_file()]
+
+    def _own_file(self) -> list[str]:
+        name = f"{self.attributes['name']}.py"
+        return [name] if (ROOT / self.package / name).is_file() else []
+
+    def _default_sources(self) -> list[str]:
+        """As the macros of //tools:defs.bzl choose them."""
+        folder = {path.name for path in (ROOT / self.package).glob("*.py")}
+        tests = {name for name in folder if name.startswith("test_")}
+        match self.kind:
+            case "py_binary":
+                return [self.main]
+            case "py_library":
+                return self._own_file() or sorted(folder - tests)
+            case "pytest_test":
+                name = self.attributes["name"]
+                is_file = name.startswith("test_") or name.endswith("_test")
+                return (
+                    self._own_file()
+                    if is_file
+                    else sorted(tests - set(self.attributes.get("exclude", ())))
+                )
+        return []
 
 
 def full_label(text: str, package: str) -> str:
@@ -118,7 +136,8 @@ class _Choices(list[Any]):
 
 
 def read_targets(path: Path) -> dict[str, Target]:
-    """The targets of a BUILD file by their full labels; comprehensions are run, macros are not."""
+    """The targets of a BUILD file by their full labels; comprehensions are run, of the macros only
+    `aliases`."""
     package = "" if path.parent == ROOT else path.parent.relative_to(ROOT).as_posix()
     targets: dict[str, Target] = {}
 
@@ -126,6 +145,10 @@ def read_targets(path: Path) -> dict[str, Target]:
         if "name" in attributes:
             targets[f"//{package}:{attributes['name']}"] = Target(kind, package, attributes)
         return anything
+
+    def aliases(table: dict[str, str], **_: Any) -> None:
+        for name, actual in table.items():
+            declare("alias", {"name": name, "actual": actual})
 
     def glob(include: list[str], exclude: Any = (), **_: Any) -> list[str]:
         left = {file for pattern in exclude for file in path.parent.glob(pattern)}
@@ -146,7 +169,7 @@ def read_targets(path: Path) -> dict[str, Target]:
         for node in names
         if id(node) in called and node.id not in dir(builtins)
     }
-    scope |= {"glob": glob, "select": select}
+    scope |= {"aliases": aliases, "glob": glob, "select": select}
     exec(compile(tree, str(path), "exec"), scope)  # noqa: S102 # ours
     return targets
 

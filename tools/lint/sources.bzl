@@ -1,4 +1,4 @@
-"""`sources()`: one call in every BUILD file hands the folder to the linters and scanners."""
+"""`sources()` hands a folder to the linters and scanners. The macros of //tools:defs.bzl call it; a BUILD file without them does."""
 
 _KINDS = {
     "all_files": ["*"],
@@ -12,7 +12,7 @@ _LEFT_OVERS = ["**/__pycache__/**", "**/.*_cache/**", "**/.hypothesis/**", "**/.
 def sources(exclude = []):
     """Collects this folder's files, the Python and Bazel ones apart, and those of every package below it.
 
-    A package that forgets the call breaks the build of the linters by name: each package asks the
+    A package without it breaks the build of the linters by name: each package asks the
     packages below it for these targets. So no file escapes ruff, mypy and buildifier.
 
     Args:

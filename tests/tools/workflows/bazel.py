@@ -1,13 +1,12 @@
 """`bazel build` and `bazel run` of a rehearsal: programs by what BUILD files say, nothing built.
 
-What only a build can give is named in REHEARSAL_FILES: a path for each `$(rootpath …)`.
+What only a build can give is named in REHEARSAL_FILES: a path for each target that an option names.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -32,10 +31,9 @@ def program(label: str, files: Mapping[str, str]) -> list[str]:
     target = find_target(label)
     if target.kind != "py_binary":
         raise KeyError(f"{label} is a {target.kind}: a rehearsal runs programs in Python alone")
-    arguments = [
-        re.sub(r"\$\(rootpath (\S+?)\)", lambda found: files[found[1]], argument)
-        for argument in target.attributes.get("args", ())
-    ]
+    named = target.attributes.get("files", {}).items()
+    arguments = [f"{option}={files[label]}" for option, label in named]
+    arguments += target.attributes.get("args", ())
     return [f"{target.package.replace('/', '.')}.{target.main.removesuffix('.py')}", *arguments]
 
 
