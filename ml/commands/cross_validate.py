@@ -23,7 +23,7 @@ from rich.table import Table
 
 from common.command_line import command_parser
 from common.files import write_whole
-from common.terminal import terminal
+from common.terminal import Progress, terminal
 from ml.data.checks import unwrapped
 from ml.data.cifar10 import DatasetError
 from ml.runs.folder import ResumeError, RunFolder, config_digest, open_run
@@ -114,7 +114,9 @@ def cross_validate(cfg: DictConfig, folds: int, console: Console) -> Path:
     Raises:
         ConfigError, InstantiationException, DatasetError, ResumeError: nothing was started.
     """
-    from ml import stages  # imports PyTorch, which --help does not need
+    with Progress("loading PyTorch"):  # which --help does not need
+        from ml import stages
+        from ml.training import fitting  # noqa: F401
 
     folder = folder_of(cfg, folds)
     console.print(f"Cross-validation: {folder}", highlight=False, soft_wrap=True)

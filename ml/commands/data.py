@@ -42,9 +42,10 @@ def main(arguments: Sequence[str], console: Console) -> int:
         cfg = composed(overrides(options.dataset, options.config_dir))
         if "on_damaged" in cfg.data:
             cfg.data.on_damaged = "skip"  # the report lists them, so they must not abort it
-        # Imported late: PyTorch and Matplotlib are slow, and --help does not need them.
-        from ml.data.checks import open_data
-        from ml.report.dataset import inspect, write_page
+        with Progress("loading PyTorch", console=console):  # which --help does not need
+            from ml.data import datamodule  # noqa: F401
+            from ml.data.checks import open_data
+            from ml.report.dataset import inspect, write_page
 
         data = open_data(cfg)
         name = Path(getattr(data, "folder", "")).name if "folder" in cfg.data else ""

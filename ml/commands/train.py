@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from common.files import write_whole
+from common.terminal import Progress
 from ml.data.checks import unwrapped
 from ml.data.cifar10 import DatasetError
 from ml.data.cifar10_cache import cache_folder
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 
 
 def _train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
-    from ml import stages  # imports PyTorch, which --help does not need
+    with Progress("loading PyTorch"):  # 9 s of CPU time, which --help does not need
+        from ml import stages
+        from ml.training import fitting  # noqa: F401
 
     try:
         return stages.train(cfg, run, console)
@@ -123,7 +126,8 @@ def _configurations(cfg: DictConfig) -> "Presets":
     """The presets for a budget, unless the command line names one or sets values that they
     define.
     """
-    from ml.training.presets import Presets
+    with Progress("loading PyTorch"):
+        from ml.training.presets import Presets
 
     hydra_cfg = HydraConfig.get()
     overrides, choices = hydra_cfg.overrides.task, hydra_cfg.runtime.choices

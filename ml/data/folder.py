@@ -135,6 +135,7 @@ class ImageFolder(ImageData):
         self.split_seed, self.max_pixels = split_seed, max_pixels
         self.report: Path | None = None
         self.files: list[Path] = []
+        self.note = ""
         self.memory_bytes = int(memory_gib * 2**30)
         if folder is None:
             self.usual_folder()
@@ -146,6 +147,8 @@ class ImageFolder(ImageData):
         self.mean = tuple(self.packed.facts["mean"])
         self.std = tuple(max(value, 1e-3) for value in self.packed.facts["std"])
         super().__init__(folder=root, **base)
+        if self.note:  # not before a refusal
+            print(self.note, file=sys.stderr)
 
     @property
     def digest(self) -> str:
@@ -203,7 +206,8 @@ class ImageFolder(ImageData):
             )
         self.report = write_report(listing, packed)
         self.files = [file.path for file in listing.files]
-        self._tell(listing, packed)
+        self._check_damaged(listing, packed)
+        self.note = self._noted(listing, packed)
         return packed
 
     def _packed_before(self, root: Path) -> Packed:
@@ -215,9 +219,9 @@ class ImageFolder(ImageData):
         self.resize = packed.facts["resize"]
         return packed
 
-    def _tell(self, listing: Listing, packed: Packed) -> None:
-        """Prints a line about damaged files and duplicates, or raises DatasetError."""
-        damaged, copies = packed.damaged, sum(len(group) - 1 for group in listing.duplicates)
+    def _check_damaged(self, listing: Listing, packed: Packed) -> None:
+        """Raises DatasetError for damaged files, unless they may be left out."""
+        damaged = packed.damaged
         if damaged and (self.on_damaged == "fail" or len(damaged) == len(listing.files)):
             first = [f"  {one['path']}: {one['reason']}" for one in damaged[:_LISTED]]
             if len(damaged) > _LISTED:
@@ -227,6 +231,10 @@ class ImageFolder(ImageData):
                 "cannot be decoded:\n" + "\n".join(first) + "\nRepair or delete them, or leave "
                 f"them out: data.on_damaged=skip. All are in {self.report}"
             )
+
+    def _noted(self, listing: Listing, packed: Packed) -> str:
+        """A line about damaged files and duplicates; empty if there are none."""
+        damaged, copies = packed.damaged, sum(len(group) - 1 for group in listing.duplicates)
         notes = []
         if damaged:
             notes.append(f"damaged files left out: {len(damaged):,}")
@@ -241,8 +249,7 @@ class ImageFolder(ImageData):
                 notes.append(f"of these in several classes: {classes:,}")
         if listing.ignored:
             notes.append(f"files and folders ignored: {len(listing.ignored):,}")
-        if notes:
-            print(f"{listing.root}: {', '.join(notes)}: {self.report}", file=sys.stderr)
+        return f"{listing.root}: {', '.join(notes)}: {self.report}" if notes else ""
 
 
 def list_files(root: Path, cache: Path) -> Listing:
@@ -358,19 +365,34 @@ def read_table(path: Path) -> list[File]:
         split = str(row.get("split") or "").strip().lower()
         named = row["label"] is not None and row["label"] == row["label"]  # NaN is not a label
         label = str(row["label"]).strip() if named else ""
-        file = path.parent / str(row["path"])
+        file = path.parent / (row["path"] or "")
         if split not in _TABLE_PARTS:
             raise DatasetError(
                 f"{path}, row {number}: split is {split!r}, expected train, validation or test"
             )
         if not label:
             raise DatasetError(f"{path}, row {number}: {row['path']} has no label")
+        if not (row["path"] or "").strip():
+            raise DatasetError(f"{path}, row {number}: there is no path")
         if not file.is_file():
-            raise DatasetError(f"{path}, row {number}: there is no file {file}")
+            cure = _cure_of_path(path.parent, row["path"])
+            raise DatasetError(f"{path}, row {number}: there is no file {file}{cure}")
         files.append(File(file, label, _TABLE_PARTS[split]))
     if len({file.part is None for file in files}) > 1:
         raise DatasetError(f"{path}: some rows have a split and others none; fill all or none")
     return files
+
+
+def _cure_of_path(folder: Path, named: str) -> str:
+    """How to write a path of a table whose file exists by another spelling."""
+    plain = named.strip()
+    for spelling, cure in (
+        (plain, "leave out the blanks around it"),
+        (plain.replace("\\", "/"), "write / instead of \\, without blanks around it"),
+    ):
+        if (folder / spelling).is_file():
+            return f": {cure}"
+    return ""
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

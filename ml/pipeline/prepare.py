@@ -59,6 +59,11 @@ def prepare(lists: Path) -> None:
     """
     source = read_dataset(PARAMS)
     images = None if source == DATA else source
+    if source.is_file():
+        raise ChoicesError(
+            f"{PARAMS}: dataset: {source} is a file, and the images that it lists would not be "
+            f"tracked: write dataset: {source.parent}, and train.data.folder: {source}"
+        )
     config = resolve(read_choices(PARAMS, "train"), CONFIGS, images)
     if is_fast_dev_run(config):
         raise ConfigError("a fast development run keeps nothing that could be evaluated")

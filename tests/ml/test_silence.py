@@ -1,10 +1,12 @@
 """Commands that work for long say so, also where nobody sees a live bar."""
 
+import builtins
 import importlib
 import io
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from ml import stages
+from ml.commands import cross_validate, data, train
 from ml.data.cifar10 import DatasetError
 from ml.pipeline import evaluate, export, prepare, runner
 from ml.registry import main as registry
@@ -89,6 +92,37 @@ def test_a_training_says_that_it_concludes(monkeypatch: pytest.MonkeyPatch, tmp_
     cfg = OmegaConf.create({"logger": None, "trainer": {}})
     with pytest.raises(DatasetError):
         stages.train(cfg, RunFolder(tmp_path), Console(file=text, width=140))
+
+
+_HEAVY = {("ml", "stages"), ("ml.data", "datamodule"), ("ml.training.presets", "Presets")}
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda cfg: train._train(cfg, RunFolder(Path()), Console()),
+        lambda cfg: train._configurations(cfg),
+        lambda cfg: cross_validate.cross_validate(cfg, 2, Console(file=io.StringIO())),
+        lambda _: data.main(["inspect"], Console(stderr=True)),
+    ],
+    ids=["train", "train, budget", "cross_validate", "inspect"],
+)
+def test_a_command_says_that_it_loads_pytorch(
+    load: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", text)
+    work = _lasting_until_something_is_said(text.getvalue, DatasetError("gone"))
+    known = builtins.__import__
+
+    def slow(name: str, *rest: Any) -> Any:
+        names = {(name, one) for one in (rest[2] if len(rest) > 2 else None) or ()}
+        return work() if names & _HEAVY else known(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", slow)
+    with suppress(DatasetError):
+        load(OmegaConf.create({"name": "a", "paths": {"runs": "runs"}}))
+    assert "loading PyTorch" in text.getvalue()
 
 
 def test_the_registry_says_that_it_waits_for_its_store(

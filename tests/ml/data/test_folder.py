@@ -146,7 +146,10 @@ def test_a_table_names_paths_labels_and_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("missing.png,a,train", "row 3: there is no file"),
+        ("missing.png,a,train", r"row 3: there is no file .*missing\.png$"),
+        (",a,train", "row 3: there is no path"),
+        (" a/0.png,a,train", r"0\.png: leave out the blanks around it"),
+        (r"a\0.png ,a,train", r"0\.png : write / instead of \\"),
         ("a/0.png,,train", "row 3: a/0.png has no label"),
         ("a/0.png,a,exam", "split is 'exam', expected train, validation or test"),
         ("a/0.png,a,", "some rows have a split and others none"),
@@ -186,13 +189,17 @@ def test_a_dataset_of_damaged_files_alone_is_refused_whatever_is_skipped(tmp_pat
         opened(tmp_path, on_damaged="skip")
 
 
-def test_images_that_are_all_the_same_colour_are_refused(tmp_path: Path) -> None:
+def test_images_that_are_all_the_same_colour_are_refused_without_further_notes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for edge, name in enumerate(("a/0.png", "a/1.png", "b/0.png", "b/1.png"), 8):
         file = io.BytesIO()
         Image.new("RGB", (edge, edge), (3, 200, 9)).save(file, "PNG")
         write(tmp_path / name, file.getvalue())
+    write(tmp_path / "a" / "copy.png", file.getvalue())
     with pytest.raises(DatasetError, match="nothing to learn"):
         opened(tmp_path)
+    assert "duplicates" not in capsys.readouterr().err
 
 
 def test_copies_of_one_image_for_each_class_leave_none_to_test(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What params.yaml means to Hydra."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml.pipeline.layout import STAGES
 from ml.pipeline.prepare import prepare
 from ml.pipeline.resolve import ChoicesError, overrides, read_choices, read_dataset, resolve
 from ml.training.config import ConfigError
+from tests.ml.data.small_dataset import write_photos
 
 ROOT = Path(__file__).absolute().parents[3]
 CONFIGS = ROOT / "configs"
@@ -65,6 +68,30 @@ def test_another_dataset_than_the_pinned_one_is_refused(
     with pytest.raises(ConfigError, match=r"data\._target_=mine\.Shapes: expected"):
         prepare(tmp_path)
     assert not (tmp_path / "pipeline").exists()
+
+
+def test_a_table_is_read_among_its_photos_and_is_no_dataset_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    photos = write_photos(tmp_path / "photos", ("cat", "dog"), each=6)
+    names = sorted(path.relative_to(photos) for path in photos.rglob("*.*"))
+    rows = "".join(f"{name},{name.parent}\n" for name in names if name.stem != "0")
+    (photos / "labels.csv").write_text(f"path,label\n{rows}")
+    for stage in STAGES[1:]:
+        (tmp_path / f"{stage}.sources").write_text("")
+    (tmp_path / "dvc.yaml").write_text("stages: {prepare: {deps: []}}\n")
+    (params := tmp_path / "params.yaml").write_text(
+        "dataset: photos\ntrain: {data: {folder: photos/labels.csv, image_size: 16}}\n"
+    )
+    monkeypatch.setenv("KILN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path)
+    counts = json.loads((tmp_path / "pipeline/metrics/data.json").read_text())
+    assert (counts["train_images"], counts["test_images"]) == (8, 2)
+    params.write_text("dataset: photos/labels.csv\ntrain: {}\n")
+    with pytest.raises(ChoicesError, match=r"dataset: photos, and train\.data\.folder: photos/lab"):
+        prepare(tmp_path)
 
 
 def test_code_that_the_pipeline_does_not_know_is_refused(
