@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -11,6 +10,7 @@ from urllib.error import HTTPError
 
 import pytest
 
+from common.programs import serving
 from infra.terraform.modules.slack.function import slack
 
 ALARM = {
@@ -53,13 +53,10 @@ class _Handler(BaseHTTPRequestHandler):
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     monkeypatch.setenv("WEBHOOK_PARAMETER", "/kiln/slack-webhook")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with Receiver() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        monkeypatch.setattr(slack, "read_webhook", lambda parameter: server.url)
+    server = Receiver()
+    monkeypatch.setattr(slack, "read_webhook", lambda parameter: server.url)
+    with serving(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def event(*messages: object, subject: str | None = None) -> dict[str, Any]:

@@ -1,12 +1,1 @@
-provider "aws" {
-  region = var.region
-
-  default_tags {
-    tags = merge(var.tags, {
-      Project     = var.project
-      Environment = var.environment
-      Root        = "service"
-      ManagedBy   = "terraform"
-    })
-  }
-}
+../shared/providers.tf
