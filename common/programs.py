@@ -1,4 +1,4 @@
-"""Native programs: where they are; child processes: their environment, ports and user."""
+"""Native programs: where they are; child processes and servers: environment, ports and user."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import shutil
 import socket
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from http.server import HTTPServer
 
 
 def wheel_program(name: str) -> Path:
@@ -98,6 +104,19 @@ def free_port() -> int:
     """A TCP port that is free on the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
+
+
+@contextmanager
+def serving(server: HTTPServer) -> Iterator[str]:
+    """Serves in a thread during the block; yields the URL on the loopback interface."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def this_user() -> str:

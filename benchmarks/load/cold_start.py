@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.load.servers import interruptible
 from common.command_line import command_parser
-from common.programs import python_environment
+from common.programs import python_environment, serving
 from common.terminal import Progress, terminal
 from serve.aws_lambda.lifecycle import one_pixel_event
 from serve.image import boot
@@ -210,12 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def _lambda() -> Iterator[_Server]:
     server = _Server()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 # ---- For people ---------------------------------------------------------------------------------

@@ -38,8 +38,8 @@ from common.captures import Capture, Captures
 from common.command_line import command_parser, count
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError
+from common.programs import serving
 from common.terminal import Progress, terminal
-from infra.twin.cloud.background import serving
 from serve.capture.recorder import png
 from serve.capture.s3 import Bucket
 from serve.inference.model_path import model_path, read_model

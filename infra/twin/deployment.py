@@ -7,13 +7,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.oci import manifest_digest
 from common.programs import find_program
-from infra.twin.image.registry import Registry
+from infra.twin.image.store import Registry
 
 
 class NotPushed(Exception):
@@ -37,6 +38,38 @@ def publish(layout: Path, registry: Registry, ecr: Any, repository: str) -> str:
     ecr.put_image(repositoryName=repository, imageManifest=manifest.decode(), imageDigest=digest)
     (found,) = ecr.describe_repositories(repositoryNames=[repository])["repositories"]
     return f"{found['repositoryUri']}@{digest}"
+
+
+def run_command(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    say: Callable[[str], object],
+) -> tuple[int, str]:
+    """Exit code and standard output; `say` is called with each line of the other, as it comes."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(environment),
+        cwd=folder,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        errors = process.stderr
+
+        def show() -> None:
+            with suppress(ValueError):  # closed: the story was interrupted
+                for line in errors:
+                    say(line.rstrip("\n"))
+
+        shower = threading.Thread(target=show)
+        shower.start()
+        output = process.stdout.read()
+        shower.join()
+    return process.returncode, output
 
 
 PROMOTED, ROLLED_BACK = 0, 20
@@ -88,28 +121,8 @@ class Deployer:
             *more,
         ]
         begun = time.time()
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(self.environment),
-            cwd=self.folder,
-            text=True,
-        ) as process:
-            assert process.stdout
-            assert process.stderr
-            errors = process.stderr
-
-            def show() -> None:
-                for line in errors:
-                    self.say(line.rstrip("\n"))
-
-            shower = threading.Thread(target=show)
-            shower.start()
-            output = process.stdout.read()
-            shower.join()
-        return Deployment(begun, time.time(), process.returncode, _parsed(output))
+        exit_code, output = run_command(command, self.environment, self.folder, self.say)
+        return Deployment(begun, time.time(), exit_code, _parsed(output))
 
 
 @dataclass(frozen=True)

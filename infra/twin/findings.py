@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from common.figures import COLORS, GREEN, RED, STYLE, new_figure, to_png
 from infra.twin.cloud.data_plane import Seen
@@ -46,6 +49,21 @@ class Finding:
     promise: str
     kept: bool
     seen: str
+
+
+def show(findings: Sequence[Finding], took_s: float, console: Console) -> None:
+    """Prints the findings as a table, and how many expectations failed."""
+    table = Table(title=f"After {took_s:.0f} s", title_justify="left")
+    for name in ("", "promise", "seen"):
+        table.add_column(name)
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.kept else "[red]✗[/]"
+        table.add_row(mark, escape(finding.promise), escape(finding.seen))
+    console.print(table)
+    if broken := sum(not finding.kept for finding in findings):
+        console.print(f"[bold red]{broken} of {len(findings)} expectations failed[/]")
+    else:
+        console.print(f"[bold green]all {len(findings)} expectations met[/]")
 
 
 @dataclass(frozen=True)

@@ -14,21 +14,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from common.command_line import command_parser, positive
-from common.files import user_path
 from common.programs import ProgramMissing
 from common.terminal import terminal
 from infra.terraform.installation import TerraformError
 from infra.twin import models, story
 from infra.twin.deployment import Deployer, NotPushed
-from infra.twin.findings import Finding, Release, draw, find, measure
+from infra.twin.findings import Finding, Release, draw, find, measure, show
 from infra.twin.story import Failed, Narrator, Platform
 from infra.twin.traffic import Traffic
 
@@ -170,10 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command := loop_command(words):
         os.execv(command[0], command)  # noqa: S606 # of the build, without a shell
     options = parser().parse_args(words)
-    signal.signal(signal.SIGTERM, _interrupt)  # leave no registry behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave no registry behind
     narrator = Narrator(terminal(140))
     try:
-        place = _output(options)
+        place = story.output_folder(options.out)
         with tempfile.TemporaryDirectory(prefix="kiln-twin-") as folder, ExitStack() as work:
             work.enter_context(narrator.working())
             return run(options, Path(folder), place, narrator, work.close)
@@ -183,24 +179,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         narrator.say("interrupted: everything was stopped")
         return INTERRUPTED
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _output(options: argparse.Namespace) -> Path:
-    """The folder for results, checked before the long run."""
-    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
-    place = user_path(options.out) if options.out else Path(workspace, ".kiln", "twin")
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place):
-            return place
-    except OSError as exc:
-        raise Failed(
-            f"{place} cannot be written ({exc.strerror}): --out names another folder"
-        ) from exc
 
 
 def run(
@@ -235,7 +213,7 @@ def run(
             seen, took = platform.traffic.so_far(), time.monotonic() - begun
             findings = find(releases, seen, seen.routings[-1].weights)
             _write(place, releases, seen, findings, took, narrator)
-            _show(findings, took, narrator.console)
+            show(findings, took, narrator.console)
             if options.keep:
                 rest()
                 _stay(platform, deployer, uris, narrator)
@@ -286,22 +264,6 @@ def _say_numbers(release: Release, traffic: Traffic, narrator: Narrator) -> None
     for alert in traffic.alerts:
         if alert.time_s >= began:
             narrator.say(f"alert: {alert.subject}", "yellow")
-
-
-def _show(findings: Sequence[Finding], took_s: float, console: Console) -> None:
-    table = Table(title=f"After {took_s:.0f} s", title_justify="left")
-    table.add_column("")
-    table.add_column("promise")
-    table.add_column("seen")
-    for finding in findings:
-        mark = "[green]✓[/]" if finding.kept else "[red]✗[/]"
-        table.add_row(mark, escape(finding.promise), escape(finding.seen))
-    console.print(table)
-    broken = sum(not finding.kept for finding in findings)
-    if broken:
-        console.print(f"[bold red]{broken} of {len(findings)} expectations failed[/]")
-    else:
-        console.print(f"[bold green]all {len(findings)} expectations met[/]")
 
 
 def _write(

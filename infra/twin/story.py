@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ import boto3
 from rich.console import Console
 from rich.markup import escape
 
+from common.files import user_path
 from common.terminal import Progress
 from infra.terraform.root import Root
 from infra.terraform.service import ServiceOutputs, parse_service_outputs, read_outputs
@@ -23,8 +25,7 @@ from infra.terraform.state import LocalState
 from infra.twin.cloud.cloud import Cloud
 from infra.twin.deployment import PROMOTED, Deployer, Deployment, publish
 from infra.twin.findings import Release
-from infra.twin.image.registry import Registry, registry
-from infra.twin.image.store import ImageStore
+from infra.twin.image.store import ImageStore, Registry, registry
 from infra.twin.models import Candidate
 from infra.twin.traffic import Traffic, callers, subscriber, watched_alias
 
@@ -39,6 +40,24 @@ _WARM_S = 3.0  # seconds of traffic before and after a release
 
 class Failed(Exception):
     """A step of the story failed."""
+
+
+def output_folder(named: str | None) -> Path:
+    """The folder for results, checked before the long run.
+
+    Raises:
+        Failed: it cannot be written.
+    """
+    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
+    folder = user_path(named) if named else Path(workspace, ".kiln", "twin")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as exc:
+        raise Failed(
+            f"{folder} cannot be written ({exc.strerror}): --out names another folder"
+        ) from exc
 
 
 class Narrator:

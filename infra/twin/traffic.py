@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from infra.twin.cloud.background import regularly, serving
+from common.programs import serving
 from infra.twin.cloud.data_plane import Seen
+from infra.twin.cloud.schedules import regularly
 from infra.twin.load import TimedResponse
 
 _POLL_S = 0.25

@@ -15,6 +15,8 @@ from pathlib import Path
 from shutil import rmtree, which
 from tempfile import mkdtemp
 
+from common.programs import serving
+
 SUITE = "small"
 NEEDED = ("apt-get", "dpkg-deb", "gpg")
 MISSING = [name for name in NEEDED if which(name) is None]
@@ -171,13 +173,8 @@ def served(repository: AptRepository) -> Iterator[Server]:
             pass
 
     handler = functools.partial(Handler, directory=str(repository.folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as url:
         try:
-            yield Server(f"http://127.0.0.1:{server.server_port}", requested, gate)
+            yield Server(url, requested, gate)
         finally:
             gate.set()
-            server.shutdown()
-            thread.join()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from common.programs import serving
 from tools.slack import main
 
 RECEIVED: list[Any] = []
@@ -31,13 +31,9 @@ class Webhook(BaseHTTPRequestHandler):
 @pytest.fixture
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     RECEIVED.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
-    threading.Thread(target=server.serve_forever).start()
-    address = f"http://127.0.0.1:{server.server_port}/hook"
-    monkeypatch.setenv("SLACK_WEBHOOK_URL", address)
-    yield address
-    server.shutdown()
-    server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Webhook)) as url:
+        monkeypatch.setenv("SLACK_WEBHOOK_URL", f"{url}/hook")
+        yield f"{url}/hook"
 
 
 def test_a_failure_is_told_with_where_it_failed(webhook: str) -> None:

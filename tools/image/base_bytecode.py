@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.oci import Entry, blob_path, read_image, with_parents, write_layer
-from tools.image.bytecode import cached, compiled
+from tools.image.layer import cached, compiled
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,16 +1,21 @@
-"""Writes an image layer from files and their paths in it."""
+"""Writes an image layer from files and their paths in it, and Python's bytecode beside its sources.
+
+An image's root is read-only, so without it every start would compile everything again.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import marshal
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from common.oci import Entry, with_parents, write_layer
-from tools.image.bytecode import cached, compiled
 
 # Not used at run time: type stubs, static libraries.
 _NEVER = re.compile(r".*\.(pyi|pyc|pyx|pxd|a|lib|cmake)|.*/py\.typed")
@@ -108,6 +113,33 @@ def _is_program(data: bytes) -> bool:
     An ELF executable names its loader; a library does not.
     """
     return data.startswith(b"#!") or (data.startswith(b"\x7fELF") and b"/ld-linux" in data[:4096])
+
+
+_HASH_BASED_UNCHECKED = 0b01  # PEP 552
+
+
+def cached(path: str) -> str:
+    """The path at which Python 3.11 looks for the bytecode of ``path``."""
+    source = PurePosixPath(path)
+    return str(source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc")
+
+
+def compiled(source: bytes, path: str) -> bytes | None:
+    """The content of the bytecode file, or None for sources that this version cannot compile.
+
+    Args:
+        source: the module.
+        path: its path in the image, which tracebacks show.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # warnings about third-party code
+            code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+    except (SyntaxError, ValueError):
+        return None
+    flags = _HASH_BASED_UNCHECKED.to_bytes(4, "little")
+    header = importlib.util.MAGIC_NUMBER + flags + importlib.util.source_hash(source)
+    return header + marshal.dumps(code)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from typing import Any
 
 from common.command_line import command_parser
 from common.files import user_path
+from common.oci import read_image
 
 METRICS = "ml/bundled/metrics.json"
 CALLERS = "1"  # a single client: latency without queueing
@@ -73,21 +74,14 @@ def measure(workspace: Path) -> dict[str, Any]:
 
 def read_layers(layout: Path) -> list[dict[str, Any]]:
     """Digest, compressed bytes and name of each layer of a layout's only image, bottom first."""
-    index = json.loads((layout / "index.json").read_text())
-    manifest = _blob(layout, index["manifests"][0]["digest"])
-    config = _blob(layout, manifest["config"]["digest"])
-    history = [entry for entry in config.get("history", []) if not entry.get("empty_layer")]
+    image = read_image(layout)
+    history = [one for one in image.config.get("history", []) if not one.get("empty_layer")]
     layers = []
-    for number, layer in enumerate(manifest["layers"]):
+    for number, layer in enumerate(image.manifest["layers"]):
         made_by = history[number].get("created_by", "") if number < len(history) else ""
         name = made_by.rpartition(":")[2] or f"layer {number + 1}"
         layers.append({"digest": layer["digest"], "bytes": layer["size"], "name": name})
     return layers
-
-
-def _blob(layout: Path, digest: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((layout / "blobs" / digest.replace(":", "/")).read_text())
-    return content
 
 
 def _output(workspace: Path, target: str) -> Path:

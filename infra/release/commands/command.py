@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -252,8 +251,4 @@ def entry(main: Callable[[Sequence[str], Console, Console], int]) -> NoReturn:
 
 def interrupt_by_sigterm() -> None:
     """Handles SIGTERM like Ctrl-C, so that a cancelled CI job leaves no lease behind."""
-    signal.signal(signal.SIGTERM, _interrupt)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, signal.default_int_handler)

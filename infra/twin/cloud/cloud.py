@@ -37,14 +37,14 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
+from common.programs import serving
 from infra.twin.cloud.alarms import AlarmWatch
-from infra.twin.cloud.background import regularly, serving
 from infra.twin.cloud.data_plane import RETRY_AFTER_S, DataPlane, Observe, ignore
 from infra.twin.cloud.fleet import KEEP_IDLE_S, Fleet, Launch
 from infra.twin.cloud.gateway import Gateway, listening
 from infra.twin.cloud.lambda_api import LambdaApi
 from infra.twin.cloud.metrics import LogWriter, MetricWriter, SampledDatum
-from infra.twin.cloud.schedules import Schedules
+from infra.twin.cloud.schedules import Schedules, regularly
 
 
 @contextmanager

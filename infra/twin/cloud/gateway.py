@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, unquote
 from moto.apigatewayv2.models import apigatewayv2_backends
 from moto.awslambda.models import lambda_backends
 
-from infra.twin.cloud.background import serving
+from common.programs import serving
 from infra.twin.cloud.data_plane import DataPlane, TooLarge, new_trace_id
 from infra.twin.cloud.fleet import Throttled
 from infra.twin.cloud.metrics import MetricWriter, Series

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from infra.twin.cloud.background import serving
+from common.programs import serving
 
 Json = dict[str, Any]
 _VERSION = "/2018-06-01/runtime"

@@ -1,4 +1,5 @@
-"""EventBridge schedule rules: moto stores them; this invokes their functions.
+"""What happens regularly, above all EventBridge's schedule rules: moto stores them; this invokes
+their functions.
 
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-scheduled-rule-pattern.html
 """
@@ -8,8 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +25,25 @@ from infra.twin.cloud.targets import ACCOUNT, UnknownFunction
 logger = logging.getLogger(__name__)
 _RATE = re.compile(r"rate\((?P<number>\d+) (?P<unit>minute|hour|day)s?\)")
 _MINUTES = {"minute": 1, "hour": 60, "day": 24 * 60}
+
+
+@contextmanager
+def regularly(work: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Repeats the work periodically, and once more at the end."""
+    ending = threading.Event()
+
+    def run() -> None:
+        while not ending.wait(every_s):
+            work()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+        work()
 
 
 class Schedules:

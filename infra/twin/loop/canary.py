@@ -76,14 +76,18 @@ class Canary:
     @property
     def labelled(self) -> tuple[Labelled, Labelled]:
         """All labels of the release, of stable's answers and of the candidate's."""
-        arms = [
-            [window.labelled_stable for window in self.windows],
-            [window.labelled_candidate for window in self.windows],
-        ]
         stable, candidate = (
-            Labelled(sum(one.right for one in arm), sum(one.wrong for one in arm)) for arm in arms
+            Labelled(sum(one.right for one in arm), sum(one.wrong for one in arm))
+            for arm in self._labels()
         )
         return stable, candidate
+
+    def _labels(self) -> tuple[list[Labelled], list[Labelled]]:
+        """Those of each window, of stable and of the candidate."""
+        return (
+            [window.labelled_stable for window in self.windows],
+            [window.labelled_candidate for window in self.windows],
+        )
 
     def _verdict(self) -> Verdict:
         names = self.stable.model[:12], self.candidate.model[:12]
@@ -99,8 +103,7 @@ class Canary:
         reader = LabelReader(str(self.captures), 1.0)
         classes = {one.model: one.classes for one in (self.stable, self.candidate)}
         totals = reader.totals(classes, began, until)
-        stable = [window.labelled_stable for window in self.windows]
-        candidate = [window.labelled_candidate for window in self.windows]
+        stable, candidate = self._labels()
         self.windows.append(
             Window(
                 arms[0],

@@ -14,37 +14,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from common.files import user_path, write_whole
 from common.terminal import terminal
-from infra.twin.findings import Finding
+from infra.twin.findings import show
 from infra.twin.loop.findings import draw, find
 from infra.twin.loop.programs import NAMES, Programs
 from infra.twin.loop.story import TRAINED_ON, Loop, Plan, as_dict
-from infra.twin.story import Failed, Narrator
+from infra.twin.story import Failed, Narrator, output_folder
 
 KEPT, BROKEN, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
-    console = terminal(140)
-    narrator = Narrator(console)
-    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
-    place = user_path(options.out) if options.out else Path(workspace, ".kiln", "twin")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    narrator = Narrator(terminal(140))
     paths = {name: getattr(options, name.replace("-", "_")) for name in NAMES}
     plan = Plan(
         options.rate,
@@ -54,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run=options.run and user_path(options.run),
     )
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        place = output_folder(options.out)
         with tempfile.TemporaryDirectory(prefix="kiln-loop-") as folder, narrator.working():
             kept = options.keep and place / "loop"
             programs = Programs(paths, (kept or Path(folder)).absolute(), narrator)
@@ -72,22 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_whole(place / "loop.json", json.dumps(document, indent=2, default=str) + "\n")
     write_whole(place / "loop.png", draw(told))
     narrator.say(f"wrote {place / 'loop.json'} and loop.png")
-    _show(findings, told.took_s, console)
+    show(findings, told.took_s, narrator.console)
     return KEPT if kept_all else BROKEN
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _show(findings: Sequence[Finding], took_s: float, console: Console) -> None:
-    table = Table(title=f"After {took_s:.0f} s", title_justify="left")
-    for name in ("", "promise", "seen"):
-        table.add_column(name)
-    for finding in findings:
-        mark = "[green]✓[/]" if finding.kept else "[red]✗[/]"
-        table.add_row(mark, escape(finding.promise), escape(finding.seen))
-    console.print(table)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.twin.deployment import run_command
 from infra.twin.story import Failed, Narrator
 
 NAMES = ("train", "stream", "registry", "live", "retrain", "golden-images", "api")
@@ -49,10 +47,9 @@ class Programs:
         """Environment variables of every program, which keep all files in the workspace."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("KILN_", "RUNFILES"))}
         cache = {k: v for k, v in os.environ.items() if k == "KILN_CACHE"}
-        return kept | cache | self._places()
-
-    def _places(self) -> dict[str, str]:
         return {
+            **kept,
+            **cache,
             "BUILD_WORKSPACE_DIRECTORY": str(self.workspace),
             "BUILD_WORKING_DIRECTORY": str(self.workspace),
             "KILN_CAPTURE": str(self.captures),
@@ -67,7 +64,6 @@ class Programs:
         name: str,
         *arguments: str | Path,
         fine: Sequence[int] = (0,),
-        variables: Mapping[str, str] | None = None,
     ) -> Done:
         """Runs a command to its end and shows its output.
 
@@ -76,31 +72,12 @@ class Programs:
         """
         words = [str(word) for word in arguments]
         self.narrator.say(f"$ {name} {shlex.join(words)}")
-        with subprocess.Popen(
-            [str(self.paths[name].absolute()), *words],
-            env=self.environment | dict(variables or {}),
-            cwd=self.workspace,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout
-            assert process.stderr
-            errors, said = process.stderr, list[str]()
-
-            def read() -> None:
-                with suppress(ValueError):  # closed, as where the story is interrupted
-                    said.extend(line.rstrip("\n") for line in errors)
-
-            reader = threading.Thread(target=read)
-            reader.start()
-            output = process.stdout.read()
-            reader.join()
-        if process.returncode not in fine:
+        command, said = [str(self.paths[name].absolute()), *words], list[str]()
+        exit_code, output = run_command(command, self.environment, self.workspace, said.append)
+        if exit_code not in fine:
             told = "\n".join([*output.splitlines()[-5:], *said[-8:]])
-            raise Failed(f"{name} ended with exit code {process.returncode}:\n{told}")
-        return Done(process.returncode, output)
+            raise Failed(f"{name} ended with exit code {exit_code}:\n{told}")
+        return Done(exit_code, output)
 
     def asked(self, name: str, *arguments: str | Path, fine: Sequence[int] = (0,)) -> Any:
         """The JSON that a command prints."""

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from common.captures import Captures, Label
 from common.stores import open_store
 from infra.release.verdict.engine import Verdict
@@ -295,16 +297,7 @@ def flip_labels(source: Captures, target: Captures, seed: str, before: float) ->
         if luck.random() < FLIPPED:
             name = luck.choice([other for other in names if other != name])
             flipped += 1
-        said.append(
-            Label(
-                label.request_id,
-                label.index,
-                name,
-                label.labeller,
-                label.time,
-                label.propensity,
-            )
-        )
+        said.append(replace(label, label=name))
     target.write("twin", 0, rows, rows[0].time)
     target.say_together(said)
     return flipped

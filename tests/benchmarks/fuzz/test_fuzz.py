@@ -2,7 +2,6 @@
 
 import io
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from benchmarks.fuzz.main import Findings, fuzz
 from benchmarks.fuzz.requests import WHOLE, files, lying_pngs
+from common.programs import serving
 from common.terminal import Progress
 from tests.benchmarks.programs import progress, run
 from tests.serve.serving import MODEL
@@ -58,12 +58,8 @@ class Broken(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def broken() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Broken)) as url:
+        yield url
 
 
 def test_a_service_that_fails_is_found_out_in_every_kind_of_request(broken: str) -> None:

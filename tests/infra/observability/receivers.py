@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
@@ -15,6 +14,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from common.programs import serving
 from infra.observability.stack.programs import free_port
 
 _PATH = "/services/T000/B000/secret"
@@ -104,28 +104,21 @@ def receivers(folder: Path) -> Iterator[tuple[Slack, Mailbox, dict[str, str]]]:
     box, slack = Mailbox(), Slack()
     port = free_port()
     mail = Controller(box, hostname="127.0.0.1", port=port)
-    thread = threading.Thread(target=slack.serve_forever, kwargs={"poll_interval": 0.05})
     secret = folder / "webhook"
     secret.write_text(slack.url)
+    variables = {
+        "KILN_SLACK_WEBHOOK_FILE": str(secret),
+        "KILN_SLACK_CHANNEL": "#kiln",
+        "KILN_SMTP_SMARTHOST": f"127.0.0.1:{port}",
+        "KILN_SMTP_FROM": "kiln@example.org",
+        "KILN_SMTP_TO": "oncall@example.org",
+        "KILN_SMTP_REQUIRE_TLS": "false",
+        "KILN_ALERT_GROUP_WAIT": "1s",
+        "KILN_ALERT_GROUP_INTERVAL": "1s",
+    }
     mail.start()
-    thread.start()
     try:
-        yield (
-            slack,
-            box,
-            {
-                "KILN_SLACK_WEBHOOK_FILE": str(secret),
-                "KILN_SLACK_CHANNEL": "#kiln",
-                "KILN_SMTP_SMARTHOST": f"127.0.0.1:{port}",
-                "KILN_SMTP_FROM": "kiln@example.org",
-                "KILN_SMTP_TO": "oncall@example.org",
-                "KILN_SMTP_REQUIRE_TLS": "false",
-                "KILN_ALERT_GROUP_WAIT": "1s",
-                "KILN_ALERT_GROUP_INTERVAL": "1s",
-            },
-        )
+        with serving(slack):
+            yield slack, box, variables
     finally:
-        slack.shutdown()
-        thread.join()
-        slack.server_close()
         mail.stop()

@@ -21,9 +21,9 @@ from botocore.credentials import RefreshableCredentials
 from moto.sts.models import STSBackend
 from moto.sts.responses import TokenResponse
 
+from common.programs import serving
 from infra.release.aws.clients import Aws
 from infra.release.commands import watch
-from infra.twin.cloud.background import serving
 from tests.helpers.waiting import wait_until
 from tests.infra.release.conftest import cache_clients
 from tests.infra.release.killed import GOOD, OTHER

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from common.programs import serving
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -44,12 +46,8 @@ def serve(answers: Mapping[str, Answer | bytes]) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Tests print nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield url
         finally:
             stopping.set()
-            server.shutdown()
-            thread.join()

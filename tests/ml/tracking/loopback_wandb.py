@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from common.programs import serving
+
 KEY = "0123456789abcdef0123456789abcdef01234567"  # pragma: allowlist secret: counted up
 
 
@@ -263,11 +265,5 @@ def _operation(query: str) -> str:
 def loopback_wandb() -> Iterator[LoopbackWandb]:
     """A server that runs as long as the context lasts."""
     server = LoopbackWandb()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

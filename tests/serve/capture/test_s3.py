@@ -2,7 +2,6 @@
 of moto's server, which checks them."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from moto.server import ThreadedMotoServer
 
 from common.captures import Capture, Captures, decode_rows
 from common.objects import StoreError
+from common.programs import serving
 from serve.capture import credentials as credentials_module
 from serve.capture import recorder as recorder_module
 from serve.capture.credentials import Credentials, CredentialSource
@@ -189,7 +189,7 @@ def test_a_bucket_that_nobody_serves_is_an_error_and_not_a_wait() -> None:
 
 
 def test_a_connection_that_was_ended_meanwhile_is_made_anew() -> None:
-    with _serving(_Ends) as url:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), _Ends)) as url:
         environ = {"AWS_ENDPOINT_URL_S3": url, "AWS_ACCESS_KEY_ID": "a"}
         bucket = Bucket.from_environment("c", "", {**environ, "AWS_SECRET_ACCESS_KEY": "b"})
         assert [bucket.read("x") for _ in range(3)] == [b"/c/x"] * 3
@@ -324,21 +324,6 @@ class _Endpoint(_Ends):
         self.wfile.write(body)
 
 
-class _serving:  # reads as a verb
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-
-    def __enter__(self) -> str:
-        self._thread.start()
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
 def test_credentials_are_those_of_the_variables() -> None:
     environ = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c"}
     assert CredentialSource(environ).get() == Credentials("a", "b", "c")
@@ -348,7 +333,7 @@ def test_credentials_of_a_container_are_asked_for_anew_before_they_expire(tmp_pa
     _Endpoint.seen.clear()
     token = tmp_path / "token"
     token.write_text("first\n")
-    with _serving(_Endpoint) as url:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint)) as url:
         lasting = CredentialSource({"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{url}/3600"})
         assert lasting.get() == lasting.get() == Credentials("key-1", "secret", "token")
         soon = CredentialSource(

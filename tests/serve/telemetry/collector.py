@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from common.programs import require_program
+from common.programs import require_program, serving
 from tests.helpers.waiting import PATIENCE_S, free_port, wait_until
 
 _BATCH = "20ms"  # that the collector waits for more
@@ -251,14 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
 def _receiver(received: Received) -> Iterator[str]:
     server = _Server(("127.0.0.1", 0), _Handler)
     server.received = received
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(server) as url:
+        yield url.removeprefix("http://")
 
 
 def _spans(request: ExportTraceServiceRequest) -> list[Span]:

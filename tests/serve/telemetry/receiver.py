@@ -13,6 +13,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from common.programs import serving
+
 PATIENCE_S = 30
 _KINDS: dict[str, Any] = {
     "/v1/logs": ExportLogsServiceRequest,
@@ -123,15 +125,11 @@ def receiving(status: int = 200, context: ssl.SSLContext | None = None) -> Itera
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     receiver.url = f"http{'s' if context else ''}://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield receiver
-    finally:
-        receiver.released.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(server):
+        try:
+            yield receiver
+        finally:
+            receiver.released.set()
 
 
 def attributes(owner: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from common.programs import serving
 from serve.settings import SettingsError
 from serve.telemetry.settings import ExportSettings
 from serve.telemetry.transport import Transport
@@ -82,8 +82,8 @@ def test_one_connection_serves_all_exports_of_a_signal_and_is_made_anew_when_it_
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    with serving(Handler) as port:
-        transport, url = Transport("METRICS"), f"http://127.0.0.1:{port}/v1/metrics"
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as address:
+        transport, url = Transport("METRICS"), f"{address}/v1/metrics"
         answers = [
             transport.request("POST", url, headers={}, timeout=PATIENCE_S, data=b"x")
             for _ in range(2)
@@ -245,20 +245,6 @@ def test_a_file_that_is_missing_is_named_before_anything_starts(name: str) -> No
 # ---- Proxies ------------------------------------------------------------------------------------
 
 
-@contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 @dataclass
 class Proxy:
     """Passes everything on, wherever it was to go."""
@@ -295,8 +281,8 @@ def proxying(receiver: Receiver) -> Iterator[Proxy]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    with serving(Handler) as port:
-        proxy.url = f"http://user:p%40ss@127.0.0.1:{port}"  # pragma: allowlist secret: test proxy
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        proxy.url = url.replace("//", "//user:p%40ss@")  # pragma: allowlist secret: test proxy
         yield proxy
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from common.programs import serving
 from tools.checks.audit_image import main, package_urls
 
 SBOM = str(Path(os.environ["SBOM"]).absolute())
@@ -46,11 +46,8 @@ def osv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     ASKED.clear()
     accept(tmp_path, "")
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Osv)
-    threading.Thread(target=server.serve_forever).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Osv)) as url:
+        yield url
 
 
 def accept(workspace: Path, text: str) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.doctor import examinations
-from tools.doctor.examinations import Finding, Machine, Status, examine
-from tools.doctor.main import lines, main
+from tools.doctor import main as doctor
+from tools.doctor.main import Finding, Machine, Status, lines, main
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def install(machine: Machine, name: str, script: str = "exit 0") -> None:
 
 
 def test_a_bare_machine_lacks_what_is_essential_and_is_told_the_remedy(machine: Machine) -> None:
-    for examination in (examinations.python, examinations.git, examinations.bazel):
+    for examination in (doctor.python, doctor.git, doctor.bazel):
         found = examination(machine)
         assert found.status is Status.MISSING
         assert found.remedy
@@ -38,7 +37,7 @@ def test_a_bare_machine_lacks_what_is_essential_and_is_told_the_remedy(machine: 
 @pytest.mark.parametrize(("version", "status"), [("3.11.7", "fine"), ("3.12.1", "missing")])
 def test_only_python_3_11_will_do(machine: Machine, version: str, status: str) -> None:
     install(machine, "python3", f"echo {version}")
-    assert examinations.python(machine).status == status
+    assert doctor.python(machine).status == status
 
 
 @pytest.mark.parametrize(
@@ -51,34 +50,34 @@ def test_another_python_will_do_where_builds_bring_theirs(
     for name in brings:
         install(machine, name)
     install(machine, "python3", f"echo {version}")
-    assert examinations.python(machine).status == status
+    assert doctor.python(machine).status == status
 
 
 def test_bazel_is_found_provisioned_or_to_be_provisioned_in_this_order(machine: Machine) -> None:
     for name in ("apt-get", "dpkg-deb"):
         install(machine, name)
-    assert "at its first start" in examinations.bazel(machine).detail
+    assert "at its first start" in doctor.bazel(machine).detail
     provisioned = machine.cache / "bazel/7.7.1-abc/usr/bin/bazel"
     provisioned.parent.mkdir(parents=True)
     provisioned.touch()
-    assert "provisioned" in examinations.bazel(machine).detail
+    assert "provisioned" in doctor.bazel(machine).detail
     install(machine, "bazelisk")
-    assert examinations.bazel(machine).detail.endswith("bin/bazelisk")
+    assert doctor.bazel(machine).detail.endswith("bin/bazelisk")
 
 
 def test_a_full_disk_is_essential(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examinations, "DISK_GIB", 1 << 30)
-    assert examinations.disk(machine).status is Status.MISSING
-    monkeypatch.setattr(examinations, "DISK_GIB", 0)
-    assert examinations.disk(machine).status is Status.FINE
+    monkeypatch.setattr(doctor, "DISK_GIB", 1 << 30)
+    assert doctor.disk(machine).status is Status.MISSING
+    monkeypatch.setattr(doctor, "DISK_GIB", 0)
+    assert doctor.disk(machine).status is Status.FINE
 
 
 def test_a_docker_client_without_an_engine_is_told_apart_from_none(machine: Machine) -> None:
-    assert examinations.docker(machine).detail == "not on PATH"
+    assert doctor.docker(machine).detail == "not on PATH"
     install(machine, "docker", "exit 1")
-    assert examinations.docker(machine).detail == "a client without an engine"
+    assert doctor.docker(machine).detail == "a client without an engine"
     install(machine, "docker", "echo 28.0")
-    assert examinations.docker(machine) == Finding(
+    assert doctor.docker(machine) == Finding(
         "Docker",
         Status.FINE,
         "engine 28.0",
@@ -87,38 +86,38 @@ def test_a_docker_client_without_an_engine_is_told_apart_from_none(machine: Mach
 
 
 def test_aws_credentials_are_named_and_never_shown(machine: Machine) -> None:
-    assert examinations.aws(machine).status is Status.OPTIONAL
+    assert doctor.aws(machine).status is Status.OPTIONAL
     key = Machine(
         machine.workspace, machine.cache, {"PATH": "", "AWS_ACCESS_KEY_ID": "made-up", "HOME": "/"}
     )
-    assert "made-up" not in examinations.aws(key).detail
+    assert "made-up" not in doctor.aws(key).detail
     home = Machine(machine.workspace, machine.cache, {"PATH": "", "HOME": str(machine.workspace)})
     (machine.workspace / ".aws").mkdir()
     (machine.workspace / ".aws/config").touch()
-    assert "~/.aws/config" in examinations.aws(home).detail
+    assert "~/.aws/config" in doctor.aws(home).detail
 
 
 def test_terraform_tells_its_version(machine: Machine) -> None:
     install(machine, "terraform", """echo '{"terraform_version": "1.11.4"}'""")
-    assert examinations.terraform(machine).detail == "1.11.4"
+    assert doctor.terraform(machine).detail == "1.11.4"
 
 
 def test_without_a_network_the_world_is_offline_and_nothing_is_lost(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examinations, "REGISTRY", "http://127.0.0.1:1/")
-    found = examinations.world(machine)
+    monkeypatch.setattr(doctor, "REGISTRY", "http://127.0.0.1:1/")
+    found = doctor.world(machine)
     assert found.status is Status.OPTIONAL
 
 
 def test_every_lack_says_what_it_is_needed_for(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examinations, "REGISTRY", "http://127.0.0.1:1/")
-    monkeypatch.setattr(examinations, "DISK_GIB", 0)  # whatever this machine has free
-    monkeypatch.setattr(examinations, "MEMORY_GIB", 0)
-    findings = examine(machine)
-    assert len(findings) == len(examinations.EXAMINATIONS)
+    monkeypatch.setattr(doctor, "REGISTRY", "http://127.0.0.1:1/")
+    monkeypatch.setattr(doctor, "DISK_GIB", 0)  # whatever this machine has free
+    monkeypatch.setattr(doctor, "MEMORY_GIB", 0)
+    findings = [examination(machine) for examination in doctor.EXAMINATIONS]
+    assert len(findings) == len(doctor.EXAMINATIONS)
     assert all(f.needed_for for f in findings)
     assert all(f.remedy for f in findings if f.status is not Status.FINE)
     told = lines(findings, colour=False)
@@ -131,16 +130,16 @@ def test_the_exit_code_counts_only_what_is_essential(
     status: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = Finding("thing", status, "none", "something", "get one")
-    monkeypatch.setattr("tools.doctor.main.examine", lambda machine: [found])
+    monkeypatch.setattr(doctor, "EXAMINATIONS", [lambda machine: found])
     assert main(["--json"]) == code
     assert json.loads(capsys.readouterr().out)[0]["status"] == status
 
 
 def test_it_needs_the_standard_library_alone() -> None:
     """It runs where Bazel does not, so nothing is installed for it."""
-    tree = ast.parse(Path(examinations.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(doctor.__file__).read_text(encoding="utf-8"))
     imported = {
         a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names
     }
     imported |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
+    assert {name.partition(".")[0] for name in imported} - sys.stdlib_module_names == {"common"}

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from common.oci import Entry, with_parents, write_layer
 from tools.image import layer
-from tools.image.bytecode import cached, compiled
-from tools.image.layer import LayerError, wanted
+from tools.image.layer import LayerError, cached, compiled, wanted
 
 
 def write(folder: Path, name: str, content: bytes = b"") -> Path:

@@ -26,7 +26,7 @@ from urllib.request import Request, urlopen
 
 import yaml
 
-from infra.twin.cloud.background import serving
+from common.programs import serving
 
 REPOSITORY = "me/kiln"
 STAND_INS = """

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.programs import serving
 from infra.twin.cloud.alarms import AlarmWatch, UnknownExpression, Values, evaluate
 from infra.twin.cloud.cloud import Cloud
 from tests.infra.twin.cloud.functions import Functions, client, create, invoke
@@ -48,19 +49,11 @@ def received(cloud: Cloud) -> Iterator[list[dict[str, Any]]]:
         def log_message(self, *arguments: object) -> None:
             """Silent."""
 
-    server = HTTPServer(("127.0.0.1", 0), Subscriber)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
     sns = client(cloud, "sns")
-    sns.subscribe(
-        TopicArn=sns.create_topic(Name="alarms")["TopicArn"],
-        Protocol="http",
-        Endpoint=f"http://127.0.0.1:{server.server_port}",
-    )
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    topic = sns.create_topic(Name="alarms")["TopicArn"]
+    with serving(HTTPServer(("127.0.0.1", 0), Subscriber)) as url:
+        sns.subscribe(TopicArn=topic, Protocol="http", Endpoint=url)
+        yield found
 
 
 def metric(name: str, stat: str = "Sum") -> dict[str, Any]:

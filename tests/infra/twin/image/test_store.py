@@ -20,8 +20,15 @@ from common.oci import (
     write_layer,
 )
 from common.programs import find_program
-from infra.twin.image.registry import Registry, registry
-from infra.twin.image.store import MODEL, DamagedImage, ImageStore, NoModel, with_model
+from infra.twin.image.store import (
+    MODEL,
+    DamagedImage,
+    ImageStore,
+    NoModel,
+    Registry,
+    registry,
+    with_model,
+)
 from tests.serve.image import built
 
 pytestmark = built.needs_image
