@@ -49,8 +49,6 @@ _NO_LIMIT_S = 2**31 - 1
 
 @dataclass
 class Guided:
-    """The results of one run."""
-
     target: str
     runs: int = 0
     first_coverage: int = 0  # edges that the seeds reach

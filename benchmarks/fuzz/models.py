@@ -316,7 +316,6 @@ def _outcomes(
 
 
 def _load(data: bytes) -> tuple[str, str]:
-    """Outcome and message."""
     from serve.inference.predictor import Predictor
 
     try:

@@ -93,7 +93,6 @@ def _answers(
 
 
 def now(work: Any) -> Any:
-    """The result of a coroutine."""
     return _LOOP.run_until_complete(work)
 
 
@@ -226,8 +225,6 @@ async def said_to(config: uvicorn.Config, parts: Sequence[bytes]) -> bytes:
 
 
 class Request(NamedTuple):
-    """A complete request."""
-
     method: bytes
     target: bytes
     body: bytes

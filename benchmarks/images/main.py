@@ -154,7 +154,6 @@ def _in_process(photos: Path, edge: int, memory_gib: float) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any], console: Console) -> None:
-    """The figures as a table."""
     table = Table(title=f"{found['images']:,} JPEGs of {found['size']} at {found['edge']} pixels")
     table.add_column("what")
     table.add_column("images/s", justify="right")

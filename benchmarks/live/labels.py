@@ -69,7 +69,6 @@ class Outcome:
 
 
 def simulate(plan: Plan, streams: int, seed: int) -> Outcome:
-    """Simulates the streams of one plan from a seed."""
     random = np.random.default_rng(seed)
     held, labels, naive, errors, widths = 0, [], [], [], []
     odds = 2 / (1 - LEVEL)

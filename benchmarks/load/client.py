@@ -83,8 +83,6 @@ class Connection(asyncio.Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """The requests of one measurement."""
-
     port: int
     path: str
     body: str
@@ -227,8 +225,6 @@ class _Run:
 
 
 def measure(job: Job) -> Load:
-    """Runs the job in this process."""
-
     async def run() -> Load:
         return await _Run(job).measure()
 

@@ -17,8 +17,6 @@ from common.terminal import terminal
 
 @dataclass
 class Result:
-    """The measurements of one server."""
-
     name: str
     model: str
     cold_start_s: float

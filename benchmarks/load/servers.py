@@ -54,8 +54,6 @@ def at_least(low: int) -> Callable[[str], int]:
 
 @dataclass(frozen=True)
 class ServerCommand:
-    """The command that starts a server of the model."""
-
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -83,8 +81,6 @@ def service(
 
 @dataclass(frozen=True)
 class Running:
-    """A running server."""
-
     port: int
     process: int
     cold_start_s: float  # from exec to the first response
@@ -132,7 +128,6 @@ def running(server: ServerCommand, path: str, body: str | None) -> Iterator[Runn
 
 
 def ask(port: int, path: str, body: str | None) -> Any:
-    """The response to one request."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}",
         body.encode() if body is not None else None,

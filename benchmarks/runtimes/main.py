@@ -79,7 +79,6 @@ class Entry:
 
 
 def main() -> int:
-    """Measures and prints."""
     options = _parser().parse_args()
     settings = Settings.from_environment()
     try:
@@ -117,8 +116,6 @@ def main() -> int:
 
 @dataclass
 class Race:
-    """One model in all runtimes."""
-
     model: Path
     metadata: ArtifactMetadata
     folder: Path
@@ -127,7 +124,6 @@ class Race:
     seconds: float
 
     def run(self, runtime: str) -> Entry:
-        """Measures one of them."""
         entry = Entry(runtime, precision_of(self.metadata))
         distributions_, module = RUNTIMES[runtime]
         entry.installed_mb = size_mb(self.packages, distributions_)
@@ -247,7 +243,6 @@ def _without_reduce_max(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def size_mb(packages: Path, names: Sequence[str]) -> float:
-    """Size of the distributions on disk."""
     wanted = {name.replace("-", "_") for name in names}
     return sum(
         Path(str(file.locate())).stat().st_size / 1e6
@@ -259,7 +254,6 @@ def size_mb(packages: Path, names: Sequence[str]) -> float:
 
 
 def table(entries: Sequence[Entry]) -> Table:
-    """The results as a table."""
     found = Table(title=f"runtimes on {cpu_name()}")
     columns: dict[str, Callable[[Entry], str]] = {
         "": lambda one: f"{one.runtime}, {one.precision}",

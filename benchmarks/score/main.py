@@ -73,7 +73,6 @@ class Subject:
         self._in_threads(lambda chunk: self._run(self._decoded(chunk)), self._chunks)
 
     def model_alone(self) -> None:
-        """Predicts only."""
         self._in_threads(self._run, self._pixels)
 
     def _in_threads(self, work: Callable[[Any], Any], items: Sequence[Any]) -> None:
@@ -121,7 +120,6 @@ def make_files(folder: Path, images: int) -> list[Path]:
 
 
 def main() -> int:
-    """Measures and prints."""
     options = _options()
     settings = Settings.from_environment()
     path = user_path(options.model or model_path(settings, lambda paths, _: paths[0]))

@@ -229,7 +229,6 @@ class Store:
         self._server.start()
 
     def rows(self) -> list[Capture]:
-        """All captured answers."""
         return list(Captures(Bucket.from_environment(BUCKET, "", self.environment)).rows())
 
 

@@ -68,8 +68,6 @@ MISTAKES = ("server error", "wrong status", "wrong answer", "no answer")
 
 @dataclass(frozen=True)
 class Check:
-    """A condition of the soak."""
-
     name: str
     found: str
     expected: str
@@ -77,7 +75,6 @@ class Check:
 
 
 def checks_table(checks: Sequence[Check]) -> Table:
-    """One row per check."""
     table = Table(title="Criteria")
     for name in ("check", "found", "expected", ""):
         table.add_column(name)

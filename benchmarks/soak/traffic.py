@@ -26,8 +26,6 @@ Kind = Literal["server error", "wrong status", "wrong answer"]
 
 
 class Mistake(NamedTuple):
-    """An error in a response."""
-
     kind: Kind
     detail: str
 

@@ -56,7 +56,6 @@ class _Graph:
         return found
 
     def fold(self, chain: list[onnx.NodeProto]) -> bool:
-        """Folds a chain; False if that is not possible."""
         conv, pool, norm, relu = chain
         if not all(name in self.weights for name in (*conv.input[1:], *norm.input[1:])):
             return False

@@ -78,7 +78,6 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 
 def measure(work: str, edge: int, classes: int) -> Row:
-    """Measures one row in this process."""
     images = min(_IMAGES, _IMAGE_BYTES // (3 * edge * edge))
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (images, 3, edge, edge), dtype=np.uint8)

@@ -70,7 +70,6 @@ class Worker:
         return memory
 
     def close(self) -> None:
-        """Kills the process."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):

@@ -103,7 +103,6 @@ def scores(cfg: DictConfig, runs: Sequence[RunFolder]) -> dict[str, dict[str, Sc
 
 
 def folder_of(cfg: DictConfig, folds: int) -> Path:
-    """The folder of this cross-validation."""
     name = f"{cfg.name}_{folds}fold_{config_digest(cfg)[:8]}"
     return Path(cfg.paths.runs).parent / "multirun" / name
 

@@ -27,7 +27,6 @@ _POLL_S = 0.1
 
 
 def cache_folder(dataset: str = "cifar10") -> Path:
-    """The cache folder of a dataset on this machine."""
     base = os.environ.get("KILN_CACHE")
     if base:
         return Path(base).expanduser() / dataset

@@ -34,7 +34,6 @@ class Said(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def key(self) -> tuple[str, int]:
-        """The prediction's key."""
         return self.request_id, self.index
 
 

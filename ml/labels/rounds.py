@@ -78,7 +78,6 @@ class Round(msgspec.Struct, frozen=True):
     shown: list[Shown]
 
     def chance(self, weights: Floats) -> Floats:
-        """Probabilities for these weights."""
         if not self.threshold:
             return np.ones_like(weights)
         return np.minimum(_MOST, weights / self.threshold)
@@ -86,8 +85,6 @@ class Round(msgspec.Struct, frozen=True):
 
 @dataclass
 class _Pool:
-    """Predictions by column."""
-
     keys: list[Key]
     times: Floats
     unsure: Floats

@@ -24,7 +24,6 @@ _CHUNK = 500  # images converted to floats at a time
 
 
 def mirrored(images: Images) -> Images:
-    """Mirrored horizontally."""
     return np.ascontiguousarray(images[:, :, ::-1])
 
 

@@ -127,7 +127,6 @@ class Rows:
     kinds: NDArray[np.bool_]
 
     def where(self, chosen: NDArray[np.bool_]) -> Rows:
-        """The selected rows."""
         return Rows(*(value[chosen] for value in vars(self).values()))
 
 

@@ -119,7 +119,6 @@ def _table(*names: str) -> Table:
 
 
 def summarised(found: Quality, made: float) -> Summary:
-    """The summary for the registry."""
     expected, labelled = found.whole.expected, found.whole.labelled
     return Summary(
         version=found.version,

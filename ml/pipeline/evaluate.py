@@ -67,7 +67,6 @@ def read_evaluated(run: RunFolder) -> Evaluated | None:
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
-    """The main metrics."""
     names = ("images", "accuracy", "macro_f1", "loss", "calibration_error")
     return {
         **{name: round(getattr(evaluation, name), 6) for name in names},

@@ -49,7 +49,6 @@ def _print(texts: tuple[str, ...], console: Console) -> None:
 
 
 def register(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
-    """Registers a model."""
     # Imports configuration libraries, which no other command needs.
     from ml.registry.submission import read_submission
 
@@ -85,7 +84,6 @@ def register(registry: Registry, options: argparse.Namespace, progress: Progress
 def sign_version(
     registry: Registry, options: argparse.Namespace, progress: Progress
 ) -> CommandResult:
-    """Signs a registered version."""
     if not options.sign_with:
         raise RegistryError("no key: --sign-with names one, or KILN_SIGNING_KEY")
     signer, version = Signer.open(options.sign_with), registry.resolve(options.version)
@@ -143,7 +141,6 @@ def rollback(registry: Registry, options: argparse.Namespace, progress: Progress
 
 
 def unalias(registry: Registry, options: argparse.Namespace, progress: Progress) -> CommandResult:
-    """Removes an alias."""
     if options.alias not in registry.state().aliases:
         raise RegistryError(f"{options.alias} is no alias in {registry.store.url}: see `list`")
     record = registry.move(

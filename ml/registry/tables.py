@@ -155,7 +155,6 @@ def print_explanation(found: Explanation, console: Console, *, whole: bool) -> N
 
 
 def print_inspection(found: Inspection, where: str, console: Console) -> None:
-    """Prints the problems, or that there are none."""
     for problem in found.problems:
         console.print(f"[red]damaged[/] {escape(problem)}", highlight=False, soft_wrap=True)
     for stored in found.leftovers:

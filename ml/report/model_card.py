@@ -38,8 +38,6 @@ class Small:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts in a card."""
-
     metadata: ArtifactMetadata
     evaluation: Evaluation
     loss_interval: Interval
@@ -64,8 +62,6 @@ class Table:
 
 @dataclass(frozen=True)
 class Listing:
-    """A bulleted list."""
-
     items: Sequence[str]
 
 
@@ -82,8 +78,6 @@ Block = str | Table | Listing | Code | Figure  # omitted in Markdown
 
 @dataclass(frozen=True)
 class Section:
-    """A title and its content."""
-
     title: str
     blocks: Sequence[Block]
 

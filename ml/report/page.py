@@ -30,8 +30,6 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 
 @dataclass(frozen=True)
 class Run:
-    """The facts of a run for its report."""
-
     name: str
     evaluation: Evaluation
     rows: plots.Rows  # one per epoch, see `plots.learning_curves`

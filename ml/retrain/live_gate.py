@@ -40,7 +40,6 @@ class LiveComparison:
         return self.paired.is_superior(alpha) and self.weighted > 0
 
     def gate(self, alpha: float) -> Gate:
-        """The comparison as a gate of the registry."""
         found = self.paired
         detail = (
             f"{self.candidate:.2%} against {self.champion:.2%} on {self.images:,} labelled "

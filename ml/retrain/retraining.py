@@ -102,7 +102,6 @@ class Retraining:
 
     @cached_property
     def captures(self) -> Captures:
-        """The captured answers."""
         return Captures(open_store(self.captures_url))
 
     @cached_property
@@ -121,7 +120,6 @@ class Retraining:
 
     @cached_property
     def data(self) -> CapturedData:
-        """The dataset with its captures."""
         return open_data(self.config)
 
     def _estimate(self) -> float:

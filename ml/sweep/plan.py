@@ -80,7 +80,6 @@ class Plan:
         return cls(**values)
 
     def trial_folder(self, number: int) -> Path:
-        """The run folder of a trial."""
         return Path(self.folder) / "trials" / f"{number:04}"
 
     def parse_space(self) -> Space:

@@ -45,7 +45,6 @@ class SweepProgress:
             self._lines.__exit__(None, None, None)
 
     def show(self, study: Study, counts: TrialCounts) -> None:
-        """Shows the current state."""
         trials = study.get_trials(deepcopy=False)
         if self._console.is_terminal:
             self._live.update(self._picture(study, trials, counts), refresh=True)

@@ -103,7 +103,6 @@ def _header(plan: Plan, best: FrozenTrial, found: int) -> str:
 
 
 def train_command(plan: Plan) -> str:
-    """The command that trains the experiment."""
     return " ".join(("bazel run //ml:train", *plan.flags, f"experiment={plan.experiment}"))
 
 

@@ -50,7 +50,6 @@ class Dimension:
     distribution: Distribution
 
     def override(self, value: CategoricalChoiceType) -> str:
-        """The override that sets this value."""
         return f"{self.key}={value}"
 
     def probes(self) -> list[str]:
@@ -100,8 +99,6 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """The dimensions of a search."""
-
     dimensions: tuple[Dimension, ...]
 
     @classmethod
@@ -125,7 +122,6 @@ class Space:
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
     def suggest(self, trial: BaseTrial) -> list[str]:
-        """The overrides of a trial."""
         return [dimension.override(dimension.suggest(trial)) for dimension in self.dimensions]
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,6 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def outcome(trial: FrozenTrial) -> Outcome:
-    """The outcome of a trial."""
     match trial.state:
         case TrialState.COMPLETE:
             return "finished"

@@ -74,7 +74,6 @@ def shown(plan: Plan) -> str:
 
 
 def journal(plan: Plan) -> Path:
-    """The journal of a plan without a database."""
     return Path(plan.folder) / "journal.log"
 
 
@@ -137,7 +136,6 @@ class JournalLock(JournalFileOpenLock):
         self._handle = -1
 
     def acquire(self) -> bool:
-        """Waits for the lock."""
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         fcntl.flock(handle, fcntl.LOCK_EX)
         self._handle = handle
@@ -145,7 +143,6 @@ class JournalLock(JournalFileOpenLock):
         return True
 
     def release(self) -> None:
-        """Releases the lock."""
         handle, self._handle = self._handle, -1
         os.close(handle)
 

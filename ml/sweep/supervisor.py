@@ -56,7 +56,6 @@ class Workers:
             self._start_one()
 
     def running(self) -> int:
-        """The number of running workers."""
         return sum(process.popen.poll() is None for process in self._processes)
 
     def take_dead(self) -> list[tuple[str, int, str]]:
@@ -156,7 +155,6 @@ class Leases:
 
 
 def new_worker_name(index: int) -> str:
-    """A unique worker name."""
     return f"{socket.gethostname()}-{index}-{os.getpid()}-{time.time_ns() // 1000 % 10**9}"
 
 

@@ -23,6 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ml.runs.folder import run_config
 from ml.runs.metrics import DIRECTIONS, direction
 
+_Expectation = tuple[Callable[[Any], Any], str]  # whether a value holds, and what is expected
+
 CONFIGS = Path(__file__).absolute().parents[2] / "configs"
 # configs/preset, cheapest first
 LADDER = ("tiny", "short", "small", "long", "large", "reference")
@@ -372,21 +374,26 @@ def register_schema() -> None:
     the program."""
     OmegaConf.register_new_resolver("direction", direction, replace=True)
     OmegaConf.register_new_resolver("utc_now", _utc_now, replace=True)
-    store = ConfigStore.instance()
-    store.store(group="schema", name="train", node=Config)
-    store.store(group="schema", name="cifar10", node=DataConfig)
-    store.store(group="schema", name="folder", node=FolderConfig)
-    store.store(group="schema", name="captured", node=CapturedConfig)
-    store.store(group="schema", name="augmentation", node=AugmentationConfig)
-    store.store(group="schema", name="resnet", node=ResNetConfig)
-    store.store(group="schema", name="torchvision", node=TorchvisionConfig)
-    store.store(group="schema", name="muon", node=MuonConfig)
-    store.store(group="schema", name="sgd", node=SGDConfig)
-    store.store(group="schema", name="adamw", node=AdamWConfig)
-    store.store(group="schema", name="wandb", node=WandbConfig)
-    store.store(group="schema", name="tensorboard", node=TensorBoardConfig)
-    store.store(group="schema", name="mlflow", node=MLflowConfig)
-    store.store(group="schema", name="preset", node=PresetConfig)
+    for name, node in _SCHEMA.items():
+        ConfigStore.instance().store(group="schema", name=name, node=node)
+
+
+_SCHEMA = {
+    "train": Config,
+    "cifar10": DataConfig,
+    "folder": FolderConfig,
+    "captured": CapturedConfig,
+    "augmentation": AugmentationConfig,
+    "resnet": ResNetConfig,
+    "torchvision": TorchvisionConfig,
+    "muon": MuonConfig,
+    "sgd": SGDConfig,
+    "adamw": AdamWConfig,
+    "wandb": WandbConfig,
+    "tensorboard": TensorBoardConfig,
+    "mlflow": MLflowConfig,
+    "preset": PresetConfig,
+}
 
 
 @cache
@@ -524,84 +531,11 @@ def check_values(cfg: DictConfig) -> None:
     Raises:
         ConfigError: names the key, the value and the expectation.
     """
-    expectations: dict[str, tuple[Callable[[Any], Any], str]] = {
-        "name": (_NAME.fullmatch, f"of {_NAME_OF}; the model is called so"),
-        "trainer.max_epochs": (lambda value: value >= 1, "at least 1"),
-        "trainer.limit_train_batches": (lambda value: value > 0, "above 0"),
-        "trainer.limit_val_batches": (lambda value: value > 0, f"above 0, {_VALIDATES}"),
-        "trainer.check_val_every_n_epoch": (lambda value: value == 1, f"of 1, {_VALIDATES}"),
-        "trainer.val_check_interval": (lambda value: value == 1.0, f"of 1, {_VALIDATES}"),
-        "trainer.max_steps": (lambda value: value == -1, "of -1: say trainer.max_epochs"),
-        "data.batch_size": (lambda value: value >= 1, "at least 1"),
-        "data.validation_size": (lambda value: value != 0, f"above 0, {_VALIDATES}"),
-        "trainer.devices": (lambda value: value >= 1 or value == -1, "at least 1, or -1: all"),
-        "trainer.num_nodes": (lambda value: value >= 1, "at least 1"),
-        "trainer.accelerator": (_ACCELERATORS.__contains__, f"of {', '.join(_ACCELERATORS)}"),
-        "trainer.accumulate_grad_batches": (lambda value: value >= 1, "at least 1"),
-        "trainer.gradient_clip_val": (lambda value: value > 0, "above 0, or null"),
-        "trainer.gradient_clip_algorithm": (_CLIPPING.__contains__, f"of {', '.join(_CLIPPING)}"),
-        "callbacks.rate_test.steps": (lambda value: value >= 20, "at least 20"),
-        "callbacks.rate_test.min_lr": (lambda value: value > 0, "above 0"),
-        "callbacks.averaging.decay": (lambda value: 0 < value < 1, "in (0, 1)"),
-        "data.live_share": (lambda value: 0 < value < 1, "in (0, 1)"),
-        "data.near_duplicates": (("skip", "keep").__contains__, "of skip, keep"),
-        "data.repeat": (lambda value: value >= 1, "at least 1"),
-        "data.sampler": (_SAMPLERS.__contains__, f"of {', '.join(_SAMPLERS)}"),
-        "schedule": (_SCHEDULES.__contains__, f"of {', '.join(_SCHEDULES)}"),
-        "trainer.precision": (_PRECISIONS.__contains__, f"of {', '.join(_PRECISIONS)}"),
-        **{
-            f"optimizer.{name}": (lambda value: 0 < value < math.inf, "above 0")
-            for name in ("lr", "filter_lr", "bias_lr", "head_lr")
-        },
-        **{
-            f"optimizer.{name}": (lambda value: 0 <= value < 1, "in [0, 1)")
-            for name in ("momentum", "filter_momentum")
-        },
-        "optimizer.betas": (lambda value: all(0 <= beta < 1 for beta in value), "in [0, 1)"),
-        "optimizer.weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
-        **{
-            f"network.{name}": (_are_counts, "such as [2,2,2]: above 0, one for each group")
-            for name in ("widths", "depths")
-        },
-        "network.logit_scale": (lambda value: 0 < value < math.inf, "above 0"),
-        "data.image_size": (_is_size, "such as 64, or [height,width]: whole pixels"),
-        "data.memory_gib": (lambda value: value >= 0, "at least 0"),
-        "data.epochs": (lambda value: value >= 1, "at least 1"),
-        "data.max_pixels": (lambda value: value >= 1, "at least 1"),
-        "data.train_size": (lambda value: value > 0, "above 0, or null: all"),
-        "optimizer.orthogonalise_in": (
-            _DTYPES.__contains__,
-            f"of {', '.join(_DTYPES)}",
-        ),
-        "callbacks.checkpoint.mode": (_MODES.__contains__, "of max, min"),
-        "callbacks.early_stopping.mode": (_MODES.__contains__, "of max, min"),
-        "callbacks.early_stopping.patience": (lambda value: value >= 1, "at least 1"),
-        "callbacks.system.every_s": (lambda value: value > 0, "above 0"),
-        "logger.wandb.mode": (_WANDB_MODES.__contains__, f"of {', '.join(_WANDB_MODES)}"),
-        "logger.wandb.patience_s": (lambda value: value > 0, "above 0"),
-        "logger.tensorboard.patience_s": (lambda value: value > 0, "above 0"),
-        "logger.mlflow.patience_s": (lambda value: value > 0, "above 0"),
-        "fold": (
-            lambda value: len(value) == 2 and 0 <= value[0] < value[1],
-            "such as [0,5]: the first of five",
-        ),
-        **{
-            f"augmentation.{name}": (lambda value: value >= 0, "at least 0")
-            for name in ("shift", "cutout", "randaugment", "mixup", "cutmix")
-        },
-        "augmentation.crop": (lambda value: 0 < value <= 1, "in (0, 1]"),
-        "augmentation.rotation": (lambda value: 0 <= value <= 180, "in [0, 180]"),
-        "augmentation.colour": (lambda value: 0 <= value <= 1, "in [0, 1]"),
-        "augmentation.magnitude": (lambda value: 0 <= value <= 30, "in 0..30"),
-        "label_smoothing": (lambda value: 0 <= value < 1, "in [0, 1)"),
-        "warmup": (lambda value: 0 <= value < 1, "in [0, 1)"),
-        "seed": (lambda value: 0 <= value < 2**32, "in 0..4294967295"),
-        "data.split_seed": (lambda value: 0 <= value < 2**32, "in 0..4294967295"),
-    }
-    for key, (holds, expectation) in expectations.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not holds(value):
-            raise ConfigError(f"{key}={value}: expected a value {expectation}")
+    for keys, (holds, expectation) in _EXPECTATIONS.items():
+        for key in keys.split():
+            value = OmegaConf.select(cfg, key)
+            if value is not None and not holds(value):
+                raise ConfigError(f"{key}={value}: expected a value {expectation}")
     if cfg.get("budget") is not None:
         parse_duration(cfg.budget)
     _check_metric(cfg, "monitor")
@@ -629,7 +563,6 @@ def _is_size(value: Any) -> bool:
 
 
 def _check_metric(cfg: DictConfig, key: str) -> None:
-    """Rejects a metric that is not logged."""
     metric = OmegaConf.select(cfg, key)
     if metric is None or metric in _METRICS or OmegaConf.select(cfg, "callbacks.more"):
         return
@@ -675,16 +608,80 @@ def is_fast_dev_run(cfg: DictConfig) -> bool:
     return bool(cfg.trainer.get("fast_dev_run"))
 
 
+def _one_of(*choices: str) -> _Expectation:
+    return choices.__contains__, f"of {', '.join(choices)}"
+
+
 _METRICS = tuple(f"{part}/{name}" for part in ("val", "train") for name in DIRECTIONS)
-_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
-_DTYPES = ("auto", "bfloat16", "float32")
-_SCHEDULES = ("linear", "cosine", "constant")
-_SAMPLERS = ("shuffled", "balanced")
-_CLIPPING = ("norm", "value")
-_MODES = ("max", "min")
-# As in the model artifact, which would reject any other name after the training.
-_NAME, _NAME_OF = re.compile("[a-z0-9][a-z0-9._-]*"), "lower-case letters, digits, '.', '_' and '-'"
+_NAME = re.compile("[a-z0-9][a-z0-9._-]*")
 _VALIDATES = "since every epoch ends with a validation, by which the best one is chosen"
-_WANDB_MODES = ("auto", "online", "offline")
+
+# Keys, and what their values must be where there are any.
+_EXPECTATIONS: dict[str, _Expectation] = {
+    # As in the model artifact, which would reject any other name after the training.
+    "name": (
+        _NAME.fullmatch,
+        "of lower-case letters, digits, '.', '_' and '-'; the model is called so",
+    ),
+    "seed data.split_seed": (lambda value: 0 <= value < 2**32, "in 0..4294967295"),
+    "fold": (
+        lambda value: len(value) == 2 and 0 <= value[0] < value[1],
+        "such as [0,5]: the first of five",
+    ),
+    "schedule": _one_of("linear", "cosine", "constant"),
+    "trainer.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "trainer.precision": _one_of(
+        "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"
+    ),
+    "trainer.devices": (lambda value: value >= 1 or value == -1, "at least 1, or -1: all"),
+    "trainer.max_steps": (lambda value: value == -1, "of -1: say trainer.max_epochs"),
+    "trainer.limit_val_batches": (lambda value: value > 0, f"above 0, {_VALIDATES}"),
+    "trainer.check_val_every_n_epoch": (lambda value: value == 1, f"of 1, {_VALIDATES}"),
+    "trainer.val_check_interval": (lambda value: value == 1.0, f"of 1, {_VALIDATES}"),
+    "trainer.gradient_clip_val": (lambda value: value > 0, "above 0, or null"),
+    "trainer.gradient_clip_algorithm": _one_of("norm", "value"),
+    "callbacks.rate_test.steps": (lambda value: value >= 20, "at least 20"),
+    "callbacks.checkpoint.mode callbacks.early_stopping.mode": _one_of("max", "min"),
+    "data.sampler": _one_of("shuffled", "balanced"),
+    "data.near_duplicates": _one_of("skip", "keep"),
+    "data.validation_size": (lambda value: value != 0, f"above 0, {_VALIDATES}"),
+    "data.train_size": (lambda value: value > 0, "above 0, or null: all"),
+    "data.image_size": (_is_size, "such as 64, or [height,width]: whole pixels"),
+    "optimizer.betas": (lambda value: all(0 <= beta < 1 for beta in value), "in [0, 1)"),
+    "optimizer.orthogonalise_in": _one_of("auto", "bfloat16", "float32"),
+    "network.widths network.depths": (
+        _are_counts,
+        "such as [2,2,2]: above 0, one for each group",
+    ),
+    "augmentation.crop": (lambda value: 0 < value <= 1, "in (0, 1]"),
+    "augmentation.rotation": (lambda value: 0 <= value <= 180, "in [0, 180]"),
+    "augmentation.colour": (lambda value: 0 <= value <= 1, "in [0, 1]"),
+    "augmentation.magnitude": (lambda value: 0 <= value <= 30, "in 0..30"),
+    "logger.wandb.mode": _one_of("auto", "online", "offline"),
+    "trainer.max_epochs trainer.num_nodes trainer.accumulate_grad_batches data.batch_size "
+    "data.epochs data.max_pixels data.repeat callbacks.early_stopping.patience": (
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    "trainer.limit_train_batches callbacks.rate_test.min_lr callbacks.system.every_s "
+    "logger.wandb.patience_s logger.tensorboard.patience_s logger.mlflow.patience_s": (
+        lambda value: value > 0,
+        "above 0",
+    ),
+    "optimizer.lr optimizer.filter_lr optimizer.bias_lr optimizer.head_lr network.logit_scale": (
+        lambda value: 0 < value < math.inf,
+        "above 0",
+    ),
+    "optimizer.weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "data.memory_gib augmentation.shift augmentation.cutout "
+    "augmentation.randaugment augmentation.mixup augmentation.cutmix": (
+        lambda value: value >= 0,
+        "at least 0",
+    ),
+    "optimizer.momentum optimizer.filter_momentum label_smoothing warmup": (
+        lambda value: 0 <= value < 1,
+        "in [0, 1)",
+    ),
+    "callbacks.averaging.decay data.live_share": (lambda value: 0 < value < 1, "in (0, 1)"),
+}

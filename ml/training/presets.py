@@ -232,7 +232,6 @@ def _train_images(cfg: DictConfig) -> int:
 
 
 def _number(size: float, images: int) -> int:
-    """A number of images, from a number or a share of them."""
     return round(size * images) if isinstance(size, float) else size
 
 

@@ -31,8 +31,6 @@ Number = float | int
 
 
 class Point(NamedTuple):
-    """Values of one series."""
-
     instrument: Instrument
     values: Sequence[Number]
     labels: Mapping[str, str] = {}

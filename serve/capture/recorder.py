@@ -130,7 +130,6 @@ class Recorder:
 
     @property
     def counts(self) -> Counts:
-        """Counts so far."""
         with self._changed:
             dropped = {reason: self._dropped[reason] for reason in REASONS}
             return Counts(self._kept, dropped, self._bytes)

@@ -34,8 +34,6 @@ _CAUSES = {
 
 
 class Response(NamedTuple):
-    """An S3 response."""
-
     status: int
     body: bytes
     headers: Mapping[str, str]

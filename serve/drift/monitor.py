@@ -36,8 +36,6 @@ _Block = list[tuple[NDArray[np.uint8], NDArray[np.float32]]]
 
 @dataclass(frozen=True)
 class WindowState:
-    """The state of one window."""
-
     window: int  # capacity in images
     images: int  # images tested last
     raised: bool

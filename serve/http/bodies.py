@@ -36,8 +36,6 @@ _MAX_PARTS = MAX_IMAGES + 10
 
 
 class Part(NamedTuple):
-    """A field of the form."""
-
     name: str
     data: bytes
     is_file: bool = False  # it has a file name, or a type other than text

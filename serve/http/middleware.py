@@ -175,7 +175,6 @@ async def respond(
     status: int = 200,
     headers: Iterable[tuple[bytes, bytes]] = (),
 ) -> None:
-    """Sends a complete response."""
     fixed = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": body})

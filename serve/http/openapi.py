@@ -58,7 +58,6 @@ _IMAGE_ERRORS = (errors.ImageTooLarge, errors.UnsupportedImage, errors.Unreadabl
 
 
 def document() -> Json:
-    """The complete OpenAPI document."""
     operations = _operations()
     _, components = msgspec.json.schema_components(_DOCUMENTS, ref_template=_REF)
     return {

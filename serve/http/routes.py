@@ -236,7 +236,6 @@ IMAGE_TYPES += ["image/avif"] if HAS_AVIF else []
 
 
 def model_info(metadata: ArtifactMetadata, settings: Settings) -> ModelInfo:
-    """The content of /model/info."""
     facts = {
         name: getattr(metadata, name) for name in ModelInfo.__struct_fields__ if name != "limits"
     }

@@ -41,7 +41,6 @@ class Service:
         self._threads = ThreadPoolExecutor(settings.cpus, thread_name_prefix="decode")
 
     def close(self) -> None:
-        """Stops the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def decode(self, exchange: Exchange, uploads: list[Upload]) -> list[Decoded]:

@@ -87,7 +87,6 @@ def list_files(
 
 
 def _listed(one: str, lines: TextIO, column: str, listing: Listing) -> Iterator[str]:
-    """The paths of one input."""
     if one == STANDARD_INPUT:
         return (line.rstrip("\r\n") for line in lines if line.strip())
     if one.startswith(_S3):

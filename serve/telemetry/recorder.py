@@ -66,13 +66,10 @@ class Distribution:
 
     @property
     def count(self) -> int:
-        """The number of values."""
         return sum(self.counts)
 
 
 class Point(NamedTuple):
-    """One point of a series."""
-
     labels: Labels
     value: float | Distribution
 

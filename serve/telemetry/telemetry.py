@@ -150,7 +150,6 @@ def _resource(metadata: ArtifactMetadata) -> dict[str, str]:
 
 
 def _constants(metadata: ArtifactMetadata, start_s: float) -> list[Collected]:
-    """Constant metrics of a process."""
     model = {
         "name": metadata.name,
         "version": metadata.version,

@@ -36,7 +36,6 @@ class Result(BaseHTTPResult):
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def content(self) -> bytes:
-        """The body."""
         return self.body
 
     def headers(self) -> Mapping[str, str]:
