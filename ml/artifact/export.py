@@ -29,8 +29,7 @@ from common.model.artifact import (
 from ml.artifact.artifact import canonical, new_session, predict, write_artifact
 from ml.artifact.drift_reference import drift_reference
 from ml.artifact.evaluation import Evaluation, Labelled, evaluate
-from ml.artifact.fold import fold_pooled_norms
-from ml.artifact.simplify import simplify
+from ml.artifact.simplify import fold_pooled_norms, simplify
 
 OPSET = 20  # the first with Gelu as an operator; onnxruntime fuses nothing more for later ones
 # Largest allowed |difference| in probability between ONNX and PyTorch, fp32.

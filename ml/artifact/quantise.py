@@ -31,7 +31,7 @@ from ml.artifact.artifact import (
 from ml.artifact.drift_reference import drift_reference
 from ml.artifact.evaluation import Evaluation, Labelled, evaluate
 from ml.artifact.export import parity_vector, scores
-from ml.artifact.fold import fold_pooled_norms
+from ml.artifact.simplify import fold_pooled_norms
 
 ACCURACY_TOLERANCE = 0.003  # largest allowed loss of accuracy
 PARITY_TOLERANCE = 0.05  # kernels of other CPUs round differently; broken ones are far off

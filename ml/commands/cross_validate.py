@@ -26,8 +26,7 @@ from common.files import write_whole
 from common.terminal import Progress, terminal
 from ml.data.checks import unwrapped
 from ml.data.cifar10 import DatasetError
-from ml.runs.folder import ResumeError, RunFolder, config_digest, open_run
-from ml.runs.metrics import best_row, read_rows
+from ml.runs.folder import ResumeError, RunFolder, best_row, config_digest, open_run, read_rows
 from ml.training.config import CONFIGS, ConfigError, check_values, is_fast_dev_run
 from ml.training.launch import (
     BAD_INPUT,

@@ -41,7 +41,7 @@ from ml.pipeline.layout import (
     programs_folder,
 )
 from ml.pipeline.resolve import ChoicesError, read_choices, read_dataset, resolve
-from ml.runs.own_code import own_code
+from ml.runs.provenance import own_code
 from ml.training.config import ConfigError, DataConfig, FolderConfig, is_fast_dev_run
 
 CONFIGS = Path("configs")

@@ -19,8 +19,7 @@ from ml.data.checks import unwrapped
 from ml.data.cifar10 import DatasetError
 from ml.data.cifar10_pin import file_md5
 from ml.pipeline.layout import CODE, CONFIG, DATASET, METRICS, RUN, enter_stage
-from ml.runs.folder import ResumeError, RunFolder
-from ml.runs.metrics import best_row
+from ml.runs.folder import ResumeError, RunFolder, best_row
 from ml.training.callbacks import metrics_log
 from ml.training.config import ConfigError, DivergedError
 from ml.training.fitting import finish, fit

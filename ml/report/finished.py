@@ -12,8 +12,8 @@ from ml.data.cifar10 import DatasetError
 from ml.report.model_card import Facts, Small
 from ml.report.plots import Rows
 from ml.runs.datasets import check_same
+from ml.runs.folder import read_rows
 from ml.runs.loading import Trained, TrainedError, labelled_test, open_trained
-from ml.runs.metrics import read_rows
 
 _SCORE_TOLERANCE = 1e-3  # accuracy; another CPU may change a few of 10,000 predictions
 _SMALL = "model.int8.onnx"

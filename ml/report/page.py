@@ -18,8 +18,7 @@ from common.model.artifact import ArtifactMetadata
 from common.saliency import occluded, saliency
 from ml.artifact.evaluation import Evaluation, Labelled, worst_mistakes
 from ml.report import plots
-from ml.runs.folder import RunFolder
-from ml.runs.metrics import read_rows
+from ml.runs.folder import RunFolder, read_rows
 
 MISTAKES = 32
 _MARK, _MARK_ALPHA = (255, 0, 150), 180

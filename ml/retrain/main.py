@@ -1,16 +1,17 @@
-"""Makes the next model of labelled captures, if there is need and enough of them, and puts it in
-the champion's place if it is better: bazel run //ml:retrain
+"""Retrains the champion on labelled captures if it has become worse and there are enough labels,
+and promotes the new model if it is better: bazel run //ml:retrain
 
-  bazel run //ml:retrain -- --dry-run   # how good the live model is, how many labels are missing
-  bazel run //ml:retrain                     # train, compare, promote in the registry
-  bazel run //ml:retrain -- --deploy ./release.sh   # and run a command that releases it
-  bazel run //ml:retrain -- --always trainer.max_epochs=5             # overrides as for //ml:train
+  bazel run //ml:retrain -- --dry-run                # live quality, and how many labels are missing
+  bazel run //ml:retrain                             # train, compare, promote in the registry
+  bazel run //ml:retrain -- --deploy ./release.sh    # and run a command that releases the model
+  bazel run //ml:retrain -- --always trainer.max_epochs=5    # overrides as for //ml:train
 
-Each step is kept in .kiln/retrain/<time>/record.json; the same command after a kill goes on there.
+Each step is recorded in .kiln/retrain/<time>/record.json. After a kill, the same command continues
+there.
 
-Exit codes: 0 promoted (with --no-promote or --dry-run: would be, or could be tried), 2 something
-cannot be used, 3 the champion is kept, 4 more labels are needed, 5 labels look wrong and should be
-checked, 6 promoted but not released, 130 interrupted.
+Exit codes: 0 promoted (--no-promote: would be promoted; --dry-run: training is possible), 2 unusable
+input, 3 the champion is kept, 4 more labels are needed, 5 labels look wrong and should be checked,
+6 promoted but not released, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     }
     # Imported here, since they import PyTorch, which --help does not need.
     from ml.artifact.artifact import ArtifactError
-    from ml.retrain.retraining import Retraining
+    from ml.retrain.retraining import Retraining, to_page
     from ml.runs.folder import ResumeError
 
     record = open_record(root, settings, again=options.again)
@@ -68,8 +69,6 @@ def main(arguments: Sequence[str], console: Console) -> int:
         print(f"{unwrapped(exc)}\nThe champion is as it was.", file=sys.stderr)
         return BAD_INPUT
     if options.card:
-        from ml.retrain.card import to_page
-
         write_whole(user_path(options.card), to_page(record))
     print_record(record, console)
     assert record.decision is not None

@@ -15,7 +15,7 @@ from common.files import write_whole
 from ml.data.cifar10 import DatasetError
 from ml.rules.action import shown_beside
 from ml.runs.folder import RunFolder, open_run
-from ml.runs.own_code import outside_of_the_build
+from ml.runs.provenance import outside_of_the_build
 from ml.training.callbacks import metrics_log
 from ml.training.config import ConfigError, DivergedError
 from ml.training.fitting import finish, fit

@@ -19,8 +19,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from ml.runs.folder import RunFolder
-from ml.runs.metrics import best_row, direction, read_rows
+from ml.runs.folder import RunFolder, best_row, direction, read_rows
 from ml.runs.provenance import read_provenance
 
 _TRIALS, _FOLDS = "trials", "folds"  # folders of sweep trials and cross-validation folds

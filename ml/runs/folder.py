@@ -1,16 +1,17 @@
-"""The folder of a run: request, progress and results; and finding a run to continue."""
+"""The folder of a run: request, progress, metrics and results; and finding a run to continue."""
 
 import fcntl
 import hashlib
 import json
+import math
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -211,3 +212,37 @@ def config_digest(cfg: DictConfig) -> str:
     for key in ("logger", "preset"):  # display and budget options do not affect results
         plain.pop(key, None)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file; none if it is missing. An incomplete last line, being written or
+    cut off by a kill, is skipped.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+Row = TypeVar("Row", bound=Mapping[str, float])
+DIRECTIONS = {"accuracy": "max", "loss": "min", "macro_f1": "max"}
+
+
+def direction(metric: str, otherwise: str | None = None) -> str | None:
+    """``min`` or ``max``, whichever is better, by the last part of a metric's name, as in
+    ``val/loss``; `otherwise` for unknown metrics.
+    """
+    return DIRECTIONS.get(metric.rpartition("/")[2], otherwise)
+
+
+def best_row(rows: Sequence[Row], cfg: DictConfig) -> Row:
+    """The metrics of the best epoch, whose weights the run keeps: the last of equal ones, as in
+    `ml.training.callbacks.BestCheckpoint`, and NaN only if all are.
+    """
+    sign = 1 if cfg.callbacks.checkpoint.mode == "min" else -1
+
+    def rank(row: Row) -> tuple[bool, float]:
+        value = row[cfg.monitor]
+        return math.isnan(value), sign * value
+
+    return min(reversed(rows), key=rank)

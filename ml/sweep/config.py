@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ml.runs.metrics import direction
+from ml.runs.folder import direction
 from ml.training.config import ConfigError, composed, composing
 
 

@@ -21,10 +21,8 @@ from ml.artifact.export import to_onnx
 from ml.benchmark.latency import Job
 from ml.benchmark.rounds import Worker
 from ml.data.checks import check_digest, open_data
-from ml.runs.folder import RunFolder, config_digest
-from ml.runs.metrics import best_row
-from ml.runs.own_code import own_code_digests
-from ml.runs.provenance import lock_digest
+from ml.runs.folder import RunFolder, best_row, config_digest
+from ml.runs.provenance import lock_digest, own_code_digests
 from ml.sweep.config import METRICS
 from ml.training.callbacks import metrics_log
 from ml.training.config import DataConfig

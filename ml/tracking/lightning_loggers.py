@@ -21,8 +21,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from common.files import write_whole
-from ml.runs.folder import RunFolder
-from ml.runs.metrics import read_rows
+from ml.runs.folder import RunFolder, read_rows
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger

@@ -21,8 +21,7 @@ import wandb
 from omegaconf import OmegaConf
 
 from common.files import write_whole
-from ml.runs.folder import RunFolder
-from ml.runs.metrics import read_rows
+from ml.runs.folder import RunFolder, read_rows
 from ml.runs.provenance import read_provenance
 from ml.tracking.wandb_logger import FOLDER, SYNCED, Destination
 

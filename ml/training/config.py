@@ -20,8 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ml.runs.folder import run_config
-from ml.runs.metrics import DIRECTIONS, direction
+from ml.runs.folder import DIRECTIONS, direction, run_config
 
 _Expectation = tuple[Callable[[Any], Any], str]  # whether a value holds, and what is expected
 

@@ -19,14 +19,18 @@ from ml.artifact.calibration import calibrate
 from ml.data.checks import check_digest, checked_part, open_data
 from ml.data.cifar10 import DatasetError
 from ml.data.datamodule import Images
-from ml.runs.folder import ResumeError, RunFolder, config_digest
-from ml.runs.metrics import best_row
-from ml.runs.own_code import own_code_digests
-from ml.runs.provenance import git_revision, lock_digest, record_start
+from ml.runs.folder import ResumeError, RunFolder, best_row, config_digest
+from ml.runs.provenance import git_revision, lock_digest, own_code_digests, record_start
 from ml.training.callbacks import EpochSeed, WholeCheckpointIO, metrics_log, save_weights
 from ml.training.config import ConfigError, check_values, is_fast_dev_run
-from ml.training.distribution import LocalRanks, leave_group, together
-from ml.training.hardware import describe_device, quiet_lightning, shared_threads
+from ml.training.hardware import (
+    LocalRanks,
+    describe_device,
+    leave_group,
+    quiet_lightning,
+    shared_threads,
+    together,
+)
 from ml.training.launch import INTERRUPTED, is_started_by_torchrun
 from ml.training.module import ImageClassifier, class_weights
 from ml.training.monitors import RateTest
@@ -331,7 +335,7 @@ def rate_test(trainer: lightning.Trainer) -> dict[str, Any] | None:
 
 
 def _follow(ranks: LocalRanks, run: RunFolder) -> None:
-    """Trains together with the process that started this one, see `ml.training.distribution`."""
+    """Trains together with the process that started this one, see `ml.training.hardware`."""
 
     def end_with_the_first() -> None:
         sys.stdin.read()

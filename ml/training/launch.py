@@ -25,8 +25,8 @@ from ml.runs.folder import (
     find_unfinished,
     open_run,
     open_unfinished,
+    read_rows,
 )
-from ml.runs.metrics import read_rows
 from ml.runs.provenance import mark_rerun
 from ml.training.config import (
     COMPOSITION_ERRORS,

@@ -14,8 +14,7 @@ from torch.profiler import profile
 
 from common.files import write_whole
 from common.lightning import LearningRateFinder, LightningModule, Trainer, lightning
-from ml.runs.folder import RunFolder
-from ml.runs.metrics import read_rows
+from ml.runs.folder import RunFolder, read_rows
 from ml.training.callbacks import metrics_log
 from ml.training.config import ConfigError
 

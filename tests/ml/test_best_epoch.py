@@ -15,8 +15,7 @@ from ml import stages
 from ml.pipeline import layout
 from ml.pipeline import train as pipeline
 from ml.rules.fit_model import fit_weights
-from ml.runs.folder import RunFolder, open_run
-from ml.runs.metrics import best_row, direction
+from ml.runs.folder import RunFolder, best_row, direction, open_run
 from ml.sweep.trial import run_trial
 from ml.training.config import resolved
 from tests.ml.data.small_dataset import write_dataset

@@ -1,4 +1,4 @@
-"""ml/artifact/fold.py: the same answers from a shorter graph, or the graph as it was."""
+"""ml/artifact/simplify.py: the same answers from a shorter graph, or the graph as it was."""
 
 import numpy as np
 import onnx
@@ -10,9 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ml.artifact.artifact import new_session, predict
 from ml.artifact.export import to_onnx
-from ml.artifact.fold import fold_pooled_norms
 from ml.artifact.quantise import quantised
-from ml.artifact.simplify import simplify
+from ml.artifact.simplify import fold_pooled_norms, simplify
 from ml.training.networks import ResNet
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -1,11 +1,11 @@
-"""ml/runs/own_code.py: every file of the user's that a configuration reaches, and no other."""
+"""ml/runs/provenance.py: every file of the user's that a configuration reaches, and no other."""
 
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from ml.runs.own_code import outside_of_the_build, own_code, own_code_digests
+from ml.runs.provenance import outside_of_the_build, own_code, own_code_digests
 
 _FILES = {
     "nets.py": "import torch\nimport json\nfrom layers.blocks import Block\n",

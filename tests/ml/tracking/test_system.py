@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from common.lightning import lightning
-from ml.runs.metrics import read_rows
+from ml.runs.folder import read_rows
 from ml.training.callbacks import MetricsLog
 from ml.training.monitors import SystemMonitor, SystemSampler
 

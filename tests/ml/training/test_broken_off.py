@@ -19,8 +19,7 @@ from torch import Tensor
 
 from common.lightning import LightningModule, Trainer, lightning
 from ml import stages
-from ml.runs.folder import RunFolder, create_run, open_run
-from ml.runs.metrics import read_rows
+from ml.runs.folder import RunFolder, create_run, open_run, read_rows
 from ml.runs.provenance import read_provenance
 from ml.training import fitting, launch
 from ml.training.config import DivergedError, resolved
