@@ -26,9 +26,9 @@ def encode(values: Mapping[str, Any], indent: int = 2) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, Any]:
-    """Inverse of `encode`; ValueError, KeyError, TypeError or AttributeError for anything else."""
-    values: dict[str, Any] = json.loads(data)
-    if values.pop("schema") != SCHEMA:
+    """Inverse of `encode`; ValueError for anything else."""
+    values = json.loads(data)
+    if not isinstance(values, dict) or values.pop("schema", None) != SCHEMA:
         raise ValueError("another release of Kiln wrote it")
     return values
 

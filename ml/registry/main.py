@@ -26,7 +26,7 @@ from ml.registry.signing import PRIVATE, PUBLIC
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
 
-_Subparsers = Any  # argparse has no public name for add_subparsers' result
+_Add = Callable[[argparse.ArgumentParser], object]  # adds one argument to a parser, or several
 _Handler = Callable[[Registry, argparse.Namespace, Progress], CommandResult]
 _DESCRIPTION = """\
 The model registry: all models, which one is live, who decided that, and why.
@@ -50,7 +50,9 @@ def main(arguments: Sequence[str], console: Console, errors: Console) -> int:
     options = parser().parse_args(arguments)
     try:
         with _progress(errors) as progress:
-            registry = Registry.open(_location(options), getattr(options, "by", None))
+            registry = Registry.open(
+                str(options.registry or usual_location()), getattr(options, "by", None)
+            )
             result = options.handler(registry, options, progress)
     except (RegistryError, StoreError) as exc:
         if options.json:
@@ -85,300 +87,44 @@ def _progress(errors: Console) -> Iterator[Progress]:
         yield begin
 
 
-def _location(options: argparse.Namespace) -> str:
-    return str(options.registry or usual_location())
-
-
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; the chosen command's function is in `handler`."""
     top = command_parser("//ml:registry", _DESCRIPTION, _EPILOGUE)
     subs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (
-        _list,
-        _register,
-        _sign,
-        _promote,
-        _rollback,
-        _unalias,
-        _history,
-        _explain,
-        _pull,
-        _link,
-        _verify,
-        _new_key,
-        _gc,
-    ):
-        add(subs)
+    for name, (handler, text, examples, adds) in _COMMANDS.items():
+        lines = "\n".join(f"  bazel run //ml:registry -- {example}" for example in examples)
+        sub = subs.add_parser(
+            name,
+            help=text[0].lower() + text[1:].split(".")[0].split(";")[0],
+            description=textwrap.fill(text, 100),
+            epilog=f"examples:\n{lines}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(handler=handler)
+        sub.add_argument("--registry", metavar="URL", help="its location (default: KILN_REGISTRY)")
+        sub.add_argument("--json", action="store_true", help="print JSON")
+        for add in adds:
+            add(sub)
     return top
 
 
-def _command(
-    subs: _Subparsers, name: str, handler: _Handler, text: str, *examples: str
-) -> argparse.ArgumentParser:
-    lines = "\n".join(f"  bazel run //ml:registry -- {example}" for example in examples)
-    sub: argparse.ArgumentParser = subs.add_parser(
-        name,
-        help=text[0].lower() + text[1:].split(".")[0].split(";")[0],
-        description=textwrap.fill(text, 100),
-        epilog=f"examples:\n{lines}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    sub.set_defaults(handler=handler)
-    sub.add_argument("--registry", metavar="URL", help="its location (default: KILN_REGISTRY)")
-    sub.add_argument("--json", action="store_true", help="print JSON")
-    return sub
+def _argument(*names: str, **options: Any) -> _Add:
+    return lambda parser: parser.add_argument(*names, **options)
 
 
-def _writes(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--reason", default="", metavar="TEXT", help="reason, recorded in the history")
-    sub.add_argument(
-        "--by",
-        metavar="WHO",
-        help="actor, recorded in the history (default: KILN_ACTOR, or your user name)",
-    )
+def _exclusive(*adds: _Add, required: bool = False) -> _Add:
+    def add_all(parser: argparse.ArgumentParser) -> None:
+        group: Any = parser.add_mutually_exclusive_group(required=required)
+        for add in adds:
+            add(group)
+
+    return add_all
 
 
-def _mirrors(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--wandb",
-        metavar="PROJECT",
-        help="also log to Weights & Biases (default: KILN_REGISTRY_WANDB); never fails",
-    )
-
-
-def _list(subs: _Subparsers) -> None:
-    _command(
-        subs,
-        "list",
-        commands.list_versions,
-        "All versions, the newest first.",
-        "list",
-        "list --json",
-    )
-
-
-def _register(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "register",
-        commands.register,
-        "Keep a model under its version, with everything it came from. The same file again changes "
-        "nothing.",
-        "register runs/2026-11-25_10-00-00_default",
-        "register model.int8.onnx --parent champion --relation 'int8 of'",
-    )
-    sub.add_argument("model", help="finished run folder, or model.onnx")
-    sub.add_argument(
-        "--parent", metavar="REF", action="append", default=[], help="version that it was made from"
-    )
-    sub.add_argument(
-        "--relation", default="made from", help="how it was made, such as 'int8 of' (%(default)s)"
-    )
-    _signs(sub)
-    _writes(sub)
-    _mirrors(sub)
-
-
-def _sign(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "sign",
-        commands.sign_version,
-        "Sign a registered version, in OpenSSF's format; `register` does it where it has a key.",
-        "sign champion --sign-with keys/model.key",
-        "sign champion --sign-with awskms:///alias/kiln-signing",
-    )
-    sub.add_argument("version", metavar="REF")
-    _signs(sub)
-
-
-def _new_key(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "new-key",
-        commands.make_key,
-        "Write a pair of keys to sign models with, model.key and model.pub; KILN_SIGNING_PASSWORD "
-        "encrypts the former. With --public-of, print the public half of a key that exists.",
-        "new-key keys/",
-        "new-key --public-of awskms:///alias/kiln-signing",
-    )
-    which = sub.add_mutually_exclusive_group(required=True)
-    which.add_argument("folder", nargs="?", help="folder for the two files")
-    which.add_argument("--public-of", metavar="KEY", help="a private key file, or awskms:///…")
-
-
-def _signs(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--sign-with",
-        metavar="KEY",
-        default=os.environ.get(PRIVATE),
-        help=f"private key in PEM, or awskms:///alias/NAME (default: {PRIVATE}, else not signed)",
-    )
-
-
-def _trusts(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--model-key",
-        metavar="KEY",
-        help=f"public key whose signature is asked for (default: {PUBLIC}; none: not asked)",
-    )
-
-
-def _promote(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "promote",
-        commands.promote,
-        "Point an alias at a version, if it passes the gates. It is compared with the champion on "
-        "the same test images (McNemar's exact test) where they are at hand, else by the recorded "
-        "accuracies (two proportions); a loss beyond the margin must be ruled out.",
-        "promote 3fa8 --reason 'wider network'",
-        "promote 3fa8 --alias challenger --dry-run",
-        "promote 3fa8 --margin 0.003 --p99-ms 5",
-        "promote 3fa8 --force --reason 'the champion leaks memory'",
-    )
-    sub.add_argument("version", metavar="REF")
-    sub.add_argument("--alias", default=CHAMPION, help="(default: %(default)s)")
-    sub.add_argument(
-        "--against", metavar="REF", help="version to compare with (default: the champion)"
-    )
-    sub.add_argument("--dry-run", action="store_true", help="evaluate the gates, change nothing")
-    sub.add_argument("--force", action="store_true", help="override the gates; needs --reason")
-    _trusts(sub)
-    _writes(sub)
-    _mirrors(sub)
-    data = sub.add_mutually_exclusive_group()
-    data.add_argument(
-        "--test-data",
-        metavar="NPZ",
-        help="arrays images (uint8, N×H×W×3), labels, and perhaps classes (names); default: the "
-        "test images of the dataset that the model was made from, by its run's configuration",
-    )
-    data.add_argument("--no-test-data", action="store_true", help="compare recorded accuracies")
-    _gate_options(sub)
-
-
-def _rollback(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "rollback",
-        commands.rollback,
-        "Point an alias back at its version before, at once: no gate is asked. A second rollback "
-        "goes one further back; with --from it can be repeated safely.",
-        "rollback --reason 'errors on phones'",
-        "rollback --from 3fa8 --reason 'errors on phones'",
-        "rollback --to 91c2",
-    )
-    sub.add_argument("--alias", default=CHAMPION, help="(default: %(default)s)")
-    sub.add_argument(
-        "--to", metavar="REF", help="return to this version instead of the previous one"
-    )
-    sub.add_argument(
-        "--from", dest="expected", metavar="REF", help="only if this version is live now"
-    )
-    _writes(sub)
-    _mirrors(sub)
-
-
-def _unalias(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "unalias",
-        commands.unalias,
-        "Take an alias away. Its history stays; a rollback brings it back.",
-        "unalias challenger",
-    )
-    sub.add_argument("alias")
-    _writes(sub)
-
-
-def _history(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "history",
-        commands.history,
-        "Every promotion, rollback and refusal: who, when, from, to, verdict, why.",
-        "history",
-        "history --alias champion --json",
-    )
-    sub.add_argument("--alias", help="only this alias")
-
-
-def _explain(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "explain",
-        commands.explain_reference,
-        "Walk back from an alias, version, image or request to commit, data, configuration, "
-        "metrics and decisions.",
-        "explain champion",
-        "explain sha256:9c1f",
-        "explain 4bf92f3577b34da6 --log service.jsonl",
-        """explain '{"request_id": "4bf92f35", "model_version": "3fa8"}'""",
-    )
-    sub.add_argument("reference", metavar="REF", help="or a JSON log line, or a request id")
-    sub.add_argument("--log", metavar="FILE", help="the service's log with the request id")
-    sub.add_argument("--all", action="store_true", help="include configuration and all evidence")
-    _trusts(sub)
-
-
-def _pull(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "pull",
-        commands.pull,
-        "Write a version's model to a file, checked, and its signature beside it.",
-        "pull champion -o model.onnx",
-    )
-    sub.add_argument("version", metavar="REF")
-    sub.add_argument("-o", "--output", metavar="FILE", help="(default: <name>-<version>.onnx)")
-    sub.add_argument("--overwrite", action="store_true", help="overwrite an existing file")
-    _trusts(sub)
-
-
-def _link(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "link",
-        commands.link,
-        "Record which version a container image holds, so that the image can be explained.",
-        "link --image sha256:9c1f… --version champion",
-    )
-    sub.add_argument("--image", required=True, metavar="DIGEST", help="sha256: and 64 digits")
-    sub.add_argument("--version", required=True, metavar="REF")
-    _writes(sub)
-
-
-def _verify(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "verify",
-        commands.verify,
-        "Read everything and check it: models, manifests, signatures, the ledger's chain, links.",
-        "verify",
-        "verify --model-key keys/model.pub",
-    )
-    _trusts(sub)
-
-
-def _gc(subs: _Subparsers) -> None:
-    sub = _command(
-        subs,
-        "gc",
-        commands.gc,
-        "Remove what killed registrations left. Versions and history always stay.",
-        "gc --dry-run",
-    )
-    sub.add_argument("--dry-run", action="store_true", help="only list what would be removed")
-    sub.add_argument(
-        "--older-than-hours", type=float, default=24.0, metavar="X", help="(default: %(default)g)"
-    )
-
-
-def _gate_options(sub: argparse.ArgumentParser) -> None:
+def _gate_options(parser: argparse.ArgumentParser) -> None:
     """Adds an option per field of `GateLimits`; options not given are left out of the result."""
     limits = GateLimits()
-    gates = sub.add_argument_group("gates")
+    gates = parser.add_argument_group("gates")
     number: dict[str, Any] = {"type": float, "metavar": "X", "default": argparse.SUPPRESS}
     gates.add_argument("--margin", **number, help=f"allowed loss of accuracy ({limits.margin})")
     gates.add_argument(
@@ -411,6 +157,226 @@ def _gate_options(sub: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use the latency in the run folder's benchmark instead of measuring it",
     )
+
+
+_REF = _argument("version", metavar="REF")
+_ALIAS = _argument("--alias", default=CHAMPION, help="(default: %(default)s)")
+_REASON = _argument("--reason", default="", metavar="TEXT", help="reason, recorded in the history")
+_BY = _argument(
+    "--by",
+    metavar="WHO",
+    help="actor, recorded in the history (default: KILN_ACTOR, or your user name)",
+)
+_WANDB = _argument(
+    "--wandb",
+    metavar="PROJECT",
+    help="also log to Weights & Biases (default: KILN_REGISTRY_WANDB); never fails",
+)
+_SIGN_WITH = _argument(
+    "--sign-with",
+    metavar="KEY",
+    default=os.environ.get(PRIVATE),
+    help=f"private key in PEM, or awskms:///alias/NAME (default: {PRIVATE}, else not signed)",
+)
+_MODEL_KEY = _argument(
+    "--model-key",
+    metavar="KEY",
+    help=f"public key whose signature is asked for (default: {PUBLIC}; none: not asked)",
+)
+
+# By name: the function, what it does, examples, and its arguments beside --registry and --json.
+_COMMANDS: dict[str, tuple[_Handler, str, Sequence[str], Sequence[_Add]]] = {
+    "list": (
+        commands.list_versions,
+        "All versions, the newest first.",
+        ("list", "list --json"),
+        (),
+    ),
+    "register": (
+        commands.register,
+        "Keep a model under its version, with everything it came from. The same file again changes "
+        "nothing.",
+        (
+            "register runs/2026-11-25_10-00-00_default",
+            "register model.int8.onnx --parent champion --relation 'int8 of'",
+        ),
+        (
+            _argument("model", help="finished run folder, or model.onnx"),
+            _argument(
+                "--parent",
+                metavar="REF",
+                action="append",
+                default=[],
+                help="version that it was made from",
+            ),
+            _argument(
+                "--relation",
+                default="made from",
+                help="how it was made, such as 'int8 of' (%(default)s)",
+            ),
+            _SIGN_WITH,
+            _REASON,
+            _BY,
+            _WANDB,
+        ),
+    ),
+    "sign": (
+        commands.sign_version,
+        "Sign a registered version, in OpenSSF's format; `register` does it where it has a key.",
+        (
+            "sign champion --sign-with keys/model.key",
+            "sign champion --sign-with awskms:///alias/kiln-signing",
+        ),
+        (_REF, _SIGN_WITH),
+    ),
+    "promote": (
+        commands.promote,
+        "Point an alias at a version, if it passes the gates. It is compared with the champion on "
+        "the same test images (McNemar's exact test) where they are at hand, else by the recorded "
+        "accuracies (two proportions); a loss beyond the margin must be ruled out.",
+        (
+            "promote 3fa8 --reason 'wider network'",
+            "promote 3fa8 --alias challenger --dry-run",
+            "promote 3fa8 --margin 0.003 --p99-ms 5",
+            "promote 3fa8 --force --reason 'the champion leaks memory'",
+        ),
+        (
+            _REF,
+            _ALIAS,
+            _argument(
+                "--against",
+                metavar="REF",
+                help="version to compare with (default: the champion)",
+            ),
+            _argument("--dry-run", action="store_true", help="evaluate the gates, change nothing"),
+            _argument("--force", action="store_true", help="override the gates; needs --reason"),
+            _MODEL_KEY,
+            _REASON,
+            _BY,
+            _WANDB,
+            _exclusive(
+                _argument(
+                    "--test-data",
+                    metavar="NPZ",
+                    help="arrays images (uint8, N×H×W×3), labels, and perhaps classes (names); "
+                    "default: the test images of the dataset that the model was made from, by its "
+                    "run's configuration",
+                ),
+                _argument(
+                    "--no-test-data", action="store_true", help="compare recorded accuracies"
+                ),
+            ),
+            _gate_options,
+        ),
+    ),
+    "rollback": (
+        commands.rollback,
+        "Point an alias back at its version before, at once: no gate is asked. A second rollback "
+        "goes one further back; with --from it can be repeated safely.",
+        (
+            "rollback --reason 'errors on phones'",
+            "rollback --from 3fa8 --reason 'errors on phones'",
+            "rollback --to 91c2",
+        ),
+        (
+            _ALIAS,
+            _argument(
+                "--to", metavar="REF", help="return to this version instead of the previous one"
+            ),
+            _argument(
+                "--from", dest="expected", metavar="REF", help="only if this version is live now"
+            ),
+            _REASON,
+            _BY,
+            _WANDB,
+        ),
+    ),
+    "unalias": (
+        commands.unalias,
+        "Take an alias away. Its history stays; a rollback brings it back.",
+        ("unalias challenger",),
+        (_argument("alias"), _REASON, _BY),
+    ),
+    "history": (
+        commands.history,
+        "Every promotion, rollback and refusal: who, when, from, to, verdict, why.",
+        ("history", "history --alias champion --json"),
+        (_argument("--alias", help="only this alias"),),
+    ),
+    "explain": (
+        commands.explain_reference,
+        "Walk back from an alias, version, image or request to commit, data, configuration, "
+        "metrics and decisions.",
+        (
+            "explain champion",
+            "explain sha256:9c1f",
+            "explain 4bf92f3577b34da6 --log service.jsonl",
+            """explain '{"request_id": "4bf92f35", "model_version": "3fa8"}'""",
+        ),
+        (
+            _argument("reference", metavar="REF", help="or a JSON log line, or a request id"),
+            _argument("--log", metavar="FILE", help="the service's log with the request id"),
+            _argument("--all", action="store_true", help="include configuration and all evidence"),
+            _MODEL_KEY,
+        ),
+    ),
+    "pull": (
+        commands.pull,
+        "Write a version's model to a file, checked, and its signature beside it.",
+        ("pull champion -o model.onnx",),
+        (
+            _REF,
+            _argument("-o", "--output", metavar="FILE", help="(default: <name>-<version>.onnx)"),
+            _argument("--overwrite", action="store_true", help="overwrite an existing file"),
+            _MODEL_KEY,
+        ),
+    ),
+    "link": (
+        commands.link,
+        "Record which version a container image holds, so that the image can be explained.",
+        ("link --image sha256:9c1f… --version champion",),
+        (
+            _argument("--image", required=True, metavar="DIGEST", help="sha256: and 64 digits"),
+            _argument("--version", required=True, metavar="REF"),
+            _REASON,
+            _BY,
+        ),
+    ),
+    "verify": (
+        commands.verify,
+        "Read everything and check it: models, manifests, signatures, the ledger's chain, links.",
+        ("verify", "verify --model-key keys/model.pub"),
+        (_MODEL_KEY,),
+    ),
+    "new-key": (
+        commands.make_key,
+        "Write a pair of keys to sign models with, model.key and model.pub; KILN_SIGNING_PASSWORD "
+        "encrypts the former. With --public-of, print the public half of a key that exists.",
+        ("new-key keys/", "new-key --public-of awskms:///alias/kiln-signing"),
+        (
+            _exclusive(
+                _argument("folder", nargs="?", help="folder for the two files"),
+                _argument("--public-of", metavar="KEY", help="a private key file, or awskms:///…"),
+                required=True,
+            ),
+        ),
+    ),
+    "gc": (
+        commands.gc,
+        "Remove what killed registrations left. Versions and history always stay.",
+        ("gc --dry-run",),
+        (
+            _argument("--dry-run", action="store_true", help="only list what would be removed"),
+            _argument(
+                "--older-than-hours",
+                type=float,
+                default=24.0,
+                metavar="X",
+                help="(default: %(default)g)",
+            ),
+        ),
+    ),
+}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from common.ledger import decode, encode
 from common.model.artifact import ArtifactError, ArtifactMetadata, Scores, read_artifact
 from common.model.model_file import read_model_file
@@ -141,20 +143,8 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Inverse of `to_json`; ValueError, KeyError or TypeError for anything else."""
-        values = decode(data)
-        lineage = values.pop("lineage")
-        parents = tuple(Parent(**parent) for parent in lineage.pop("parents"))
-        height, width = values.pop("input_size")
-        return cls(
-            file=ModelFile(**values.pop("file")),
-            registered=Act(**values.pop("registered")),
-            classes=tuple(values.pop("classes")),
-            input_size=(height, width),
-            test=RecordedScores(**values.pop("test")),
-            lineage=Lineage(**lineage, parents=parents),
-            **values,
-        )
+        """Inverse of `to_json`; ValueError for anything else."""
+        return msgspec.convert(decode(data), cls)
 
 
 class Versions:
@@ -212,7 +202,7 @@ class Versions:
             manifest = Manifest.from_json(data)
             if manifest.version != version:
                 raise ValueError(f"it describes {manifest.version}")
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        except ValueError as exc:
             raise Damaged(
                 f"{_manifest_key(version)} in {self._store.url} is not a manifest ({exc!r}): "
                 "restore it from a backup"
@@ -384,9 +374,8 @@ class Images:
     def _read(self, digest: str) -> Image:
         key = _image_key(digest)
         try:
-            values = json.loads(self._store.read(key))
-            return Image(linked=Act(**values.pop("linked")), **values)
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            return msgspec.json.decode(self._store.read(key), type=Image)
+        except (ValueError, KeyError) as exc:
             raise Damaged(
                 f"{key} in {self._store.url} is not a link ({exc!r}): restore it"
             ) from exc
