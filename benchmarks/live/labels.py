@@ -81,7 +81,7 @@ def simulate(plan: Plan, streams: int, seed: int) -> Outcome:
         seen = random.random(plan.answers) < chance
         weights, values = 1 / chance[seen], right[seen]
         most = 1 / (plan.kept * plan.labelled)
-        centre = _expected(plan)
+        centre = plan.accuracy
         above = weighted_log_odds(weights, values, centre, most, "above")
         below = weighted_log_odds(weights, values, centre, most, "below")
         held += max(above.max(), below.max()) < np.log(odds)
@@ -92,11 +92,6 @@ def simulate(plan: Plan, streams: int, seed: int) -> Outcome:
         widths.append(ends[1] - ends[0])
     means = (float(np.mean(one)) for one in (naive, errors, widths))
     return Outcome(plan.name, streams, float(np.mean(labels)), held / streams, *means)
-
-
-def _expected(plan: Plan) -> float:
-    """True accuracy of the plan's traffic: the mean of the beta distribution."""
-    return plan.accuracy
 
 
 def _chance(margin: np.ndarray, share: float) -> np.ndarray:

@@ -136,7 +136,9 @@ def measure_telemetry(server: ServerCommand, body: str, seconds: float) -> Overh
         ServerFailed: a service or the collector did not start.
     """
     with _collector(free_port()) as endpoint:
-        exporting = server.exporting(**_exporting(endpoint))
+        exporting = server.exporting(
+            OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_METRIC_EXPORT_INTERVAL="1000"
+        )
         return _by_turns("telemetry", server, exporting, body, seconds, _TURNS)
 
 
@@ -189,11 +191,6 @@ def _take_turn(side: Side, server: Running, body: str, seconds: float) -> int:
     side.cpu_us.append((server.cpu_s() - before) / max(1, done.answered) * 1e6)
     side.memory_mb.append(server.memory_mb())
     return done.answered
-
-
-def _exporting(endpoint: str) -> dict[str, str]:
-    """Exports all signals with defaults, metrics often enough to be in every turn."""
-    return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "1000"}
 
 
 @contextmanager

@@ -36,7 +36,6 @@ from serve.settings import Settings
 
 _FOLDER = Path(__file__).with_name("contenders")
 _IMAGES = 200
-_TOLERANCE = 1e-3  # in probability: allowed difference due to the order of operations
 _STARTS = 3
 # Calibration data of onnx2tf, which would otherwise download a file of this name and shape.
 _TEST_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
@@ -71,11 +70,6 @@ class Entry:
     largest_difference: float | None = None  # in probability, from onnxruntime
     same_class: float | None = None  # share of the images
     reason: str = ""
-
-    @property
-    def is_equal(self) -> bool:
-        """Whether it predicts like onnxruntime."""
-        return self.largest_difference is not None and self.largest_difference <= _TOLERANCE
 
 
 def main() -> int:

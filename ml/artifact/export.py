@@ -155,7 +155,7 @@ def to_onnx(
     opset: int = OPSET,
 ) -> onnx.ModelProto:
     """The network's serving graph as a checked ONNX model with a dynamic batch axis."""
-    graph = ServingGraph(_inference_copy(network), mean, std).eval()
+    graph = ServingGraph(copy.deepcopy(network).to("cpu", torch.float32).eval(), mean, std).eval()
     # A batch of 1 may be exported as a constant.
     example = torch.zeros(2, *size, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx")):
@@ -245,10 +245,6 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _inference_copy(network: nn.Module) -> nn.Module:
-    return copy.deepcopy(network).to("cpu", torch.float32).eval()
 
 
 def _channels(values: Sequence[float]) -> Tensor:

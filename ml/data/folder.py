@@ -14,7 +14,7 @@ import json
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -501,12 +501,6 @@ def write_report(listing: Listing, packed: Packed) -> Path:
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_whole(path, text)
     return path
-
-
-def read_report(path: Path) -> Mapping[str, Any]:
-    """Reads a report that `write_report` wrote."""
-    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _by_number(name: str) -> tuple[bool, int, str]:

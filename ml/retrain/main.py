@@ -9,7 +9,7 @@ and promotes the new model if it is better: bazel run //ml:retrain
 Each step is recorded in .kiln/retrain/<time>/record.json. After a kill, the same command continues
 there.
 
-Exit codes: 0 promoted (--no-promote: would be promoted; --dry-run: training is possible), 2 unusable
+Exit codes: 0 promoted (--no-promote: would be promoted; --dry-run: training is possible), 2 bad
 input, 3 the champion is kept, 4 more labels are needed, 5 labels look wrong and should be checked,
 6 promoted but not released, 130 interrupted.
 """

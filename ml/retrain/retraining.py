@@ -9,7 +9,6 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,7 +212,15 @@ class Retraining:
                 f"{noise.share:.1%} of {noise.judged:,} labels contradict two models that are sure "
                 f"of another class, at most {most:.0%}"
             )
-        self.record.note("label noise", says, self.console, suspects=suspects, **_plain(noise))
+        self.record.note(
+            "label noise",
+            says,
+            self.console,
+            suspects=suspects,
+            share=noise.share,
+            low=noise.low,
+            judged=noise.judged,
+        )
         return passed
 
     # --- The next model -----------------------------------------------------------------------
@@ -328,10 +335,6 @@ def _expected(rows: list[CapturedAnswer], manifest: Manifest) -> Interval:
 
 def _shown(interval: Interval) -> str:
     return f"{interval.value:.2%} ({interval.low:.2%} to {interval.high:.2%})"
-
-
-def _plain(noise: Any) -> dict[str, Any]:
-    return {"share": noise.share, "low": noise.low, "judged": noise.judged}
 
 
 def to_page(record: Record) -> str:

@@ -1,4 +1,4 @@
-// The demo page: a picture goes in by drop, choice, paste or sample; the answer comes out as bars.
+// The demo page: an image goes in by drop, choice, paste or sample; the answer comes out as bars.
 
 const at = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -8,7 +8,7 @@ const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(2) : ms.toFixed(0)} ms`;
 const accepted = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
 const redrawnEdge = 1024;
 let modelSize = [1, 1]; // height and width
-let resize = "crop"; // how a picture of other proportions is made to fit: see /model/info
+let resize = "crop"; // how an image of other proportions is made to fit: see /model/info
 let largest = 4_000_000; // bytes; a gateway may turn the body into base64, which adds a third
 
 let asked = 0; // the newest question: late answers to earlier ones are dropped
@@ -34,15 +34,15 @@ async function fetched(url, options = {}) {
 }
 
 async function redrawn(file) {
-  const picture = await createImageBitmap(file).catch(() => {
-    throw new Error("The browser cannot read this file as a picture.");
+  const bitmap = await createImageBitmap(file).catch(() => {
+    throw new Error("The browser cannot read this file as an image.");
   });
-  const scale = Math.min(1, redrawnEdge / Math.max(picture.width, picture.height));
+  const scale = Math.min(1, redrawnEdge / Math.max(bitmap.width, bitmap.height));
   const canvas = element("canvas", {
-    width: Math.max(1, Math.round(picture.width * scale)),
-    height: Math.max(1, Math.round(picture.height * scale)),
+    width: Math.max(1, Math.round(bitmap.width * scale)),
+    height: Math.max(1, Math.round(bitmap.height * scale)),
   });
-  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
@@ -57,14 +57,14 @@ function show(file, name) {
   at("map").hidden = at("legend").hidden = true;
 }
 
-// The map lies over what the model saw of the picture: a centred part of its own proportions, all of
+// The map lies over what the model saw of the image: a centred part of its own proportions, all of
 // it, or all of it within bars.
 function showMap(rows, label) {
   const preview = at("preview"), map = at("map"), strongest = Math.max(...rows.flat());
   const times = Math.exp(strongest).toPrecision(2);
   at("legend").textContent = times < 1.1
     ? "No single part decides: covering any of them changes the odds of the answer by less than a tenth."
-    : `Marked in the picture: what the answer looked at. Covered, the odds of “${label}” are up to ${Number(times).toLocaleString("en")} times smaller.`;
+    : `Marked in the image: what the answer looked at. Covered, the odds of “${label}” are up to ${Number(times).toLocaleString("en")} times smaller.`;
   at("legend").hidden = false;
   if (times < 1.1) return;
   const cells = element("canvas", { width: rows[0].length, height: rows.length });
@@ -188,11 +188,11 @@ addEventListener("drop", (event) => {
   at("drop").classList.remove("over");
   const file = fileOf(event.dataTransfer);
   if (file) classify(file, file.name);
-  else complain(new Error("That was no file. Save the picture first, or copy and paste it."));
+  else complain(new Error("That was no file. Save the image first, or copy and paste it."));
 });
 addEventListener("paste", (event) => {
   const file = fileOf(event.clipboardData);
-  if (file) classify(file, "Pasted picture");
+  if (file) classify(file, "Pasted image");
 });
 at("saliency").addEventListener("change", () => again());
 at("credentials").addEventListener("submit", (event) => {

@@ -22,7 +22,7 @@ class Request(BaseModel):
     image: str
 
 
-class Answer(BaseModel):
+class Prediction(BaseModel):
     """The most probable class."""
 
     index: int
@@ -30,8 +30,8 @@ class Answer(BaseModel):
 
 
 @app.post("/predict")
-async def predict(request: Request) -> Answer:
+async def predict(request: Request) -> Prediction:
     """Inline: passing a millisecond of work to the thread pool was slower."""
     image = Image.open(io.BytesIO(base64.b64decode(request.image))).convert("RGB").resize((32, 32))
     row = session.run(["probabilities"], {"images": np.asarray(image)[np.newaxis]})[0][0]
-    return Answer(index=int(row.argmax()), probability=float(row.max()))
+    return Prediction(index=int(row.argmax()), probability=float(row.max()))

@@ -12,7 +12,7 @@ from common.programs import serving
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """A body; its header may claim another length, and it may come only when the server stops."""
 
     body: bytes
@@ -22,7 +22,7 @@ class Answer:
 
 
 @contextmanager
-def serve(answers: Mapping[str, Answer | bytes]) -> Iterator[str]:
+def serve(answers: Mapping[str, Response | bytes]) -> Iterator[str]:
     """Serve ``answers`` by path, 404 for others; gives the address without a trailing slash."""
     stopping = threading.Event()
 
@@ -33,7 +33,7 @@ def serve(answers: Mapping[str, Answer | bytes]) -> Iterator[str]:
                 self.send_error(404)
                 return
             if isinstance(answer, bytes):
-                answer = Answer(answer)
+                answer = Response(answer)
             answer.asked.set()
             if answer.waits:
                 stopping.wait(30)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ml.data.fetch
-from tests.ml.data.loopback import Answer, serve
+from tests.ml.data.loopback import Response, serve
 from tests.ml.data.tiny_dataset import tiny_dataset
 
 DATA = tiny_dataset()
@@ -111,7 +111,7 @@ def test_an_interrupt_leaves_nothing_half_written_and_exits_with_130(
 ) -> None:
     train = DATA.pin.train
     path = f"/files/md5/{train.md5[:2]}/{train.md5[2:]}"
-    silent = Answer(DATA.train, waits=True)
+    silent = Response(DATA.train, waits=True)
     with (
         serve({path: silent}) as address,
         subprocess.Popen(

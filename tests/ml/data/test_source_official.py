@@ -9,7 +9,7 @@ import pytest
 
 from ml.data.cifar10_pin import Mismatch, PinnedFile
 from ml.data.source import OfficialSource, Progress, SourceError
-from tests.ml.data.loopback import Answer, serve
+from tests.ml.data.loopback import Response, serve
 from tests.ml.data.tiny_dataset import tar_gz, tiny_dataset
 
 DATA = tiny_dataset()
@@ -22,7 +22,7 @@ def source(address: str, archive: bytes = ARCHIVE, open_limit_s: float = 10.0) -
     return OfficialSource(address + PATH, PinnedFile(PATH[1:], md5, len(archive)), open_limit_s)
 
 
-def deliver(answer: Answer | bytes, folder: Path, archive: bytes = ARCHIVE) -> None:
+def deliver(answer: Response | bytes, folder: Path, archive: bytes = ARCHIVE) -> None:
     with serve({PATH: answer}) as address:
         source(address, archive).deliver(DATA.pin, folder, Progress())
 
@@ -40,7 +40,7 @@ def test_an_archive_with_other_bytes_is_refused_before_it_is_unpacked(tmp_path: 
 
 
 def test_a_body_that_breaks_off_is_refused(tmp_path: Path) -> None:
-    half = Answer(ARCHIVE[: len(ARCHIVE) // 2], claimed=len(ARCHIVE))
+    half = Response(ARCHIVE[: len(ARCHIVE) // 2], claimed=len(ARCHIVE))
     with pytest.raises(Mismatch, match=rf"found .* \({len(ARCHIVE) // 2} bytes\)"):
         deliver(half, tmp_path)
 
@@ -82,7 +82,7 @@ def test_an_error_status_is_told(tmp_path: Path) -> None:
 
 
 def test_a_server_that_never_answers_is_left_soon(tmp_path: Path) -> None:
-    silent = Answer(ARCHIVE, waits=True)
+    silent = Response(ARCHIVE, waits=True)
     with (
         serve({PATH: silent}) as address,
         pytest.raises(SourceError, match=r"did not answer within 0\.2 s"),

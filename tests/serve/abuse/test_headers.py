@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.serve.abuse.attacks import EVIL, FORGED, METHODS
-from tests.serve.abuse.wire import Answer, Target, target
+from tests.serve.abuse.wire import Response, Target, target
 
 PAGES = ("/", "/docs")
 KNOWN = {
@@ -27,7 +27,7 @@ def server() -> Iterator[Target]:
         yield up
 
 
-def assert_safe(answer: Answer) -> None:
+def assert_safe(answer: Response) -> None:
     """Nothing but the headers that are known, each with a value that a reader takes as it is."""
     assert set(answer.headers) <= KNOWN, "a banner, a cookie, or what nobody expected"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -84,7 +84,7 @@ def test_a_page_needs_nothing_that_its_policy_forbids(server: Target, path: str)
     assert not [one for pair in named for one in pair if re.match(r"\w+:|//", one)]
 
 
-def policy_of(answer: Answer) -> dict[str, set[str]]:
+def policy_of(answer: Response) -> dict[str, set[str]]:
     """Directives and their sources; a second policy or a directive twice would be an error."""
     parts = [part.split() for part in answer.headers["content-security-policy"].split(";")]
     policy = {name: set(sources) for name, *sources in parts}

@@ -28,7 +28,7 @@ _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """A response; header names are in lower case, and each came once."""
 
     status: int
@@ -99,7 +99,7 @@ class Target:
         """A connection to it."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
-    def answers(self, *sent: bytes) -> tuple[list[Answer], bool]:
+    def answers(self, *sent: bytes) -> tuple[list[Response], bool]:
         """What it says to these bytes, and whether it then ended the connection.
 
         Each part is sent when the server, which has one process here, has read what came before.
@@ -124,12 +124,12 @@ class Target:
             return found[:-1], False
         return found, True
 
-    def ask(self, method: str, path: str, body: bytes = b"", *headers: bytes) -> Answer:
+    def ask(self, method: str, path: str, body: bytes = b"", *headers: bytes) -> Response:
         """The one answer to a request that ends where it says."""
         head = f"{method} {path} HTTP/1.1\r\n".encode("latin-1")
         return self.raw(head, body, *headers)
 
-    def raw(self, request_line: bytes, body: bytes = b"", *headers: bytes) -> Answer:
+    def raw(self, request_line: bytes, body: bytes = b"", *headers: bytes) -> Response:
         """The same, of a request line with its end."""
         length = [b"Content-Length: %d" % len(body)] if body else []
         fields = [b"Host: x", b"Connection: close", *headers, *length]
@@ -168,7 +168,7 @@ def target(**variables: str) -> Iterator[Target]:
             aim.stop()
 
 
-def parsed(said: bytes) -> Iterator[Answer]:
+def parsed(said: bytes) -> Iterator[Response]:
     """The answers in what a server said.
 
     Raises:
@@ -184,7 +184,7 @@ def parsed(said: bytes) -> Iterator[Answer]:
         assert len(headers) == len(fields), head
         length = 0 if status[1] == b"100" else int(headers["content-length"])
         assert len(rest) >= length, "an answer is cut short"
-        yield Answer(int(status[1]), headers, rest[:length], head)
+        yield Response(int(status[1]), headers, rest[:length], head)
         said = rest[length:]
 
 
