@@ -13,6 +13,7 @@ from common.model.artifact import (
     ArtifactMetadata,
     read_artifact,
 )
+from serve.inference.signed import read_bytes
 from serve.settings import Settings
 
 NAME = "model.onnx"
@@ -96,20 +97,3 @@ def _precisions(files: Sequence[Path], key: str) -> Mapping[str, Path]:
 
 def _training(metadata: ArtifactMetadata) -> tuple[object, ...]:
     return metadata.config_digest, metadata.dataset_digest, metadata.classes, metadata.resize
-
-
-def read_bytes(path: Path, key: str = "") -> bytes:
-    """Reads the file and verifies its signature.
-
-    Args:
-        key: a public key in PEM, or its path; empty turns verification off.
-
-    Raises:
-        OSError: it cannot be read.
-        SignatureError: it is not signed with that key.
-    """
-    if not key:
-        return path.read_bytes()
-    from common.model.signature import read_verified  # imports ctypes: deferred for cold starts
-
-    return read_verified(path, key if "-----BEGIN" in key else str(user_path(key)))

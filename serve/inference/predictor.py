@@ -17,7 +17,7 @@ from common.model.artifact import (
     ArtifactMetadata,
     read_artifact,
 )
-from serve.inference.model_path import read_bytes
+from serve.inference.signed import read_bytes
 
 # Before the import: released wheels otherwise send telemetry to the vendor, see
 # https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md
