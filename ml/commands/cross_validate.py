@@ -273,11 +273,12 @@ def run_entry(arguments: Sequence[str]) -> None:
         "//ml:cross_validate", "k-fold cross-validation of a configuration.", _HELP
     )
     parser.allow_abbrev = False
+    # No positional arguments: --config-dir would lose its folder to them.
+    parser.usage = "%(prog)s [-h] [--folds K] [key=value ...]"
     parser.add_argument("--folds", type=_fold_count, default=5, metavar="K", help="default: 5")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for //ml:train")
     options, rest = parser.parse_known_args(arguments)
     _Folds.count = options.folds
-    sys.argv[1:] = [*options.overrides, *rest]
+    sys.argv[1:] = rest
     run_application(main, _refuse)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,15 @@ def test_a_number_of_folds_that_makes_no_sense_is_refused(folds: str) -> None:
     with pytest.raises(SystemExit) as left:
         run_entry([f"--folds={folds}"])
     assert left.value.code == BAD_INPUT
+
+
+def test_hydra_gets_its_options_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["--config-dir", "mine/configs", "data=shapes"]
+    monkeypatch.setattr("ml.commands.cross_validate.run_application", lambda *_: None)
+    for arguments in ([*given, "--folds", "2"], ["--folds=2", *given]):
+        monkeypatch.setattr("sys.argv", ["cross_validate"])
+        run_entry(arguments)
+        assert sys.argv == ["cross_validate", *given]
 
 
 @pytest.mark.parametrize("override", ["resume=auto", "data.batchsize=10", "conclude=true"])
