@@ -59,7 +59,7 @@ def py_binary(name, main = None, srcs = None, files = {}, args = [], data = [], 
         **_for_folder(kwargs)
     )
 
-def pytest_test(name, srcs = None, exclude = [], files = {}, deps = [], data = [], args = [], env = {}, **kwargs):
+def pytest_test(name, srcs = None, exclude = [], helpers = [], files = {}, deps = [], data = [], args = [], env = {}, **kwargs):
     """Runs pytest over `srcs` with JUnit XML, shards, filters and coverage as Bazel asks for them.
 
     One file or test: `bazel test //tests/serve --test_filter=test_app` or `--test_arg=-krejects`.
@@ -67,10 +67,11 @@ def pytest_test(name, srcs = None, exclude = [], files = {}, deps = [], data = [
     Args:
       name: name of the test.
       srcs: files that pytest collects. Unless given, NAME.py where the name is that of a test file (test_x, x_test), else the
-        folder's test_*.py. A conftest.py or a helper is a py_library in `deps`.
+        folder's test_*.py.
       exclude: which of the folder's test_*.py are left to other targets.
+      helpers: what else of the folder they import, as conftest.py. What other folders import, too, is a py_library in `deps`.
       files: variables that name a file, `{"IMAGE": "//serve/image"}`, or those of a list of targets: each becomes `data`, too.
-      deps: what the files import, unless another of `deps` brings it; pytest excepted.
+      deps: what the files and helpers import, unless another of `deps` brings it; pytest excepted.
       data: further files that the tests read.
       args: further options of pytest.
       env: further variables, beside one thread for numerical libraries.
@@ -81,7 +82,7 @@ def pytest_test(name, srcs = None, exclude = [], files = {}, deps = [], data = [
         srcs = [name + ".py"] if is_file else native.glob(["test_*.py"], exclude = exclude)
     py_test(
         name = name,
-        srcs = srcs + [_RUNNER],
+        srcs = srcs + helpers + [_RUNNER],
         main = _RUNNER,
         args = ["$(rootpath %s)" % src for src in srcs] + args,
         data = _with_files(data, files) + [Label("//:pyproject.toml")],

@@ -88,9 +88,9 @@ class Target:
     @property
     def files(self) -> list[str]:
         """Paths of its Python sources, those that are generated excepted."""
-        sources = self.labels("srcs")
+        sources = self.labels("srcs") + self.labels("helpers")
         if "srcs" not in self.attributes:
-            sources = [full_label(name, self.package) for name in self._default_sources()]
+            sources += [full_label(name, self.package) for name in self._default_sources()]
         paths = [label.removeprefix("//").replace(":", "/") for label in sources]
         return [path for path in paths if path.endswith(".py") and (ROOT / path).is_file()]
 

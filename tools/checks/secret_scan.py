@@ -15,6 +15,7 @@ Exit codes: 0 nothing found, 1 a secret or an excuse without a reason, 2 bad inp
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -23,16 +24,20 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from detect_secrets.__version__ import VERSION
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 from detect_secrets.core.scan import scan_file
 from detect_secrets.settings import get_settings, transient_settings
 
 from common.command_line import command_parser
+from common.files import write_whole
+from tools.image import inspection
 from tools.image.inspection import secret_in
+from tools.provision.cache import cache_root
 
 LARGEST = 8_000_000  # bytes; our text files are smaller, and models are not text
 # Digests have high entropy but are public: excused where the code marks them as such.
@@ -65,15 +70,38 @@ class Finding:
         return f"{self.file}:{self.line}: {self.what}"
 
 
-def search(files: Iterable[str]) -> Iterator[Finding]:
-    """Possible secrets, and pragmas without a reason."""
+def search(files: Iterable[str], clean: set[str]) -> Iterator[Finding]:
+    """Possible secrets, and pragmas without a reason.
+
+    Args:
+        clean: digests of name and content of files that have none; those found now are added.
+    """
     with _settings():
         for file in files:
             content = Path(file).read_bytes()
-            if b"\0" not in content[:8192] and len(content) <= LARGEST:
-                lines = content.decode(errors="replace").splitlines()
-                found = {*_by_form(file, lines), *_ours(file, lines)}
-                yield from sorted(found, key=lambda finding: (finding.line, finding.what))
+            digest = hashlib.sha256(f"{file}\0".encode() + content).hexdigest()
+            if digest in clean or b"\0" in content[:8192] or len(content) > LARGEST:
+                continue
+            lines = content.decode(errors="replace").splitlines()
+            found = {*_by_form(file, lines), *_ours(file, lines)}
+            yield from sorted(found, key=lambda finding: (finding.line, finding.what))
+            if not found:
+                clean.add(digest)
+
+
+@contextmanager
+def known_clean() -> Iterator[set[str]]:
+    """Files in which these very rules found nothing, by digest: kept in Kiln's cache between runs,
+    since a scan of all files takes most of a minute."""
+    rules = "".join(Path(module).read_text() for module in (__file__, inspection.__file__))
+    name = hashlib.sha256(f"{VERSION}\0{rules}".encode()).hexdigest()
+    place = cache_root() / "secrets" / name[:16]
+    clean = set(place.read_text().split()) if place.is_file() else set()
+    before = len(clean)
+    yield clean
+    if len(clean) > before:
+        with suppress(OSError):
+            write_whole(place, "\n".join(sorted(clean)))
 
 
 def _by_form(file: str, lines: Sequence[str]) -> Iterator[Finding]:
@@ -120,7 +148,7 @@ def tracked() -> list[str]:
     return [name for name in found if Path(name).is_file()]
 
 
-def search_history() -> Iterator[Finding]:
+def search_history(clean: set[str]) -> Iterator[Finding]:
     """Scans every version of every file in all commits reachable from a branch or tag."""
     listing = ["git", "rev-list", "--objects", "--all", "--filter=object:type=blob"]
     found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
@@ -133,7 +161,7 @@ def search_history() -> Iterator[Finding]:
             copy = Path(folder, Path(name).name)  # detectors depend on the suffix
             with copy.open("wb") as output:
                 subprocess.run(["git", "cat-file", "blob", blob], check=True, stdout=output)
-            for finding in search([str(copy)]):
+            for finding in search([str(copy)], clean):
                 yield replace(finding, file=f"{name} (blob {blob[:_SHORT]})")
             copy.unlink()
 
@@ -158,7 +186,8 @@ def main(arguments: Sequence[str]) -> int:
         if workspace := os.environ.get("BUILD_WORKSPACE_DIRECTORY"):
             os.chdir(workspace)
         files = options.files or ([] if options.history else tracked())
-        findings = list(search_history() if options.history else search(files))
+        with known_clean() as clean:
+            findings = list(search_history(set()) if options.history else search(files, clean))
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f"secrets: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ The secrets are made up here, letter by letter, so that this file itself holds n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -37,9 +38,10 @@ HARMLESS = {
 }
 
 
-def scan(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def scan(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The program, in the folder."""
     environment = {k: v for k, v in os.environ.items() if k != "BUILD_WORKSPACE_DIRECTORY"}
+    environment |= variables
     return subprocess.run(
         [SCAN, *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -66,6 +68,19 @@ def test_what_is_no_secret_passes(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     done = scan(tmp_path, *names)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_was_clean_is_not_looked_at_again_until_it_changes(tmp_path: Path) -> None:
+    file, cache = tmp_path / "settings.py", tmp_path / "cache"
+    for text, code in (("nothing\n", 0), (PLANTED["an AWS key"], 1), ("nothing\n", 0)):
+        file.write_text(text)
+        assert scan(tmp_path, "settings.py", KILN_CACHE=str(cache)).returncode == code
+    [known] = (cache / "secrets").iterdir()
+    assert len(known.read_text().split()) == 1
+    file.write_text(PLANTED["an AWS key"])
+    digest = hashlib.sha256(b"settings.py\0" + file.read_bytes()).hexdigest()
+    known.write_text(digest)  # as if it had been clean
+    assert scan(tmp_path, "settings.py", KILN_CACHE=str(cache)).returncode == 0
 
 
 def test_an_excuse_without_a_reason_is_a_finding(tmp_path: Path) -> None:
