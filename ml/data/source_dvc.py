@@ -86,7 +86,7 @@ def _reader(remote: Remote) -> _Reader:
         return _read_folder
     if scheme in ("http", "https") and "auth" not in remote.options:
         return _read_http
-    if scheme == "s3" and importlib.util.find_spec("boto3"):
+    if scheme == "s3" and _has_boto3():
         return _read_s3_with_boto3
     if scheme == "s3" and shutil.which("aws"):
         return _read_s3_with_aws
@@ -117,6 +117,10 @@ def _read_folder(remote: Remote, pin: Pin, folder: Path, progress: Progress) -> 
 def _read_http(remote: Remote, pin: Pin, folder: Path, progress: Progress) -> None:
     for file in pin.files:
         download(f"{remote.url.rstrip('/')}/{_key(file)}", folder / file.name, file.size, progress)
+
+
+def _has_boto3() -> bool:
+    return importlib.util.find_spec("boto3") is not None
 
 
 def _bucket_and_key(remote: Remote, file: PinnedFile) -> tuple[str, str]:
