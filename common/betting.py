@@ -54,16 +54,20 @@ def bound(counts: Any, values: Sequence[float], odds: float, side: Side) -> Floa
         odds: 1/a; the bound is ever wrong with probability at most a.
         side: "below" is the lower end, "above" the upper.
     """
-    low = np.full(np.shape(counts)[:-1], float(values[0]))
+    # Releases side by side have often seen the same few counts: each is searched for once.
+    rows = np.reshape(np.asarray(counts, np.float64), (-1, len(values)))
+    distinct, place = np.unique(rows, axis=0, return_inverse=True)
+    low = np.full(len(distinct), float(values[0]))
     high = np.full_like(low, float(values[-1]))
     against: Side = "above" if side == "below" else "below"
     for _ in range(30):
         middle = (low + high) / 2
         # The lower end is the smallest mean that was not refuted from above.
-        refuted = log_odds(counts, values, middle, against) >= np.log(odds)
+        refuted = log_odds(distinct, values, middle, against) >= np.log(odds)
         up = refuted if side == "below" else ~refuted
         low, high = np.where(up, middle, low), np.where(up, high, middle)
-    return low if side == "below" else high
+    found: Floats = (low if side == "below" else high)[place.ravel()]
+    return found.reshape(np.shape(counts)[:-1])
 
 
 def weighted_log_odds(weights: Any, values: Any, mean: float, most: float, side: Side) -> Floats:
@@ -114,6 +118,9 @@ def log_mean_exp(logs: Floats) -> Floats:
 
 _SHARES = (0.0001, 0.0005, 0.002, 0.008, 0.025, 0.06, 0.12, 0.25, 0.4, 0.55, 0.7, 0.85, 0.97)
 _STABLE, _CANDIDATE = np.array(tuple(combinations(_SHARES, 2))).T  # proposals, all pairs s < c
+_STABLE_REST, _CANDIDATE_REST = np.log(1 - _STABLE), np.log(1 - _CANDIDATE)
+_STABLE_LOGIT = np.log(_STABLE) - _STABLE_REST
+_CANDIDATE_LOGIT = np.log(_CANDIDATE) - _CANDIDATE_REST
 
 
 def two_arm_log_odds(stable: Any, stable_of: Any, candidate: Any, candidate_of: Any) -> Floats:
@@ -135,19 +142,13 @@ def two_arm_log_odds(stable: Any, stable_of: Any, candidate: Any, candidate_of: 
     Returns:
         (..., W); if it is no more frequent, exp of it ever reaches 1/a with probability at most a.
     """
-    n, m = np.asarray(stable_of, np.float64), np.asarray(candidate_of, np.float64)
-    both = np.maximum(n + m, 1)[..., None]
-    shared = (n[..., None] * _STABLE + m[..., None] * _CANDIDATE) / both  # (..., W, G)
-    shared = np.where(n[..., None] + m[..., None] > 0, shared, 0.5)
-    growth = np.stack(
-        [
-            np.log(_STABLE / shared),
-            np.log((1 - _STABLE) / (1 - shared)),
-            np.log(_CANDIDATE / shared),
-            np.log((1 - _CANDIDATE) / (1 - shared)),
-        ],
-        axis=-2,
-    )  # (..., W, 4, G)
-    y, x, n, m = np.broadcast_arrays(stable, candidate, n, m)
-    seen = np.stack([y, n - y, x, m - x], axis=-1)[..., None, :]
-    return log_mean_exp(np.cumsum(np.squeeze(np.matmul(seen, growth), -2), axis=-2))
+    y, n, x, m = (
+        np.asarray(count, np.float64)[..., None]
+        for count in (stable, stable_of, candidate, candidate_of)
+    )
+    shared = np.where(n + m > 0, (n * _STABLE + m * _CANDIDATE) / np.maximum(n + m, 1), 0.5)
+    rest = np.log(1 - shared)  # (..., W, G)
+    tilt = rest - np.log(shared)
+    quiet = n * (_STABLE_REST - rest) + m * (_CANDIDATE_REST - rest)
+    growth = quiet + y * (_STABLE_LOGIT + tilt) + x * (_CANDIDATE_LOGIT + tilt)
+    return log_mean_exp(np.cumsum(growth, axis=-2))

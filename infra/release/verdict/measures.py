@@ -267,7 +267,7 @@ def latency(arrays: EvidenceArrays, policy: Policy) -> Measure:
     candidate's requests are slower than the harmful multiple of stable's p99, and so for the p50.
     Callers' requests and the calls of the replay are told apart as for errors.
     """
-    odds = _both_odds(arrays, _latency_odds(arrays), _latency_odds(replay_alone(arrays)))
+    odds = latency_odds(arrays)
     size, safety = latency_size(arrays), latency_safety(arrays, policy)
     harmful = (odds >= np.log(policy.odds_of_harm("latency"))) & (
         size >= policy.tolerated_latency_ratio
@@ -326,8 +326,13 @@ def is_unreported(arrays: EvidenceArrays, what: str, policy: Policy) -> Truths:
     return unreported
 
 
-def _latency_odds(arrays: EvidenceArrays) -> Floats:
-    """(..., W) Odds of harm, as a logarithm, by callers' requests: the mean of all edges'."""
+def latency_odds(arrays: EvidenceArrays) -> Floats:
+    """(..., W) Odds, as a logarithm, that the candidate is slower."""
+    return _both_odds(arrays, _edge_odds(arrays), _edge_odds(replay_alone(arrays)))
+
+
+def _edge_odds(arrays: EvidenceArrays) -> Floats:
+    """(..., W) The same by callers' requests: the mean of all edges' odds."""
     of = [arm.latency.sum(-1)[..., None, :] for arm in (arrays.stable, arrays.candidate)]
     slower = [_slower(arm.latency) for arm in (arrays.stable, arrays.candidate)]
     at_edges = betting.two_arm_log_odds(slower[0], of[0], slower[1], of[1])
