@@ -112,7 +112,8 @@ def _weighted_growth(weights: Any, values: Any, mean: float, most: float, side: 
 def log_mean_exp(logs: Floats) -> Floats:
     """Logarithm of the mean of exponentials along the last axis, without overflow."""
     top: Floats = logs.max(axis=-1)
-    mean: Floats = top + np.log(np.exp(logs - top[..., None]).mean(axis=-1))
+    below = logs - top[..., None]
+    mean: Floats = top + np.log(np.exp(below, out=below).mean(axis=-1))
     return mean
 
 

@@ -18,11 +18,10 @@ from infra.release.verdict.engine import (
     prediction_shift,
     signal_counts,
 )
-from infra.release.verdict.measures import EvidenceArrays
-from infra.release.verdict.policy import CHECKS, Policy
+from infra.release.verdict.measures import EvidenceArrays, Measure
+from infra.release.verdict.policy import CHECKS, CheckName, Policy
 
-CHUNK = 250  # releases drawn at once
-JUDGED = 250  # releases judged at once: what they need stays small
+CHUNK = 250  # releases drawn and judged at once
 Truths = NDArray[np.bool_]
 
 
@@ -56,10 +55,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Judged:
-    """Releases by windows: (R, W) for every check, in the order of CHECKS."""
+    """Every check in the order of CHECKS, after each window of each release."""
 
     harmful: Truths  # (C, R, W)
-    safe: Truths
+    safe: Truths  # (C, R, W - since)
 
 
 def simulate(
@@ -78,10 +77,7 @@ def simulate(
     for start in range(0, releases, CHUNK):
         count = min(CHUNK, releases - start)
         arrays = draw(scenario, golden, count, plan, a_minute, random)
-        for first in range(0, count, JUDGED):
-            rows = np.arange(first, min(first + JUDGED, count))
-            some = part(arrays, rows, len(plan.shares))
-            ends.append(ends_of(some, policy, plan, scenario.harmless))
+        ends.append(ends_of(arrays, policy, plan, scenario.harmless))
         progress(count)
     back, fine, reasons, requests, images = (
         np.concatenate(of, -1) for of in zip(*ends, strict=True)
@@ -100,34 +96,34 @@ def simulate(
     )
 
 
-def judge_all(arrays: EvidenceArrays, policy: Policy) -> Judged:
-    """The verdict's own tests, vectorised over releases."""
-    found = [
-        measure(arrays, policy)
-        for measure in (
-            measures.errors,
-            measures.refusals,
-            measures.accuracy,
-            measures.disagreement,
-            measures.memory,
-            measures.cold_start,
-        )
-    ]
-    found.append(measures.log_content(arrays))
-    harmful, safe = [one.harmful for one in found], [one.safe for one in found]
-    slow = _latency(arrays, policy)
-    harmful.insert(CHECKS.index("latency"), slow[0])
-    safe.insert(CHECKS.index("latency"), slow[1])
-    for truths in _predictions(arrays, policy):
-        harmful.append(truths[0])
-        safe.append(truths[1])
-    labels = measures.labels(arrays, policy)
-    harmful.append(labels.harmful)
-    safe.append(labels.safe)
+def judge_all(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Judged:
+    """The verdict's own tests, vectorised over releases.
+
+    Args:
+        since: the first window that is asked whether a release is safe.
+    """
+    class_mix, confidence = _predictions(arrays, policy)
+    found: dict[CheckName, tuple[Truths, Truths]] = {
+        "latency": _latency(arrays, policy, since),
+        "class mix": (class_mix[0], class_mix[1][:, since:]),
+        "confidence": (confidence[0], confidence[1][:, since:]),
+    }
+    measured: dict[CheckName, Measure] = {
+        "errors": measures.errors(arrays, policy, since),
+        "refusals": measures.refusals(arrays, policy, since),
+        "accuracy": measures.accuracy(arrays, policy, since),
+        "disagreement": measures.disagreement(arrays, policy, since),
+        "memory": measures.memory(arrays, policy, since),
+        "cold start": measures.cold_start(arrays, policy, since),
+        "log content": measures.log_content(arrays, since),
+        "labels": measures.labels(arrays, policy, since),
+    }
+    found |= {name: (measure.harmful, measure.safe) for name, measure in measured.items()}
+    harmful, safe = zip(*(found[name] for name in CHECKS), strict=True)
     return Judged(np.stack(harmful), np.stack(safe))
 
 
-def _latency(arrays: EvidenceArrays, policy: Policy) -> tuple[Truths, Truths]:
+def _latency(arrays: EvidenceArrays, policy: Policy, since: int) -> tuple[Truths, Truths]:
     """Harmful, and safe. The odds take most of the time, and matter only until a release is
     last seen slower than is tolerated."""
     size = measures.latency_size(arrays)
@@ -141,8 +137,8 @@ def _latency(arrays: EvidenceArrays, policy: Policy) -> tuple[Truths, Truths]:
         harmful[rows, :windows] = slow[rows, :windows] & (
             odds >= np.log(policy.odds_of_harm("latency"))
         )
-    kept = measures.latency_safety(arrays, policy) >= np.log(policy.odds_of_safety)
-    return harmful, kept & ~harmful
+    kept = measures.latency_safety(arrays, policy, since) >= np.log(policy.odds_of_safety)
+    return harmful, kept & ~harmful[:, since:]
 
 
 def _predictions(arrays: EvidenceArrays, policy: Policy) -> NDArray[np.bool_]:
@@ -213,7 +209,7 @@ def ends_of(arrays: EvidenceArrays, policy: Policy, plan: Plan, harmless: bool) 
     reasons = np.zeros((len(CHECKS), releases), np.bool_)
     open_ = np.arange(releases)
     for look in looks:
-        judged = judge_all(part(arrays, open_, look), policy)
+        judged = judge_all(part(arrays, open_, look), policy, plan.promoted_from)
         of = _ends(judged, policy, plan)
         ended = np.minimum(*of) < look
         rows = open_[ended]
@@ -250,8 +246,8 @@ def _ends(
     """(R,) First window of each release that rolls back, and that promotes."""
     acting = [place for place, name in enumerate(CHECKS) if name not in policy.informing]
     required = [CHECKS.index(name) for name in policy.required]
-    fine = np.all(judged.safe[required], axis=0)
-    fine[:, : plan.promoted_from] = False
+    fine = np.zeros(judged.harmful.shape[1:], np.bool_)
+    fine[:, plan.promoted_from :] = np.all(judged.safe[required], axis=0)
     return _first(np.any(judged.harmful[acting], axis=0)), _first(fine)
 
 

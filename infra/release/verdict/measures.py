@@ -128,7 +128,8 @@ def _rows(rows: Sequence[tuple[int, ...]], least: int) -> Any:
 
 @dataclass(frozen=True)
 class Measure:
-    """A test after every window, all (..., W)."""
+    """A test after every window, all (..., W); safety alone from window `since` on, (..., W -
+    since): it takes most of the time, and before a promotion is due nobody asks for it."""
 
     harmful: Truths
     safe: Truths
@@ -137,7 +138,7 @@ class Measure:
     size: Floats  # the estimated difference that the limits are about
 
 
-def errors(arrays: EvidenceArrays, policy: Policy) -> Measure:
+def errors(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     """Share of requests that failed; the size is the excess over stable in the same windows.
 
     Callers' requests and the calls of the replay are two bets: the mean of both counts, and the
@@ -151,19 +152,22 @@ def errors(arrays: EvidenceArrays, policy: Policy) -> Measure:
     size = _larger(arrays, *excesses)
     safeties = [
         betting.log_odds(
-            happened(new.errors, new.requests), SHARE, error_limit(mine, policy), "below"
+            happened(new.errors, new.requests)[..., since:, :],
+            SHARE,
+            error_limit(mine, policy, since),
+            "below",
         )
         for mine, new in pairs
     ]
-    suspect = (excesses[0] >= policy.harmful_error_excess) & (each[0] >= _SUSPECT)
-    suspect |= _is_suspect(*counts[0], policy.harmful_error_excess)
-    carried = is_quiet(arrays, policy) & ~suspect
+    suspect = ((excesses[0] >= policy.harmful_error_excess) & (each[0] >= _SUSPECT))[..., since:]
+    suspect |= _is_suspect(*counts[0], policy.harmful_error_excess, since)
+    carried = is_quiet(arrays, policy)[..., since:] & ~suspect
     safety = np.where(carried, np.maximum(*safeties), safeties[0])
     harmful = (odds >= np.log(policy.odds_of_harm("errors"))) & (
         size >= policy.tolerated_error_excess
     )
     safe = safety >= np.log(2 * policy.odds_of_safety)
-    return Measure(harmful, safe & ~harmful, odds, safety, size)
+    return Measure(harmful, safe & ~harmful[..., since:], odds, safety, size)
 
 
 def is_quiet(arrays: EvidenceArrays, policy: Policy) -> Truths:
@@ -174,24 +178,26 @@ def is_quiet(arrays: EvidenceArrays, policy: Policy) -> Truths:
 
 
 def _is_suspect(
-    mine: Floats, mine_of: Floats, new: Floats, new_of: Floats, excess: float
+    mine: Floats, mine_of: Floats, new: Floats, new_of: Floats, excess: float, since: int
 ) -> Truths:
-    """(..., W) Whether all windows so far, as if they were one, show such an excess, and chance
+    """(..., W - since) Whether all windows so far, as if they were one, show such an excess, and chance
     seldom does.
 
     A handful of callers is spread so thin that most windows show one version alone, and are no bet.
     Together they tell, and suspicion is enough for the replay not to carry a promotion.
     """
-    counts = [np.cumsum(count, -1)[..., None] for count in (mine, mine_of, new, new_of)]
+    counts = [np.cumsum(count, -1)[..., since:, None] for count in (mine, mine_of, new, new_of)]
     suspect: Truths = (_excess(*counts) >= excess) & (betting.two_arm_log_odds(*counts) >= _SUSPECT)
     return suspect[..., 0]
 
 
 def _by_status(mine: ArmArrays, new: ArmArrays) -> tuple[Floats, Floats, Floats, Floats]:
-    """Stable's refusals and requests, then the candidate's: (..., S + 1, W), the sum at the end."""
+    """Stable's refusals and requests, then the candidate's: (..., S + 1, W), the sum at the end;
+    one status alone is the sum."""
     of = [arm.requests[..., None, :] for arm in (mine, new)]
     refused = [np.moveaxis(arm.refusals, -1, -2) for arm in (mine, new)]
-    refused = [np.concatenate([kind, kind.sum(-2, keepdims=True)], -2) for kind in refused]
+    if refused[0].shape[-2] != 1:
+        refused = [np.concatenate([kind, kind.sum(-2, keepdims=True)], -2) for kind in refused]
     return refused[0], of[0], refused[1], of[1]
 
 
@@ -227,17 +233,17 @@ def _excess(mine: Floats, mine_of: Floats, new: Floats, new_of: Floats) -> Float
     return found
 
 
-def error_limit(stable: ArmArrays, policy: Policy) -> Floats:
-    """(..., W) The error rate that a candidate must be below: the least that stable's may be, and
-    the harmful excess, or the harmful multiple of it where that is more. Half of the rate of
-    missed harm is spent on stable's."""
-    seen = happened(stable.errors, stable.requests)
+def error_limit(stable: ArmArrays, policy: Policy, since: int = 0) -> Floats:
+    """(..., W - since) The error rate that a candidate must be below: the least that stable's may
+    be, and the harmful excess, or the harmful multiple of it where that is more. Half of the rate
+    of missed harm is spent on stable's."""
+    seen = happened(stable.errors, stable.requests)[..., since:, :]
     least = betting.bound(seen, SHARE, 2 * policy.odds_of_safety, "below")
     most = np.maximum(least + policy.harmful_error_excess, policy.harmful_error_ratio * least)
     return np.minimum(most, 1)
 
 
-def refusals(arrays: EvidenceArrays, policy: Policy) -> Measure:
+def refusals(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     """Share of requests that were refused (4xx), by status; the size is the largest excess of one.
 
     A caller's mistakes meet both versions alike, so a status that the candidate gives more often is
@@ -254,12 +260,13 @@ def refusals(arrays: EvidenceArrays, policy: Policy) -> Measure:
     )
     enough = np.cumsum(arrays.candidate.requests, -1) >= policy.fewest_images
     small = (size <= policy.tolerated_refusal_excess) | (together < _SUSPECT)
-    suspect = _is_suspect(*seen[0], policy.tolerated_refusal_excess).any(-2)
-    safe = small & np.where(is_quiet(arrays, policy), ~suspect, enough) & ~harmful
+    suspect = _is_suspect(*seen[0], policy.tolerated_refusal_excess, since).any(-2)
+    quiet, enough = is_quiet(arrays, policy)[..., since:], enough[..., since:]
+    safe = (small & ~harmful)[..., since:] & np.where(quiet, ~suspect, enough)
     return Measure(harmful, safe, together, None, size)
 
 
-def latency(arrays: EvidenceArrays, policy: Policy) -> Measure:
+def latency(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     """Time to answer; the size is the worst ratio of a quantile to stable's in the same windows.
 
     Harm is sought at every edge of the histogram at once, as the share of slower requests: a change
@@ -268,12 +275,12 @@ def latency(arrays: EvidenceArrays, policy: Policy) -> Measure:
     Callers' requests and the calls of the replay are told apart as for errors.
     """
     odds = latency_odds(arrays)
-    size, safety = latency_size(arrays), latency_safety(arrays, policy)
+    size, safety = latency_size(arrays), latency_safety(arrays, policy, since)
     harmful = (odds >= np.log(policy.odds_of_harm("latency"))) & (
         size >= policy.tolerated_latency_ratio
     )
     safe = safety >= np.log(policy.odds_of_safety)
-    return Measure(harmful, safe & ~harmful, odds, safety, size)
+    return Measure(harmful, safe & ~harmful[..., since:], odds, safety, size)
 
 
 def replay_alone(arrays: EvidenceArrays) -> EvidenceArrays:
@@ -296,20 +303,20 @@ def _worst_ratio(arrays: EvidenceArrays) -> Floats:
     )
 
 
-def latency_safety(arrays: EvidenceArrays, policy: Policy) -> Floats:
-    """(..., W) Odds, as a logarithm, that both quantiles are below their limits: by callers alone,
-    or by the replay while callers are few."""
+def latency_safety(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Floats:
+    """(..., W - since) Odds, as a logarithm, that both quantiles are below their limits: by callers
+    alone, or by the replay while callers are few."""
     traffic, replayed = (
         np.minimum(
             *(
-                betting.log_odds(latency_counts(one, policy, q), SHARE, 1 - q, "below")
+                betting.log_odds(latency_counts(one, policy, q, since), SHARE, 1 - q, "below")
                 for q in QUANTILES
             )
         )
         for one in (arrays, replay_alone(arrays))
     )
     carried = is_quiet(arrays, policy) | is_unreported(arrays, "latency", policy)
-    return np.where(carried, np.maximum(traffic, replayed), traffic)
+    return np.where(carried[..., since:], np.maximum(traffic, replayed), traffic)
 
 
 def is_unreported(arrays: EvidenceArrays, what: str, policy: Policy) -> Truths:
@@ -339,10 +346,10 @@ def _edge_odds(arrays: EvidenceArrays) -> Floats:
     return betting.log_mean_exp(np.moveaxis(at_edges, -2, -1))
 
 
-def latency_limit(arrays: EvidenceArrays, policy: Policy, q: float) -> Any:
-    """(..., W) Index of the edge that the candidate's quantile must be below, E for none."""
+def latency_limit(arrays: EvidenceArrays, policy: Policy, q: float, since: int = 0) -> Any:
+    """(..., W - since) Index of the edge the candidate's quantile must be below, E for none."""
     _, expected = if_stable(arrays, "latency")
-    return _edge_at(expected, arrays.edges, q, policy.harmful_latency_ratio)
+    return _edge_at(expected[..., since:, :], arrays.edges, q, policy.harmful_latency_ratio)
 
 
 def _edge_at(stable: Floats, edges: Floats, q: float, ratio: float) -> Any:
@@ -354,11 +361,10 @@ def _edge_at(stable: Floats, edges: Floats, q: float, ratio: float) -> Any:
     return np.where(stable.sum(-1) > 0, edge, len(edges))
 
 
-def latency_counts(arrays: EvidenceArrays, policy: Policy, q: float) -> Floats:
-    """(..., W, 2) The candidate's requests below and above that edge; none without an edge."""
-    return _split_at(
-        np.cumsum(arrays.candidate.latency, -2), latency_limit(arrays, policy, q), arrays.edges
-    )
+def latency_counts(arrays: EvidenceArrays, policy: Policy, q: float, since: int = 0) -> Floats:
+    """(..., W - since, 2) The candidate's requests below and above that edge; none without one."""
+    seen = np.cumsum(arrays.candidate.latency, -2)[..., since:, :]
+    return _split_at(seen, latency_limit(arrays, policy, q, since), arrays.edges)
 
 
 def _split_at(counts: Floats, edge: Any, edges: Floats) -> Floats:
@@ -369,33 +375,33 @@ def _split_at(counts: Floats, edge: Any, edges: Floats) -> Floats:
     return np.where(edge[..., None] < len(edges), counted, 0)
 
 
-def accuracy(arrays: EvidenceArrays, policy: Policy) -> Measure:
+def accuracy(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     """Golden images lost; the size is the share lost on balance.
 
     With nothing tolerated the bet is McNemar's: only images that one version alone gets right tell.
     """
     counts = lost(arrays)
     odds = betting.log_odds(counts, LOSS, policy.tolerated_accuracy_loss, "above")
-    safety = betting.log_odds(counts, LOSS, policy.harmful_accuracy_loss, "below")
+    safety = betting.log_odds(counts[..., since:, :], LOSS, policy.harmful_accuracy_loss, "below")
     size = (counts[..., 2] - counts[..., 0]) / np.maximum(counts.sum(-1), 1)
     is_labelled = arrays.labelled is not None
     harmful = odds >= np.log(policy.odds_of_harm("accuracy", labelled=is_labelled))
     safe = safety >= np.log(policy.odds_of_safety)
-    return Measure(harmful, safe & ~harmful, odds, safety, size)
+    return Measure(harmful, safe & ~harmful[..., since:], odds, safety, size)
 
 
-def disagreement(arrays: EvidenceArrays, policy: Policy) -> Measure:
+def disagreement(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     """Golden images that the versions answer differently; the size is their share."""
     counts, limit = apart(arrays), policy.harmful_disagreement
     odds = betting.log_odds(counts, SHARE, limit, "above")
-    safety = betting.log_odds(counts, SHARE, limit, "below")
+    safety = betting.log_odds(counts[..., since:, :], SHARE, limit, "below")
     size = counts[..., 1] / np.maximum(counts.sum(-1), 1)
     harmful = odds >= np.log(policy.odds_of_harm("disagreement"))
     safe = safety >= np.log(policy.odds_of_safety)
-    return Measure(harmful, safe & ~harmful, odds, safety, size)
+    return Measure(harmful, safe & ~harmful[..., since:], odds, safety, size)
 
 
-def memory(arrays: EvidenceArrays, policy: Policy) -> Measure:
+def memory(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     """Calls that raised the peak of their environment's memory; the size is their share.
 
     A leak is what both bets say: that the share is above the tolerated one, and above stable's at
@@ -409,21 +415,21 @@ def memory(arrays: EvidenceArrays, policy: Policy) -> Measure:
         betting.log_odds(counts, SHARE, policy.tolerated_memory_growth, "above"),
         betting.two_arm_log_odds(mine.grew, mine.settled, new.grew, new.settled),
     )
-    seen = happened(mine.grew, mine.settled)
+    seen = happened(mine.grew, mine.settled)[..., since:, :]
     least = betting.bound(seen, SHARE, 2 * policy.odds_of_safety, "below")
     limit = np.minimum(least + policy.harmful_memory_growth, 1)
-    safety = betting.log_odds(counts, SHARE, limit, "below")
+    safety = betting.log_odds(counts[..., since:, :], SHARE, limit, "below")
     size = counts[..., 1] / np.maximum(counts.sum(-1), 1)
     harmful = (odds >= np.log(policy.odds_of_harm("memory"))) & (
         size >= policy.tolerated_memory_growth
     )
     peaks = [np.maximum.accumulate(arm.peak, -1) for arm in (mine, new)]
     has_room = (peaks[1] < policy.harmful_memory_peak) | (peaks[1] <= peaks[0])
-    safe = (safety >= np.log(2 * policy.odds_of_safety)) & has_room & ~harmful
+    safe = (safety >= np.log(2 * policy.odds_of_safety)) & (has_room & ~harmful)[..., since:]
     return Measure(harmful, safe, odds, safety, size)
 
 
-def cold_start(arrays: EvidenceArrays, policy: Policy) -> Measure:
+def cold_start(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     """Duration of cold starts; the size is the ratio of the medians.
 
     Stable starts seldom while it is released against, so all of its starts, those of the day before
@@ -445,18 +451,18 @@ def cold_start(arrays: EvidenceArrays, policy: Policy) -> Measure:
     is_reported = np.cumsum(arrays.candidate.calls, -1) > 0
     are_few = np.minimum(mine.sum(-1), new.sum(-1)) < _FEW_STARTS
     safe = is_reported & (~slower | (are_few & (odds < _SUSPECT))) & ~harmful
-    return Measure(harmful, safe, odds, None, size)
+    return Measure(harmful, safe[..., since:], odds, None, size)
 
 
-def log_content(arrays: EvidenceArrays) -> Measure:
+def log_content(arrays: EvidenceArrays, since: int = 0) -> Measure:
     """Lines of the candidate's log that hold what no log may hold; the size is their number."""
     found = np.cumsum(arrays.candidate.secrets, -1)
     harmful = found > 0
     safe = (np.cumsum(arrays.candidate.lines, -1) > 0) & ~harmful
-    return Measure(harmful, safe, np.zeros_like(found), None, found)
+    return Measure(harmful, safe[..., since:], np.zeros_like(found), None, found)
 
 
-def labels(arrays: EvidenceArrays, policy: Policy) -> Measure:
+def labels(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     """Labelled answers that were wrong; the size is the excess over stable in the same windows.
 
     Labels are few and come late, or never, so a promotion does not wait for them: it is safe where
@@ -465,13 +471,14 @@ def labels(arrays: EvidenceArrays, policy: Policy) -> Measure:
     """
     if arrays.labelled is None:
         none = np.zeros(arrays.golden.shape[:-1])
-        return Measure(none > 0, none == 0, none, None, none)
+        return Measure(none > 0, (none == 0)[..., since:], none, None, none)
     (right, wrong), (new_right, new_wrong) = (np.moveaxis(arm, -1, 0) for arm in arrays.labelled)
     counts = wrong, right + wrong, new_wrong, new_right + new_wrong
     odds, size = betting.two_arm_log_odds(*counts), _excess(*counts)
     above = size >= policy.tolerated_wrong_excess
     harmful = (odds >= np.log(policy.odds_of_harm("labels"))) & above
-    return Measure(harmful, (~above | (odds < _SUSPECT)) & ~harmful, odds, None, size)
+    safe = (~above | (odds < _SUSPECT)) & ~harmful
+    return Measure(harmful, safe[..., since:], odds, None, size)
 
 
 def lost(arrays: EvidenceArrays) -> Floats:

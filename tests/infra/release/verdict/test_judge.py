@@ -71,7 +71,7 @@ def test_the_defaults_are_a_policy_file(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @given(releases())
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_evidence_survives_its_file(release: Evidence) -> None:
     assert parse_evidence(evidence_json(release)) == release
 
