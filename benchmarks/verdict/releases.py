@@ -113,7 +113,7 @@ class Scenario:
     profile: ProfileName = "same model"
     error_rate: float = ERROR_RATE
     stable_error_rate: float = ERROR_RATE
-    callers_only: bool = False  # errors and refusals, which the replay's calls do not meet
+    callers_only: bool = False  # errors, refusals and time, which the replay's calls do not meet
     refusal_rate: float = REFUSAL_RATE
     tail_share: float = 0.0  # share of requests, slowed by this factor
     tail_factor: float = 1.0
@@ -209,6 +209,12 @@ SCENARIOS = (
         callers_only=True,
         **_QUIET,
     ),
+    Scenario(
+        "every caller waits 10 times as long, no golden image, 1 request a minute",
+        slower=10.0,
+        callers_only=True,
+        **_QUIET,
+    ),
     Scenario("p99 doubled, 1 request a minute", tail_share=0.05, tail_factor=_TAIL, **_QUIET),
 )
 
@@ -301,8 +307,10 @@ def draw(
         of_callers = _arm(*parts, requests, is_candidate=is_candidate)
         arms[name] = _with_reports(of_callers, scenario, calls, random, is_candidate=is_candidate)
         if scenario.callers_only:
-            usual_rates = replace(scenario, error_rate=ERROR_RATE, refusal_rate=REFUSAL_RATE)
-            parts = (usual_rates, golden, releases, random)
+            usually = replace(
+                scenario, error_rate=ERROR_RATE, refusal_rate=REFUSAL_RATE, slower=1.0
+            )
+            parts = (usually, golden, releases, random)
         of_replay = _arm(*parts, calls[:1].astype(np.int64), is_candidate=is_candidate)
         arms[f"replay_{name}"] = replace(
             of_replay, classes=of_replay.classes[..., :0], confidence=of_replay.confidence[..., :0]

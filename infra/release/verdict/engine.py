@@ -212,6 +212,8 @@ def _errors(arrays: EvidenceArrays, policy: Policy) -> Check:
         2 * policy.odds_of_safety,
         "candidate requests",
     )
+    if measures.is_unanswered(arrays)[-1]:
+        words["unsure"], needed = f"{failed}: {_UNANSWERED}", _ANSWERED
     return _check("errors", measure, words, needed, policy, 2 * policy.odds_of_safety)
 
 
@@ -229,13 +231,28 @@ def _refusals(arrays: EvidenceArrays, policy: Policy) -> Check:
         if size > limit
         else f"{seen}: too few to compare",
     }
-    return _check("refusals", measure, words, "more candidate requests", policy)
+    needed = "more candidate requests"
+    if measures.is_unanswered(arrays)[-1]:
+        words["unsure"], needed = f"{seen}: {_UNANSWERED}", _ANSWERED
+    elif measures.is_refused_alone(arrays, policy)[-1]:
+        words["unsure"] = (
+            f"{seen}: stable's version reports no answer to compare with, and more than "
+            f"{policy.most_refused:.0%} is too much to go on"
+        )
+        needed = "a stable version that reports its answers, or a decision by hand"
+    return _check("refusals", measure, words, needed, policy)
+
+
+_UNANSWERED = "no caller that met the candidate was served, and the replay cannot tell why"
+_ANSWERED = "one caller that is served, or a decision by hand"
 
 
 def _latency(arrays: EvidenceArrays, policy: Policy) -> Check:
     measure = measures.latency(arrays, policy)
     unreported = measures.is_unreported(arrays, "latency", policy)
-    if (measures.is_quiet(arrays, policy) | unreported)[-1]:
+    quiet = measures.is_quiet(arrays, policy)
+    waits = bool((quiet & measures.seems_slower(arrays, policy))[-1])
+    if (quiet | unreported)[-1] and not waits:
         arrays = measures.replay_alone(arrays)
     candidate, expected = if_stable(arrays, "latency")
     times = [
@@ -257,7 +274,9 @@ def _latency(arrays: EvidenceArrays, policy: Policy) -> Check:
         "harmful": f"{text}: {float(measure.size[-1]):.1f} times stable's at the same times, and "
         f"a difference that {_chance(measure)}",
         "safe": f"{text}: {allowed}, and that is kept",
-        "unsure": f"{text}: no harm shown, but too little to be sure; {allowed}",
+        "unsure": f"{text}: the few callers wait longer for the candidate; {allowed}"
+        if waits
+        else f"{text}: no harm shown, but too little to be sure; {allowed}",
     }
     return _check("latency", measure, words, needed, policy)
 

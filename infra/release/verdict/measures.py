@@ -20,6 +20,7 @@ Truths = NDArray[np.bool_]
 QUANTILES = (0.5, 0.99)
 SHARE = (0.0, 1.0)  # values of what happens or not
 _SUSPECT = np.log(20)  # odds at which a difference is no longer put down to chance
+_FEWEST_CALLERS = 3  # of either version, whose median is to be relied upon
 _FEW_STARTS = 20  # medians of more differ by a factor for a reason
 LOSS = (-1.0, 0.0, 1.0)  # of a golden image: gained, no difference, lost
 
@@ -161,6 +162,7 @@ def errors(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     ]
     suspect = ((excesses[0] >= policy.harmful_error_excess) & (each[0] >= _SUSPECT))[..., since:]
     suspect |= _is_suspect(*counts[0], policy.harmful_error_excess, since)
+    suspect |= is_unanswered(arrays)[..., since:]
     carried = is_quiet(arrays, policy)[..., since:] & ~suspect
     safety = np.where(carried, np.maximum(*safeties), safeties[0])
     harmful = (odds >= np.log(policy.odds_of_harm("errors"))) & (
@@ -177,11 +179,32 @@ def is_quiet(arrays: EvidenceArrays, policy: Policy) -> Truths:
     return quiet
 
 
+def is_unanswered(arrays: EvidenceArrays) -> Truths:
+    """(..., W) Whether callers met the candidate and none of them was served, while stable does not
+    turn most of its own away: one, two or three callers are too few for any bet."""
+    (served, of), (new, new_of) = (
+        (
+            np.cumsum(arm.requests - arm.errors - arm.refusals.sum(-1), -1),
+            np.cumsum(arm.requests, -1),
+        )
+        for arm in (arrays.stable, arrays.candidate)
+    )
+    unanswered: Truths = (new_of > 0) & (new == 0) & ((of == 0) | (2 * served > of))
+    return unanswered
+
+
+def has_answered(arm: ArmArrays) -> Truths:
+    """(..., W) Whether a version has reported any answer but failures: one that logs nothing, whose
+    crashes alone are known, has no share of anything."""
+    answered: Truths = np.cumsum(arm.requests - arm.errors, -1) > 0
+    return answered
+
+
 def _is_suspect(
     mine: Floats, mine_of: Floats, new: Floats, new_of: Floats, excess: float, since: int
 ) -> Truths:
-    """(..., W - since) Whether all windows so far, as if they were one, show such an excess, and chance
-    seldom does.
+    """(..., W - since) Whether all windows so far, as if they were one, show such an excess, and
+    chance seldom does.
 
     A handful of callers is spread so thin that most windows show one version alone, and are no bet.
     Together they tell, and suspicion is enough for the replay not to carry a promotion.
@@ -236,8 +259,9 @@ def _excess(mine: Floats, mine_of: Floats, new: Floats, new_of: Floats) -> Float
 def error_limit(stable: ArmArrays, policy: Policy, since: int = 0) -> Floats:
     """(..., W - since) The error rate that a candidate must be below: the least that stable's may
     be, and the harmful excess, or the harmful multiple of it where that is more. Half of the rate
-    of missed harm is spent on stable's."""
-    seen = happened(stable.errors, stable.requests)[..., since:, :]
+    of missed harm is spent on stable's. A stable version that has answered nobody allows none."""
+    answered = has_answered(stable)[..., since:, None]
+    seen = np.where(answered, happened(stable.errors, stable.requests)[..., since:, :], 0)
     least = betting.bound(seen, SHARE, 2 * policy.odds_of_safety, "below")
     most = np.maximum(least + policy.harmful_error_excess, policy.harmful_error_ratio * least)
     return np.minimum(most, 1)
@@ -250,6 +274,7 @@ def refusals(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     its own. Every status, and all together, of callers and of the replay is a bet; their mean
     counts. A share of refusals that is ordinary cannot be ruled out to the half of a point by a few
     hundred requests: it is safe where no more than is tolerated is seen, or chance explains it.
+    Beside a stable version that reports nothing, `most_refused` of them are too many.
     """
     seen = [_by_status(mine, new) for mine, new in _pairs(arrays)]
     odds = [betting.log_mean_exp(np.moveaxis(betting.two_arm_log_odds(*c), -2, -1)) for c in seen]
@@ -261,9 +286,21 @@ def refusals(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
     enough = np.cumsum(arrays.candidate.requests, -1) >= policy.fewest_images
     small = (size <= policy.tolerated_refusal_excess) | (together < _SUSPECT)
     suspect = _is_suspect(*seen[0], policy.tolerated_refusal_excess, since).any(-2)
+    suspect |= is_unanswered(arrays)[..., since:]
+    too_many = is_refused_alone(arrays, policy)
     quiet, enough = is_quiet(arrays, policy)[..., since:], enough[..., since:]
-    safe = (small & ~harmful)[..., since:] & np.where(quiet, ~suspect, enough)
+    safe = (small & ~too_many & ~harmful)[..., since:] & np.where(quiet, ~suspect, enough)
     return Measure(harmful, safe, together, None, size)
+
+
+def is_refused_alone(arrays: EvidenceArrays, policy: Policy) -> Truths:
+    """(..., W) Whether the candidate refuses too many, where stable reports nothing to compare
+    with."""
+    new = arrays.candidate
+    counts = happened(new.refusals.sum(-1), new.requests)
+    odds = betting.log_odds(counts, SHARE, policy.most_refused, "above")
+    refused: Truths = (odds >= _SUSPECT) & ~has_answered(arrays.stable)
+    return refused
 
 
 def latency(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Measure:
@@ -305,7 +342,7 @@ def _worst_ratio(arrays: EvidenceArrays) -> Floats:
 
 def latency_safety(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Floats:
     """(..., W - since) Odds, as a logarithm, that both quantiles are below their limits: by callers
-    alone, or by the replay while callers are few."""
+    alone, or by the replay while callers are few and do not seem to wait longer."""
     traffic, replayed = (
         np.minimum(
             *(
@@ -315,8 +352,27 @@ def latency_safety(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Fl
         )
         for one in (arrays, replay_alone(arrays))
     )
-    carried = is_quiet(arrays, policy) | is_unreported(arrays, "latency", policy)
-    return np.where(carried[..., since:], np.maximum(traffic, replayed), traffic)
+    quiet = is_quiet(arrays, policy)[..., since:] & ~seems_slower(arrays, policy, since)
+    carried = quiet | is_unreported(arrays, "latency", policy)[..., since:]
+    return np.where(carried, np.maximum(traffic, replayed), traffic)
+
+
+def seems_slower(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Truths:
+    """(..., W - since) Whether the few callers so far, as if all windows were one, wait longer for
+    the candidate: at some edge chance seldom does, or their median is the harmful multiple of
+    stable's, its square where there are one or two. See `_is_suspect`."""
+    arms = (arrays.stable, arrays.candidate)
+    mine, new = (np.cumsum(arm.latency, -2)[..., since:, :] for arm in arms)
+    of = [arm.sum(-1)[..., None, :, None] for arm in (mine, new)]
+    slower = [_slower(arm)[..., None] for arm in (mine, new)]
+    at_edges = betting.two_arm_log_odds(slower[0], of[0], slower[1], of[1])[..., 0]
+    medians = [quantile(arm, arrays.edges, 0.5) for arm in (mine, new)]
+    callers = np.minimum(mine.sum(-1), new.sum(-1))
+    ratio = policy.harmful_latency_ratio
+    most = np.where(callers >= _FEWEST_CALLERS, ratio, ratio**2)
+    doubled = (callers > 0) & (medians[1] >= most * medians[0])
+    slow: Truths = (at_edges.max(-2) >= _SUSPECT) | doubled
+    return slow
 
 
 def is_unreported(arrays: EvidenceArrays, what: str, policy: Policy) -> Truths:

@@ -64,6 +64,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # be told from chance in a release's time: so many times stable's share instead.
     harmful_error_ratio: Annotated[float, Meta(ge=1)] = 2.0
     tolerated_refusal_excess: Tolerated = 0.005  # share of requests that one status refuses
+    most_refused: Share = 0.1  # of requests, where stable's version does not report its own
     tolerated_latency_ratio: Annotated[float, Meta(ge=1)] = 1.25  # of p50 or p99, to stable's
     harmful_latency_ratio: float = 2.0
     tolerated_accuracy_loss: Tolerated = 0.0  # share of golden images

@@ -182,23 +182,67 @@ def test_one_caller_all_of_whose_requests_fail_holds_no_good_candidate(rate: flo
     assert judge(evidence(*windows)).decision != "promote"
 
 
-@pytest.mark.parametrize("status", ["401", "500"])
-def test_a_handful_of_callers_all_of_whom_fail_is_not_covered_by_good_replays(status: str) -> None:
-    """One a minute, as where keys were changed: most windows show one version alone."""
-    own = Reports(1000, 1000, 2, 2, 0.4)
+def callers(count: int, harm: str = "") -> Arm:
+    """A version's few callers of a window, all of whom meet the same."""
+    own = Arm(count, reports=Reports(1000, 1000, 2, 2, 0.4), lines=9)
+    changes: dict[str, dict[str, object]] = {
+        "": {"latency": (0, count, 0, 0, 0, 0)},
+        "401": {"refusals": {"401": count}},
+        "500": {"errors": count},
+        "slow": {"latency": (0, 0, 0, 0, count, 0)},
+    }
+    return replace(own, **changes[harm])
 
-    def window(stable: int, candidate: int, *, is_good: bool) -> Window:
-        bad = Arm(candidate, candidate, reports=own, lines=9)
-        if status == "401":
-            bad = Arm(candidate, refusals={"401": candidate}, reports=own, lines=9)
-        good = Arm(candidate, latency=(0, candidate, 0, 0, 0, 0), reports=own, lines=9)
-        mine = Arm(stable, latency=(0, stable, 0, 0, 0, 0), reports=own)
-        return Window(mine, good if is_good else bad, SAME_PREDICTIONS, CALLS, CALLS)
 
+def quiet(met: int, harm: str, of_stable: str = "") -> Evidence:
+    """A release at one request a minute: most windows show one version alone. The replay is good.
+
+    Args:
+        met: callers of the candidate.
+        of_stable: what stable's meet.
+    """
+    usual = harm if harm == "401" else of_stable  # a few of stable's callers make mistakes, too
+    stable = [callers(2 * (n % 4 > 0), usual if n == 1 else of_stable) for n in range(20)]
+    candidate = [callers(n % 4 == 0 and n < 4 * met, harm) for n in range(20)]
+    windows = zip(stable, candidate, strict=True)
+    return evidence(*(Window(*arms, SAME_PREDICTIONS, CALLS, CALLS) for arms in windows))
+
+
+@pytest.mark.parametrize("met", [1, 2, 5])
+@pytest.mark.parametrize("harm", ["401", "500", "slow"])
+def test_what_every_one_of_a_few_callers_meets_is_not_covered_by_good_replays(
+    met: int, harm: str
+) -> None:
+    """As where keys were changed, or what callers come by is slow."""
     policy = PROFILES["low traffic"]
-    for is_good, decision in ((True, "promote"), (False, "hold")):
-        windows = [window(2 * (n % 4 > 0), n % 4 == 0, is_good=is_good) for n in range(20)]
-        assert judge(evidence(*windows), policy).decision == decision
+    assert judge(quiet(met, ""), policy).decision == "promote"
+    assert judge(quiet(met, harm), policy).decision == "hold"
+
+
+@pytest.mark.parametrize("harm", ["401", "500", "slow"])
+def test_what_callers_of_both_versions_meet_holds_no_good_candidate(harm: str) -> None:
+    assert judge(quiet(5, harm, of_stable=harm), PROFILES["low traffic"]).decision == "promote"
+
+
+SILENT = {"requests": 0, "latency": (), "classes": (), "confidence": ()}
+
+
+@pytest.mark.parametrize(
+    ("crashes", "candidate", "decision"),
+    [
+        (0, replace(arm(970), requests=1000, refusals={"422": 30}), "promote"),
+        (0, replace(arm(700), requests=1000, refusals={"422": 300}), "hold"),
+        (9, arm(1000, 1), "promote"),
+        (9, arm(1000, 50), "hold"),
+    ],
+)
+def test_beside_a_stable_version_that_logs_nothing_the_candidate_stands_for_itself(
+    crashes: int, candidate: Arm, decision: str
+) -> None:
+    """Lambda counts its crashes alone: as a share of what is known, all its requests failed."""
+    silent = SILENT | {"requests": crashes, "errors": crashes}
+    windows = [replace(one, candidate=candidate) for one in good(10).windows]
+    assert judge(without(evidence(*windows), "stable", **silent)).decision == decision
 
 
 def test_a_burst_of_failures_of_both_is_no_reason_to_wait_forever() -> None:
