@@ -226,7 +226,8 @@ class Recorder:
             except Exception:
                 self._report_mistake()
                 self._settle([row.key for row in rows], size, FAILED)
-            self._write()
+            if self._is_asked or time.monotonic() >= self._retry_at:
+                self._write()
 
     def _is_full(self) -> bool:
         return len(self._staged) >= self._batch_rows or self._staged_bytes >= _BATCH_BYTES

@@ -259,6 +259,20 @@ def test_pauses_between_tries_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     one.close(5)  # waits for the last try
 
 
+def test_answers_in_the_pause_behind_a_failure_cause_no_further_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_PAUSE_S", 60.0)
+    store = Faulty(tmp_path)
+    one = recorder(store, rows=1)
+    for answers in range(6):
+        one(exchange(), "POST", "/predict")
+        wait_until(lambda count=answers + 1: len(one._batches) == count and store.tries == 1)  # type: ignore[misc]
+    store.is_away = False
+    assert one.flush(30)
+    assert (one.counts.kept, store.tries) == (6, 7)
+
+
 def test_memory_is_bounded_and_what_has_no_room_is_counted(tmp_path: Path) -> None:
     store = Faulty(tmp_path)
     one = recorder(store)
