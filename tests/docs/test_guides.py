@@ -7,8 +7,10 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +27,41 @@ from PIL import Image
 from common.images import MAX_PIXELS, Codec
 from common.model.artifact import read_artifact
 from ml.artifact.artifact import load_artifact
-from tests.docs.pages import Page, as_shell, read_page, write_files
+from tests.docs.pages import Page, read_page, write_files
+from tests.helpers.program import in_shell
 from tests.helpers.waiting import free_port
 
 GUIDES = Path("docs/guides").resolve()
 PATIENCE_S = 120
+# What `bazel run` starts, as a module of Python: a test has no Bazel within Bazel.
+_PROGRAMS = {
+    "//ml:data": "ml.commands.data",
+    "//ml:labels": "ml.labels.main",
+    "//ml:registry": "ml.registry.main",
+    "//ml:retrain": "ml.retrain.main",
+    "//ml:train": "ml.commands.train",
+    "//serve:api": "serve.server.server",
+}
+_RUN = re.compile(r"\./tools/bazel run (?P<target>//[\w/]*:\w+)(?P<rest>.*)")
+
+
+def as_shell(command: str) -> str:
+    """The line for a shell without Bazel: programs are started as modules, with our packages."""
+    python = shlex.quote(sys.executable)
+    found = _RUN.search(command)
+    if found:
+        rest = found["rest"].removeprefix(" --")
+        module = _PROGRAMS[found["target"]]
+        # A server is killed with its group, and loads no torch.
+        program = f"{python} -m {module}" if module.startswith("serve.") else in_shell(module)
+        command = f"{command[: found.start()]}{program}{rest}"
+    else:
+        command = re.sub(r"(^| )(\.venv/bin/python|python3) ", rf"\1{python} ", command)
+    # Our packages, behind those of the reader.
+    path = shlex.quote(":".join(filter(None, sys.path)))
+    if "PYTHONPATH=" in command:
+        return re.sub(r"PYTHONPATH=(\S+)", rf"PYTHONPATH=\1:{path}", command, count=1)
+    return f"PYTHONPATH={path} {command}"
 
 
 def shell(command: str, folder: Path, **variables: str) -> subprocess.Popen[str]:

@@ -3,6 +3,10 @@
 An interpreter spends five to eight seconds on those imports, which is most of what a test of a
 command would take. Here a process that has loaded them, and has done nothing else, forks itself for
 every program; of our own modules it has loaded none but the one that imports Lightning.
+
+A test starts one as a `Program`; a shell, or another program that starts programs, by the words of
+`in_shell`, which run this file without packages: it passes its descriptors, environment and signals
+on, and ends as the program does.
 """
 
 from __future__ import annotations
@@ -13,6 +17,9 @@ import importlib
 import os
 import pickle  # from this very file
 import runpy
+import select
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +30,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, NoReturn
 
 # What programs of ml spend their start on; a test that does not declare one of them goes without.
@@ -63,32 +71,56 @@ class Program(subprocess.Popen[str]):
             return
         cwd, env, pipes = how[4], how[5], how[9:15]
         _, _, _, output, _, errors = pipes
-        connection, _ = _forker()
-        request = pickle.dumps((args[2:], str(cwd), dict(env)))
-        socket.send_fds(connection, [len(request).to_bytes(8, "big")], [output, errors])
-        connection.sendall(request)
+        connection, _, _ = _forker()
+        _request(connection, [output, errors], args[2:], cwd, env)
         self.pid = int.from_bytes(connection.recv(8), "big")
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
+def in_shell(module: str) -> str:
+    """``python -m module``, to be followed by arguments."""
+    _, _, door = _forker()
+    return shlex.join([sys.executable, "-I", "-S", str(Path(__file__).absolute()), door, module])
+
+
 @cache
-def _forker() -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """The process that forks, which lives as long as this one, and a connection to it."""
+def _forker() -> tuple[socket.socket, subprocess.Popen[bytes], str]:
+    """The process that forks, which lives as long as this one, a connection to it, and the name of
+    the socket at which it listens for others."""
     # Programs become children of this process when the one between has ended.
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     ours, theirs = socket.socketpair()
+    folder = mkdtemp(prefix="fork", dir="/tmp")  # a socket's name has at most 107 bytes
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    door = f"{folder}/door"
     path = os.pathsep.join(filter(None, sys.path))
-    forker = subprocess.Popen(
-        [sys.executable, "-P", __file__, str(theirs.fileno())],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        pass_fds=[theirs.fileno()],
-    )
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(door)
+        listening.listen()
+        numbers = [theirs.fileno(), listening.fileno()]
+        forker = subprocess.Popen(
+            [sys.executable, "-P", __file__, *map(str, numbers)],
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            pass_fds=numbers,
+        )
     theirs.close()
-    return ours, forker
+    return ours, forker, door
 
 
-def _serve(connection: socket.socket) -> None:
+def _request(
+    connection: socket.socket,
+    descriptors: list[int],
+    command: list[str],
+    cwd: object,
+    env: Mapping[str, str],
+) -> None:
+    request = pickle.dumps((command, str(cwd), dict(env)))
+    socket.send_fds(connection, [len(request).to_bytes(8, "big")], descriptors)
+    connection.sendall(request)
+
+
+def _serve(connection: socket.socket, door: socket.socket) -> None:
     for name in _SLOW:
         with suppress(ImportError):
             importlib.import_module(name)
@@ -96,34 +128,93 @@ def _serve(connection: socket.socket) -> None:
         exporter = importlib.import_module("tests.helpers.exporter")
         exporter.warm()
     while True:
-        head, pipes, *_ = socket.recv_fds(connection, 8, 2)
-        if not head:
-            return
-        request = b""
-        while len(request) < int.from_bytes(head, "big"):
-            request += connection.recv(1 << 16)
-        told, tell = os.pipe()
-        between = os.fork()
-        if between == 0:
-            child = os.fork()
-            if child == 0:
-                try:
-                    _become(*pickle.loads(request), *pipes)  # noqa: S301 # from this very file
-                finally:
-                    os._exit(70)  # not reached unless this file is broken
-            os.write(tell, child.to_bytes(8, "big"))
-            os._exit(0)
-        os.waitpid(between, 0)
-        connection.sendall(os.read(told, 8))
-        for number in (told, tell, *pipes):
-            os.close(number)
+        readable, _, _ = select.select([connection, door], [], [])
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if door in readable:
+            visitor, _ = door.accept()
+            if os.fork() == 0:
+                os._exit(_attend(visitor))
+            visitor.close()
+        if connection in readable:
+            head, pipes, *_ = socket.recv_fds(connection, 8, 2)
+            if not head:
+                return
+            request = _rest(connection, head)
+            told, tell = os.pipe()
+            between = os.fork()
+            if between == 0:
+                os.write(tell, _start(request, [-1, *pipes]).to_bytes(8, "big"))
+                os._exit(0)
+            os.waitpid(between, 0)
+            connection.sendall(os.read(told, 8))
+            for number in (told, tell, *pipes):
+                os.close(number)
+
+
+def _rest(connection: socket.socket, head: bytes) -> bytes:
+    request = b""
+    while len(request) < int.from_bytes(head, "big"):
+        request += connection.recv(1 << 16)
+    return request
+
+
+def _start(request: bytes, descriptors: list[int]) -> int:
+    """The process of a program."""
+    child = os.fork()
+    if child == 0:
+        try:
+            command, cwd, env = pickle.loads(request)  # noqa: S301 # from this very file
+            _become(command, cwd, env, descriptors)
+        finally:
+            os._exit(70)  # not reached unless this file is broken
+    return child
+
+
+def _attend(visitor: socket.socket) -> int:
+    """Runs the program that a shell asks for, and ends it where the one who asked is gone."""
+    head, descriptors, *_ = socket.recv_fds(visitor, 8, 3)
+    child = _start(_rest(visitor, head), descriptors)
+    ended = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(visitor, select.POLLIN)
+    poll.register(ended, select.POLLIN)
+    while ended not in dict(poll.poll()):
+        number = visitor.recv(1)
+        os.kill(child, number[0] if number else signal.SIGKILL)
+        if not number:
+            break
+    _, status = os.waitpid(child, 0)
+    with suppress(OSError):
+        visitor.sendall((os.waitstatus_to_exitcode(status) & 0xFFFF).to_bytes(2, "big"))
+    return 0
+
+
+def _ask(door: str, *command: str) -> NoReturn:
+    """Stands for the program in the shell that started it."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(door)
+
+        def pass_on(number: int, _: object) -> None:
+            connection.sendall(bytes([number]))
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, pass_on)
+        _request(connection, [0, 1, 2], list(command), os.getcwd(), os.environ)
+        code = int.from_bytes(connection.recv(2), "big")
+    if code > 0xFF:  # by a signal
+        signal.signal(0x10000 - code, signal.SIG_DFL)
+        os.kill(os.getpid(), 0x10000 - code)
+    os._exit(code)
 
 
 def _become(
-    command: list[str], cwd: str, env: Mapping[str, str], output: int, errors: int
+    command: list[str], cwd: str, env: Mapping[str, str], descriptors: list[int]
 ) -> NoReturn:
-    os.dup2(output, 1)
-    os.dup2(errors, 2)
+    for number, descriptor in enumerate(descriptors):
+        if descriptor >= 0:
+            os.dup2(descriptor, number)
     os.closerange(3, 4096)
     os.environ.clear()
     os.environ.update(env)
@@ -156,4 +247,7 @@ def _become(
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    if sys.argv[1].isdigit():
+        _serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:]))
+    else:
+        _ask(*sys.argv[1:])

@@ -15,7 +15,7 @@ from typing import Any
 
 from ml.data.cifar10_pin import pin_folder
 from ml.pipeline.layout import STAGES
-from tests.helpers.program import Program
+from tests.helpers.program import Program, in_shell
 
 ROOT = Path(__file__).absolute().parents[3]
 _FILES = ("dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", "ml/pipeline/stage")
@@ -177,9 +177,7 @@ def _place(dataset: Path, folder: Path) -> None:
 def _write_program(project: Project, stage: str, *, real: bool) -> None:
     """The program, and the list of sources that it is made of."""
     log, hold = project.programs / "log", project.programs / "hold"
-    commands = f'exec "{sys.executable}" -m ml.pipeline.{stage} "$@"'
-    if not real:
-        commands = _STAND_INS[stage]
+    commands = f'exec {in_shell(f"ml.pipeline.{stage}")} "$@"' if real else _STAND_INS[stage]
     text = _STAND_IN.replace("{commands}", commands).replace("{stage}", stage)
     text = text.replace("{log}", f"'{log}'").replace("{hold}", f"'{hold}'")
     program = project.programs / stage
