@@ -12,12 +12,16 @@ def user_path(text: str | Path) -> Path:
     return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "")) / Path(text).expanduser()
 
 
+def workspace_folder() -> Path:
+    """The workspace that `bazel run` was called in, else the working directory; absolute."""
+    return Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()).absolute()
+
+
 def kept_place(variable: str, name: str) -> str:
     """Default location of a command's data: an environment variable, else a folder below the
     workspace's .kiln.
     """
-    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd()
-    return os.environ.get(variable) or str(Path(workspace, ".kiln", name))
+    return os.environ.get(variable) or str(workspace_folder() / ".kiln" / name)
 
 
 def sha256_of(path: Path) -> str:

@@ -6,15 +6,14 @@ bazel run //infra/observability:generate
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from textwrap import indent
 
 import yaml
 
 from common.command_line import command_parser
+from common.files import workspace_folder
 from infra.observability import cloudwatch, cloudwatch_dashboard
 from infra.observability.catalogue import Alert, Catalogue, Metric, Objective, kebab, load
 from infra.observability.dashboards import dashboards, grafana
@@ -128,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     """Entry point of the command."""
     parser = command_parser("//infra/observability:generate", __doc__)
     parser.parse_args(arguments)
-    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+    workspace = workspace_folder()
     for name, content in files(load()).items():
         path = workspace / name
         is_new = not path.is_file() or path.read_text(encoding="utf-8") != content

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common.command_line import command_parser
-from common.files import user_path
+from common.files import user_path, workspace_folder
 from common.model.artifact import read_artifact
 from common.registry_login import LoginError
 from common.terminal import Progress
@@ -126,7 +126,7 @@ def _sign(options: argparse.Namespace) -> int:
         raise ValueError(f"this workspace builds {built}; push that, and sign what was pushed")
     lock, sbom = options.lock.read_bytes(), options.sbom.read_bytes()
     model = options.model.read_bytes() if options.model else None
-    made = describe(model, lock, sbom, Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")))
+    made = describe(model, lock, sbom, workspace_folder())
     key = options.key if "://" in options.key else str(user_path(options.key))
     with Progress("signing"):
         sign(options.reference, key, made, json.loads(sbom), insecure=options.insecure)

@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from common.command_line import command_parser
+from common.files import workspace_folder
 from common.terminal import terminal
 from infra.terraform.installation import TerraformError
 from infra.terraform.plan import Plan, show_plan
@@ -87,8 +87,7 @@ def _run(options: argparse.Namespace, log: Console) -> tuple[int, dict[str, Any]
 
 
 def _root(options: argparse.Namespace, log: Console) -> Root:
-    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd())
-    folder = workspace / ".kiln" / "terraform"
+    folder = workspace_folder() / ".kiln" / "terraform"
     state: State = parse_state(options.state) if options.state else LocalState(folder / "state")
     default = "account" if options.root in _ACCOUNT_ROOTS else os.environ.get("KILN_ENV")
     environment = options.env or default

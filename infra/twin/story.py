@@ -17,7 +17,7 @@ import boto3
 from rich.console import Console
 from rich.markup import escape
 
-from common.files import user_path
+from common.files import user_path, workspace_folder
 from common.terminal import Progress
 from infra.terraform.root import Root
 from infra.terraform.service import ServiceOutputs, parse_service_outputs, read_outputs
@@ -48,8 +48,7 @@ def output_folder(named: str | None) -> Path:
     Raises:
         Failed: it cannot be written.
     """
-    workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
-    folder = user_path(named) if named else Path(workspace, ".kiln", "twin")
+    folder = user_path(named) if named else workspace_folder() / ".kiln" / "twin"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from common.command_line import command_parser
-from common.files import user_path
+from common.files import user_path, workspace_folder
 
 BUILD = "BUILD.bazel"
 # A change to these can affect any target: versions, flags, offline rules, packages.
@@ -201,7 +200,7 @@ def bazel_query(workspace: Path, expression: str) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
-    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+    workspace = workspace_folder()
     try:
         files = changed_files(options.base, options.head, str(workspace))
         changes = classify(files, lambda name: (workspace / name).exists())

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import command_parser
+from common.files import workspace_folder
 
 ACCEPTED = "tools/checks/accepted.toml"
 
@@ -129,7 +130,7 @@ def _vulnerabilities(
 
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
-    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+    workspace = workspace_folder()
     service = ["--vulnerability-service", options.service]
     service += ["--osv-url", options.osv_url] if options.osv_url else []
     try:

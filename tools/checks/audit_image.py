@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from common.command_line import command_parser
+from common.files import workspace_folder
 from tools.checks.audit import ACCEPTED, AcceptedError, read_accepted
 
 OSV = "https://api.osv.dev/v1/querybatch"
@@ -81,7 +81,7 @@ def _ask(osv: str, queries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
-    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+    workspace = workspace_folder()
     try:
         urls = package_urls(json.loads(options.sbom.read_text(encoding="utf-8")))
         text = (workspace / ACCEPTED).read_text(encoding="utf-8")

@@ -34,7 +34,7 @@ from detect_secrets.core.scan import scan_file
 from detect_secrets.settings import get_settings, transient_settings
 
 from common.command_line import command_parser
-from common.files import write_whole
+from common.files import workspace_folder, write_whole
 from tools.image import inspection
 from tools.image.inspection import secret_in
 from tools.provision.cache import cache_root
@@ -183,8 +183,7 @@ def _known_blobs() -> set[str]:
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
     try:
-        if workspace := os.environ.get("BUILD_WORKSPACE_DIRECTORY"):
-            os.chdir(workspace)
+        os.chdir(workspace_folder())
         files = options.files or ([] if options.history else tracked())
         with known_clean() as clean:
             findings = list(search_history(set()) if options.history else search(files, clean))

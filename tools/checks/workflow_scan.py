@@ -21,6 +21,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from common.command_line import command_parser
+from common.files import workspace_folder
 from common.programs import wheel_program
 
 SCHEMAS = {
@@ -102,8 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     missing = package / "missing"
     if missing.is_file():
         print(f"workflows: {missing.read_text().strip()}", file=sys.stderr)
-    if workspace := os.environ.get("BUILD_WORKSPACE_DIRECTORY"):
-        os.chdir(workspace)
+    os.chdir(workspace_folder())
     found = list(findings(options.github, None if missing.is_file() else package))
     for line in found:
         print(line)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from common.files import workspace_folder
 from common.terminal import Progress
 from tools.coverage import lcov
 
@@ -38,7 +39,7 @@ class Row:
 
 def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
-    os.chdir(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+    os.chdir(workspace_folder())
     if not options.report.is_file():
         print(f"coverage: no {options.report}; run first: bazel coverage //...", file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.command_line import command_parser
-from common.files import user_path
+from common.files import user_path, workspace_folder
 from common.programs import wheel_program
 from tools.provision.cache import cache_root
 
@@ -68,7 +68,7 @@ def make(environment: Path, workspace: Path, uv: Path, notebook: bool = False) -
 
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
-    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")).resolve()
+    workspace = workspace_folder()
     environment = (user_path(options.path) if options.path else workspace / ".venv").resolve()
     try:
         python = make(environment, workspace, wheel_program("uv"), options.notebook)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.command_line import command_parser
+from common.files import workspace_folder
 from common.programs import wheel_program
 from tools.lint.format import CHECKS, tracked, why_missing
 
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
     for name in PROGRAMS:
         setattr(options, name, getattr(options, name).absolute())
-    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")).resolve()
+    workspace = workspace_folder()
     os.chdir(workspace)
     chosen = [*checks(options), *([] if options.fast else [types(workspace)])]
     if unknown := set(options.only) - {check.name for check in chosen}:

@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 from common.command_line import command_parser
-from common.files import user_path
+from common.files import user_path, workspace_folder
 from common.oci import read_image
 
 METRICS = "ml/bundled/metrics.json"
@@ -129,7 +129,7 @@ def clone_at(workspace: Path, revision: str) -> Iterator[Path]:
 
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
-    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")).resolve()
+    workspace = workspace_folder()
     place = user_path(options.output)
     try:
         if options.at:

@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 from common.command_line import command_parser
-from common.files import user_path
+from common.files import user_path, workspace_folder
 from tools.mutants.mutations import Mutant, mutants
 from tools.mutants.trial import NONE_CHOSEN, TIMED_OUT, Bench
 
@@ -47,7 +47,7 @@ class Result:
 
 def main(argv: Sequence[str]) -> int:
     options = _parse(argv)
-    os.chdir(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+    os.chdir(workspace_folder())
     files = [file for path in options.paths for file in _sources(Path(path))]
     named = options.tests or [_mirror(path) for path in options.paths]
     if missing := [path for path in [*options.paths, *named] if not Path(path).exists()]:
