@@ -98,14 +98,14 @@ def test_too_little_coverage_fails_and_says_what_was_wanted(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert table.main(["--report=report", "--fail-under=90"]) == 1
-    assert "25.0 % of lines, wanted 90 %" in capsys.readouterr().out
+    assert {"25.0", "90"} <= set(capsys.readouterr().out.splitlines()[-1].split())
 
 
 def test_a_missing_report_says_how_to_make_one(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert table.main([]) == 2
-    assert "run first: bazel coverage //..." in capsys.readouterr().err
+    assert "bazel coverage" in capsys.readouterr().err
 
 
 def test_reading_a_long_report_is_spoken_of(

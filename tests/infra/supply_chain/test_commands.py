@@ -70,7 +70,7 @@ def test_the_built_image_is_signed_and_tells_its_whole_chain(
     assert told["model"]["test_accuracy"] == model.test_metrics.accuracy
 
     assert verify.main([pushed, "--key=cosign.pub", "--insecure"]) == 0
-    assert f"model      {model.version}" in capsys.readouterr().out
+    assert model.version in capsys.readouterr().out.split()
 
 
 def test_an_edited_workspace_is_noted_and_refused_later(
@@ -100,7 +100,7 @@ def test_an_image_that_was_not_built_here_is_not_signed(
 ) -> None:
     other = pushed.rpartition("@")[0] + f"@sha256:{'0' * 64}"
     assert sign.main([*HIDDEN, other, "--key=cosign.key", "--insecure"]) == 2
-    assert f"this workspace builds {DIGEST}" in capsys.readouterr().err
+    assert DIGEST in capsys.readouterr().err
 
 
 def test_a_refusal_is_json_too(
@@ -109,7 +109,7 @@ def test_a_refusal_is_json_too(
     assert verify.main([pushed, "--key=cosign.pub", "--insecure", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["trusted"] is False
-    assert "has no signature of the holder of" in told["reason"]
+    assert pushed in told["reason"]
 
 
 def test_a_workflow_is_named_as_the_builder() -> None:

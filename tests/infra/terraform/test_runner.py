@@ -117,9 +117,10 @@ def test_a_table_shows_each_change_and_how_many(tmp_path: Path) -> None:
 def test_terraforms_errors_are_told_with_their_place(tmp_path: Path) -> None:
     place = {"filename": "lambda.tf", "start": {"line": 7}}
     lines = [error("No such thing", detail="Take another.", range=place, address="aws_x.y")]
-    with pytest.raises(TerraformFailed, match=r"aws_x.y: No such thing \(lambda.tf, line 7\)") as e:
+    with pytest.raises(TerraformFailed) as e:
         root(tmp_path, lines, code=1).plan()
-    assert "Take another." in str(e.value)
+    told = ("aws_x.y", "No such thing", "lambda.tf", "7", "Take another.")
+    assert [part for part in told if part not in str(e.value)] == []
 
 
 def test_an_account_that_has_nothing_to_reserve_is_told_what_to_do(tmp_path: Path) -> None:
@@ -148,9 +149,8 @@ def test_without_registry_and_mirror_it_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_locked_state_says_how_to_free_it(tmp_path: Path) -> None:
     lines = [error("Error acquiring the state lock", detail="Lock Info:\n  ID: 1234")]
-    with pytest.raises(StateLocked, match="force-unlock") as e:
+    with pytest.raises(StateLocked, match=r"1234(.|\n)*force-unlock"):
         root(tmp_path, lines, code=1).plan()
-    assert "ID: 1234" in str(e.value)
 
 
 def test_warnings_are_shown_and_no_error(tmp_path: Path) -> None:

@@ -96,7 +96,6 @@ def test_a_log_hears_every_so_often_what_was_begun_last(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
-def test_callers_at_no_rate_are_refused(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_callers_at_no_rate_are_refused(rate: str) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([*(f"--{name}=none" for name in PATHS), "--rate", rate])
-    assert f"expected a number above 0, got {rate}" in capsys.readouterr().err

@@ -72,12 +72,9 @@ def test_an_accepted_advisory_passes(
     assert json.loads(capsys.readouterr().out)[0]["accepted"] == "never called"
 
 
-def test_a_service_out_of_reach_or_short_of_answers_is_no_clean_bill(
-    osv: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_service_out_of_reach_or_short_of_answers_is_no_clean_bill(osv: str) -> None:
     assert main([f"--sbom={SBOM}", "--osv=http://127.0.0.1:1"]) == 3
     assert main([f"--sbom={SBOM}", f"--osv={osv}/short"]) == 3
-    assert "could not be asked" in capsys.readouterr().err
 
 
 def test_parts_of_parts_are_packages_too() -> None:

@@ -56,11 +56,12 @@ def test_another_python_will_do_where_builds_bring_theirs(
 def test_bazel_is_found_provisioned_or_to_be_provisioned_in_this_order(machine: Machine) -> None:
     for name in ("apt-get", "dpkg-deb"):
         install(machine, name)
-    assert "at its first start" in doctor.bazel(machine).detail
+    assert doctor.bazel(machine).status is Status.FINE
+    assert str(machine.cache) not in doctor.bazel(machine).detail
     provisioned = machine.cache / "bazel/7.7.1-abc/usr/bin/bazel"
     provisioned.parent.mkdir(parents=True)
     provisioned.touch()
-    assert "provisioned" in doctor.bazel(machine).detail
+    assert str(machine.cache) in doctor.bazel(machine).detail
     install(machine, "bazelisk")
     assert doctor.bazel(machine).detail.endswith("bin/bazelisk")
 
@@ -73,16 +74,14 @@ def test_a_full_disk_is_essential(machine: Machine, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_docker_client_without_an_engine_is_told_apart_from_none(machine: Machine) -> None:
-    assert doctor.docker(machine).detail == "not on PATH"
+    none = doctor.docker(machine)
     install(machine, "docker", "exit 1")
-    assert doctor.docker(machine).detail == "a client without an engine"
+    client = doctor.docker(machine)
     install(machine, "docker", "echo 28.0")
-    assert doctor.docker(machine) == Finding(
-        "Docker",
-        Status.FINE,
-        "engine 28.0",
-        "loading images, compose.yaml, Grafana on this machine",
-    )
+    engine = doctor.docker(machine)
+    assert [one.status for one in (none, client, engine)] == ["optional", "optional", "fine"]
+    assert none.remedy != client.remedy
+    assert engine.detail.split()[-1] == "28.0"
 
 
 def test_aws_credentials_are_named_and_never_shown(machine: Machine) -> None:
@@ -121,8 +120,8 @@ def test_every_lack_says_what_it_is_needed_for(
     assert all(f.needed_for for f in findings)
     assert all(f.remedy for f in findings if f.status is not Status.FINE)
     told = lines(findings, colour=False)
-    assert told[-1] == "missing: Python, git, Bazel"
-    assert "apt-get install chromium" in "\n".join(told)
+    assert [f.name for f in findings if f.status is Status.MISSING] == ["Python", "git", "Bazel"]
+    assert len(told) > 3 * sum(f.status is not Status.FINE for f in findings)
 
 
 @pytest.mark.parametrize(("status", "code"), [(Status.OPTIONAL, 0), (Status.MISSING, 1)])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-import pytest
-
 from common.oci import Entry, add_layer, empty_image, with_parents, write_image, write_layer
 from tools.image import base_bytecode
 
@@ -32,9 +30,7 @@ def test_the_library_is_compiled_beside_its_sources(tmp_path: Path) -> None:
     assert files == ["usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc"]
 
 
-def test_a_base_without_python_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_base_without_python_is_refused(tmp_path: Path) -> None:
     base = base_with(tmp_path, Entry("etc/passwd"))
     assert run(base, tmp_path / "out.tar.gz") == 1
-    assert "has no Python in usr/lib/python3.11" in capsys.readouterr().err
+    assert not (tmp_path / "out.tar.gz").exists()

@@ -108,11 +108,10 @@ def test_a_place_outside_the_folder_is_refused(tmp_path: Path, place: str) -> No
         wanted([(place, write(tmp_path, "file"))], [])
 
 
-def test_an_empty_layer_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_layer_is_a_mistake(tmp_path: Path) -> None:
     output = tmp_path / "out.tar.gz"
     files = f"a.pyi={write(tmp_path, 'a')}"
     assert layer.main([f"--output={output}", files]) == 1
-    assert "no file is left" in capsys.readouterr().err
     assert not output.exists()
 
 
