@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 from common.programs import serving
 from infra.twin.cloud.data_plane import Seen
+from infra.twin.cloud.runtime_api import QuietHandler
 from infra.twin.cloud.schedules import regularly
 from infra.twin.load import TimedResponse
 
@@ -126,16 +127,14 @@ def watched_alias(client: Any, function: str, alias: str, traffic: Traffic) -> I
 def subscriber(traffic: Traffic) -> Iterator[str]:
     """The URL of a topic subscriber that records messages."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             subject, message = str(document.get("Subject")), str(document.get("Message"))
             traffic.alerts.append(Alert(time.time(), subject, message))
             self.send_response(200)
+            self.send_header("Content-Length", "0")
             self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            """Suppresses the access log."""
 
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
         yield url

@@ -19,7 +19,7 @@ from typing import Any
 
 from common.command_line import command_parser
 from common.files import user_path
-from tools.cost.model import Service, per_thousand, read_prices
+from tools.model_card.cost import Service, per_thousand, read_prices
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 

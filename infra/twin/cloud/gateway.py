@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -27,6 +26,7 @@ from common.programs import serving
 from infra.twin.cloud.data_plane import DataPlane, TooLarge, new_trace_id
 from infra.twin.cloud.fleet import Throttled
 from infra.twin.cloud.metrics import MetricWriter, Series
+from infra.twin.cloud.runtime_api import QuietHandler, QuietServer
 from infra.twin.cloud.targets import ACCOUNT, UnknownFunction
 
 Json = dict[str, Any]
@@ -247,14 +247,8 @@ def _problem(status: int, message: str, request_id: str) -> Response:
     return Response(status, headers, json.dumps({"message": message}).encode())
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1
-    disable_nagle_algorithm = True
+class _Handler(QuietHandler):
     server: _Server
-
-    def log_message(self, *arguments: object) -> None:
-        """Suppresses the access log."""
 
     def _serve(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -291,14 +285,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(response.body)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(QuietServer):
     request_queue_size = 128
     gateway: Gateway
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignores clients that disconnected."""
 
 
 @contextmanager

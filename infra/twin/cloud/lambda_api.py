@@ -77,7 +77,14 @@ class LambdaApi:
         event: bytes,
         kind: str,
     ) -> tuple[str, dict[str, str], bytes]:
-        _demand_json(event)
+        try:
+            json.loads(event or b"{}")
+        except ValueError as error:
+            message = {
+                "Type": "User",
+                "message": f"Could not parse request body into json: {error}",
+            }
+            raise _Refusal("400 Bad Request", "InvalidRequestContentException", message) from error
         try:
             if kind == "Event":
                 request_id = self.data_plane.invoke_later(region, name, qualifier, event)
@@ -102,14 +109,3 @@ class LambdaApi:
         if environ.get("HTTP_X_AMZ_LOG_TYPE") == "Tail":
             headers["X-Amz-Log-Result"] = base64.b64encode(outcome.log_tail).decode()
         return "200 OK", headers, outcome.payload
-
-
-def _demand_json(event: bytes) -> None:
-    try:
-        json.loads(event or b"{}")
-    except ValueError as error:
-        message = {
-            "Type": "User",
-            "message": f"Could not parse request body into json: {error}",
-        }
-        raise _Refusal("400 Bad Request", "InvalidRequestContentException", message) from error

@@ -150,25 +150,34 @@ class RuntimeApi:
         self._calls.put(None)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class QuietServer(ThreadingHTTPServer):
+    """A server that waits for no connection and logs none that breaks, as a killed function's."""
+
     block_on_close = False
-    api: RuntimeApi
-    closing = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A killed function leaves broken connections, which are not worth logging."""
+        """Ignores it."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class QuietHandler(BaseHTTPRequestHandler):
+    """Keeps connections alive, and writes no access log."""
+
     protocol_version = "HTTP/1.1"
     # Head and body in one packet: with two, each response would wait for an acknowledgement.
     wbufsize = -1
     disable_nagle_algorithm = True
-    server: _Server
 
     def log_message(self, *arguments: object) -> None:
         """Suppresses the access log."""
+
+
+class _Server(QuietServer):
+    api: RuntimeApi
+    closing = False
+
+
+class _Handler(QuietHandler):
+    server: _Server
 
     def do_GET(self) -> None:
         if self.path == f"{_VERSION}/invocation/next":
