@@ -55,11 +55,7 @@ class CaptureOff(ServiceError):
 
 
 class UnknownAnswer(ServiceError):
-    status, kind, title = (
-        404,
-        "unknown-answer",
-        "There is no such captured prediction",
-    )
+    status, kind, title = (404, "unknown-answer", "There is no such captured prediction")
 
 
 class MethodNotAllowed(ServiceError):

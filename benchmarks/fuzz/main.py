@@ -274,19 +274,18 @@ def _show(findings: Findings) -> None:
 
 def _options() -> argparse.Namespace:
     parser = command_parser("//serve:fuzz", __doc__)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "target",
         nargs="?",
         choices=(_SERVICE, *TARGETS, _MODELS),
         default=_SERVICE,
         help="the whole service (default), a coverage-guided target, or model files",
     )
-    parser.add_argument("--model", type=Path, help="default: the built-in one, or both bundled")
-    parser.add_argument(
-        "--cases", type=count, help="number of requests (20,000), or models (10,000)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the requests (0)")
-    parser.add_argument("--json", type=Path, help="write the findings to this file")
+    add("--model", type=Path, help="default: the built-in one, or both bundled")
+    add("--cases", type=count, help="number of requests (20,000), or models (10,000)")
+    add("--seed", type=int, default=0, help="seed of the requests (0)")
+    add("--json", type=Path, help="write the findings to this file")
     guided = parser.add_argument_group("under guidance")
     guided.add_argument("--time", type=_seconds, default=60, metavar="10m", help="time limit (60s)")
     guided.add_argument("--runs", type=at_least(0), default=0, help="limit of runs (no limit)")

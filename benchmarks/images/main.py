@@ -194,14 +194,13 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 def _options() -> argparse.ArgumentParser:
     parser = command_parser("//ml:images_benchmark", __doc__)
-    parser.add_argument("--images", type=int, default=10_000, help="default: %(default)s")
-    parser.add_argument("--size", type=int, nargs=2, default=(640, 480), metavar=("W", "H"))
-    parser.add_argument(
-        "--edge", type=int, default=64, help="edge of the model's images (%(default)s)"
-    )
-    parser.add_argument("--out", default=".", help="folder for images.json (default: here)")
-    parser.add_argument("--epochs-of", help=argparse.SUPPRESS)
-    parser.add_argument("--gib", type=float, default=2.0, help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--images", type=int, default=10_000, help="default: %(default)s")
+    add("--size", type=int, nargs=2, default=(640, 480), metavar=("W", "H"))
+    add("--edge", type=int, default=64, help="edge of the model's images (%(default)s)")
+    add("--out", default=".", help="folder for images.json (default: here)")
+    add("--epochs-of", help=argparse.SUPPRESS)
+    add("--gib", type=float, default=2.0, help=argparse.SUPPRESS)
     return parser
 
 

@@ -122,11 +122,10 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("//ml/live:labels", __doc__)
-    parser.add_argument(
-        "--streams", type=count, default=1000, help="streams of each kind (%(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="live-labels.json", help="(%(default)s)")
+    add = parser.add_argument
+    add("--streams", type=count, default=1000, help="streams of each kind (%(default)s)")
+    add("--seed", type=int, default=0)
+    add("--out", default="live-labels.json", help="(%(default)s)")
     return parser
 
 

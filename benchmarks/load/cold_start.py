@@ -219,9 +219,10 @@ def _lambda() -> Iterator[_Server]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("//serve:cold_start", __doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="starts per contender (default: 7)")
-    parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="processor")
-    parser.add_argument("--json", type=Path, help="file for all starts")
+    add = parser.add_argument
+    add("--rounds", type=int, default=7, help="starts per contender (default: 7)")
+    add("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="processor")
+    add("--json", type=Path, help="file for all starts")
     return parser
 
 

@@ -198,23 +198,22 @@ def _machine(cpus: int) -> dict[str, Any]:
 
 def _options() -> argparse.Namespace:
     parser = command_parser("//serve:benchmark", __doc__)
-    parser.add_argument("--model", type=Path, action="append", default=[], help="may be repeated")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", type=Path, action="append", default=[], help="may be repeated")
+    add(
         "--peers",
         action="store_true",
         help="include FastAPI, LitServe, BentoML, and the model in a loop without a service",
     )
-    parser.add_argument(
+    add(
         "--telemetry",
         action="store_true",
         help="only compare with and without telemetry, interleaved",
     )
-    parser.add_argument("--capture", action="store_true", help="the same for capture")
-    parser.add_argument("--seconds", type=float, default=5, help="seconds per load (default: 5)")
-    parser.add_argument("--workers", type=int, default=Settings().cpus, help="processes per server")
-    parser.add_argument(
-        "--json", type=Path, help="JSON file for the figures; a plot is written beside it"
-    )
+    add("--capture", action="store_true", help="the same for capture")
+    add("--seconds", type=float, default=5, help="seconds per load (default: 5)")
+    add("--workers", type=int, default=Settings().cpus, help="processes per server")
+    add("--json", type=Path, help="JSON file for the figures; a plot is written beside it")
     return parser.parse_args()
 
 

@@ -160,11 +160,7 @@ def measure_capture(
 
 
 # The margin of the single image must not matter; batches are written in each turn.
-_CAPTURE = {
-    "KILN_CAPTURE_SHARE": "0.1",
-    "KILN_CAPTURE_UNSURE": "0.1",
-    "KILN_CAPTURE_AGE_S": "2",
-}
+_CAPTURE = {"KILN_CAPTURE_SHARE": "0.1", "KILN_CAPTURE_UNSURE": "0.1", "KILN_CAPTURE_AGE_S": "2"}
 
 
 def _by_turns(

@@ -150,10 +150,7 @@ def benchmark_figure(results: Sequence[Result], bare: Mapping[str, Bare]) -> Fig
 
 
 def _figure_throughput(
-    axes: Axes,
-    results: Sequence[Result],
-    bare: Mapping[str, Bare],
-    colors: Mapping[str, str],
+    axes: Axes, results: Sequence[Result], bare: Mapping[str, Bare], colors: Mapping[str, str]
 ) -> None:
     for result in results:
         speeds = [load.throughput for load in result.closed.values()]

@@ -272,9 +272,10 @@ def _number(value: float | None, form: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("//serve:runtimes", __doc__)
-    parser.add_argument("--model", type=Path, action="append", default=[], help="may be repeated")
-    parser.add_argument("--seconds", type=float, default=3, help="seconds per figure (default: 3)")
-    parser.add_argument("--json", type=Path, help="JSON file for the figures")
+    add = parser.add_argument
+    add("--model", type=Path, action="append", default=[], help="may be repeated")
+    add("--seconds", type=float, default=3, help="seconds per figure (default: 3)")
+    add("--json", type=Path, help="JSON file for the figures")
     return parser
 
 

@@ -89,11 +89,7 @@ class Subject:
 
 def measure(subject: Subject, images: int, rounds: int, progress: Progress) -> dict[str, float]:
     """Images per second of each way, and scoring relative to the others."""
-    ways = {
-        "score": subject.score,
-        "by_hand": subject.by_hand,
-        "model_alone": subject.model_alone,
-    }
+    ways = {"score": subject.score, "by_hand": subject.by_hand, "model_alone": subject.model_alone}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -159,14 +155,13 @@ def show(results: dict[str, Any]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = command_parser("//serve:score_benchmark", __doc__)
-    parser.add_argument("folders", nargs="*", help="folder of images (default: two generated ones)")
-    parser.add_argument("--model", type=Path, help="model (default: that of //serve:api)")
-    parser.add_argument(
-        "--images", type=int, default=2000, help="images per folder (default: 2000)"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--workers", type=int, default=available_cpus(), help="threads")
-    parser.add_argument("--json", type=Path, help="JSON file for the figures")
+    add = parser.add_argument
+    add("folders", nargs="*", help="folder of images (default: two generated ones)")
+    add("--model", type=Path, help="model (default: that of //serve:api)")
+    add("--images", type=int, default=2000, help="images per folder (default: 2000)")
+    add("--rounds", type=int, default=3, help="(default: 3)")
+    add("--workers", type=int, default=available_cpus(), help="threads")
+    add("--json", type=Path, help="JSON file for the figures")
     return parser.parse_args()
 
 

@@ -22,14 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmarks.load.servers import (
-    Running,
-    ServerFailed,
-    at_least,
-    interruptible,
-    running,
-    service,
-)
+from benchmarks.load.servers import Running, ServerFailed, at_least, interruptible, running, service
 from benchmarks.soak.cases import all_cases, stalled
 from benchmarks.soak.report import Check, Sample, checks_table, judge, look, soak_figure
 from benchmarks.soak.traffic import Plan, TrafficCounts
@@ -186,18 +179,19 @@ def _write(folder: Path, tally: TrafficCounts, samples: list[Sample], checks: li
 
 def _options() -> argparse.Namespace:
     parser = command_parser("//serve:soak", __doc__)
-    parser.add_argument("--model", type=Path, help="default: the built-in one")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", type=Path, help="default: the built-in one")
+    add(
         "--requests", type=at_least(0), default=1_000_000, help="0: as many as possible in the time"
     )
-    parser.add_argument("--seconds", type=count, default=570, help="at most (570)")
-    parser.add_argument("--callers", type=count, default=32, help="at once (32)")
-    parser.add_argument("--bad", type=share_or_none, default=0.3, help="share of mistakes (0.3)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of requests (0)")
-    parser.add_argument("--capture", action="store_true", help="into a folder, as it is by default")
-    parser.add_argument("--output", type=Path, help="path of a .json and a .png, without those")
+    add("--seconds", type=count, default=570, help="at most (570)")
+    add("--callers", type=count, default=32, help="at once (32)")
+    add("--bad", type=share_or_none, default=0.3, help="share of mistakes (0.3)")
+    add("--seed", type=int, default=0, help="of the order of requests (0)")
+    add("--capture", action="store_true", help="into a folder, as it is by default")
+    add("--output", type=Path, help="path of a .json and a .png, without those")
     workers = Settings().cpus
-    parser.add_argument("--workers", type=count, default=workers, help="processes")
+    add("--workers", type=count, default=workers, help="processes")
     return parser.parse_args()
 
 

@@ -27,9 +27,7 @@ from typing import Any
 import boto3
 import numpy as np
 from moto.server import ThreadedMotoServer
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from rich.table import Table
 
 from benchmarks.load.servers import ServerFailed, interruptible, running, service
@@ -362,14 +360,15 @@ def _show(found: Found, checks: Sequence[Check]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = command_parser("//benchmarks/soak:outage", __doc__)
-    parser.add_argument("--model", type=Path, help="default: the built-in one")
-    parser.add_argument("--before", type=float, default=30, help="seconds with S3 (30)")
-    parser.add_argument("--away", type=float, default=600, help="seconds without it (600)")
+    add = parser.add_argument
+    add("--model", type=Path, help="default: the built-in one")
+    add("--before", type=float, default=30, help="seconds with S3 (30)")
+    add("--away", type=float, default=600, help="seconds without it (600)")
     # A service tries again a minute and a quarter later at most.
-    parser.add_argument("--after", type=float, default=100, help="seconds with it again (100)")
-    parser.add_argument("--rate", type=float, default=40, help="requests a second (40)")
-    parser.add_argument("--callers", type=count, default=4, help="at once (4)")
-    parser.add_argument("--output", type=Path, help="path of a .json")
+    add("--after", type=float, default=100, help="seconds with it again (100)")
+    add("--rate", type=float, default=40, help="requests a second (40)")
+    add("--callers", type=count, default=4, help="at once (4)")
+    add("--output", type=Path, help="path of a .json")
     return parser.parse_args()
 
 

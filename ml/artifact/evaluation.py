@@ -310,9 +310,7 @@ def macro_f1_interval(evaluation: Evaluation, seed: int = 0) -> Interval:
 
 
 def loss_interval(
-    probabilities: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    classes: Sequence[str],
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer], classes: Sequence[str]
 ) -> Interval:
     """Interval of the mean cross-entropy, by the normal approximation."""
     p, y = checked(probabilities, labels, len(classes))

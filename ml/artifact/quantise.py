@@ -62,11 +62,7 @@ class QuantisationReport:
 
 
 def quantise_artifact(
-    fp32_path: Path,
-    path: Path,
-    *,
-    calibration_images: NDArray[np.uint8],
-    test: Labelled,
+    fp32_path: Path, path: Path, *, calibration_images: NDArray[np.uint8], test: Labelled
 ) -> QuantisationReport:
     """Writes the INT8 model of an fp32 artifact if it passes the gate.
 

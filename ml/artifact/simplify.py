@@ -168,11 +168,7 @@ class _Graph:
             conv.input.append(name)
 
     def _rewire(
-        self,
-        conv: onnx.NodeProto,
-        pool: onnx.NodeProto,
-        norm: onnx.NodeProto,
-        relu: onnx.NodeProto,
+        self, conv: onnx.NodeProto, pool: onnx.NodeProto, norm: onnx.NodeProto, relu: onnx.NodeProto
     ) -> None:
         """Reconnects as Conv, Relu, MaxPool, in this order in the file; the output keeps its
         name.

@@ -122,17 +122,12 @@ def describe_data(dataset: Dataset, test: Labelled, progress: Progress) -> DataF
 
 def _options() -> argparse.ArgumentParser:
     parser = command_parser("//ml:behaviour", __doc__)
-    parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
-    parser.add_argument(
-        "--images", type=count, default=2000, help="test images for invariance (%(default)s)"
-    )
-    parser.add_argument("--no-data", action="store_true", help="skip the dataset's checks")
-    parser.add_argument(
-        "--out", default="behaviour-report", help="folder for results (%(default)s)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=0, help="inference threads (0: one per core)"
-    )
+    add = parser.add_argument
+    add("--model", help="model.onnx or a run folder (default: the bundled model)")
+    add("--images", type=count, default=2000, help="test images for invariance (%(default)s)")
+    add("--no-data", action="store_true", help="skip the dataset's checks")
+    add("--out", default="behaviour-report", help="folder for results (%(default)s)")
+    add("--threads", type=int, default=0, help="inference threads (0: one per core)")
     limits = parser.add_argument_group("limit; the default suits a model with 94 % accuracy")
     for field in fields(BehaviourLimits):
         kind = "most" if field.name in ("calibration_error", "garbage") else "least"

@@ -111,19 +111,14 @@ def _home(paths: Sequence[Path]) -> Path:
 
 def _options() -> argparse.ArgumentParser:
     parser = command_parser("//ml:benchmark", __doc__)
-    parser.add_argument("models", nargs="*", help="a run folder, or model files")
-    parser.add_argument(
-        "--threads", type=count, nargs="+", help="numbers of threads (1 and one per core)"
-    )
-    parser.add_argument("--batches", type=count, nargs="+", help=f"({BATCHES})")
-    parser.add_argument("--seconds", type=positive, help="seconds per batch size (1)")
-    parser.add_argument(
-        "--rounds", type=count, help="interleaved rounds, of which medians are reported (3)"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer measurements, without torch.compile"
-    )
-    parser.add_argument("--out", help="folder for results (in a run folder: benchmark)")
+    add = parser.add_argument
+    add("models", nargs="*", help="a run folder, or model files")
+    add("--threads", type=count, nargs="+", help="numbers of threads (1 and one per core)")
+    add("--batches", type=count, nargs="+", help=f"({BATCHES})")
+    add("--seconds", type=positive, help="seconds per batch size (1)")
+    add("--rounds", type=count, help="interleaved rounds, of which medians are reported (3)")
+    add("--quick", action="store_true", help="fewer measurements, without torch.compile")
+    add("--out", help="folder for results (in a run folder: benchmark)")
     return parser
 
 

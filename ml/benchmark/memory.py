@@ -53,11 +53,12 @@ class Row:
 def main(arguments: Sequence[str], console: Console) -> int:
     """Measures, prints a table, writes JSON; returns the exit code."""
     parser = command_parser("//ml:memory_benchmark", __doc__)
-    parser.add_argument("--edges", nargs="+", type=count, default=[32, 96, 224])
-    parser.add_argument("--classes", nargs="+", type=count, default=[10, 100, 1000])
-    parser.add_argument("--json", help="file to write the figures to")
+    add = parser.add_argument
+    add("--edges", nargs="+", type=count, default=[32, 96, 224])
+    add("--classes", nargs="+", type=count, default=[10, 100, 1000])
+    add("--json", help="file to write the figures to")
     # Measure one row in this process.
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    add("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
         work, edge, classes = options.measure

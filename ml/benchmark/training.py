@@ -51,10 +51,11 @@ class Row:
 def main(arguments: Sequence[str], console: Console) -> int:
     """Measures, prints a table, writes JSON; returns the exit code."""
     parser = command_parser("//ml:training_benchmark", __doc__)
-    parser.add_argument("--presets", nargs="+", choices=LADDER, default=list(LADDER))
-    parser.add_argument("--json", help="file to write the figures to")
+    add = parser.add_argument
+    add("--presets", nargs="+", choices=LADDER, default=list(LADDER))
+    add("--json", help="file to write the figures to")
     # Measure one row in this process.
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    add("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
         print(json.dumps(asdict(measure(*options.measure))))

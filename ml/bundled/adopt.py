@@ -188,9 +188,10 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
 def _options() -> argparse.ArgumentParser:
     parser = command_parser("//ml/bundled:adopt", __doc__)
-    parser.add_argument("run", help="run folder of a finished training")
-    parser.add_argument("--min-accuracy", type=float, default=MIN_ACCURACY, help="default: 0.94")
-    parser.add_argument("--output", help="output folder (default: ml/bundled of this workspace)")
+    add = parser.add_argument
+    add("run", help="run folder of a finished training")
+    add("--min-accuracy", type=float, default=MIN_ACCURACY, help="default: 0.94")
+    add("--output", help="output folder (default: ml/bundled of this workspace)")
     return parser
 
 

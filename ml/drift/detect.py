@@ -126,7 +126,8 @@ def _limited(images: NDArray[np.uint8], most: int | None, seed: int) -> NDArray[
 
 def _options() -> argparse.ArgumentParser:
     parser = command_parser("//ml:drift", __doc__)
-    parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
+    add = parser.add_argument
+    add("--model", help="model.onnx or a run folder (default: the bundled model)")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--images", metavar="FOLDER", help="folder of image files, searched recursively"
@@ -139,32 +140,26 @@ def _options() -> argparse.ArgumentParser:
         "--cifar10-test", action="store_true", help="the same, but the dataset must be CIFAR-10"
     )
     names = ", ".join([*CORRUPTIONS, *ALIASES])
-    parser.add_argument("--corruption", metavar="KIND:1-5", help=f"corrupt the images: {names}")
-    parser.add_argument("--limit", type=count, help="sample at most so many images")
-    parser.add_argument("--out", default="drift-report", help="folder for results (%(default)s)")
+    add("--corruption", metavar="KIND:1-5", help=f"corrupt the images: {names}")
+    add("--limit", type=count, help="sample at most so many images")
+    add("--out", default="drift-report", help="folder for results (%(default)s)")
     defaults = DEFAULT_LIMITS
-    parser.add_argument(
+    add(
         "--false-alarm-rate",
         type=share,
         default=defaults.false_alarm_rate,
         help="false-alarm rate per window, over all statistics (%(default)s)",
     )
-    parser.add_argument(
-        "--psi", type=float, default=defaults.psi, help="smallest relevant PSI (%(default)s)"
-    )
-    parser.add_argument(
-        "--ks", type=float, default=defaults.ks, help="smallest relevant KS distance (%(default)s)"
-    )
-    parser.add_argument(
+    add("--psi", type=float, default=defaults.psi, help="smallest relevant PSI (%(default)s)")
+    add("--ks", type=float, default=defaults.ks, help="smallest relevant KS distance (%(default)s)")
+    add(
         "--fewest",
         type=count,
         default=defaults.fewest_images,
         help="minimum number of images (%(default)s)",
     )
-    parser.add_argument(
-        "--threads", type=int, default=0, help="inference threads (0: one per core)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
+    add("--threads", type=int, default=0, help="inference threads (0: one per core)")
+    add("--seed", type=int, default=0)
     return parser
 
 

@@ -42,13 +42,7 @@ from ml.drift.corruptions import (
     parse_corruption,
 )
 from ml.drift.observed import Observed, observe
-from ml.drift.simulation import (
-    Detection,
-    FalseAlarms,
-    WindowRate,
-    measure_streams,
-    measure_windows,
-)
+from ml.drift.simulation import Detection, FalseAlarms, WindowRate, measure_streams, measure_windows
 from ml.report.plots import HEAT
 from ml.runs.datasets import dataset_of_file
 from ml.runs.models import model_path
@@ -353,19 +347,20 @@ def _images(number: float | None) -> Text:
 
 def _options() -> argparse.ArgumentParser:
     parser = _common_options("evaluate", SEVERITIES, "drift-rates")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--sizes",
         type=count,
         nargs="+",
         help=f"images per window (default: of {_SIZES} those that leave room for two)",
     )
-    parser.add_argument(
+    add(
         "--windows",
         type=count,
         default=1000,
         help="windows per corruption and severity (%(default)s)",
     )
-    parser.add_argument(
+    add(
         "--false-alarm-rate",
         type=share,
         default=DEFAULT_LIMITS.false_alarm_rate,
@@ -377,20 +372,21 @@ def _options() -> argparse.ArgumentParser:
 def _online_options() -> argparse.ArgumentParser:
     defaults = WatchLimits()
     parser = _common_options("evaluate_online", (1, 3, 5), "drift-online")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--windows",
         type=int,
         nargs="+",
         default=list(defaults.windows),
         help="images per window, multiples of 10 (default: the service's)",
     )
-    parser.add_argument(
+    add(
         "--false-alarms",
         type=share,
         default=defaults.false_alarms,
         help="limit of false alarms per clean image (%(default)s)",
     )
-    parser.add_argument(
+    add(
         "--streams",
         type=count,
         default=100,
@@ -401,29 +397,22 @@ def _online_options() -> argparse.ArgumentParser:
 
 def _common_options(program: str, severities: Sequence[int], out: str) -> argparse.ArgumentParser:
     parser = command_parser(f"//ml/drift:{program}", __doc__)
-    parser.add_argument("--model", help="model.onnx or a run folder (default: the bundled model)")
-    parser.add_argument(
-        "--online", action="store_true", help="run streams through the service's alarm"
-    )
-    parser.add_argument("--clean-windows", type=count, default=10_000, help="(%(default)s)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", help="model.onnx or a run folder (default: the bundled model)")
+    add("--online", action="store_true", help="run streams through the service's alarm")
+    add("--clean-windows", type=count, default=10_000, help="(%(default)s)")
+    add(
         "--corruptions",
         nargs="+",
         default=list(CORRUPTIONS),
         metavar="KIND",
         help=f"of {', '.join([*CORRUPTIONS, *ALIASES])} (default: all)",
     )
-    parser.add_argument(
-        "--severities", type=int, nargs="+", default=list(severities), choices=SEVERITIES
-    )
-    parser.add_argument(
-        "--images", type=count, default=10_000, help="number of test images (%(default)s)"
-    )
-    parser.add_argument("--out", default=out, help="folder for results (%(default)s)")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="inference threads (0: one per core)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
+    add("--severities", type=int, nargs="+", default=list(severities), choices=SEVERITIES)
+    add("--images", type=count, default=10_000, help="number of test images (%(default)s)")
+    add("--out", default=out, help="folder for results (%(default)s)")
+    add("--threads", type=int, default=0, help="inference threads (0: one per core)")
+    add("--seed", type=int, default=0)
     return parser
 
 

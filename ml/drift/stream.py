@@ -68,13 +68,12 @@ def write(
 
 def main(arguments: Sequence[str]) -> int:
     parser = command_parser("//ml/drift:stream", __doc__)
-    parser.add_argument("run", type=user_path, help="run folder")
-    parser.add_argument("out", type=user_path, help="golden set to write")
-    parser.add_argument(
-        "--images", type=int, default=1000, help="maximum number of images (%(default)s)"
-    )
-    parser.add_argument("--skip", type=int, default=0, help="skip this many images (%(default)s)")
-    parser.add_argument("--corruption", metavar="KIND:SEVERITY", help="as for //ml:drift")
+    add = parser.add_argument
+    add("run", type=user_path, help="run folder")
+    add("out", type=user_path, help="golden set to write")
+    add("--images", type=int, default=1000, help="maximum number of images (%(default)s)")
+    add("--skip", type=int, default=0, help="skip this many images (%(default)s)")
+    add("--corruption", metavar="KIND:SEVERITY", help="as for //ml:drift")
     options = parser.parse_args(arguments)
     try:
         changed = parse_corruption(options.corruption) if options.corruption else None

@@ -46,9 +46,7 @@ def labelling_app(session: Session, token: str, port: int) -> Starlette:
     """The page and its four actions below ``/<token>/``."""
     hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
 
-    def acts(
-        action: Callable[[Said], None] | None,
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def acts(action: Callable[[Said], None] | None) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             if refused := _refused(request, token, hosts):
                 return refused

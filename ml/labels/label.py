@@ -109,28 +109,29 @@ def _usual_labeller() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("//ml:label", __doc__)
+    add = parser.add_argument
     add_captures(parser)
-    parser.add_argument(
+    add(
         "--labeller",
         type=labeller_name,
         default=_usual_labeller(),
         metavar="NAME",
         help="name of the labeller (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--size",
         type=int,
         default=SIZE,
         metavar="N",
         help="images per round (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--show-answers",
         action="store_true",
         help="show the model's prediction before labelling, which biases labels towards it",
     )
-    parser.add_argument("--port", type=int, default=0, help="(default: a free one)")
-    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    add("--port", type=int, default=0, help="(default: a free one)")
+    add("--open", action="store_true", help="open the page in a browser")
     return parser
 
 

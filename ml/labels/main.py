@@ -236,19 +236,18 @@ def _day(at: float | None) -> str:
 
 def add_captures(parser: argparse.ArgumentParser) -> None:
     """Options of all commands that read captures."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--captures",
         metavar="URL",
         help="a folder or s3://bucket/prefix (default: KILN_CAPTURE, else .kiln/captures)",
     )
-    parser.add_argument(
+    add(
         "--model",
         metavar="FILE",
         help="a model.onnx or run folder with the class names (default: from the registry)",
     )
-    parser.add_argument(
-        "--registry", metavar="URL", help="registry to look for models (default: KILN_REGISTRY)"
-    )
+    add("--registry", metavar="URL", help="registry to look for models (default: KILN_REGISTRY)")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -244,9 +244,7 @@ _COMMANDS: dict[str, tuple[_Handler, str, Sequence[str], Sequence[_Add]]] = {
             _REF,
             _ALIAS,
             _argument(
-                "--against",
-                metavar="REF",
-                help="version to compare with (default: the champion)",
+                "--against", metavar="REF", help="version to compare with (default: the champion)"
             ),
             _argument("--dry-run", action="store_true", help="evaluate the gates, change nothing"),
             _argument("--force", action="store_true", help="override the gates; needs --reason"),

@@ -166,11 +166,7 @@ def _sizes(facts: Facts) -> Section:
             f"{facts.evaluation.accuracy:.2%}",
             f"{small.evaluation.accuracy:.2%}" if small else "–",
         ),
-        (
-            "Version",
-            facts.metadata.version[:12],
-            small.metadata.version[:12] if small else "–",
-        ),
+        ("Version", facts.metadata.version[:12], small.metadata.version[:12] if small else "–"),
     ]
     return Section(
         "Files",
@@ -304,10 +300,7 @@ def front_matter(facts: Facts) -> dict[str, Any]:
         **({"datasets": [_HUB_CIFAR10]} if is_cifar10 else {}),
         "metrics": ["accuracy", "f1"],
         "model-index": [
-            {
-                "name": m.name,
-                "results": [{"task": task, "dataset": dataset, "metrics": results}],
-            }
+            {"name": m.name, "results": [{"task": task, "dataset": dataset, "metrics": results}]}
         ],
     }
 

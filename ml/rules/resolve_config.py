@@ -37,9 +37,10 @@ def resolve(preset: str, overrides: Sequence[str] = (), configs: Path = CONFIGS)
 def main(arguments: Sequence[str]) -> None:
     """The action's entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", required=True)
-    parser.add_argument("--override", action="append", default=[])
-    parser.add_argument("--output", type=Path, required=True)
+    add = parser.add_argument
+    add("--preset", required=True)
+    add("--override", action="append", default=[])
+    add("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     cfg = resolve(options.preset, options.override)
     write_whole(options.output, OmegaConf.to_yaml(cfg, sort_keys=True))

@@ -262,10 +262,7 @@ def _sections(plan: Plan, study: Study) -> Iterator[str]:
 
 
 def _cards(
-    plan: Plan,
-    leader: FrozenTrial | None,
-    counts: TrialCounts,
-    rows: Sequence[dict[str, Any]],
+    plan: Plan, leader: FrozenTrial | None, counts: TrialCounts, rows: Sequence[dict[str, Any]]
 ) -> str:
     states = [row["state"] for row in rows]
     same = sum(row["same_as"] is not None for row in rows)

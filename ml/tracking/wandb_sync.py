@@ -123,14 +123,13 @@ def _parser() -> argparse.ArgumentParser:
         "Send runs to W&B: curves, plots, worst mistakes, the model with its lineage.",
         _EXAMPLES,
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders; default: all")
-    parser.add_argument("--list", action="store_true", help="list what was sent, send nothing")
-    parser.add_argument("--below", default="runs", help="parent of the run folders (default: runs)")
-    parser.add_argument("--project", help="default: as configured for the run, else kiln")
-    parser.add_argument("--entity", help="user or team (default: the key's own)")
-    parser.add_argument(
-        "--patience-s", type=float, default=_PATIENCE_S, help="seconds per run (default: 600)"
-    )
+    add = parser.add_argument
+    add("runs", nargs="*", metavar="RUN", help="run folders; default: all")
+    add("--list", action="store_true", help="list what was sent, send nothing")
+    add("--below", default="runs", help="parent of the run folders (default: runs)")
+    add("--project", help="default: as configured for the run, else kiln")
+    add("--entity", help="user or team (default: the key's own)")
+    add("--patience-s", type=float, default=_PATIENCE_S, help="seconds per run (default: 600)")
     return parser
 
 

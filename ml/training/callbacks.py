@@ -16,13 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from common.files import write_whole
-from common.lightning import (
-    LightningModule,
-    ModelCheckpoint,
-    TorchCheckpointIO,
-    Trainer,
-    lightning,
-)
+from common.lightning import LightningModule, ModelCheckpoint, TorchCheckpointIO, Trainer, lightning
 from common.terminal import Progress
 from ml.runs.folder import RunFolder
 from ml.training.config import ConfigError, DivergedError
@@ -206,12 +200,7 @@ class ProgressTable(lightning.Callback):
         self._epoch_started = time.perf_counter()
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._progress:
             loader: Any = trainer.train_dataloader

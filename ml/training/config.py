@@ -649,10 +649,7 @@ _EXPECTATIONS: dict[str, _Expectation] = {
     "data.image_size": (_is_size, "such as 64, or [height,width]: whole pixels"),
     "optimizer.betas": (lambda value: all(0 <= beta < 1 for beta in value), "in [0, 1)"),
     "optimizer.orthogonalise_in": _one_of("auto", "bfloat16", "float32"),
-    "network.widths network.depths": (
-        _are_counts,
-        "such as [2,2,2]: above 0, one for each group",
-    ),
+    "network.widths network.depths": (_are_counts, "such as [2,2,2]: above 0, one for each group"),
     "augmentation.crop": (lambda value: 0 < value <= 1, "in (0, 1]"),
     "augmentation.rotation": (lambda value: 0 <= value <= 180, "in [0, 180]"),
     "augmentation.colour": (lambda value: 0 <= value <= 1, "in [0, 1]"),

@@ -176,10 +176,7 @@ def _agree_on_folder(folder: Path | None) -> Path:
 
 @contextmanager
 def begun_run(
-    cfg: DictConfig,
-    overrides: Sequence[str],
-    console: Console,
-    presets: "Callable[[], Presets]",
+    cfg: DictConfig, overrides: Sequence[str], console: Console, presets: "Callable[[], Presets]"
 ) -> Iterator[tuple[RunFolder, DictConfig]]:
     """The folder to train in, locked, and the configuration to train with; a folder in which no
     training began is removed again.
@@ -202,10 +199,7 @@ def begun_run(
 
 @contextmanager
 def _own_folder(
-    cfg: DictConfig,
-    overrides: Sequence[str],
-    console: Console,
-    presets: "Callable[[], Presets]",
+    cfg: DictConfig, overrides: Sequence[str], console: Console, presets: "Callable[[], Presets]"
 ) -> Iterator[tuple[RunFolder, DictConfig]]:
     if is_fast_dev_run(cfg):
         with tempfile.TemporaryDirectory(prefix="kiln-fast-dev-run-") as folder:
@@ -217,10 +211,7 @@ def _own_folder(
 
 
 def _choose_run(
-    cfg: DictConfig,
-    overrides: Sequence[str],
-    console: Console,
-    presets: "Callable[[], Presets]",
+    cfg: DictConfig, overrides: Sequence[str], console: Console, presets: "Callable[[], Presets]"
 ) -> tuple[RunFolder, DictConfig]:
     runs = Path(cfg.paths.runs)
     if cfg.resume and cfg.rerun:

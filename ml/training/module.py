@@ -180,8 +180,4 @@ class EpochScores:
         f1 = (2 * hits / seen)[seen > 0]  # only of classes that occur or are predicted
         loss = float(self.loss(combine)) / float(total)
         self._confusion, self._loss = 0, 0.0
-        return {
-            "loss": loss,
-            "accuracy": float(hits.sum() / total),
-            "macro_f1": float(f1.mean()),
-        }
+        return {"loss": loss, "accuracy": float(hits.sum() / total), "macro_f1": float(f1.mean())}

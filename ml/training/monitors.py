@@ -45,12 +45,7 @@ class Profile(lightning.Callback):
             self._profile.start()
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step == self.warmup + self.steps:
             self.on_train_end(trainer, pl_module)

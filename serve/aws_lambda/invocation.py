@@ -45,10 +45,7 @@ class LambdaTelemetry:
 
     @classmethod
     def start(
-        cls,
-        settings: Settings,
-        metadata: ArtifactMetadata,
-        environ: Mapping[str, str] = os.environ,
+        cls, settings: Settings, metadata: ArtifactMetadata, environ: Mapping[str, str] = os.environ
     ) -> "LambdaTelemetry":
         """Telemetry as OpenTelemetry's variables configure it; `none` turns metrics off.
 

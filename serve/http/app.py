@@ -75,10 +75,7 @@ def create_app(
             at_end()
 
     app = Starlette(
-        routes=[
-            *routes,
-            *page_routes(),
-        ],
+        routes=[*routes, *page_routes()],
         middleware=[*middleware, *_cors(settings), around_requests],
         exception_handlers={HTTPException: _leave_to_middleware},
         lifespan=lifespan,

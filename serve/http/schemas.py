@@ -214,8 +214,7 @@ class ModelInfo(Struct):
     classes: list[str]
     input_size: Annotated[list[int], Meta(description="Height and width in pixels.")]
     resize: Annotated[
-        str,
-        Meta(description="How images of other aspect ratios are fitted: crop, stretch, pad."),
+        str, Meta(description="How images of other aspect ratios are fitted: crop, stretch, pad.")
     ]
     quantisation: str
     opset: int

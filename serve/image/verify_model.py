@@ -14,10 +14,11 @@ from common.model.signature import PublicKey, SignatureError, verify
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--signature", type=Path, required=True, help="as `registry pull` wrote it")
-    parser.add_argument("--key", required=True, help="file of the public key")
-    parser.add_argument("--output", type=Path, required=True)
+    add = parser.add_argument
+    add("model", type=Path)
+    add("--signature", type=Path, required=True, help="as `registry pull` wrote it")
+    add("--key", required=True, help="file of the public key")
+    add("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     signature = options.signature.read_bytes()
     try:

@@ -8,11 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common.files import user_path
-from common.model.artifact import (
-    ArtifactError,
-    ArtifactMetadata,
-    read_artifact,
-)
+from common.model.artifact import ArtifactError, ArtifactMetadata, read_artifact
 from serve.inference.signed import read_bytes
 from serve.settings import Settings
 

@@ -255,55 +255,41 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EPILOG,
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "inputs",
         nargs="+",
         metavar="INPUT",
         help="folder, file, quoted pattern, s3://bucket/prefix, .parquet, .csv or .tsv of paths, "
         "or - for paths on standard input, one per line",
     )
-    parser.add_argument(
+    add(
         "--out",
         type=_output,
         required=True,
         metavar="FILE",
         help="format by suffix: .parquet, .csv or .jsonl",
     )
-    parser.add_argument(
-        "--column", default="path", help="column of paths in tables (default: path)"
-    )
-    parser.add_argument(
-        "--model", metavar="PATH", help="model.onnx to use (default: that of //serve:api)"
-    )
-    parser.add_argument(
-        "--top-k", type=_between(1, 1000), default=3, help="number of top classes (default: 3)"
-    )
-    parser.add_argument("--limit", type=_between(1, 2**63), help="score only the first N files")
-    parser.add_argument(
+    add("--column", default="path", help="column of paths in tables (default: path)")
+    add("--model", metavar="PATH", help="model.onnx to use (default: that of //serve:api)")
+    add("--top-k", type=_between(1, 1000), default=3, help="number of top classes (default: 3)")
+    add("--limit", type=_between(1, 2**63), help="score only the first N files")
+    add(
         "--workers",
         type=_between(1, 256),
         default=available_cpus(),
         help="compute threads (default: one per CPU)",
     )
-    parser.add_argument(
-        "--batch-size",
-        type=_between(1, 4096),
-        default=64,
-        help="files per batch (default: 64)",
-    )
-    parser.add_argument(
+    add("--batch-size", type=_between(1, 4096), default=64, help="files per batch (default: 64)")
+    add(
         "--ray",
         type=_with_ray,
         metavar="ADDRESS",
         help="score on this Ray cluster, with a worker on each of its CPUs: host:6379, or auto "
         "(needs //serve:score_on_ray; the machines see files under the same paths)",
     )
-    parser.add_argument(
-        "--restart", action="store_true", help="discard the results of an interrupted run"
-    )
-    parser.add_argument(
-        "--fail-on-error", action="store_true", help="exit with code 1 if a file has an error"
-    )
+    add("--restart", action="store_true", help="discard the results of an interrupted run")
+    add("--fail-on-error", action="store_true", help="exit with code 1 if a file has an error")
     return parser.parse_args(arguments)
 
 

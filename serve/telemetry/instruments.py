@@ -81,11 +81,7 @@ QUEUE_DEPTH = Instrument(
     "Maximum number of admitted, unanswered images since the last export",
 )
 PREDICTIONS = Instrument(
-    "kiln.predictions",
-    "counter",
-    "{image}",
-    "Predictions by class: the class mix",
-    ("class",),
+    "kiln.predictions", "counter", "{image}", "Predictions by class: the class mix", ("class",)
 )
 CONFIDENCE = Instrument(
     "kiln.confidence",
@@ -164,17 +160,10 @@ CAPTURE_DROPPED = Instrument(
     ("reason",),
 )
 CAPTURE_WAITING = Instrument(
-    "kiln.capture.waiting",
-    "gauge",
-    "By",
-    "Captured predictions in memory, not written yet",
+    "kiln.capture.waiting", "gauge", "By", "Captured predictions in memory, not written yet"
 )
 CPU_TIME = Instrument(
-    "process.cpu.time",
-    "counter",
-    "s",
-    "CPU time of the process, user and system",
-    ("cpu.mode",),
+    "process.cpu.time", "counter", "s", "CPU time of the process, user and system", ("cpu.mode",)
 )
 MEMORY = Instrument("process.memory.usage", "gauge", "By", "Resident memory of the process")
 FILES = Instrument(

@@ -57,10 +57,7 @@ class Telemetry:
 
     @classmethod
     def start(
-        cls,
-        settings: Settings,
-        metadata: ArtifactMetadata,
-        environ: Mapping[str, str] = os.environ,
+        cls, settings: Settings, metadata: ArtifactMetadata, environ: Mapping[str, str] = os.environ
     ) -> "Telemetry":
         """Telemetry as configured by the environment.
 
@@ -117,9 +114,7 @@ class Telemetry:
             self._observers.first = None
 
     def _open(self) -> None:
-        from serve.telemetry.providers import (
-            Providers,
-        )  # slow to import
+        from serve.telemetry.providers import Providers  # slow to import
 
         recorder = Recorder(self._metadata.classes)
         constants = _constants(self._metadata, self._start_s)
