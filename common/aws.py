@@ -4,8 +4,6 @@ boto3 and not fsspec: a conditional write (If-None-Match) that fails must be dis
 retry whose first response was lost.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import time

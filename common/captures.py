@@ -11,8 +11,6 @@ Days and hours are UTC. No object is ever changed; a later statement of the same
 an earlier one, and deleting a request (`Captures.forget`) writes its batch anew without it first.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import re

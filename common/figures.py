@@ -6,8 +6,6 @@ with matplotlib.rc_context(STYLE):
 to_png(figure)  # equal input gives equal bytes
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ The file is a ZIP without compression: ``golden.json``, and an image file for ea
 `images`, which has {"file": "00001", "label": "cat"}. `name` says where they come from.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import zipfile

@@ -4,8 +4,6 @@ Record n is the object ``<folder>0000000n.json``, created only if there is none:
 what commits it. Each record carries the digest of the one before, so that a change to any shows.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping

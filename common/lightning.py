@@ -7,8 +7,6 @@ module instead of ``lightning``. A metric of torchmetrics that needs one of them
 says that it is not installed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError

@@ -1,7 +1,5 @@
 """Write-once object storage: the interface, its errors, and an implementation in a folder."""
 
-from __future__ import annotations
-
 import errno
 import os
 import uuid

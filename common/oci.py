@@ -3,8 +3,6 @@
 https://github.com/opencontainers/image-spec/blob/v1.1.0/image-layout.md
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Credentials for container registries, in the form that `crane` and `cosign` read."""
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """Opens the object store that a URL names: a folder or an S3 bucket."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit

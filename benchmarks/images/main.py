@@ -8,8 +8,6 @@ The photos are generated. All is measured in one run on the same files, after re
 that nothing waits for the disk. Writes images.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

@@ -11,8 +11,6 @@ killed run resumes; without them it takes a quarter of an hour on two cores.
   bazel run //ml/live:expectation -- --images 600 --streams 100     # a quick look
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

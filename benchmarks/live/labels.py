@@ -8,8 +8,6 @@ accuracy of the traffic. Writes a table and JSON.
   bazel run //ml/live:labels -- --streams 100 --seed 7
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

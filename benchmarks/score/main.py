@@ -8,8 +8,6 @@ decoder and runs onnxruntime on them, and nothing is written. Model alone: the s
 pixels. Interleaved on the same files; medians are shown.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

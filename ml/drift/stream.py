@@ -10,8 +10,6 @@ parts selected by `--skip` and `--images` are disjoint.
 Exit codes: 0 written, 2 the run or the options cannot be used.
 """
 
-from __future__ import annotations
-
 import io
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Source: Cohen 1960, "A coefficient of agreement for nominal scales", Educational
 Measurement 20:37-46.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ host name, and POSTs must come from this page, so no other page in the browser c
 write labels.
 """
 
-from __future__ import annotations
-
 import hmac
 import secrets
 from collections.abc import Awaitable, Callable

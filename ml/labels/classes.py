@@ -1,7 +1,5 @@
 """Class names of captured predictions, from the models that made them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import cache
 

@@ -10,8 +10,6 @@ Every label is stored at once, so the same command resumes.
 Exit codes: 0 stopped by Ctrl-C, 1 nothing to label, 2 bad input.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import socket

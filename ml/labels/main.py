@@ -9,8 +9,6 @@ Exit codes: 0 done, 1 nothing of that request was captured, 2 a file, a name or 
 used and nothing was changed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -16,8 +16,6 @@ weights (Poisson sampling, as in Brewer, Early and Joyce 1972, Australian Journa
 captured.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Labels are stored at once, and a session restores everything else from the store
 resumes where it was.
 """
 
-from __future__ import annotations
-
 import base64
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """Labels in CSV and Parquet files: one statement per row, read completely or not at all."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

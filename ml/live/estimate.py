@@ -6,8 +6,6 @@ confusion matrix (the method documented by NannyML). Predictions captured with p
 weighted by 1/p (Horvitz and Thompson 1952), normalised by the sum of weights (Hajek).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any

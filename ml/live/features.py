@@ -5,8 +5,6 @@ Disagreement on copies is the strongest sign of an error under shift (Jiang et a
 2022, "Assessing generalization of SGD via disagreement", arXiv:2106.13799).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -6,8 +6,6 @@ from betting on the mean of such a sample (`common.betting`), so it remains vali
 one by one and are evaluated after each.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -15,8 +15,6 @@ whole interval of its accuracy, of all predictions or of the last window, is bel
 captured predictions.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

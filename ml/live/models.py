@@ -1,7 +1,5 @@
 """The model of a captured version, and images that it was not trained on."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass

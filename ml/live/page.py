@@ -1,7 +1,5 @@
 """The page of live quality: accuracy over time and by class, compared with the test images."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from datetime import UTC, datetime

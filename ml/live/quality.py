@@ -2,8 +2,6 @@
 predictions, over time and overall, compared with the promised accuracy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,7 +1,5 @@
 """Live quality as tables, as JSON, and as the summary for the registry."""
 
-from __future__ import annotations
-
 import math
 import time
 from typing import Any

@@ -4,8 +4,6 @@ They differ from the corruptions with which the estimate is evaluated
 (`ml/drift/corruptions.py`): other formulas, continuous strengths, and combinations.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """The metrics `kiln.model.accuracy.*`: over OTLP, and to CloudWatch."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple

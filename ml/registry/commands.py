@@ -1,7 +1,5 @@
 """The registry's commands: each performs or reads something and returns its output."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """Explains a model: image, version, commit, data, configuration, metrics, decisions."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

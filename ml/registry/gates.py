@@ -1,7 +1,5 @@
 """Promotion gates: size, calibration, accuracy and latency, each with its evidence."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 import time

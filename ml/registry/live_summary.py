@@ -2,8 +2,6 @@
 without reading captures. Standard library only.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The model registry from a terminal or a script: ``bazel run //ml:registry -- --help``."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Reads what is to be registered: a run folder, or a model file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The registry's tables."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

@@ -1,8 +1,6 @@
 """Tests whether a candidate is better than the champion on labelled captures that neither was
 trained on, and how many labels that takes."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from statistics import NormalDist

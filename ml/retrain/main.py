@@ -14,8 +14,6 @@ input, 3 the champion is kept, 4 more labels are needed, 5 labels look wrong and
 6 promoted but not released, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

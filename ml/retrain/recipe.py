@@ -1,7 +1,5 @@
 """The configuration of the next model: the champion's own, with labelled captures in its data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One retraining from the captures to the decision: estimate, labels, train, register, gates."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

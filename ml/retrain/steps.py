@@ -1,8 +1,6 @@
 """The steps of a retraining, from labelled captures to the next champion, each with an explanation;
 and the record of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field

@@ -6,8 +6,6 @@
 Not a `bazel run` target, which would wait for the build to end; it only needs Python.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

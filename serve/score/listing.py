@@ -2,8 +2,6 @@
 of paths, and lines of text.
 """
 
-from __future__ import annotations
-
 import csv
 import fnmatch
 import glob

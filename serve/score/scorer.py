@@ -4,8 +4,6 @@ Threads read and decode while the session runs; each takes a few files at a time
 not depend on the number of files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat
