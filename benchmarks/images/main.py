@@ -174,7 +174,6 @@ def show(found: dict[str, Any], console: Console) -> None:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Entry point of the command."""
     options = _options().parse_args(arguments)
     if options.epochs_of:
         print(json.dumps(epochs(options.epochs_of, options.edge, options.gib)))

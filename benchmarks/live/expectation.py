@@ -96,7 +96,6 @@ class Coverage:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Predicts, fits, counts, prints, writes; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         model = open_model(model_path(options.model or str(_INT8)), options.threads)

@@ -98,7 +98,6 @@ def _chance(margin: np.ndarray, share: float) -> np.ndarray:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Simulates, prints, writes; returns the exit code."""
     options = _parser().parse_args(arguments)
     with Progress("simulating", len(PLANS), console=Console(stderr=True)) as progress:
         outcomes = []

@@ -62,7 +62,6 @@ class Start:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints a table, and optionally writes JSON."""
     options = _parser().parse_args(arguments)
     path = model_path(Settings.from_environment()).absolute()
     read_model(path)

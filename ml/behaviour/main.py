@@ -45,7 +45,6 @@ _BATCH = 200
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Checks, prints, writes; returns the exit code."""
     options = _options().parse_args(arguments)
     limits = BehaviourLimits(
         **{field.name: getattr(options, field.name) for field in fields(BehaviourLimits)}

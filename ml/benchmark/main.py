@@ -36,7 +36,6 @@ _CORES = os.cpu_count() or 1
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Measures, prints, writes; returns the exit code."""
     options = _options().parse_args(arguments)
     quick = options.quick
     paths = [user_path(text) for text in options.models] or [*BUNDLED_MODELS]

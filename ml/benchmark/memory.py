@@ -51,7 +51,6 @@ class Row:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Measures, prints a table, writes JSON; returns the exit code."""
     parser = command_parser("//ml:memory_benchmark", __doc__)
     add = parser.add_argument
     add("--edges", nargs="+", type=count, default=[32, 96, 224])

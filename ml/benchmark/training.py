@@ -49,7 +49,6 @@ class Row:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Measures, prints a table, writes JSON; returns the exit code."""
     parser = command_parser("//ml:training_benchmark", __doc__)
     add = parser.add_argument
     add("--presets", nargs="+", choices=LADDER, default=list(LADDER))

@@ -158,7 +158,6 @@ def _figures() -> str:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Entry point of the command."""
     options = _options().parse_args(arguments)
     workspace = os.environ.get("BUILD_WORKSPACE_DIRECTORY", "")
     folder = Path(options.output) if options.output else Path(workspace, "ml", "bundled")

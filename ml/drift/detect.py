@@ -43,7 +43,6 @@ BAD_INPUT = 2
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Compares, prints, writes; returns the exit code."""
     options = _options().parse_args(arguments)
     limits = DriftLimits(options.false_alarm_rate, options.psi, options.ks, options.fewest)
     try:

@@ -209,7 +209,6 @@ def heat_map(
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Predicts, simulates, prints, writes; returns the exit code."""
     is_online = "--online" in arguments
     options = (_online_options() if is_online else _options()).parse_args(arguments)
     try:

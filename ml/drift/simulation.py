@@ -84,7 +84,6 @@ def measure_windows(
     Args:
         clean: predictions for N images; `corrupted` holds those for the same images, in the same
             order.
-            order.
         sizes: images per window, at most N / 2.
 
     Raises:
@@ -200,7 +199,6 @@ def measure_streams(
     Args:
         clean: predictions for N images; `corrupted` holds those for the same images, in the same
             order.
-            order.
         clean_windows: minimum number of independent windows of clean images.
         streams: streams per corruption.
         splits: splits of the test images, over which windows and streams are distributed evenly.
@@ -285,7 +283,6 @@ def _detection(watch: DriftWatch, stream: _Stream, name: str, clean_first: int) 
 def _parts_until(
     watch: DriftWatch, alarm: str, draw: Callable[[], Counts], most: int
 ) -> int | None:
-    """The number of parts that it takes, if not above the maximum."""
     for count in range(1, most + 1):
         change = watch.slide(draw())
         if change is not None and change.alarm == alarm:

@@ -68,7 +68,6 @@ def open_session(options: argparse.Namespace) -> Session | None:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Entry point of the command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         session = open_session(options)

@@ -140,7 +140,6 @@ def export_table(captures: Captures, path: Path) -> int:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Entry point of the command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         captures = Captures(open_store(options.captures or usual_location()))

@@ -50,7 +50,6 @@ _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Reads, evaluates, prints, writes; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         if options.otlp:

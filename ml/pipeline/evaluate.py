@@ -133,7 +133,6 @@ def print_scores(scores: Evaluation, console: Console) -> None:
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Evaluates the network in a run folder."""
     options = _parser().parse_args(arguments)
     if is_stage():
         enter_stage()

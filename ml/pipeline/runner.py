@@ -173,7 +173,6 @@ Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 130 interrupted.
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one DVC command; returns its exit status."""
     _explain_ourselves()
     try:
         options = parse_args(list(arguments))

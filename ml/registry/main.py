@@ -44,7 +44,6 @@ Exit codes: 0 done, 1 refused (by a gate, a concurrent change, damage), 2 bad in
 
 
 def main(arguments: Sequence[str], console: Console, errors: Console) -> int:
-    """Runs one command; returns its exit code."""
     options = parser().parse_args(arguments)
     try:
         with _progress(errors) as progress:

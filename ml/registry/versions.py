@@ -114,23 +114,13 @@ class Manifest:
         cls, metadata: ArtifactMetadata, data: bytes, key: str, registered: Act, lineage: Lineage
     ) -> Manifest:
         """The manifest of an artifact's bytes, stored under `key`."""
+        same = {field.name for field in fields(cls)} & {field.name for field in fields(metadata)}
         return cls(
-            version=metadata.version,
-            name=metadata.name,
             file=ModelFile(key, hashlib.sha256(data).hexdigest(), len(data)),
             registered=registered,
-            quantisation=metadata.quantisation,
-            classes=metadata.classes,
-            input_size=metadata.input_size,
-            opset=metadata.opset,
-            git_revision=metadata.git_revision,
-            config_digest=metadata.config_digest,
-            dataset_digest=metadata.dataset_digest,
-            lock_digest=metadata.lock_digest,
-            device=metadata.device,
-            precision=metadata.precision,
             test=RecordedScores.of(metadata.test_metrics),
             lineage=lineage,
+            **{name: getattr(metadata, name) for name in same},
         )
 
     def as_dict(self) -> dict[str, Any]:

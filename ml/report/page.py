@@ -164,7 +164,6 @@ def _confusion(e: Evaluation) -> str:
 
 
 def _confused_pairs(e: Evaluation) -> str:
-    """The most frequent confusions."""
     counts = np.array(e.confusion)
     np.fill_diagonal(counts, 0)
     rows = []

@@ -37,7 +37,6 @@ BAD_INPUT, UNRELEASED, INTERRUPTED = 2, 6, 130
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Entry point of the command; returns the exit code."""
     options = _parser().parse_args(arguments)
     workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or ".").absolute()
     root = workspace / ".kiln" / "retrain"

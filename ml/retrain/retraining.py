@@ -294,7 +294,6 @@ class Retraining:
         )
 
     def _release(self, version: str) -> bool:
-        """Runs the command that releases the new champion."""
         model = self.record.folder / "model.onnx"
         write_whole(model, self.registry.versions.model(version))
         environment = os.environ | {"KILN_MODEL": str(model), "KILN_MODEL_VERSION": version}

@@ -46,7 +46,6 @@ REFUSED = 1  # exit code: an input or a result is rejected; the message says why
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the program named by the first argument."""
     name, *rest = arguments
     with tempfile.TemporaryDirectory(prefix="kiln-action-") as home:
         os.environ["HOME"] = os.environ["MPLCONFIGDIR"] = home

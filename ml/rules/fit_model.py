@@ -50,7 +50,6 @@ def _repeatable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The action's entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--config", "--train", "--weights", "--history"):
         parser.add_argument(name, type=Path, required=True)

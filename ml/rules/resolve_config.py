@@ -35,7 +35,6 @@ def resolve(preset: str, overrides: Sequence[str] = (), configs: Path = CONFIGS)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The action's entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--preset", required=True)

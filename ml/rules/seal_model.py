@@ -25,7 +25,6 @@ def revision(status: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The action's entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "status", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)

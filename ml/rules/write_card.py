@@ -14,7 +14,6 @@ REFUSALS = (ArtifactError,)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The action's entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "metrics", "history", "config", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)

@@ -60,7 +60,6 @@ Settings (sweep.key=value)
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
-    """Runs the command; returns its exit code."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         flags, overrides, folders, port = _sort_flags(arguments)

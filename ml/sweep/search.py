@@ -134,7 +134,6 @@ class Search:
             )
 
     def _check_success(self) -> None:
-        """A sweep without a finished trial has failed."""
         if standings.ranked(self.study):
             return
         trials = self.study.get_trials(deepcopy=False)

@@ -175,7 +175,6 @@ def _queue(
     attributes: dict[str, Any],
     reported: dict[int, float] | None = None,
 ) -> None:
-    """A new trial with the values of another."""
     study.add_trial(
         create_trial(
             state=TrialState.WAITING,

@@ -124,7 +124,6 @@ class LoggerThread:
 
 
 def _finite(row: Mapping[str, float]) -> dict[str, float]:
-    """The finite metrics of a row, without the step."""
     return {key: value for key, value in row.items() if key != "step" and math.isfinite(value)}
 
 

@@ -314,7 +314,6 @@ class Recorder:
         reason: str | None,
         batch: _Batch | None = None,
     ) -> None:
-        """Counts predictions as kept or lost, and releases their memory."""
         with self._changed:
             if batch is not None:
                 self._batches.popleft()

@@ -41,7 +41,6 @@ _SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Scores the inputs; returns the exit code."""
     options = _options(arguments)
     try:
         return _score(options)
@@ -198,7 +197,6 @@ def _facts(model: Model) -> dict[str, Any]:
 
 
 def _described(scorer: Scorer) -> dict[str, Any]:
-    """Model metadata in the output."""
     metadata = scorer.metadata
     return {
         "name": metadata.name,
