@@ -54,6 +54,7 @@ _BODY_ERRORS = (
     errors.InvalidField,
     errors.Overloaded,
 )
+_KEYS: list[Json] = [{"key": []}, {"bearer": []}]
 _IMAGE_ERRORS = (errors.ImageTooLarge, errors.UnsupportedImage, errors.UnreadableImage)
 
 
@@ -147,26 +148,13 @@ def _infer() -> Json:
     answer = _success("InferResponse")
     answer["content"]["application/octet-stream"] = {"schema": {}}
     answer["headers"] = answer["headers"] | {"Inference-Header-Content-Length": length}
-    return {
-        "summary": "Open inference protocol: classify images",
-        "description": (
-            f"Up to {MAX_IMAGES} images, as pixels of the model's size in the input images, or as "
-            "files of any size in the input image_files; the probabilities of all classes, or with "
-            "classification the most probable ones. One unreadable image fails the request."
-        ),
-        "security": [{}, {"key": []}, {"bearer": []}],
-        "parameters": [
-            _traceparent(),
-            {"name": "Inference-Header-Content-Length", "in": "header", **length},
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": _ref("InferRequest")},
-                "application/octet-stream": {"schema": {}},
-            },
-        },
-        "responses": {
+    return _post(
+        "Open inference protocol: classify images",
+        f"Up to {MAX_IMAGES} images, as pixels of the model's size in the input images, or as "
+        "files of any size in the input image_files; the probabilities of all classes, or with "
+        "classification the most probable ones. One unreadable image fails the request.",
+        {"application/json": _ref("InferRequest"), "application/octet-stream": {}},
+        {
             "200": answer,
             **_problems(
                 *(one for one in _BODY_ERRORS if one is not errors.MalformedForm),
@@ -175,7 +163,8 @@ def _infer() -> Json:
                 *_IMAGE_ERRORS,
             ),
         },
-    }
+        [_traceparent(), {"name": "Inference-Header-Content-Length", "in": "header", **length}],
+    )
 
 
 def _inference_errors(responses: Json) -> Json:
@@ -202,28 +191,18 @@ def _path_parameter(name: str) -> Json:
 def _predict() -> Json:
     # Without a type: a form part is bytes, whatever its content (OpenAPI 3.1, 4.8.14.2).
     file = {"contentMediaType": "application/octet-stream"}
-    form = _form("image", file, *PREDICT_OPTIONS)
-    return {
-        "summary": "Classify one image",
-        "description": (
-            "As base64 in JSON, as the bare file, or as the part image of a form. With a bare "
-            "file the options are query parameters."
-        ),
-        "security": [{}, {"key": []}, {"bearer": []}],
-        "parameters": [*_options(*PREDICT_OPTIONS), _traceparent()],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": _ref("PredictRequest")},
-                "image/*": {"schema": {}},
-                "multipart/form-data": {"schema": form},
-            },
+    return _post(
+        "Classify one image",
+        "As base64 in JSON, as the bare file, or as the part image of a form. With a bare file "
+        "the options are query parameters.",
+        {
+            "application/json": _ref("PredictRequest"),
+            "image/*": {},
+            "multipart/form-data": _form("image", file, *PREDICT_OPTIONS),
         },
-        "responses": {
-            "200": _success("PredictResponse"),
-            **_problems(*_BODY_ERRORS, *_IMAGE_ERRORS),
-        },
-    }
+        {"200": _success("PredictResponse"), **_problems(*_BODY_ERRORS, *_IMAGE_ERRORS)},
+        [*_options(*PREDICT_OPTIONS), _traceparent()],
+    )
 
 
 def _predict_batch() -> Json:
@@ -233,22 +212,16 @@ def _predict_batch() -> Json:
         "maxItems": MAX_IMAGES,
         "items": {"contentMediaType": "application/octet-stream"},
     }
-    return {
-        "summary": f"Classify up to {MAX_IMAGES} images",
-        "description": (
-            "Each image succeeds or fails on its own; the answer has one item for each, in order."
-        ),
-        "security": [{}, {"key": []}, {"bearer": []}],
-        "parameters": [*_options(*BATCH_OPTIONS), _traceparent()],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": _ref("BatchRequest")},
-                "multipart/form-data": {"schema": _form("images", files, *BATCH_OPTIONS)},
-            },
+    return _post(
+        f"Classify up to {MAX_IMAGES} images",
+        "Each image succeeds or fails on its own; the answer has one item for each, in order.",
+        {
+            "application/json": _ref("BatchRequest"),
+            "multipart/form-data": _form("images", files, *BATCH_OPTIONS),
         },
-        "responses": {"200": _success("BatchResponse"), **_problems(*_BODY_ERRORS)},
-    }
+        {"200": _success("BatchResponse"), **_problems(*_BODY_ERRORS)},
+        [*_options(*BATCH_OPTIONS), _traceparent()],
+    )
 
 
 def _feedback() -> Json:
@@ -263,23 +236,35 @@ def _feedback() -> Json:
     known = _success("FeedbackResponse") | {
         "description": "The same caller had sent this label before."
     }
-    return {
-        "summary": "Send the correct label of a prediction",
-        "description": (
-            "Only for captured predictions, a sample of all. Needs an API key, which identifies "
-            "the caller: each may send one label per image, and repeat it."
-        ),
-        "security": [{"key": []}, {"bearer": []}],
-        "parameters": [_traceparent()],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": _ref("Feedback")}},
-        },
-        "responses": {
+    feedback = _post(
+        "Send the correct label of a prediction",
+        "Only for captured predictions, a sample of all. Needs an API key, which identifies the "
+        "caller: each may send one label per image, and repeat it.",
+        {"application/json": _ref("Feedback")},
+        {
             "200": known,
             "201": _success("FeedbackResponse") | {"description": "The label is stored."},
             **responses,
         },
+        [_traceparent()],
+    )
+    return feedback | {"security": _KEYS}
+
+
+def _post(
+    summary: str, description: str, bodies: Json, responses: Json, parameters: list[Json]
+) -> Json:
+    """An operation with a body, whose schemas are by media type; it needs a key if there are any."""
+    return {
+        "summary": summary,
+        "description": description,
+        "security": [{}, *_KEYS],
+        "parameters": parameters,
+        "requestBody": {
+            "required": True,
+            "content": {kind: {"schema": schema} for kind, schema in bodies.items()},
+        },
+        "responses": responses,
     }
 
 
