@@ -118,6 +118,15 @@ def _exclusive(*adds: _Add, required: bool = False) -> _Add:
     return add_all
 
 
+def _sign_with(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sign-with",
+        metavar="KEY",
+        default=os.environ.get(PRIVATE),
+        help=f"private key in PEM, or awskms:///alias/NAME (default: {PRIVATE}, else not signed)",
+    )
+
+
 def _gate_options(parser: argparse.ArgumentParser) -> None:
     """Adds an option per field of `GateLimits`; options not given are left out of the result."""
     limits = GateLimits()
@@ -169,12 +178,6 @@ _WANDB = _argument(
     metavar="PROJECT",
     help="also log to Weights & Biases (default: KILN_REGISTRY_WANDB); never fails",
 )
-_SIGN_WITH = _argument(
-    "--sign-with",
-    metavar="KEY",
-    default=os.environ.get(PRIVATE),
-    help=f"private key in PEM, or awskms:///alias/NAME (default: {PRIVATE}, else not signed)",
-)
 _MODEL_KEY = _argument(
     "--model-key",
     metavar="KEY",
@@ -211,7 +214,7 @@ _COMMANDS: dict[str, tuple[_Handler, str, Sequence[str], Sequence[_Add]]] = {
                 default="made from",
                 help="how it was made, such as 'int8 of' (%(default)s)",
             ),
-            _SIGN_WITH,
+            _sign_with,
             _REASON,
             _BY,
             _WANDB,
@@ -224,7 +227,7 @@ _COMMANDS: dict[str, tuple[_Handler, str, Sequence[str], Sequence[_Add]]] = {
             "sign champion --sign-with keys/model.key",
             "sign champion --sign-with awskms:///alias/kiln-signing",
         ),
-        (_REF, _SIGN_WITH),
+        (_REF, _sign_with),
     ),
     "promote": (
         commands.promote,

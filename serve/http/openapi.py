@@ -254,7 +254,7 @@ def _feedback() -> Json:
 def _post(
     summary: str, description: str, bodies: Json, responses: Json, parameters: list[Json]
 ) -> Json:
-    """An operation with a body, whose schemas are by media type; it needs a key if there are any."""
+    """An operation with a body, its schemas by media type; it needs a key if there are any."""
     return {
         "summary": summary,
         "description": description,
