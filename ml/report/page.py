@@ -5,6 +5,7 @@ import html
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ class Run:
     system: plots.Rows = ()  # samples of the machine, see `plots.machine`
     augmented: NDArray[np.uint8] | None = None  # (N, M, H, W, 3): see `plots.contact_sheet`
     looked_at: Mapping[int, NDArray[np.floating[Any]]] = field(default_factory=dict)  # by image
+    _svgs: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """By the names of their files."""
+        return _figures(self, self.evaluation)
+
+    def svg(self, name: str) -> str:
+        """A figure as SVG, drawn once for its file and the page."""
+        if name not in self._svgs:
+            self._svgs[name] = to_svg(self.figures[name])
+        return self._svgs[name]
 
 
 def write_plots(run: Run, folder: Path) -> list[Path]:
@@ -50,14 +63,13 @@ def write_plots(run: Run, folder: Path) -> list[Path]:
 
     Names with glyphs that the PNG's font lacks appear only in the SVG.
     """
-    evaluation = run.evaluation
-    classes = plots.in_glyphs(evaluation.classes)
-    figures = drawn = _figures(run, evaluation)
-    if classes != evaluation.classes:
-        drawn = _figures(run, replace(evaluation, classes=classes))
+    classes = plots.in_glyphs(run.evaluation.classes)
+    drawn = run.figures
+    if classes != run.evaluation.classes:
+        drawn = _figures(run, replace(run.evaluation, classes=classes))
     written = []
-    for name, figure in figures.items():
-        for suffix, data in ((".png", to_png(drawn[name])), (".svg", to_svg(figure))):
+    for name, figure in drawn.items():
+        for suffix, data in ((".png", to_png(figure)), (".svg", run.svg(name))):
             written.append(folder / (name + suffix))
             write_whole(written[-1], data)
     if run.augmented is not None:
@@ -112,13 +124,13 @@ def render(run: Run) -> str:
     parts = {
         "title": html.escape(run.name),
         "cards": _cards(run),
-        "curves": inline_svg(to_svg(plots.learning_curves(run.rows))),
+        "curves": inline_svg(run.svg("learning_curves")),
         "confusion": _confusion(run.evaluation),
-        "calibration": inline_svg(to_svg(plots.reliability(run.evaluation))),
+        "calibration": inline_svg(run.svg("calibration")),
         "classes": _classes(run.evaluation),
         "mistakes": _mistakes(run),
         "augmentation": _augmentation(run.augmented),
-        "machine": _machine(run.system),
+        "machine": _machine(run),
         "provenance": _provenance(run.provenance),
         "config": html.escape(run.config),
     }
@@ -282,10 +294,10 @@ def _augmentation(samples: NDArray[np.uint8] | None) -> str:
     )
 
 
-def _machine(rows: plots.Rows) -> str:
-    if not rows:
+def _machine(run: Run) -> str:
+    if not run.system:
         return ""
-    figure = inline_svg(to_svg(plots.machine(rows)))
+    figure = inline_svg(run.svg("machine"))
     return f"<section><h2>Machine <small>during training</small></h2>{figure}</section>"
 
 
