@@ -36,7 +36,9 @@ from typing import Any, NoReturn
 # What programs of ml spend their start on; a test that does not declare one of them goes without.
 _SLOW = (
     "torch",
+    "torch.export._trace",
     "common.lightning",
+    "s3fs",  # Lightning asks of each file system whether it is this one's
     "hydra",
     "onnx",
     "onnxscript",
