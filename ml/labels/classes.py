@@ -37,7 +37,10 @@ def class_names(
         ArtifactError: the named model cannot be read.
     """
     if model:
-        return read_artifact(model_path(model).read_bytes()).classes
+        try:
+            return read_artifact(model_path(model).read_bytes()).classes
+        except ArtifactError as exc:
+            raise ArtifactError(f"{model}: {exc}") from exc
     known = {version: metadata_of(version, registry) for version in sorted(set(versions))}
     names = {metadata.classes for metadata in known.values() if metadata}
     if len(names) == 1:

@@ -72,9 +72,16 @@ def next_config(
     """
     recipe = ["experiment=finetune"] if weights else ["name=retrained", *_epochs(champion)]
     # The champion's dataset is data.base, where its values can be overridden too.
-    chosen = _base_overrides(base_of(champion), overrides)
-    given = ["data=captured", "budget=null", *recipe, *chosen, *overrides]
+    base = base_of(champion)
+    is_own = _group_of(base) is None and not _names_base(overrides)
+    changed = [text for text in overrides if is_own and text.startswith(_BASE)]
+    chosen = [] if is_own else _base_overrides(base, overrides)
+    given = ["data=captured", "budget=null", *recipe, *chosen]
+    given += [text for text in overrides if text not in changed]
     cfg = composed([*given, f"data.until='{until}'"])
+    if is_own:
+        with open_dict(cfg):
+            cfg.data.base = _own_base(base, changed)
     typed = {text.lstrip("+").partition("=")[0].partition(".")[0] for text in overrides}
     with open_dict(cfg):
         parts = ("network", "augmentation") if weights else _RECIPE
@@ -97,18 +104,35 @@ def _epochs(champion: DictConfig) -> list[str]:
     return [f"trainer.max_epochs={epochs}"] if epochs else []
 
 
+_BASE = "data.base."
+
+
+def _group_of(base: DictConfig) -> str | None:
+    """The group in configs/data for a dataset of ours; None for a user's own."""
+    groups = {"CIFAR10": "cifar10", "ImageFolder": "folder"}
+    return groups.get(str(base._target_).rpartition(".")[2])
+
+
+def _names_base(overrides: Sequence[str]) -> bool:
+    return any(text.startswith("data@data.base=") for text in overrides)
+
+
+def _own_base(base: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """A user's own dataset as it was configured for the champion, with these overrides."""
+    given = [text.removeprefix(_BASE) for text in overrides]
+    merged = OmegaConf.merge(base, OmegaConf.from_dotlist(given))
+    assert isinstance(merged, DictConfig)
+    for key, value in (("epochs", "${trainer.max_epochs}"), ("seed", "${seed}")):
+        if key in base:
+            merged[key] = value
+    return merged
+
+
 def _base_overrides(base: DictConfig, overrides: Sequence[str]) -> list[str]:
     """Overrides that make the champion's dataset the base of a new configuration."""
-    if any(text.startswith("data@data.base=") for text in overrides):
+    if _names_base(overrides):
         return []
-    groups = {"CIFAR10": "cifar10", "ImageFolder": "folder"}
-    name = str(base._target_).rpartition(".")[2]
-    if name not in groups:
-        raise ConfigError(
-            f"the champion's dataset is {base._target_}, which has no group in configs/data: name "
-            "one of your own by data@data.base=…"
-        )
-    chosen = [f"data@data.base={groups[name]}"]
+    chosen = [f"data@data.base={_group_of(base)}"]
     for key, value in base.items():
         if key in ("_target_", "epochs", "seed") or value is None:
             continue

@@ -86,25 +86,29 @@ class Record:
 def open_record(
     root: Path, settings: dict[str, Any], *, again: bool, now: Callable[[], datetime] | None = None
 ) -> Record:
-    """The newest record with these settings and without a decision, else a new one.
+    """The newest record with these settings and without a decision, else a new one. One that had
+    not begun to train begins anew, so that labels count that were given since then.
 
     Args:
         again: always start a new one.
     """
+    moment = (now or (lambda: datetime.now(UTC)))()
+    until = moment.isoformat(timespec="microseconds")
     for path in [] if again else sorted(root.glob(f"*/{RECORD}"), reverse=True):
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("format") != _FORMAT or values["decision"] is not None:
             continue
         if values["settings"] == json.loads(json.dumps(settings)):
+            if values["run"] is None:
+                return Record(path.parent, settings, until)
             steps = [Step(**step) for step in values.pop("steps")]
             return Record(**{**values, "folder": path.parent, "steps": steps})
-    moment = (now or (lambda: datetime.now(UTC)))()
     folder = root / f"{moment:%Y-%m-%d_%H-%M-%S}"
     for attempt in range(2, 1000):
         if not folder.exists():
             break
         folder = root / f"{moment:%Y-%m-%d_%H-%M-%S}-{attempt}"
-    record = Record(folder, settings, moment.isoformat(timespec="microseconds"))
+    record = Record(folder, settings, until)
     record.save()
     return record
 

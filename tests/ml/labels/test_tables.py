@@ -177,5 +177,7 @@ def test_the_command_says_what_is_wrong_with_code_2(
     where = str(tmp_path / "captures")
     code, text = run("import", str(path), "--captures", where)
     assert (code, "--model" in text) == (2, True)  # whose classes are meant is not known
+    code, text = run("import", str(path), "--captures", where, "--model", str(path))
+    assert (code, path.name in text) == (2, True)  # which is no model
     assert run("import", str(path), "--captures", "gs://bucket")[0] == 2
     assert run("export", "--captures", where, "--out", str(tmp_path / "labels.txt"))[0] == 2

@@ -1,7 +1,7 @@
 """ml/retrain/steps.py and recipe.py: a record goes on where it stopped; the next model is made like
 the champion."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,14 @@ def test_a_record_goes_on_until_it_has_a_decision(tmp_path: Path) -> None:
     )
     first.decide("keep", "as it is")
     again.decide("keep", "as it is")
+
+
+def test_labels_given_after_a_refusal_count(tmp_path: Path) -> None:
+    refused = open_record(tmp_path, {}, again=False, now=lambda: NOW)
+    refused.note("estimate", "too few labels to read", Console(quiet=True))
+    later = open_record(tmp_path, {}, again=False, now=lambda: NOW + timedelta(hours=1))
+    assert (later.folder, later.steps) == (refused.folder, [])
+    assert later.until == (NOW + timedelta(hours=1)).isoformat(timespec="microseconds")
 
 
 def test_steps_of_an_interrupted_attempt_are_replaced(tmp_path: Path) -> None:
@@ -78,6 +86,17 @@ def test_what_cannot_be_repeated_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         starting_weights("nowhere", tmp_path)
     assert starting_weights("none", tmp_path) is None
-    own = OmegaConf.create({"data": {"_target_": "mine.data.Shapes"}})
-    with pytest.raises(ConfigError):
-        next_config(own, None, [], UNTIL)
+
+
+def test_a_users_own_dataset_stays_the_base_as_it_was_configured() -> None:
+    own = {"_target_": "shapes.Shapes", "folder": "mine", "batch_size": 64, "validation_size": 150}
+    champion = OmegaConf.create(
+        as_known("network.widths=[8,8,8]") | {"data": own | {"epochs": 20, "seed": 3, "edge": [4]}}
+    )
+    given = ["trainer.max_epochs=2", "data.base.folder=other", "seed=1"]
+    cfg = next_config(champion, None, given, UNTIL)
+    base = OmegaConf.to_container(cfg.data.base, resolve=True)
+    ours = {"folder": "other", "epochs": 2, "seed": 1, "edge": [4]}
+    assert base == own | ours
+    assert (cfg.data.batch_size, cfg.data.mirror, cfg.data.max_shift) == (64, True, 2)
+    assert cfg.network.widths == [8, 8, 8]
