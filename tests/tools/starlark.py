@@ -146,8 +146,8 @@ def read_targets(path: Path) -> dict[str, Target]:
             targets[f"//{package}:{attributes['name']}"] = Target(kind, package, attributes)
         return anything
 
-    def aliases(table: dict[str, str], **_: Any) -> None:
-        for name, actual in table.items():
+    def aliases(*, targets: dict[str, str], **_: Any) -> None:
+        for name, actual in targets.items():
             declare("alias", {"name": name, "actual": actual})
 
     def glob(include: list[str], exclude: Any = (), **_: Any) -> list[str]:
