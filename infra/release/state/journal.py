@@ -6,7 +6,7 @@ import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -17,6 +17,17 @@ from infra.release.state.progress import Progress, newest
 
 _MORE_TRIES = 5  # a run that lost the lease writes one record more at most
 _Said = TypeVar("_Said", Decision, Decision | None)
+
+
+class _Details(TypedDict, total=False):
+    """Fields of a decision that not every kind has; version and model are else the candidate's."""
+
+    to_version: str
+    model: str | None
+    step: int | None
+    verdict: str
+    why: str
+    evidence: Mapping[str, Any]
 
 
 class Journal:
@@ -113,43 +124,14 @@ class Journal:
             )
         )
 
-    def write(
-        self,
-        kind: Kind,
-        weights: Mapping[str, float],
-        *,
-        to_version: str | None = None,
-        model: str | None = None,
-        step: int | None = None,
-        verdict: str = "",
-        why: str = "",
-        evidence: Mapping[str, Any] | None = None,
-    ) -> Decision:
+    def write(self, kind: Kind, weights: Mapping[str, float], **said: Unpack[_Details]) -> Decision:
         """Decides something about the release that runs."""
-        decision = self.decision(
-            kind,
-            weights,
-            to_version=to_version,
-            model=model,
-            step=step,
-            verdict=verdict,
-            why=why,
-            evidence=evidence,
-        )
+        decision = self.decision(kind, weights, **said)
         self.append(decision)
         return decision
 
     def decision(
-        self,
-        kind: Kind,
-        weights: Mapping[str, float],
-        *,
-        to_version: str | None = None,
-        model: str | None = None,
-        step: int | None = None,
-        verdict: str = "",
-        why: str = "",
-        evidence: Mapping[str, Any] | None = None,
+        self, kind: Kind, weights: Mapping[str, float], **said: Unpack[_Details]
     ) -> Decision:
         """The decision as a record for `append`."""
         now = self.progress
@@ -161,13 +143,13 @@ class Journal:
             from_digest=now.stable_digest,
             to_digest=now.digest,
             from_version=now.stable,
-            to_version=to_version or now.candidate,
-            model_version=model or now.model,
+            to_version=said.get("to_version") or now.candidate,
+            model_version=said.get("model") or now.model,
             weights=weights,
-            step=step,
-            verdict=verdict,
-            why=why,
-            evidence=finite(evidence or {}),
+            step=said.get("step"),
+            verdict=said.get("verdict", ""),
+            why=said.get("why", ""),
+            evidence=finite(said.get("evidence", {})),
         )
 
     def _commit(self, decide: Callable[[], _Said], more_tries: float) -> _Said:

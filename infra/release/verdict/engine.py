@@ -7,7 +7,7 @@ How often a release without harm is rolled back is bounded for all tests and loo
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -205,13 +205,7 @@ def _errors(arrays: EvidenceArrays, policy: Policy) -> Check:
         "unsure": f"{failed}: no harm shown, but the candidate may fail up to {most:.2%} "
         f"({limit:.2%} is allowed)",
     }
-    needed = _needed(
-        lambda counts: betting.log_odds(counts, SHARE, limit, "below"),
-        counts,
-        (1.0, 0.0),
-        2 * policy.odds_of_safety,
-        "candidate requests",
-    )
+    needed = _needed(counts, SHARE, limit, 2 * policy.odds_of_safety, "candidate requests")
     if measures.is_unanswered(arrays)[-1]:
         words["unsure"], needed = f"{failed}: {_UNANSWERED}", _ANSWERED
     return _check("errors", measure, words, needed, policy, 2 * policy.odds_of_safety)
@@ -290,13 +284,8 @@ def _needed_latency(arrays: EvidenceArrays, policy: Policy) -> str:
         for seen, q in zip(counts, quantiles, strict=True)
     ]
     worst = int(np.argmin(odds))
-    return _needed(
-        lambda counts: betting.log_odds(counts, SHARE, 1 - quantiles[worst], "below"),
-        counts[worst],
-        (1.0, 0.0),
-        policy.odds_of_safety,
-        "candidate requests",
-    )
+    limit, odds_of_safety = 1 - quantiles[worst], policy.odds_of_safety
+    return _needed(counts[worst], SHARE, limit, odds_of_safety, "candidate requests")
 
 
 def _accuracy(arrays: EvidenceArrays, policy: Policy) -> Check:
@@ -319,13 +308,8 @@ def _accuracy(arrays: EvidenceArrays, policy: Policy) -> Check:
         "safe": f"{text}; {allowed} is ruled out",
         "unsure": f"{text}; the truth lies {range_}, so {allowed} is not ruled out",
     }
-    needed = _needed(
-        lambda counts: betting.log_odds(counts, LOSS, policy.harmful_accuracy_loss, "below"),
-        counts,
-        (0.0, 1.0, 0.0),
-        policy.odds_of_safety,
-        "golden images",
-    )
+    limit = policy.harmful_accuracy_loss
+    needed = _needed(counts, LOSS, limit, policy.odds_of_safety, "golden images")
     labelled = arrays.labelled is not None
     return _check("accuracy", measure, words, needed, policy, labelled=labelled)
 
@@ -339,13 +323,7 @@ def _disagreement(arrays: EvidenceArrays, policy: Policy) -> Check:
         "safe": f"{seen}: {limit:.0%} or more is ruled out",
         "unsure": f"{seen}: whether that is below {limit:.0%} is not certain yet",
     }
-    needed = _needed(
-        lambda counts: betting.log_odds(counts, SHARE, limit, "below"),
-        counts,
-        (1.0, 0.0),
-        policy.odds_of_safety,
-        "golden images",
-    )
+    needed = _needed(counts, SHARE, limit, policy.odds_of_safety, "golden images")
     return _check("disagreement", measure, words, needed, policy)
 
 
@@ -489,12 +467,11 @@ def _tolerated(name: str, policy: Policy) -> float:
     }[name]
 
 
-def _needed(
-    log_odds: Callable[[Any], Floats], counts: Floats, best: Any, odds: float, unit: str
-) -> str:
-    """How much more is needed if it goes on as so far; from nothing, as well as can be."""
-    seen = counts if counts.sum() else np.array(best)
-    enough = log_odds(_GROWTH[:, None] * seen) >= np.log(odds)
+def _needed(counts: Floats, values: tuple[float, ...], limit: float, odds: float, unit: str) -> str:
+    """How much more is needed to rule the limit out if it goes on as so far; from nothing, if no
+    harm is seen at all."""
+    seen = counts if counts.sum() else np.equal(values, 0.0)
+    enough = betting.log_odds(_GROWTH[:, None] * seen, values, limit, "below") >= np.log(odds)
     if not enough.any():
         return f"more {unit}; how many cannot be estimated yet: so far it does not look safe"
     more = seen.sum() * _GROWTH[np.argmax(enough)] - counts.sum()
