@@ -179,17 +179,22 @@ def _drift(aws: Aws, name: str | None, ignore: bool) -> Check:
     return Check("drift alarm", False, detail, blocks=not ignore)
 
 
+_ALARMS = 100  # that CloudWatch takes in a call, and it speaks of composite ones only if asked for
+
+
 def alarm_states(aws: Aws, names: list[str]) -> dict[str, str]:
     """OK, ALARM or INSUFFICIENT_DATA of those that exist."""
-    if not names:
-        return {}
-    with explained("CloudWatch alarms"):
-        pages = aws.cloudwatch.get_paginator("describe_alarms").paginate(AlarmNames=names)
-        return {
-            alarm["AlarmName"]: alarm["StateValue"]
-            for page in pages
-            for alarm in (*page.get("MetricAlarms", ()), *page.get("CompositeAlarms", ()))
-        }
+    found: dict[str, str] = {}
+    for start in range(0, len(names), _ALARMS):
+        some = names[start : start + _ALARMS]
+        with explained("CloudWatch alarms"):
+            pages = aws.cloudwatch.get_paginator("describe_alarms").paginate(
+                AlarmNames=some, AlarmTypes=["CompositeAlarm", "MetricAlarm"]
+            )
+            for page in pages:
+                alarms = (*page.get("MetricAlarms", ()), *page.get("CompositeAlarms", ()))
+                found |= {alarm["AlarmName"]: alarm["StateValue"] for alarm in alarms}
+    return found
 
 
 def check_watcher(aws: Aws, settings: Preflight, image: Image) -> list[Check]:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from common.programs import require_program
 from infra.release.errors import ReleaseError
-from infra.release.rollout.preflight import Image, check_clock, check_signature, parse_image
+from infra.release.rollout.preflight import (
+    Image,
+    alarm_states,
+    check_clock,
+    check_signature,
+    parse_image,
+)
 from infra.release.settings import Preflight
 from infra.supply_chain.cosign import generate_keys
 from infra.supply_chain.signature import bill_digest, sign
@@ -48,6 +56,36 @@ def test_a_clock_that_is_not_that_of_aws_is_refused(ahead_s: float) -> None:
 def test_a_clock_that_nobody_knows_blocks_nothing() -> None:
     check = check_clock("", 1_795_971_600.0)
     assert (check.passed, check.blocks) == (False, False)
+
+
+class CloudWatch:
+    """Describes alarms as AWS does: 100 names in a call, and composite ones only if asked for."""
+
+    def get_paginator(self, _: str) -> CloudWatch:
+        return self
+
+    def paginate(
+        self, AlarmNames: list[str], AlarmTypes: tuple[str, ...] = ("MetricAlarm",)
+    ) -> list[dict[str, Any]]:
+        assert len(AlarmNames) <= 100
+        kinds = {"MetricAlarm": "slow", "CompositeAlarm": "burn"}
+        return [
+            {
+                f"{kind}s": [
+                    {"AlarmName": name, "StateValue": "ALARM"}
+                    for name in AlarmNames
+                    if name.startswith(kinds[kind])
+                ]
+            }
+            for kind in AlarmTypes
+        ]
+
+
+def test_composite_alarms_are_asked_for_and_any_number() -> None:
+    names = [f"{kind}-{n}" for kind in ("slow", "burn") for n in range(120)]
+    aws: Any = SimpleNamespace(cloudwatch=CloudWatch())
+    assert alarm_states(aws, names) == dict.fromkeys(names, "ALARM")
+    assert alarm_states(aws, []) == {}
 
 
 DIGEST = f"sha256:{'0' * 64}"

@@ -6,7 +6,7 @@ import pytest
 
 from infra.terraform.root import ROOTS
 from tests.infra.terraform.history import History
-from tests.infra.terraform.policies import allowed, documents, statements
+from tests.infra.terraform.policies import allowed, documents, is_allowed, statements
 
 # Allowed to Terraform, though this life of a service did not call it, and why it is needed.
 NOT_SEEN = {
@@ -18,6 +18,7 @@ NOT_SEEN = {
             "budgets:ListTagsForResource",
             "budgets:ModifyBudget",
             "budgets:TagResource",
+            "budgets:UntagResource",
             "budgets:ViewBudget",
         ),
         "the budget, which moto cannot read back",
@@ -31,6 +32,8 @@ NOT_SEEN = {
         (
             "cloudwatch:UntagResource",
             "events:UntagResource",
+            "iam:UntagPolicy",
+            "iam:UntagRole",
             "lambda:UntagResource",
             "logs:UntagResource",
             "sns:UntagResource",
@@ -44,11 +47,14 @@ NOT_SEEN = {
             "iam:DeletePolicyVersion",
             "iam:UpdateAssumeRolePolicy",
             "iam:UpdateRole",
+            "iam:UpdateRoleDescription",  # the provider calls the old one
             "lambda:DeleteFunctionConcurrency",
             "lambda:UpdateAlias",
             "lambda:UpdateFunctionConfiguration",
             "lambda:UpdateFunctionUrlConfig",
+            "logs:AssociateKmsKey",
             "logs:DeleteRetentionPolicy",
+            "logs:DisassociateKmsKey",
             "sns:SetSubscriptionAttributes",
             "sqs:SetQueueAttributes",
         ),
@@ -94,6 +100,36 @@ def test_terraform_may_call_nothing_that_it_does_not(
     may = terraforms(policies)
     assert may - history.called - set(NOT_SEEN) == set()
     assert set(NOT_SEEN) & history.called == set(), "seen after all: no reason is needed"
+
+
+def test_who_reads_alarms_reads_composite_ones_as_well(policies: dict[str, str]) -> None:
+    """CloudWatch leaves them out for whoever may describe a part of the alarms alone."""
+    readers = {
+        address: one["Resource"]
+        for address, document in policies.items()
+        for one in statements(document)
+        if "cloudwatch:DescribeAlarms" in one["Action"]
+    }
+    assert len(readers) > 3
+    assert {tuple(resources) for resources in readers.values()} == {("*",)}
+
+
+def test_a_release_may_read_the_labels_of_captured_answers(policies: dict[str, str]) -> None:
+    captures = "arn:aws:s3:::kiln-123456789012-eu-central-1-captures-staging"
+    release = role(policies, "staging/release")
+    assert is_allowed([release], "s3:ListBucket", captures)
+    for folder in ("captures", "labels"):
+        assert is_allowed([release], "s3:GetObject", f"{captures}/{folder}/2026/1.parquet")
+        assert not is_allowed([release], "s3:PutObject", f"{captures}/{folder}/2026/1.parquet")
+
+
+def test_the_log_service_may_use_the_key_as_it_asks_for(policies: dict[str, str]) -> None:
+    """It refuses a key without these: what CloudWatch Logs' page on encryption lists."""
+    key = next(text for name, text in policies.items() if "aws_kms_key.this" in name)
+    logs = next(one for one in statements(key) if "logs." in str(one.get("Principal")))
+    asked = {"Decrypt", "DescribeKey", "Encrypt", "GenerateDataKey", "ReEncryptFrom", "ReEncryptTo"}
+    asked.add("GenerateDataKeyWithoutPlaintext")
+    assert {f"kms:{name}" for name in asked} <= set(logs["Action"])
 
 
 def test_no_policy_allows_a_wildcard_action(policies: dict[str, str]) -> None:

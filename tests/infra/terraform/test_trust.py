@@ -15,7 +15,7 @@ import pytest
 
 from infra.terraform.root import SOURCES
 from tests.infra.terraform.aws import running_aws
-from tests.infra.terraform.policies import allowed, documents, statements
+from tests.infra.terraform.policies import allowed, documents, is_allowed, statements
 from tests.infra.terraform.subjects import Job, read_jobs
 from tests.infra.terraform.trust import ACTION, ISSUER, trusts
 
@@ -40,6 +40,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str
             "create_provider": False,  # so that its ARN is known before it is applied
             "signing_key_arn": KEY,
             "kms_key_arn": DATA_KEY,
+            "dns_zone_id": "Z0123456789ABC",
             "predictions": "s3://answers/yesterday.jsonl",
             "retraining": {"captures": "s3://captures-prod", "registry": "s3://models/registry/"},
         }
@@ -162,6 +163,18 @@ def test_a_role_has_the_policies_of_the_table_and_reads_where_it_says_so(
     assert written == ["arn:aws:s3:::models/registry/*"]
     assert given["build/sign"] - given["production/verify"] == {"kms:Sign"}
     assert all("kms:Sign" not in given[f"{name}/verify"] for name in ("production", "staging"))
+
+
+@in_both_forms
+def test_terraform_may_change_the_one_zone_that_the_service_has_a_name_in(
+    planned: dict[str, dict[str, str]], repository: str
+) -> None:
+    for name in ("production", "staging"):
+        policies = [planned[repository][_address(name, "terraform_operations")]]
+        for action in ("ChangeResourceRecordSets", "ListResourceRecordSets"):
+            zone = "arn:aws:route53:::hostedzone/Z0123456789AB"
+            assert is_allowed(policies, f"route53:{action}", f"{zone}C")
+            assert not is_allowed(policies, f"route53:{action}", zone)
 
 
 @in_both_forms

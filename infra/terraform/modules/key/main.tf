@@ -42,8 +42,16 @@ data "aws_iam_policy_document" "this" {
   }
 
   statement {
-    sid       = "LogsAreEncrypted"
-    actions   = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey"]
+    sid = "LogsAreEncrypted"
+    actions = [ # as CloudWatch Logs documents them, or it refuses the key
+      "kms:Decrypt",
+      "kms:DescribeKey",
+      "kms:Encrypt",
+      "kms:GenerateDataKey",
+      "kms:GenerateDataKeyWithoutPlaintext",
+      "kms:ReEncryptFrom",
+      "kms:ReEncryptTo",
+    ]
     resources = ["*"] # the key itself
 
     principals {

@@ -16,7 +16,6 @@ locals {
     dashboard = "arn:${var.partition}:cloudwatch::${var.account_id}:dashboard/${local.name}"
     budget    = "arn:${var.partition}:budgets::${var.account_id}:budget/${local.name}"
     api       = "arn:${var.partition}:apigateway:${var.region}:"
-    captures  = "arn:${var.partition}:s3:::${module.names.captures_bucket}-${var.environment}"
     state     = "arn:${var.partition}:s3:::${module.names.state_bucket}"
   }
 }
@@ -85,8 +84,10 @@ data "aws_iam_policy_document" "terraform" {
       "iam:ListRolePolicies",
       "iam:PutRolePolicy",
       "iam:TagRole",
+      "iam:UntagRole",
       "iam:UpdateAssumeRolePolicy",
       "iam:UpdateRole",
+      "iam:UpdateRoleDescription",
     ]
     resources = local.parts.roles
   }
@@ -114,6 +115,7 @@ data "aws_iam_policy_document" "terraform" {
       "iam:GetPolicyVersion",
       "iam:ListPolicyVersions",
       "iam:TagPolicy",
+      "iam:UntagPolicy",
     ]
     resources = [local.parts.invoke]
   }
@@ -156,7 +158,7 @@ data "aws_iam_policy_document" "terraform" {
       "s3:PutEncryptionConfiguration",
       "s3:PutLifecycleConfiguration",
     ]
-    resources = [local.parts.captures]
+    resources = [local.captures]
   }
 
   statement {
@@ -168,7 +170,7 @@ data "aws_iam_policy_document" "terraform" {
   statement {
     sid       = "ListTheState" # and look whether the other bucket is there
     actions   = ["s3:ListBucket"]
-    resources = [local.parts.state, local.parts.captures]
+    resources = [local.parts.state, local.captures]
   }
 
   dynamic "statement" {
@@ -189,9 +191,11 @@ data "aws_iam_policy_document" "terraform_operations" {
   statement {
     sid = "Logs"
     actions = [
+      "logs:AssociateKmsKey",
       "logs:CreateLogGroup",
       "logs:DeleteLogGroup",
       "logs:DeleteRetentionPolicy",
+      "logs:DisassociateKmsKey",
       "logs:ListTagsForResource",
       "logs:PutRetentionPolicy",
       "logs:TagResource",
@@ -272,7 +276,6 @@ data "aws_iam_policy_document" "terraform_operations" {
     sid = "Alarms"
     actions = [
       "cloudwatch:DeleteAlarms",
-      "cloudwatch:DescribeAlarms",
       "cloudwatch:ListTagsForResource",
       "cloudwatch:PutCompositeAlarm",
       "cloudwatch:PutMetricAlarm",
@@ -283,6 +286,22 @@ data "aws_iam_policy_document" "terraform_operations" {
   }
 
   statement {
+    sid       = "ReadTheAlarms"
+    actions   = ["cloudwatch:DescribeAlarms"]
+    resources = ["*"] # to whom a part of the alarms is named, CloudWatch says nothing of composite ones
+  }
+
+  dynamic "statement" {
+    for_each = var.dns_zone_id == null ? [] : [var.dns_zone_id]
+
+    content {
+      sid       = "NameOfTheApi" # `domain.zone_id`: each plan reads the record
+      actions   = ["route53:ChangeResourceRecordSets", "route53:GetChange", "route53:GetHostedZone", "route53:ListResourceRecordSets"]
+      resources = ["arn:${var.partition}:route53:::hostedzone/${statement.value}", "arn:${var.partition}:route53:::change/*"] # changes have names of their own
+    }
+  }
+
+  statement {
     sid       = "Dashboard"
     actions   = ["cloudwatch:DeleteDashboards", "cloudwatch:GetDashboard", "cloudwatch:PutDashboard"]
     resources = [local.parts.dashboard]
@@ -290,7 +309,7 @@ data "aws_iam_policy_document" "terraform_operations" {
 
   statement {
     sid       = "Budget"
-    actions   = ["budgets:ListTagsForResource", "budgets:ModifyBudget", "budgets:TagResource", "budgets:ViewBudget"]
+    actions   = ["budgets:ListTagsForResource", "budgets:ModifyBudget", "budgets:TagResource", "budgets:UntagResource", "budgets:ViewBudget"]
     resources = [local.parts.budget]
   }
 }

@@ -20,6 +20,7 @@ locals {
   models     = "arn:${var.partition}:s3:::${module.names.models_bucket}"
   dvc        = "arn:${var.partition}:s3:::${module.names.dvc_bucket}"
   ledger     = "arn:${var.partition}:s3:::${module.names.ledger_bucket}"
+  captures   = "arn:${var.partition}:s3:::${module.names.captures_bucket}-${var.environment}"
 }
 
 # Reading and writing what the customer-managed key encrypts: a part of each document below that needs it, empty without a key.
@@ -146,7 +147,7 @@ data "aws_iam_policy_document" "release" {
   statement {
     sid       = "ReadTheAlarms"
     actions   = ["cloudwatch:DescribeAlarms"]
-    resources = [local.alarms]
+    resources = ["*"] # to whom a part of the alarms is named, CloudWatch says nothing of composite ones
   }
 
   statement {
@@ -187,8 +188,14 @@ data "aws_iam_policy_document" "release" {
   }
 
   statement {
+    sid       = "ReadTheLabels" # where `[labels]` names the bucket
+    actions   = ["s3:GetObject"]
+    resources = ["${local.captures}/captures/*", "${local.captures}/labels/*"] # its batches and its labels
+  }
+
+  statement {
     sid       = "List"
     actions   = ["s3:ListBucket"]
-    resources = [local.ledger, local.models]
+    resources = [local.captures, local.ledger, local.models]
   }
 }

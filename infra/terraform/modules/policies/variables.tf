@@ -28,3 +28,9 @@ variable "kms_key_arn" {
   type        = string
   default     = null
 }
+
+variable "dns_zone_id" {
+  description = "Hosted zone of Route 53 that has the service's record; null: Terraform writes none."
+  type        = string
+  default     = null
+}

@@ -58,6 +58,7 @@ module "policies" {
   region      = var.region
   partition   = data.aws_partition.this.partition
   kms_key_arn = var.kms_key_arn
+  dns_zone_id = var.dns_zone_id
 }
 
 # cosign with --key awskms:///… reads the public key, and where it signs it has the key sign.

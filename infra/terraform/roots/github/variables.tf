@@ -52,6 +52,17 @@ variable "kms_key_arn" {
   }
 }
 
+variable "dns_zone_id" {
+  description = "Hosted zone of Route 53 that the root `service` writes its record to, as in `domain.zone_id`; null: none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = can(regex("^Z[A-Z0-9]+$", coalesce(var.dns_zone_id, "Z0")))
+    error_message = "dns_zone_id is the id of a hosted zone, as Z0123456789ABC."
+  }
+}
+
 variable "predictions" {
   description = "The object that the workflow `drift` reads, as its variable PREDICTIONS: s3://bucket/key; null: none."
   type        = string
