@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -340,7 +341,11 @@ def _sizes(sizes: NDArray[np.int64], target: tuple[int, int]) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = new_figure(6.4, 2.8)
         axes = figure.subplots()
-        axes.hist(sizes.min(axis=1), bins=min(40, max(4, len(np.unique(sizes)))), color=BLUE)
+        edges = sizes.min(axis=1)
+        low, high = int(edges.min()), int(edges.max())
+        step = (high - low) // 40 + 1
+        axes.hist(edges, bins=np.arange(low, high + 2 * step, step) - 0.5, color=BLUE)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.axvline(min(target), color=ORANGE, label=f"model input: {min(target)}")
         common = Counter(map(tuple, sizes.tolist())).most_common(1)[0]
         axes.set_title(f"most frequent: {common[0][0]} × {common[0][1]}, {common[1]:,} files")

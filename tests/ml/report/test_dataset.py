@@ -10,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from ml.commands.data import BAD_INPUT, main
+from ml.report.dataset import _sizes
 
 CONSOLE = Console(width=200)
 
@@ -52,3 +53,14 @@ def test_what_cannot_be_used_is_told_in_one_line(photos: Path, tmp_path: Path) -
     assert main(["inspect", "phtos", "--out", "page.html"], CONSOLE) == BAD_INPUT
     assert main(["inspect", "photos", "data.resize=fit"], CONSOLE) == BAD_INPUT
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("edges", [[28], [28, 29, 31], [20, 400]])
+def test_sizes_are_counted_by_whole_pixels(edges: list[int]) -> None:
+    figure = _sizes(np.array([(edge, edge + 3) for edge in edges]), (28, 28))
+    [axes] = figure.axes
+    bars = [bar for bar in axes.patches if bar.get_height()]  # type: ignore[attr-defined]
+    assert [bar.get_height() for bar in bars] == [1] * len(edges)
+    for bar, edge in zip(bars, edges, strict=True):
+        assert bar.get_width() == int(bar.get_width()) >= 1
+        assert bar.get_x() < edge < bar.get_x() + bar.get_width()
