@@ -359,19 +359,23 @@ def latency_safety(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Fl
 
 def seems_slower(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Truths:
     """(..., W - since) Whether the few callers so far, as if all windows were one, wait longer for
-    the candidate: at some edge chance seldom does, or their median is the harmful multiple of
-    stable's, its square where there are one or two. See `_is_suspect`."""
+    the candidate: more than is tolerated, and at some edge chance seldom does; or their median is
+    the harmful multiple of stable's, its square where there are one or two. See `_is_suspect`."""
     arms = (arrays.stable, arrays.candidate)
     mine, new = (np.cumsum(arm.latency, -2)[..., since:, :] for arm in arms)
     of = [arm.sum(-1)[..., None, :, None] for arm in (mine, new)]
     slower = [_slower(arm)[..., None] for arm in (mine, new)]
     at_edges = betting.two_arm_log_odds(slower[0], of[0], slower[1], of[1])[..., 0]
-    medians = [quantile(arm, arrays.edges, 0.5) for arm in (mine, new)]
+    ratios = [
+        quantile(new, arrays.edges, q) / np.maximum(quantile(mine, arrays.edges, q), 1e-9)
+        for q in QUANTILES
+    ]
+    slower_at_all = np.maximum(*ratios) >= policy.tolerated_latency_ratio
     callers = np.minimum(mine.sum(-1), new.sum(-1))
     ratio = policy.harmful_latency_ratio
     most = np.where(callers >= _FEWEST_CALLERS, ratio, ratio**2)
-    doubled = (callers > 0) & (medians[1] >= most * medians[0])
-    slow: Truths = (at_edges.max(-2) >= _SUSPECT) | doubled
+    doubled = (callers > 0) & (ratios[0] >= most)
+    slow: Truths = (slower_at_all & (at_edges.max(-2) >= _SUSPECT)) | doubled
     return slow
 
 
