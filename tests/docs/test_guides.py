@@ -26,10 +26,10 @@ from PIL import Image
 
 from common.images import MAX_PIXELS, Codec
 from common.model.artifact import read_artifact
+from common.programs import free_port
 from ml.artifact.artifact import load_artifact
 from tests.docs.pages import Page, read_page, write_files
 from tests.helpers.program import in_shell
-from tests.helpers.waiting import free_port
 
 GUIDES = Path("docs/guides").resolve()
 PATIENCE_S = 120

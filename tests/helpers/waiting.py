@@ -1,21 +1,12 @@
-"""Ports for other processes, and waiting for what they do."""
+"""Waiting for what other processes do."""
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 
 # More than the minute in which uvicorn notices some deaths; counts only where a test fails.
 PATIENCE_S = 150.0
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens at just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.waiting import PATIENCE_S, free_port, wait_until
+from common.programs import free_port
+from tests.helpers.waiting import PATIENCE_S, wait_until
 from tests.serve.serving import MODEL
 
 

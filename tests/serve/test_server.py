@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 from uvicorn import Config
 
+from common.programs import free_port
 from serve.image import healthcheck
 from serve.server.server import main
 from serve.server.workers import Supervisor, Worker
-from tests.helpers.waiting import PATIENCE_S, free_port, wait_until
+from tests.helpers.waiting import PATIENCE_S, wait_until
 from tests.serve.server_process import Server, program, running
 from tests.serve.serving import MODEL, base64_of, image_file, pixels
 

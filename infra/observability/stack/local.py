@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.programs import ProgramMissing, find_program
+from common.programs import ProgramMissing, find_program, free_port
 from infra.observability.stack.alertmanager import alertmanager_config
-from infra.observability.stack.programs import Program, Running, StackError, free_port, running
+from infra.observability.stack.programs import Program, Running, StackError, port_or_free, running
 
 
 def prometheus_config(
@@ -98,9 +98,9 @@ def local_stack(
     """
     folder.mkdir(parents=True, exist_ok=True)
     at = {
-        "otlp": free_port(ports.otlp),
-        "prometheus": free_port(ports.prometheus),
-        "alertmanager": free_port(ports.alertmanager),
+        "otlp": port_or_free(ports.otlp),
+        "prometheus": port_or_free(ports.prometheus),
+        "alertmanager": port_or_free(ports.alertmanager),
         **{name: free_port() for name in ("grpc", "vmagent", "node")},
     }
     where = {name: f"127.0.0.1:{port}" for name, port in at.items()}

@@ -14,6 +14,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
+from common.programs import free_port
+
 _PATIENCE_S = 60.0  # generous, for busy machines
 _ENDING_S = 10.0
 _direct = build_opener(ProxyHandler({}))  # no proxy for loopback
@@ -124,15 +126,8 @@ def answers(address: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-def free_port(wanted: int = 0, host: str = "127.0.0.1") -> int:
+def port_or_free(wanted: int) -> int:
     """The requested port if it is free, else any."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            found: int = probe.getsockname()[1]
-            return found
-    raise StackError(f"no port is free at {host}")
+    with suppress(OSError), socket.create_server(("127.0.0.1", wanted)) as probe:
+        return int(probe.getsockname()[1])
+    return free_port()

@@ -14,8 +14,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from common.programs import serving
-from infra.observability.stack.programs import free_port
+from common.programs import free_port, serving
 
 _PATH = "/services/T000/B000/secret"
 

@@ -13,11 +13,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from common.programs import serving
+from common.programs import free_port, serving
 from infra.observability import picture
 from infra.observability.catalogue import load
 from infra.observability.dashboards import dashboards
-from infra.observability.stack.programs import free_port
 
 
 class _Prometheus(BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.helpers.waiting import free_port
+from common.programs import free_port
 
 # PostgreSQL refuses to run as root, whom a container may have us be, a sandbox as the only user.
 _AS_SOMEBODY = ("unshare", "--user", "--map-user=1000", "--map-group=1000")

@@ -11,9 +11,10 @@ from typing import Any
 import optuna
 from optuna.distributions import FloatDistribution
 
+from common.programs import free_port
 from ml.sweep.study import open_study
 from tests.helpers.program import Program
-from tests.helpers.waiting import free_port, wait_until
+from tests.helpers.waiting import wait_until
 from tests.ml.sweep.plans import small_plan
 
 

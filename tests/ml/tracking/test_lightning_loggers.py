@@ -11,10 +11,10 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from common.programs import free_port
 from ml.runs.folder import RunFolder
 from ml.tracking.lightning_loggers import LoggerThread, MLflow, TensorBoard
 from ml.training.config import ConfigError, check_values, composed
-from tests.helpers.waiting import free_port
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.tracking.finished_run import write_run
 from tests.ml.workspace import SMALL, Workspace

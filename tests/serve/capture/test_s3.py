@@ -23,7 +23,7 @@ from moto.server import ThreadedMotoServer
 
 from common.captures import Capture, Captures, decode_rows
 from common.objects import StoreError
-from common.programs import serving
+from common.programs import free_port, serving
 from serve.capture import credentials as credentials_module
 from serve.capture import recorder as recorder_module
 from serve.capture.credentials import Credentials, CredentialSource
@@ -32,7 +32,7 @@ from serve.capture.s3 import Bucket, sign
 from serve.capture.watch import open_place
 from serve.exchange import Exchange
 from serve.http.keys import digest_of
-from tests.helpers.waiting import free_port, wait_until
+from tests.helpers.waiting import wait_until
 from tests.serve.server_process import running
 from tests.serve.serving import base64_of, image_file, pixels
 

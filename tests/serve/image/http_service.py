@@ -11,8 +11,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from common.programs import free_port
 from infra.twin.image.container import Container, Root, running
-from tests.helpers.waiting import free_port
 
 _START_S = 120.0  # on a busy machine
 

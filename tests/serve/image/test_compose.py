@@ -15,9 +15,9 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-from common.programs import require_program
+from common.programs import free_port, require_program
 from infra.twin.image.container import Root, running
-from tests.helpers.waiting import free_port, wait_until
+from tests.helpers.waiting import wait_until
 from tests.serve.image import built
 from tests.serve.image.http_service import serving
 

@@ -30,8 +30,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from common.programs import require_program, serving
-from tests.helpers.waiting import PATIENCE_S, free_port, wait_until
+from common.programs import free_port, require_program, serving
+from tests.helpers.waiting import PATIENCE_S, wait_until
 
 _BATCH = "20ms"  # that the collector waits for more
 

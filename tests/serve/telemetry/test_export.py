@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from common.programs import free_port
 from serve.telemetry.telemetry import Telemetry
-from tests.helpers.waiting import free_port
 from tests.serve.server_process import running
 from tests.serve.serving import base64_of, image_file, pixels
 from tests.serve.telemetry.exporting import BODY, NEVER, service

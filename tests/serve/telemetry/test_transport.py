@@ -20,11 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from common.programs import serving
+from common.programs import free_port, serving
 from serve.settings import SettingsError
 from serve.telemetry.settings import ExportSettings
 from serve.telemetry.transport import Transport
-from tests.helpers.waiting import free_port
 from tests.serve.serving import MODEL
 from tests.serve.telemetry.exporting import BODY, NEVER, service
 from tests.serve.telemetry.receiver import Receiver, points, receiving
