@@ -90,7 +90,10 @@ class RateTest(LearningRateFinder):
                 f"debug=find_lr looks for one learning rate, the optimizer has {len(rates)}: "
                 "expected optimizer=sgd or optimizer=adamw, without layer_lr"
             )
+        # As many epochs as the steps take: a short training would end at one of the first rates.
+        epochs, trainer.fit_loop.max_epochs = trainer.fit_loop.max_epochs, -1
         self.lr_find(trainer, pl_module)
+        trainer.fit_loop.max_epochs = epochs
         trainer.should_stop = True  # before the first epoch
 
     @property

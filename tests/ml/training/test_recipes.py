@@ -207,11 +207,13 @@ def _scores(rows: Sequence[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def test_a_search_for_the_learning_rate_trains_nothing_and_suggests_one(train: _Train) -> None:
-    cfg = train.cfg("debug=find_lr", "optimizer=sgd", "callbacks.rate_test.steps=40")
+    steps = "callbacks.rate_test.steps=40"
+    cfg = train.cfg("debug=find_lr", "optimizer=sgd", steps, "trainer.max_epochs=1")
     run = open_run(train.folder / "run", cfg)
     summary = stages.train(cfg, run, Console(quiet=True))
     found = summary["rate_test"]
     assert found["lr"] == sorted(found["lr"])
+    assert len(found["lr"]) == 40 or found["loss"][-1] > 4 * min(found["loss"])
     assert 1e-6 < found["suggestion"] < 1
     assert Path(summary["plot"]).read_bytes().startswith(b"\x89PNG")
     assert not run.last_checkpoint.exists()
