@@ -6,9 +6,10 @@ with matplotlib.rc_context(STYLE):
 to_png(figure)  # equal input gives equal bytes
 """
 
+import html
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,13 @@ def fill(template: Path, parts: Mapping[str, str]) -> str:
     head, *pieces = template.read_text(encoding="utf-8").split("{{")
     names = (piece.split("}}", 1) for piece in pieces)
     return head + "".join(parts[name.strip()] + rest for name, rest in names)
+
+
+def cards(facts: Iterable[Sequence[str]]) -> str:
+    """A card for each fact: its name, its value and perhaps a note."""
+    texts = ([html.escape(text) for text in fact] for fact in facts)
+    return "".join(
+        f'<div class="card"><h3>{name}</h3><p>{value}</p>'
+        f"{''.join(f'<small>{note}</small>' for note in notes)}</div>"
+        for name, value, *notes in texts
+    )

@@ -1,6 +1,5 @@
 """Results of the behavioural checks: a table, JSON, and a page with images."""
 
-import base64
 import html
 import json
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from common.model.artifact import ArtifactMetadata
 from ml.artifact.evaluation import Labelled
 from ml.behaviour.checks import Check
 from ml.data.duplicates import Duplicates
-from ml.report.plots import pixels_to_png
+from ml.report.plots import data_uri
 
 _TEMPLATE = Path(__file__).parent / "page.html"
 _SHOWN = 24  # pairs of duplicates
@@ -156,5 +155,4 @@ def _data(facts: DataFacts) -> str:
 
 
 def _picture(image: NDArray[np.uint8]) -> str:
-    data = base64.b64encode(pixels_to_png(image)).decode()
-    return f'<img alt="" src="data:image/png;base64,{data}">'
+    return f'<img alt="" src="{data_uri(image)}">'

@@ -20,6 +20,7 @@ from common.figures import (
     ORANGE,
     RED,
     STYLE,
+    cards,
     fill,
     inline_svg,
     new_figure,
@@ -167,15 +168,12 @@ def _version(one: Quality) -> str:
         "answers kept": f"{whole.rows:,} of about {whole.expected.answers:,.0f}",
         "labels": f"{whole.labelled.rows:,}" if whole.labelled else "0",
     }
-    cards = "".join(
-        f'<div class="card"><h3>{html.escape(name)}</h3><p>{html.escape(value)}</p></div>'
-        for name, value in facts.items()
-    )
     told = "".join(f"<li>{html.escape(note)}</li>" for note in notes(one))
     title = html.escape(f"{one.name} {one.version[:12]}")
     span = f"{moment(whole.start)} to {moment(whole.end)} UTC"
     return (
-        f'<h2 class="version">{title} <small>{span}</small></h2><div class="cards">{cards}</div>'
+        f'<h2 class="version">{title} <small>{span}</small></h2>'
+        f'<div class="cards">{cards(facts.items())}</div>'
         + (f'<section><ul class="notes">{told}</ul></section>' if told else "")
         + f"<section>{inline_svg(to_svg(over_time(one)))}</section>"
         + f"<section>{inline_svg(to_svg(by_class(one)))}</section>"

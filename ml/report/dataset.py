@@ -1,6 +1,5 @@
 """A dataset on one page: counts, samples, sizes, duplicates, damaged files."""
 
-import base64
 import hashlib
 import html
 import json
@@ -17,10 +16,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.figures import BLUE, ORANGE, STYLE, fill, inline_svg, new_figure, to_svg
+from common.figures import BLUE, ORANGE, STYLE, cards, fill, inline_svg, new_figure, to_svg
 from common.files import write_whole
 from ml.data.checks import readable_part
-from ml.report.plots import pixels_to_png
+from ml.report.plots import data_uri
 
 _TEMPLATE = Path(__file__).with_name("dataset.html")
 _SAMPLES, _ROWS = 8, 100  # images shown per class, and classes shown
@@ -250,7 +249,7 @@ def _cards(found: Inspection) -> str:
     height, width = found.image_size
     counts = {part: int(measured.counts.sum()) for part, measured in found.parts.items()}
     copies = sum(len(group) - 1 for group in found.twins)
-    cards = [
+    facts = [
         ("Training images", f"{counts['train']:,}", "validation included"),
         ("Test images", f"{counts['test']:,}", f"{counts['test'] / sum(counts.values()):.0%}"),
         ("Classes", f"{len(found.classes):,}", ""),
@@ -259,10 +258,7 @@ def _cards(found: Inspection) -> str:
         ("Damaged files", f"{len(found.files.get('damaged', ())):,}", ""),
         ("Digest", found.digest[:8], "of all images and labels used"),
     ]
-    return "".join(
-        f'<div class="card"><h3>{title}</h3><p>{html.escape(value)}</p><small>{note}</small></div>'
-        for title, value, note in cards
-    )
+    return cards(facts)
 
 
 def _notes(notes: Sequence[str]) -> str:
@@ -332,8 +328,7 @@ def _reduced(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _picture(image: NDArray[np.uint8]) -> str:
-    data = base64.b64encode(pixels_to_png(image)).decode()
-    return f'<img alt="" src="data:image/png;base64,{data}">'
+    return f'<img alt="" src="{data_uri(image)}">'
 
 
 def _sizes(sizes: NDArray[np.int64], target: tuple[int, int]) -> Figure:

@@ -1,6 +1,5 @@
 """A run's report: a single HTML file with plots and worst mistakes."""
 
-import base64
 import html
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from common.figures import fill, inline_svg, to_png, to_svg
+from common.figures import cards, fill, inline_svg, to_png, to_svg
 from common.files import write_whole
 from common.model.artifact import ArtifactMetadata
 from common.saliency import occluded, saliency
@@ -144,7 +143,7 @@ def _file_name(text: str) -> str:
 def _cards(run: Run) -> str:
     e = run.evaluation
     wrong = round((1 - e.accuracy) * e.images)
-    cards = [
+    facts = [
         ("Test accuracy", f"{e.accuracy:.2%}", f"{wrong:,} of {e.images:,} images wrong"),
         ("Macro F1", f"{e.macro_f1:.4f}", f"worst class {min(e.f1):.3f}"),
         ("Loss", f"{e.loss:.4f}", "cross-entropy, nats"),
@@ -153,10 +152,7 @@ def _cards(run: Run) -> str:
         ("Model file", f"{run.size_bytes / 1e6:.2f} MB", "ONNX, self-describing"),
         ("Training", _duration(run.training_s), f"{len(run.rows)} epochs"),
     ]
-    return "".join(
-        f'<div class="card"><h3>{name}</h3><p>{value}</p><small>{note}</small></div>'
-        for name, value, note in cards
-    )
+    return cards(facts)
 
 
 def _calibration_hint(e: Evaluation) -> str:
@@ -257,7 +253,7 @@ def _mistakes(run: Run) -> str:
         guess = f"{classes[int(p.argmax())]} <b>{p.max():.1%}</b>"
         looked_at = _heat(run.looked_at[index]) if index in run.looked_at else ""
         figures.append(
-            f'<figure><div><img alt="{label}" src="{_data_uri(run.images[index])}">'
+            f'<figure><div><img alt="{label}" src="{plots.data_uri(run.images[index])}">'
             f"{looked_at}</div><figcaption><span>{label}</span>{guess}</figcaption></figure>"
         )
     switch = (
@@ -275,19 +271,14 @@ def _heat(looked_at: NDArray[np.floating[Any]]) -> str:
     pixels = np.empty((*falls.shape, 4), np.uint8)
     pixels[..., :3] = _MARK
     pixels[..., 3] = (_MARK_ALPHA * falls / max(float(falls.max()), 1e-6)).astype(np.uint8)
-    return f'<img class="heat" alt="" src="{_data_uri(pixels)}">'
-
-
-def _data_uri(image: NDArray[np.uint8]) -> str:
-    png = base64.b64encode(plots.pixels_to_png(image)).decode()
-    return f"data:image/png;base64,{png}"
+    return f'<img class="heat" alt="" src="{plots.data_uri(pixels)}">'
 
 
 def _augmentation(samples: NDArray[np.uint8] | None) -> str:
     if samples is None:
         return ""
     note = "each row: an image on the left, then how training augments it in the first epochs"
-    sheet = _data_uri(plots.contact_sheet(samples))
+    sheet = plots.data_uri(plots.contact_sheet(samples))
     return (
         f"<section><h2>Augmentation <small>{note}</small></h2>"
         f'<figure><img alt="augmented training images" src="{sheet}"></figure></section>'

@@ -1,5 +1,6 @@
 """Plots of a run, without pyplot: equal input gives equal bytes."""
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -234,6 +235,11 @@ def pixels_to_png(image: Images) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()
+
+
+def data_uri(image: Images) -> str:
+    """The same as the address of an <img>."""
+    return f"data:image/png;base64,{base64.b64encode(pixels_to_png(image)).decode()}"
 
 
 def _curve(axes: Axes, rows: Rows, name: str, title: str) -> None:

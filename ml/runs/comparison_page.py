@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from common.figures import COLORS, MUTED, STYLE, fill, inline_svg, new_figure, to_svg
+from common.figures import COLORS, MUTED, STYLE, cards, fill, inline_svg, new_figure, to_svg
 from common.terminal import duration
 from ml.runs.comparison import Record, changed, shown, shown_score
 
@@ -66,10 +66,7 @@ def _cards(records: Sequence[Record]) -> str:
         if known := [record for record in records if name in record.metrics]:
             best = max(known, key=lambda record: record.metrics[name])
             facts[f"best {name}"] = shown_score(best.metrics[name])
-    return "".join(
-        f'<div class="card"><h3>{html.escape(name)}</h3><p>{html.escape(value)}</p></div>'
-        for name, value in facts.items()
-    )
+    return cards(facts.items())
 
 
 def _runs(records: Sequence[Record], show: Sequence[str]) -> str:

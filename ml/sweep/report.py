@@ -20,7 +20,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 
-from common.figures import fill
+from common.figures import cards, fill
 from common.files import write_whole
 from ml.runs.folder import run_config
 from ml.sweep import standings
@@ -277,10 +277,7 @@ def _cards(
         "failed": str(states.count("failed")),
         "lost workers": str(states.count("lost")),
     }
-    return "".join(
-        f'<div class="card"><h3>{html.escape(name)}</h3><p>{html.escape(value)}</p></div>'
-        for name, value in facts.items()
-    )
+    return cards(facts.items())
 
 
 def _best_text(plan: Plan, leader: FrozenTrial | None) -> str:
