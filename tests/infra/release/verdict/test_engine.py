@@ -227,11 +227,11 @@ def test_what_callers_of_both_versions_meet_holds_no_good_candidate(harm: str) -
 def test_a_few_hundred_callers_may_wait_a_little_longer_if_the_replay_is_good() -> None:
     """A seventh longer is certain, and tolerated; they are too few to rule the double out."""
     own = Reports(1000, 1000, 2, 2, 0.4)
-    arms = [
+    stable, candidate = (
         Arm(20, latency=counts, reports=own, lines=9)
         for counts in ((0, 19, 1, 0, 0, 0), (0, 16, 4, 0, 0, 0))
-    ]
-    windows = [Window(*arms, SAME_PREDICTIONS, CALLS, CALLS)] * 20
+    )
+    windows = [Window(stable, candidate, SAME_PREDICTIONS, CALLS, CALLS)] * 20
     assert judge(evidence(*windows), PROFILES["low traffic"]).decision == "promote"
 
 
