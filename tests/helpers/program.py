@@ -6,7 +6,8 @@ every program; of our own modules it has loaded none but the one that imports Li
 
 A test starts one as a `Program`; a shell, or another program that starts programs, by the words of
 `in_shell`, which run this file without packages: it passes its descriptors, environment and signals
-on, and ends as the program does.
+on, and ends as the program does. What a program itself starts by ``sys.executable -m`` is forked in
+the same way, as a sweep's workers and the ranks of a training are.
 """
 
 from __future__ import annotations
@@ -47,6 +48,14 @@ _SLOW = (
     "sklearn.linear_model",
 )
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
+_PYTHON = """\
+#!/bin/sh
+if [ "$1" = -m ]; then
+    shift
+    exec {here} "$@"
+fi
+exec {python} "$@"
+"""
 
 
 class Program(subprocess.Popen[str]):
@@ -82,32 +91,35 @@ class Program(subprocess.Popen[str]):
 
 def in_shell(module: str) -> str:
     """``python -m module``, to be followed by arguments."""
-    _, _, door = _forker()
-    return shlex.join([sys.executable, "-I", "-S", str(Path(__file__).absolute()), door, module])
+    _, _, folder = _forker()
+    return shlex.join([f"{folder}/python", "-m", module])
 
 
 @cache
 def _forker() -> tuple[socket.socket, subprocess.Popen[bytes], str]:
-    """The process that forks, which lives as long as this one, a connection to it, and the name of
-    the socket at which it listens for others."""
+    """The process that forks, which lives as long as this one, a connection to it, and a folder
+    with the socket at which it listens for others, and a stand-in for Python that asks there."""
     # Programs become children of this process when the one between has ended.
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     ours, theirs = socket.socketpair()
     folder = mkdtemp(prefix="fork", dir="/tmp")  # a socket's name has at most 107 bytes
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    door = f"{folder}/door"
+    door, python = f"{folder}/door", Path(folder, "python")
+    here = shlex.join([sys.executable, "-I", "-S", str(Path(__file__).absolute()), door])
+    python.write_text(_PYTHON.format(here=here, python=shlex.quote(sys.executable)))
+    python.chmod(0o755)
     path = os.pathsep.join(filter(None, sys.path))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(door)
         listening.listen()
         numbers = [theirs.fileno(), listening.fileno()]
         forker = subprocess.Popen(
-            [sys.executable, "-P", __file__, *map(str, numbers)],
+            [sys.executable, "-P", __file__, folder, *map(str, numbers)],
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             pass_fds=numbers,
         )
     theirs.close()
-    return ours, forker, door
+    return ours, forker, folder
 
 
 def _request(
@@ -249,7 +261,8 @@ def _become(
 
 
 if __name__ == "__main__":
-    if sys.argv[1].isdigit():
-        _serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:]))
+    if sys.argv[2].isdigit():
+        sys.executable = f"{sys.argv[1]}/python"
+        _serve(*(socket.socket(fileno=int(number)) for number in sys.argv[2:]))
     else:
         _ask(*sys.argv[1:])
