@@ -339,7 +339,7 @@ def _sizes(sizes: NDArray[np.int64], target: tuple[int, int]) -> Figure:
         edges = sizes.min(axis=1)
         low, high = int(edges.min()), int(edges.max())
         step = (high - low) // 40 + 1
-        axes.hist(edges, bins=np.arange(low, high + 2 * step, step) - 0.5, color=BLUE)
+        axes.hist(edges, bins=(np.arange(low, high + 2 * step, step) - 0.5).tolist(), color=BLUE)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.axvline(min(target), color=ORANGE, label=f"model input: {min(target)}")
         common = Counter(map(tuple, sizes.tolist())).most_common(1)[0]
