@@ -72,7 +72,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
         path = user_path(options.html)
         write_whole(path, render(records, options.show))
-        console.print(f"{path}: {len(records)} runs", highlight=False, soft_wrap=True)
+        console.print(f"{path}: {_count(records)}", highlight=False, soft_wrap=True)
     elif options.json:
         print(json.dumps([_as_dict(record) for record in records], indent=2, allow_nan=False))
     else:
@@ -127,7 +127,11 @@ def print_runs(records: Sequence[Record], show: Sequence[str], console: Console)
         if record.problem:
             text = f"{record.path}: {record.problem}"
             console.print(text, style="red", markup=False, soft_wrap=True)
-    console.print(f"{len(records)} runs", style="dim", highlight=False)
+    console.print(_count(records), style="dim", highlight=False)
+
+
+def _count(records: Sequence[Record]) -> str:
+    return "1 run" if len(records) == 1 else f"{len(records)} runs"
 
 
 def print_changes(records: Sequence[Record], console: Console) -> None:
