@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from serve.http.keys import digest_of
+from tests.helpers.waiting import wait_until
 from tests.serve.abuse.attacks import KEY
 from tests.serve.abuse.wire import GOOD, Target, target
 
@@ -27,6 +28,7 @@ IDS = {
     "no string": 7,
     "a list": ["0" * 32],
 }
+KEPT = {"captures", "labels"}
 LABELS = {
     "a path": UP + "cat",
     "a class in capitals": "CAT",
@@ -47,6 +49,10 @@ def server(folder: Path) -> Iterator[Target]:
     variables = {"KILN_CAPTURE": str(folder), "KILN_CAPTURE_SHARE": "1", "KILN_CAPTURE_ROWS": "1"}
     with target(KILN_API_KEYS=digest_of(KEY.encode()), **variables) as up:
         yield up
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def said(server: Target, **body: object) -> tuple[int, str]:
@@ -72,8 +78,8 @@ def test_a_good_label_is_kept_below_the_store_and_names_no_key(
     answer = server.ask("POST", "/predict", GOOD, JSON, RIGHT)
     request_id = json.loads(answer.body)["request_id"]
     assert said(server, request_id=request_id, label="cat")[0] == 201
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.relative_to(folder).parts[0] for path in files} == {"captures", "labels"}
+    wait_until(lambda: {path.relative_to(folder).parts[0] for path in _files(folder)} == KEPT)
+    files = _files(folder)
     (label,) = (folder / "labels").rglob("*.json")
     assert re.fullmatch(r"feedback-[0-9a-f]{12}-000\.json", label.name)
     assert KEY.encode() not in b"".join(path.read_bytes() for path in files)
