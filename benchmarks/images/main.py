@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,9 @@ def show(found: dict[str, Any], console: Console) -> None:
 def main(arguments: Sequence[str], console: Console) -> int:
     options = _options().parse_args(arguments)
     if options.epochs_of:
-        print(json.dumps(epochs(options.epochs_of, options.edge, options.gib)))
+        with redirect_stdout(sys.stderr):  # a training says how far it is
+            costs = epochs(options.epochs_of, options.edge, options.gib)
+        print(json.dumps(costs))
         return 0
     with tempfile.TemporaryDirectory(prefix="kiln-images-") as folder:
         os.environ["KILN_CACHE"] = f"{folder}/cache"
