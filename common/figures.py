@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import MaxNLocator
 
 # Legible on white; reports override these colours in dark mode.
 INK, MUTED, LINE = "#1f2a37", "#6b7684", "#dfe4ea"
@@ -70,6 +72,11 @@ def has_glyphs(text: str) -> bool:
     fonts would make the bytes depend on the machine. SVGs leave fonts to the viewer.
     """
     return all(ord(character) in _glyphs() for character in text)
+
+
+def whole_ticks(axis: Axis) -> None:
+    """Ticks at whole numbers only, even if there is but one."""
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def to_png(figure: Figure) -> bytes:

@@ -169,9 +169,8 @@ def draw(
 ) -> Any:
     """The curve of each fold, and their last values with mean and interval."""
     import matplotlib
-    from matplotlib.ticker import MaxNLocator
 
-    from common.figures import BLUE, ORANGE, STYLE, new_figure
+    from common.figures import BLUE, ORANGE, STYLE, new_figure, whole_ticks
 
     figure = new_figure(9.2, 3.2)
     with matplotlib.rc_context(STYLE):
@@ -181,14 +180,14 @@ def draw(
             marker = "o" if len(points) < 2 else ""
             left.plot(*zip(*points, strict=True), color=BLUE, alpha=0.5, marker=marker)
         left.set(title=f"{monitor} of each fold", xlabel="epoch")
-        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_ticks(left.xaxis)
         found = last[monitor]
         places = range(1, len(found.values) + 1)
         right.axhspan(found.low, found.high, color=ORANGE, alpha=0.18, linewidth=0)
         right.axhline(found.mean, color=ORANGE)
         right.plot(places, found.values, "o", color=BLUE)
         right.set(title="Last epoch, mean and 95 % interval", xlabel="fold")
-        right.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_ticks(right.xaxis)
     return figure
 
 

@@ -12,11 +12,20 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.figures import BLUE, ORANGE, STYLE, cards, fill, inline_svg, new_figure, to_svg
+from common.figures import (
+    BLUE,
+    ORANGE,
+    STYLE,
+    cards,
+    fill,
+    inline_svg,
+    new_figure,
+    to_svg,
+    whole_ticks,
+)
 from common.files import write_whole
 from ml.data.checks import readable_part
 from ml.report.plots import data_uri
@@ -340,7 +349,7 @@ def _sizes(sizes: NDArray[np.int64], target: tuple[int, int]) -> Figure:
         low, high = int(edges.min()), int(edges.max())
         step = (high - low) // 40 + 1
         axes.hist(edges, bins=(np.arange(low, high + 2 * step, step) - 0.5).tolist(), color=BLUE)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_ticks(axes.xaxis)
         axes.axvline(min(target), color=ORANGE, label=f"model input: {min(target)}")
         common = Counter(map(tuple, sizes.tolist())).most_common(1)[0]
         axes.set_title(f"most frequent: {common[0][0]} × {common[0][1]}, {common[1]:,} files")

@@ -150,7 +150,11 @@ def _cards(run: Run) -> str:
         ("Calibration error", f"{e.calibration_error:.4f}", _calibration_hint(e)),
         ("Parameters", _compact(run.parameters), f"{run.parameters:,}"),
         ("Model file", f"{run.size_bytes / 1e6:.2f} MB", "ONNX, self-describing"),
-        ("Training", _duration(run.training_s), f"{len(run.rows)} epochs"),
+        (
+            "Training",
+            _duration(run.training_s),
+            "1 epoch" if len(run.rows) == 1 else f"{len(run.rows)} epochs",
+        ),
     ]
     return cards(facts)
 
@@ -197,7 +201,7 @@ def _matrix(e: Evaluation) -> str:
         cells = []
         for column, count in enumerate(counts):
             share = count / max(e.support[index], 1)
-            kind = "hit" if column == index else "miss"
+            kind = "miss" if column != index else "hit" if share > 0.4 else "hit faint"
             # Mistakes are rare, so their colour scale is steeper.
             weight = share if column == index else min(1.0, 4 * share)
             text = str(count) if count else ""

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.figures import BLUE, INK, MUTED, ORANGE, STYLE, has_glyphs, new_figure
+from common.figures import BLUE, INK, MUTED, ORANGE, STYLE, has_glyphs, new_figure, whole_ticks
 from ml.artifact.evaluation import CALIBRATION_BINS, Evaluation
 
 FEW_IMAGES = 30  # bins with fewer images are too noisy for an accuracy
@@ -250,7 +250,7 @@ def _curve(axes: Axes, rows: Rows, name: str, title: str) -> None:
             marker = "o" if len(points) < 2 else ""
             axes.plot(*zip(*points, strict=True), color=color, label=label, marker=marker)
     axes.set(title=title, xlabel="epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_ticks(axes.xaxis)
     if axes.has_data():
         axes.legend()
 

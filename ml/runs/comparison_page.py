@@ -8,9 +8,18 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from common.figures import COLORS, MUTED, STYLE, cards, fill, inline_svg, new_figure, to_svg
+from common.figures import (
+    COLORS,
+    MUTED,
+    STYLE,
+    cards,
+    fill,
+    inline_svg,
+    new_figure,
+    to_svg,
+    whole_ticks,
+)
 from common.terminal import duration
 from ml.runs.comparison import Record, changed, shown, shown_score
 
@@ -49,7 +58,7 @@ def curves(records: Sequence[Record], metric: str) -> Figure:
                 marker = "o" if len(points) < 2 else ""
                 axes.plot(*zip(*points, strict=True), color=color, linestyle=dash, marker=marker)
         axes.set(title=metric, xlabel="epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_ticks(axes.xaxis)
     return figure
 
 

@@ -63,6 +63,7 @@ def test_sizes_are_counted_by_whole_pixels(edges: list[int]) -> None:
     drawn = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
     bars = [bar for bar in drawn if bar.get_height()]
     assert [bar.get_height() for bar in bars] == [1] * len(edges)
+    assert all(tick == int(tick) for tick in axes.get_xticks())
     for bar, edge in zip(bars, edges, strict=True):
         assert bar.get_width() == int(bar.get_width()) >= 1
         assert bar.get_x() < edge < bar.get_x() + bar.get_width()
