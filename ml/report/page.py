@@ -201,7 +201,7 @@ def _matrix(e: Evaluation) -> str:
         cells = []
         for column, count in enumerate(counts):
             share = count / max(e.support[index], 1)
-            kind = "miss" if column != index else "hit" if share > 0.4 else "hit faint"
+            kind = "miss" if column != index else "hit" if share > 0.5 else "hit faint"
             # Mistakes are rare, so their colour scale is steeper.
             weight = share if column == index else min(1.0, 4 * share)
             text = str(count) if count else ""
