@@ -64,10 +64,12 @@ def test_weights_count_in_training_and_not_in_validation() -> None:
     assert module.val_scores.take()["loss"] == pytest.approx(plain)
 
 
-def test_scores_of_an_epoch_are_those_of_all_its_images_at_once() -> None:
+@pytest.mark.parametrize("seen", [4, 2])  # classes; the others are neither label nor answer
+def test_scores_of_an_epoch_are_those_of_all_its_images_at_once(seen: int) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(100, 4, generator=generator)
-    labels = torch.randint(0, 4, (100,), generator=generator)
+    logits[:, seen:] = -9
+    labels = torch.randint(0, seen, (100,), generator=generator)
     scores = EpochScores(4)
     for part in (slice(0, 30), slice(30, 100)):
         scores.add(logits[part], labels[part], F.cross_entropy(logits[part], labels[part]))
