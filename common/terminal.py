@@ -133,6 +133,11 @@ class Progress:
             self._console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
 
 
+def plural(number: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Human-readable: ``40 s``, ``4 min 10 s``, ``1 h 5 min``."""
     minutes, rest = divmod(round(seconds), 60)

@@ -16,6 +16,7 @@ from common.figures import cards, fill, inline_svg, to_png, to_svg
 from common.files import write_whole
 from common.model.artifact import ArtifactMetadata
 from common.saliency import occluded, saliency
+from common.terminal import plural
 from ml.artifact.evaluation import Evaluation, Labelled, worst_mistakes
 from ml.report import plots
 from ml.runs.folder import RunFolder, read_rows
@@ -150,11 +151,7 @@ def _cards(run: Run) -> str:
         ("Calibration error", f"{e.calibration_error:.4f}", _calibration_hint(e)),
         ("Parameters", _compact(run.parameters), f"{run.parameters:,}"),
         ("Model file", f"{run.size_bytes / 1e6:.2f} MB", "ONNX, self-describing"),
-        (
-            "Training",
-            _duration(run.training_s),
-            "1 epoch" if len(run.rows) == 1 else f"{len(run.rows)} epochs",
-        ),
+        ("Training", _duration(run.training_s), plural(len(run.rows), "epoch")),
     ]
     return cards(facts)
 

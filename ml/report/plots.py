@@ -238,7 +238,7 @@ def pixels_to_png(image: Images) -> bytes:
 
 
 def data_uri(image: Images) -> str:
-    """The same as the address of an <img>."""
+    """An (H, W, 3) image as the data URI of its PNG, for an <img>."""
     return f"data:image/png;base64,{base64.b64encode(pixels_to_png(image)).decode()}"
 
 

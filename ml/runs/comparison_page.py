@@ -20,7 +20,7 @@ from common.figures import (
     to_svg,
     whole_ticks,
 )
-from common.terminal import duration
+from common.terminal import duration, plural
 from ml.runs.comparison import Record, changed, shown, shown_score
 
 _TEMPLATE = Path(__file__).with_name("comparison.html")
@@ -33,7 +33,7 @@ def render(records: Sequence[Record], show: Sequence[str] = ()) -> str:
     return fill(
         _TEMPLATE,
         {
-            "title": f"{len(records)} run{'' if len(records) == 1 else 's'}",
+            "title": plural(len(records), "run"),
             "cards": _cards(records),
             "runs": _runs(records, show),
             "curves": _curves(records),

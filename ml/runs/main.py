@@ -15,7 +15,7 @@ from rich.table import Table
 
 from common.command_line import command_parser, count
 from common.files import user_path, write_whole
-from common.terminal import duration, terminal
+from common.terminal import duration, plural, terminal
 from ml.runs.comparison import (
     ComparisonError,
     Record,
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
 
         path = user_path(options.html)
         write_whole(path, render(records, options.show))
-        console.print(f"{path}: {_count(records)}", highlight=False, soft_wrap=True)
+        console.print(f"{path}: {plural(len(records), 'run')}", highlight=False, soft_wrap=True)
     elif options.json:
         print(json.dumps([_as_dict(record) for record in records], indent=2, allow_nan=False))
     else:
@@ -127,11 +127,7 @@ def print_runs(records: Sequence[Record], show: Sequence[str], console: Console)
         if record.problem:
             text = f"{record.path}: {record.problem}"
             console.print(text, style="red", markup=False, soft_wrap=True)
-    console.print(_count(records), style="dim", highlight=False)
-
-
-def _count(records: Sequence[Record]) -> str:
-    return "1 run" if len(records) == 1 else f"{len(records)} runs"
+    console.print(plural(len(records), "run"), style="dim", highlight=False)
 
 
 def print_changes(records: Sequence[Record], console: Console) -> None:
