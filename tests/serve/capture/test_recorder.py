@@ -179,7 +179,7 @@ def test_a_store_that_is_away_costs_a_line_and_nothing_is_written_twice(
     monkeypatch.setattr(module, "_LONGEST_PAUSE_S", 0.02)
     caplog.set_level(logging.INFO)
     store = Faulty(tmp_path)
-    one = recorder(store, rows=10)
+    one = recorder(store, rows=1)
     for _ in range(3):
         one(exchange(10), "POST", "/predict/batch")
     wait_until(lambda: store.tries > 3)
