@@ -1,7 +1,6 @@
 """`service_image`: the image around a layer of the application."""
 
-load("@rules_oci//oci:defs.bzl", "oci_image")
-load("//tools/image:layers.bzl", "LINUX_X86_64")
+load("//tools/image:image.bzl", "python_image")
 
 # What decodes AVIF: the flag //serve/image:formats brings it back, in a layer of its own.
 AVIF = [
@@ -32,9 +31,11 @@ def service_image(name, application, **kwargs):
       application: the last layer.
       **kwargs: as for every rule.
     """
-    oci_image(
+    python_image(
         name = name,
-        base = "@distroless_python3_linux_amd64",
+        title = "kiln",
+        # A base that is not AWS's own must say that it may be snapshot.
+        labels = {"com.amazonaws.lambda.feature.snapstart": "Allow"},
         entrypoint = [
             "/usr/bin/python3",
             "-I",  # neither PYTHON* variables nor the working folder choose what is imported
@@ -47,7 +48,6 @@ def service_image(name, application, **kwargs):
             "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime would report to its maker
         },
         exposed_ports = ["8000/tcp"],
-        labels = "//serve/image:labels",
         tars = [
             "//serve/image:standard_library",
             "//serve/image:packages",
@@ -58,8 +58,6 @@ def service_image(name, application, **kwargs):
             "//serve/image:model",
             application,
         ],
-        target_compatible_with = LINUX_X86_64,
-        user = "65532:65532",
         workdir = "/var/task",
         **kwargs
     )

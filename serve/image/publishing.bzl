@@ -5,11 +5,23 @@ def _string_setting_impl(ctx):
     ctx.actions.write(output, ctx.build_setting_value)
     return [DefaultInfo(files = depset([output]))]
 
-string_setting = rule(
+_string_setting = rule(
     implementation = _string_setting_impl,
     build_setting = config.string(flag = True),
-    doc = "A flag of the command line, whose value is this target's file.",
 )
+
+def string_setting(name, default = "", conditions = {}, **kwargs):
+    """A flag of the command line, whose value is this target's file.
+
+    Args:
+      name: name of the flag.
+      default: its value unless the command line has one.
+      conditions: dict of names for select() and the values of the flag that they stand for.
+      **kwargs: as for every rule.
+    """
+    _string_setting(name = name, build_setting_default = default, **kwargs)
+    for condition, value in conditions.items():
+        native.config_setting(name = condition, flag_values = {":" + name: value})
 
 def _stamped_tags_impl(ctx):
     output = ctx.actions.declare_file(ctx.label.name + ".txt")
@@ -27,8 +39,23 @@ def _stamped_tags_impl(ctx):
         ctx.actions.write(output, "")
     return [DefaultInfo(files = depset([output]))]
 
-stamped_tags = rule(
+_stamped_tags = rule(
     implementation = _stamped_tags_impl,
     attrs = {"stamped": attr.bool(mandatory = True)},
-    doc = "With --stamp the label of the build and the revision, one a line; else none.",
 )
+
+def stamped_tags(name, **kwargs):
+    """With --stamp the label of the build and the revision, one a line; else none.
+
+    Args:
+      name: name of the file.
+      **kwargs: as for every rule.
+    """
+    _stamped_tags(
+        name = name,
+        stamped = select({
+            "//tools/image:stamping": True,
+            "//conditions:default": False,
+        }),
+        **kwargs
+    )

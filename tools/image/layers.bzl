@@ -14,6 +14,9 @@ LINUX_X86_64 = [
     "@platforms//os:linux",
 ]
 
+# What every image starts from: an interpreter without a shell.
+BASE = "@distroless_python3_linux_amd64"
+
 # Where both the base image's interpreter and that of Debian look by themselves.
 SITE_PACKAGES = "usr/local/lib/python3.11/dist-packages"
 
@@ -137,15 +140,23 @@ _PYTHON = _LAYER | {
     "exclude": attr.string_list(doc = "Shell patterns of paths within the folder; * also matches a slash."),
 }
 
-packages_layer = rule(
+_packages_layer = rule(
     implementation = _packages_layer_impl,
     attrs = _PYTHON | {
         "folder": attr.string(default = SITE_PACKAGES),
         "effort": attr.int(default = 6, doc = "Of gzip, from 1, quick, to 9, small."),
         "only": attr.string_list(doc = "Shell patterns as for `exclude`: the layer holds nothing else."),
     },
-    doc = "The wheels that `deps` need, flat as pip would install them, with bytecode.",
 )
+
+def packages_layer(name, **kwargs):
+    """The wheels that `deps` need, flat as pip would install them, with bytecode.
+
+    Args:
+      name: name of the layer.
+      **kwargs: deps, exclude, only, effort, folder, and what every rule has.
+    """
+    _packages_layer(name = name, target_compatible_with = LINUX_X86_64, **kwargs)
 
 sources_layer = rule(
     implementation = _sources_layer_impl,
@@ -165,10 +176,10 @@ files_layer = rule(
     },
 )
 
-base_bytecode_layer = rule(
+_base_bytecode_layer = rule(
     implementation = _base_bytecode_layer_impl,
     attrs = {
-        "base": attr.label(allow_single_file = True, mandatory = True),
+        "base": attr.label(allow_single_file = True, default = BASE),
         "folder": attr.string(default = "usr/lib/python3.11"),
         "_base_bytecode": attr.label(
             cfg = "exec",
@@ -176,5 +187,13 @@ base_bytecode_layer = rule(
             executable = True,
         ),
     },
-    doc = "The standard library compiled: bases carry its sources only, and roots are read-only.",
 )
+
+def base_bytecode_layer(name, **kwargs):
+    """The standard library compiled: bases carry its sources only, and roots are read-only.
+
+    Args:
+      name: name of the layer.
+      **kwargs: base, folder, and what every rule has.
+    """
+    _base_bytecode_layer(name = name, target_compatible_with = LINUX_X86_64, **kwargs)
