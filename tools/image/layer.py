@@ -1,6 +1,7 @@
 """Writes an image layer from files and their paths in it, and Python's bytecode beside its sources.
 
-An image's root is read-only, so without it every start would compile everything again.
+An image's root is read-only, so without it every start would compile everything again. With --base
+the layer is the bytecode of the base image's own modules, of which it has only the sources.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import importlib.util
 import marshal
 import re
 import sys
+import tarfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from common.oci import Entry, with_parents, write_layer
+from common.oci import Entry, blob_path, read_image, with_parents, write_layer
 
 # Not used at run time: type stubs, static libraries.
 _NEVER = re.compile(r".*\.(pyi|pyc|pyx|pxd|a|lib|cmake)|.*/py\.typed")
@@ -34,6 +36,7 @@ class LayerError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--folder", default="", help="of the image, in which all files are put")
+    parser.add_argument("--base", type=Path, help="layout of an image whose folder is compiled")
     parser.add_argument("--exclude", action="append", default=[], help="pattern within the folder")
     parser.add_argument("--only", action="append", default=[], help="pattern: nothing else")
     parser.add_argument("--compile", action="store_true", help="add bytecode")
@@ -42,8 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", nargs="*", help="place=source, the place within the folder")
     options = parser.parse_args(arguments)
     try:
-        files = wanted(map(_pair, options.file), options.exclude, options.only)
-        found = list(entries(files, options.folder, options.compile))
+        if options.base:
+            found = list(base_bytecode(options.base, options.folder))
+        else:
+            files = wanted(map(_pair, options.file), options.exclude, options.only)
+            found = list(entries(files, options.folder, options.compile))
         if not found:
             raise LayerError(f"no file is left for {options.output.name}")
         write_layer(with_parents(found), options.output, options.effort)
@@ -113,6 +119,23 @@ def _is_program(data: bytes) -> bool:
     An ELF executable names its loader; a library does not.
     """
     return data.startswith(b"#!") or (data.startswith(b"\x7fELF") and b"/ld-linux" in data[:4096])
+
+
+def base_bytecode(base: Path, folder: str) -> Iterator[Entry]:
+    """Bytecode of the modules in a folder of an image, but for those of its tests."""
+    found: dict[str, Entry] = {}  # a later layer replaces a file of an earlier one
+    for layer in read_image(base).manifest["layers"]:
+        with tarfile.open(blob_path(base, layer["digest"])) as archive:
+            for member in archive:
+                path = member.name.removeprefix("./").removeprefix("/")
+                is_module = (
+                    path.startswith(f"{folder}/") and path.endswith(".py") and member.isreg()
+                )
+                source = archive.extractfile(member) if is_module and "/test/" not in path else None
+                code = compiled(source.read(), f"/{path}") if source else None
+                if code is not None:
+                    found[path] = Entry(cached(path), data=code)
+    yield from found.values()
 
 
 _HASH_BASED_UNCHECKED = 0b01  # PEP 552

@@ -112,22 +112,11 @@ def _files_layer_impl(ctx):
     return _write(ctx, args, ctx.files.files)
 
 def _base_bytecode_layer_impl(ctx):
-    output = ctx.actions.declare_file(ctx.label.name + ".tar.gz")
     args = ctx.actions.args()
     args.add("--base", ctx.file.base.path)
-    args.add("--folder", ctx.attr.folder)
-    args.add("--output", output)
-    ctx.actions.run(
-        arguments = [args],
-        env = {"PYTHONHASHSEED": "0"},
-        executable = ctx.executable._base_bytecode,
-        # A layout's blobs may be links to other files, which are its runfiles.
-        inputs = depset([ctx.file.base], transitive = [ctx.attr.base[DefaultInfo].default_runfiles.files]),
-        mnemonic = "ImageLayer",
-        outputs = [output],
-        progress_message = "Image layer %{label}",
-    )
-    return [DefaultInfo(files = depset([output]))]
+
+    # A layout's blobs may be links to other files, which are its runfiles.
+    return _write(ctx, args, depset([ctx.file.base], transitive = [ctx.attr.base[DefaultInfo].default_runfiles.files]))
 
 _FOLDER = attr.string(doc = "Of the image, below which the files are put.")
 _LAYER = {"_layer": attr.label(cfg = "exec", default = "//tools/image:layer", executable = True)}
@@ -178,14 +167,9 @@ files_layer = rule(
 
 _base_bytecode_layer = rule(
     implementation = _base_bytecode_layer_impl,
-    attrs = {
+    attrs = _LAYER | {
         "base": attr.label(allow_single_file = True, default = BASE),
         "folder": attr.string(default = "usr/lib/python3.11"),
-        "_base_bytecode": attr.label(
-            cfg = "exec",
-            default = "//tools/image:base_bytecode",
-            executable = True,
-        ),
     },
 )
 

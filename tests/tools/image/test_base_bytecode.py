@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 from common.oci import Entry, add_layer, empty_image, with_parents, write_image, write_layer
-from tools.image import base_bytecode
+from tools.image import layer
 
 
 def base_with(folder: Path, *entries: Entry) -> Path:
@@ -18,15 +18,15 @@ def base_with(folder: Path, *entries: Entry) -> Path:
 
 def run(base: Path, output: Path) -> int:
     arguments = ["--base", str(base), "--folder", "usr/lib/python3.11", "--output", str(output)]
-    return base_bytecode.main(arguments)
+    return layer.main(arguments)
 
 
 def test_the_library_is_compiled_beside_its_sources(tmp_path: Path) -> None:
     names = ["usr/lib/python3.11/json/__init__.py", "usr/lib/other.py", "usr/lib/python3.11/a.so"]
     base = base_with(tmp_path, *(Entry(name, data=b"a = 1") for name in names))
     assert run(base, tmp_path / "out.tar.gz") == 0
-    with tarfile.open(tmp_path / "out.tar.gz") as layer:
-        files = [member.name for member in layer if member.isfile()]
+    with tarfile.open(tmp_path / "out.tar.gz") as archive:
+        files = [member.name for member in archive if member.isfile()]
     assert files == ["usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc"]
 
 
