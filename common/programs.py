@@ -1,4 +1,4 @@
-"""Native programs: where they are; child processes and servers: environment, ports and user."""
+"""Native programs; environment, ports and user of child processes; the files that git tracks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -92,6 +93,13 @@ def require_program(name: str) -> Path:
         return find_program(name)
     except ProgramMissing as missing:
         pytest.skip(str(missing))
+
+
+def tracked_files(*patterns: str) -> list[str]:
+    """Files below the working folder that git tracks, or would track if they were added."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"]
+    found = subprocess.run([*listing, *patterns], check=True, capture_output=True, text=True)
+    return [name for name in found.stdout.split("\0") if Path(name).is_file()]
 
 
 def python_environment() -> dict[str, str]:

@@ -60,7 +60,7 @@ class Metric:
 
     @property
     def prometheus(self) -> str:
-        """Its series name in Prometheus; of histograms without `_bucket` and the like."""
+        """The series' name in Prometheus, for a histogram without suffixes such as `_bucket`."""
         parts = [name.replace(".", "_") for name in (self.name, _UNITS.get(self.unit, "")) if name]
         if self.owner == "prometheus":
             return self.name
@@ -158,7 +158,7 @@ def kebab(name: str) -> str:
 
 
 def seconds(window: str) -> int:
-    """`5m`, `1h` or `3d`."""
+    """Seconds of a duration such as `5m`, `1h` or `3d`."""
     return int(window[:-1]) * _SECONDS[window[-1]]
 
 

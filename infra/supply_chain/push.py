@@ -84,8 +84,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def check(repository: str) -> None:
-    """Raises:
-    PushError: it is malformed, or has a tag or digest.
+    """Checks the form of a repository's name.
+
+    Raises:
+        PushError: it is malformed, or has a tag or digest.
     """
     if not repository:
         raise PushError(
@@ -99,12 +101,14 @@ def check(repository: str) -> None:
 
 
 def tags_to_set(repository: str, digest: str, tags: Sequence[str]) -> list[str]:
-    """Those that the image does not have. Amazon ECR refuses a tag that is there, also on the same
-    image: a job that is repeated would fail for what it had done.
+    """The tags that the image does not have yet.
+
+    Amazon ECR refuses to set an existing tag, even to the same image: a repeated job would fail
+    because its first run succeeded.
 
     Raises:
-        PushError: a tag is another image's.
-        LoginError: ECR does not say.
+        PushError: a tag belongs to another image.
+        LoginError: ECR cannot be asked.
     """
     host, _, path = repository.partition("/")
     place = ecr_place(host)
@@ -121,7 +125,7 @@ def tags_to_set(repository: str, digest: str, tags: Sequence[str]) -> list[str]:
 
 
 def _tagged(account: str, region: str, path: str, tags: Sequence[str]) -> dict[str, str]:
-    """Digests of the tags that are there."""
+    """The digest of each of these tags that exists."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 

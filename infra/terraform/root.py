@@ -201,7 +201,7 @@ class Root:
 
     @property
     def title(self) -> str:
-        """For messages, such as ``service of dev``."""
+        """The root's name in messages, such as ``service of dev``."""
         return f"{self.name} of {self.environment}"
 
     def init(self) -> None:

@@ -112,7 +112,7 @@ class Infrastructure(Protocol):
     """The service of one environment. Every method raises TerraformError on failure."""
 
     def outputs(self) -> ServiceOutputs | None:
-        """None if no apply has completed."""
+        """The outputs; None if no apply has completed."""
 
     def stateless_name(self) -> str | None:
         """The function's name, if there is no state that could hold it."""

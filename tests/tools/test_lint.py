@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.programs import tracked_files
 from tools.lint import lint, ruff_test
 
 RULES = Path("pyproject.toml").absolute()
@@ -112,3 +113,11 @@ def test_one_check_alone(clone: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert run(clone, "--only=spelling") == 2
     assert "no check spelling" in capsys.readouterr().err
+
+
+def test_names_outside_ascii_are_checked_and_ignored_files_are_not(clone: Path) -> None:
+    for name in ("größe.py", "notes.md", "ignored.py"):
+        (clone / name).touch()
+    (clone / ".gitignore").write_text("ignored.py\n")
+    assert set(tracked_files("*.py")) == {"good.py", "größe.py"}
+    assert set(tracked_files()) == {"good.py", "größe.py", "notes.md", ".gitignore"}

@@ -35,6 +35,7 @@ from detect_secrets.settings import get_settings, transient_settings
 
 from common.command_line import command_parser
 from common.files import workspace_folder, write_whole
+from common.programs import tracked_files
 from tools.image import inspection
 from tools.image.inspection import secret_in
 from tools.provision.cache import cache_root
@@ -141,13 +142,6 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def tracked() -> list[str]:
-    """Files that git tracks, or would track if they were added."""
-    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split("\0")
-    return [name for name in found if Path(name).is_file()]
-
-
 def search_history(clean: set[str]) -> Iterator[Finding]:
     """Scans every version of every file in all commits reachable from a branch or tag."""
     listing = ["git", "rev-list", "--objects", "--all", "--filter=object:type=blob"]
@@ -184,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
     try:
         os.chdir(workspace_folder())
-        files = options.files or ([] if options.history else tracked())
+        files = options.files or ([] if options.history else tracked_files())
         with known_clean() as clean:
             findings = list(search_history(set()) if options.history else search(files, clean))
     except (OSError, ValueError, subprocess.CalledProcessError) as error:

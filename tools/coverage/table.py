@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from common.files import workspace_folder
+from common.programs import tracked_files
 from common.terminal import Progress
 from tools.coverage import lcov
 
@@ -45,7 +45,8 @@ def main(argv: Sequence[str]) -> int:
         return 2
     with Progress("reading the report") as progress:
         measured = lcov.parse(options.report.read_text(encoding="utf-8"))
-        sources, files = _tracked_sources(), dict[str, lcov.FileCoverage]()
+        sources = sorted(name for name in tracked_files(*FOLDERS) if name.endswith(".py"))
+        files = dict[str, lcov.FileCoverage]()
         progress.begin("counting statements", len(sources))
         for path in sources:
             files[path] = _known(measured, path) or never_imported(path)
@@ -78,7 +79,7 @@ def never_imported(path: str) -> lcov.FileCoverage:
 
 
 def _known(measured: Mapping[str, lcov.FileCoverage], path: str) -> lcov.FileCoverage | None:
-    """Also None for a file that Bazel only lists: its baseline has sections without lines."""
+    """The measured coverage; None for a file that Bazel only lists, in a section without lines."""
     coverage = measured.get(path)
     return coverage if coverage and coverage.lines else None
 
@@ -98,12 +99,6 @@ def _line(name: str, row: Row, width: int) -> str:
 
 def _percent(hit: int, of: int) -> float:
     return 100 * hit / of if of else 100.0
-
-
-def _tracked_sources() -> list[str]:
-    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *FOLDERS]
-    found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
-    return sorted(name for name in found if name.endswith(".py") and Path(name).is_file())
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.programs import wheel_program
+from common.programs import tracked_files, wheel_program
 
 # Of buildifier: the default ones but one, since `sources()` makes the same names in every package.
 CHECKS = "-warnings=-unnamed-macro"
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _format_python() -> int:
-    ruff, files = str(wheel_program("ruff")), tracked("*.py")
+    ruff, files = str(wheel_program("ruff")), tracked_files("*.py")
     check = subprocess.run([ruff, "check", "--fix", "--no-cache", *files], check=False)
     layout = subprocess.run([ruff, "format", "--no-cache", *files], check=False)
     return max(check.returncode, layout.returncode)
@@ -34,7 +34,7 @@ def _format_bazel(buildifier: Path) -> int:
     if reason := why_missing(buildifier):
         print(f"BUILD files left as they are: {reason}", file=sys.stderr)
         return 0
-    files = tracked("*.bazel", "*.bzl")
+    files = tracked_files("*.bazel", "*.bzl")
     repair = ["-mode=fix", "-lint=fix", CHECKS]
     return subprocess.run([str(buildifier), *repair, *files], check=False).returncode
 
@@ -44,13 +44,6 @@ def why_missing(program: Path) -> str | None:
     if os.access(program, os.X_OK):
         return None
     return program.read_text(encoding="utf-8").strip()
-
-
-def tracked(*patterns: str) -> list[str]:
-    """Files that git tracks, or would track if they were added."""
-    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
-    found = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
-    return [name for name in found if Path(name).is_file()]
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from common.command_line import command_parser
 from common.files import workspace_folder
-from common.programs import wheel_program
-from tools.lint.format import CHECKS, tracked, why_missing
+from common.programs import tracked_files, wheel_program
+from tools.lint.format import CHECKS, why_missing
 
 PROGRAMS = ("buildifier", "secrets", "workflows", "actionlint")
 TYPES = "//tools/lint:types"
@@ -52,14 +52,14 @@ class Outcome:
 
 def checks(programs: argparse.Namespace) -> list[Check]:
     """The fast checks, on the files of the working folder."""
-    python, bazel = tracked("*.py"), tracked("*.bazel", "*.bzl")
+    python, bazel = tracked_files("*.py"), tracked_files("*.bazel", "*.bzl")
     ruff, quiet = str(wheel_program("ruff")), ("--quiet", "--no-cache")
     diff = (str(programs.buildifier), "-mode=diff", "-lint=warn", CHECKS)
     return [
         Check("ruff", (ruff, "check", *quiet, *python)),
         Check("layout", (ruff, "format", "--diff", *quiet, *python)),
         Check("buildifier", (*diff, *bazel), why_missing(programs.buildifier)),
-        Check("secrets", (str(programs.secrets), *tracked("*"))),
+        Check("secrets", (str(programs.secrets), *tracked_files())),
         Check("workflows", (str(programs.workflows), f"--actionlint={programs.actionlint}")),
     ]
 

@@ -62,7 +62,7 @@ class Aws:
 
     @property
     def region(self) -> str:
-        """ReleaseError if none is configured."""
+        """The session's region; ReleaseError if none is configured."""
         if not self._session.region_name:
             raise ReleaseError("no AWS region: set AWS_REGION, or `region` in the tfvars")
         return str(self._session.region_name)

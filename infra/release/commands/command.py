@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import signal
 import sys
@@ -17,7 +16,8 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from common.files import user_path
+from common.command_line import command_parser
+from common.files import user_path, workspace_folder
 from common.golden import GoldenSet, GoldenSetError, read_golden_set
 from common.terminal import terminal
 from infra.release.aws.clients import Aws, explained
@@ -87,12 +87,7 @@ Handler = Callable[[argparse.Namespace, Terminal, Open], Result]
 def parser(name: str, description: str, *examples: str) -> argparse.ArgumentParser:
     """An argument parser with the options that every command has."""
     lines = "\n".join(f"  bazel run //infra:{name} -- {example}" for example in examples)
-    found = argparse.ArgumentParser(
-        prog=f"bazel run //infra:{name} --",
-        description=description,
-        epilog=f"examples:\n{lines}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    found = command_parser(f"//infra:{name}", description, f"examples:\n{lines}\n\n{EXIT_CODES}")
     found.add_argument(
         "--env",
         choices=ENVIRONMENTS,
@@ -156,8 +151,7 @@ def _failed(text: str, exit_code: int, is_json: bool, out: Console, errors: Cons
 
 def open_terraform(options: argparse.Namespace, terminal: Terminal) -> Infrastructure:
     """The environment as Terraform has it."""
-    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY") or os.getcwd())
-    folder = workspace / ".kiln" / "terraform"
+    folder = workspace_folder() / ".kiln" / "terraform"
     state = parse_state(options.state or str(folder / "state"))
     variables = dict(map(parse_variable, options.var))
     return TerraformService(options.env, state, folder / "work", variables, terminal.log)
@@ -167,7 +161,7 @@ def open_terraform(options: argparse.Namespace, terminal: Terminal) -> Infrastru
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """The environment's, or of the file that the user names."""
+    """The environment's settings, or those of the file that the user names."""
     return read_settings(options.env, user_path(options.config) if options.config else None)
 
 
@@ -216,27 +210,6 @@ def open_context(options: argparse.Namespace, terminal: Terminal, open_: Open) -
     outputs = required(open_(options, terminal).outputs(), options.env)
     aws = aws_of(settings, outputs)
     return ReleaseContext.open(options.env, settings, aws, outputs, terminal.log)
-
-
-def number_above_zero(text: str) -> float:
-    """For argparse: raises unless the text is such a number."""
-    if not 0 < (number := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return number
-
-
-def share(text: str) -> float:
-    """Argparse type of a share, 0 to 1."""
-    if not 0 <= (number := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text}")
-    return number
-
-
-def count(text: str) -> int:
-    """For argparse: raises unless the text is such a number."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
-    return number
 
 
 def entry(main: Callable[[Sequence[str], Console, Console], int]) -> NoReturn:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.command_line import positive
 from common.files import user_path
 from infra.release.commands.command import (
     Open,
@@ -26,11 +27,9 @@ from infra.release.commands.command import (
     Terminal,
     entry,
     golden_of,
-    number_above_zero,
     open_context,
     parser,
     run,
-    share,
 )
 from infra.release.errors import REFUSED, ReleaseError
 from infra.release.evidence.shadow import Disagreement, sampled, shadow
@@ -110,6 +109,12 @@ def _show(stable: str, candidate: str, found: Disagreement, console: Console) ->
         console.print(f"  {count:6,}  {escape(before)} → {escape(after)}", highlight=False)
 
 
+def _share(text: str) -> float:
+    if not 0 <= (number := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text}")
+    return number
+
+
 def _options() -> argparse.ArgumentParser:
     found = parser(
         "shadow",
@@ -122,19 +127,19 @@ def _options() -> argparse.ArgumentParser:
         "--requests", metavar="FILE", help="JSON lines, - for standard input (default: golden set)"
     )
     found.add_argument("--golden", metavar="FILE", help="golden set (default: the bundled one)")
-    found.add_argument("--share", type=share, default=1.0, help="of the requests (%(default)s)")
+    found.add_argument("--share", type=_share, default=1.0, help="of the requests (%(default)s)")
     found.add_argument(
-        "--rate", type=number_above_zero, default=10.0, help="requests a second (%(default)s)"
+        "--rate", type=positive, default=10.0, help="requests a second (%(default)s)"
     )
     found.add_argument(
         "--wait",
-        type=number_above_zero,
+        type=positive,
         default=60.0,
         metavar="S",
         help="for the log (%(default)s)",
     )
     found.add_argument(
-        "--most", type=share, default=1.0, metavar="SHARE", help="of answers that may differ"
+        "--most", type=_share, default=1.0, metavar="SHARE", help="of answers that may differ"
     )
     return found
 

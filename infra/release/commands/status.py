@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.command_line import count
 from infra.release.aws.clients import iso
 from infra.release.commands.command import (
     Open,
     Result,
     Terminal,
-    count,
     entry,
     open_context,
     parser,

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from common.command_line import positive
 from common.golden import GoldenSet
 from infra.release.aws.clients import Aws, Clock
 from infra.release.commands.command import (
@@ -24,7 +25,6 @@ from infra.release.commands.command import (
     Terminal,
     entry,
     golden_of,
-    number_above_zero,
     open_context,
     parser,
     run,
@@ -178,7 +178,7 @@ def _options() -> argparse.ArgumentParser:
     )
     found.add_argument(
         "--within",
-        type=number_above_zero,
+        type=positive,
         default=WITHIN_S,
         metavar="SECONDS",
         help=f"then the next call goes on (default: {WITHIN_S:g})",

@@ -275,7 +275,7 @@ class Collector:
     def _pages(
         self, window: tuple[float, float], pattern: str, prefix: str = ""
     ) -> Iterator[list[tuple[str, str]]]:
-        """The same by pages: each is a call, and may be empty."""
+        """The lines page by page: each page is a call, and may be empty."""
         start, end = (math.floor(when * 1000) for when in window)
         which = {"logStreamNamePrefix": prefix} if prefix else {"filterPattern": pattern}
         pages = self._aws.logs.get_paginator("filter_log_events").paginate(

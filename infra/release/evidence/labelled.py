@@ -66,7 +66,7 @@ class LabelReader:
 
 
 def since(total: Labelled, earlier: Sequence[Labelled]) -> Labelled:
-    """The part of a total that earlier windows do not have; a withdrawn label still counts."""
+    """The part of a total that is not in earlier windows; a withdrawn label still counts."""
     return Labelled(
         max(0, total.right - sum(one.right for one in earlier)),
         max(0, total.wrong - sum(one.wrong for one in earlier)),

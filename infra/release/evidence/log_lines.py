@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from infra.release.verdict.evidence import Reports
 
-# Behind so many calls an environment has loaded what it needs: its peak grows by a leak, or seldom.
+# After this many calls an environment has loaded what it needs: a growing peak is a leak, mostly.
 _SETTLED_CALLS = 20
 _REPORT = re.compile(
     r"^REPORT RequestId: .*?\bMemory Size: (?P<limit>\d+) MB\s+Max Memory Used: (?P<peak>\d+) MB"
@@ -37,8 +37,8 @@ class _Environment:
 class Environments:
     """Execution environments of all versions, each known by its stream of the log.
 
-    They are remembered from window to window: a run that goes on with another's release sees each
-    as new, which costs it some evidence and invents none.
+    They are remembered from window to window. A run that resumes another run's release sees each
+    as new, which costs some evidence and invents none.
     """
 
     def __init__(self, edges_s: Sequence[float]) -> None:
@@ -49,10 +49,10 @@ class Environments:
     def reports(
         self, events: Iterable[tuple[str, str]], earlier: Iterable[tuple[str, str]] = ()
     ) -> Reports:
-        """What the lines of a version's calls, (stream, message) in order of time, say.
+        """Counts the REPORT lines of a version's calls, (stream, message) in order of time.
 
         Args:
-            earlier: of before the window, of which cold starts alone count.
+            earlier: lines from before the window, of which only cold starts count.
         """
         counts = _Counts(starts=[0] * (len(self._edges_s) + 1))
         for stream, message in events:

@@ -53,7 +53,7 @@ class Lease:
         self._etag: str | None = None
 
     def holder(self) -> Holder | None:
-        """Who holds it now, if anybody does."""
+        """The run that holds the lease now, if there is one."""
         found, _ = self._read()
         return found if found and not found.is_gone(self._now()) else None
 

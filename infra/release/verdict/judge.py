@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from common.command_line import command_parser
 from common.files import user_path
 from common.terminal import terminal
 from infra.release.verdict.engine import Check, Verdict, judge
@@ -115,11 +116,7 @@ def _toml(value: object) -> str:
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bazel run //infra/release/verdict:judge --",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("//infra/release/verdict:judge", __doc__)
     parser.add_argument("evidence", nargs="?", help="JSON file, or - for standard input")
     parser.add_argument("--policy", metavar="FILE", help="TOML file (default: the built-in limits)")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")

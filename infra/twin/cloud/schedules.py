@@ -1,4 +1,4 @@
-"""What happens regularly, above all EventBridge's schedule rules: moto stores them; this invokes
+"""Periodic work, above all EventBridge's schedule rules: moto stores them, and this module invokes
 their functions.
 
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-scheduled-rule-pattern.html
