@@ -46,7 +46,7 @@ def run_command(
     folder: Path,
     say: Callable[[str], object],
 ) -> tuple[int, str]:
-    """Exit code and standard output; `say` is called with each line of the other, as it comes."""
+    """Exit code and standard output; `say` gets each line of standard error as it comes."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -77,7 +77,7 @@ PROMOTED, ROLLED_BACK = 0, 20
 
 @dataclass(frozen=True)
 class Deployer:
-    """The command with what is the same for every release.
+    """The deploy command with the settings that all releases share.
 
     Attributes:
         program: //infra:deploy.

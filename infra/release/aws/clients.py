@@ -38,10 +38,10 @@ _ADVICE = {
 
 
 class Aws:
-    """An AWS session; endpoint, region and credentials come from where boto3 finds them. A job of
-    GitHub Actions that says AWS_ROLE_ARN has its credentials renewed.
+    """An AWS session; endpoint, region and credentials come from where boto3 finds them. In a job
+    of GitHub Actions that sets AWS_ROLE_ARN, the credentials are renewed.
 
-    A rollback is to be over in 30 s, so a service that does not answer is given up within seconds.
+    A rollback must be over in 30 s, so calls to a service that does not answer end within seconds.
     """
 
     def __init__(self, region: str | None = None, invoke_timeout_s: float = 20.0) -> None:

@@ -1,8 +1,8 @@
 """Releases an image to an environment: preflight checks, Terraform, a new version, canary steps,
 verdict.
 
-Goes on with a release that was killed or stopped, if the image is the same. Everything is in the
-ledger before it happens; a bad version is rolled back without being asked.
+Resumes a release that was killed or stopped, if the image is the same. Every decision is in the
+ledger before it is carried out; a bad version is rolled back without asking.
 """
 
 from __future__ import annotations

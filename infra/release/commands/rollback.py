@@ -1,7 +1,7 @@
 """Rolls back to an earlier version with one call, and checks that it answers.
 
-Without --to it goes to stable of the release that runs, or else to the version before. A release
-that runs is stopped by it. Where the automation has rolled back already, nothing is left to do.
+Without --to, traffic returns to the stable version of the release in progress, or else to the
+previous version. A release in progress is ended. After an automatic rollback nothing is left to do.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Callers:
         weights: each service with its share of the requests.
         stream: the images, by turns.
         truthful: the share of answers whose truth is sent by POST /feedback.
-        told: labels that the service has taken.
+        labels_taken: the number of labels that the service has accepted.
     """
 
     rate: float
@@ -67,7 +67,7 @@ class Callers:
     stream: Sequence[Shot] = ()
     truthful: float = 0.0
     answers: list[LabelledResponse] = field(default_factory=list)
-    told: int = 0
+    labels_taken: int = 0
     _place: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _feedback: SimpleQueue[tuple[Running, str, str]] = field(default_factory=SimpleQueue)
@@ -118,8 +118,8 @@ class Callers:
             )
             answer = _ask(running, connection, shot)
             self.answers.append(answer)
-            is_told = luck.random() < self.truthful and self._feedback.qsize() < _MOST_WAITING
-            if answer.status == 200 and is_told:
+            sends_label = luck.random() < self.truthful and self._feedback.qsize() < _MOST_WAITING
+            if answer.status == 200 and sends_label:
                 self._feedback.put((running, answer.request_id, shot.label))
             elif answer.status == 0:
                 connection.close()
@@ -133,7 +133,7 @@ class Callers:
             with suppress(OSError, http.client.HTTPException):
                 document = {"request_id": request_id, "label": label, "index": 0}
                 status, _ = running.ask("POST", "/feedback", document)
-                self.told += status in (200, 201)
+                self.labels_taken += status in (200, 201)
 
 
 def _ask(running: Running, connection: http.client.HTTPConnection, shot: Shot) -> LabelledResponse:

@@ -83,7 +83,7 @@ class Canary:
         return stable, candidate
 
     def _labels(self) -> tuple[list[Labelled], list[Labelled]]:
-        """Those of each window, of stable and of the candidate."""
+        """The labels of each window: those of stable and those of the candidate."""
         return (
             [window.labelled_stable for window in self.windows],
             [window.labelled_candidate for window in self.windows],

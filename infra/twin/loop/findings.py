@@ -1,4 +1,4 @@
-"""What the second story promises, whether it was kept, and its figure."""
+"""The promises of the second story, whether they were kept, and its figure."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from common.figures import BLUE, GREEN, RED, STYLE, new_figure, to_png
 from infra.twin.findings import Finding
 from infra.twin.loop.callers import LabelledResponse
 from infra.twin.loop.service import Alarm
-from infra.twin.loop.story import Estimate, Told
+from infra.twin.loop.story import Estimate, Observed
 
 LEAST_GAIN, MOST_LOSS, MOST_S = 0.05, 0.003, 600.0
 
 
-def find(told: Told) -> list[Finding]:
-    """Every promise of the story."""
-    old, new = told.models
-    camera = next(t for t, name in told.phases if name.startswith("the camera"))
-    raised = [a.time_s for a in told.alarms if a.raised and a.model == old and a.time_s > camera]
-    clean, shifted = (_at(told, old, place) for place in (0, 1))
-    after = [one for one in told.estimates if one.model == new]
-    gain, loss = told.shifted[1] - told.shifted[0], told.tested[0] - told.tested[1]
-    failed = sum(answer.status != 200 for answer in told.answers)
+def find(observed: Observed) -> list[Finding]:
+    """Checks every promise of the story."""
+    old, new = observed.models
+    camera = next(t for t, name in observed.phases if name.startswith("the camera"))
+    alarms = [a for a in observed.alarms if a.raised]
+    raised = [a.time_s for a in alarms if a.model == old and a.time_s > camera]
+    clean, shifted = (_at(observed, old, place) for place in (0, 1))
+    after = [one for one in observed.estimates if one.model == new]
+    retrained = observed.retrained
+    gain, loss = observed.shifted[1] - observed.shifted[0], observed.tested[0] - observed.tested[1]
+    failed = sum(answer.status != 200 for answer in observed.answers)
     found = [
         Finding(
             "the drift alarm is raised once the camera has changed, and not before",
-            bool(raised) and not any(a.raised and a.time_s <= camera for a in told.alarms),
+            bool(raised) and not any(a.time_s <= camera for a in alarms),
             f"after {min(raised) - camera:.0f} s" if raised else "never",
         ),
         Finding(
@@ -39,14 +41,14 @@ def find(told: Told) -> list[Finding]:
         ),
         Finding(
             "a better model is trained and passes the gates",
-            bool(told.retrained and told.retrained.exit_code == 0),
-            f"{told.retrained.decision}: {told.retrained.says}" if told.retrained else "none",
+            bool(retrained and retrained.exit_code == 0),
+            f"{retrained.decision}: {retrained.says}" if retrained else "none",
         ),
         Finding(
             "the canary promotes it, with live labels among the evidence",
-            bool(told.verdict and told.verdict.decision == "promote")
-            and min(arm.right + arm.wrong for arm in told.labelled) > 0,
-            "; ".join(told.verdict.reasons) if told.verdict else "no verdict",
+            bool(observed.verdict and observed.verdict.decision == "promote")
+            and min(arm.right + arm.wrong for arm in observed.labelled) > 0,
+            "; ".join(observed.verdict.reasons) if observed.verdict else "no verdict",
         ),
         Finding(
             "the expected accuracy recovers",
@@ -56,35 +58,35 @@ def find(told: Told) -> list[Finding]:
         Finding(
             f"on shifted images that neither has seen it is {100 * LEAST_GAIN:g} points better",
             gain >= LEAST_GAIN,
-            f"{told.shifted[0]:.2%}, then {told.shifted[1]:.2%}: {100 * gain:+.2f} points",
+            f"{observed.shifted[0]:.2%}, then {observed.shifted[1]:.2%}: {100 * gain:+.2f} points",
         ),
         Finding(
             f"on the original test set it loses {100 * MOST_LOSS:g} points at most",
             loss <= MOST_LOSS,
-            f"{told.tested[0]:.2%}, then {told.tested[1]:.2%}: {-100 * loss:+.2f} points",
+            f"{observed.tested[0]:.2%}, then {observed.tested[1]:.2%}: {-100 * loss:+.2f} points",
         ),
-        Finding("no request fails", failed == 0, f"{failed} of {len(told.answers):,}"),
+        Finding("no request fails", failed == 0, f"{failed} of {len(observed.answers):,}"),
         Finding(
             f"it takes {MOST_S / 60:g} minutes at most",
-            told.took_s <= MOST_S,
-            f"{told.took_s:.0f} s",
+            observed.took_s <= MOST_S,
+            f"{observed.took_s:.0f} s",
         ),
     ]
-    promoted = sum(one.exit_code == 0 for one in told.endings)
-    if told.endings:
-        said = sorted({f"{one.decision}" for one in told.endings})
+    promoted = sum(one.exit_code == 0 for one in observed.endings)
+    if observed.endings:
+        said = sorted({f"{one.decision}" for one in observed.endings})
         found.append(
             Finding(
                 "wrong labels never get a model promoted",
                 promoted == 0,
-                f"{promoted} of {len(told.endings)}; {', '.join(said)}",
+                f"{promoted} of {len(observed.endings)}; {', '.join(said)}",
             )
         )
     return found
 
 
-def _at(told: Told, model: str, place: int) -> Estimate | None:
-    found = [one for one in told.estimates if one.model == model]
+def _at(observed: Observed, model: str, place: int) -> Estimate | None:
+    found = [one for one in observed.estimates if one.model == model]
     return found[place] if place < len(found) else None
 
 
@@ -98,19 +100,19 @@ _BIN_S = 3.0
 _SHORT = {"canary with live labels": "canary", "the first model": "training"}
 
 
-def draw(told: Told) -> bytes:
+def draw(observed: Observed) -> bytes:
     """PNG over the seconds since the first answer: accuracy as callers know it and as it is
     expected without labels, and who answered."""
-    start = told.answers[0].time_s
-    old, new = told.models
+    start = observed.answers[0].time_s
+    old, new = observed.models
     with matplotlib.rc_context(STYLE):
         figure = new_figure(13, 8)
         accuracy, traffic = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
         for model, color, name in ((old, BLUE, "the first model"), (new, GREEN, "the next model")):
-            mine = [one for one in told.answers if one.model == model and one.status == 200]
+            mine = [one for one in observed.answers if one.model == model and one.status == 200]
             times, shares = _accuracy(mine, start)
             accuracy.plot(times, shares, color=color, label=f"{name}: right, as callers know")
-            for one in told.estimates:
+            for one in observed.estimates:
                 if one.model == model:
                     bars = [[one.value - one.low], [one.high - one.value]]
                     accuracy.errorbar(
@@ -122,10 +124,10 @@ def draw(told: Told) -> bytes:
                         capsize=4,
                         label=f"{name}: expected without labels",
                     )
-        end = max(one.time_s for one in told.answers) - start
+        end = max(one.time_s for one in observed.answers) - start
         edges = np.arange(0.0, end + _BIN_S, _BIN_S)
         rates = [
-            np.histogram([a.time_s - start for a in told.answers if a.model == model], edges)[0]
+            np.histogram([a.time_s - start for a in observed.answers if a.model == model], edges)[0]
             / _BIN_S
             for model in (old, new)
         ]
@@ -134,8 +136,8 @@ def draw(told: Told) -> bytes:
         traffic.set(xlabel="seconds since the first answer", xlim=(0, end))
         traffic.set_title("Requests a second by the model that answered")
         for model in (old, new):
-            _first_alarm(accuracy, [one for one in told.alarms if one.model == model], start)
-        _phases(accuracy, told.phases, start, end)
+            _first_alarm(accuracy, [one for one in observed.alarms if one.model == model], start)
+        _phases(accuracy, observed.phases, start, end)
         accuracy.set(ylim=(0, 1), ylabel="accuracy")
         accuracy.set_title("From answers back to a better model", pad=34)
         handles, names = accuracy.get_legend_handles_labels()

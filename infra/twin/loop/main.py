@@ -52,20 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kept = options.keep and place / "loop"
             programs = Programs(paths, (kept or Path(folder)).absolute(), narrator)
             programs.workspace.mkdir(parents=True, exist_ok=True)
-            told = Loop(programs, plan, narrator).play()
+            observed = Loop(programs, plan, narrator).play()
     except (Failed, OSError) as error:
         terminal(140, stderr=True).print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return UNUSABLE
     except KeyboardInterrupt:
         narrator.say("interrupted: nothing of it runs any more")
         return INTERRUPTED
-    findings = find(told)
+    findings = find(observed)
     kept_all = all(finding.kept for finding in findings)
-    document = {"kept": kept_all, "findings": [asdict(f) for f in findings], **as_dict(told)}
+    document = {"kept": kept_all, "findings": [asdict(f) for f in findings], **as_dict(observed)}
     write_whole(place / "loop.json", json.dumps(document, indent=2, default=str) + "\n")
-    write_whole(place / "loop.png", draw(told))
+    write_whole(place / "loop.png", draw(observed))
     narrator.say(f"wrote {place / 'loop.json'} and loop.png")
-    show(findings, told.took_s, narrator.console)
+    show(findings, observed.took_s, narrator.console)
     return KEPT if kept_all else BROKEN
 
 

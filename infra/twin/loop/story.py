@@ -3,7 +3,7 @@
 Good traffic; the camera changes; drift is raised and the expected accuracy falls; callers tell the
 truth about answers; the next model is trained, gated, released beside the old one with live labels
 as evidence, and promoted; the estimate recovers. Then the same with wrong labels, which must not
-get a worse model promoted. By the commands that a user types, and services in processes.
+get a worse model promoted. It runs the commands that a user types, and services as processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TRAINED_ON = 36_000  # the images that the rest of the story shows are none of t
 GOOD, SHIFTED, FRESH = 2_000, 6_000, 4_000  # images of each phase, none of them twice
 KEEP, MORE_LABELS, CHECK_LABELS = 3, 4, 5  # exit codes of //ml:retrain
 NOT_PROMOTED = (KEEP, MORE_LABELS, CHECK_LABELS)
-TRUTHFUL = 0.6  # the share of answers about which callers say the truth
+TRUTHFUL = 0.6  # the share of answers for which callers send the true label
 FLIPPED = 0.2
 # A model as small as this one contradicts one right label in ten where it is sure.
 MOST_NOISE = "0.15"
@@ -65,7 +65,7 @@ class Retraining:
 
 
 @dataclass
-class Told:
+class Observed:
     """Everything observed. Times are seconds since 1970."""
 
     phases: list[tuple[float, str]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Told:
     endings: list[Retraining] = field(default_factory=list)
     verdict: Verdict | None = None
     labelled: tuple[Labelled, Labelled] = (Labelled(), Labelled())
-    told: int = 0
+    labels_taken: int = 0
     models: tuple[str, str] = ("", "")  # the old one's version and the new one's
     tested: tuple[float, float] = (0.0, 0.0)  # on the original test set
     shifted: tuple[float, float] = (0.0, 0.0)  # on shifted images that neither has seen
@@ -106,11 +106,12 @@ class Loop:
     """Plays the story."""
 
     def __init__(self, programs: Programs, plan: Plan, narrator: Narrator) -> None:
-        self.programs, self.plan, self.narrator, self.told = programs, plan, narrator, Told()
+        self.programs, self.plan, self.narrator = programs, plan, narrator
+        self.observed = Observed()
         self.key = "kiln_" + secrets.token_urlsafe(32)
 
-    def play(self) -> Told:
-        """From the first model to the bad ending.
+    def play(self) -> Observed:
+        """Plays everything, from the first model to the wrong labels.
 
         Raises:
             Failed: a command or a service ended as it should not.
@@ -125,7 +126,7 @@ class Loop:
             callers.show(good)
             with callers.calling():
                 self._change_the_camera(callers, shifted)
-                self.told.retrained = found = self._retrain("--init-from", champion)
+                self.observed.retrained = found = self._retrain("--init-from", champion)
                 if found.exit_code:
                     raise Failed(f"no better model: {found.decision}, {found.says}")
                 candidate = services.enter_context(self._serve("the next model", "champion"))
@@ -135,13 +136,14 @@ class Loop:
                 time.sleep(self.plan.seconds[0])
                 self._estimate()
             self._compare(stable, candidate, fresh)
-            self.told.alarms = [*stable.alarms, *candidate.alarms]
-        self.told.models = (stable.model, candidate.model)
-        self.told.answers, self.told.told = callers.answers, callers.told
-        self.told.took_s = time.monotonic() - begun
+            self.observed.alarms = [*stable.alarms, *candidate.alarms]
+        self.observed.models = (stable.model, candidate.model)
+        self.observed.answers = callers.answers
+        self.observed.labels_taken = callers.labels_taken
+        self.observed.took_s = time.monotonic() - begun
         for number in range(self.plan.endings):
             self._bad_ending(champion, number)
-        return self.told
+        return self.observed
 
     # --- Its steps -------------------------------------------------------------------------------
 
@@ -180,7 +182,7 @@ class Loop:
 
     @contextmanager
     def _serve(self, name: str, alias: str) -> Iterator[Running]:
-        """The service with a registered model, whose signature it asks for."""
+        """Runs the service with a registered model, whose signature it requires."""
         file = self.programs.workspace / f"{name.replace(' ', '-')}.onnx"
         self.programs.run("registry", "pull", alias, "-o", file)
         digest = hashlib.sha256(self.key.encode()).hexdigest()
@@ -191,7 +193,7 @@ class Loop:
             yield running
 
     def _change_the_camera(self, callers: Callers, shifted: Sequence[Shot]) -> None:
-        """Good traffic, then shifted traffic about which callers say the truth."""
+        """Good traffic, then shifted traffic for which callers send true labels."""
         self._phase("good traffic")
         time.sleep(self.plan.seconds[0])
         self._estimate()
@@ -203,17 +205,17 @@ class Loop:
         self._estimate()
 
     def _estimate(self) -> None:
-        """The accuracy that is expected of this phase's answers without their labels."""
-        since, now = self.told.phases[-1][0], time.time()
+        """Estimates the accuracy of this phase's answers without their labels."""
+        since, now = self.observed.phases[-1][0], time.time()
         time.sleep(4)  # the service writes its batch
-        place = self.programs.workspace / f"captures-{len(self.told.estimates)}"
+        place = self.programs.workspace / f"captures-{len(self.observed.estimates)}"
         rows = list(Captures(open_store(str(self.programs.captures))).rows(since, now))
         Captures(open_store(str(place))).write("twin", 0, rows, since)
         plain = ("--json", "--plain")  # recalibration takes minutes at the first look at a model
         for one in self.programs.asked("live", *plain, "--captures", place, fine=(0, 3)):
             rate = one["all"]["expected"]
             estimate = Estimate(now, one["version"], rate["value"], rate["low"], rate["high"])
-            self.told.estimates.append(estimate)
+            self.observed.estimates.append(estimate)
             self.narrator.say(
                 f"version {one['version'][:12]}: {estimate.value:.1%} expected without labels "
                 f"({estimate.low:.1%} to {estimate.high:.1%})",
@@ -243,9 +245,9 @@ class Loop:
         self._phase("canary with live labels")
         canary = Canary(stable, candidate, golden, self.programs.captures, self.narrator.say)
         callers.truthful = TRUTHFUL
-        self.told.verdict = verdict = canary.run(callers)
+        self.observed.verdict = verdict = canary.run(callers)
         callers.truthful = 0.0
-        self.told.labelled = canary.labelled
+        self.observed.labelled = canary.labelled
         for reason in verdict.reasons:
             self.narrator.quote(reason)
 
@@ -257,13 +259,13 @@ class Loop:
         for running in (stable, candidate):
             said = answers(running, images)
             shares.append(sum(a == s.label for a, s in zip(said, fresh, strict=True)) / len(fresh))
-        self.told.shifted = (shares[0], shares[1])
+        self.observed.shifted = (shares[0], shares[1])
         listed = self.programs.asked("registry", "list", "--json")["versions"]
         by_version = {one["version"]: float(one["test"]["accuracy"]) for one in listed}
-        self.told.tested = (by_version[stable.model], by_version[candidate.model])
+        self.observed.tested = (by_version[stable.model], by_version[candidate.model])
 
     def _bad_ending(self, champion: Path, number: int) -> None:
-        """The same captures, a fifth of whose labels is wrong; from the first model again."""
+        """Retrains the first model again, on the same captures with a fifth of the labels wrong."""
         wrong = self.programs.workspace / f"captures-wrong-{number}"
         flipped = flip_labels(
             Captures(open_store(str(self.programs.captures))),
@@ -272,21 +274,21 @@ class Loop:
             before=self._began("canary"),
         )
         self.narrator.say(f"{flipped:,} labels are flipped")
-        back = ("--to", self.told.models[0], "--reason", "the story's other ending")
+        back = ("--to", self.observed.models[0], "--reason", "the story's other ending")
         self.programs.run("registry", "rollback", *back)
-        self.told.endings.append(self._retrain("--init-from", champion, captures=wrong))
+        self.observed.endings.append(self._retrain("--init-from", champion, captures=wrong))
 
     def _began(self, phase: str) -> float:
-        return next(time_s for time_s, name in self.told.phases if name.startswith(phase))
+        return next(time_s for time_s, name in self.observed.phases if name.startswith(phase))
 
     def _phase(self, name: str) -> None:
-        self.told.phases.append((time.time(), name))
+        self.observed.phases.append((time.time(), name))
         self.narrator.say(name, "bold")
 
 
 def flip_labels(source: Captures, target: Captures, seed: str, before: float) -> int:
-    """Copies captures and labels of before a time, a fifth of the labels as another class; the
-    number of these."""
+    """Copies the captures and labels from before a time, with a fifth of the labels changed to
+    another class; returns how many were changed."""
     rows = list(source.rows(until=before))
     said_so_far = source.labels()
     names = sorted({label.label for label in said_so_far if label.label})
@@ -303,10 +305,10 @@ def flip_labels(source: Captures, target: Captures, seed: str, before: float) ->
     return flipped
 
 
-def as_dict(told: Told) -> dict[str, Any]:
-    """What is kept of it as JSON."""
-    found = asdict(told)
+def as_dict(observed: Observed) -> dict[str, Any]:
+    """The observations that are kept as JSON."""
+    found = asdict(observed)
     del found["answers"]
-    found["verdict"] = None if told.verdict is None else told.verdict.decision
-    found["reasons"] = [] if told.verdict is None else list(told.verdict.reasons)
+    found["verdict"] = None if observed.verdict is None else observed.verdict.decision
+    found["reasons"] = [] if observed.verdict is None else list(observed.verdict.reasons)
     return found

@@ -16,7 +16,7 @@ from infra.twin.loop.callers import Callers, LabelledResponse, Shot
 from infra.twin.loop.canary import Canary
 from infra.twin.loop.findings import draw, find
 from infra.twin.loop.service import Alarm, Running
-from infra.twin.loop.story import Estimate, Retraining, Told, flip_labels
+from infra.twin.loop.story import Estimate, Observed, Retraining, flip_labels
 from infra.twin.main import loop_command
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -129,7 +129,7 @@ def test_a_fifth_of_the_labels_is_flipped_and_nothing_else_changes(tmp_path: Pat
     assert flip_labels(source, target, "seed", before=1.8e9 + 1000) == flipped
 
 
-def told() -> Told:
+def observed() -> Observed:
     """A story in which every promise was kept."""
     start = 1.8e9
     answers = [
@@ -138,7 +138,7 @@ def told() -> Told:
         )
         for n in range(1200)
     ]
-    return Told(
+    return Observed(
         phases=[
             (start - 60, "the first model"),
             (start, "good traffic"),
@@ -164,7 +164,7 @@ def told() -> Told:
 
 
 def test_a_story_that_went_well_keeps_its_promises_and_is_drawn() -> None:
-    story = told()
+    story = observed()
     assert all(finding.kept for finding in find(story)), find(story)
     assert draw(story).startswith(b"\x89PNG")
 
@@ -186,7 +186,7 @@ def test_a_story_that_went_well_keeps_its_promises_and_is_drawn() -> None:
     ],
 )
 def test_each_promise_can_be_broken(change: dict[str, Any]) -> None:
-    assert not all(finding.kept for finding in find(replace(told(), **change)))
+    assert not all(finding.kept for finding in find(replace(observed(), **change)))
 
 
 def test_the_build_names_the_programs_of_the_second_story(tmp_path: Path) -> None:
