@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common.programs import find_program
-from common.registry_login import registry_login
+from infra.supply_chain.ecr import registry_login
 
 _TIMEOUT_S = 120
 # Debian's cosign prints a summary, then its reasons after these words.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.command_line import command_parser
 from common.files import user_path
-from common.registry_login import LoginError, ecr_place, registry_login
+from infra.supply_chain.ecr import LoginError, TagTaken, registry_login, tags_to_set
 
 _EXAMPLES = """examples:
   bazel run //serve:push_image -- --repository 123456789012.dkr.ecr.eu-central-1.amazonaws.com/kiln
@@ -25,12 +25,6 @@ _EXAMPLES = """examples:
   bazel run --config=release --embed_label=v1.4.0 \\
       --//serve/image:repository=ghcr.io/me/kiln //serve:push_image
 """
-
-
-_MANIFESTS = [
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-]
 
 
 class PushError(Exception):
@@ -60,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with registry_login(repository.partition("/")[0]) as variables:
             tags = tags_to_set(repository, digest, tags)
             push(options, repository, tags, variables)
-    except (PushError, LoginError) as error:
+    except (PushError, LoginError, TagTaken) as error:
         print(f"kiln: error: {error}", file=sys.stderr)
         return 2
     reference = f"{repository}@{digest}"
@@ -98,48 +92,6 @@ def check(repository: str) -> None:
         raise PushError(
             f"expected a repository as registry.example.org/kiln, without a tag, got {repository!r}"
         )
-
-
-def tags_to_set(repository: str, digest: str, tags: Sequence[str]) -> list[str]:
-    """The tags that the image does not have yet.
-
-    Amazon ECR refuses to set an existing tag, even to the same image: a repeated job would fail
-    because its first run succeeded.
-
-    Raises:
-        PushError: a tag belongs to another image.
-        LoginError: ECR cannot be asked.
-    """
-    host, _, path = repository.partition("/")
-    place = ecr_place(host)
-    if not place or not tags:
-        return list(tags)
-    there = _tagged(*place, path, tags)
-    for tag in tags:
-        if there.get(tag, digest) != digest:
-            raise PushError(
-                f"{repository}:{tag} is {there[tag]}, and this workspace builds {digest}: tags are "
-                "never moved, so release it under another name"
-            )
-    return [tag for tag in tags if tag not in there]
-
-
-def _tagged(account: str, region: str, path: str, tags: Sequence[str]) -> dict[str, str]:
-    """The digest of each of these tags that exists."""
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        found = boto3.client("ecr", region_name=region).batch_get_image(
-            registryId=account,
-            repositoryName=path,
-            imageIds=[{"imageTag": tag} for tag in dict.fromkeys(tags)],
-            acceptedMediaTypes=_MANIFESTS,
-        )
-    except (BotoCoreError, ClientError) as error:
-        raise LoginError(f"Amazon ECR does not say what {path} holds: {error}") from error
-    names = (image["imageId"] for image in found["images"])
-    return {name["imageTag"]: name["imageDigest"] for name in names}
 
 
 def push(

@@ -27,9 +27,9 @@ from pathlib import Path
 from common.command_line import command_parser
 from common.files import user_path, workspace_folder
 from common.model.artifact import read_artifact
-from common.registry_login import LoginError
 from common.terminal import Progress
 from infra.supply_chain.cosign import CosignError, generate_keys
+from infra.supply_chain.ecr import LoginError
 from infra.supply_chain.provenance import (
     SERVICE,
     WATCHER,

@@ -11,9 +11,9 @@ from subprocess import Popen
 import pytest
 from rich.console import Console
 
-from common.registry_login import ecr_token
 from common.stores import open_store
 from infra.release.commands import shadow
+from infra.supply_chain.ecr import ecr_token
 from infra.terraform.root import Root
 from infra.terraform.state import LocalState
 from infra.twin.cloud.cloud import Cloud

@@ -13,8 +13,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from common import registry_login
-from infra.supply_chain import push
+from infra.supply_chain import ecr, push
 from tests.serve.image import built
 from tests.tools.image.registry import Registry, registry
 
@@ -89,10 +88,10 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_token_of_ecr_opens_a_registry_that_asks_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token = registry_login.ecr_token("123456789012", "eu-central-1")
+    token = ecr.ecr_token("123456789012", "eu-central-1")
     with (
         registry(tmp_path, _passwords(tmp_path)) as server,
-        registry_login.docker_login(server.address, token) as variables,
+        ecr.docker_login(server.address, token) as variables,
     ):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -102,7 +101,7 @@ def test_the_token_of_ecr_opens_a_registry_that_asks_for_it(
 @pytest.mark.usefixtures("aws")
 def test_ecr_is_recognised_and_asked_in_its_own_region() -> None:
     boto3.client("ecr", "eu-west-3").create_repository(repositoryName="kiln")
-    with registry_login.registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com") as variables:
+    with ecr.registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com") as variables:
         config = Path(variables["DOCKER_CONFIG"], "config.json")
         assert '"123456789012.dkr.ecr.eu-west-3.amazonaws.com": {"auth": ' in config.read_text()
         assert config.parent.stat().st_mode & 0o077 == 0
@@ -122,15 +121,15 @@ def test_without_an_identity_the_user_is_told_what_to_do(
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with (
-        pytest.raises(registry_login.LoginError, match="AWS_PROFILE"),
-        registry_login.registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com"),
+        pytest.raises(ecr.LoginError, match="AWS_PROFILE"),
+        ecr.registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com"),
     ):
         pass
 
 
 @pytest.mark.parametrize("host", ["ghcr.io", "localhost:5000", "1234.dkr.ecr.x.example.com"])
 def test_other_registries_are_the_users_own_affair(host: str) -> None:
-    with registry_login.registry_login(host) as variables:
+    with ecr.registry_login(host) as variables:
         assert variables == {}
 
 

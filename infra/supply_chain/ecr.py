@@ -1,9 +1,11 @@
-"""Credentials for container registries, in the form that `crane` and `cosign` read."""
+"""Amazon ECR: credentials in the form that `crane` and `cosign` read, and the tags of an image."""
+
+from __future__ import annotations
 
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,9 +14,18 @@ _ECR = re.compile(
     r"\.(?:amazonaws\.com(?:\.cn)?|on\.aws|on\.amazonwebservices\.com\.cn)"
 )
 
+_MANIFESTS = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+]
+
 
 class LoginError(Exception):
     """The registry gave no credentials; the message says what to do."""
+
+
+class TagTaken(Exception):
+    """A tag belongs to another image; the message says what to do."""
 
 
 @contextmanager
@@ -63,3 +74,45 @@ def ecr_token(account: str, region: str) -> str:
             "The identity needs ecr:GetAuthorizationToken and the right to push to the repository."
         ) from error
     return str(answer["authorizationData"][0]["authorizationToken"])
+
+
+def tags_to_set(repository: str, digest: str, tags: Sequence[str]) -> list[str]:
+    """The tags that the image does not have yet.
+
+    Amazon ECR refuses to set an existing tag, even to the same image: a repeated job would fail
+    because its first run succeeded.
+
+    Raises:
+        TagTaken: a tag belongs to another image.
+        LoginError: ECR cannot be asked.
+    """
+    host, _, path = repository.partition("/")
+    place = ecr_place(host)
+    if not place or not tags:
+        return list(tags)
+    there = _tagged(*place, path, tags)
+    for tag in tags:
+        if there.get(tag, digest) != digest:
+            raise TagTaken(
+                f"{repository}:{tag} is {there[tag]}, and this workspace builds {digest}: tags are "
+                "never moved, so release it under another name"
+            )
+    return [tag for tag in tags if tag not in there]
+
+
+def _tagged(account: str, region: str, path: str, tags: Sequence[str]) -> dict[str, str]:
+    """The digest of each of these tags that exists."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        found = boto3.client("ecr", region_name=region).batch_get_image(
+            registryId=account,
+            repositoryName=path,
+            imageIds=[{"imageTag": tag} for tag in dict.fromkeys(tags)],
+            acceptedMediaTypes=_MANIFESTS,
+        )
+    except (BotoCoreError, ClientError) as error:
+        raise LoginError(f"Amazon ECR does not list the tags of {path}: {error}") from error
+    names = (image["imageId"] for image in found["images"])
+    return {name["imageTag"]: name["imageDigest"] for name in names}
