@@ -94,3 +94,9 @@ def test_a_configuration_file_that_is_there_decides_about_providers(tmp_path: Pa
     found = find_installation(variables)
     assert found.environment["TF_CLI_CONFIG_FILE"] == str(file)
     assert found.mirror is None
+
+
+def test_garbage_is_collected_less_often_unless_somebody_says_how_often(tmp_path: Path) -> None:
+    variables = {"PATH": str(program(tmp_path).parent)}
+    assert find_installation(variables).environment["GOGC"] == "400"
+    assert find_installation(variables | {"GOGC": "50"}).environment["GOGC"] == "50"
