@@ -14,7 +14,7 @@ from common.captures import CAPTURES
 from common.objects import Store, Stored
 from serve.capture.lookup import AnswerIndex
 from serve.errors import ServiceError
-from serve.http.feedback import FeedbackEndpoint
+from serve.http.routes import FeedbackEndpoint
 from serve.http.schemas import Feedback
 from serve.http.service import Service
 
@@ -102,7 +102,7 @@ class _Batch:
 
 
 def _look(data: bytes) -> None:
-    """What is to be packed as a batch behind a ``+``, or a batch itself."""
+    """The input after a ``+`` packed as a batch, or else the input as a batch itself."""
     batch = gzip.compress(data[1:], 1, mtime=0) if data[:1] == b"+" else data
     index = AnswerIndex()
     store = cast(Store, _Batch(batch))

@@ -30,7 +30,7 @@ _INSTRUMENTED = {
     "CODEC": _IMAGES,
     "SMALL_PNG": _IMAGES,
     "INFERENCE": ("serve.http.bodies", "serve.http.tensors", "serve.http.open_inference"),
-    "FEEDBACK": ("serve.http.bodies", "serve.http.feedback"),
+    "FEEDBACK": ("serve.http.bodies", "serve.http.routes"),
     "CAPTURES_READ": ("serve.capture.lookup",),
 }
 TARGETS = {

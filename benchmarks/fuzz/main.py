@@ -84,7 +84,7 @@ class Findings:
 
 
 def fuzz(base_url: str, cases: int, start: int, progress: Progress) -> Findings:
-    """Sends at least so many cases to a server that serves its own document.
+    """Sends at least `cases` requests to a server that serves its own document.
 
     Args:
         start: the seed.
@@ -109,7 +109,7 @@ class _Fuzzer:
         self.findings = Findings()
 
     def send(self, family: Family, cases: int, start: int) -> None:
-        """Sends so many of one kind, or until one fails, which is then minimised."""
+        """Sends `cases` requests of one kind, or until one fails, which is then minimised."""
 
         @seed(start)
         @settings(

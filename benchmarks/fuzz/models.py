@@ -99,7 +99,7 @@ def _overwritten(data: bytes, _: bytes, chance: Random) -> bytes:
 
 
 def _zeros(data: bytes, _: bytes, chance: Random) -> bytes:
-    """As a file system leaves unwritten blocks after a power failure."""
+    """Zeros to the end, as a file system leaves unwritten blocks after a power failure."""
     place = chance.randrange(len(data))
     return data[:place] + bytes(len(data) - place)
 
@@ -275,7 +275,7 @@ class Damaged:
 
 
 def load_damaged(models: Sequence[Path], files: int, seed: int, progress: Progress) -> Damaged:
-    """Loads so many damaged files, in processes that are replaced when one dies or hangs."""
+    """Loads `files` damaged files, in processes that are replaced when one dies or hangs."""
     damaged = Damaged()
     while damaged.files < files:
         for name, outcome, said in _outcomes(models, damaged.files, files, seed):

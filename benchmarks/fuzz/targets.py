@@ -10,7 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 _KEPT = Path(__file__).parent / "kept"
-Mutate = Callable[[bytes, int], bytes]  # libFuzzer's mutation, to at most so many bytes
+Mutate = Callable[[bytes, int], bytes]  # libFuzzer's mutation, to a maximum number of bytes
 
 
 class Target(NamedTuple):

@@ -24,7 +24,7 @@ class StoredAnswers:
         self._store: Store | None = None
 
     def say(self, feedback: Feedback, caller: str, asked_at: float) -> bool:
-        """As `KeptAnswers.say`."""
+        """Implements `KeptAnswers.say`."""
         try:
             if self._store is None:
                 self._store = self._open_store()

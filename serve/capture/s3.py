@@ -198,11 +198,11 @@ class Bucket:
             self._connection = None
 
 
-def connect(scheme: str, netloc: str, timeout_s: float = _TIMEOUT_S) -> HTTPConnection:
+def connect(scheme: str, netloc: str) -> HTTPConnection:
     """A connection that opens at its first request."""
     if scheme == "http":
-        return HTTPConnection(netloc, timeout=timeout_s)
-    return HTTPSConnection(netloc, timeout=timeout_s, context=client_context())
+        return HTTPConnection(netloc, timeout=_TIMEOUT_S)
+    return HTTPSConnection(netloc, timeout=_TIMEOUT_S, context=client_context())
 
 
 def sign(

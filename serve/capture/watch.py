@@ -9,6 +9,7 @@ from common.files import user_path
 from common.model.artifact import ArtifactMetadata
 from common.objects import FolderStore, Store
 from serve.settings import Settings
+from serve.telemetry import instruments as inst
 from serve.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -55,15 +56,31 @@ def capture_answers(
         settings.capture_age_s,
         by_itself,
     )
-
-    def register(meter: "Meter") -> None:
-        from serve.capture.instruments import register_instruments  # imports OpenTelemetry
-
-        register_instruments(meter, recorder)
-
     telemetry.add_observer(recorder)
-    telemetry.instrument(register)
+    telemetry.instrument(lambda meter: register_instruments(meter, recorder))
     return Capturing(recorder, StoredAnswers(recorder, open_store))
+
+
+def register_instruments(meter: "Meter", recorder: "Recorder") -> None:
+    """The catalogue's capture metrics of one process; sum them over processes."""
+    from opentelemetry.metrics import CallbackOptions, Observation
+
+    def kept(_: CallbackOptions) -> list[Observation]:
+        return [Observation(recorder.counts.kept)]
+
+    def dropped(_: CallbackOptions) -> list[Observation]:
+        found = recorder.counts.dropped.items()
+        return [Observation(number, {"reason": reason}) for reason, number in found]
+
+    def waiting(_: CallbackOptions) -> list[Observation]:
+        return [Observation(recorder.counts.waiting_bytes)]
+
+    for create, what, read in (
+        (meter.create_observable_counter, inst.CAPTURE_KEPT, kept),
+        (meter.create_observable_counter, inst.CAPTURE_DROPPED, dropped),
+        (meter.create_observable_gauge, inst.CAPTURE_WAITING, waiting),
+    ):
+        create(what.name, [read], what.unit, what.description)
 
 
 def open_place(url: str) -> Store:

@@ -66,7 +66,6 @@ class DriftMonitor:
     Args:
         rate: at most this many images are measured per second, a sample of heavier traffic; None:
             what takes under 1 % of a CPU, 50 for 32x32 pixels.
-            a hundredth of a processor, 50 for 32x32 pixels.
     """
 
     def __init__(

@@ -11,10 +11,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from serve.exchange import Observer
-from serve.http.feedback import KeptAnswers
 from serve.http.middleware import RequestMiddleware
 from serve.http.pages import page_routes
-from serve.http.routes import PredictEndpoint, api_routes
+from serve.http.routes import KeptAnswers, PredictEndpoint, api_routes
 from serve.http.service import Service
 from serve.inference.predictor import Predictor
 from serve.settings import Settings

@@ -74,7 +74,7 @@ class ModelReady(Struct):
 
 
 class InferenceError(Struct):
-    """What is wrong, and what was expected."""
+    """An error of the protocol: what is wrong, and what was expected."""
 
     error: str
 

@@ -257,7 +257,7 @@ def _pixels_of_json(one: RequestInput) -> Pixels:
 
 
 def _whole_levels(one: RequestInput) -> Any:
-    """Of clients that write integers as 3.0; may hold rows of different lengths."""
+    """The levels from clients that write integers as 3.0; may hold rows of different lengths."""
     found = _elements_of_json(one, _FLAT_LEVELS, _NESTED_LEVELS)
     with suppress(ValueError):  # the caller refuses these rows
         if (np.array(found) % 1).any():

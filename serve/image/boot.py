@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     )
 
     block_sigterm()
-    if "AWS_LAMBDA_MAX_CONCURRENCY" in os.environ:  # the runtime client forks so many processes
+    if "AWS_LAMBDA_MAX_CONCURRENCY" in os.environ:  # the runtime client forks this many processes
         at_sigterm(end_clients)
         os.register_at_fork(after_in_child=lambda: at_sigterm(_close_telemetry))
         if not arguments:

@@ -53,7 +53,7 @@ class Batcher:
         self.admitted = 0  # images admitted and not answered yet
 
     def check_room(self, images: int = 1) -> None:
-        """Passes if so many images could be admitted now.
+        """Passes if `images` images could be admitted now.
 
         Raises:
             Overloaded: the queue is full, or the expected wait exceeds the deadline.
@@ -64,7 +64,7 @@ class Batcher:
 
     @contextmanager
     def admission(self, images: int) -> Iterator[None]:
-        """Holds places in the queue for so many images, from arrival to response.
+        """Holds places in the queue for `images` images, from arrival to response.
 
         Raises:
             Overloaded: the queue is full, or the expected wait exceeds the deadline.

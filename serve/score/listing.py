@@ -104,7 +104,7 @@ def _listed(one: str, lines: TextIO, column: str, listing: Listing) -> Iterator[
 
 
 def _is_image(name: str, listing: Listing) -> bool:
-    """By extension; ``._photo.jpg`` is macOS metadata beside a photo."""
+    """Whether it has an image's extension; ``._photo.jpg`` is macOS metadata beside a photo."""
     is_image = name.lower().endswith(DECODED + NOT_DECODED) and not name.startswith(".")
     listing.skipped += not is_image
     return is_image
@@ -216,7 +216,7 @@ def split_s3(url: str) -> tuple[str, str]:
 
 @cache
 def s3_client() -> Any:
-    """One client for all threads, with so many connections."""
+    """A client that all threads share, with a connection for each."""
     import boto3
     from botocore.config import Config
 

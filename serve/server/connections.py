@@ -145,7 +145,7 @@ class EvenLoop(uvloop.Loop):
         backlog: int = 100,
         **options: Any,
     ) -> "asyncio.AbstractServer | Acceptor":
-        """Like asyncio's."""
+        """Does the same as asyncio's method."""
         if sock is None:
             return await super().create_server(
                 protocol_factory, host, port, backlog=backlog, **options

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fastest(settings: Settings, paths: Sequence[Path], threads: int) -> Path:
-    """In a separate process: this one must not import onnxruntime."""
+    """Measures in a separate process, since this one must not import onnxruntime."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, log_to_stderr, (settings,)) as process:
         return process.submit(fastest, paths, threads).result()

@@ -40,14 +40,16 @@ class Server(uvicorn.Server):
         self.server_state = Connections()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's."""
+        """Starts up as uvicorn does."""
         await super().startup(sockets)
         for server in self.servers:
             if isinstance(server, Acceptor):
                 server.make_room = self.server_state.make_room
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, after a moment in which connections being established are accepted."""
+        """Shuts down as uvicorn does, after a moment in which connections being established are
+        accepted.
+        """
         self.server_state.is_ending = True
         if multiprocessing.parent_process() is None:
             for listener in sockets or ():
@@ -117,7 +119,7 @@ class Worker(Process):
 
     @property
     def end(self) -> str:
-        """How it ended, in words."""
+        """The way in which it ended, in words."""
         code = self.process.exitcode or 0
         ended = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return f"{ended}: {self.reason}" if self.reason else ended

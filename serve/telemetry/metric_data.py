@@ -28,7 +28,7 @@ _CUMULATIVE = AggregationTemporality.CUMULATIVE
 
 
 class Reader(MetricReader):
-    """On demand, collects the SDK's instruments and ours, and exports them."""
+    """Collects, on demand, the SDK's instruments and ours, and exports them."""
 
     def __init__(
         self,

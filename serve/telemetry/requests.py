@@ -98,7 +98,7 @@ class RequestObserver:
 
 
 class ErrorBudget:
-    """A rate limit: so many per second."""
+    """A limit of errors per second."""
 
     def __init__(
         self, per_second: int = _ERRORS_PER_SECOND, clock: Callable[[], float] = time.monotonic

@@ -12,8 +12,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from common.model.artifact import ArtifactMetadata
 from common.objects import FolderStore
 from serve.aws_lambda.embedded_metrics import EmbeddedMetrics
-from serve.capture.instruments import register_instruments
 from serve.capture.recorder import Recorder
+from serve.capture.watch import register_instruments
 from serve.exchange import Exchange
 from tests.serve.serving import bundled_predictor, pixels
 

@@ -15,9 +15,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from starlette.testclient import TestClient
 
 from serve.aws_lambda.invocation import LambdaTelemetry
-from serve.drift.instruments import register_instruments
 from serve.drift.monitor import DriftMonitor
-from serve.drift.watch import watch_traffic
+from serve.drift.watch import register_instruments, watch_traffic
 from serve.exchange import Exchange
 from serve.http.app import create_app
 from serve.settings import Settings
