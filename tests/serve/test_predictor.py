@@ -75,12 +75,12 @@ def test_a_session_that_cannot_answer_the_artifacts_own_images_is_refused(
 def test_a_damaged_artifact_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(MODEL.read_bytes()[:-100])
-    with pytest.raises(ArtifactError, match=rf"cannot serve {path}: .*truncated"):
+    with pytest.raises(ArtifactError, match=rf"{path}: .*truncated"):
         Predictor.load(path)
 
 
 def test_a_missing_artifact_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"cannot read the model .*none[.]onnx: No such file"):
+    with pytest.raises(ArtifactError, match=r"none[.]onnx: No such file"):
         Predictor.load(tmp_path / "none.onnx")
 
 
@@ -141,12 +141,12 @@ def test_another_training_beside_the_model_is_no_choice(
 
     monkeypatch.setattr(places, "read_model", read)
     assert model_path(Settings(model=folder), refuse_to_choose) == folder / "model.onnx"
-    with pytest.raises(ArtifactError, match=r"KILN_PRECISION is 'fp32', but .* in int8: "):
+    with pytest.raises(ArtifactError, match=r"KILN_PRECISION .*'fp32', .* int8: "):
         model_path(Settings(model=folder, precision="fp32"))
 
 
 def test_a_file_of_another_precision_than_asked_for_is_refused() -> None:
-    with pytest.raises(ArtifactError, match=r"KILN_PRECISION is 'int8', but .* in fp32: "):
+    with pytest.raises(ArtifactError, match=r"KILN_PRECISION .*'int8', .* fp32: "):
         model_path(Settings(model=FP32, precision="int8"), refuse_to_choose)
 
 

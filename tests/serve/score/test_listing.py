@@ -88,7 +88,7 @@ def test_a_table_gives_the_paths_of_a_column(here: Path, kind: str) -> None:
         path.write_text(f'path{separator}file\na.png{separator}"é, b.png"\n', "utf-8-sig")
     assert listed(path.name).paths == ["a.png"]
     assert listed(path.name, column="file").paths == ["é, b.png"]
-    with pytest.raises(ListingError, match="no column url, it has path, file"):
+    with pytest.raises(ListingError, match=r"url, .*path, file"):
         listed(path.name, column="url")
 
 
@@ -122,7 +122,7 @@ def test_an_input_that_is_not_there_is_refused(name: str) -> None:
 def test_a_folder_without_images_says_how_many_files_it_has(here: Path) -> None:
     (here / "texts").mkdir()
     (here / "texts/a.txt").touch()
-    with pytest.raises(ListingError, match="no image in texts; 1 file"):
+    with pytest.raises(ListingError, match="texts; 1 file"):
         listed("texts")
 
 
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_read_is_refused(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
-    with pytest.raises(ListingError, match="photos cannot be read: Permission denied"):
+    with pytest.raises(ListingError, match=r"photos .*Permission denied"):
         listed("photos")
 
 
