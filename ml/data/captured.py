@@ -14,7 +14,6 @@ import hashlib
 import json
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from ml.data.cifar10 import DatasetError, stratified_split
 from ml.data.cifar10_cache import cache_folder
 from ml.data.datamodule import ImageData
 from ml.data.duplicates import find_duplicates
-from ml.data.packing import FACTS, Packed, PackedImages, digest_of, locked, read_packed
+from ml.data.packing import FACTS, Packed, PackedImages, digest_of, locked, published, read_packed
 
 NearDuplicates = Literal["skip", "keep"]
 _FORMAT = 1  # to be incremented when the selection of captures changes
@@ -364,20 +363,13 @@ def _digests(pixels: NDArray[np.uint8] | PackedImages) -> Iterator[str]:
 
 
 def _write(cache: Path, key: str, parts: dict[str, list[_Row]], facts: dict[str, Any]) -> None:
-    for leftover in cache.glob(f".{key}.partial-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{key}.partial-", dir=cache))
-    try:
+    with published(cache, key) as staged:
         places = {name: place for place, name in enumerate(facts["classes"])}
         for part, rows in parts.items():
             labels = np.array([places[str(row.verdict.label)] for row in rows], _LABEL)
             data = b"".join([*(row.pixels.tobytes() for row in rows), labels.tobytes()])
             write_whole(staged / f"{part}.bin", data)
         write_whole(staged / FACTS, json.dumps(facts, indent=1) + "\n")
-        staged.chmod(0o755)
-        staged.rename(cache / key)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _tell(plan: Plan, facts: dict[str, Any]) -> None:

@@ -51,6 +51,7 @@ _PART_FOLDERS = {
     "test": "test",
 }
 _TABLE_PARTS = {**_PART_FOLDERS, "": None}
+_MOST_SIZES = 20_000  # files whose headers are read for their sizes
 _LISTED = 5  # problems that a message lists at most
 
 
@@ -170,10 +171,10 @@ class ImageFolder(ImageData):
             return rows[:-named], rows[-named:]
         return super().divide(labels)
 
-    def file_sizes(self, most: int = 20_000) -> NDArray[np.int64]:
+    def file_sizes(self) -> NDArray[np.int64]:
         """(N, 2), width and height of the files from their headers; a sample if there are many."""
         sizes = []
-        for file in self.files[:: 1 + len(self.files) // most]:
+        for file in self.files[:: 1 + len(self.files) // _MOST_SIZES]:
             try:
                 with Image.open(file) as image:
                     sizes.append(image.size)
@@ -384,7 +385,7 @@ def read_table(path: Path) -> list[File]:
 
 
 def _cure_of_path(folder: Path, named: str) -> str:
-    """How to write a path of a table whose file exists by another spelling."""
+    """The advice for a path in a table whose file exists under another spelling."""
     plain = named.strip()
     for spelling, cure in (
         (plain, "leave out the blanks around it"),

@@ -184,19 +184,28 @@ def pack(
     key = digest_of([settings, [*classes], [[s.part, s.label, s.sha256] for s in ordered]])[:24]
     with locked(cache, key):
         if not (cache / key / FACTS).is_file():
-            for leftover in cache.glob(f".{key}.partial-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            staged = Path(tempfile.mkdtemp(prefix=f".{key}.partial-", dir=cache))
-            try:
+            with published(cache, key) as staged:
                 codec = Codec(size, max_pixels, resize)
                 facts = _write(staged, ordered, classes, codec.decode, root)
                 facts |= {"image_size": list(size), "resize": resize}
                 write_whole(staged / FACTS, json.dumps(facts, indent=2) + "\n")
-                staged.chmod(0o755)
-                staged.rename(cache / key)
-            finally:
-                shutil.rmtree(staged, ignore_errors=True)
     return read_packed(cache / key)
+
+
+@contextmanager
+def published(cache: Path, key: str) -> Iterator[Path]:
+    """A new folder that becomes the cache's entry in one step at the end, or is deleted after an
+    error. Call with the lock held, since what killed processes left is removed.
+    """
+    for leftover in cache.glob(f".{key}.partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{key}.partial-", dir=cache))
+    try:
+        yield staged
+        staged.chmod(0o755)
+        staged.rename(cache / key)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 @contextmanager

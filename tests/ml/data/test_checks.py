@@ -182,7 +182,7 @@ def test_a_dataset_that_forgets_to_state_something_is_told_what() -> None:
     class Bare:
         classes = ("a", "b")
 
-    with pytest.raises(DatasetError, match="states no image_size"):
+    with pytest.raises(DatasetError, match="image_size"):
         check_statements(Bare())
 
 

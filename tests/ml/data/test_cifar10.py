@@ -43,14 +43,14 @@ def test_planes_are_red_green_blue(tmp_path: Path) -> None:
 def test_a_file_of_broken_records_is_refused(tmp_path: Path, size: int) -> None:
     path = tmp_path / "train.bin"
     path.write_bytes(bytes(size))
-    with pytest.raises(DatasetError, match=f"train.bin has {size} bytes, not a multiple of 3073"):
+    with pytest.raises(DatasetError, match=f"train.bin .*{size} bytes.*3073"):
         read_records(path)
 
 
 def test_a_label_out_of_range_is_refused_with_its_record(tmp_path: Path) -> None:
     path = tmp_path / "train.bin"
     path.write_bytes(bytes(3073) + b"\x0a" + bytes(3072))
-    with pytest.raises(DatasetError, match=r"record 1 has label 10, expected 0\.\.9"):
+    with pytest.raises(DatasetError, match=r"record 1 .*label 10, .*0\.\.9"):
         read_records(path)
 
 
@@ -124,7 +124,7 @@ def test_a_named_folder_without_the_files_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KILN_CIFAR10", str(tmp_path))
-    with pytest.raises(DatasetError, match=r"holds no train\.bin and test\.bin"):
+    with pytest.raises(DatasetError, match=r"train\.bin and test\.bin"):
         locate()
 
 

@@ -67,12 +67,12 @@ def test_a_configured_folder_starts_at_the_dvc_folder(tmp_path: Path, staging: P
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path, staging: Path) -> None:
-    with pytest.raises(SourceError, match=r"the remote's folder .*nowhere does not exist"):
+    with pytest.raises(SourceError, match=r"nowhere"):
         DvcSource(tmp_path, str(tmp_path / "nowhere")).deliver(DATA.pin, staging, Progress())
 
 
 def test_a_folder_without_the_file_names_it(tmp_path: Path, staging: Path) -> None:
-    with pytest.raises(SourceError, match=r"files/md5/.*which should be train\.bin"):
+    with pytest.raises(SourceError, match=r"files/md5/.*train\.bin"):
         DvcSource(tmp_path, str(tmp_path)).deliver(DATA.pin, staging, Progress())
 
 
@@ -155,7 +155,7 @@ def test_an_object_store_without_any_reader_is_skipped_with_advice(
 ) -> None:
     monkeypatch.setattr(source_dvc, "_has_boto3", lambda: False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SourceError, match=r"skipped: .* needs boto3, or aws or dvc on PATH"):
+    with pytest.raises(SourceError, match=r"skipped: .*boto3.*aws.*dvc.*PATH"):
         DvcSource(tmp_path, "s3://data/kiln").deliver(DATA.pin, staging, Progress())
 
 
@@ -163,7 +163,7 @@ def test_another_kind_of_remote_needs_dvc(
     tmp_path: Path, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SourceError, match="skipped: reading gs://data needs dvc on PATH"):
+    with pytest.raises(SourceError, match=r"skipped: .*gs://data .*dvc .*PATH"):
         DvcSource(tmp_path, "gs://data").deliver(DATA.pin, staging, Progress())
 
 
@@ -232,13 +232,13 @@ def test_an_override_needs_no_configuration(
 @pytest.mark.parametrize("config", ["", "[core]\nremote = b\n", "[core]\nanalytics = false\n"])
 def test_no_remote_is_told_with_the_cure(tmp_path: Path, staging: Path, config: str) -> None:
     source = DvcSource(write_config(tmp_path, config))
-    with pytest.raises(SourceError, match="no remote is configured: set KILN_DVC_REMOTE"):
+    with pytest.raises(SourceError, match="KILN_DVC_REMOTE"):
         source.deliver(DATA.pin, staging, Progress())
 
 
 def test_a_configuration_that_is_broken_is_named(tmp_path: Path, staging: Path) -> None:
     source = DvcSource(write_config(tmp_path, "remote = a\n"))
-    with pytest.raises(SourceError, match=r"\.dvc/config cannot be read"):
+    with pytest.raises(SourceError, match=r"\.dvc/config "):
         source.deliver(DATA.pin, staging, Progress())
 
 
