@@ -159,7 +159,7 @@ def compiler_environment() -> dict[str, str]:
 
 
 def _torch_headers() -> Path:
-    """Beside the module, or beside the target of its symbolic link under Bazel."""
+    """The headers beside the module, or beside the target of its symbolic link under Bazel."""
     import torch
 
     module = Path(torch.__file__)

@@ -12,20 +12,24 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 from rich.console import Console
+from rich.table import Table
 
 from common.command_line import command_parser, count, positive
-from common.figures import to_png, to_svg
+from common.figures import BLUE, GREEN, INK, MUTED, ORANGE, RED, STYLE, new_figure, to_png, to_svg
 from common.files import user_path, write_whole
 from common.model.artifact import read_artifact
 from common.terminal import Progress, terminal
 from ml.artifact.artifact import ArtifactError
 from ml.benchmark.contenders import Field, of_files, of_network
-from ml.benchmark.results import benchmark_figure, print_table
-from ml.benchmark.rounds import Benchmark, measure_rounds
+from ml.benchmark.rounds import UNSTEADY, Benchmark, Result, measure_rounds
 from ml.data.cifar10 import DatasetError
 from ml.runs.datasets import check_same
 from ml.runs.loading import TrainedError, calibration_images, open_trained
@@ -33,6 +37,7 @@ from ml.runs.models import BUNDLED_MODELS
 
 BATCHES = (1, 8, 32, 128)
 _CORES = os.cpu_count() or 1
+_COLORS = (MUTED, INK, BLUE, GREEN, ORANGE, RED)
 
 
 def main(arguments: Sequence[str], console: Console) -> int:
@@ -103,7 +108,7 @@ def write_results(result: Benchmark, folder: Path) -> list[Path]:
 
 
 def _home(paths: Sequence[Path]) -> Path:
-    """Beside a run's other results, or in the current folder."""
+    """The default output folder: beside a run's other results, or in the current folder."""
     is_run = len(paths) == 1 and paths[0].is_dir()
     return paths[0] / "benchmark" if is_run else user_path("benchmark-report")
 
@@ -119,6 +124,132 @@ def _options() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="fewer measurements, without torch.compile")
     add("--out", help="folder for results (in a run folder: benchmark)")
     return parser
+
+
+def benchmark_figure(result: Benchmark) -> Figure:
+    """Throughput by batch size, one panel per number of threads, log-log; the dashes are the limit
+    of an ideal fp32 matrix product. Below, for the most threads: latency of the smallest batch
+    (bar: median, whisker: p99), arithmetic, size, memory, start.
+    """
+    counts = list(result.peak_gflops)
+    names = list(dict.fromkeys(row.name for row in result.results))
+    colors = {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(names)}
+    figure = new_figure(max(12.0, 4.8 * len(counts)), 4.6 + 0.5 * len(names))
+    with matplotlib.rc_context(STYLE):
+        rows = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.4, 1.2 + 0.5 * len(names)])
+        above, below = rows[:, 0]
+        panels = above.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+        for axes, threads in zip(panels, counts, strict=True):
+            _throughput(axes, result, threads, colors)
+        panels[0].set_ylabel("images per second")
+        handles = panels[0].get_legend_handles_labels()
+        above.legend(*handles, loc="outside lower center", ncols=len(names) + 1)
+        measured = [r for r in result.results if r.threads == max(counts) and r.measurement]
+        if measured:
+            _facts(below.subplots(1, 5, sharey=True), result, measured, colors)
+    return figure
+
+
+def _throughput(axes: Axes, result: Benchmark, threads: int, colors: dict[str, str]) -> None:
+    rows = [row for row in result.results if row.threads == threads and row.measurement]
+    batches: list[int] = []
+    for row in rows:
+        assert row.measurement is not None
+        points = row.measurement.points
+        batches, speeds = [p.batch for p in points], [p.images_per_s for p in points]
+        axes.plot(batches, speeds, "o-", color=colors[row.name], markersize=4, label=row.name)
+    roof = result.peak_gflops[threads] * 1e9 / result.flops_per_image
+    axes.axhline(roof, color=MUTED, linestyle="--", linewidth=1, label="fp32 roof")
+    axes.set(xscale="log", yscale="log", xlabel="batch size", title=f"threads: {threads}")
+    if batches:
+        axes.set_xticks(batches)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _facts(
+    panels: Sequence[Axes], result: Benchmark, rows: Sequence[Result], colors: dict[str, str]
+) -> None:
+    threads, places = rows[0].threads, range(len(rows))
+    measurements = [row.measurement for row in rows if row.measurement]
+    first = [m.points[0] for m in measurements]
+    peak = result.peak_gflops[threads]
+    columns = {
+        f"GFLOP/s of {peak:.0f}": [row.gflops(result.flops_per_image) for row in rows],
+        "File, MB": [row.size_bytes / 1e6 for row in rows],
+        "Memory, MB": [m.peak_memory_bytes / 1e6 for m in measurements],
+        "Cold load, s": [m.cold_load_s for m in measurements],
+    }
+    bar_colors = [colors[row.name] for row in rows]
+    for axes, (title, values) in zip(panels[1:], columns.items(), strict=True):
+        bars = axes.barh(places, values, 0.62, color=bar_colors)
+        axes.bar_label(bars, [f" {value:.3g}" for value in values], fontsize=8, color=INK)
+        axes.set(title=title, xlim=(0, 1.3 * max(values)))
+        axes.grid(visible=False, axis="y")
+    latency = panels[0]
+    latency.barh(places, [p.p50_ms for p in first], 0.62, color=bar_colors)
+    latency.hlines(places, [p.p50_ms for p in first], [p.p99_ms for p in first], color=MUTED, lw=1)
+    for place, p in zip(places, first, strict=True):
+        text = f" {p.p50_ms:.3g}, p99 {p.p99_ms:.3g}"
+        latency.text(p.p99_ms, place, text, va="center", fontsize=8, color=INK)
+    latency.set(title=f"Latency, batch {first[0].batch}, ms", yticks=places)
+    latency.set_xlim(0, 1.9 * max(p.p99_ms for p in first))
+    latency.set_yticklabels([row.name for row in rows])
+    latency.grid(visible=False, axis="y")
+    latency.invert_yaxis()
+
+
+_LATENCIES = ("p50 ms", "p95 ms", "p99 ms")
+_SIZES = ("size MB", "memory MB", "cold load s")
+
+
+def print_table(result: Benchmark, console: Console) -> None:
+    """Prints one row per contender, threads and batch size, then warnings and the peak."""
+    title = f"{result.processor}: {result.flops_per_image / 1e6:.1f} MFLOP per image"
+    table = Table(title=title)
+    for name in ("model", "threads", "batch", *_LATENCIES, "images/s", "±", "GFLOP/s", "of peak"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for name in _SIZES:
+        table.add_column(name, justify="right")
+    for row in result.results:
+        for cells in _cells(row, result):
+            table.add_row(*cells)
+        table.add_section()
+    console.print(table)
+    for row in result.results:
+        if row.skipped:
+            text = f"{row.name}, threads {row.threads}: {row.skipped}"
+            console.print(text, markup=False, highlight=False)
+    peaks = ", ".join(f"{peak:.0f} with threads: {n}" for n, peak in result.peak_gflops.items())
+    console.print(f"Peak of this machine, fp32 matrix product, GFLOP/s: {peaks}", highlight=False)
+    for warning in result.warnings():
+        text = f"Unreliable: {warning}. Repeat on an idle machine."
+        console.print(text, style="yellow", highlight=False)
+
+
+def _cells(row: Result, result: Benchmark) -> Iterator[list[str]]:
+    if row.measurement is None:
+        yield [row.name, str(row.threads), *["–"] * (5 + len(_LATENCIES) + len(_SIZES))]
+        return
+    m, peak = row.measurement, result.peak_gflops[row.threads]
+    sizes = [f"{row.size_bytes / 1e6:.2f}", f"{m.peak_memory_bytes / 1e6:.0f}"]
+    sizes.append(f"{m.cold_load_s:.2f}")
+    for index, p in enumerate(m.points):
+        gflops = p.images_per_s * result.flops_per_image / 1e9
+        half = p.spread / 2
+        steady = f"{half:.0%}" if p.spread <= UNSTEADY else f"[yellow]{half:.0%}[/]"
+        yield [
+            *([row.name, str(row.threads)] if index == 0 else ["", ""]),
+            str(p.batch),
+            *(f"{ms:.2f}" for ms in (p.p50_ms, p.p95_ms, p.p99_ms)),
+            f"{p.images_per_s:.0f}",
+            steady,
+            f"{gflops:.1f}",
+            f"{gflops / peak:.0%}",
+            *(sizes if index == 0 else [""] * len(sizes)),
+        ]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ images' size or with the square of the number of classes.
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from rich.table import Table
 
 from common.command_line import command_parser, count
 from common.files import user_path, write_whole
+from common.programs import python_environment
 from common.terminal import Progress, terminal
 
 _IMAGES, _IMAGE_BYTES = 2000, 150 << 20  # of the dataset, whichever is less
@@ -199,7 +199,7 @@ def _peak_mb() -> float:
 def _in_own_process(work: str, edge: int, classes: int) -> Row:
     done = subprocess.run(
         [sys.executable, "-m", "ml.benchmark.memory", "--measure", work, str(edge), str(classes)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=python_environment(),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -10,7 +10,6 @@ process.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from common.command_line import command_parser
 from common.files import user_path, write_whole
+from common.programs import python_environment
 from common.terminal import Progress, duration, terminal
 from ml.training.config import LADDER, composed
 
@@ -96,7 +96,7 @@ def measure(machine: str, preset: str) -> Row:
 def _in_own_process(machine: str, preset: str) -> Row:
     done = subprocess.run(
         [sys.executable, "-m", "ml.benchmark.training", "--measure", machine, preset],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **_MACHINES[machine]},
+        env=python_environment() | _MACHINES[machine],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         help="on the original test set; few images have a large one by chance (%(default)s)",
     )
     add("--p99-ms", type=float, default=25.0, help="latency of one image (%(default)s)")
-    add("--always", action="store_true", help="train, whatever is needed and however few labels")
+    add("--always", action="store_true", help="train even without need and with few labels")
     add("--dry-run", action="store_true", help="stop before the training")
     add("--no-promote", action="store_true", help="register and judge, but leave the champion")
     add(

@@ -33,8 +33,7 @@ from ml.registry.signing import trusted_key
 from ml.registry.versions import Manifest
 from ml.report.finished import card_facts, open_finished
 from ml.report.model_card import to_markdown
-from ml.retrain.live_gate import LiveComparison, compare_live, labels_needed
-from ml.retrain.noise import label_noise
+from ml.retrain.evidence import LiveComparison, compare_live, label_noise, labels_needed
 from ml.retrain.recipe import champion_config, next_config, starting_weights
 from ml.retrain.steps import Decision, Record
 from ml.runs.folder import RunFolder, create_run
@@ -122,7 +121,7 @@ class Retraining:
         return open_data(self.config)
 
     def _estimate(self) -> float:
-        """By how much the champion's live accuracy is below its accuracy on the test set."""
+        """Estimates by how much the champion's live accuracy is below that on the test set."""
         manifest = self.champion
         until = datetime.fromisoformat(self.record.until).timestamp()
         with Progress("reading captured answers"):

@@ -83,7 +83,7 @@ def test_a_child_that_dies_while_timing_is_noticed(program: Path, tmp_path: Path
 
 def test_a_child_that_hangs_is_ended(program: Path, tmp_path: Path) -> None:
     program.write_text("import time\ntime.sleep(600)\n")
-    with pytest.raises(WorkerError, match=r"took longer than 0[.]2 s"):
+    with pytest.raises(WorkerError, match=r"0[.]2 s"):
         Worker(JOB, tmp_path, timeout_s=0.2)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.applications import Starlette
 
-from ml.labels.app import new_token
+from ml.labels.label import new_token
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""ml/labels/app.py: who may ask, and who may write."""
+"""ml/labels/label.py: who may ask, and who may write."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from common.captures import Captures
 from ml.data.cifar10 import CLASSES
-from ml.labels.app import labelling_app
+from ml.labels.label import labelling_app
 from ml.labels.session import Session
 from tests.ml.labels.store import answer, filled
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from common.captures import Captures
 from ml.data.cifar10 import CLASSES
-from ml.labels.app import labelling_app
+from ml.labels.label import labelling_app
 from ml.labels.session import Session
 from tests.helpers.browser import chromium, needs_browser
 from tests.ml.labels.serving import serving

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from ml.registry.ledger import Gate
 from ml.registry.outcomes import compare_paired
-from ml.retrain.live_gate import compare_live, labels_needed
-from ml.retrain.noise import label_noise
+from ml.retrain.evidence import compare_live, label_noise, labels_needed
 from ml.retrain.retraining import decide
 
 ALPHA = 0.05
@@ -103,3 +103,42 @@ def test_of_few_labels_nothing_is_said() -> None:
     assert label_noise(probabilities, labels).share is None
     assert label_noise(probabilities.repeat(9, 0), np.zeros(270, np.int64)).share is None
     assert not math.isnan(label_noise(*answered(60, 0.75, 0)).share or 0.0)
+
+
+K, N = 10, 1500
+
+
+def answers(right: float, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Answers of a model that is right with such a chance, surer where it is; and the truth."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, K, N)
+    is_right = random.random(N) < right
+    said = np.where(is_right, truth, (truth + random.integers(1, 3, N)) % K)
+    top = np.where(is_right, random.uniform(0.5, 1, N), random.uniform(0.2, 0.8, N))
+    probabilities = np.full((N, K), 0.0)
+    probabilities[:] = ((1 - top) / (K - 1))[:, None]
+    probabilities[np.arange(N), said] = top
+    return probabilities, truth
+
+
+def flipped(labels: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    random = np.random.default_rng(1)
+    wrong = random.random(N) < share
+    return np.where(wrong, (labels + random.integers(1, K, N)) % K, labels)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fifth_of_wrong_labels_is_told_from_none(seed: int) -> None:
+    probabilities, truth = answers(0.75, seed)
+    right, wrong = (label_noise(probabilities, labels) for labels in (truth, flipped(truth, 0.2)))
+    assert right.share is not None
+    assert wrong.share is not None
+    assert right.share <= 0.15 < wrong.share
+    assert set(wrong.suspects) & set(np.flatnonzero(flipped(truth, 0.2) != truth))
+
+
+def test_a_model_that_the_shift_has_left_no_authority_is_not_asked() -> None:
+    probabilities, truth = answers(0.2)
+    found = label_noise(probabilities, truth)
+    assert found.share is None
+    assert found.suspects == ()
