@@ -102,13 +102,13 @@ def test_changed_weights_are_refused(path: Path) -> None:
     changed = onnx.load(path)
     changed.graph.initializer[0].CopyFrom(model(weight=0.02).graph.initializer[0])
     onnx.save(changed, path)
-    with pytest.raises(ArtifactError, match=r"model.onnx is refused: .*changed after export"):
+    with pytest.raises(ArtifactError, match=r"model.onnx .*changed"):
         load_artifact(path)
 
 
 def test_changed_metrics_are_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"accuracy":0.94', b'"accuracy":0.99'))
-    with pytest.raises(ArtifactError, match="the metadata was changed after export"):
+    with pytest.raises(ArtifactError, match=r"metadata .*changed"):
         load_artifact(path)
 
 
@@ -145,7 +145,7 @@ def test_files_that_are_no_artifact_are_refused(
 
 
 def test_a_model_that_answers_its_parity_vector_otherwise_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="parity vector with a difference of"):
+    with pytest.raises(ArtifactError, match="parity vector"):
         write_artifact(model(weight=0.02), metadata(), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 

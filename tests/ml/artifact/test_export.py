@@ -126,7 +126,7 @@ def test_a_model_that_disagrees_with_pytorch_is_not_written(
 ) -> None:
     path = tmp_path / "model.onnx"
     wrong = trained.probabilities(sample(seed=3).network)
-    with pytest.raises(ParityError, match=r"expected at most 0.0001; nothing was written"):
+    with pytest.raises(ParityError, match=r"0.0001;"):
         trained.export(path, probabilities=wrong)
     assert list(tmp_path.iterdir()) == []
 

@@ -105,7 +105,7 @@ def test_an_unknown_corruption_is_refused_with_what_there_is(text: str) -> None:
 
 
 def test_unknown_kinds_and_severities_are_refused(images: Images) -> None:
-    with pytest.raises(CorruptionError, match="one of gaussian_noise"):
+    with pytest.raises(CorruptionError, match="gaussian_noise"):
         corrupt(images, "rain", 1)
-    with pytest.raises(CorruptionError, match="expected 1 to 5"):
+    with pytest.raises(CorruptionError, match="1 to 5"):
         corrupt(images, "jpeg", 0)

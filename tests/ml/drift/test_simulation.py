@@ -71,7 +71,7 @@ def test_chance_is_told_from_what_matters(clean: Observed) -> None:
 
 
 def test_windows_larger_than_a_half_are_refused(clean: Observed) -> None:
-    with pytest.raises(ValueError, match="windows of 501 images need 1002, there are 1000"):
+    with pytest.raises(ValueError, match=r"501.*1002.*1000"):
         measure_windows(
             clean,
             {},
@@ -143,7 +143,7 @@ def test_a_stream_in_alarm_before_it_is_corrupted_is_no_detection() -> None:
 def test_the_results_are_shown_and_written(found: StreamResults, tmp_path: Path) -> None:
     shown = StringIO()
     found.print(Console(file=shown, width=140))
-    assert "at most one in 100,000,000 images." in shown.getvalue()
+    assert " 100,000,000 " in shown.getvalue()
     assert "blur:5" in shown.getvalue()
     paths = write_results(found, {"model": "tiny"}, tmp_path / "drift_online")
     assert [path.name for path in paths] == [
@@ -160,4 +160,4 @@ def test_the_results_are_shown_and_written(found: StreamResults, tmp_path: Path)
 def test_an_unknown_corruption_is_refused_before_anything_is_answered() -> None:
     shown = StringIO()
     assert main(["--online", "--corruptions", "rain"], Console(file=shown, width=140)) == 2
-    assert "no corruption 'rain', expected one of gaussian_noise" in shown.getvalue()
+    assert "'rain', expected one of gaussian_noise" in shown.getvalue()

@@ -118,7 +118,7 @@ def test_a_model_that_does_not_reach_its_own_scores_fails(registry: Registry, ma
     own = replace(examples(), digest="md5:" + "c" * 32 + "/test")
     gate = by_name(judge(registry, add(registry, boast), None, LOOSE, own))["scores hold"]
     assert not gate.passed
-    assert "the artifact says 99.90%" in gate.detail
+    assert " 99.90%" in gate.detail
     honest = add(registry, maker.artifact(141))
     assert by_name(judge(registry, honest, None, LOOSE, own))["scores hold"].passed
 
@@ -264,7 +264,7 @@ def test_each_gate_says_what_it_saw(registry: Registry, maker: Maker) -> None:
     ambitious = replace(LOOSE, must_be_better=True)
     gate = judge(registry, candidate, champion, ambitious, None)[-1]
     assert gate.detail.endswith("; must be better with p below 0.05")
-    assert "two proportions: p < 0.0001; on 4,000 and 4,000 images" in gate.detail
+    assert "p < 0.0001; on 4,000 and 4,000 images" in gate.detail
     near = add(registry, maker.artifact(129.5))
     gate = judge(registry, near, champion, LOOSE, None)[-1]
     assert f"p = {gate.values['p_value']:.2g};" in gate.detail
@@ -388,7 +388,7 @@ def test_a_file_of_test_images_is_read(registry: Registry, maker: Maker, tmp_pat
     assert read
     np.testing.assert_array_equal(read.images, given.images)
     np.savez(path, images=given.images[:, :2], labels=given.labels)
-    with pytest.raises(RegistryError, match=r"this model takes uint8\(N, 4, 5, 3\)"):
+    with pytest.raises(RegistryError, match=r"uint8\(N, 4, 5, 3\)"):
         find_examples(manifest, path)
     np.savez(path, images=given.images, labels=given.labels + 2)
     with pytest.raises(RegistryError, match="the model's classes"):

@@ -59,9 +59,9 @@ def test_a_ledger_that_cannot_be_read_has_no_records(registry: Registry) -> None
 def test_references_to_nothing_are_named(registry: Registry) -> None:
     version = registry.resolve("champion")
     registry.store.delete(f"versions/{version}.json")
-    problems = inspect(registry).problems
-    assert f"record 1 names {version}, which is not registered" in problems
-    assert f"image {IMAGE} holds {version}, which is not registered" in problems
+    record, image = inspect(registry).problems
+    assert record.startswith(f"record 1 names {version}, ")
+    assert image.startswith(f"image {IMAGE} holds {version}, ")
 
 
 def test_only_old_leftovers_go(registry: Registry, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_same_file_again_changes_nothing(registry: Registry) -> None:
 
 def test_the_same_weights_from_another_origin_are_a_conflict(registry: Registry) -> None:
     add(registry, "a")
-    with pytest.raises(Conflict, match=r"by ada .*git_revision a+, here bbb.*nothing was written"):
+    with pytest.raises(Conflict, match=r"ada .*git_revision a+, .* bbb"):
         registry.register(artifact("a", git_revision="b" * 40))
 
 
@@ -109,7 +109,7 @@ def test_a_verdict_reached_before_another_move_is_a_conflict(registry: Registry)
     seen = registry.state().number
     registry.promote(c, "challenger", seen=seen)
     Registry(registry.store, who="grace").promote(b, seen=seen)
-    with pytest.raises(Conflict, match=rf"grace moved champion to {b} .*nothing was changed"):
+    with pytest.raises(Conflict, match=rf"grace .*champion .*{b} "):
         registry.promote(c, seen=seen)
     assert registry.promote(b, seen=seen) is None
 
@@ -136,7 +136,7 @@ def test_a_rollback_from_a_named_version_can_be_repeated(registry: Registry) -> 
     assert registry.rollback(expected=c) is not None
     assert registry.rollback(expected=c) is None
     assert registry.state().aliases["champion"] == b
-    with pytest.raises(Conflict, match=f"champion is at {b}, not at {a}"):
+    with pytest.raises(Conflict, match=f"champion .*{b}, .*{a}"):
         registry.rollback(expected=a)
     assert registry.rollback(expected=b) is not None
     assert registry.rollback(expected=b) is None
@@ -179,7 +179,7 @@ def test_references_resolve_to_versions(registry: Registry) -> None:
 def test_a_start_that_fits_two_versions_lists_them(registry: Registry) -> None:
     names = sorted(add(registry, str(number)) for number in range(20))
     pair = next((x, y) for x, y in itertools.pairwise(names) if x[0] == y[0])
-    with pytest.raises(RegistryError, match=f"{pair[0][:16]}.*give more digits"):
+    with pytest.raises(RegistryError, match=f"{pair[0][:16]}"):
         registry.resolve(pair[0][0])
 
 
@@ -189,13 +189,13 @@ def test_an_image_keeps_its_version(registry: Registry) -> None:
     assert new
     assert registry.link_image(IMAGE, a) == (image, False)
     assert registry.images.all() == [image]
-    with pytest.raises(Conflict, match=f"holds version {a}, linked by ada"):
+    with pytest.raises(Conflict, match=f"{a}, .*ada"):
         registry.link_image(IMAGE, b)
     with pytest.raises(RegistryError, match=r"^latest "):
         registry.link_image("latest", a)
     with pytest.raises(RegistryError, match="is not registered"):
         registry.link_image(IMAGE, "f" * 64)
-    with pytest.raises(RegistryError, match="fits 0 images"):
+    with pytest.raises(RegistryError, match=" 0 images"):
         registry.resolve("sha256:9999")
 
 
@@ -215,7 +215,7 @@ def test_a_name_that_no_version_could_have_may_be_an_alias(registry: Registry, a
 @pytest.mark.parametrize("data", [b"", b"[]", b"7", b"null", b"{}"])
 def test_a_registry_whose_format_is_unreadable_is_refused(folder: str, data: bytes) -> None:
     open_store(folder).create("format.json", data)
-    with pytest.raises(StoreError, match=r"format.json in .* is unreadable"):
+    with pytest.raises(StoreError, match=r"format.json"):
         Registry.open(folder)
 
 
@@ -327,7 +327,7 @@ def test_a_record_that_contradicts_the_one_before_shows(registry: Registry) -> N
 
 def test_a_registry_of_another_format_is_refused(folder: str) -> None:
     open_store(folder).create("format.json", b'{"format": 2}')
-    with pytest.raises(StoreError, match="has format 2, expected 1"):
+    with pytest.raises(StoreError, match=r"format 2, .*1"):
         Registry.open(folder)
 
 

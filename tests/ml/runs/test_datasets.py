@@ -95,7 +95,7 @@ def test_the_data_of_a_model_is_opened_by_its_configuration(
 def test_other_data_is_refused_with_the_difference(
     config: DictConfig, tmp_path: Path, change: dict[str, Any], found: str, expected: str
 ) -> None:
-    with pytest.raises(DatasetMismatch, match=rf"^mine was .*{found}.*, expected .*{expected}"):
+    with pytest.raises(DatasetMismatch, match=rf"^mine .*{found}.*, .*{expected}"):
         dataset_of(_model(tmp_path, **change), config)
 
 
@@ -108,10 +108,10 @@ def test_a_digits_model_without_its_configuration_is_not_judged_on_cifar10(
         raise AssertionError("170 MB to compare two names")
 
     monkeypatch.setattr(datasets, "locate", fetch)
-    with pytest.raises(DatasetMismatch, match=r"CIFAR-10 has the classes airplane.*zero, one"):
+    with pytest.raises(DatasetMismatch, match=r"CIFAR-10 .*airplane.*zero, one"):
         dataset_of(_model(tmp_path), None)
     own = {"classes": CLASSES, "input_size": (32, 32)}
-    with pytest.raises(DatasetMismatch, match=rf"digest {read_pin().digest[:16]}, expected"):
+    with pytest.raises(DatasetMismatch, match=rf" {read_pin().digest[:16]}, "):
         dataset_of(_model(tmp_path, **own), None)
     pinned = dataset_of(_model(tmp_path, **own, dataset_digest=read_pin().digest), None)
     assert pinned.name == "CIFAR-10"
@@ -154,7 +154,7 @@ def test_whether_mirrored_images_keep_their_class_is_as_they_were_trained(
 def test_data_that_is_not_at_hand_is_told_apart(config: DictConfig, tmp_path: Path) -> None:
     model = _model(tmp_path)
     config.data.folder = str(tmp_path / "gone")
-    with pytest.raises(UnavailableDataset, match=r"Digits cannot be opened \(FileNotFoundError"):
+    with pytest.raises(UnavailableDataset, match=r"Digits .*\(FileNotFoundError"):
         dataset_of(model, config)
     config.data._target_ = "nowhere.Digits"
     with pytest.raises(UnavailableDataset, match=r"nowhere.Digits .*PYTHONPATH"):

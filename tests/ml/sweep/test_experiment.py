@@ -72,6 +72,6 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     path = write_experiment(plan, _best({"label_smoothing": 0.25}), 1)
     check_experiment_is_ours(plan)
     path.write_text("name: mine\n")
-    with pytest.raises(SweepError, match=r"choose another name, sweep\.experiment="):
+    with pytest.raises(SweepError, match=r"sweep\.experiment="):
         check_experiment_is_ours(plan)
     assert experiment_path(plan).read_text() == "name: mine\n"

@@ -114,7 +114,7 @@ def test_a_sweep_of_errors_stops_and_says_why(workspace: SweepWorkspace) -> None
     done = workspace.run("data.batch_size=int(interval(400,500))", "sweep.max_failures=2")
     assert done.returncode == 1
     assert "2 trials in a row failed" in done.stderr
-    assert "is more than the 250 training images" in done.stderr
+    assert "the 250 training images" in done.stderr
     assert workspace.outcomes()[:2] == ["failed", "failed"]
 
 

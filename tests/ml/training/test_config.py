@@ -149,7 +149,7 @@ def test_sgd_without_momentum_is_plain_and_two_betas_are_two() -> None:
     check_values(plain)
     assert instantiate(plain.optimizer)(network).defaults["nesterov"] is False
     lone = _compose("optimizer=adamw", "optimizer.betas=[0.9]")
-    with pytest.raises(ValueError, match=r"betas=\[0\.9\]: expected two numbers"):
+    with pytest.raises(ValueError, match=r"betas=\[0\.9\]"):
         instantiate(lone.optimizer)(network)
 
 

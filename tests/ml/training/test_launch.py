@@ -97,7 +97,7 @@ def test_a_run_that_is_continued_or_repeated_is_not_changed(tmp_path: Path, key:
     original, _ = _begin(_config(tmp_path / "runs"))
     cfg = _config(tmp_path / "runs", **{key: str(original.path)})
     _begin(cfg, f"{key}={original.path}", f"paths.runs={tmp_path}")
-    with pytest.raises(ResumeError, match="these would change it: seed=1 "):
+    with pytest.raises(ResumeError, match="seed=1 "):
         _begin(cfg, f"{key}={original.path}", "seed=1")
 
 

@@ -101,7 +101,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     ):
         load_initial(network, path)
     path = _saved(tmp_path, torchvision_model(10, model=_SMALLEST))
-    with pytest.raises(ValueError, match=r"not of ResNet: it lacks stem\.conv\.weight"):
+    with pytest.raises(ValueError, match=r"stem\.conv\.weight"):
         load_initial(network, path)
 
 
@@ -109,5 +109,5 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_file_without_weights_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "network.pt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"network\.pt holds no readable weights"):
+    with pytest.raises(ValueError, match=r"network\.pt"):
         load_initial(ResNet(widths=(4, 8, 8)), path)
