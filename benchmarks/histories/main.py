@@ -358,7 +358,7 @@ def _demand_end(world: World, records: Sequence[Record]) -> None:
 
 @dataclass
 class HistoryResults:
-    """What became of the histories of the seeds from `first` to below `next`."""
+    """Outcomes of the histories with the seeds from `first` to below `next`."""
 
     first: int
     next: int
@@ -384,7 +384,7 @@ class HistoryResults:
 
 
 def _tally(first: int, file: Path | None) -> HistoryResults:
-    """What an earlier run left in the file, to go on from; else nothing yet."""
+    """The results of an earlier run, which this one continues; empty if there are none."""
     if file is None or not file.exists():
         return HistoryResults(first, first)
     known = json.loads(file.read_bytes())
@@ -400,7 +400,11 @@ def main(arguments: Sequence[str], console: Console) -> int:
     parser = command_parser("//benchmarks/histories:main", __doc__)
     parser.add_argument("--histories", type=int, default=1000, metavar="N", help="(%(default)s)")
     parser.add_argument("--from", type=int, default=0, metavar="SEED", dest="first", help="(0)")
-    parser.add_argument("--out", metavar="FILE", help="JSON; a run that was ended goes on from it")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="results; an interrupted run continues from them",
+    )
     options = parser.parse_args(arguments)
     file = user_path(options.out) if options.out else None
     try:

@@ -27,7 +27,7 @@ from ml.live.estimate import LEVEL
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is captured and labelled: a share of confident predictions, all of the most
+    """A plan of capture and labelling: a share of confident predictions, all of the most
     unsure.
     """
 

@@ -70,8 +70,9 @@ class Phase:
 
 @dataclass
 class Found:
-    """All of it. `rows` and `twice` are of the store, at the end; `late` were captured after the
-    return."""
+    """Results of all phases: `rows` and `twice` count the store at the end, `late` what was
+    captured after the store returned.
+    """
 
     phases: list[Phase]
     asked: int
@@ -156,7 +157,7 @@ def outage(path: Path, size: tuple[int, int], options: argparse.Namespace) -> Fo
 
 
 def judge(found: Found) -> list[Check]:
-    """What had to hold."""
+    """The checks that the service had to pass."""
     asked, failed, dropped = found.asked, found.failed, sum(found.dropped.values())
     before, away, _ = found.phases
     missing = asked - failed - found.rows - dropped

@@ -153,7 +153,7 @@ def _show(outcomes: Sequence[Outcome], stated: float, looks: int, console: Conso
 
 
 def _facts(options: argparse.Namespace, settings: Settings, golden: Golden) -> dict[str, object]:
-    """What the outcomes depend on, beside the code."""
+    """Everything but the code that the outcomes depend on."""
     return {
         "settings": msgspec.to_builtins(settings),
         "requests_a_minute": options.rate,

@@ -60,11 +60,11 @@ def answer(
     )
 
 
-def made_up(images: int, seed: int, accuracy: float = 0.93) -> Golden:
+def made_up(images: int, seed: int) -> Golden:
     """Synthetic predictions for quick looks: ten classes, random errors."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 10, images)
-    wrong = random.random(images) > accuracy
+    wrong = random.random(images) > 0.93
     predictions = np.where(wrong, (labels + random.integers(1, 10, images)) % 10, labels)
     confidence = np.where(wrong, random.uniform(0.3, 1, images), random.beta(8, 0.6, images))
     return Golden(labels, predictions, np.clip(confidence, 0.1, 1))

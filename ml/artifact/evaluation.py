@@ -201,7 +201,7 @@ def calibration_by_chance(probabilities: ArrayLike) -> float:
 
 
 def greatest_calibration_by_chance(accuracy: float, images: int) -> float:
-    """What `calibration_by_chance` can be at most where so many answers are right: with as much
+    """The maximum of `calibration_by_chance` for this share of right answers: with as much
     variance in each bin."""
     variance = images * accuracy * (1 - accuracy)
     bins = min(CALIBRATION_BINS, images)
@@ -294,9 +294,9 @@ def recall_intervals(evaluation: Evaluation) -> list[Interval]:
     return [wilson(int(counts[k, k]), int(counts[k].sum())) for k in range(len(counts))]
 
 
-def macro_f1_interval(evaluation: Evaluation, seed: int = 0) -> Interval:
+def macro_f1_interval(evaluation: Evaluation) -> Interval:
     """Bootstrap interval, by resampling the confusion matrix."""
-    counts, chance = np.array(evaluation.confusion), np.random.default_rng(seed)
+    counts, chance = np.array(evaluation.confusion), np.random.default_rng(0)
     label, guess = np.nonzero(counts)  # at most one cell per image
     shares, classes = counts[label, guess] / evaluation.images, len(counts)
     means = []

@@ -101,7 +101,6 @@ def export_artifact(
     test: Labelled,
     probabilities: NDArray[np.float32],
     resize: Resize = "crop",
-    opset: int = OPSET,
 ) -> ExportReport:
     """Writes `network` as a model artifact if it passes the gates.
 
@@ -118,7 +117,7 @@ def export_artifact(
     start = time.perf_counter()
     images = test.images
     evaluation = evaluate(probabilities, test.labels, classes)
-    full = to_onnx(network, images.shape[1:3], mean, std, opset)
+    full = to_onnx(network, images.shape[1:3], mean, std)
     model, parity, simplification = _simplest_faithful(full, images, probabilities)
     metadata = ArtifactMetadata(
         name=name,
@@ -127,7 +126,7 @@ def export_artifact(
         input_size=(images.shape[1], images.shape[2]),
         mean=_triple(mean),
         std=_triple(std),
-        opset=opset,
+        opset=OPSET,
         **asdict(provenance),
         test_metrics=scores(evaluation),
         quantisation="none",
@@ -152,7 +151,6 @@ def to_onnx(
     size: Sequence[int],
     mean: Sequence[float],
     std: Sequence[float],
-    opset: int = OPSET,
 ) -> onnx.ModelProto:
     """The network's serving graph as a checked ONNX model with a dynamic batch axis."""
     graph = ServingGraph(copy.deepcopy(network).to("cpu", torch.float32).eval(), mean, std).eval()
@@ -167,7 +165,7 @@ def to_onnx(
             input_names=[INPUT],
             output_names=[LOGITS, PROBABILITIES],
             dynamic_shapes={INPUT: {0: torch.export.Dim("N", min=1)}},
-            opset_version=opset,
+            opset_version=OPSET,
             verbose=False,
         )
     assert program is not None

@@ -52,7 +52,6 @@ class QuantisationReport:
     evaluation: Evaluation  # of the INT8 model
     fp32_accuracy: float
     size_bytes: int
-    fp32_size_bytes: int
     elapsed_s: float
 
     @property
@@ -101,7 +100,6 @@ def quantise_artifact(
         evaluation=after,
         fp32_accuracy=before.accuracy,
         size_bytes=path.stat().st_size,
-        fp32_size_bytes=fp32_path.stat().st_size,
         elapsed_s=time.perf_counter() - start,
     )
 

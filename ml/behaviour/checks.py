@@ -151,21 +151,19 @@ def check_invariance(
     ]
 
 
-def check_garbage(
-    predict: Predict, size: tuple[int, int], limits: BehaviourLimits, seed: int = 0
-) -> Check:
+def check_garbage(predict: Predict, size: tuple[int, int], limits: BehaviourLimits) -> Check:
     """Share of images without content that are classified with a confidence of 90 % or more."""
     sure = {
         kind: float((predict(images).max(axis=1) >= CONFIDENT).mean())
-        for kind, images in garbage(size, seed).items()
+        for kind, images in garbage(size).items()
     }
     meaning = f"images of noise or of one colour classified with ≥ {CONFIDENT:.0%} confidence"
     return Check("garbage", float(np.mean([*sure.values()])), limits.garbage, False, meaning, sure)
 
 
-def garbage(size: tuple[int, int], seed: int = 0) -> dict[str, Images]:
+def garbage(size: tuple[int, int]) -> dict[str, Images]:
     """Images without content: uniform noise, Gaussian noise around grey, solid colours."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     shape = (_GARBAGE, *size, 3)
     colours = random.integers(0, 256, (_GARBAGE, 1, 1, 3))
     kinds = {

@@ -54,8 +54,8 @@ of each class; each is validated on once by a training on the others. The test p
 so that it stays unseen by whoever chooses a configuration by this. budget does not count here, as
 in sweeps: name a preset, or set the values.
 
-The same command again continues after Ctrl-C or a kill: finished folds are kept, the one at work
-goes on from its last epoch. Another value is another folder.
+The same command again continues after Ctrl-C or a kill: finished folds are kept, and the
+interrupted one continues from its last epoch. Another value is another folder.
 Folder: multirun/<name>_<k>fold_<digest>/ with folds/, each of them a run, cross_validation.json,
 cross_validation.png and .svg. bazel run //ml:runs -- <folder> --html page.html shows the curves.
 

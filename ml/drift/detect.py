@@ -116,7 +116,7 @@ def _folder(
 
 
 def _limited(images: NDArray[np.uint8], most: int | None, seed: int) -> NDArray[np.uint8]:
-    """At most so many, sampled at random."""
+    """A random sample of at most `most` images."""
     if most is None or most >= len(images):
         return images
     chosen = np.random.default_rng(seed).choice(len(images), most, replace=False)
@@ -140,7 +140,7 @@ def _options() -> argparse.ArgumentParser:
     )
     names = ", ".join([*CORRUPTIONS, *ALIASES])
     add("--corruption", metavar="KIND:1-5", help=f"corrupt the images: {names}")
-    add("--limit", type=count, help="sample at most so many images")
+    add("--limit", type=count, help="maximum number of images, sampled at random")
     add("--out", default="drift-report", help="folder for results (%(default)s)")
     defaults = DEFAULT_LIMITS
     add(

@@ -87,7 +87,7 @@ class WindowResults:
         console.print(table)
 
     def figure(self) -> Figure:
-        """All rates as text; a panel's title has the false alarms of its window size."""
+        """All rates as text, with the false alarms of a window size in its panel's title."""
         return heat_map(
             {
                 f"{clean.size} images: % detected\nfalse alarms {clean.rate:.2%}": {

@@ -240,7 +240,7 @@ class _Stream:
         self._bins = {name: _binned(reference, observed, half) for name, observed in seen.items()}
 
     def draw(self, condition: str, images: int) -> Counts:
-        """The window of so many more images."""
+        """The window after more images."""
         chosen = self._random.integers(self._images, size=images)
         return _window(self._reference, self._bins[condition], chosen)
 

@@ -14,7 +14,7 @@ from common.captures import Verdict
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two labellers on the predictions that both have labelled.
+    """The agreement of two labellers on the predictions that both have labelled.
 
     Attributes:
         kappa: 1 for full agreement, 0 for agreement by chance; None if both used only one class,

@@ -124,7 +124,6 @@ def draw(
     reference_of: ReferenceOf,
     *,
     size: int = SIZE,
-    since: float = 0.0,
     now: float | None = None,
 ) -> Round | None:
     """Draws and stores the next round; None if all predictions are in rounds.
@@ -132,13 +131,12 @@ def draw(
     Args:
         reference_of: the drift reference of a model version; None if unavailable.
         size: expected number of predictions; at most half of the rest, unless these are few.
-        since: only predictions captured from then on.
 
     Raises:
         StoreError, Damaged: the store cannot be used.
     """
     until = time.time() if now is None else now
-    pool = _pool(captures.rows(since, until))
+    pool = _pool(captures.rows(until=until))
     earlier = rounds(captures)
     taken = {shown.key for one in earlier for shown in one.shown}
     free = np.array([key not in taken for key in pool.keys], bool)
@@ -165,7 +163,7 @@ def draw(
     plan = msgspec.structs.replace(plan, shown=shown)
     if not captures.store.create(f"{ROUNDS}{plan.number:06d}.json", msgspec.json.encode(plan)):
         return rounds(captures)[plan.number]  # another labeller was faster: share that round
-    return plan if shown else draw(captures, reference_of, size=size, since=since, now=now)
+    return plan if shown else draw(captures, reference_of, size=size, now=now)
 
 
 def _pool(rows: Iterable[Capture]) -> _Pool:

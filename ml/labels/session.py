@@ -39,7 +39,6 @@ class Session:
         reference_of: ReferenceOf,
         *,
         size: int = SIZE,
-        since: float = 0.0,
         shows_answers: bool = False,
     ) -> None:
         """Resumes the newest round with predictions left for this labeller, or draws one.
@@ -48,7 +47,7 @@ class Session:
             StoreError, Damaged: the store cannot be used.
         """
         self.captures, self.labeller, self.classes = captures, labeller, tuple(classes)
-        self.reference_of, self.size, self.since = reference_of, size, since
+        self.reference_of, self.size = reference_of, size
         self.shows_answers = shows_answers
         self.round: Round | None = None
         self._left = deque[Key]()
@@ -61,11 +60,7 @@ class Session:
         """Continues with another labeller's newer round, or draws one; false if nothing is left."""
         number = -1 if self.round is None else self.round.number
         newer = [one for one in rounds(self.captures) if one.number > number]
-        following = (
-            newer[0]
-            if newer
-            else draw(self.captures, self.reference_of, size=self.size, since=self.since)
-        )
+        following = newer[0] if newer else draw(self.captures, self.reference_of, size=self.size)
         if following is None:
             return False
         self._open(following)

@@ -88,7 +88,6 @@ def estimate(
     probabilities: Any,
     belief: Belief,
     kept: Any = 1.0,
-    level: float = LEVEL,
     *,
     classes: bool = True,
 ) -> Estimate:
@@ -115,7 +114,7 @@ def estimate(
         raise ValueError(
             f"chances of {chance.min():g} to {chance.max():g}: expected above 0, at most 1"
         )
-    sums = _Sums(chance, belief, NormalDist().inv_cdf(0.5 + level / 2))
+    sums = _Sums(chance, belief, NormalDist().inv_cdf(0.5 + LEVEL / 2))
     truth = with_top(p, belief.right)
     said = np.eye(p.shape[1])[p.argmax(axis=1)]
     one = np.ones(len(p))
@@ -202,7 +201,9 @@ class _Sums:
     def _interval(
         self, value: float, residual: Floats, variance: Floats, total: Any, members: Floats
     ) -> Interval:
-        """By linearisation: labels vary over the whole traffic, `residual` over the sampling."""
+        """The interval by linearisation: labels vary over the whole traffic, `residual` over the
+        sampling.
+        """
         w = self.weights
         labels = (w * variance).sum() / total**2
         kept = (w**2 * (1 - self.chance) * residual**2).sum() / total**2

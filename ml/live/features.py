@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Plane = NDArray[np.float32]
-Predict = Callable[[Images], NDArray[np.floating]]
 
 _LEAST = 1e-6  # smallest probability in a logarithm
 _FAINTEST = 1e-3  # relative to white

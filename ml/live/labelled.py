@@ -123,9 +123,7 @@ def sample(
     )
 
 
-def labelled_accuracy(
-    labelled: Sample, classes: int, level: float = LEVEL
-) -> LabelledAccuracy | None:
+def labelled_accuracy(labelled: Sample, classes: int) -> LabelledAccuracy | None:
     """Accuracy and rates by class of a sample; None without labels.
 
     Each interval is individually valid, at every look.
@@ -135,7 +133,7 @@ def labelled_accuracy(
     right = (labelled.answers == labelled.labels).astype(float)
 
     def rate(of: NDArray[np.bool_]) -> Interval:
-        return _interval(labelled.weights[of], right[of], labelled.most, level)
+        return _interval(labelled.weights[of], right[of], labelled.most)
 
     return LabelledAccuracy(
         rows=len(right),
@@ -147,10 +145,10 @@ def labelled_accuracy(
     )
 
 
-def _interval(weights: Floats, right: Floats, most: float, level: float) -> Interval:
+def _interval(weights: Floats, right: Floats, most: float) -> Interval:
     if not len(weights):
         return Interval(np.nan, 0.0, 1.0)
-    odds = 2 / (1 - level)
+    odds = 2 / (1 - LEVEL)
     value = float((weights * right).sum() / weights.sum())
     low, high = (weighted_bound(weights, right, most, odds, side) for side in ("below", "above"))
     return Interval(value, min(low, value), max(high, value))

@@ -31,7 +31,7 @@ _CHUNK = 500  # images decoded and predicted together
 
 @dataclass(frozen=True)
 class Known:
-    """What is available for a version that captures name."""
+    """The data available for a version that the captures name."""
 
     model: Model | None
     recalibration: Recalibration | None

@@ -92,7 +92,7 @@ def put(found: Sequence[Quality], client: Any) -> None:
 
 
 def cloudwatch_data(found: Sequence[Quality]) -> list[dict[str, Any]]:
-    """In CloudWatch's form; service.name is a dimension, as in the service's metrics."""
+    """The gauges in CloudWatch's form; service.name is a dimension, as in the service's metrics."""
     return [
         {
             "MetricName": one.name,

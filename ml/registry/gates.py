@@ -128,7 +128,7 @@ def _size(manifest: Manifest, limits: GateLimits) -> Gate:
 def _calibration(subject: Subject, limits: GateLimits) -> Gate:
     """Whether confidence equals accuracy on average, and whether proper scores are as expected: for
     a nearly perfect model, the former misses a few overconfident mistakes. Both allow for the
-    sampling error of a calibrated model on so many images.
+    sampling error of a calibrated model on this number of images.
     """
     measured, most = subject.outcomes, limits.max_calibration_error
     test = subject.manifest.test

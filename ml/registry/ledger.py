@@ -112,7 +112,7 @@ class Record:
         }
 
     def to_json(self) -> bytes:
-        """What is stored; its SHA-256 is the record's digest."""
+        """The stored bytes; their SHA-256 is the record's digest."""
         return encode(self.as_dict())
 
     @classmethod

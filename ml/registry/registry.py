@@ -231,7 +231,7 @@ class Registry:
         return True
 
     def _prepare(self) -> None:
-        """Before the first write, checks that the store refuses to overwrite."""
+        """Checks before the first write that the store refuses to overwrite."""
         if self._is_prepared:
             return
         ours, other = (

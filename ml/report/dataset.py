@@ -34,6 +34,7 @@ _TEMPLATE = Path(__file__).with_name("dataset.html")
 _SAMPLES, _ROWS = 8, 100  # images shown per class, and classes shown
 _PAIRS, _LISTED = 24, 200  # duplicates and damaged files listed
 _LONGEST_EDGE = 96  # pixels of an image on the page
+_CHUNK = 256  # images read at a time
 _FEW = 10  # training images of a class, or a tenth of the average, below which it is nearly empty
 
 
@@ -197,14 +198,12 @@ def _measured(pixels: Any, labels: NDArray[np.int64], classes: int, size: tuple[
     return part
 
 
-def _batches(
-    pixels: Any, rows: slice = slice(None), size: int = 256
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _batches(pixels: Any, rows: slice = slice(None)) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """The index of the first image, and (n, H, W, 3) of arrays (N, C, H, W) or packed images."""
     planar = isinstance(pixels, np.ndarray)
     first, end, _ = rows.indices(len(pixels))
-    for start in range(first, end, size):
-        images = pixels[start : min(start + size, end)]
+    for start in range(first, end, _CHUNK):
+        images = pixels[start : min(start + _CHUNK, end)]
         if planar:
             images = np.broadcast_to(images, (len(images), 3, *images.shape[2:]))
             images = images.transpose(0, 2, 3, 1)

@@ -48,7 +48,7 @@ class Run:
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
-        """By the names of their files."""
+        """The figures by the names of their files."""
         return _figures(self, self.evaluation)
 
     def svg(self, name: str) -> str:
@@ -212,7 +212,7 @@ def _matrix(e: Evaluation) -> str:
 
 
 def _shortened(name: str, most: int) -> str:
-    """A class name as HTML, at most so many characters; the whole name is its hint."""
+    """A class name as HTML, cut to a maximum length; the whole name is its tooltip."""
     if len(name) <= most:
         return html.escape(name)
     short = html.escape(f"{name[: most - 1]}…")

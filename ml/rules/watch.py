@@ -27,7 +27,7 @@ def running(base: Path) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def follow(path: Path, pause_s: float = _PAUSE_S) -> None:
+def follow(path: Path) -> None:
     """Prints the file's content and follows it until it is removed."""
     with path.open(encoding="utf-8", errors="replace") as file:
         while True:
@@ -36,7 +36,7 @@ def follow(path: Path, pause_s: float = _PAUSE_S) -> None:
             sys.stdout.flush()
             if gone:
                 return
-            time.sleep(pause_s)
+            time.sleep(_PAUSE_S)
 
 
 def main(workspace: Path = WORKSPACE) -> int:

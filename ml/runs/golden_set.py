@@ -65,7 +65,7 @@ _ONE_IN = 10
 
 
 def _format(number: int) -> _Format:
-    """Of the image at a place of the set."""
+    """The file format of the image at a place of the set."""
     return _LOSSY if number % _ONE_IN == _ONE_IN - 1 else _LOSSLESS[number % len(_LOSSLESS)]
 
 

@@ -38,7 +38,7 @@ examples:
   bazel run //ml:runs -- --sort test/accuracy           the most accurate first
   bazel run //ml:runs -- --where 'test/accuracy>0.9' --where 'network.widths=[16,64,64]'
   bazel run //ml:runs -- --show optimizer.filter_lr,seed      two more columns
-  bazel run //ml:runs -- --compare runs/<one> runs/<other>    what was changed, and what came of it
+  bazel run //ml:runs -- --compare runs/<one> runs/<other>    what changed, and its effect
   bazel run //ml:runs -- multirun/smoke --sort val/accuracy --limit 10 --html best.html
   bazel run //ml:runs -- --json | jq '.[].metrics'
 

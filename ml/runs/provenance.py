@@ -70,9 +70,9 @@ def _git(*command: str, folder: Path | None = None) -> str:
     return answer.stdout if answer.returncode == 0 or differs else ""
 
 
-def lock_digest(lock: Path = LOCK) -> str:
+def lock_digest() -> str:
     """SHA-256 in hex of the lock of all packages."""
-    return sha256_of(lock)
+    return sha256_of(LOCK)
 
 
 # Facts that must be equal for two runs of one configuration to be the same, with display names.

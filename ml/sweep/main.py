@@ -35,7 +35,7 @@ Hyperparameter search for //ml:train, on one machine or many.
   bazel run //ml:sweep -- --dashboard sweep=smoke      its trials in the browser, also while it runs
 
 The same command again continues, also after a crash or kill -9: finished trials are kept, an
-interrupted one goes on from its last epoch, and what was tried already is not trained again.
+interrupted one continues from its last epoch, and no combination is trained twice.
 Folder: multirun/<sweep.name>/ with report.html, trials.csv and a folder for every trial. The best
 trial becomes configs/experiment/<sweep.experiment>.yaml, for bazel run //ml:train experiment=…
 

@@ -99,7 +99,9 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must not change when a sweep continues, since its trials would not be comparable."""
+        """The settings that must not change when a sweep continues, or its trials would not be
+        comparable.
+        """
         return {
             "objectives": [list(objective) for objective in self.objectives],
             "overrides": list(self.overrides),

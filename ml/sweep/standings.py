@@ -224,7 +224,7 @@ def ranked(study: Study) -> list[FrozenTrial]:
 
 
 def front_of(study: Study) -> list[FrozenTrial]:
-    """With several objectives, the Pareto front."""
+    """The Pareto front of a study with several objectives."""
     if len(study.directions) == 1:
         return []
     return [trial for trial in study.best_trials if REUSED not in trial.user_attrs]

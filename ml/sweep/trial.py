@@ -151,11 +151,11 @@ _known: dict[str, str] = {}
 
 
 @cache
-def code_digest(root: Path = ROOT) -> str:
+def code_digest() -> str:
     """SHA-256 in hex of the sources that training may use."""
-    files = sorted(path for pattern in _CODE for path in root.glob(pattern))
+    files = sorted(path for pattern in _CODE for path in ROOT.glob(pattern))
     digest = hashlib.sha256()
     for path in files:
         content = path.read_bytes()
-        digest.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
+        digest.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -32,7 +32,7 @@ _ANSWER_S = 10.0  # in which an available server responds
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the run goes on the server.
+    """The run's place on the server.
 
     Attributes:
         project: created if missing.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.model.artifact import INPUT, PROBABILITIES
 from infra.twin.image.container import Root
 from ml.artifact.evaluation import torch_probabilities
-from ml.artifact.export import OPSET, to_onnx
+from ml.artifact.export import to_onnx
 from tests.ml.artifact.small_model import CLASSES, MEAN, STD, Sample, sample
 from tests.serve.image import built
 from tests.serve.image.parity import COUNTS, Send, ask, doors
@@ -42,7 +42,7 @@ def chain(root: Root, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chai
     trained, path = sample(), tmp_path_factory.mktemp("export") / "model.onnx"
     report = trained.export(path)
     assert report.simplification.startswith("simplified")
-    full = to_onnx(trained.network, trained.images.shape[1:3], MEAN, STD, OPSET)
+    full = to_onnx(trained.network, trained.images.shape[1:3], MEAN, STD)
     cpu = ["CPUExecutionProvider"]
     with doors(root, model=path) as image:
         yield Chain(
