@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from math import inf, sqrt
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.verdict.releases import Golden, Plan, Scenario, draw
 from common.betting import Floats
+from common.intervals import Interval, wilson
 from common.model.drift import MERGED_BELOW
 from infra.release.verdict import measures
 from infra.release.verdict.engine import (
@@ -45,12 +46,9 @@ class Outcome:
         return self.rolled_back / self.releases
 
     @property
-    def interval(self) -> tuple[float, float]:
+    def interval(self) -> Interval:
         """95 % interval of the rate (Wilson 1927)."""
-        n, p, z = self.releases, self.rate, 1.96
-        middle, width = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        low, high = ((middle + side * width) / (1 + z * z / n) for side in (-1, 1))
-        return max(0.0, low), min(1.0, high)
+        return wilson(self.rolled_back, self.releases)
 
 
 @dataclass(frozen=True)

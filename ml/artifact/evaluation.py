@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from common.intervals import Interval, Z, wilson
 from common.resources import batch_within_memory
 
 if TYPE_CHECKING:
@@ -257,30 +258,7 @@ def _as_tuples(value: Any) -> Any:
     return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-_Z = 1.959964  # 97.5 % quantile of the normal distribution
 _DRAWS = 1000
-
-
-class Interval(NamedTuple):
-    """A confidence interval."""
-
-    low: float
-    high: float
-
-
-def wilson(hits: int, trials: int) -> Interval:
-    """Wilson interval of a proportion; (0, 1) without trials.
-
-    Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
-    """
-    if trials == 0:
-        return Interval(0.0, 1.0)
-    share, z2 = hits / trials, _Z**2 / trials
-    centre = (share + z2 / 2) / (1 + z2)
-    reach = _Z * np.sqrt(share * (1 - share) / trials + z2 / (4 * trials)) / (1 + z2)
-    low = 0.0 if hits == 0 else float(centre - reach)  # exact, whatever the rounding
-    high = 1.0 if hits == trials else float(centre + reach)
-    return Interval(low, high)
 
 
 def accuracy_interval(evaluation: Evaluation) -> Interval:
@@ -315,5 +293,5 @@ def loss_interval(
     """Interval of the mean cross-entropy, by the normal approximation."""
     p, y = checked(probabilities, labels, len(classes))
     losses = _cross_entropy(p, y)
-    reach = _Z * float(losses.std()) / np.sqrt(len(losses))
+    reach = Z * float(losses.std()) / np.sqrt(len(losses))
     return Interval(float(losses.mean() - reach), float(losses.mean() + reach))

@@ -13,6 +13,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from common.intervals import wilson
 from common.model.artifact import DriftReference
 from common.model.drift import (
     CLASSES,
@@ -26,7 +27,6 @@ from common.model.drift import (
 )
 from common.model.signals import CONFIDENCE
 from ml.artifact.drift_reference import bins_of, reference_of
-from ml.artifact.evaluation import wilson
 from ml.drift.observed import Observed, count_bins
 
 _OF_PREDICTIONS = frozenset({CLASSES, CONFIDENCE})  # the signals that a log without images has

@@ -11,10 +11,10 @@ import yaml
 from matplotlib.figure import Figure
 
 from common.figures import fill, inline_svg, to_svg
+from common.intervals import Interval
 from common.model.artifact import ArtifactMetadata
 from ml.artifact.evaluation import (
     Evaluation,
-    Interval,
     accuracy_interval,
     macro_f1_interval,
     recall_intervals,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from ml.artifact.evaluation import wilson
+from common.intervals import wilson
 from ml.registry.ledger import Gate
 from ml.registry.outcomes import Comparison, compare_paired
 

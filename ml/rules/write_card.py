@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.files import write_whole
+from common.intervals import Interval
 from ml.artifact.artifact import ArtifactError, load_artifact
-from ml.artifact.evaluation import Evaluation, Interval
+from ml.artifact.evaluation import Evaluation
 from ml.report.model_card import Facts, to_html
 
 REFUSALS = (ArtifactError,)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tomllib
@@ -24,6 +23,7 @@ from typing import Any
 
 from common.command_line import command_parser
 from common.files import workspace_folder
+from common.programs import python_environment
 
 ACCEPTED = "tools/checks/accepted.toml"
 
@@ -96,7 +96,7 @@ def audit(lock: Path, name: str, service: Sequence[str], accepted: Mapping[str, 
     """
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), "--disable-pip"]
     command += ["--require-hashes", "--format=json", "--progress-spinner=off", *service]
-    done = subprocess.run(command, capture_output=True, text=True, env=_with_packages())
+    done = subprocess.run(command, capture_output=True, text=True, env=python_environment())
     try:
         report = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
@@ -108,11 +108,6 @@ def audit(lock: Path, name: str, service: Sequence[str], accepted: Mapping[str, 
         unanswered=tuple(entry["name"] for entry in report if "skip_reason" in entry),
         vulnerabilities=tuple(_vulnerabilities(name, report, accepted)),
     )
-
-
-def _with_packages() -> dict[str, str]:
-    """Environment in which pip-audit, a program, finds its packages."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def _vulnerabilities(

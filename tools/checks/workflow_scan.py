@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from common.command_line import command_parser
 from common.files import workspace_folder
-from common.programs import wheel_program
+from common.programs import python_environment, wheel_program
 
 SCHEMAS = {
     "workflows/*.y*ml": "vendor.github-workflows",
@@ -71,8 +71,7 @@ def _schema(files: Sequence[Path], schema: str) -> Iterator[str]:
 
 
 def _run(command: Sequence[str], quiet: bool = False) -> Iterator[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=python_environment(), capture_output=True, text=True)
     lines = done.stdout.splitlines()
     if done.returncode and not lines:
         lines = [f"{Path(command[0]).name}: {line}" for line in done.stderr.splitlines()]

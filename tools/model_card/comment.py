@@ -19,9 +19,8 @@ from typing import Any
 
 from common.command_line import command_parser
 from common.files import user_path
+from common.intervals import wilson
 from tools.model_card.cost import Service, per_thousand, read_prices
-
-_Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,6 @@ class Change:
     def is_real(self) -> bool:
         """Whether the change is significant."""
         return self.low > 0 or self.high < 0
-
-
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a proportion. Source: Wilson 1927."""
-    if trials == 0:
-        return 0.0, 1.0
-    share, z2 = hits / trials, _Z**2 / trials
-    centre = (share + z2 / 2) / (1 + z2)
-    reach = _Z * sqrt(share * (1 - share) / trials + z2 / (4 * trials)) / (1 + z2)
-    return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
 def change(base: tuple[int, int], head: tuple[int, int]) -> Change:

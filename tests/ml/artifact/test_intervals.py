@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.intervals import wilson
 from ml.artifact.evaluation import (
     accuracy_interval,
     evaluate,
     loss_interval,
     macro_f1_interval,
     recall_intervals,
-    wilson,
 )
 
 CLASSES = ("a", "b", "c")

@@ -10,7 +10,8 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from ml.artifact.evaluation import Interval, evaluate
+from common.intervals import Interval
+from ml.artifact.evaluation import evaluate
 from ml.report.model_card import Facts, Small, to_html, to_markdown
 from tests.ml.artifact.small_model import CLASSES, exported
 
