@@ -44,7 +44,7 @@ class Resolution:
 
 
 class Archive:
-    """Everything is kept below ``home``: indexes, answers to earlier requests, package files."""
+    """Keeps everything below ``home``: indexes, answers to earlier requests, package files."""
 
     def __init__(self, home: Path, mirrors: Sequence[Mirror]) -> None:
         self._home = home
@@ -52,10 +52,10 @@ class Archive:
         self._pool = Pool(home / "pool")
 
     def files(self, request: Request, title: str, refresh: bool = False) -> list[Path]:
-        """The package files of ``request``, all of them here and checked.
+        """The package files of ``request``, downloaded and checked.
 
-        An answer once given stays, so that another clone gets the same files and fetches nothing;
-        ``refresh`` asks the mirror anew, and so does a file that the mirror has no more.
+        An answer is kept, so that another clone gets the same files and fetches nothing.
+        ``refresh`` asks the mirror again, as does a file that the mirror no longer has.
         """
         known = None if refresh else self._recall(request)
         if known is not None:
@@ -66,7 +66,7 @@ class Archive:
         return self._fetch(self.resolve(request, refresh), title)
 
     def locked_files(self, debs: Sequence[Deb], title: str) -> list[Path]:
-        """The very files of a lock, from the first mirror that still has them all."""
+        """Exactly the files of a lock, from the first mirror that still has them all."""
         refusals = []
         for mirror in self._mirrors:
             try:
@@ -74,7 +74,7 @@ class Archive:
             except ProvisionError as error:
                 refusals.append(str(error))
         raise ProvisionError(
-            "a locked package is not to be had; `debian.py resolve` renews the lock:\n  "
+            "no mirror has all locked packages; `debian.py resolve` renews the lock:\n  "
             + "\n  ".join(refusals)
         )
 
@@ -82,7 +82,7 @@ class Archive:
         """Ask the first of the mirrors that carries the suite and all the packages.
 
         Raises:
-            NotOfferedError: none does, or none that does is in reach.
+            NotOfferedError: no mirror in reach does.
         """
         refusals = []
         for mirror in self._mirrors:
@@ -140,7 +140,7 @@ class Archive:
 
 
 def lock_text(request: Request, resolution: Resolution) -> str:
-    """An answer for a repository to keep: no mirror is named, any that has the files will do."""
+    """A lock that a repository can keep. It names no mirror: any that has the files will do."""
     debs = [asdict(deb) for deb in resolution.debs]
     return json.dumps({"request": asdict(request), "debs": debs}, indent=2) + "\n"
 
@@ -154,7 +154,7 @@ def locked_debs(path: Path) -> tuple[Deb, ...]:
 
 
 def _update(apt: PrivateApt, refresh: bool) -> None:
-    """Renew the index; a mirror that has just refused is not asked again at once."""
+    """Renews the index; a mirror that has just refused is not asked again at once."""
     refused = apt.home / "refused"
     if not refresh and _age_s(refused) < REFUSAL_IS_FRESH_S:
         raise ProvisionError(refused.read_text())

@@ -15,7 +15,7 @@ from tools.provision.progress import signs_of_life
 
 
 class ProvisionError(Exception):
-    """Something a person has to put right; the message says what and how."""
+    """A problem that a person has to solve; the message says what it is and how."""
 
 
 class NotOfferedError(ProvisionError):
@@ -33,7 +33,7 @@ def cache_root() -> Path:
 
 @contextmanager
 def lock(path: Path, work: str) -> Iterator[None]:
-    """Hold ``path`` exclusively; whoever comes second says so and waits. Neither is silent.
+    """Holds ``path`` exclusively; a second process says so and waits. Neither is silent.
 
     The kernel drops the lock with the process, so a killed holder never blocks the next one.
     """

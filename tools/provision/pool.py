@@ -32,7 +32,7 @@ class Pool:
         return self._folder / deb.sha256[:2] / f"{deb.sha256}.deb"
 
     def ensure(self, debs: Sequence[Deb], download: Download, title: str) -> None:
-        """Bring every one of ``debs`` here; what is here already is checked and kept."""
+        """Downloads each of ``debs``; a file that is here already is checked and kept."""
         with lock(self._folder / ".lock", "a download of packages"):
             missing = [deb for deb in debs if not self._is_here(deb)]
             if missing:
@@ -55,7 +55,7 @@ class Pool:
         progress.finish()
 
     def _take(self, batch: Sequence[Deb], download: Download, folder: Path) -> int:
-        """Fetch a batch, keep what is right even when some of it is not; gives its bytes."""
+        """Fetches a batch and keeps each intact file, even if others are not; returns the bytes."""
         arriving = [(deb, folder / f"{deb.sha256}.deb") for deb in batch]
         reasons = []
         try:
@@ -107,7 +107,7 @@ def _sha256_of(path: Path) -> str:
 
 
 def _bytes_below(folder: Path) -> int:
-    """What has arrived of the files still under way; each may be renamed away at any moment."""
+    """Bytes of the files that are still being fetched; any may be renamed away at any moment."""
     total = 0
     for entry in os.scandir(folder):
         with suppress(FileNotFoundError):

@@ -25,7 +25,7 @@ def say(message: str) -> None:
 
 @contextmanager
 def signs_of_life(work: str) -> Iterator[None]:
-    """A line whenever the block was silent for long; of nested blocks, one of them speaks."""
+    """Prints a line whenever the block has been silent long; of nested blocks, only one does."""
     ended = threading.Event()
     started = time.monotonic()
 
@@ -55,7 +55,7 @@ class Progress:
         self._last_line_at = time.monotonic()
 
     def show(self, done_bytes: int) -> None:
-        """Elsewhere than on a terminal, a line every few seconds."""
+        """Draws a bar on a terminal; elsewhere prints a line every few seconds."""
         global _spoke_at
         if self._on_terminal:
             self._stream.write(f"\r{self._text(done_bytes)} {self._bar(done_bytes)}")

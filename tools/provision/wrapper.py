@@ -59,12 +59,12 @@ def version() -> str:
 
 
 def wanted() -> str:
-    """Bazelisk's own variable comes before the file; it may say 8.x or latest."""
+    """The wanted version: Bazelisk's variable, such as 8.x or latest, comes before the file."""
     return os.environ.get("USE_BAZEL_VERSION") or version()
 
 
 def bazel_on_path() -> str | None:
-    """Bazelisk, which fetches any version, else a Bazel of the very version that is asked for."""
+    """Bazelisk, which fetches any version, else a Bazel of exactly the version that is wanted."""
     candidates = [*on_path("bazelisk"), *on_path("bazel")]
     return next((candidate for candidate in candidates if serves(candidate)), None)
 
@@ -123,7 +123,7 @@ def run_provisioned(arguments: list[str]) -> None:
 
 
 def remember(python: str, link: str) -> None:
-    """Let the next start skip the search, and builds keep their interpreter when PATH changes."""
+    """Lets the next start skip the search, and builds keep their interpreter when PATH changes."""
     if os.path.realpath(link) != python:
         aside = f"{link}.{os.getpid()}"
         os.symlink(python, aside)

@@ -20,7 +20,7 @@ _Said = TypeVar("_Said", Decision, Decision | None)
 
 
 class _Details(TypedDict, total=False):
-    """Fields of a decision that not every kind has; version and model are else the candidate's."""
+    """Fields that not every kind of decision has; version and model default to the candidate's."""
 
     to_version: str
     model: str | None

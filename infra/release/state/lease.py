@@ -1,8 +1,8 @@
 """The lease that lets one release run at a time in each environment.
 
-``lease.json`` is replaced only if it is still what was read (If-Match). A holder renews it; one
-that crashed does not, and its lease ends by itself. On the machine where it crashed there is no
-wait: its process is known to be gone.
+``lease.json`` is replaced only if it is still what was read (If-Match). A holder renews it; the
+lease of one that crashed expires. On the machine where it crashed nobody has to wait: its process
+is known to be gone.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Lease:
         finally:
             stop.set()
             renewing.join()
-            with suppress(ReleaseError):  # it ends by itself
+            with suppress(ReleaseError):  # it expires
                 self._release()
 
     def check(self) -> None:
