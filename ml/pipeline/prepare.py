@@ -51,7 +51,7 @@ def prepare(lists: Path) -> None:
     """Runs the stage in the current folder.
 
     Args:
-        lists: the folder of the files ``train.sources`` and so on, see `stages.bzl`.
+        lists: the folder of the files ``train.sources`` and so on, see `sources.bzl`.
 
     Raises:
         ChoicesError, ConfigError, DatasetError, InstantiationException, Mismatch, PinError: invalid
