@@ -102,7 +102,7 @@ def _lay_out(figure: Figure) -> None:
     """Runs the automatic layout once; savefig would run it and draw everything twice per format."""
     if figure.axes and (engine := figure.get_layout_engine()):  # of an empty figure it warns
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)
 
 
 _VARIABLES = {
