@@ -34,7 +34,7 @@ class Simplified(NamedTuple):
 
 
 def simplify(
-    model: onnx.ModelProto, timeout_s: float = 120, command: Sequence[str] = (__file__,)
+    model: onnx.ModelProto, timeout_s: float = 120, command: Sequence[str] = ("-m", __name__)
 ) -> Simplified:
     """Simplifies a model; on any failure it returns the original and a note.
 
@@ -75,7 +75,8 @@ def _run(command: Sequence[str], timeout_s: float) -> str:
 
 
 def _main(before: str, after: str) -> None:
-    sys.modules["torch"] = None  # type: ignore[assignment]  # onnxsim imports it, for seconds, in vain
+    for name in ("torch", "sympy"):  # onnxsim imports them, for seconds, in vain
+        sys.modules[name] = None  # type: ignore[assignment]
     import onnxsim
 
     model = onnx.load(before)

@@ -44,12 +44,16 @@ _SLOW = (
     "onnx",
     "onnxscript",
     "onnxruntime.quantization",
+    "onnxsim",
     "matplotlib.figure",
     "sklearn.linear_model",
 )
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 _PYTHON = """\
 #!/bin/sh
+if [ "$1$2" = -u-m ]; then
+    shift
+fi
 if [ "$1" = -m ]; then
     shift
     exec {here} "$@"
@@ -91,8 +95,13 @@ class Program(subprocess.Popen[str]):
 
 def in_shell(module: str) -> str:
     """``python -m module``, to be followed by arguments."""
+    return shlex.join([stand_in(), "-m", module])
+
+
+def stand_in() -> str:
+    """A program to set ``sys.executable`` to: what is started by it with -m is forked."""
     _, _, folder = _forker()
-    return shlex.join([f"{folder}/python", "-m", module])
+    return f"{folder}/python"
 
 
 @cache

@@ -10,12 +10,14 @@ from rich.console import Console
 from ml.artifact import quantise
 from ml.artifact.artifact import load_artifact
 from ml.bundled import adopt
+from tests.helpers.program import stand_in
 from tests.ml.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
 def surroundings(finished: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KILN_CIFAR10", str(finished.path / "dataset"))
+    monkeypatch.setattr("sys.executable", stand_in())
     monkeypatch.setattr(quantise, "ACCURACY_TOLERANCE", 0.1)  # one image of 100 is a per cent
     monkeypatch.setattr(adopt, "ACCURACY_TOLERANCE", 0.1)
 

@@ -24,6 +24,7 @@ from ml.drift import detect
 from ml.drift import evaluate as rates
 from ml.pipeline import evaluate
 from ml.report import finished as finished_module
+from tests.helpers.program import stand_in
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
 
@@ -32,6 +33,7 @@ from tests.ml.workspace import Workspace
 def run(finished: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of a finished run that a test may spoil."""
     monkeypatch.setenv("KILN_CIFAR10", str(finished.path / "dataset"))
+    monkeypatch.setattr("sys.executable", stand_in())
     monkeypatch.setattr(quantise, "ACCURACY_TOLERANCE", 0.1)  # one image of 100 is a per cent
     return Path(shutil.copytree(finished.runs[0], tmp_path / "run"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ml.commands.train import prints_completion
+from tests.helpers.program import in_shell
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def script(
     """The script for a workspace whose built program is the one under test."""
     program = tmp_path / "bazel-bin" / "ml" / "commands" / "train"
     program.parent.mkdir(parents=True)
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ml.commands.train "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {in_shell("ml.commands.train")} "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
     assert prints_completion(["-sc", "install=bash"])
