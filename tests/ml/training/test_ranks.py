@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from itertools import chain
 from pathlib import Path
@@ -22,6 +21,7 @@ from ml.runs.folder import RunFolder, open_run
 from ml.runs.provenance import read_provenance
 from ml.training.config import ConfigError, composed
 from ml.training.fitting import fit
+from tests.helpers.program import stand_in
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
 
@@ -74,7 +74,7 @@ def test_two_processes_train_as_one_does_and_leave_every_file_once(workspace: Wo
 def test_torchrun_starts_the_same_training(workspace: Workspace) -> None:
     process = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *(stand_in(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
             *("-m", "ml.commands.train", *_SMALL, "trainer=ddp_sim"),
         ],
         cwd=workspace.path,
@@ -114,9 +114,10 @@ def _fit(folder: Path, dataset: Path, devices: str, *callbacks: lightning.Callba
 
 @pytest.mark.parametrize("devices", ["trainer=cpu", "trainer=ddp_sim"])
 def test_a_run_that_was_killed_continues_to_the_very_state_of_the_unbroken_one(
-    tmp_path: Path, devices: str
+    tmp_path: Path, devices: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each epoch with its own order, augmentation and dropout, in every process."""
+    monkeypatch.setattr("sys.executable", stand_in())
     dataset = write_dataset(tmp_path / "dataset", train=300, test=100)
     unbroken = _fit(tmp_path / "unbroken", dataset, devices)
     with pytest.raises(_Killed):
