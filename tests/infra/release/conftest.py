@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.loaders import create_loader
 
 from infra.release.aws.clients import Aws
 from infra.twin.cloud.cloud import Cloud
@@ -28,6 +30,10 @@ def short_lived_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """For many functions: those that are done with make room."""
     with in_a_cloud(tmp_path, monkeypatch, keep_idle_s=1) as found:
         yield found
+
+
+# Each session reads the descriptions of its services again, which is most of what a client takes.
+_shared_loader = cache(create_loader)
 
 
 def cache_clients(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,5 +62,6 @@ def in_a_cloud(
             monkeypatch.delenv(name)
         for name, value in cloud.environment.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr("botocore.session.create_loader", _shared_loader)
         monkeypatch.setattr(Aws, "_client", cache_clients(Aws._client))
         yield World(cloud, functions, folder)
