@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from common.captures import Capture, Captures, Verdict, hash_uniform, usual_location, verdicts
 from common.files import user_path, write_whole
-from common.images import read_pixels
+from common.images import UnreadableImage, read_pixels
 from common.objects import StoreError
 from common.stores import open_store
 from common.terminal import Progress
@@ -294,12 +294,21 @@ def _labelled(
             left_out["disputed"] += 1
         elif verdict.label not in classes:
             left_out["of other classes"] += 1
-        elif (pixels := read_pixels(row.image)).shape != shape:
+        elif (pixels := _pixels(row)) is None:
+            left_out["damaged"] += 1
+        elif pixels.shape != shape:
             left_out["of another size"] += 1
         else:
             part = "test" if is_live_test(row.request_id, plan.live_share) else "train"
             digest = hashlib.sha256(pixels.tobytes()).hexdigest()
             yield _Row(row, verdict, pixels, part, digest)
+
+
+def _pixels(row: Capture) -> NDArray[np.uint8] | None:
+    try:
+        return read_pixels(row.image)
+    except UnreadableImage:
+        return None
 
 
 def _without_copies(

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.captures import Capture, Captures, hash_uniform, unsureness
-from common.images import read_pixels
+from common.images import UnreadableImage, read_pixels
 from common.model.artifact import DriftReference
 from common.model.signals import IMAGE_SIGNALS, image_signals
 from common.objects import Damaged
@@ -173,11 +173,15 @@ def _pool(rows: Iterable[Capture]) -> _Pool:
     for row in rows:
         if row.key in keys:  # a caller reused a request id: labels would be ambiguous
             continue
+        try:
+            pixels = read_pixels(row.image)
+        except UnreadableImage:  # nobody could label it
+            continue
         keys[row.key] = None
         times.append(row.time)
         versions.append(row.model_version)
         unsure.append(unsureness(row.probabilities))
-        for name, values in image_signals(read_pixels(row.image)[None]).items():
+        for name, values in image_signals(pixels[None]).items():
             signals[name].append(float(values[0]))
     columns = {name: np.array(column) for name, column in signals.items()}
     return _Pool([*keys], np.array(times), np.array(unsure), np.array(versions), columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -154,12 +155,15 @@ def test_copies_and_near_duplicates_are_left_out_and_counted(base: CIFAR10, stor
 
 def test_what_cannot_be_used_is_left_out_and_counted(base: CIFAR10, store: Path) -> None:
     rows = [*rows_of(range(38)), answer(38, pixels=coloured(1, 1, 16)), answer(39)]
-    captures = labelled(store, rows, [*[CLASSES[n % 10] for n in range(39)], "zebra"])
+    rows += [msgspec.structs.replace(answer(n), image=b"no PNG") for n in (40, 41)]
+    names = [*[CLASSES[n % 10] for n in range(39)], "zebra", "cat", "cat"]
+    captures = labelled(store, rows, [*names])
     captures.say(Label(request_id(0), 0, "ship", "ben", NOON + 60, 0.25))
     captures.say(Label(request_id(1), 0, None, "ada", NOON + 60))
     data = opened(base, store)
     left = data.packed.facts["left_out"]
     assert (left["disputed"], left["of other classes"], left["of another size"]) == (1, 1, 1)
+    assert left["damaged"] == 2
     assert data.packed.count("train") + data.packed.count("test") == 36
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -48,6 +49,14 @@ def test_weighting_by_the_chances_counts_all_answers(tmp_path: Path) -> None:
         assert weights.sum() == pytest.approx(3000, rel=0.12)
     assert np.mean(weighted) == pytest.approx(truth, abs=0.025)
     assert np.mean(plain) < truth - 0.04
+
+
+def test_an_image_that_nobody_could_see_is_in_no_round(tmp_path: Path) -> None:
+    good, bad = many(30), msgspec.structs.replace(many(1, start=30)[0], image=b"no PNG")
+    found = draw(filled(tmp_path, [*good, bad]), UNKNOWN, size=40, now=NOON + 9e4)
+    assert found is not None
+    assert found.shown
+    assert bad.key not in {shown.key for shown in found.shown}
 
 
 def test_rounds_share_no_answer_and_end_when_all_were_shown(tmp_path: Path) -> None:
