@@ -39,6 +39,8 @@ def main(arguments: Sequence[str], console: Console) -> int:
     """Entry point of the command."""
     options = _options().parse_args(arguments)
     try:
+        if len(paths := [text for text in options.dataset if "=" not in text]) > 1:
+            raise ConfigError(f"expected one dataset, got {', '.join(paths)}")
         cfg = composed(overrides(options.dataset, options.config_dir))
         if "on_damaged" in cfg.data:
             cfg.data.on_damaged = "skip"  # the report lists them, so they must not abort it
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         name = type(data).__name__ if not cfg.data.get("folder") else name
         with Progress("looking at the images", 1.0, console=console) as progress:
             found = inspect(data, name, progress.update)
-        paths = write_page(found, user_path(options.out))
+        written = write_page(found, user_path(options.out))
     except (ConfigError, DatasetError, InstantiationException, OSError) as exc:
         text = str(unwrapped(exc))
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     )
     for note in found.notes():
         console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
-    for path in paths:
+    for path in written:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     return 0
 

@@ -312,8 +312,8 @@ def _walk(root: Path) -> tuple[list[File], list[Path]]:
     classes: list[tuple[str | None, Path]]
     if "train" in by_part and by_part.keys() <= _PART_FOLDERS.keys():
         classes = [
-            (_PART_FOLDERS[name], one)
-            for name, part in by_part.items()
+            (_PART_FOLDERS[part.name.lower()], one)
+            for part in folders
             for one in _visible(part, Path.is_dir)
         ]
         outside = [f for folder in (root, *folders) for f in _visible(folder, Path.is_file)]
@@ -421,8 +421,34 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             f"{path} has the columns {', '.join(map(repr, names))}, expected 'path', 'label' and "
             f"perhaps 'split', each once{_cure_of_columns(path, names)}"
         )
-    rows: list[dict[str, Any]] = table.select(wanted).to_pylist()
+    rows: list[dict[str, Any]] = _cells(path, table.select(wanted)).to_pylist()
     return rows
+
+
+def _cells(path: Path, table: Any) -> Any:
+    """The table with text instead of bytes, as which some writers of Parquet store text.
+
+    Raises:
+        DatasetError: paths are no text, or a column holds lists or the like.
+    """
+    import pyarrow as pa
+    from pyarrow import types
+
+    for place, name in enumerate(table.column_names):
+        column = table.column(name)
+        kind = getattr(column.type, "value_type", column.type)  # of a dictionary
+        if types.is_binary(kind) or types.is_large_binary(kind):
+            try:
+                column = column.cast(pa.string())
+            except pa.ArrowInvalid as exc:
+                raise DatasetError(f"{path}: column {name!r} is not UTF-8 text") from exc
+            table = table.set_column(place, name, column)
+            continue
+        is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)
+        if types.is_nested(column.type) or (name == "path" and not is_text):
+            expected = "text" if name == "path" else "text or numbers"
+            raise DatasetError(f"{path}: column {name!r} holds {column.type}, expected {expected}")
+    return table
 
 
 def _cure_of_columns(path: Path, names: Sequence[str]) -> str:

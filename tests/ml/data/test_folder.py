@@ -127,6 +127,15 @@ def test_folders_named_train_val_and_test_are_taken_at_their_word(tmp_path: Path
     assert [*counts, len(data.test_images().labels)] == [12, 4, 6]
 
 
+def test_parts_that_differ_in_case_alone_are_all_read(tmp_path: Path) -> None:
+    for label, part in enumerate(("train", "Train", "test")):
+        for number in range(8):
+            path = tmp_path / part / "ab"[number % 2] / f"{number}.png"
+            write(path, picture(50 * label + number))
+    data = opened(tmp_path)
+    assert [sum(data.packed.facts["counts"][part]) for part in ("train", "test")] == [16, 8]
+
+
 def test_a_table_names_paths_labels_and_parts(tmp_path: Path) -> None:
     photos(tmp_path / "files", "ab", each=6)
     paths = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png"))
@@ -263,6 +272,49 @@ def test_images_that_are_in_training_and_in_test_alike_are_told(
     assert "in training and in test or validation: 6" in capsys.readouterr().err
     opened(tmp_path / "d", on_duplicates="skip")
     assert "in training and in test" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [
+        (pa.string(), ("x", "y")),
+        (pa.large_string(), ("x", "y")),
+        (pa.binary(), ("x", "y")),
+        (pa.large_binary(), ("x", "y")),
+        (pa.dictionary(pa.int32(), pa.string()), ("x", "y")),
+        (pa.dictionary(pa.int32(), pa.binary()), ("x", "y")),
+    ],
+)
+def test_text_of_every_kind_that_parquet_has_is_text(
+    tmp_path: Path, kind: pa.DataType, read: tuple[str, ...]
+) -> None:
+    root = photos(tmp_path / "files", "ab", each=3)
+    paths = sorted(str(p.relative_to(tmp_path)) for p in root.rglob("*.png"))
+    labels = pa.array([read["/b/" in path] for path in paths])
+    table = pa.table({"path": pa.array(paths).cast(kind), "label": labels.cast(kind)})
+    parquet.write_table(table, tmp_path / "photos.parquet")
+    assert opened(tmp_path / "photos.parquet").classes == read
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("path", [0]),
+        ("path", [["a/0.png"]]),
+        ("path", [b"\xff.png"]),
+        ("label", [["x"]]),
+        ("label", [{"name": "x"}]),
+        ("split", [["train"]]),
+    ],
+)
+def test_a_column_of_something_else_is_refused(
+    tmp_path: Path, column: str, cells: list[Any]
+) -> None:
+    photos(tmp_path, "a", each=1)
+    table = {"path": ["a/0.png"], "label": ["x"], "split": ["train"]} | {column: cells}
+    parquet.write_table(pa.table(table), tmp_path / "photos.parquet")
+    with pytest.raises(DatasetError, match=f"column '{column}'"):
+        opened(tmp_path / "photos.parquet")
 
 
 def test_a_table_s_label_that_is_not_a_number_is_none(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_folder_is_shown_with_all_that_is_wrong_with_it(photos: Path, tmp_path
 def test_what_cannot_be_used_is_told_in_one_line(photos: Path, tmp_path: Path) -> None:
     assert main(["inspect", "phtos", "--out", "page.html"], CONSOLE) == BAD_INPUT
     assert main(["inspect", "photos", "data.resize=fit"], CONSOLE) == BAD_INPUT
+    assert main(["inspect", "photos", "others"], CONSOLE) == BAD_INPUT
     assert not (tmp_path / "page.html").exists()
 
 
