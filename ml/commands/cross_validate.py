@@ -43,6 +43,12 @@ _STUDENT = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
     *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930),
 )
+_UNBOUNDED = (-math.inf, math.inf)
+_BOUNDS = {
+    "val/accuracy": (0.0, 1.0),
+    "val/macro_f1": (0.0, 1.0),
+    "val/loss": (0.0, math.inf),
+}
 _HELP = """\
 examples:
   bazel run //ml:cross_validate                              five folds of the default configuration
@@ -75,8 +81,12 @@ class Score:
     deviation: float
 
 
-def score(values: Sequence[float]) -> Score:
+def score(values: Sequence[float], bounds: tuple[float, float] = _UNBOUNDED) -> Score:
     """Mean and interval of one value per fold.
+
+    The interval ends at the metric's bounds, which costs it no coverage: no mean lies beyond them.
+    Source: Newcombe 1998, "Two-sided confidence intervals for the single proportion", Statistics in
+    Medicine 17, on overshoot.
 
     Training sets of folds overlap, so their values vary less than those of independent runs, and
     Student's interval alone would be too narrow: the variance is enlarged by the ratio of
@@ -85,7 +95,8 @@ def score(values: Sequence[float]) -> Score:
     """
     k, middle, deviation = len(values), mean(values), stdev(values)
     half = _STUDENT[k - 2] * deviation * math.sqrt(1 / k + 1 / (k - 1))
-    return Score(tuple(values), middle, middle - half, middle + half, deviation)
+    low, high = max(bounds[0], middle - half), min(bounds[1], middle + half)
+    return Score(tuple(values), middle, low, high, deviation)
 
 
 def scores(cfg: DictConfig, runs: Sequence[RunFolder]) -> dict[str, dict[str, Score]]:
@@ -96,7 +107,10 @@ def scores(cfg: DictConfig, runs: Sequence[RunFolder]) -> dict[str, dict[str, Sc
     chosen = {"last": [one[-1] for one in rows], "best": [best_row(one, cfg) for one in rows]}
     names = [name for name in chosen["last"][0] if name.startswith("val/")]
     return {
-        which: {name: score([row[name] for row in found]) for name in names}
+        which: {
+            name: score([row[name] for row in found], _BOUNDS.get(name, _UNBOUNDED))
+            for name in names
+        }
         for which, found in chosen.items()
     }
 

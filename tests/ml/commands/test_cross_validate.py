@@ -19,6 +19,7 @@ from ml.commands.cross_validate import (
     print_results,
     run_entry,
     score,
+    scores,
 )
 from ml.data.cifar10 import stratified_fold
 from ml.data.datamodule import CIFAR10
@@ -60,6 +61,22 @@ def test_the_interval_is_students_with_the_variance_of_nadeau_and_bengio() -> No
     assert [found.mean, found.deviation] == pytest.approx([0.8, 0.1])
     assert [found.low, found.high] == pytest.approx([0.8 - half, 0.8 + half])
     assert score([0.5, 0.5]).high == 0.5
+
+
+def test_the_interval_ends_where_the_metric_does(tmp_path: Path) -> None:
+    best = {"callbacks": {"checkpoint": {"mode": "max"}}}
+    cfg = OmegaConf.create({"monitor": "val/accuracy"} | best)
+    runs = []
+    for fold, share in enumerate((0.9, 1.0, 1.0)):
+        run = RunFolder(tmp_path / str(fold))
+        run.path.mkdir()
+        row = {"epoch": 1, "val/accuracy": share, "val/loss": 2 * share - 1.75, "val/own": share}
+        run.metrics.write_text(json.dumps(row | {"val/macro_f1": 1 - share}) + "\n")
+        runs.append(run)
+    found = scores(cfg, runs)["last"]
+    assert (found["val/accuracy"].low < 0.9, found["val/accuracy"].high) == (True, 1.0)
+    assert (found["val/macro_f1"].low, found["val/loss"].low) == (0.0, 0.0)
+    assert found["val/own"].high > 1  # nothing is known of a metric of the user's own
 
 
 def test_a_killed_cross_validation_continues_and_never_reads_the_test_part(
