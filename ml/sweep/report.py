@@ -20,7 +20,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 
-from common.figures import cards, fill
+from common.figures import BLUE, cards, fill
 from common.files import write_whole
 from ml.runs.folder import run_config
 from ml.sweep import standings
@@ -140,6 +140,7 @@ def _is_group(key: str) -> bool:
 _TEMPLATE = Path(__file__).with_name("report_template.html")
 _FEWEST_FOR_IMPORTANCE = 4
 _STILL = {"displaylogo": False, "responsive": True}
+_INK = plotly.colors.hex_to_rgb(BLUE)
 
 
 def write_report(plan: Plan, study: Study, counts: TrialCounts) -> list[Path]:
@@ -219,7 +220,7 @@ def figures(plan: Plan, study: Study) -> Iterator[tuple[str, str, Any]]:
         yield (
             f"Parallel coordinates, {name}",
             "one line per trial; drag along an axis to select",
-            draw.plot_parallel_coordinate(study, target=target, target_name=name),
+            _darkened(draw.plot_parallel_coordinate(study, target=target, target_name=name)),
         )
     if any(trial.intermediate_values for trial in trials):
         yield (
@@ -227,6 +228,22 @@ def figures(plan: Plan, study: Study) -> Iterator[tuple[str, str, Any]]:
             "pruned trials end early",
             draw.plot_intermediate_values(study),
         )
+
+
+def _darkened(figure: Any) -> Any:
+    """Optuna's scale begins near white, where the lines of trials would be invisible on a white
+    page: all its colours are multiplied by a blue, which keeps their order."""
+
+    def multiplied(colour: str) -> str:
+        channels = zip(plotly.colors.unlabel_rgb(colour), _INK, strict=True)
+        return str(plotly.colors.label_rgb([round(a * b / 255) for a, b in channels]))
+
+    for trace in figure.data:
+        if trace.mode == "lines" and trace.line.color.startswith("rgb"):
+            trace.update(line_color=multiplied(trace.line.color), opacity=0.8)
+        elif trace.marker.colorscale:
+            trace.marker.colorscale = [[at, multiplied(c)] for at, c in trace.marker.colorscale]
+    return figure
 
 
 def _target(index: int, sign: int = 1) -> Callable[[FrozenTrial], float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna import Trial, TrialPruned
+from plotly.colors import unlabel_rgb
 from rich.console import Console
 
 from ml.sweep import standings
@@ -112,6 +113,27 @@ def test_importance_is_about_good_values_also_with_several_objectives(tmp_path: 
         bars = next(figure for title, _, figure in figures(plan, study) if "Importance" in title)
     shares = dict(zip(bars.data[0].y, bars.data[0].x, strict=True))
     assert shares["b"] > shares["a"]
+
+
+def test_every_trials_line_can_be_seen_on_white(plan: Plan, study: optuna.Study) -> None:
+    from ml.sweep.report import figures
+
+    drawn = next(figure for title, _, figure in figures(plan, study) if "Parallel" in title)
+    lines = [trace for trace in drawn.data if trace.mode == "lines"]
+    shades = [_luminance(trace.line.color, trace.opacity) for trace in lines]
+    assert len(lines) == 10
+    assert max(shades) < 1.05 / 3 - 0.05  # WCAG 2.2, 1.4.11: a contrast of 3:1 with white
+    assert max(shades) > 3 * min(shades)  # and still the better, the darker
+    (scale,) = [trace.marker.colorscale for trace in drawn.data if trace.marker.colorscale]
+    ends = {scale[0][1], scale[-1][1]}
+    assert ends <= {trace.line.color for trace in lines}
+
+
+def _luminance(colour: str, opacity: float) -> float:
+    """Relative luminance on white, by WCAG 2.2."""
+    shares = [1 - opacity * (1 - value / 255) for value in unlabel_rgb(colour)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return sum(a * b for a, b in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_tables_hold_every_trial(plan: Plan, study: optuna.Study) -> None:
