@@ -7,8 +7,8 @@ trained on that; a model is never judged by other data.
 Exit codes: 0 every check passed, 2 the input cannot be used, 3 a check failed.
 
   bazel run //ml:behaviour                                       # the bundled model
-  bazel run //ml:behaviour -- --model runs/<folder> --images 2000
-  bazel run //ml:behaviour -- --model model.onnx --accuracy 0.5 --class-recall 0.2
+  bazel run //ml:behaviour -- runs/<folder> --images 2000
+  bazel run //ml:behaviour -- model.onnx --accuracy 0.5 --class-recall 0.2
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         **{field.name: getattr(options, field.name) for field in fields(BehaviourLimits)}
     )
     try:
-        path = model_path(options.model)
+        path = model_path(options.model or options.run)
         artifact = load_artifact(path, threads=options.threads)
         with Progress("reading the images", console=console) as progress:
             dataset = dataset_of_file(path, artifact.metadata)
@@ -122,7 +122,10 @@ def describe_data(dataset: Dataset, test: Labelled, progress: Progress) -> DataF
 def _options() -> argparse.ArgumentParser:
     parser = command_parser("//ml:behaviour", __doc__)
     add = parser.add_argument
-    add("--model", help="model.onnx or a run folder (default: the bundled model)")
+    named = parser.add_mutually_exclusive_group()
+    about = "model.onnx or a run folder (default: the bundled model)"
+    named.add_argument("run", nargs="?", help=about)
+    named.add_argument("--model", help="the same, as for //ml:drift")
     add("--images", type=count, default=2000, help="test images for invariance (%(default)s)")
     add("--no-data", action="store_true", help="skip the dataset's checks")
     add("--out", default="behaviour-report", help="folder for results (%(default)s)")

@@ -62,6 +62,14 @@ def test_images_that_training_does_not_mirror_are_not_asked_in_a_mirror(
     assert "shift" in text
 
 
+def test_the_model_is_named_with_or_without_the_option(model: Path) -> None:
+    plain, option = (run(*words, "--no-data") for words in ([str(model)], ["--model", str(model)]))
+    assert plain == option
+    with pytest.raises(SystemExit) as refused:
+        run(str(model), "--model", str(model))
+    assert refused.value.code == 2
+
+
 @pytest.mark.parametrize(("limit", "passed"), [("0", True), ("1", False)])
 def test_classes_may_differ_in_number_as_far_as_the_limit_says(
     model: Path, limit: str, passed: bool
