@@ -173,8 +173,9 @@ class Github:
         found = _NAMED.fullmatch(step["uses"])
         assert found, f"{step['uses']} is not pinned by its commit"
         if found["action"] != "aws-actions/configure-aws-credentials":
-            # The clone is there, and Terraform is on PATH.
-            assert found["action"] in ("actions/checkout", "hashicorp/setup-terraform")
+            # The clone is there, and Terraform and cosign are on PATH.
+            programs = ("hashicorp/setup-terraform", "sigstore/cosign-installer")
+            assert found["action"] in ("actions/checkout", *programs)
             return {}
         given = {name: _filled(value, known) for name, value in step["with"].items()}
         request = Request(

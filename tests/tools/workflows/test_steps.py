@@ -163,6 +163,17 @@ def test_a_job_that_deploys_installs_terraform_and_builds_before_it_signs_in() -
         assert order == sorted(order)
 
 
+def test_a_job_that_signs_or_verifies_has_cosign_before_bazel_looks_for_it() -> None:
+    """Ubuntu's apt offers no package of Debian's, so the repository rule takes what PATH has."""
+    jobs = yaml.safe_load(Path(".github/workflows/release.yml").read_text())["jobs"]
+    for name, job in jobs.items():
+        steps = [step.get("uses", step.get("run", "")) for step in job["steps"]]
+        needs = any(re.search("//infra:deploy|:(sign|verify)_", step) for step in steps)
+        first = next(place for place, step in enumerate(steps) if "tools/bazel" in step)
+        has = any(re.match("sigstore/cosign-installer@[0-9a-f]{40}", s) for s in steps[:first])
+        assert has == needs == (name != "tell")
+
+
 def test_every_major_version_of_bazel_is_tried_and_only_the_usual_one_can_fail_the_run() -> None:
     [job] = yaml.safe_load(Path(".github/workflows/versions.yml").read_text())["jobs"].values()
     rows = job["strategy"]["matrix"]["include"]
