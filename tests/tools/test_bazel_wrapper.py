@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -144,6 +145,17 @@ def test_without_any_source_of_bazel_it_says_what_to_install(workspace: Workspac
     assert "install Bazelisk" in error
     assert "Traceback" not in error
     assert not list((workspace.cache / "bazel").glob("7*"))
+
+
+def test_a_cache_that_cannot_be_written_to_is_told_in_one_line(workspace: Workspace) -> None:
+    workspace.cache.write_text("a file where a folder would be")
+
+    code, out, error = workspace.run("info")
+
+    assert (code, out) == (1, "")
+    assert len(error.splitlines()) == 1
+    assert str(workspace.cache) in error
+    assert "KILN_CACHE" in error
 
 
 def test_a_version_that_the_recipe_cannot_make_is_refused(workspace: Workspace) -> None:
@@ -316,6 +328,21 @@ def test_the_provisioned_bazel_replaces_the_wrapper(here: Workspace) -> None:
     assert replaced.value.program == str(bazel)
     assert replaced.value.command[-2:] == ["run", "a b"]
     assert os.environ["KILN_PYTHON"] == os.path.realpath(sys._base_executable)  # type: ignore[attr-defined]
+
+
+def test_a_cache_that_is_read_only_serves_what_it_has(
+    here: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bazel = here.provisioned()
+
+    def symlink(target: str, link: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", link)
+
+    monkeypatch.setattr(os, "symlink", symlink)
+    with pytest.raises(Executed) as replaced:
+        wrapper.main(["info"])
+
+    assert replaced.value.program == str(bazel)
 
 
 @pytest.mark.parametrize("world", ["online", "onlin"])

@@ -126,8 +126,11 @@ def remember(python: str, link: str) -> None:
     """Lets the next start skip the search, and builds keep their interpreter when PATH changes."""
     if os.path.realpath(link) != python:
         aside = f"{link}.{os.getpid()}"
-        os.symlink(python, aside)
-        os.replace(aside, link)
+        try:
+            os.symlink(python, aside)
+            os.replace(aside, link)
+        except OSError:  # a cache that is full or read-only serves all the same
+            pass
 
 
 def become(command: list[str]) -> None:
@@ -178,6 +181,8 @@ def provision(prefix: str) -> None:
             f"no Bazel {version()} on PATH, and none could be provisioned "
             f"({in_one_line(error)}): {INSTALL_ONLINE}"
         ) from error
+    except OSError as error:
+        raise _not_stored("Bazel", error) from error
 
 
 def provision_python(prefix: str) -> None:
@@ -194,6 +199,15 @@ def provision_python(prefix: str) -> None:
             "no Python 3.11 on PATH: install it so that python3.11 runs, or "
             f"{INSTALL_ONLINE}; it could not be provisioned ({in_one_line(error)})"
         ) from error
+    except OSError as error:
+        raise _not_stored("Python 3.11", error) from error
+
+
+def _not_stored(what: str, error: OSError) -> WrapperError:
+    return WrapperError(
+        f"{what} cannot be stored in {cache_root()} ({error}): make room there, or let "
+        "KILN_CACHE name a folder that can be written to"
+    )
 
 
 def in_one_line(error: Exception) -> str:
@@ -207,7 +221,10 @@ def in_one_line(error: Exception) -> str:
     if not rest:
         return first
     details = Path(cache_root(), "bazel", "why-not.txt")
-    write_whole(details, text + "\n")
+    try:
+        write_whole(details, text + "\n")
+    except OSError:  # as on a full disk, which is then the reason
+        return " ".join(text.split())
     return f"{first.rstrip(':')}, see {details}"
 
 
