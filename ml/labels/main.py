@@ -145,7 +145,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
         captures = Captures(open_store(options.captures or usual_location()))
         code: int = options.handler(captures, options, console)
         return code
-    except (LabelsError, ArtifactError, StoreError) as exc:
+    except (LabelsError, ArtifactError, StoreError, OSError) as exc:
         console.print(str(exc), style="red", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT
 

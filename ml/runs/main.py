@@ -71,7 +71,11 @@ def main(arguments: Sequence[str], console: Console) -> int:
         from ml.runs.comparison_page import render  # imports Matplotlib
 
         path = user_path(options.html)
-        write_whole(path, render(records, options.show))
+        try:
+            write_whole(path, render(records, options.show))
+        except OSError as exc:
+            print(f"{path} is not written: {exc.strerror}", file=sys.stderr)
+            return BAD_INPUT
         console.print(f"{path}: {plural(len(records), 'run')}", highlight=False, soft_wrap=True)
     elif options.json:
         print(json.dumps([_as_dict(record) for record in records], indent=2, allow_nan=False))

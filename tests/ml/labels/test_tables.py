@@ -181,3 +181,5 @@ def test_the_command_says_what_is_wrong_with_code_2(
     assert (code, path.name in text) == (2, True)  # which is no model
     assert run("import", str(path), "--captures", "gs://bucket")[0] == 2
     assert run("export", "--captures", where, "--out", str(tmp_path / "labels.txt"))[0] == 2
+    (tmp_path / "folder.csv").mkdir()
+    assert run("export", "--captures", where, "--out", str(tmp_path / "folder.csv"))[0] == 2

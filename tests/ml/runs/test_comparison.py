@@ -236,6 +236,7 @@ def test_bad_input_ends_with_two(
 
 
 def test_the_page_stands_alone_and_shows_curves_and_changes(runs: Path, tmp_path: Path) -> None:
+    assert said(str(runs), "--html", str(tmp_path))[0] == BAD_INPUT  # a folder is there
     page = tmp_path / "page.html"
     assert said(str(runs), "--html", str(page))[0] == 0
     text = page.read_text()
