@@ -49,6 +49,7 @@ THREADS = _RESOURCES.keys()
 # What //ml:preset takes: the presets and the experiments of configs/ that train from nothing (a test compares).
 PRESETS = [
     "default",
+    "full",
     "large",
     "long",
     "record94",

@@ -26,7 +26,7 @@ _Expectation = tuple[Callable[[Any], Any], str]  # whether a value holds, and wh
 
 CONFIGS = Path(__file__).absolute().parents[2] / "configs"
 # configs/preset, cheapest first
-LADDER = ("tiny", "short", "small", "long", "large", "reference")
+LADDER = ("tiny", "short", "small", "long", "large", "full", "reference")
 
 
 class ConfigError(ValueError):

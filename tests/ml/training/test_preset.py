@@ -90,12 +90,13 @@ def test_large_is_the_configuration_as_it_stands() -> None:
 @pytest.mark.parametrize(
     ("seconds", "memory", "expected"),
     [
-        ((1, 2, 3, 4, 5, 6), None, "reference"),
-        ((60, 200, 300, 700, 900, 9000), None, "small"),
-        ((60, 200, 601, 700, 900, 9000), None, "short"),
-        ((60, 200, 300, 400, 600, 9000), None, "large"),
-        ((700, 2000, 3000, 4000, 5000, 9000), None, "tiny"),  # none fits
-        ((1, 2, 3, 4, 5, 6), 0, "tiny"),
+        ((1, 2, 3, 4, 5, 6, 7), None, "reference"),
+        ((60, 200, 300, 700, 900, 1200, 9000), None, "small"),
+        ((60, 200, 601, 700, 900, 1200, 9000), None, "short"),
+        ((60, 200, 300, 400, 600, 800, 9000), None, "large"),
+        ((60, 200, 300, 350, 440, 600, 9000), None, "full"),
+        ((700, 2000, 3000, 4000, 5000, 6000, 9000), None, "tiny"),  # none fits
+        ((1, 2, 3, 4, 5, 6, 7), 0, "tiny"),
     ],
 )
 def test_the_best_rung_that_fits_is_taken(
@@ -124,7 +125,7 @@ def test_a_rung_is_not_lost_to_a_moment_in_which_something_else_ran(
 
 def test_a_rung_that_does_not_fit_into_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     need = _rung("large").preset.memory_gib * 2**30
-    _machine(monkeypatch, seconds=(1, 2, 3, 4, 5, 6), memory=int(need) - 1)
+    _machine(monkeypatch, seconds=(1, 2, 3, 4, 5, 6, 7), memory=int(need) - 1)
     choice = climb(map(_rung, LADDER), budget_s=600)
     assert choice.cfg.preset.name == "long"
     assert choice.obstacle is not None
@@ -206,7 +207,7 @@ def _said(overrides: Sequence[str], compose_rung: Callable[[str], DictConfig]) -
 
 
 def test_the_choice_is_one_line_with_the_expected_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
-    _machine(monkeypatch, seconds=(60, 200, 300, 700, 900, 9000))
+    _machine(monkeypatch, seconds=(60, 200, 300, 700, 900, 1200, 9000))
     line = _said([], _rung)
     assert line.count("\n") == 1
     for part in ("small", f"{_rung('small').preset.accuracy:.1%}", "5 min 0 s", "11 min 40 s"):
@@ -214,7 +215,7 @@ def test_the_choice_is_one_line_with_the_expected_accuracy(monkeypatch: pytest.M
 
 
 def test_no_accuracy_is_promised_for_another_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    _machine(monkeypatch, seconds=(60, 200, 300, 700, 900, 9000))
+    _machine(monkeypatch, seconds=(60, 200, 300, 700, 900, 1200, 9000))
     accuracy = f"{_rung('small').preset.accuracy:.1%}"
     assert accuracy in _said(["seed=3"], lambda name: _rung(name, "seed=3"))
     assert accuracy not in _said(["data.cutout=4"], lambda name: _rung(name, "data.cutout=4"))
