@@ -260,7 +260,8 @@ def test_two_calls_at_once_share_one_download_and_the_second_says_that_it_waits(
         messages = [process.communicate(timeout=60)[1] for process in (first, second)]
 
     assert (first.returncode, second.returncode) == (0, 0), messages
-    assert sum("waiting for it" in message for message in messages) == 1, messages
+    # The one that waited may go on first, and the other wait for it in turn.
+    assert any("waiting for it" in message for message in messages), messages
     assert server.fetched_packages() == ["/pool/wax_1.0_all.deb", "/pool/wick_1.0_all.deb"]
     assert files_below(tmp_path / "1") == files_below(tmp_path / "2")
 
