@@ -37,8 +37,9 @@ def _workspace(path: Path) -> tuple[Path, Path]:
 
 
 def test_what_an_action_prints_is_seen_while_it_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watch, "_PAUSE_S", 0.01)
     workspace, folder = _workspace(tmp_path)
     output, go_on = folder / "network.pt", tmp_path / "go_on"
     action = subprocess.Popen(
@@ -52,7 +53,7 @@ def test_what_an_action_prints_is_seen_while_it_runs(
     while (path := watch.running(base)) is None or "epoch 1" not in path.read_text():
         assert action.poll() is None
         time.sleep(0.01)
-    watcher = threading.Thread(target=watch.follow, args=(path, 0.01))
+    watcher = threading.Thread(target=watch.follow, args=(path,))
     watcher.start()
     go_on.touch()
     printed, _ = action.communicate(timeout=60)
