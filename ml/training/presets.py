@@ -29,7 +29,7 @@ _PROBE_CALLS = 5  # minimum; the first, which compiles kernels, is not counted
 # Settings that affect a preset's measured accuracy, which is shown only if none is overridden.
 _RECIPE = (
     *("data", "augmentation", "network", "optimizer", "averaging", "callbacks.averaging"),
-    *("label_smoothing", "warmup", "schedule", "class_weights", "freeze", "init_from"),
+    *("monitor", "label_smoothing", "warmup", "schedule", "class_weights", "freeze", "init_from"),
     *("trainer.max_epochs", "trainer.gradient_clip", "trainer.accumulate_grad_batches"),
 )
 
