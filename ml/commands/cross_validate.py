@@ -139,7 +139,8 @@ def cross_validate(cfg: DictConfig, folds: int, console: Console) -> Path:
         else:
             console.print(f"\n[bold]Fold {fold + 1} of {folds}[/]", highlight=False)
             open_run(run.path, _configuration(cfg, fold, folds))
-            with run.lock(), run.discarded_unless_begun(), explained(run):
+            again = explained(run, "the same command")  # it refuses resume=
+            with run.lock(), run.discarded_unless_begun(), again:
                 stages.train(run.load_config(), run, console)
         done = [best_row(read_rows(one.metrics), cfg)[cfg.monitor] for one in runs[: fold + 1]]
         console.print(

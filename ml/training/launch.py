@@ -121,9 +121,9 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def explained(run: RunFolder) -> Iterator[None]:
+def explained(run: RunFolder, continue_with: str = "") -> Iterator[None]:
     """Exits with a specific code if the training diverges or cannot write, and prints what the run
-    folder contains."""
+    folder contains and how to continue: by default ``resume=`` with that folder."""
     try:
         yield
     except DivergedError as exc:
@@ -134,7 +134,7 @@ def explained(run: RunFolder) -> Iterator[None]:
             raise
         print(
             f"\nNot written: {exc}.\n{_saved(run)}\nFree disk space, then continue with: "
-            f"resume={run.path}",
+            f"{continue_with or f'resume={run.path}'}",
             file=sys.stderr,
         )
         sys.exit(UNWRITTEN)

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
 from common.lightning import LightningModule, Trainer, lightning
 from ml import stages
+from ml.commands.cross_validate import cross_validate
 from ml.runs.folder import RunFolder, create_run, open_run, read_rows
 from ml.runs.provenance import read_provenance
 from ml.training import fitting, launch
@@ -213,6 +214,25 @@ def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(
     cfg.callbacks.more = {}
     stages.train(cfg, run, Console(quiet=True))
     assert len(read_rows(run.metrics)) == 3
+
+
+def test_a_fold_without_room_is_not_continued_by_resume(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = _cfg(
+        folder,
+        "+callbacks.more.full._target_=tests.ml.training.test_broken_off.LessRoom",
+        network="PlainNetwork",
+    )
+    for key, value in (("name", "full"), ("paths", {"runs": str(tmp_path / "runs")})):
+        OmegaConf.update(cfg, key, value, force_add=True)
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    with little_room(most), pytest.raises(SystemExit) as leaving:
+        cross_validate(cfg, 2, Console(quiet=True))
+    assert leaving.value.code == UNWRITTEN
+    errors = capsys.readouterr().err
+    assert "the same command" in errors
+    assert "resume=" not in errors
 
 
 def test_a_disk_that_is_full_from_the_start_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
