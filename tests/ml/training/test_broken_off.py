@@ -67,6 +67,11 @@ def _cfg(folder: Path, *overrides: str, network: str = "Fragile") -> DictConfig:
     return resolved([*_SMALL, target, f"data.folder={folder}", *overrides])
 
 
+def _cfg_with(folder: Path, callback: str, *overrides: str) -> DictConfig:
+    target = f"+callbacks.more.own._target_=tests.ml.training.test_broken_off.{callback}"
+    return _cfg(folder, target, *overrides, network="PlainNetwork")
+
+
 def _strict(path: Path) -> list[dict[str, float]]:
     def refuse(name: str) -> float:
         raise AssertionError(f"{name} is no JSON")
@@ -103,17 +108,15 @@ def test_the_command_tells_what_diverged_by_an_exit_code_and_what_is_left(
 def test_a_metric_of_ones_own_that_is_no_number_is_left_out_of_the_record(
     folder: Path, tmp_path: Path
 ) -> None:
-    more = "+callbacks.more.own._target_=tests.ml.training.test_broken_off.NotANumber"
-    cfg = _cfg(folder, more, network="PlainNetwork")
+    cfg = _cfg_with(folder, "NotANumber")
     run = open_run(tmp_path / "run", cfg)
     stages.train(cfg, run, Console(quiet=True))
     assert [row.get("own/metric") for row in _strict(run.metrics)] == [0.5, None, None]
-    cfg = _cfg(
+    cfg = _cfg_with(
         folder,
-        more,
+        "NotANumber",
         "monitor=own/metric",
         "callbacks.checkpoint.mode=max",
-        network="PlainNetwork",
     )
     run = open_run(tmp_path / "judged", cfg)
     with pytest.raises(DivergedError, match=r"own/metric.* nan .*epoch 2"):
@@ -158,11 +161,7 @@ class ReadOnly(lightning.Callback):
 def test_a_run_folder_that_has_become_read_only_is_one_line_with_what_was_saved(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = _cfg(
-        folder,
-        "+callbacks.more.ro._target_=tests.ml.training.test_broken_off.ReadOnly",
-        network="PlainNetwork",
-    )
+    cfg = _cfg_with(folder, "ReadOnly")
     run = open_run(tmp_path / "run", cfg)
     with pytest.raises(SystemExit) as leaving, explained(run):
         stages.train(cfg, run, Console(quiet=True))
@@ -194,11 +193,7 @@ def test_code_of_ones_own_is_recorded_as_it_was_when_the_training_began(
 def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = _cfg(
-        folder,
-        "+callbacks.more.full._target_=tests.ml.training.test_broken_off.LessRoom",
-        network="PlainNetwork",
-    )
+    cfg = _cfg_with(folder, "LessRoom")
     run = open_run(tmp_path / "run", cfg)
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     with little_room(most), pytest.raises(SystemExit) as leaving, explained(run):
@@ -219,11 +214,7 @@ def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(
 def test_a_fold_without_room_is_not_continued_by_resume(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = _cfg(
-        folder,
-        "+callbacks.more.full._target_=tests.ml.training.test_broken_off.LessRoom",
-        network="PlainNetwork",
-    )
+    cfg = _cfg_with(folder, "LessRoom")
     for key, value in (("name", "full"), ("paths", {"runs": str(tmp_path / "runs")})):
         OmegaConf.update(cfg, key, value, force_add=True)
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
