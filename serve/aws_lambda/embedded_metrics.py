@@ -9,15 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from common import resources
 from common.model.artifact import ArtifactMetadata
 from serve.drift.monitor import PAUSE_S, DriftMonitor
 from serve.errors import Overloaded
 from serve.exchange import Exchange
 from serve.telemetry import instruments as inst
-from serve.telemetry import process
 from serve.telemetry.instruments import Instrument
-from serve.telemetry.recorder import Request
-from serve.telemetry.requests import SeriesNames
+from serve.telemetry.recorder import Request, SeriesNames
 
 if TYPE_CHECKING:  # imported on demand
     from serve.capture.recorder import Recorder
@@ -62,8 +61,8 @@ class EmbeddedMetrics:
         if version:
             self._facts["faas.version"] = version
         self._seen: list[tuple[Exchange, Request, float]] = []
-        self._cpu_s = process.cpu_s()
-        self._start_s: float | None = process.uptime_s()
+        self._cpu_s = resources.cpu_s()
+        self._start_s: float | None = resources.uptime_s()
 
     def __call__(self, exchange: Exchange, method: str, path: str) -> None:
         request = self._series(exchange, method)
@@ -85,7 +84,7 @@ class EmbeddedMetrics:
         """Starts from zero in a copy of the process, which must not report the original's
         counts.
         """
-        self._seen, self._cpu_s, self._start_s = [], process.cpu_s(), 0.0
+        self._seen, self._cpu_s, self._start_s = [], resources.cpu_s(), 0.0
         self._kept, self._dropped = 0, {}
 
     def _request(self, exchange: Exchange, request: Request, duration_s: float) -> Iterable[Point]:
@@ -108,8 +107,8 @@ class EmbeddedMetrics:
             yield Point(inst.PREDICTIONS, [winners.count(winner)], {"class": self._classes[winner]})
 
     def _process(self) -> Iterable[Point]:
-        yield Point(inst.MEMORY, [process.memory_bytes()])
-        before, self._cpu_s = self._cpu_s, process.cpu_s()
+        yield Point(inst.MEMORY, [resources.memory_bytes()])
+        before, self._cpu_s = self._cpu_s, resources.cpu_s()
         for mode, was, now in zip(("user", "system"), before, self._cpu_s, strict=True):
             yield Point(inst.CPU_TIME, [round(now - was, 6)], {"cpu.mode": mode})
         if self._start_s is not None:

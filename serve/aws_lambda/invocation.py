@@ -14,7 +14,7 @@ from mangum.protocols import HTTPCycle
 from common.model.artifact import ArtifactMetadata
 from serve.aws_lambda.embedded_metrics import EmbeddedMetrics
 from serve.capture.watch import Capturing, capture_answers
-from serve.drift.watch import watch_traffic
+from serve.drift.monitor import watch_traffic
 from serve.errors import ServiceError, problem_of
 from serve.exchange import Observer
 from serve.settings import Settings

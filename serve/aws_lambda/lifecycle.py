@@ -62,7 +62,7 @@ def load_for_clients() -> None:
     import serve.http.app
     import serve.inference.predictor  # inherited by the forks
     from serve.settings import SettingsError
-    from serve.telemetry.settings import ExportSettings
+    from serve.telemetry.export import ExportSettings
 
     with suppress(SettingsError):
         if ExportSettings.from_environment().signals:

@@ -28,8 +28,8 @@ from serve.server.connections import own_counts, share_counts
 from serve.server.protocol import TimedProtocol
 from serve.server.workers import MISTAKE, SILENT_S, Server, Supervisor, Worker
 from serve.settings import Settings, SettingsError
+from serve.telemetry.export import ExportSettings
 from serve.telemetry.logs import log_to_stderr
-from serve.telemetry.settings import ExportSettings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 def application() -> "Starlette":
     """The application that each process serves."""
     from serve.capture.watch import CLOSE_S, capture_answers
-    from serve.drift.watch import watch_traffic
+    from serve.drift.monitor import watch_traffic
     from serve.http.app import create_app
     from serve.inference.predictor import Predictor
     from serve.telemetry.telemetry import Telemetry

@@ -6,33 +6,45 @@ The exporters read OTEL_EXPORTER_OTLP_* themselves: endpoints, headers, time-out
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Protocol
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import Metric
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricExporter,
+    MetricExportResult,
+    MetricReader,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from common import resources
 from serve.exchange import Exchange
 from serve.telemetry import instruments as inst
-from serve.telemetry import process
-from serve.telemetry.export import ExportQueue, Worker
+from serve.telemetry.export import ExportQueue, ExportSettings, Worker
 from serve.telemetry.instruments import Instrument
-from serve.telemetry.metric_data import Reader, metrics
-from serve.telemetry.recorder import Collected, Recorder, Request
-from serve.telemetry.settings import ExportSettings
-from serve.telemetry.spans import SpanBuilder, SpanExport
-from serve.telemetry.transport import Transport
+from serve.telemetry.otlp import LogExport, SpanBuilder, SpanExport, Transport
+from serve.telemetry.recorder import Collected, Distribution, Exemplar, Point, Recorder, Request
 
 _GAUGES: dict[Instrument, Callable[[], float]] = {
-    inst.MEMORY: process.memory_bytes,
-    inst.FILES: process.open_files,
-    inst.THREADS: process.threads,
-    inst.UPTIME: process.uptime_s,
+    inst.MEMORY: resources.memory_bytes,
+    inst.FILES: resources.open_files,
+    inst.THREADS: resources.threads,
+    inst.UPTIME: resources.uptime_s,
 }
 
 
@@ -49,7 +61,7 @@ def _one(read: Callable[[], float]) -> Callable[[CallbackOptions], list[Observat
 
 
 def _cpu(_: CallbackOptions) -> list[Observation]:
-    modes = zip(("user", "system"), process.cpu_s(), strict=True)
+    modes = zip(("user", "system"), resources.cpu_s(), strict=True)
     return [Observation(seconds, {"cpu.mode": mode}) for mode, seconds in modes]
 
 
@@ -170,12 +182,7 @@ class Providers:
         self._queues.append(self._span_queue)
 
     def _open_logs(self, settings: ExportSettings) -> None:
-        def make() -> Exporter:
-            from serve.telemetry.log_export import LogExport
-
-            return LogExport(self.resource, SCOPE)
-
-        late = Late(make)
+        late = Late(lambda: LogExport(self.resource, SCOPE))
         self.log_queue = ExportQueue("logs", late.export, *settings.log_queue, late.shutdown)
         self._queues.append(self.log_queue)
 
@@ -202,3 +209,92 @@ def resource(facts: Mapping[str, str]) -> Resource:
     """
     instance = {"service.instance.id": str(uuid.UUID(bytes=os.urandom(16), version=4))}
     return Resource.create({**facts, **OTELResourceDetector().detect().attributes, **instance})
+
+
+_CUMULATIVE = AggregationTemporality.CUMULATIVE
+
+
+class Reader(MetricReader):
+    """Collects, on demand, the SDK's instruments and ours, and exports them."""
+
+    def __init__(
+        self,
+        exporter: MetricExporter,
+        collect: Callable[[], list[Metric]],
+        scope: InstrumentationScope,
+        resource: Resource,
+    ) -> None:
+        super().__init__()
+        self._exporter, self._collect_ours = exporter, collect
+        self._scope, self._resource = scope, resource
+        self._succeeded = False
+        self.failures = 0  # failed exports
+
+    def export(self) -> bool:
+        """Whether the collector accepted them."""
+        self._succeeded = False
+        try:
+            self.collect()
+        finally:
+            self.failures += not self._succeeded
+        return self._succeeded
+
+    def _receive_metrics(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: object
+    ) -> None:
+        # Equal attributes would overwrite each other in the encoder.
+        scopes = {self._scope: self._collect_ours()}
+        for one in metrics_data.resource_metrics:
+            for found in one.scope_metrics:
+                scopes.setdefault(found.scope, []).extend(found.metrics)
+        everything = [ScopeMetrics(scope, metrics, "") for scope, metrics in scopes.items()]
+        data = MetricsData([ResourceMetrics(self._resource, everything, "")])
+        result = self._exporter.export(data, timeout_millis)
+        self._succeeded = result is MetricExportResult.SUCCESS
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:
+        """There is nothing to shut down."""
+
+
+def metrics(collected: Iterable[Collected], start_ns: int, now_ns: int) -> list[Metric]:
+    """The metrics, cumulative since `start_ns`."""
+    return [
+        Metric(what.name, what.description, what.unit, _data(what, points, start_ns, now_ns))
+        for what, points in collected
+    ]
+
+
+def _data(
+    what: Instrument, points: list[Point], start_ns: int, now_ns: int
+) -> Sum | Gauge | Histogram:
+    if what.kind == "histogram":
+        return Histogram([_histogram(what, p, start_ns, now_ns) for p in points], _CUMULATIVE)
+    numbers = [_number(point, start_ns, now_ns) for point in points]
+    return Gauge(numbers) if what.kind == "gauge" else Sum(numbers, _CUMULATIVE, True)
+
+
+def _number(point: Point, start_ns: int, now_ns: int) -> NumberDataPoint:
+    assert not isinstance(point.value, Distribution)
+    return NumberDataPoint(dict(point.labels), start_ns, now_ns, point.value)
+
+
+def _histogram(what: Instrument, point: Point, start_ns: int, now_ns: int) -> HistogramDataPoint:
+    found = point.value
+    assert isinstance(found, Distribution)
+    return HistogramDataPoint(
+        dict(point.labels),
+        start_ns,
+        now_ns,
+        found.count,
+        found.total,
+        found.counts,
+        what.buckets,
+        found.smallest,
+        found.largest,
+        [_exemplar(one) for one in found.exemplars],
+    )
+
+
+def _exemplar(one: Exemplar) -> SdkExemplar:
+    span, trace = int(one.span_id, 16), int(one.trace_id, 16)
+    return SdkExemplar({}, one.value, one.time_ns, span, trace)

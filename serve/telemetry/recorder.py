@@ -9,14 +9,16 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.exchange import Exchange
 from serve.telemetry import instruments as inst
+from serve.telemetry.export import Sampler
 from serve.telemetry.instruments import Instrument
 
 _BLOCK = 64  # requests aggregated at once
@@ -220,3 +222,78 @@ def _points(histograms: "Iterable[tuple[Labels, _Histogram]]") -> Iterator[Point
         found = histogram.read()
         if found.count:
             yield Point(labels, found)
+
+
+METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
+)
+_ERRORS_PER_SECOND = 10  # error traces per second beyond the ratio: overload produces thousands
+# (exchange, request, path, start and end in nanoseconds) to the id of the server span
+Trace = Callable[[Exchange, Request, str, int, int], str]
+
+
+class SeriesNames:
+    """The series of a request, one object for each."""
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str, int, str | None], Request] = {}
+
+    def __call__(self, exchange: Exchange, method: str) -> Request:
+        """The request's series; unknown methods and paths do not create new ones."""
+        known = method if method in METHODS else "_OTHER"
+        key = (known, exchange.route, exchange.status, exchange.error)
+        if (found := self._requests.get(key)) is None:
+            found = self._requests[key] = Request(*key)
+        return found
+
+
+class RequestObserver:
+    """Records every request, and passes sampled ones on to be traced."""
+
+    def __init__(self, recorder: Recorder, sampler: Sampler, trace: Trace | None) -> None:
+        self._recorder, self._sampler, self._trace = recorder, sampler, trace
+        self._errors = ErrorBudget()
+        self._series = SeriesNames()
+
+    def __call__(self, exchange: Exchange, method: str, path: str) -> None:
+        duration_s = time.perf_counter() - exchange.start
+        request = self._series(exchange, method)
+        stages = (exchange.decode_s, exchange.queue_s, exchange.infer_s, exchange.encode_s)
+        self._recorder.record(
+            request,
+            duration_s,
+            exchange.waiting,
+            stages,
+            exchange.batch,
+            exchange.probabilities,
+            exchange.refused,
+            exchange.trailing,
+        )
+        if self._trace is not None and self._is_sampled(exchange):
+            end_ns = time.time_ns()
+            start_ns = end_ns - round(duration_s * 1e9)
+            span_id = self._trace(exchange, request, path, start_ns, end_ns)
+            exemplar = Exemplar(duration_s, end_ns, exchange.request_id, span_id)
+            self._recorder.mark(request, exemplar)
+
+    def _is_sampled(self, exchange: Exchange) -> bool:
+        if self._sampler.takes(exchange.request_id, exchange.parent is not None, exchange.sampled):
+            return True
+        return exchange.status >= 500 and self._sampler.errors and self._errors.take()
+
+
+class ErrorBudget:
+    """A limit of errors per second."""
+
+    def __init__(
+        self, per_second: int = _ERRORS_PER_SECOND, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_second, self._clock = per_second, clock
+        self._second, self._taken = 0, 0
+
+    def take(self) -> bool:
+        """Whether there is one left."""
+        if (second := int(self._clock())) != self._second:
+            self._second, self._taken = second, 0
+        self._taken += 1
+        return self._taken <= self._per_second

@@ -17,23 +17,52 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from common.model.artifact import ArtifactMetadata
-from serve.exchange import Observer
+from common.resources import uptime_s
+from serve.exchange import Exchange, Observer
 from serve.settings import Settings
 from serve.telemetry import instruments as inst
+from serve.telemetry.export import ExportSettings
 from serve.telemetry.logs import AccessLog, ExportHandler
-from serve.telemetry.process import uptime_s
-from serve.telemetry.recorder import Collected, Point, Recorder
-from serve.telemetry.requests import Observers, RequestObserver
-from serve.telemetry.settings import ExportSettings
+from serve.telemetry.recorder import Collected, Point, Recorder, RequestObserver
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
 
     from serve.telemetry.providers import Providers
 
+logger = logging.getLogger(__name__)
+
 CLOSE_S = 3.0  # for the rest, when the process ends
 
 Register = Callable[["Meter"], None]
+
+
+class Observers:
+    """An `Observer` that calls others in order; logs each one's first failure."""
+
+    def __init__(self) -> None:
+        self.first: Observer | None = None  # the service's own, which `renew` replaces
+        self._added: tuple[Observer, ...] = ()
+        self._failed: set[int] = set()
+
+    def add(self, observer: Observer) -> None:
+        """Adds an observer of every request from now on."""
+        self._added = (*self._added, observer)
+
+    def __call__(self, exchange: Exchange, method: str, path: str) -> None:
+        for observer in (self.first, *self._added) if self.first else self._added:
+            try:
+                observer(exchange, method, path)
+            except Exception:
+                self._report(observer)
+
+    def _report(self, observer: Observer) -> None:
+        if id(observer) not in self._failed:
+            self._failed.add(id(observer))
+            logger.exception(
+                "an observer of requests failed; it is not logged again",
+                extra={"observer": repr(observer)},
+            )
 
 
 class Telemetry:

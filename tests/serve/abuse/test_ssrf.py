@@ -25,9 +25,8 @@ CLIENTS = {
 OF_THE_OPERATOR = {
     Path("serve", *names)
     for names in (
-        ("telemetry", "transport.py"),
+        ("telemetry", "otlp.py"),
         ("capture", "s3.py"),
-        ("capture", "credentials.py"),
     )
 }
 

@@ -15,8 +15,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from starlette.testclient import TestClient
 
 from serve.aws_lambda.invocation import LambdaTelemetry
-from serve.drift.monitor import DriftMonitor
-from serve.drift.watch import register_instruments, watch_traffic
+from serve.drift.monitor import DriftMonitor, register_instruments, watch_traffic
 from serve.exchange import Exchange
 from serve.http.app import create_app
 from serve.settings import Settings

@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 
 from serve.exchange import Exchange
 from serve.telemetry import instruments as inst
+from serve.telemetry.export import Sampler
 from serve.telemetry.instruments import Instrument
-from serve.telemetry.recorder import Distribution, Exemplar, Point, Recorder, Request
-from serve.telemetry.requests import RequestObserver
-from serve.telemetry.settings import Sampler
+from serve.telemetry.recorder import (
+    Distribution,
+    Exemplar,
+    Point,
+    Recorder,
+    Request,
+    RequestObserver,
+)
 
 CLASSES = ("cat", "dog", "ship")
 ANSWERED = Request("POST", "/predict", 200, None)

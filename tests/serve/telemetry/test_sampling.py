@@ -1,4 +1,4 @@
-"""The sampler of serve/telemetry/settings.py decides as OpenTelemetry's own samplers do."""
+"""The sampler of serve/telemetry/export.py decides as OpenTelemetry's own samplers do."""
 
 import pytest
 from hypothesis import given
@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import sampling as theirs
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
-from serve.telemetry.requests import ErrorBudget
-from serve.telemetry.settings import SAMPLERS, Sampler
+from serve.telemetry.export import SAMPLERS, Sampler
+from serve.telemetry.recorder import ErrorBudget
 
 trace_ids = st.integers(1, 2**128 - 1)
 ratios = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1e-9, 0.01, 0.5, 1.0]))

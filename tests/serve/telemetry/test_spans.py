@@ -1,4 +1,4 @@
-"""serve/telemetry/spans.py: any exchange becomes a valid tree of spans."""
+"""serve/telemetry/otlp.py: any exchange becomes a valid tree of spans."""
 
 import re
 
@@ -10,8 +10,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanKind, StatusCode
 
 from serve.exchange import Exchange
+from serve.telemetry.otlp import SpanBuilder
 from serve.telemetry.recorder import Request
-from serve.telemetry.spans import SpanBuilder
 
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 START_NS = 1_700_000_000_000_000_000

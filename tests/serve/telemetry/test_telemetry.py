@@ -8,7 +8,7 @@ import pytest
 
 from serve.exchange import Exchange
 from serve.settings import Settings, SettingsError
-from serve.telemetry.settings import SIGNALS, ExportSettings, QueueSettings, Sampler
+from serve.telemetry.export import SIGNALS, ExportSettings, QueueSettings, Sampler
 from serve.telemetry.telemetry import Telemetry
 from tests.serve.serving import bundled_predictor
 

@@ -1,4 +1,4 @@
-"""serve/telemetry/transport.py: exports arrive as the standard variables ask."""
+"""serve/telemetry/otlp.py: exports arrive as the standard variables ask."""
 
 import datetime
 import ipaddress
@@ -22,8 +22,8 @@ from cryptography.x509.oid import NameOID
 
 from common.programs import free_port, serving
 from serve.settings import SettingsError
-from serve.telemetry.settings import ExportSettings
-from serve.telemetry.transport import Transport
+from serve.telemetry.export import ExportSettings
+from serve.telemetry.otlp import Transport
 from tests.serve.serving import MODEL
 from tests.serve.telemetry.exporting import BODY, NEVER, service
 from tests.serve.telemetry.receiver import Receiver, points, receiving
