@@ -31,16 +31,16 @@ _INSTRUMENTED = {
     "SMALL_PNG": _IMAGES,
     "INFERENCE": ("serve.http.bodies", "serve.http.tensors", "serve.http.open_inference"),
     "FEEDBACK": ("serve.http.bodies", "serve.http.routes"),
-    "CAPTURES_READ": ("serve.capture.lookup",),
+    "CAPTURES_READ": ("serve.capture.feedback",),
 }
 TARGETS = {
     "codec": "benchmarks.fuzz.image_targets:CODEC",
     "small_png": "benchmarks.fuzz.image_targets:SMALL_PNG",
     "bodies": "benchmarks.fuzz.request_targets:BODIES",
     "http_protocol": "benchmarks.fuzz.request_targets:HTTP_PROTOCOL",
-    "inference": "benchmarks.fuzz.inference_targets:INFERENCE",
-    "feedback": "benchmarks.fuzz.feedback_targets:FEEDBACK",
-    "captures": "benchmarks.fuzz.feedback_targets:CAPTURES_READ",
+    "inference": "benchmarks.fuzz.endpoint_targets:INFERENCE",
+    "feedback": "benchmarks.fuzz.endpoint_targets:FEEDBACK",
+    "captures": "benchmarks.fuzz.endpoint_targets:CAPTURES_READ",
 }
 _MEMORY_MB, _TIMEOUT_S = 1024, 10  # limits of the process, and of one input
 _FOUND = ("crash-*", "timeout-*", "oom-*", "leak-*")  # as libFuzzer names its files

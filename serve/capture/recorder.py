@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from common.captures import Capture, batch_key, encode_rows, sampling_probability
 from common.objects import Store
-from serve.capture.lookup import AnswerIndex
+from serve.capture.feedback import AnswerIndex
 from serve.exchange import Exchange
 
 logger = logging.getLogger(__name__)

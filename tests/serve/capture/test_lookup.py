@@ -1,4 +1,4 @@
-"""serve/capture/lookup.py: what is found in how much memory, and how often the store is asked."""
+"""serve/capture/feedback.py: what is found in how much memory, and how often the store is asked."""
 
 import time
 from pathlib import Path
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from common.captures import Capture, Captures
 from common.objects import FolderStore
-from serve.capture import lookup as module
-from serve.capture.lookup import HOURS, AnswerIndex
+from serve.capture import feedback as module
+from serve.capture.feedback import HOURS, AnswerIndex
 
 VERSION = "ab" * 32
 NOW = 1_796_040_000.0

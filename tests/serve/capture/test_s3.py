@@ -1,4 +1,4 @@
-"""serve/capture/s3.py and credentials.py: signatures as AWS's own signer makes them, and a bucket
+"""serve/capture/s3.py: signatures as AWS's own signer makes them, and a bucket
 of moto's server, which checks them."""
 
 import json
@@ -24,11 +24,10 @@ from moto.server import ThreadedMotoServer
 from common.captures import Capture, Captures, decode_rows
 from common.objects import StoreError
 from common.programs import free_port, serving
-from serve.capture import credentials as credentials_module
 from serve.capture import recorder as recorder_module
-from serve.capture.credentials import Credentials, CredentialSource
+from serve.capture import s3 as s3_module
 from serve.capture.recorder import Recorder
-from serve.capture.s3 import Bucket, sign
+from serve.capture.s3 import Bucket, Credentials, CredentialSource, sign
 from serve.capture.watch import open_place
 from serve.exchange import Exchange
 from serve.http.keys import digest_of
@@ -355,7 +354,7 @@ def test_ecs_names_a_path_of_its_own_host(monkeypatch: pytest.MonkeyPatch) -> No
         asked.append((url, token))
         return b'{"AccessKeyId": "a", "SecretAccessKey": "b"}'
 
-    monkeypatch.setattr(credentials_module, "_fetched", fetched)
+    monkeypatch.setattr(s3_module, "_fetched", fetched)
     environ = {
         "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/credentials/1",
         "AWS_CONTAINER_AUTHORIZATION_TOKEN": "t",
