@@ -1,6 +1,6 @@
 """The service as an ASGI application: routes, middleware and CORS."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
@@ -44,7 +44,6 @@ def create_app(
     settings: Settings,
     *,
     observer: Observer | None = None,
-    middleware: Sequence[Middleware] = (),
     at_end: Callable[[], None] | None = None,
     answers: KeptAnswers | None = None,
 ) -> Starlette:
@@ -52,7 +51,6 @@ def create_app(
 
     Args:
         observer: called after every request.
-        middleware: outermost layers, around ours.
         at_end: called after the last request.
         answers: captured predictions that callers may label.
     """
@@ -75,7 +73,7 @@ def create_app(
 
     app = Starlette(
         routes=[*routes, *page_routes()],
-        middleware=[*middleware, *_cors(settings), around_requests],
+        middleware=[*_cors(settings), around_requests],
         exception_handlers={HTTPException: _leave_to_middleware},
         lifespan=lifespan,
     )

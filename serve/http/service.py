@@ -17,8 +17,7 @@ from serve.exchange import Exchange
 from serve.http.bodies import Options, Upload
 from serve.http.keys import KeyRing
 from serve.http.schemas import ClassScore, Prediction
-from serve.inference.batching import Batcher
-from serve.inference.predictor import Predictor
+from serve.inference.predictor import Batcher, Predictor
 from serve.settings import Settings
 
 Decoded = Pixels | ServiceError

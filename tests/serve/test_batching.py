@@ -1,4 +1,4 @@
-"""serve/inference/batching.py: requests together in one run, and the doors closed when too many
+"""serve/inference/predictor.py: requests together in one run, and the doors closed when too many
 come."""
 
 import asyncio
@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from serve.errors import Overloaded
-from serve.inference.batching import Batcher, Inference
+from serve.inference.predictor import Batcher, Inference
 
 
 class Recorder:
