@@ -31,7 +31,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from rich.table import Table
 
 from benchmarks.load.servers import ServerFailed, interruptible, running, service
-from benchmarks.soak.report import Check, checks_table
+from benchmarks.soak.main import Check, checks_table
 from common.captures import Capture, Captures
 from common.command_line import command_parser, count
 from common.files import user_path, write_whole

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from benchmarks.load.client import Job, Load, measure
+from benchmarks.load.main import Result, benchmark_figure, ratios
 from benchmarks.load.overhead import Bare, Overhead, Side, measure_capture
-from benchmarks.load.report import Result, benchmark_figure, ratios
 from benchmarks.load.servers import FLOOR, ask, family, floor, running, service
 from common.figures import to_png
 from ml.artifact.artifact import load_artifact

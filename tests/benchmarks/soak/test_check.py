@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.soak.cases import Case
-from benchmarks.soak.report import Sample, growth, judge
+from benchmarks.soak.main import Sample, growth, judge
 from benchmarks.soak.traffic import TrafficCounts, check
 
 CLASSES = ("cat", "dog")
