@@ -17,10 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.waiting import wait_until
-from tools.provision import cache, pool, progress, trust
+from tools.provision import archive, cache, trust
 from tools.provision.apt import Deb
-from tools.provision.cache import ProvisionError
-from tools.provision.progress import Progress
+from tools.provision.cache import Progress, ProvisionError
 from tools.provision.unpack import make_links_relative
 
 
@@ -130,12 +129,12 @@ def test_links_to_packaged_files_stay_inside_wherever_the_folder_goes(tmp_path: 
 def test_batches_hold_every_package_once_and_keep_to_their_limits(sizes: list[int]) -> None:
     debs = [Deb(f"p{number}", "1", "", size, "") for number, size in enumerate(sizes)]
 
-    batches = pool._batches(debs)
+    batches = archive._batches(debs)
 
     assert sorted(deb for batch in batches for deb in batch) == sorted(debs)
     for batch in batches:
-        assert 1 <= len(batch) <= pool.BATCH_FILES
-        assert len(batch) == 1 or sum(deb.size for deb in batch) <= pool.BATCH_BYTES
+        assert 1 <= len(batch) <= archive.BATCH_FILES
+        assert len(batch) == 1 or sum(deb.size for deb in batch) <= archive.BATCH_BYTES
 
 
 def test_what_arrived_right_is_kept_when_another_package_fails(tmp_path: Path) -> None:
@@ -145,7 +144,7 @@ def test_what_arrived_right_is_kept_when_another_package_fails(tmp_path: Path) -
         for deb, place in files:
             place.write_bytes(b"good" if deb is good else b"tampered")
 
-    packages = pool.Pool(tmp_path / "pool")
+    packages = archive.Pool(tmp_path / "pool")
     with pytest.raises(ProvisionError, match=r"index: bad 1\.0"):
         packages.ensure([good, bad], download, "fetching")
 
@@ -158,7 +157,7 @@ def test_the_reason_of_a_failed_download_is_passed_on(tmp_path: Path) -> None:
         raise ProvisionError("404 not found")
 
     with pytest.raises(ProvisionError, match=r"lantern 1\.0 [^\n]*\n404 not found"):
-        pool.Pool(tmp_path).ensure([deb_of(b"x")], download, "fetching")
+        archive.Pool(tmp_path).ensure([deb_of(b"x")], download, "fetching")
 
 
 # --- progress ----------------------------------------------------------------------------------
@@ -183,7 +182,7 @@ def test_a_terminal_sees_one_line_that_fills_up() -> None:
 
 def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("tools.provision.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("tools.provision.cache.time.monotonic", lambda: now)
     stream = io.StringIO()
     progress = Progress("fetching", 10_000_000, stream)
 
@@ -198,7 +197,7 @@ def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_long_work_is_never_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "SILENCE_S", 0.2)
+    monkeypatch.setattr(cache, "SILENCE_S", 0.2)
 
     with cache.lock(tmp_path / "outer", "baking"), cache.lock(tmp_path / "inner", "kneading"):
         time.sleep(1.1)
@@ -210,11 +209,11 @@ def test_long_work_is_never_silent(
 def test_work_that_speaks_needs_no_signs_of_life(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "SILENCE_S", 0.5)
-    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.05)
+    monkeypatch.setattr(cache, "SILENCE_S", 0.5)
+    monkeypatch.setattr(cache, "LINE_EVERY_S", 0.05)
     shown = Progress("fetching", 10_000_000, io.StringIO())
 
-    with progress.signs_of_life("baking"):
+    with cache.signs_of_life("baking"):
         for done in range(20):
             shown.show(done)
             time.sleep(0.05)
@@ -226,8 +225,8 @@ def test_whoever_waits_for_a_lock_hears_that_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting: list[str] = []
-    monkeypatch.setattr(progress, "SILENCE_S", 0.1)
-    monkeypatch.setattr(progress, "say", waiting.append)
+    monkeypatch.setattr(cache, "SILENCE_S", 0.1)
+    monkeypatch.setattr(cache, "say", waiting.append)
 
     def second() -> None:
         with cache.lock(tmp_path / "lock", "baking"):
@@ -237,7 +236,7 @@ def test_whoever_waits_for_a_lock_hears_that_it_goes_on(
     with (tmp_path / "lock").open("a") as first:
         fcntl.flock(first, fcntl.LOCK_EX)
         thread.start()
-        wait_until(lambda: len(waiting) >= 2)
+        wait_until(lambda: len(waiting) >= 3)  # that it waits, then that it still does
     thread.join(10)
 
     assert all("waiting" in message for message in waiting)
