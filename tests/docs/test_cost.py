@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.model_card.cost import Service, per_thousand, read_prices
+from tools.model_card.comment import Service, per_thousand, read_prices
 
 PAGE = Path("docs/cost.md").read_text(encoding="utf-8")
 PRICES = read_prices()

@@ -1,4 +1,7 @@
-"""Checks every package of the locks for known vulnerabilities: `bazel run //tools:audit`.
+"""Checks packages for known vulnerabilities, those of the locks or those of the image.
+
+  bazel run //tools:audit           every package of the locks, by pip-audit
+  bazel run //tools:audit_image     the image's bill of materials, Python and Debian, by OSV
 
 Only package names and versions are sent. Accepted advisories are in tools/checks/accepted.toml,
 with a reason and an expiry date. Not a test, because the result changes daily and depends on the
@@ -20,6 +23,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 from common.command_line import command_parser
 from common.files import workspace_folder
@@ -123,24 +128,11 @@ def _vulnerabilities(
             )
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = _options().parse_args(arguments)
-    workspace = workspace_folder()
+def audit_locks(options: argparse.Namespace, workspace: Path, accepted: Mapping[str, str]) -> int:
+    """Audits the locks and reports; returns the exit code."""
     service = ["--vulnerability-service", options.service]
     service += ["--osv-url", options.osv_url] if options.osv_url else []
-    try:
-        text = (workspace / ACCEPTED).read_text(encoding="utf-8")
-        accepted = read_accepted(text, datetime.now(UTC).date())
-    except (OSError, AcceptedError) as error:
-        print(f"audit: {error}", file=sys.stderr)
-        return BAD_INPUT
-    try:
-        audits = [
-            audit(workspace / lock, lock, service, accepted) for lock in options.lock or LOCKS
-        ]
-    except AuditError as error:
-        print(f"audit: {options.service} could not be asked: {error}", file=sys.stderr)
-        return NOT_ASKED
+    audits = [audit(workspace / lock, lock, service, accepted) for lock in options.lock or LOCKS]
     if options.json:
         print(json.dumps([asdict(one) for one in audits], indent=2))
     else:
@@ -167,11 +159,97 @@ def _tell(audits: Sequence[Audit], service: str) -> None:
             print(f"audit: {one.lock}: no answer about {silent} packages: is {service} in reach?")
 
 
+# --- The image's bill of materials ---------------------------------------------------------------
+
+OSV = "https://api.osv.dev/v1/querybatch"
+BATCH = 500  # OSV's batch limit is a thousand
+_PATIENCE_S = 60
+
+
+@dataclass(frozen=True)
+class Known:
+    """An advisory on a package of the image; `accepted` is the reason for accepting it, if any."""
+
+    package: str
+    advisory: str
+    accepted: str | None
+
+
+def audit_image(options: argparse.Namespace, accepted: Mapping[str, str]) -> int:
+    """Audits the bill of materials and reports; returns the exit code."""
+    urls = package_urls(json.loads(options.sbom.read_text(encoding="utf-8")))
+    found = list(advisories(urls, options.osv_url or OSV, accepted))
+    if options.json:
+        print(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        for one in found:
+            note = f" (accepted: {one.accepted})" if one.accepted else ""
+            print(f"{one.package}: {one.advisory}{note}")
+        print(f"audit: {len(found) or 'no'} advisories about {len(urls)} packages of the image")
+    return VULNERABLE if any(one.accepted is None for one in found) else 0
+
+
+def package_urls(bill: Mapping[str, Any]) -> list[str]:
+    """The package URLs of all components, nested ones included."""
+    found = []
+    for component in bill.get("components", ()):
+        if url := component.get("purl"):
+            found.append(str(url))
+        found += package_urls(component)
+    return sorted(set(found))
+
+
+def advisories(urls: Sequence[str], osv: str, accepted: Mapping[str, str]) -> Iterator[Known]:
+    """OSV's advisories on the packages.
+
+    Raises:
+        AuditError: it is unreachable, or its response is malformed.
+    """
+    for start in range(0, len(urls), BATCH):
+        batch = urls[start : start + BATCH]
+        answers = _ask(osv, [{"package": {"purl": url}} for url in batch])
+        for url, answer in zip(batch, answers, strict=True):
+            for found in answer.get("vulns", ()):
+                yield Known(url, found["id"], accepted.get(found["id"]))
+
+
+def _ask(osv: str, queries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    body = json.dumps({"queries": queries}).encode()
+    request = Request(osv, body, {"Content-Type": "application/json"})  # noqa: S310 # ours or --osv
+    try:
+        with urlopen(request, timeout=_PATIENCE_S) as answer:  # noqa: S310 # of our own or --osv
+            results: list[dict[str, Any]] = json.load(answer)["results"]
+    except (URLError, TimeoutError, OSError, ValueError, KeyError) as error:
+        raise AuditError(str(getattr(error, "reason", error))) from error
+    if len(results) != len(queries):
+        raise AuditError(f"{len(results)} answers to {len(queries)} questions")
+    return results
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _options().parse_args(arguments)
+    workspace = workspace_folder()
+    try:
+        text = (workspace / ACCEPTED).read_text(encoding="utf-8")
+        accepted = read_accepted(text, datetime.now(UTC).date())
+        if options.sbom:
+            return audit_image(options, accepted)
+        return audit_locks(options, workspace, accepted)
+    except AuditError as error:
+        service = "osv" if options.sbom else options.service
+        print(f"audit: {service} could not be asked: {error}", file=sys.stderr)
+        return NOT_ASKED
+    except (OSError, ValueError, AcceptedError) as error:
+        print(f"audit: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
 def _options() -> argparse.ArgumentParser:
     parser = command_parser("//tools:audit", __doc__)
+    parser.add_argument("--sbom", type=Path, help=argparse.SUPPRESS)  # by //tools:audit_image
     parser.add_argument("--lock", action="append", help="default: all locks of the workspace")
-    parser.add_argument("--service", choices=["pypi", "osv"], default="pypi")
-    parser.add_argument("--osv-url", help="another server with OSV's API")
+    parser.add_argument("--service", choices=["pypi", "osv"], default="pypi", help="for locks")
+    parser.add_argument("--osv-url", "--osv", metavar="URL", help="another server with OSV's API")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

@@ -30,8 +30,7 @@ from pathlib import Path
 
 from common.command_line import command_parser
 from common.files import user_path, workspace_folder
-from tools.mutants.mutations import Mutant, mutants
-from tools.mutants.trial import NONE_CHOSEN, TIMED_OUT, Bench
+from tools.mutants.mutants import NONE_CHOSEN, TIMED_OUT, Bench, Mutant, mutants
 
 
 @dataclass(frozen=True)

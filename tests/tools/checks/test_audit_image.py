@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from common.programs import serving
-from tools.checks.audit_image import main, package_urls
+from tools.checks.audit import main, package_urls
 
 SBOM = str(Path(os.environ["SBOM"]).absolute())
 ASKED: list[str] = []

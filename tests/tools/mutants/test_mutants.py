@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.mutants.mutations import mutants
-from tools.mutants.trial import _wait
+from tools.mutants.mutants import _wait, mutants
 
 SOURCE = """\
 def larger(a: int | None, b: int) -> int:
