@@ -14,9 +14,9 @@ import yaml
 
 from common.command_line import command_parser
 from common.files import workspace_folder
-from infra.observability import cloudwatch, cloudwatch_dashboard
+from infra.observability import cloudwatch
 from infra.observability.catalogue import Alert, Catalogue, Metric, Objective, kebab, load
-from infra.observability.dashboards import dashboards, grafana
+from infra.observability.dashboards import cloudwatch_template, dashboards, grafana
 from infra.observability.rules import burn_alerts, managed_rule_file, rule_file
 from infra.observability.stack.alertmanager import managed_config
 from infra.observability.stack.local import prometheus_config
@@ -110,7 +110,7 @@ _FILES: Mapping[str, Callable[[Catalogue], str]] = {
     f"{_ALARMS}/alarms.tf.json": lambda found: _json(cloudwatch.alarms_file(found)),
     f"{_ALARMS}/burn.tf.json": lambda found: _json(cloudwatch.burn_file(found)),
     f"{_ALARMS}/dashboard.tf.json": lambda _: _json(cloudwatch.dashboard_file()),
-    f"{_ALARMS}/dashboard.json.tftpl": lambda found: _json(cloudwatch_dashboard.body(found)),
+    f"{_ALARMS}/dashboard.json.tftpl": lambda found: _json(cloudwatch_template(found)),
 }
 
 

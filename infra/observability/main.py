@@ -40,8 +40,7 @@ from common.command_line import command_parser
 from common.files import user_path
 from common.terminal import Progress, terminal
 from infra.observability.stack.alertmanager import RoutingError, alertmanager_config
-from infra.observability.stack.local import Ports, Stack, local_stack
-from infra.observability.stack.programs import StackError
+from infra.observability.stack.local import Ports, Stack, StackError, local_stack
 
 FAILED, BAD_INPUT = 1, 2  # exit codes
 _BUDGETS = "kiln:error_budget:remaining"

@@ -18,8 +18,7 @@ from common.programs import free_port, require_program
 from infra.observability.catalogue import load
 from infra.observability.rules import rule_file
 from infra.observability.stack.alertmanager import RoutingError, alertmanager_config
-from infra.observability.stack.local import alertmanager_program, with_templates
-from infra.observability.stack.programs import running
+from infra.observability.stack.local import alertmanager_program, running, with_templates
 from tests.helpers.waiting import wait_until
 from tests.infra.observability.receivers import Mailbox, Slack, receivers
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from common.programs import require_program
 from infra.observability import main
-from infra.observability.stack.programs import StackError, answers
+from infra.observability.stack.local import StackError, answers
 from tests.helpers.waiting import wait_until
 
 PORTS = [f"--{name}-port=0" for name in ("otlp", "prometheus", "alertmanager")]
