@@ -28,8 +28,6 @@ from common.command_line import command_parser
 from common.files import user_path, workspace_folder
 from common.model.artifact import read_artifact
 from common.terminal import Progress
-from infra.supply_chain.cosign import CosignError, generate_keys
-from infra.supply_chain.ecr import LoginError
 from infra.supply_chain.provenance import (
     SERVICE,
     WATCHER,
@@ -38,8 +36,8 @@ from infra.supply_chain.provenance import (
     commit_of,
     repository_of,
 )
-from infra.supply_chain.push import RunAs
-from infra.supply_chain.signature import bill_digest, sign
+from infra.supply_chain.registry import LoginError, RunAs
+from infra.supply_chain.signature import CosignError, bill_digest, generate_keys, sign
 
 NOT_SIGNED, BAD_INPUT = 1, 2  # exit codes
 LOCAL_BUILDER = "urn:kiln:builder:local"

@@ -19,8 +19,8 @@ from dataclasses import asdict
 from common.command_line import command_parser
 from common.files import user_path
 from common.terminal import Progress
-from infra.supply_chain.ecr import LoginError
 from infra.supply_chain.provenance import SERVICE, WATCHER, Model, Provenance
+from infra.supply_chain.registry import LoginError
 from infra.supply_chain.signature import Expectation, NotTrusted, verify
 
 NOT_TRUSTED, BAD_INPUT = 1, 2  # exit codes

@@ -16,8 +16,7 @@ from rich.markup import escape
 from common.command_line import command_parser
 from common.files import workspace_folder
 from common.terminal import terminal
-from infra.terraform.installation import TerraformError
-from infra.terraform.plan import Plan, show_plan
+from infra.terraform.program import Plan, TerraformError, show_plan
 from infra.terraform.root import ENVIRONMENTS, ROOTS, Root, parse_variable
 from infra.terraform.service import kept_variables
 from infra.terraform.state import LocalState, State, parse_state

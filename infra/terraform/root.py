@@ -29,20 +29,18 @@ from rich.console import Console
 
 from common.aws import own_s3_endpoint
 from common.terminal import Progress
-from infra.terraform.installation import (
-    NO_MIRROR,
-    Installation,
-    TerraformError,
-    TerraformFailed,
-    find_installation,
-)
-from infra.terraform.plan import (
+from infra.terraform.program import (
     CHANGED,
+    NO_MIRROR,
     Change,
     Event,
+    Installation,
     OnEvent,
     Plan,
     Process,
+    TerraformError,
+    TerraformFailed,
+    find_installation,
     following,
     parse_change,
 )

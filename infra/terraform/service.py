@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from infra.terraform.installation import TerraformError
-from infra.terraform.plan import Plan
+from infra.terraform.program import Plan, TerraformError
 from infra.terraform.root import Root
 from infra.terraform.state import State
 

@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from common.aws import addressing
 from common.files import user_path
-from infra.terraform.installation import TerraformError
+from infra.terraform.program import TerraformError
 
 # Merged over the roots' `backend "s3"`: a folder needs no bucket, account or network.
 _OVERRIDE = "state_override.tf.json"

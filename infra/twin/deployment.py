@@ -14,7 +14,7 @@ from typing import Any
 
 from common.oci import manifest_digest
 from common.programs import find_program
-from infra.twin.image.store import Registry
+from infra.twin.image.container import Registry
 
 
 class NotPushed(Exception):

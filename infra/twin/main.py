@@ -21,12 +21,11 @@ from rich.markup import escape
 from common.command_line import command_parser, positive
 from common.programs import ProgramMissing
 from common.terminal import terminal
-from infra.terraform.installation import TerraformError
+from infra.terraform.program import TerraformError
 from infra.twin import models, story
 from infra.twin.deployment import Deployer, NotPushed
-from infra.twin.findings import Finding, Release, draw, find, measure, show
+from infra.twin.findings import Finding, Release, Traffic, draw, find, measure, show
 from infra.twin.story import Failed, Narrator, Platform
-from infra.twin.traffic import Traffic
 
 BAD = ("mislabelled", "slow", "crashing")
 _DESCRIPTION = """\

@@ -29,7 +29,7 @@ from common.model.artifact import (
     read_artifact,
 )
 from common.model.model_file import read_model_file
-from infra.twin.image.store import with_model
+from infra.twin.image.container import with_model
 
 _PER_IMAGE = [1, 2, 3]  # axes of (N, H, W, 3)
 _Constants = dict[str, NDArray[Any]]

@@ -24,10 +24,9 @@ from infra.terraform.service import ServiceOutputs, parse_service_outputs, read_
 from infra.terraform.state import LocalState
 from infra.twin.cloud.cloud import Cloud
 from infra.twin.deployment import PROMOTED, Deployer, Deployment, publish
-from infra.twin.findings import Release
-from infra.twin.image.store import ImageStore, Registry, registry
+from infra.twin.findings import Release, Traffic, callers, subscriber, watched_alias
+from infra.twin.image.container import ImageStore, Registry, registry
 from infra.twin.models import Candidate
-from infra.twin.traffic import Traffic, callers, subscriber, watched_alias
 
 ENV = "dev"
 REPOSITORY = "kiln"  # as in Terraform's module `names`

@@ -25,7 +25,7 @@ from infra.release.errors import INTERRUPTED, ReleaseError
 from infra.release.rollout.context import ReleaseContext
 from infra.release.rollout.preflight import Image, parse_image
 from infra.release.settings import Settings, read_settings
-from infra.terraform.installation import TerraformError
+from infra.terraform.program import TerraformError
 from infra.terraform.root import parse_variable
 from infra.terraform.service import Infrastructure, ServiceOutputs, TerraformService
 from infra.terraform.state import parse_state

@@ -40,7 +40,7 @@ from infra.release.rollout.rollout import Rollout, Wanted
 from infra.release.settings import MEANING, STRATEGIES, Settings, StrategyName
 from infra.release.state.journal import admit
 from infra.release.state.ledger import Outcome
-from infra.terraform.plan import show_plan
+from infra.terraform.program import show_plan
 from infra.terraform.service import Infrastructure, ServiceOutputs
 
 

@@ -26,7 +26,7 @@ from infra.release.commands.command import (
 from infra.release.errors import Refused
 from infra.release.rollout.context import ReleaseContext
 from infra.release.state.ledger import Decision
-from infra.terraform.plan import show_plan
+from infra.terraform.program import show_plan
 
 
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:

@@ -22,7 +22,7 @@ from infra.release.commands.command import (
 )
 from infra.release.errors import HELD, Refused
 from infra.release.rollout.preflight import check_image
-from infra.terraform.plan import show_plan
+from infra.terraform.program import show_plan
 
 
 def main(arguments: Sequence[str], out: Console, errors: Console, open_: Open | None = None) -> int:

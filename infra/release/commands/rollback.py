@@ -29,8 +29,7 @@ from infra.release.errors import ReleaseError
 from infra.release.rollout.context import ReleaseContext
 from infra.release.rollout.traffic import verify
 from infra.release.state.journal import Journal
-from infra.release.state.ledger import Decision, Outcome
-from infra.release.state.progress import live_before
+from infra.release.state.ledger import Decision, Outcome, live_before
 
 BY_HAND = "by hand"  # verdict of a rollback that a person asked for
 

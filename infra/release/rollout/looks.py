@@ -9,8 +9,7 @@ from typing import Any, Literal
 from common.golden import GoldenImage, GoldenSet
 from infra.release.aws.function import CallFailed
 from infra.release.errors import LeaseLost, ReleaseError
-from infra.release.evidence.labelled import NONE, LabelReader, since
-from infra.release.evidence.replay import replay
+from infra.release.evidence.accuracy import NONE, LabelReader, replay, since
 from infra.release.rollout.context import ReleaseContext
 from infra.release.rollout.traffic import wanted_alias
 from infra.release.settings import Step

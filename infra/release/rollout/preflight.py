@@ -15,8 +15,8 @@ from common.aws import error_code
 from infra.release.aws.clients import Aws, explained
 from infra.release.errors import ReleaseError
 from infra.release.settings import Preflight
-from infra.supply_chain.ecr import LoginError
 from infra.supply_chain.provenance import SERVICE, WATCHER
+from infra.supply_chain.registry import LoginError
 from infra.supply_chain.signature import Expectation, NotTrusted, verify
 from infra.terraform.service import ServiceOutputs
 

@@ -22,7 +22,7 @@ from infra.release.rollout.traffic import move, smoke_test, verify, wanted_alias
 from infra.release.settings import Step, StrategyName
 from infra.release.state.journal import admit, place_of
 from infra.release.state.ledger import Decision, Kind, Outcome
-from infra.terraform.installation import TerraformError
+from infra.terraform.program import TerraformError
 
 _ENDED = "ended"  # verdict of an A/B split that went as planned
 

@@ -12,8 +12,7 @@ import msgspec
 
 from infra.release.aws.clients import Clock, iso
 from infra.release.errors import LeaseLost, Refused, RolledBackBefore
-from infra.release.state.ledger import ENDS, Decision, Kind, Ledger, Record
-from infra.release.state.progress import Progress, newest
+from infra.release.state.ledger import ENDS, Decision, Kind, Ledger, Progress, Record, newest
 
 _MORE_TRIES = 5  # a run that lost the lease writes one record more at most
 _Said = TypeVar("_Said", Decision, Decision | None)

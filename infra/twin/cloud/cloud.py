@@ -1,24 +1,27 @@
-"""AWS on loopback: moto's server, with Lambda functions that really run.
+"""AWS on loopback: moto's server, with Lambda functions that really run and schedules that fire.
 
     with Cloud(folder, launch) as cloud:
         boto3.client("lambda", endpoint_url=cloud.endpoint_url).invoke(FunctionName="kiln:live")
 
 A single process, since moto keeps its state in memory: the data plane reads functions, versions and
-alias weights directly from the control plane. So there is at most one
-cloud per process.
+alias weights directly from the control plane. So there is at most one cloud per process.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import os
+import re
 import sys
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +33,7 @@ from moto.awslambda.responses import LambdaResponse
 from moto.cloudwatch.models import Dimension, MetricDatum, Statistics
 from moto.core.base_backend import BackendDict
 from moto.core.model_instances import reset_model_data
+from moto.events.models import Rule, events_backends
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -39,12 +43,11 @@ from werkzeug.serving import make_server
 
 from common.programs import serving
 from infra.twin.cloud.alarms import AlarmWatch
-from infra.twin.cloud.data_plane import RETRY_AFTER_S, DataPlane, Observe, ignore
+from infra.twin.cloud.data_plane import RETRY_AFTER_S, DataPlane, LambdaApi, Observe, ignore
 from infra.twin.cloud.fleet import KEEP_IDLE_S, Fleet, Launch
 from infra.twin.cloud.gateway import Gateway, listening
-from infra.twin.cloud.lambda_api import LambdaApi
 from infra.twin.cloud.metrics import LogWriter, MetricWriter, SampledDatum
-from infra.twin.cloud.schedules import Schedules, regularly
+from infra.twin.cloud.targets import ACCOUNT, UnknownFunction
 
 
 @contextmanager
@@ -277,3 +280,76 @@ def _serving(application: LambdaApi, log: Any) -> Iterator[str]:
     server.log = lambda type, message, *args: log.write(f"{message % args}\n")  # type: ignore[method-assign]
     with serving(server) as url:
         yield url
+
+
+logger = logging.getLogger(__name__)
+_RATE = re.compile(r"rate\((?P<number>\d+) (?P<unit>minute|hour|day)s?\)")
+_MINUTES = {"minute": 1, "hour": 60, "day": 24 * 60}
+
+
+@contextmanager
+def regularly(work: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Repeats the work periodically, and once more at the end."""
+    ending = threading.Event()
+
+    def run() -> None:
+        while not ending.wait(every_s):
+            work()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+        work()
+
+
+class Schedules:
+    """Invokes the functions of all enabled `rate(…)` rules of a region."""
+
+    def __init__(self, region: str, data_plane: DataPlane, minute_s: float = 60.0) -> None:
+        """`minute_s` is the duration of a rule's minute here."""
+        self._region, self._data_plane, self._minute_s = region, data_plane, minute_s
+        self._due_s: dict[str, float] = {}  # by the rule's ARN
+
+    def look(self) -> None:
+        """Invokes what is due; a rule first fires one period after its creation."""
+        now = time.monotonic()
+        buses = list(events_backends[ACCOUNT][self._region].event_buses.values())
+        for rule in [rule for bus in buses for rule in list(bus.rules.values())]:
+            period_s = self._period_s(rule)
+            if period_s is None or rule.state != "ENABLED":
+                self._due_s.pop(rule.arn, None)
+            elif now >= self._due_s.setdefault(rule.arn, now + period_s):
+                self._due_s[rule.arn] = now + period_s
+                self._invoke(rule)
+
+    def _period_s(self, rule: Rule) -> float | None:
+        found = _RATE.fullmatch(rule.scheduled_expression or "")
+        return int(found["number"]) * _MINUTES[found["unit"]] * self._minute_s if found else None
+
+    def _invoke(self, rule: Rule) -> None:
+        for target in rule.targets:
+            event = target.get("Input") or json.dumps(_event(rule, self._region))
+            try:
+                self._data_plane.invoke_later(
+                    self._region, target["Arn"], None, event.encode("utf-8")
+                )
+            except UnknownFunction as error:
+                logger.warning("rule %s has no function to invoke: %s", rule.name, error)
+
+
+def _event(rule: Rule, region: str) -> dict[str, Any]:
+    return {
+        "version": "0",
+        "id": str(uuid.uuid4()),
+        "detail-type": "Scheduled Event",
+        "source": "aws.events",
+        "account": ACCOUNT,
+        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "region": region,
+        "resources": [rule.arn],
+        "detail": {},
+    }

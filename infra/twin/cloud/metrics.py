@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from moto.cloudwatch.models import MetricAggregatedDatum, cloudwatch_backends
 from moto.logs.models import LogEvent, logs_backends
 
-from infra.twin.cloud.sandbox import Line
+from infra.twin.cloud.fleet import Line
 from infra.twin.cloud.targets import ACCOUNT, Target
 
 _Place = tuple[str, str, str]  # region, group, stream

@@ -26,10 +26,8 @@ from common.captures import Captures, Label
 from common.stores import open_store
 from infra.release.verdict.engine import Verdict
 from infra.release.verdict.evidence import Labelled
-from infra.twin.loop.callers import Callers, LabelledResponse, Shot, read_stream
-from infra.twin.loop.canary import Canary
-from infra.twin.loop.programs import Programs
-from infra.twin.loop.service import Alarm, Running, answers, serving
+from infra.twin.loop.canary import Callers, Canary, LabelledResponse, Shot, read_stream
+from infra.twin.loop.programs import Alarm, Programs, Running, answers, serving
 from infra.twin.story import Failed, Narrator
 
 TRAINING = ("preset=tiny", "name=champion", "budget=null", "trainer.max_epochs=3")

@@ -10,7 +10,7 @@ from typing import Any
 
 import boto3
 
-from infra.terraform.plan import Plan
+from infra.terraform.program import Plan
 from infra.terraform.service import ServiceOutputs
 
 BUCKET = "ledgers"

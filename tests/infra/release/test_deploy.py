@@ -15,7 +15,7 @@ from rich.console import Console
 
 from common.golden import GoldenImage, write_golden_set
 from infra.release.commands import deploy, plan, rollback, status
-from infra.terraform.installation import TerraformFailed
+from infra.terraform.program import TerraformFailed
 from tests.helpers.waiting import wait_until
 from tests.infra.release.world import READ_EVERY_S, TOKEN, Result, World, alarm, raised
 from tests.infra.twin.cloud.functions import client

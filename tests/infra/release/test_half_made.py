@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from infra.release.commands import destroy, status
-from infra.terraform.plan import Change, Plan
+from infra.terraform.program import Change, Plan
 from infra.terraform.service import ServiceOutputs, TerraformService
 from infra.terraform.state import LocalState
 from tests.infra.release.world import World

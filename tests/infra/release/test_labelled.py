@@ -1,4 +1,4 @@
-"""infra/release/evidence/labelled.py: what became known of both versions' answers."""
+"""infra/release/evidence/accuracy.py: what became known of both versions' answers."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from common.captures import Capture, Captures, Label
 from common.stores import open_store
 from infra.release.errors import ReleaseError
-from infra.release.evidence.labelled import NONE, LabelReader, since
+from infra.release.evidence.accuracy import NONE, LabelReader, since
 from infra.release.verdict.evidence import Labelled
 
 STABLE, CANDIDATE, OTHER = ("a" * 64, "b" * 64, "c" * 64)

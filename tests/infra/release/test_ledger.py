@@ -14,8 +14,7 @@ from infra.release.aws.clients import WallClock, explained
 from infra.release.errors import LeaseLost, Refused, ReleaseError
 from infra.release.state.journal import Journal
 from infra.release.state.lease import Lease
-from infra.release.state.ledger import Ledger
-from infra.release.state.progress import live_before
+from infra.release.state.ledger import Ledger, live_before
 from tests.helpers.waiting import wait_until
 from tests.infra.release.bare import BUCKET
 from tests.infra.release.made import decision

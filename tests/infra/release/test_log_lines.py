@@ -14,8 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.release.aws.function import REPLAY, is_ours, trace_id
-from infra.release.evidence.collector import Buckets, Collector, counts_by_version, read_buckets
-from infra.release.evidence.log_lines import Environments, secrets_in
+from infra.release.evidence.collector import (
+    Buckets,
+    Collector,
+    Environments,
+    counts_by_version,
+    read_buckets,
+    secrets_in,
+)
 from serve.aws_lambda.embedded_metrics import Point, documents
 from serve.http.keys import new_key
 from serve.telemetry import instruments as inst

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from infra.observability.catalogue import load
 from infra.release.aws.clients import Aws
-from infra.release.rollout.reporting import Notices, _provider, message
+from infra.release.rollout.context import Notices, _provider, message
 from tests.helpers.waiting import wait_until
 from tests.infra.release.made import decision
 from tests.infra.release.world import World

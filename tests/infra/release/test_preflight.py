@@ -18,8 +18,7 @@ from infra.release.rollout.preflight import (
     parse_image,
 )
 from infra.release.settings import Preflight
-from infra.supply_chain.cosign import generate_keys
-from infra.supply_chain.signature import bill_digest, sign
+from infra.supply_chain.signature import bill_digest, generate_keys, sign
 from tests.infra.supply_chain.made import BILL, MODEL, made
 from tests.infra.supply_chain.pushing import push
 from tests.tools.image.registry import registry

@@ -18,8 +18,8 @@ from common.golden import (
 )
 from infra.release.aws.clients import Aws
 from infra.release.aws.function import FORMS, Form, LambdaFunction, predict_event
+from infra.release.evidence.accuracy import replay
 from infra.release.evidence.collector import read_buckets
-from infra.release.evidence.replay import replay
 from serve.errors import Unauthorized
 from serve.http.bodies import one_image
 from serve.http.keys import KeyRing

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from infra.release.commands import shadow as command
-from infra.release.evidence.shadow import Pair, ShadowResponse, compare, sampled
+from infra.release.commands.shadow import Pair, ShadowResponse, compare, sampled
 from tests.infra.release.world import World
 from tests.infra.twin.cloud.functions import client, publish
 

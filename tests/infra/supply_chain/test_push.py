@@ -12,7 +12,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from infra.supply_chain import push
+from infra.supply_chain import registry
 
 HOST = "123456789012.dkr.ecr.eu-west-3.amazonaws.com"
 PUSHER = """#!{python}
@@ -54,7 +54,7 @@ def put(*tags: str) -> str:
 
 def run(pusher: Path, digest: str) -> int:
     (pusher.parent / "digest").write_text(f"{digest}\n")
-    return push.main(
+    return registry.main(
         [
             f"--pusher={pusher}",
             f"--digest={pusher.parent / 'digest'}",

@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 
 from common.programs import require_program
-from infra.supply_chain.cosign import Cosign, CosignError, generate_keys
 from infra.supply_chain.provenance import WATCHER
-from infra.supply_chain.signature import Expectation, NotTrusted, bill_digest, sign, verify
+from infra.supply_chain.signature import (
+    Cosign,
+    CosignError,
+    Expectation,
+    NotTrusted,
+    bill_digest,
+    generate_keys,
+    sign,
+    verify,
+)
 from tests.infra.supply_chain.made import BILL, MODEL, made
 from tests.infra.supply_chain.pushing import push
 from tests.tools.image.registry import registry

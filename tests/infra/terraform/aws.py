@@ -19,7 +19,7 @@ import boto3
 import pytest
 from rich.console import Console
 
-from infra.terraform.installation import INSTALL, Installation, TerraformMissing, find_installation
+from infra.terraform.program import INSTALL, Installation, TerraformMissing, find_installation
 from infra.terraform.root import ROOTS, Root
 from infra.terraform.state import LocalState, State
 from infra.twin.cloud.cloud import Cloud

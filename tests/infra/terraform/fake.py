@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.terraform.installation import Installation
+from infra.terraform.program import Installation
 
 
 def fake_terraform(folder: Path, lines: Sequence[Any], code: int) -> Installation:

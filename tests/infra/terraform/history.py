@@ -9,8 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.terraform.installation import TerraformFailed
-from infra.terraform.plan import Plan
+from infra.terraform.program import Plan, TerraformFailed
 from infra.terraform.root import Root
 from infra.terraform.service import parse_service_outputs
 from infra.terraform.state import S3State

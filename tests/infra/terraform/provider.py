@@ -23,7 +23,7 @@ from typing import Any
 import grpc
 from rich.console import Console
 
-from infra.terraform.installation import Installation
+from infra.terraform.program import Installation
 from infra.terraform.root import SOURCES, Root
 from infra.terraform.state import LocalState
 

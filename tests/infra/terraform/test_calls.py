@@ -13,7 +13,7 @@ from rich.console import Console
 
 from common.stores import open_store
 from infra.release.commands import shadow
-from infra.supply_chain.ecr import ecr_token
+from infra.supply_chain.registry import ecr_token
 from infra.terraform.root import Root
 from infra.terraform.state import LocalState
 from infra.twin.cloud.cloud import Cloud

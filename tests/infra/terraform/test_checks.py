@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from infra.terraform.installation import Installation
+from infra.terraform.program import Installation
 from infra.terraform.root import ROOTS, SOURCES, Root
 from infra.terraform.state import LocalState
 from tests.infra.terraform.aws import require_terraform

@@ -1,4 +1,4 @@
-"""infra/terraform/installation.py: what is found, and what is said where nothing is."""
+"""infra/terraform/program.py: what is found, and what is said where nothing is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.terraform.installation import (
+from infra.terraform.program import (
     TerraformError,
     TerraformMissing,
     find_installation,

@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 from rich.console import Console
 
-from infra.terraform.installation import TerraformError
+from infra.terraform.program import TerraformError
 from infra.terraform.root import Root, alone
 from infra.terraform.service import TerraformService, read_outputs
 from infra.terraform.state import LocalState, S3State, State

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from infra.supply_chain.cosign import Cosign
-from infra.supply_chain.signature import bill_digest, sign
+from infra.supply_chain.signature import Cosign, bill_digest, sign
 from infra.terraform.root import ROOTS
 from infra.terraform.service import parse_service_outputs
 from tests.infra.supply_chain.made import BILL, made

@@ -16,8 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from infra.terraform.installation import StateLocked, TerraformError, TerraformFailed
-from infra.terraform.plan import Change, Plan, Process, following, parse_change, show_plan
+from infra.terraform.program import (
+    Change,
+    Plan,
+    Process,
+    StateLocked,
+    TerraformError,
+    TerraformFailed,
+    following,
+    parse_change,
+    show_plan,
+)
 from infra.terraform.root import (
     ENVIRONMENTS,
     ROOTS,

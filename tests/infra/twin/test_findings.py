@@ -10,9 +10,8 @@ from PIL import Image
 from infra.twin.cloud.data_plane import Seen
 from infra.twin.cloud.targets import Target
 from infra.twin.deployment import Deployment
-from infra.twin.findings import Finding, Release, draw, find, measure
+from infra.twin.findings import Alert, Finding, Release, Routing, Traffic, draw, find, measure
 from infra.twin.load import TimedResponse
-from infra.twin.traffic import Alert, Routing, Traffic
 
 BEGAN = 1000.0
 

@@ -17,7 +17,7 @@ import pytest
 from common.golden import GoldenImage, write_golden_set
 from common.programs import serving
 from infra.twin import load
-from infra.twin.traffic import Traffic, callers
+from infra.twin.findings import Traffic, callers
 
 
 class _Service(BaseHTTPRequestHandler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from infra.twin.traffic import Traffic, watched_alias
+from infra.twin.findings import Traffic, watched_alias
 from tests.helpers.waiting import wait_until
 
 

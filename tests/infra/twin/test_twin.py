@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from common.programs import require_program
-from infra.terraform.installation import TerraformMissing, find_installation
+from infra.terraform.program import TerraformMissing, find_installation
 from infra.twin.main import main
 
 PATHS = ("image", "trained", "bundled", "bundled-int8", "golden", "deploy", "load", "config")

@@ -13,7 +13,15 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from infra.supply_chain import ecr, push
+from infra.supply_chain.registry import (
+    LoginError,
+    PushError,
+    check,
+    docker_login,
+    ecr_token,
+    main,
+    registry_login,
+)
 from tests.serve.image import built
 from tests.tools.image.registry import Registry, registry
 
@@ -25,7 +33,7 @@ _MOTO_USER = "AWS:$2b$05$abcdefghijklmnopqrstuu/4ofrUS75HrKu6f.iuRo0I/XlrmpqlC"
 
 def run(server: Registry, pusher: str, digest: str, *more: str, where: str = "kiln") -> int:
     none = Path(os.environ["REPOSITORY"])
-    return push.main(
+    return main(
         [
             f"--pusher={os.environ[pusher]}",
             f"--digest={os.environ[digest]}",
@@ -88,10 +96,10 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_token_of_ecr_opens_a_registry_that_asks_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token = ecr.ecr_token("123456789012", "eu-central-1")
+    token = ecr_token("123456789012", "eu-central-1")
     with (
         registry(tmp_path, _passwords(tmp_path)) as server,
-        ecr.docker_login(server.address, token) as variables,
+        docker_login(server.address, token) as variables,
     ):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -101,7 +109,7 @@ def test_the_token_of_ecr_opens_a_registry_that_asks_for_it(
 @pytest.mark.usefixtures("aws")
 def test_ecr_is_recognised_and_asked_in_its_own_region() -> None:
     boto3.client("ecr", "eu-west-3").create_repository(repositoryName="kiln")
-    with ecr.registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com") as variables:
+    with registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com") as variables:
         config = Path(variables["DOCKER_CONFIG"], "config.json")
         assert '"123456789012.dkr.ecr.eu-west-3.amazonaws.com": {"auth": ' in config.read_text()
         assert config.parent.stat().st_mode & 0o077 == 0
@@ -121,24 +129,22 @@ def test_without_an_identity_the_user_is_told_what_to_do(
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with (
-        pytest.raises(ecr.LoginError, match="AWS_PROFILE"),
-        ecr.registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com"),
+        pytest.raises(LoginError, match="AWS_PROFILE"),
+        registry_login("123456789012.dkr.ecr.eu-west-3.amazonaws.com"),
     ):
         pass
 
 
 @pytest.mark.parametrize("host", ["ghcr.io", "localhost:5000", "1234.dkr.ecr.x.example.com"])
 def test_other_registries_are_the_users_own_affair(host: str) -> None:
-    with ecr.registry_login(host) as variables:
+    with registry_login(host) as variables:
         assert variables == {}
 
 
 @pytest.mark.parametrize("repository", ["", "kiln", "ghcr.io/kiln:v1", "ghcr.io/kiln@sha256:ab"])
-def test_what_is_no_repository_is_refused(
-    repository: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(push.PushError, match="repository"):
-        push.check(repository)
+def test_what_is_no_repository_is_refused(repository: str) -> None:
+    with pytest.raises(PushError):
+        check(repository)
 
 
 def test_stamped_builds_are_tagged_and_others_are_not() -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.programs import require_program
-from infra.twin.image import store
+from infra.twin.image import container
 
 
 @dataclass
-class Registry(store.Registry):
+class Registry(container.Registry):
     """``address`` leads through a counter of what clients send."""
 
     _counter: _Counter
@@ -29,7 +29,7 @@ def registry(folder: Path, password_file: Path | None = None) -> Iterator[Regist
     """As the twin's; where the machine has none, the test is skipped."""
     require_program("docker-registry")
     with (
-        store.registry(folder, password_file) as server,
+        container.registry(folder, password_file) as server,
         _counting(server.address) as counter,
     ):
         yield Registry(counter.address, counter)

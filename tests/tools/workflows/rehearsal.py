@@ -44,8 +44,8 @@ if module.startswith("infra.release"):
         return opened(options, terminal)
     command.open_terraform = open_terraform
 if module.startswith("infra.supply_chain"):
-    from infra.supply_chain import cosign
-    cosign.find_program = lambda name: Path(os.environ["REHEARSAL_COSIGN"])
+    from infra.supply_chain import signature
+    signature.find_program = lambda name: Path(os.environ["REHEARSAL_COSIGN"])
 sys.argv = [module, *arguments]
 runpy.run_module(module, run_name="__main__")
 """

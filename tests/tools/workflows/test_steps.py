@@ -17,7 +17,7 @@ import yaml
 
 from infra.release.commands import deploy, rollback
 from infra.release.settings import read_settings
-from infra.supply_chain import push, sign, verify
+from infra.supply_chain import registry, sign, verify
 from ml.retrain import main as retrain
 from tests.tools.starlark import ROOT, full_label, read_targets
 from tests.tools.workflows.steps import Scratch, Step, read_steps
@@ -31,14 +31,18 @@ HERE = [step for step in STEPS if step.script != ".ci/run"]
 ENVIRONMENTS = {"production": "prod", "staging": "staging"}  # of AWS, by GitHub's
 BUILD_FILES = [path for path in os.environ["BAZEL_SOURCES"].split() if path.endswith("BUILD.bazel")]
 KNOWN = {label for path in BUILD_FILES for label in read_targets(ROOT / path)}
+PUSHED = ["--pusher=a", "--digest=a", "--repository-file=a"]
 # By target: the program's parser, and how many options its BUILD file gives it.
 PARSERS: dict[str, tuple[Callable[[], argparse.ArgumentParser], list[str]]] = {
     "//infra:deploy": (deploy._options, []),
     "//ml:retrain": (retrain._parser, []),
     "//infra:rollback": (rollback._options, []),
-    "//infra:push_watch_image": (push._parser, ["--pusher=a", "--digest=a", "--repository-file=a"]),
+    "//infra:push_watch_image": (
+        registry._parser,
+        ["--pusher=a", "--digest=a", "--repository-file=a"],
+    ),
     "//infra:sign_watch_image": (sign._options, ["--digest=a", "--lock=a", "--sbom=a"]),
-    "//serve:push_image": (push._parser, ["--pusher=a", "--digest=a", "--repository-file=a"]),
+    "//serve:push_image": (registry._parser, PUSHED),
     "//serve:sign_image": (sign._options, ["--digest=a", "--model=a", "--lock=a", "--sbom=a"]),
     "//serve:verify_image": (verify._options, []),
     "//tools:affected": (affected._options, []),

@@ -20,7 +20,7 @@ from common.oci import (
     write_layer,
 )
 from common.programs import find_program
-from infra.twin.image.store import (
+from infra.twin.image.container import (
     MODEL,
     DamagedImage,
     ImageStore,

@@ -12,10 +12,9 @@ from common.stores import open_store
 from infra.release.verdict.engine import Verdict
 from infra.release.verdict.evidence import Labelled
 from infra.twin.loop import canary as canary_module
-from infra.twin.loop.callers import Callers, LabelledResponse, Shot
-from infra.twin.loop.canary import Canary
-from infra.twin.loop.findings import draw, find
-from infra.twin.loop.service import Alarm, Running
+from infra.twin.loop.canary import Callers, Canary, LabelledResponse, Shot
+from infra.twin.loop.main import draw, find
+from infra.twin.loop.programs import Alarm, Running
 from infra.twin.loop.story import Estimate, Observed, Retraining, flip_labels
 from infra.twin.main import loop_command
 

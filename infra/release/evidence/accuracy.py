@@ -1,19 +1,18 @@
-"""Replays golden images through both versions by direct calls, and scores the answers.
-
-The images take turns in every form of a body that callers use, so that a version which no longer
-reads one of them is found whatever its callers send meanwhile.
-"""
+"""Accuracy of both versions: on golden images, and on callers' answers that have been labelled."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import local
 from typing import Literal
 
+from common.captures import CapturedAnswer, Captures, hash_uniform
 from common.golden import GoldenImage
+from common.objects import StoreError
+from common.stores import open_store
 from infra.release.aws.function import (
     FORMS,
     CallFailed,
@@ -23,8 +22,9 @@ from infra.release.aws.function import (
     Throttled,
     predict_event,
 )
+from infra.release.errors import ReleaseError
 from infra.release.evidence.collector import Buckets, VersionCounts
-from infra.release.verdict.evidence import Arm, Replay
+from infra.release.verdict.evidence import Arm, Labelled, Replay
 
 _NO_ANSWER = ""  # of a version that crashed or refused: wrong
 
@@ -66,7 +66,11 @@ def replay(
     buckets: Buckets,
     clock: Callable[[], float] = time.monotonic,
 ) -> Replayed:
-    """Sends every image to both versions, in order, until the time is used up."""
+    """Sends golden images to both versions by direct calls until the time is used up, and scores.
+
+    The images take turns in every form of a body that callers use, so that a version which no
+    longer reads one of them is found whatever its callers send meanwhile.
+    """
     deadline = clock() + budget_s
     thread = local()
 
@@ -130,3 +134,64 @@ def _count(labels: Sequence[str], pairs: Sequence[tuple[Call, Call]]) -> Replay:
         else:
             apart += 1
     return Replay(both, only_stable, only_candidate, alike, apart)
+
+
+NONE = Labelled()
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """Reads the labels of a release's answers, from the store in which the service captures.
+
+    The service keeps unsure answers more often than sure ones, and people may be shown the unsure
+    ones first. Of each version's labelled answers those are counted that a hash of their id draws,
+    so that all have had the same chance: what is counted is a fair sample of the answers.
+
+    Attributes:
+        url: of the store, a folder or ``s3://bucket/prefix``.
+        least_chance: the chance that the surest answer has of being captured and shown.
+    """
+
+    url: str
+    least_chance: float
+
+    def totals(
+        self, classes: Mapping[str, Sequence[str]], began_s: float, until_s: float
+    ) -> dict[str, Labelled]:
+        """Right and wrong answers of each model since the release began.
+
+        Args:
+            classes: names of the classes of each model, in the model's order.
+
+        Raises:
+            ReleaseError: the store cannot be read.
+        """
+        try:
+            captures = Captures(open_store(self.url))
+            mine = [
+                row for row in captures.answers(began_s, until_s) if row.model_version in classes
+            ]
+            said = captures.verdicts(about={row.request_id for row in mine})
+        except StoreError as exc:
+            raise ReleaseError(f"the labelled answers: {exc}") from exc
+        right = dict.fromkeys(classes, 0)
+        wrong = dict.fromkeys(classes, 0)
+        for row in mine:
+            if (verdict := said.get(row.key)) is None or verdict.label is None:
+                continue
+            if self._is_drawn(row, row.probability * (verdict.propensity or 1.0)):
+                is_right = verdict.label == classes[row.model_version][row.answer]
+                counts = right if is_right else wrong
+                counts[row.model_version] += 1
+        return {model: Labelled(right[model], wrong[model]) for model in classes}
+
+    def _is_drawn(self, row: CapturedAnswer, chance: float) -> bool:
+        return hash_uniform(f"{row.request_id}/{row.index}") < self.least_chance / chance
+
+
+def since(total: Labelled, earlier: Sequence[Labelled]) -> Labelled:
+    """The part of a total that is not in earlier windows; a withdrawn label still counts."""
+    return Labelled(
+        max(0, total.right - sum(one.right for one in earlier)),
+        max(0, total.wrong - sum(one.wrong for one in earlier)),
+    )
