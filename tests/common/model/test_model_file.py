@@ -44,21 +44,21 @@ def test_a_truncated_file_is_refused_or_lacks_metadata(data: st.DataObject) -> N
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    ("data", "named"),
     [
-        (b"", "no graph"),
-        (b"\x89PNG\r\n\x1a\n", "not an ONNX model"),
-        (b"hello world", "not an ONNX model"),
-        (model_bytes({})[:-3], "truncated: 3 bytes of field 7"),
-        (model_bytes({})[:4], "truncated"),
-        (varint(7 << 3 | 2) + b"\xff" * 11, "longer than 10 bytes"),
+        (b"", None),
+        (b"\x89PNG\r\n\x1a\n", "byte 0"),
+        (b"hello world", "byte 0"),
+        (model_bytes({})[:-3], "3 bytes of field 7"),
+        (model_bytes({})[:4], "field 7|number"),
+        (varint(7 << 3 | 2) + b"\xff" * 11, "10 bytes"),
         (varint(7 << 3 | 1) + bytes(8), "wire type 1"),
-        (model_bytes({"a": "1"}) + model_bytes({"a": "2"}), "appears twice"),
-        (varint(14 << 3) + varint(3), "metadata entry without a body"),
-        (length_delimited(14, length_delimited(3, b"x")), "damaged metadata entry"),
-        (length_delimited(14, length_delimited(1, b"\xff")), "not UTF-8"),
+        (model_bytes({"a": "1"}) + model_bytes({"a": "2"}), "key 'a'"),
+        (varint(14 << 3) + varint(3), "byte 0"),
+        (length_delimited(14, length_delimited(3, b"x")), "byte 0"),
+        (length_delimited(14, length_delimited(1, b"\xff")), "byte 0"),
     ],
 )
-def test_what_is_not_an_onnx_model_is_refused_with_the_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(ArtifactError, match=reason):
+def test_what_is_not_an_onnx_model_is_refused_by_its_place(data: bytes, named: str | None) -> None:
+    with pytest.raises(ArtifactError, match=named):
         read_model_file(data)

@@ -86,7 +86,7 @@ def test_a_signature_of_the_official_program_verifies(
     official("sign", "key", model, "--signature", made, "--private_key", key)
     assert read_verified(model, public_pem(private)) == MODEL
     model.write_bytes(MODEL + b"!")
-    with pytest.raises(SignatureError, match="another file"):
+    with pytest.raises(SignatureError, match=hashlib.sha256(MODEL).hexdigest()):
         read_verified(model, public_pem(private))
 
 
@@ -126,7 +126,7 @@ def test_any_other_byte_in_the_signature_is_refused(place: int, bits: int) -> No
 def test_any_other_byte_in_the_model_is_refused(place: int, bits: int) -> None:
     damaged = bytearray(MODEL)
     damaged[place] ^= bits
-    with pytest.raises(SignatureError, match="another file"):
+    with pytest.raises(SignatureError, match=hashlib.sha256(damaged).hexdigest()):
         verify(bytes(damaged), SIGNED, KEY)
 
 
@@ -140,14 +140,15 @@ def test_what_is_no_bundle_is_refused(data: bytes) -> None:
 
 def test_another_key_of_the_same_kind_is_refused() -> None:
     other = ec.generate_private_key(ec.SECP256R1())
-    with pytest.raises(SignatureError, match="is trusted"):
+    theirs = PublicKey.read(public_pem(other)).fingerprint[:12]
+    with pytest.raises(SignatureError, match=f"{theirs}.*{KEY.fingerprint[:12]}"):
         verify(MODEL, signed(other), KEY)
     forged = bundle(
         statement(MODEL, "model.onnx"),
         other.sign(signed_bytes(statement(MODEL, "model.onnx")), ec.ECDSA(hashes.SHA256())),
         KEY,  # it says that it is of ours
     )
-    with pytest.raises(SignatureError, match="not made by the key"):
+    with pytest.raises(SignatureError, match=KEY.fingerprint[:12]):
         verify(MODEL, forged, KEY)
 
 
@@ -166,7 +167,7 @@ def test_another_key_of_the_same_kind_is_refused() -> None:
 def test_statements_about_anything_but_this_file_are_refused(old: bytes, new: bytes) -> None:
     payload = statement(MODEL, "model.onnx")
     assert old in payload
-    with pytest.raises(SignatureError, match="statement"):
+    with pytest.raises(SignatureError):
         verify(MODEL, signed(PRIVATE, payload=payload.replace(old, new)), KEY)
 
 
@@ -174,7 +175,7 @@ def test_a_missing_signature_is_told_apart_from_a_missing_model(tmp_path: Path) 
     with pytest.raises(FileNotFoundError):
         read_verified(tmp_path / "model.onnx", KEY.pem)
     (tmp_path / "model.onnx").write_bytes(MODEL)
-    with pytest.raises(SignatureError, match="no signature"):
+    with pytest.raises(SignatureError, match=r"model\.onnx\.sig"):
         read_verified(tmp_path / "model.onnx", KEY.pem)
     assert read_verified(tmp_path / "model.onnx", "") == MODEL
     assert issubclass(SignatureError, ArtifactError)
@@ -204,7 +205,7 @@ def test_what_is_no_public_key_of_the_format_is_refused(text: str, tmp_path: Pat
     (tmp_path / "model.pub").write_text(text)
     with pytest.raises(SignatureError, match=r"model\.pub"):
         PublicKey.find(str(tmp_path / "model.pub"))
-    with pytest.raises(SignatureError, match="cannot read"):
+    with pytest.raises(SignatureError, match="nothing"):
         PublicKey.find(str(tmp_path / "nothing"))
 
 

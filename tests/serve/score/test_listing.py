@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ def test_an_input_that_is_not_there_is_refused(name: str) -> None:
 def test_a_folder_without_images_says_how_many_files_it_has(here: Path) -> None:
     (here / "texts").mkdir()
     (here / "texts/a.txt").touch()
-    with pytest.raises(ListingError, match="texts; 1 file"):
+    with pytest.raises(ListingError, match=r"texts.* 1 file"):
         listed("texts")
 
 
@@ -130,10 +131,10 @@ def test_a_folder_that_cannot_be_read_is_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Any) -> Any:
-        raise PermissionError(13, "Permission denied", str(path))
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
-    with pytest.raises(ListingError, match=r"photos .*Permission denied"):
+    with pytest.raises(ListingError, match=f"photos .*{os.strerror(errno.EACCES)}"):
         listed("photos")
 
 

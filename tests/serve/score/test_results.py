@@ -128,7 +128,7 @@ def test_other_options_or_files_are_refused_until_it_is_restarted(tmp_path: Path
 
 def test_two_runs_do_not_write_the_same_output(tmp_path: Path) -> None:
     output = tmp_path / "out.parquet"
-    with Parts(output), pytest.raises(ResultsError, match="another run"):
+    with Parts(output), pytest.raises(ResultsError, match=str(output)):
         Parts(output)
     assert missing(output) == [(0, 10)]
 
@@ -137,7 +137,7 @@ def test_two_runs_do_not_write_the_same_output(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ResultsError, match=r"Not a directory|is a folder"):
+    with pytest.raises(ResultsError, match=name.partition("/")[0]):
         Parts(tmp_path / name)
 
 
@@ -145,16 +145,16 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     run(tmp_path / "out.parquet", (0, 5))
     with Parts(tmp_path / "out.parquet") as parts, monkeypatch.context() as patch:
         patch.setattr(results, "write_whole", full)
         parts.add(5, table(5, 10))
-        with pytest.raises(ResultsError, match="No space left"):
+        with pytest.raises(ResultsError, match=os.strerror(errno.ENOSPC)):
             parts.flush()
         patch.setattr(os, "fsync", full)
-        with pytest.raises(ResultsError, match="No space left"):
+        with pytest.raises(ResultsError, match=os.strerror(errno.ENOSPC)):
             parts.merge(MODEL, lambda _: None)
     assert not (tmp_path / "out.parquet").exists()
     assert missing(tmp_path / "out.parquet") == [(5, 10)]
