@@ -231,7 +231,7 @@ def main() -> int:
 def soak(
     path: Path, metadata: ArtifactMetadata, options: argparse.Namespace, captures: str
 ) -> tuple[TrafficCounts, list[Sample], list[Check]]:
-    """Starts the server, lets the callers at it, and looks at it meanwhile.
+    """Starts the server and the clients, and samples resource usage meanwhile.
 
     Args:
         captures: where it captures; "" for nowhere.

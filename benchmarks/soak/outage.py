@@ -1,12 +1,12 @@
-"""Capture while its store is away: a service under light load, and S3 that is gone for minutes.
+"""Capture during an outage of its store: a service under light load, while S3 is down for minutes.
 
-    bazel run //benchmarks/soak:outage                         # ten minutes of it
+    bazel run //benchmarks/soak:outage                         # an outage of ten minutes
     bazel run //benchmarks/soak:outage -- --away 60 --rate 40 --output outage.json
 
-moto's S3 on loopback takes what the service captures of its answers, all of them; then nothing
-listens there, and later it listens again with all that it had. Exit code 1: an answer that failed
-or differs, one that is neither in the store nor counted as dropped, a row that is there twice,
-memory beyond the bound, or nothing that arrived after the return.
+The service captures all predictions to moto's S3 on loopback, which stops listening and later
+starts again with the same objects. Exit code 1: a request failed or its prediction differs, a
+prediction is neither stored nor counted as dropped, a row is stored twice, memory exceeds its
+bound, or nothing was stored after the outage.
 """
 
 import argparse
@@ -45,18 +45,19 @@ from serve.settings import Settings
 
 REGION, BUCKET, KEY = "eu-central-1", "captures", "testing"
 _AGE_S, _EXPORT_MS = 5, 1000
-_MOST_MB = 20.0  # that all processes may take more than while S3 was there: the bound of capture
+_MOST_MB = 20.0  # additional memory of all processes during and after the outage
 _IMAGES, _TIMEOUT_S = 100, 30.0
 _LOOK_S = 1.0
 
 
 @dataclass
 class Phase:
-    """A span of the load.
+    """A phase of the load.
 
     Attributes:
-        kept, dropped: captured answers, as the service counts them from its start to the end of it.
-        most_mb: of all processes, the most that was seen.
+        kept, dropped: the service's counts of captured predictions from its start to the phase's
+            end.
+        most_mb: peak memory of all processes.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Found:
 
 
 def main() -> int:
-    """Runs, prints, writes; 0: it held, 1: it did not, 2: it could not start."""
+    """Runs, prints, writes; 0: passed, 1: failed, 2: could not start."""
     options = _options()
     try:
         path = user_path(options.model) if options.model else model_path(Settings())
@@ -104,7 +105,7 @@ def main() -> int:
 
 
 def outage(path: Path, size: tuple[int, int], options: argparse.Namespace) -> Found:
-    """The service before the outage, in it and after it."""
+    """Measures the service before, during and after the outage."""
     store, counters = Store(), Counters()
     with store.there(), counters.collecting() as collector:
         server = service(
@@ -148,7 +149,7 @@ def outage(path: Path, size: tuple[int, int], options: argparse.Namespace) -> Fo
                 store.come_back()
                 returned = time.time()
                 spend("S3 is back", options.after)
-        # The service has ended, and said how much it kept.
+        # The service has ended, and exported its final counts.
         rows = store.rows()
     late = sum(row.time > returned for row in rows)
     twice = len(rows) - len({row.key for row in rows})
@@ -157,7 +158,7 @@ def outage(path: Path, size: tuple[int, int], options: argparse.Namespace) -> Fo
 
 
 def judge(found: Found) -> list[Check]:
-    """The checks that the service had to pass."""
+    """All checks of the service."""
     asked, failed, dropped = found.asked, found.failed, sum(found.dropped.values())
     before, away, _ = found.phases
     missing = asked - failed - found.rows - dropped
@@ -184,7 +185,7 @@ def judge(found: Found) -> list[Check]:
 
 
 class Store:
-    """moto's S3, which comes and goes at one address and forgets nothing."""
+    """moto's S3, stopped and started again at the same address with the same objects."""
 
     def __init__(self) -> None:
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -192,7 +193,7 @@ class Store:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that lead there."""
+        """Environment variables that configure it as the store."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
             "AWS_REGION": REGION,
@@ -202,7 +203,7 @@ class Store:
 
     @contextmanager
     def there(self) -> Iterator[None]:
-        """It is there, with a bucket, until the block ends."""
+        """Serves, with a bucket, until the block ends."""
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server.start()
         self._port = self._server.get_host_and_port()[1]
@@ -219,11 +220,11 @@ class Store:
             self._server.stop()
 
     def leave(self) -> None:
-        """Nothing listens at its address any more."""
+        """Stops listening."""
         self._server.stop()
 
     def come_back(self) -> None:
-        """It listens again, with all that it had."""
+        """Listens again, with the same objects."""
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
         self._server.start()
 
@@ -232,13 +233,13 @@ class Store:
 
 
 class Counters:
-    """A collector that keeps the newest values of `kiln.capture.*`."""
+    """A collector that keeps the latest values of `kiln.capture.*`."""
 
     def __init__(self) -> None:
         self.kept, self.dropped = 0, dict[str, int]()
 
     def take(self, request: ExportMetricsServiceRequest) -> None:
-        """Takes an export of one process, whose sums are totals."""
+        """Reads an export of one process; its sums are cumulative."""
         metrics = (
             metric
             for resource in request.resource_metrics
@@ -291,7 +292,7 @@ def pictures(size: tuple[int, int]) -> list[bytes]:
 
 
 class Callers:
-    """Ask at a steady rate, and know what was answered to the same image before."""
+    """Clients that send requests at a constant rate and compare predictions for the same image."""
 
     def __init__(self, port: int, images: Sequence[bytes], rate: float, callers: int) -> None:
         self._port, self._images, self._pause_s = port, images, callers / rate
@@ -302,13 +303,13 @@ class Callers:
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Requests that have ended, and those of them that failed or were answered otherwise."""
+        """Finished requests, and how many failed or had another prediction than before."""
         with self._lock:
             return self._asked, self._failed
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """Calls for as long as the block runs; what was asked is answered when it ends."""
+        """Sends requests until the block ends, and waits for their responses."""
         ending = threading.Event()
         threads = [
             threading.Thread(target=self._call, args=(ending, number))
@@ -365,7 +366,7 @@ def _options() -> argparse.Namespace:
     add("--model", type=Path, help="default: the built-in one")
     add("--before", type=float, default=30, help="seconds with S3 (30)")
     add("--away", type=float, default=600, help="seconds without it (600)")
-    # A service tries again a minute and a quarter later at most.
+    # The longest backoff of a service is 75 s.
     add("--after", type=float, default=100, help="seconds with it again (100)")
     add("--rate", type=float, default=40, help="requests a second (40)")
     add("--callers", type=count, default=4, help="at once (4)")

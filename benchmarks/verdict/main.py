@@ -1,9 +1,9 @@
 """Measures the verdict engine on simulated releases: false rollbacks, power and delay.
 
-Every release is a canary as an environment's settings have it, judged at each look until it is
-rolled back, promoted, or out of time. Golden images are what the bundled model as it is served,
-in INT8, really answers on the CIFAR-10 test images. Writes a table, JSON and a plot; JSON after
-each kind, from which --resume goes on.
+Every release is a canary as configured for an environment, judged at each look until it is rolled
+back, promoted, or out of time. Golden images get the predictions of the bundled INT8 model on the
+CIFAR-10 test images. Writes a table, JSON and a plot; the JSON is written after each kind of
+release, and --resume continues from it.
 
   bazel run //infra/release/verdict:simulate    # 10,000 releases of each kind, with prod's settings
   bazel run //infra/release/verdict:simulate -- --releases 200                 # a quick look
@@ -153,7 +153,7 @@ def _show(outcomes: Sequence[Outcome], stated: float, looks: int, console: Conso
 
 
 def _facts(options: argparse.Namespace, settings: Settings, golden: Golden) -> dict[str, object]:
-    """Everything but the code that the outcomes depend on."""
+    """Everything that the outcomes depend on, except the code."""
     return {
         "settings": msgspec.to_builtins(settings),
         "requests_a_minute": options.rate,
@@ -174,10 +174,10 @@ def _write(outcomes: Sequence[Outcome], facts: dict[str, object], folder: Path) 
 
 
 def _resumed(folder: Path, facts: dict[str, object], releases: int) -> list[Outcome]:
-    """Outcomes that an earlier run wrote; of kinds in our order, as far as they are complete.
+    """Outcomes of an earlier run, in the order of `SCENARIOS`, as far as they are complete.
 
     Raises:
-        ValueError: it was made by other settings.
+        ValueError: the earlier run had other settings.
     """
     path = folder / "verdict.json"
     if not path.exists():

@@ -37,7 +37,7 @@ class Outcome:
     promoted: int  # safe in every check after the last step's window
     by_check: dict[str, int]  # checks that were harmful at the rollback; may be several
     by_window: list[int]  # releases rolled back after each window
-    candidate_requests: float  # median until the roll back
+    candidate_requests: float  # median until the rollback
     golden_images: float
 
     @property
@@ -98,7 +98,7 @@ def judge_all(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Judged:
     """The verdict's own tests, vectorised over releases.
 
     Args:
-        since: the first window that is asked whether a release is safe.
+        since: the first window in which a release may be called safe.
     """
     class_mix, confidence = _predictions(arrays, policy)
     found: dict[CheckName, tuple[Truths, Truths]] = {
@@ -122,8 +122,11 @@ def judge_all(arrays: EvidenceArrays, policy: Policy, since: int = 0) -> Judged:
 
 
 def _latency(arrays: EvidenceArrays, policy: Policy, since: int) -> tuple[Truths, Truths]:
-    """Harmful, and safe. The odds take most of the time, and matter only until a release is
-    last seen slower than is tolerated."""
+    """Harmful, and safe.
+
+    The odds take most of the time, and matter only up to the last window in which a release is
+    slower than tolerated.
+    """
     size = measures.latency_size(arrays)
     slow = size >= policy.tolerated_latency_ratio
     harmful, windows = np.zeros_like(slow), size.shape[1]
@@ -168,9 +171,9 @@ def _predictions(arrays: EvidenceArrays, policy: Policy) -> NDArray[np.bool_]:
 
 
 def _alike(classes: SignalCounts, confidence: SignalCounts, policy: Policy) -> Truths:
-    """(R, W) Where both statistics, all at once, are clearly below what could be called a shift.
+    """(R, W) Where both statistics are clearly below the limits of a shift, computed at once.
 
-    Where bins are too rare to stand alone, or predictions too few, it is left to the judge.
+    False where bins are too small to stand alone or predictions too few: the engine decides there.
     """
     images = np.minimum.reduce(
         [classes.live.sum(-1), classes.size, confidence.live.sum(-1), confidence.size]
@@ -191,14 +194,14 @@ _Ends = tuple[NDArray[np.int64], NDArray[np.int64], Truths, Floats, Floats]
 
 
 def ends_of(arrays: EvidenceArrays, policy: Policy, plan: Plan, harmless: bool) -> _Ends:
-    """When each release is rolled back and when it is promoted, the number of windows for never;
-    then the checks (C, R), candidate requests and golden images of the roll back.
+    """The windows in which each release is rolled back and promoted, or the number of windows for
+    never; then the checks (C, R), candidate requests and golden images at the rollback.
 
-    What a test says after a window depends on nothing later, so releases are judged on their first
-    windows and only those that have not ended on more of them.
+    A test's result after a window depends on nothing later, so releases are judged on their first
+    windows, and only those that have not ended on more of them.
 
     Args:
-        harmless: how they are expected to end; only the time that it takes depends on it.
+        harmless: the expected outcome; only the running time depends on it.
     """
     windows, releases = len(plan.shares), arrays.golden.shape[0]
     early = () if harmless else (2, plan.promoted_from // 3)
@@ -224,7 +227,7 @@ def ends_of(arrays: EvidenceArrays, policy: Policy, plan: Plan, harmless: bool) 
 
 
 def part(arrays: Any, rows: NDArray[np.int64], windows: int) -> Any:
-    """Some releases of EvidenceArrays, and their first windows; an axis of one stands for all."""
+    """A subset of the releases, and their first windows; an axis of length one stands for all."""
     if is_dataclass(arrays) and not isinstance(arrays, type):
         kept = {one.name: getattr(arrays, one.name) for one in fields(arrays)}
         return replace(

@@ -42,7 +42,6 @@ class RequestMiddleware:
         Args:
             direct: POST routes that bypass Starlette's router and its layers, which cost a fifth of
                 the CPU time of a small image beside the model.
-                around them, a fifth of all that a small image costs beside the model.
         """
         self._direct = {route.path: route for route in direct}
         self._app, self._observer, self._root_path = app, observer, root_path
