@@ -1,15 +1,19 @@
-"""serve/http/app.py: what lies around the routes: identity, errors, keys, origins and prefixes."""
+"""serve/http/app.py: what lies around the routes: identity, errors, keys, origins as AWS's HTTP API
+allows them, and prefixes."""
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.middleware.cors import CORSMiddleware
 from starlette.testclient import TestClient
 
 from serve.exchange import Exchange
@@ -285,3 +289,37 @@ def test_predictions_are_routed_without_a_search_and_named_as_if_there_had_been_
     assert caller.post("/predict/batch", json={"images": [BODY["image"]]}).json()["succeeded"] == 1
     assert caller.get("/predict").status_code == 404  # the others are Starlette's
     assert seen == [("/predict", 200), ("/predict/batch", 200), ("", 404)]
+
+
+SERVICE = Path("infra/terraform/roots/service")
+API = (SERVICE / "api.tf").read_text(encoding="utf-8")
+
+
+def gateways() -> dict[str, Any]:
+    """The API's `cors_configuration`, but for the origins, which each deployment decides."""
+    _, _, block = API.partition('dynamic "cors_configuration"')
+    _, _, content = block.partition("content {")
+    pairs = re.findall(r"^ +(\w+) += (\[.*\]|\d+)", content.partition("}")[0], re.MULTILINE)
+    return {name: json.loads(value) for name, value in pairs}
+
+
+def applications() -> dict[str, Any]:
+    """What the application's middleware was made with, but for the origins."""
+    settings = Settings(cpus=1, cors_origins=("https://app.example.org",))
+    app = create_app(bundled_predictor(), settings)
+    layers: dict[object, dict[str, Any]] = {one.cls: one.kwargs for one in app.user_middleware}
+    said = layers[CORSMiddleware]
+    return {name: value for name, value in said.items() if name != "allow_origins"}
+
+
+def test_the_api_and_the_application_allow_the_same() -> None:
+    assert gateways() == applications()
+
+
+@pytest.mark.parametrize("name", ["allow_methods", "allow_headers", "expose_headers"])
+def test_the_lists_name_something(name: str) -> None:
+    assert gateways()[name]
+
+
+def test_the_function_url_says_nothing_beside_the_application() -> None:
+    assert "cors" not in (SERVICE / "function_url.tf").read_text(encoding="utf-8").lower()

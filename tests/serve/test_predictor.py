@@ -1,8 +1,13 @@
 """serve/inference: only a verified artifact answers, as it answered when it was exported; requests
 together in one run, and the doors closed when too many come."""
 
+from __future__ import annotations
+
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, chain, cycle, repeat
@@ -302,3 +307,35 @@ def test_an_error_of_the_model_reaches_everybody_who_waits_and_nobody_after() ->
     failed, answered = asyncio.run(ask())
     assert all(isinstance(one, RuntimeError) for one in failed)
     assert values(answered) == [3.0]
+
+
+PROGRAM = """
+import os, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            sys.exit(f"told {os.environ.get('ORT_DISABLE_TELEMETRY')}")
+
+sys.meta_path.insert(0, Finder())
+import serve.inference.predictor
+"""
+
+
+def told(**variables: str) -> str:
+    environment = {
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),
+        "PATH": os.defpath,
+        **variables,
+    }
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.stderr.strip()
+
+
+def test_onnxruntime_is_told_not_to_report_before_it_is_loaded() -> None:
+    assert told() == "told 1"
+
+
+def test_who_wants_it_to_report_can_say_so() -> None:
+    assert told(ORT_DISABLE_TELEMETRY="0") == "told 0"
