@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.lint.format import CHECKS, why_missing
+from tools.lint.lint import CHECKS, why_missing
 
 
 def test_bazel_files_are_laid_out_and_free_of_warnings() -> None:
