@@ -13,11 +13,14 @@ import os
 import re
 import sys
 import tempfile
+import tokenize
 from collections.abc import Container, Mapping, Sequence
+from functools import cache
 from os.path import basename, dirname, join, normpath, relpath
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from mkdocs.exceptions import MkDocsException
@@ -26,6 +29,7 @@ _IMAGES = (".png", ".svg")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)(?P<path>[^)#\s]+)")
 _DIAGRAM = "```mermaid\n"
 _MERMAID, _WORKER = "assets/mermaid.js", "assets/iframe-worker.js"
+_FOR_TOOLS = re.compile(r"(noqa|pragma:|type: ignore|ruff:)")
 
 
 class Pages:
@@ -130,10 +134,33 @@ def write_site(root: Path, files: Sequence[str], scripts: Sequence[Path], output
         )
         handler = config.plugins["mkdocstrings"].config.handlers["python"]
         handler["paths"] = [str(root.absolute())]
-        handler["options"]["extensions"] = ["tools.docs.comments"]
+        handler["options"]["extensions"] = ["tools.docs.build_site"]
         config.plugins["material/offline"].config.enabled = _WORKER in assets
         config.plugins.on_startup(command="build", dirty=False)
         build(config)
+
+
+class Comments(griffe.Extension):
+    """Trailing comments of fields and constants become their descriptions.
+
+    Griffe, the reader of the modules, finds this class by the name of its module.
+    """
+
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        """Takes the comment on an attribute's last line if there is no docstring."""
+        said = _comments(Path(str(attr.filepath))).get(attr.endlineno or 0)
+        if said and attr.docstring is None:
+            attr.docstring = griffe.Docstring(said, lineno=attr.endlineno, parent=attr)
+
+
+@cache
+def _comments(path: Path) -> dict[int, str]:
+    """Trailing comments addressed to readers, by line."""
+    with path.open(encoding="utf-8") as file:
+        found = [t for t in tokenize.generate_tokens(file.readline) if t.type == tokenize.COMMENT]
+    behind = [token for token in found if token.line[: token.start[1]].strip()]
+    texts = {token.start[0]: token.string.lstrip("# ") for token in behind}
+    return {line: text for line, text in texts.items() if not _FOR_TOOLS.match(text)}
 
 
 def _with_diagrams(page: str, text: str, assets: Container[str]) -> str:
