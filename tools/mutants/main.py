@@ -13,41 +13,37 @@ Exit codes: 0 done, 1 the score is below --fail-under, 2 it cannot start.
 
 from __future__ import annotations
 
-
 import argparse
-import json
-import os
-import random
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-
-from common.command_line import command_parser
-from common.files import user_path, workspace_folder
-
 import ast
 import difflib
 import gc
 import importlib
+import json
+import os
+import random
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.provider import OperatorProvider
 
+from common.command_line import command_parser
+from common.files import user_path, workspace_folder
 from common.terminal import Progress
+
 
 @dataclass(frozen=True)
 class Result:
@@ -202,13 +198,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _typed(name: str) -> Path:
     return user_path(name).absolute()
-
-
-if __name__ == "__main__":
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # nothing runs at a fork
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the compiled form serves every mutant
-    sys.dont_write_bytecode = False
-    sys.exit(main(sys.argv[1:]))
 
 
 _BINARY = """
@@ -383,7 +372,7 @@ def _wait(child: int, timeout_s: float) -> int:
 
 def _without_trees(paths: Iterable[str]) -> list[str]:
     """Removes folders with this program from the path: modules must come from the tree."""
-    return [path for path in paths if not Path(path, "tools", "mutants", "mutants.py").exists()]
+    return [path for path in paths if not Path(path, "tools", "mutants", "main.py").exists()]
 
 
 def _packages(tree: Path) -> list[str]:
@@ -395,3 +384,10 @@ def _packages(tree: Path) -> list[str]:
         if name.partition(".")[0] not in ours | {"__main__", "conftest"}
         and not str(getattr(module, "__file__", None) or "").startswith(str(tree))
     ]
+
+
+if __name__ == "__main__":
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # nothing runs at a fork
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the compiled form serves every mutant
+    sys.dont_write_bytecode = False
+    sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.mutants.mutants import _wait, mutants
+from tools.mutants.main import _wait, mutants
 
 SOURCE = """\
 def larger(a: int | None, b: int) -> int:
