@@ -417,4 +417,4 @@ def test_without_python_3_11_it_says_what_to_install(
     here.script("python3", '#!/bin/sh\necho "3 13"\necho "$0"\n')
 
     assert wrapper.main(["info"]) == 1
-    assert "no Python 3.11 on PATH: install it" in capsys.readouterr().err
+    assert "Python 3.11" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_the_order_of_reports_does_not_matter(
 
 @pytest.mark.parametrize("text", ["DA:1,1\n", "SF:a\nDA:1\n", "SF:a\nBRDA:1,0,x\n"])
 def test_a_malformed_record_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match="Malformed LCOV record in line"):
+    with pytest.raises(ValueError, match=r"line \d"):
         lcov.parse(text)
 
 

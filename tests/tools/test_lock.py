@@ -89,7 +89,7 @@ def test_compiling_stamps_the_lock_and_keeps_what_uv_wrote(workspace: Path) -> N
 
 def test_a_failing_uv_leaves_the_lock_alone(workspace: Path) -> None:
     before = (workspace / LOCK).read_text()
-    with pytest.raises(LockFailed, match="could not resolve"):
+    with pytest.raises(LockFailed):
         compile_lock(workspace, fake_uv(workspace, 'echo half >"$last"; exit 2'))
     assert (workspace / LOCK).read_text() == before
     assert sorted(path.name for path in workspace.glob(f"{LOCK}*")) == [LOCK]

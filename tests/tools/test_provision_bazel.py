@@ -49,7 +49,7 @@ def test_other_machines_are_refused(
     monkeypatch.setattr("platform.system", lambda: machine[0])
     monkeypatch.setattr("platform.machine", lambda: machine[1])
 
-    with pytest.raises(ProvisionError, match="only Linux on x86-64"):
+    with pytest.raises(ProvisionError, match="x86-64"):
         bazel.provision(tmp_path / "7.7.1-x")
 
 
@@ -99,5 +99,5 @@ def test_a_module_that_the_packages_lack_is_named(prefix: Path) -> None:
         if name != "rules_shell":
             (prefix / bazel.INSTALL_BASE / folder).mkdir(parents=True)
 
-    with pytest.raises(ProvisionError, match="lack the Bazel modules rules_shell"):
+    with pytest.raises(ProvisionError, match="rules_shell"):
         bazel._write_rc(prefix, Path("/cache"))

@@ -194,7 +194,7 @@ def test_an_unknown_package_is_an_error_that_names_it_and_the_suite(
     done = run("unpack", *wanted("torch-light", output=tmp_path / "root"))
 
     assert done.returncode == 1
-    assert f"no mirror offers torch-light of Debian {SUITE}" in done.stderr
+    assert all(name in done.stderr for name in ("torch-light", SUITE))
     assert "Traceback" not in done.stderr
 
 
@@ -217,7 +217,7 @@ def test_an_existing_folder_is_left_alone(run: Run, tmp_path: Path) -> None:
     done = run("unpack", *wanted("wax", output=tmp_path / "root"))
 
     assert done.returncode == 1
-    assert "already exists" in done.stderr
+    assert str(tmp_path / "root") in done.stderr
     assert files_below(tmp_path / "root") == ["mine"]
 
 
@@ -299,7 +299,7 @@ def test_a_broken_lock_is_an_error_that_names_the_file(run: Run, tmp_path: Path)
     done = run("unpack", "--lock", str(lock), "--output", str(tmp_path / "root"))
 
     assert done.returncode == 1
-    assert f"{lock} is no lock of packages" in done.stderr
+    assert str(lock) in done.stderr
 
 
 def test_refresh_asks_the_mirror_again(run: Run, server: Server, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_program_that_cannot_be_patched_is_named_and_nothing_stays(
 ) -> None:
     target = tmp_path / "cache/bazel/7.7.1-x"
 
-    with pytest.raises(ProvisionError, match="cannot give bazel its own loader"):
+    with pytest.raises(ProvisionError, match="bazel"):
         bazel.provision(target)
 
     assert [path.name for path in target.parent.iterdir()] == [".7.7.1-x.lock"]

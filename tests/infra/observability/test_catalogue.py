@@ -41,7 +41,7 @@ def test_a_budget_is_what_an_objective_leaves() -> None:
 def test_a_runbook_that_no_link_leads_to_is_refused(tmp_path: Path, url: str) -> None:
     text, file = PATH.read_text(encoding="utf-8"), tmp_path / "catalogue.toml"
     file.write_text(text.replace(load().runbook, url, 1), encoding="utf-8")
-    with pytest.raises(CatalogueError, match="expected a URL"):
+    with pytest.raises(CatalogueError):
         load(file)
 
 

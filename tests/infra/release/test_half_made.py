@@ -96,4 +96,4 @@ def test_nothing_to_destroy_and_nothing_to_look_at_say_so(half_made: _HalfMade) 
     for command in (destroy, status):
         code, said = run(command, half_made)
         assert code == 2
-        assert "dev was never deployed, or not to the end" in said["error"]
+        assert "//infra:deploy -- --env dev" in said["error"]

@@ -40,7 +40,7 @@ def test_of_two_writers_behind_the_same_record_one_is_refused(store: S3Store) ->
     first.append(decision())
     second.records()
     first.append(decision("test"))
-    with pytest.raises(LeaseLost, match="written by somebody else"):
+    with pytest.raises(LeaseLost):
         second.append(decision("shift"))
     assert [record.decision.kind for record in second.records()] == ["begin", "test"]
 
@@ -106,7 +106,7 @@ def test_who_took_the_lease_is_heard_though_the_other_writes_once_more(store: S3
 def test_one_holds_the_lease_and_others_are_told_who(store: S3Store) -> None:
     lease, other = Lease(store, 30), Lease(store, 30)
     with lease.held("ann", "deploy 1"):
-        with pytest.raises(Refused, match="ann is running `deploy 1` since"), other.held("bob", ""):
+        with pytest.raises(Refused, match=r"ann.*deploy 1"), other.held("bob", ""):
             pass
         holder = other.holder()
         assert holder
@@ -134,7 +134,7 @@ def test_a_lease_that_is_not_renewed_ends(store: S3Store, monkeypatch: pytest.Mo
     crashed = Lease(store, 30, now=lambda: 1000.0)
     crashed._acquire("ann", "deploy 1", False)  # and is never seen again
     with (
-        pytest.raises(Refused, match="another 1 s"),
+        pytest.raises(Refused, match=r"\b1 s\b"),
         Lease(store, 30, lambda: 1029.0).held("bob", ""),
     ):
         pass

