@@ -1,7 +1,8 @@
-"""The service as an ASGI application: routes, middleware and CORS."""
+"""The service as an ASGI application: routes, static pages, middleware and CORS."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from starlette.applications import Starlette
@@ -9,11 +10,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from serve.exchange import Observer
 from serve.http.middleware import RequestMiddleware
-from serve.http.pages import page_routes
-from serve.http.routes import KeptAnswers, PredictEndpoint, api_routes
+from serve.http.routes import (
+    SITE,
+    GetEndpoint,
+    KeptAnswers,
+    PredictEndpoint,
+    api_routes,
+    unchanging,
+)
 from serve.http.service import Service
 from serve.inference.predictor import Predictor
 from serve.settings import Settings
@@ -95,3 +104,45 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 async def _leave_to_middleware(_: Request, exc: Exception) -> NoReturn:
     raise exc
+
+
+_SHARED = ("style.css", "icon.svg", "demo.js", "docs.js")
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+}
+_PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+}
+
+
+def page_routes() -> list[Route]:
+    """/, /docs, /openapi.json and the files of the pages.
+
+    Pages use relative URLs only, so they work below any prefix.
+    """
+    files = {name: _file(name) for name in _SHARED}
+
+    async def shared(request: Request) -> Response:
+        if (answer := files.get(request.path_params["file"])) is None:
+            raise HTTPException(404)
+        return await answer(request)
+
+    return [
+        Route("/", _file("demo.html")),
+        Route("/docs", _file("docs.html")),
+        Route("/openapi.json", _file("openapi.json")),
+        Route("/site/{file}", shared),
+    ]
+
+
+def _file(name: str) -> GetEndpoint:
+    body, suffix = (SITE / name).read_bytes(), Path(name).suffix
+    return unchanging(body, _TYPES[suffix], _PAGE_HEADERS if suffix == ".html" else {})

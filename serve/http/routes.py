@@ -5,13 +5,20 @@ table.
 """
 
 import asyncio
+import base64
+import hashlib
+import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -39,7 +46,6 @@ from serve.http.bodies import (
     read_body,
 )
 from serve.http.middleware import respond
-from serve.http.pages import samples, unchanging
 from serve.http.schemas import (
     BatchItem,
     BatchResponse,
@@ -49,11 +55,16 @@ from serve.http.schemas import (
     ModelInfo,
     PredictResponse,
     RequestLimits,
+    Sample,
+    Samples,
     Status,
     Timing,
 )
 from serve.http.service import Decoded, Readiness, Service, prediction
 from serve.settings import MAX_IMAGES, Settings
+
+GetEndpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+SITE = Path(__file__).parents[1] / "site"
 
 
 class Endpoint(NamedTuple):
@@ -328,10 +339,47 @@ def model_info(metadata: ArtifactMetadata, settings: Settings) -> ModelInfo:
     )
 
 
-def _get(answer: Callable[[], msgspec.Struct]) -> Callable[[Request], Any]:
+def _get(answer: Callable[[], msgspec.Struct]) -> GetEndpoint:
     """A GET endpoint with Cache-Control: no-store."""
 
     async def respond_with_json(_: Request) -> Response:
         return Response(_encode(answer()), media_type="application/json", headers=_NO_STORE)
 
     return respond_with_json
+
+
+def unchanging(
+    body: bytes, kind: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> GetEndpoint:
+    """An endpoint whose content is constant during the process's life, with an ETag."""
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    cached = {"cache-control": "no-cache", "etag": tag}
+    whole = {**cached, "content-type": kind, **headers}
+
+    async def answer(request: Request) -> Response:
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=cached)
+        return Response(body, headers=whole)
+
+    return answer
+
+
+def samples(metadata: ArtifactMetadata) -> Samples:
+    """Sample images: one of each class of CIFAR-10, or those in the artifact.
+
+    The latter are labelled with the model's predictions at export.
+    """
+    bundled = msgspec.json.decode((SITE / "samples.json").read_bytes(), type=Samples)
+    if {sample.label for sample in bundled.samples} <= set(metadata.classes):
+        return bundled
+    height, width = metadata.input_size
+    images = np.frombuffer(metadata.parity.images, np.uint8).reshape(-1, height, width, 3)
+    labels = [metadata.classes[int(np.argmax(row))] for row in metadata.parity.probabilities]
+    pairs = zip(labels, images, strict=True)
+    return Samples([Sample(label, _data_url(image)) for label, image in pairs])
+
+
+def _data_url(image: NDArray[np.uint8]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
