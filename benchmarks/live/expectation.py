@@ -31,17 +31,15 @@ from common.command_line import command_parser, count
 from common.files import user_path, write_whole
 from common.model.drift import DEFAULT_LIMITS, compare
 from common.terminal import Progress, terminal
-from ml.artifact.artifact import ArtifactError
-from ml.artifact.drift_reference import measured
+from ml.artifact.artifact import BUNDLED_MODELS, ArtifactError, measured, model_path
 from ml.artifact.evaluation import Labelled
 from ml.data.cifar10 import DatasetError
 from ml.drift.corruptions import CORRUPTIONS, corrupt
 from ml.drift.observed import counted
 from ml.live.estimate import Belief, estimate, own_confidence
-from ml.live.models import Model, open_model
+from ml.live.quality import Model, open_model
 from ml.live.recalibration import Recalibration, Rows, answered, features, fit
 from ml.live.shifts import SHIFTS
-from ml.runs.models import BUNDLED_MODELS, model_path
 
 Floats = NDArray[np.float64]
 _T = TypeVar("_T", Rows, "Answered")

@@ -26,8 +26,7 @@ from common.model.artifact import (
     Resize,
     Scores,
 )
-from ml.artifact.artifact import canonical, new_session, predict, write_artifact
-from ml.artifact.drift_reference import drift_reference
+from ml.artifact.artifact import canonical, drift_reference, new_session, predict, write_artifact
 from ml.artifact.evaluation import Evaluation, Labelled, evaluate
 from ml.artifact.simplify import fold_pooled_norms, simplify
 

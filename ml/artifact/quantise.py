@@ -23,12 +23,12 @@ from common.resources import batch_within_memory
 from ml.artifact.artifact import (
     ArtifactError,
     canonical,
+    drift_reference,
     load_artifact,
     new_session,
     predict,
     write_artifact,
 )
-from ml.artifact.drift_reference import drift_reference
 from ml.artifact.evaluation import Evaluation, Labelled, evaluate
 from ml.artifact.export import parity_vector, scores
 from ml.artifact.simplify import fold_pooled_norms

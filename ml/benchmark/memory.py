@@ -105,7 +105,7 @@ def _whitening(pixels: NDArray[Any], labels: NDArray[Any], classes: int) -> Call
 def _validation(pixels: NDArray[Any], labels: NDArray[Any], classes: int) -> Callable[[], object]:
     import torch
 
-    from ml.artifact.calibration import calibrate
+    from ml.artifact.weights import calibrate
     from ml.data.datamodule import Images
     from ml.training.networks import ResNet
 
@@ -124,7 +124,7 @@ def _test(pixels: NDArray[Any], labels: NDArray[Any], classes: int) -> Callable[
 
 
 def _drift(pixels: NDArray[Any], labels: NDArray[Any], classes: int) -> Callable[[], object]:
-    from ml.artifact.drift_reference import drift_reference
+    from ml.artifact.artifact import drift_reference
 
     images = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
     return lambda: drift_reference(images, _answers(labels, classes))

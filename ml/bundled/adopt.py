@@ -33,8 +33,7 @@ from ml import stages
 from ml.artifact.evaluation import accuracy_interval
 from ml.artifact.export import PARITY_TOLERANCE
 from ml.artifact.quantise import ACCURACY_TOLERANCE, AccuracyError
-from ml.report import plots
-from ml.report.finished import (
+from ml.commands.report import (
     UNUSABLE,
     Finished,
     FinishedError,
@@ -42,6 +41,7 @@ from ml.report.finished import (
     open_finished,
     small_of,
 )
+from ml.report import plots
 from ml.report.model_card import Small, to_markdown
 
 REFUSED, BAD_INPUT = 1, 2  # exit codes

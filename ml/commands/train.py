@@ -21,7 +21,7 @@ from common.files import write_whole
 from common.terminal import Progress
 from ml.data.checks import unwrapped
 from ml.data.cifar10 import DatasetError
-from ml.data.cifar10_cache import cache_folder
+from ml.data.cifar10_files import cache_folder
 from ml.runs.folder import ResumeError, RunFolder
 from ml.training.config import (
     CONFIGS,

@@ -33,7 +33,7 @@ from common.terminal import Progress
 from ml.artifact.evaluation import Labelled
 from ml.data.checks import checked_part
 from ml.data.cifar10 import DatasetError, stratified_split
-from ml.data.cifar10_cache import cache_folder
+from ml.data.cifar10_files import cache_folder
 from ml.data.datamodule import ImageData
 from ml.data.duplicates import find_duplicates
 from ml.data.packing import FACTS, Packed, PackedImages, digest_of, locked, published, read_packed

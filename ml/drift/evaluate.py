@@ -30,7 +30,7 @@ from common.figures import INK, STYLE, new_figure, to_png, to_svg
 from common.files import user_path, write_whole
 from common.model.drift import DEFAULT_LIMITS, DriftLimits, WatchLimits
 from common.terminal import Progress, terminal
-from ml.artifact.artifact import Artifact, ArtifactError, load_artifact
+from ml.artifact.artifact import Artifact, ArtifactError, load_artifact, model_path
 from ml.data.cifar10 import DatasetError
 from ml.data.fetch import FetchError
 from ml.drift.corruptions import (
@@ -45,7 +45,6 @@ from ml.drift.observed import Observed, observe
 from ml.drift.simulation import Detection, FalseAlarms, WindowRate, measure_streams, measure_windows
 from ml.report.plots import HEAT
 from ml.runs.datasets import dataset_of_file
-from ml.runs.models import model_path
 
 BAD_INPUT = 2
 _Found = TypeVar("_Found", WindowRate, Detection)

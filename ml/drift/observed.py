@@ -13,8 +13,7 @@ from common.images import Codec, ImageError
 from common.model.artifact import DriftReference
 from common.model.drift import CLASSES, Counts
 from common.model.signals import CONFIDENCE, IMAGE_SIGNALS
-from ml.artifact.artifact import Artifact
-from ml.artifact.drift_reference import Signals, bins_of, measured
+from ml.artifact.artifact import Artifact, Signals, bins_of, measured
 
 _BATCH = 200
 

@@ -26,7 +26,7 @@ from common.model.drift import (
     compare,
 )
 from common.model.signals import CONFIDENCE
-from ml.artifact.drift_reference import bins_of, reference_of
+from ml.artifact.artifact import bins_of, reference_of
 from ml.drift.observed import Observed, count_bins
 
 _OF_PREDICTIONS = frozenset({CLASSES, CONFIDENCE})  # the signals that a log without images has

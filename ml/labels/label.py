@@ -37,11 +37,9 @@ from common.objects import StoreError
 from common.programs import this_user
 from common.stores import open_store
 from common.terminal import Progress, terminal
-from ml.labels.classes import class_names, metadata_of
 from ml.labels.main import add_captures, labeller_name
-from ml.labels.rounds import SIZE
-from ml.labels.session import Refused, Session
-from ml.labels.tables import LabelsError
+from ml.labels.session import SIZE, Refused, Session
+from ml.labels.tables import LabelsError, class_names, metadata_of
 
 NOTHING, BAD_INPUT = 1, 2
 PAGE = Path(__file__).with_name("page.html")

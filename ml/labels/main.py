@@ -31,9 +31,8 @@ from common.model.artifact import ArtifactError
 from common.objects import StoreError
 from common.stores import open_store
 from common.terminal import Progress, terminal
-from ml.labels.agreement import Agreement, agreements
-from ml.labels.classes import class_names
-from ml.labels.tables import LabelsError, check_labels, read_table, write_table
+from ml.labels.session import Agreement, agreements
+from ml.labels.tables import LabelsError, check_labels, class_names, read_table, write_table
 
 NOT_THERE, BAD_INPUT = 1, 2
 COLUMNS = ("request_id", "index", "label", "labeller", "time", "propensity", "answer", "model")

@@ -32,18 +32,16 @@ from common.files import user_path, write_whole
 from common.objects import StoreError
 from common.stores import open_store
 from common.terminal import Progress, terminal
-from ml.artifact.artifact import ArtifactError
+from ml.artifact.artifact import ArtifactError, model_path
 from ml.data.cifar10 import DatasetError
 from ml.data.fetch import FetchError
-from ml.live import telemetry
-from ml.live.models import Model, find_model
-from ml.live.quality import Known, Quality, gather, quality
+from ml.live import report
+from ml.live.quality import Known, Model, Quality, find_model, gather, quality
 from ml.live.recalibration import Recalibration, recalibrate
 from ml.live.report import as_dict, print_quality, summarised
+from ml.registry.explanation import usual_folder, write_summary
 from ml.registry.ledger import RegistryError
-from ml.registry.live_summary import usual_folder, write_summary
 from ml.registry.registry import Registry, usual_location
-from ml.runs.models import model_path
 
 BELOW, NOTHING, BAD_INPUT = 3, 4, 2
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
@@ -53,7 +51,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.otlp:
-            telemetry.check_endpoint()
+            report.check_endpoint()
         found = measure(options)
     except (ArtifactError, DatasetError, RegistryError, StoreError, OSError, ValueError) as exc:
         print(exc, file=sys.stderr)
@@ -76,7 +74,7 @@ def main(arguments: Sequence[str], console: Console) -> int:
             if path:
                 write_whole(user_path(path), make(found))
                 print(user_path(path), file=sys.stderr)
-    if options.otlp and not telemetry.export(found):
+    if options.otlp and not report.export(found):
         print("the collector took no metrics: nothing was exported", file=sys.stderr)
     if options.cloudwatch:
         _put(found)
@@ -87,7 +85,7 @@ def _put(found: Sequence[Quality]) -> None:
     import boto3  # slow to import
 
     try:
-        telemetry.put(found, boto3.client("cloudwatch"))
+        report.put(found, boto3.client("cloudwatch"))
     except Exception as exc:  # boto3 has many; metrics must not change the verdict
         print(f"CloudWatch took no metrics ({type(exc).__name__}: {exc})", file=sys.stderr)
 

@@ -24,8 +24,7 @@ from common.files import sha256_of, write_whole
 from common.terminal import Progress
 from ml.data.checks import open_data, unwrapped
 from ml.data.cifar10 import DatasetError, read_records
-from ml.data.cifar10_cache import link_or_copy
-from ml.data.cifar10_pin import FILE_NAMES, Mismatch, PinError, read_pin
+from ml.data.cifar10_files import FILE_NAMES, Mismatch, PinError, link_or_copy, read_pin
 from ml.data.packing import FACTS, PackedImages, read_packed
 from ml.pipeline.layout import (
     CODE,

@@ -31,10 +31,9 @@ from dvc.config import Config, ConfigError, merge
 from dvc.exceptions import DvcException, InvalidArgumentError
 
 from common.terminal import Progress
-from ml.data.cifar10_cache import cache_folder
-from ml.data.cifar10_pin import FILE_NAMES, Mismatch, PinError, read_pin
+from ml.data.cifar10_files import FILE_NAMES, Mismatch, PinError, cache_folder, read_pin
+from ml.data.cifar10_files import Progress as FetchProgress
 from ml.data.fetch import FetchError, default_sources, fetch
-from ml.data.source import Progress as FetchProgress
 from ml.data.source import SourceError
 from ml.data.source_dvc import configured_remote, s3_client
 from ml.pipeline.layout import DATA, PARAMS, PIN, PROGRAMS, STAGES, programs_folder

@@ -17,7 +17,7 @@ from rich.console import Console
 from common.files import write_whole
 from ml.data.checks import unwrapped
 from ml.data.cifar10 import DatasetError
-from ml.data.cifar10_pin import file_md5
+from ml.data.cifar10_files import file_md5
 from ml.pipeline.layout import CODE, CONFIG, DATASET, METRICS, RUN, enter_stage
 from ml.runs.folder import ResumeError, RunFolder, best_row
 from ml.training.callbacks import metrics_log

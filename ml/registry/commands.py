@@ -16,9 +16,8 @@ from rich.markup import escape
 from common.files import user_path, write_whole
 from common.model.signature import SUFFIX, SignatureError
 from ml.registry import tables
-from ml.registry.explanation import explain
+from ml.registry.explanation import explain, read_summaries
 from ml.registry.ledger import REFUSED, Gate, GateLimits, Record, RegistryError
-from ml.registry.live_summary import read_summaries
 from ml.registry.registry import CHAMPION, UNCHECKED, Registry, check_alias, collect, inspect
 from ml.registry.signing import Signer, check, new_key, sign, trusted_key
 from ml.registry.tables import short

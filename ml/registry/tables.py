@@ -10,9 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from ml.registry.explanation import Explanation
+from ml.registry.explanation import Explanation, Summary
 from ml.registry.ledger import Gate, Record
-from ml.registry.live_summary import Summary
 from ml.registry.registry import Inspection
 from ml.registry.versions import PREFIX, Manifest
 

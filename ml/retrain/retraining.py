@@ -19,10 +19,17 @@ from common.stores import open_store
 from common.terminal import Progress
 from ml import stages
 from ml.artifact.artifact import Artifact
+from ml.commands.report import card_facts, open_finished
 from ml.data.captured import CapturedData, LiveTest
 from ml.data.checks import open_data
-from ml.live.estimate import Interval, estimate, own_confidence
-from ml.live.labelled import labelled_accuracy, sample, used_twice
+from ml.live.estimate import (
+    Interval,
+    estimate,
+    labelled_accuracy,
+    own_confidence,
+    sample,
+    used_twice,
+)
 from ml.registry.gates import examine, judge
 from ml.registry.ledger import REFUSED, Gate, GateLimits, RegistryError
 from ml.registry.main import parser as registry_parser
@@ -31,7 +38,6 @@ from ml.registry.registry import CHAMPION, Registry
 from ml.registry.registry import usual_location as usual_registry
 from ml.registry.signing import trusted_key
 from ml.registry.versions import Manifest
-from ml.report.finished import card_facts, open_finished
 from ml.report.model_card import to_markdown
 from ml.retrain.evidence import LiveComparison, compare_live, label_noise, labels_needed
 from ml.retrain.recipe import champion_config, next_config, starting_weights

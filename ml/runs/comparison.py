@@ -48,7 +48,6 @@ class Record:
         kind: ``run``, ``trial`` of a sweep or ``fold`` of a cross-validation.
         state: ``finished``, ``running``, ``stopped`` (killed or interrupted: can be continued),
             ``pruned`` or ``failed`` for a trial, ``damaged`` if a file cannot be read.
-            ``pruned`` or ``failed`` for a trial, ``damaged`` if a file cannot be read.
         started: in UTC, None if not recorded.
         config: resolved values by dotted key.
         metrics: numbers by name: from the summary, ``test/accuracy``, and from the best epoch.

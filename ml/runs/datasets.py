@@ -26,7 +26,7 @@ from ml.data.cifar10 import (
     read_records,
     stratified_split,
 )
-from ml.data.cifar10_pin import read_pin
+from ml.data.cifar10_files import read_pin
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 
 _CIFAR10 = "ml.data.datamodule.CIFAR10"

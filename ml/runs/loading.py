@@ -13,9 +13,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from common.model.artifact import Provenance
-from ml.artifact.calibration import calibrate
 from ml.artifact.evaluation import Labelled, torch_probabilities
-from ml.artifact.weights import read_weights
+from ml.artifact.weights import calibrate, read_weights
 from ml.data.checks import open_data, unwrapped
 from ml.runs.folder import ResumeError, RunFolder, config_digest
 from ml.runs.provenance import UNKNOWN, git_revision, lock_digest, read_provenance

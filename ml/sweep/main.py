@@ -12,9 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from common.files import user_path
 from common.terminal import Progress, terminal
-from ml.sweep.config import SweepError, configuration
 from ml.sweep.plan import Plan, make_plan
 from ml.sweep.search import Search, SweepFailed
+from ml.sweep.settings import SweepError, configuration
 from ml.training.config import CONFIGS
 
 BAD_INPUT = 2  # exit code: nothing was trained

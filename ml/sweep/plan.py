@@ -10,15 +10,16 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ml.sweep.config import (
+from ml.sweep.settings import (
     METRICS,
+    Space,
     SweepError,
     check_settings,
     compose_checked,
     hydra_loader,
+    parse_override,
     without_password,
 )
-from ml.sweep.space import Space, parse_override
 from ml.training.config import ConfigError, check_values
 
 # How, where and under which name a run is started; a sweep sets these itself.

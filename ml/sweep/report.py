@@ -24,9 +24,8 @@ from common.figures import BLUE, cards, fill
 from common.files import write_whole
 from ml.runs.folder import run_config
 from ml.sweep import standings
-from ml.sweep.config import SweepError, compose_checked, hydra_loader
 from ml.sweep.plan import Plan
-from ml.sweep.space import parse_override
+from ml.sweep.settings import SweepError, compose_checked, hydra_loader, parse_override
 from ml.sweep.standings import TrialCounts, shown_number, shown_values
 from ml.training.config import CONFIGS, composing
 
@@ -54,9 +53,9 @@ def check_experiment_is_ours(plan: Plan) -> None:
 
 def write_experiment(plan: Plan, best: FrozenTrial, found: int) -> Path:
     """Writes the trial's overrides as an experiment, after checking that it composes to the trial's
-    configuration. Within `ml.sweep.config.configuration`.
+    configuration.
 
-    Within `ml.sweep.config.configuration`.
+    Within `ml.sweep.settings.configuration`.
 
     Raises:
         SweepError: it would compose to something else; nothing was written.

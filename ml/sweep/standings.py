@@ -11,7 +11,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ml.sweep.plan import Plan
-from ml.sweep.space import Space
+from ml.sweep.settings import Space
 
 Outcome = Literal["finished", "pruned", "failed", "lost", "surplus", "running", "waiting"]
 # User attributes of a trial.
@@ -48,7 +48,6 @@ class TrialCounts:
     Attributes:
         used: trials that count towards the total: finished, pruned, failed and not retried, or lost
             too often.
-            lost too often.
         running: trials in progress.
         total: requested number.
     """

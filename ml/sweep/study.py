@@ -21,9 +21,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-from ml.sweep.config import SweepError, without_password
 from ml.sweep.plan import Plan
-from ml.sweep.space import Dimension
+from ml.sweep.settings import Dimension, SweepError, without_password
 from ml.sweep.standings import begin_again
 
 _IDENTITY = "identity"
@@ -158,7 +157,7 @@ def cut_unfinished_line(path: Path) -> None:
 
 
 def make_sampler(plan: Plan) -> BaseSampler:
-    """The plan's sampler; within `ml.sweep.config.configuration` for a grid."""
+    """The plan's sampler; within `ml.sweep.settings.configuration` for a grid."""
     if plan.sampler == "grid":
         grid = {d.key: _grid_values(d) for d in plan.parse_space().dimensions}
         return GridSampler(grid, seed=plan.seed)

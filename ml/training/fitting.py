@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from common.lightning import lightning
-from ml.artifact.calibration import calibrate
+from ml.artifact.weights import calibrate
 from ml.data.checks import check_digest, checked_part, open_data
 from ml.data.cifar10 import DatasetError
 from ml.data.datamodule import Images

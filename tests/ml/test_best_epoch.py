@@ -16,7 +16,7 @@ from ml.pipeline import layout
 from ml.pipeline import train as pipeline
 from ml.rules.fit_model import fit_weights
 from ml.runs.folder import RunFolder, best_row, direction, open_run
-from ml.sweep.trial import run_trial
+from ml.sweep.worker import run_trial
 from ml.training.config import resolved
 from tests.ml.data.small_dataset import write_dataset
 

@@ -17,11 +17,11 @@ from rich.console import Console
 
 from ml import stages
 from ml.commands import cross_validate, data, train
+from ml.commands.report import FinishedError
 from ml.data.cifar10 import DatasetError
 from ml.pipeline import evaluate, export, prepare, runner
 from ml.registry import main as registry
 from ml.registry.ledger import RegistryError
-from ml.report.finished import FinishedError
 from ml.runs.folder import RunFolder
 from ml.runs.loading import TrainedError
 from ml.training import fitting

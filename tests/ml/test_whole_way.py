@@ -19,9 +19,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ml import stages
+from ml.commands.report import card_facts, open_finished
 from ml.data.datamodule import ImageData
 from ml.registry.registry import Registry
-from ml.report.finished import card_facts, open_finished
 from ml.report.model_card import to_html, to_markdown
 from ml.runs.folder import RunFolder, open_run
 from ml.training.config import resolved

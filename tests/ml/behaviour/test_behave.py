@@ -13,7 +13,7 @@ from ml.artifact.artifact import load_artifact
 from ml.artifact.evaluation import Labelled
 from ml.behaviour import main
 from ml.behaviour.checks import Check
-from ml.behaviour.report import print_checks
+from ml.behaviour.main import print_checks
 from ml.runs import datasets
 from ml.runs.datasets import Dataset
 from tests.ml.drift.tiny_artifact import CLASSES, scenes, write_tiny_artifact

@@ -4,11 +4,10 @@ import pytest
 from rich.console import Console
 
 from common.terminal import Progress
-from ml.artifact.artifact import Artifact, load_artifact
+from ml.artifact.artifact import BUNDLED, Artifact, load_artifact
 from ml.behaviour.checks import BehaviourLimits, Check
 from ml.behaviour.main import check_model
 from ml.runs.datasets import dataset_of_file
-from ml.runs.models import BUNDLED
 
 
 @pytest.fixture(scope="module")

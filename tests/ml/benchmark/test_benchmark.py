@@ -11,8 +11,7 @@ from rich.console import Console
 
 from ml.artifact.artifact import ArtifactError
 from ml.benchmark import main as program
-from ml.benchmark.contenders import Field, of_files, of_network
-from ml.benchmark.main import print_table
+from ml.benchmark.main import Field, of_files, of_network, print_table
 from ml.benchmark.rounds import Benchmark, Contender, measure_rounds
 from tests.ml.artifact.small_model import exported, sample
 from tests.ml.drift.tiny_artifact import scenes, write_tiny_artifact

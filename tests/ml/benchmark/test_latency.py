@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from ml.artifact.export import ServingGraph, to_onnx
 from ml.artifact.quantise import quantised
 from ml.benchmark import latency
-from ml.benchmark.contenders import distinct_names, flops_per_image
 from ml.benchmark.latency import (
     Job,
     Point,
@@ -20,6 +19,7 @@ from ml.benchmark.latency import (
     time_batches,
     uncompilable,
 )
+from ml.benchmark.main import distinct_names, flops_per_image
 from ml.benchmark.rounds import Worker, WorkerError, peak_gflops
 from tests.ml.artifact.small_model import MEAN, STD, sample
 

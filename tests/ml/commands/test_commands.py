@@ -23,7 +23,6 @@ from ml.data.datamodule import CIFAR10
 from ml.drift import detect
 from ml.drift import evaluate as rates
 from ml.pipeline import evaluate
-from ml.report import finished as finished_module
 from tests.helpers.program import stand_in
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.workspace import Workspace
@@ -224,7 +223,7 @@ def test_no_command_judges_a_model_by_other_data(
 def test_a_model_that_does_not_score_what_it_says_is_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finished_module, "_SCORE_TOLERANCE", -1.0)
+    monkeypatch.setattr(report_command, "_SCORE_TOLERANCE", -1.0)
     code, said = _report(run)
     assert code == report_command.REFUSED
     assert "tested on another dataset" in said

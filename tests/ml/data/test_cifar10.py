@@ -16,8 +16,7 @@ from ml.data.cifar10 import (
     read_records,
     stratified_split,
 )
-from ml.data.cifar10_cache import entry_folder
-from ml.data.cifar10_pin import PIN_FILE, read_pin
+from ml.data.cifar10_files import PIN_FILE, entry_folder, read_pin
 from tests.ml.data.tiny_dataset import tiny_dataset
 
 DATA = tiny_dataset()

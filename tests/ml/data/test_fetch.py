@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ml.data.cifar10_cache import entry_folder
-from ml.data.cifar10_pin import Pin
+from ml.data.cifar10_files import Pin, Progress, entry_folder
 from ml.data.fetch import FetchError, default_sources, fetch
-from ml.data.source import Progress, SourceError
+from ml.data.source import SourceError
 from tests.ml.data.tiny_dataset import FakeSource, tiny_dataset
 
 DATA = tiny_dataset()

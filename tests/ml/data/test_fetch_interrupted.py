@@ -10,10 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ml.data.cifar10_cache import entry_folder
-from ml.data.cifar10_pin import Mismatch, Pin
+from ml.data.cifar10_files import Mismatch, Pin, Progress, entry_folder
 from ml.data.fetch import fetch
-from ml.data.source import Progress
 from tests.ml.data.tiny_dataset import FakeSource, tiny_dataset
 
 OLD, NEW = tiny_dataset(seed=1), tiny_dataset(seed=2)

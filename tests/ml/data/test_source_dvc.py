@@ -13,7 +13,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from ml.data import source_dvc
-from ml.data.source import Progress, SourceError
+from ml.data.cifar10_files import Progress
+from ml.data.source import SourceError
 from ml.data.source_dvc import DvcSource, Remote, configured_remote
 from tests.ml.data.loopback import serve
 from tests.ml.data.tiny_dataset import tiny_dataset

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml.data.cifar10_pin import Pin, PinnedFile
-from ml.data.source import Progress
+from ml.data.cifar10_files import Pin, PinnedFile, Progress
 
 PER_BATCH = 2
 RECORD_BYTES = 3073

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ml.artifact.artifact import Artifact, load_artifact
+from ml.artifact.artifact import Artifact, load_artifact, model_path
 from ml.drift.corruptions import corrupt
 from ml.runs.datasets import cifar10
-from ml.runs.models import model_path
 from serve.drift.monitor import DriftMonitor
 from serve.exchange import Exchange
 

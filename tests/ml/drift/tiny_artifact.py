@@ -7,8 +7,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from common.model.artifact import ParityVector
-from ml.artifact.artifact import Artifact, load_artifact, new_session, predict, write_artifact
-from ml.artifact.drift_reference import drift_reference
+from ml.artifact.artifact import (
+    Artifact,
+    drift_reference,
+    load_artifact,
+    new_session,
+    predict,
+    write_artifact,
+)
 from tests.common.model.samples import sample_metadata
 
 CLASSES = ("red", "green", "blue", "grey")

@@ -16,10 +16,11 @@ from common.objects import FolderStore
 from infra.observability.catalogue import load
 from ml.artifact.artifact import Artifact
 from ml.artifact.evaluation import Labelled
-from ml.live import models, recalibration
+from ml.live import recalibration
 from ml.live.main import BAD_INPUT, BELOW, NOTHING, main
-from ml.live.telemetry import cloudwatch_data
-from ml.registry.live_summary import read_summary
+from ml.live.quality import Model
+from ml.live.report import cloudwatch_data
+from ml.registry.explanation import read_summary
 from tests.ml.drift.tiny_artifact import CLASSES, scenes, write_tiny_artifact
 
 NOW = 1_790_000_000.0
@@ -43,13 +44,13 @@ def run(tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> 
     model = tmp_path / "model.onnx"
     write_tiny_artifact(model, scenes(2000))
 
-    def held_out(_: models.Model) -> Labelled:
+    def held_out(_: Model) -> Labelled:
         images = scenes(300, seed=9)
         labels = artifact.predict(images).probabilities.argmax(axis=1)
         labels[::10] = (labels[::10] + 1) % len(CLASSES)
         return Labelled(images, labels)
 
-    monkeypatch.setattr(models.Model, "held_out", held_out)
+    monkeypatch.setattr(Model, "held_out", held_out)
     monkeypatch.setattr(recalibration, "COPIES_OF_EACH", 4)
 
     def call(*arguments: str) -> int:

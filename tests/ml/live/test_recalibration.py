@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ml.live.features import COPIES, answer_features, image_features, smoothed
-from ml.live.recalibration import Recalibration, Rows, fit
+from ml.live.recalibration import (
+    COPIES,
+    Recalibration,
+    Rows,
+    answer_features,
+    fit,
+    image_features,
+    smoothed,
+)
 from ml.live.shifts import SHIFTS, shifted
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ml.data.cifar10_pin import pin_folder
+from ml.data.cifar10_files import pin_folder
 from ml.pipeline.layout import STAGES
 from tests.helpers.program import Program, in_shell
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from ml.data.cifar10 import CLASSES, DatasetError
-from ml.data.cifar10_pin import read_pin
+from ml.data.cifar10_files import read_pin
 from ml.data.datamodule import ImageData
 from ml.runs import datasets, golden_set
 from ml.runs.datasets import (

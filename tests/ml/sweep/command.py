@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from ml.sweep import trial as trial_module
+from ml.sweep import worker as worker_module
 from ml.sweep.main import main
 from ml.sweep.plan import Plan
 from ml.sweep.standings import outcome
@@ -87,7 +87,7 @@ class SweepWorkspace:
         patch.setattr("ml.sweep.search.Workers", WorkersHere)
         patch.setenv("BUILD_WORKSPACE_DIRECTORY", str(self.path))
         patch.setenv("KILN_CIFAR10", str(self._dataset))
-        trial_module._known.clear()
+        worker_module._known.clear()
         return main([*_TRIAL, *arguments], Console(file=io.StringIO(), width=140))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

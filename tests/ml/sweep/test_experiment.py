@@ -9,13 +9,13 @@ from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from ml.sweep.config import SweepError, configuration
 from ml.sweep.report import (
     check_experiment_is_ours,
     experiment_path,
     experiment_text,
     write_experiment,
 )
+from ml.sweep.settings import SweepError, configuration
 from tests.ml.sweep.plans import small_plan
 
 

@@ -13,12 +13,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ml.sweep import trial as trial_module
-from ml.sweep.config import SweepError, configuration
+from ml.sweep import worker as worker_module
 from ml.sweep.main import FAILED, main
 from ml.sweep.plan import Plan, make_plan
-from ml.sweep.trial import data_digest, trial_digest
-from ml.sweep.worker import check_data
+from ml.sweep.settings import SweepError, configuration
+from ml.sweep.worker import check_data, data_digest, trial_digest
 from tests.ml.sweep.command import WorkersHere
 
 _MODULE = """
@@ -75,7 +74,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("BUILD_WORKSPACE_DIRECTORY", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("ml.sweep.search.Workers", WorkersHere)
-    trial_module._known.clear()
+    worker_module._known.clear()
     yield tmp_path
     for name in ("bars", "strokes"):
         sys.modules.pop(name, None)
@@ -143,10 +142,10 @@ def test_the_digest_follows_the_data_and_the_users_code(mine: Path) -> None:
     other_batches = OmegaConf.merge(cfg, {"data": {"batch_size": 10}})
     _draw(mine, seed=1)
     assert data_digest(other_batches) == data  # type: ignore[arg-type] # read once a process
-    trial_module._known.clear()
+    worker_module._known.clear()
     assert data_digest(cfg) != data
     _draw(mine, seed=0)
-    trial_module._known.clear()
+    worker_module._known.clear()
     assert trial_digest(cfg) == trial
     (mine / "bars.py").write_text(_MODULE + "# another\n")
     assert trial_digest(cfg) != trial

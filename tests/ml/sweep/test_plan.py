@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ml.sweep.config import METRICS, SweepError, configuration
 from ml.sweep.plan import Plan, make_plan
+from ml.sweep.settings import METRICS, SweepError, configuration
 from ml.sweep.standings import baseline
 from ml.training.config import CONFIGS
 from ml.training.module import EpochScores

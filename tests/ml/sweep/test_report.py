@@ -15,8 +15,8 @@ from rich.console import Console
 
 from ml.sweep import standings
 from ml.sweep.plan import Plan
-from ml.sweep.progress import SweepProgress, print_standings
 from ml.sweep.report import write_report
+from ml.sweep.search import SweepProgress, print_standings
 from ml.sweep.study import open_study
 from tests.ml.sweep.plans import small_plan
 

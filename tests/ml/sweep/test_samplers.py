@@ -5,8 +5,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from ml.sweep.config import configuration
 from ml.sweep.plan import Plan
+from ml.sweep.settings import configuration
 from ml.sweep.study import make_pruner, make_sampler
 from tests.ml.sweep.plans import small_plan
 

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
-from ml.sweep.config import SweepError
-from ml.sweep.space import Dimension, Space, parse_override
+from ml.sweep.settings import Dimension, Space, SweepError, parse_override
 
 
 def _dimension(text: str) -> Dimension:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.sweep.config import SweepError
+from ml.sweep.settings import SweepError
 from ml.sweep.study import JournalLock, cut_unfinished_line, journal, open_study, shown
 from tests.ml.sweep.plans import small_plan
 

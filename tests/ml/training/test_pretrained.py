@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torch import nn
 
-from ml.artifact.calibration import ScalesLogits
 from ml.artifact.evaluation import torch_probabilities
 from ml.artifact.export import PARITY_TOLERANCE, parity_gap, to_onnx
 from ml.artifact.simplify import simplify
+from ml.artifact.weights import ScalesLogits
 from ml.training.callbacks import save_weights
 from ml.training.networks import ResNet
 from ml.training.pretrained import head_of, load_initial, torchvision_model

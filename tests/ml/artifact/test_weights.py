@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ml.artifact.calibration import best_temperature, calibrate
+from ml.artifact.weights import best_temperature, calibrate
 
 
 def _logits(scale: float) -> tuple[Tensor, Tensor]:

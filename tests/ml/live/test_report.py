@@ -1,4 +1,4 @@
-"""ml/live/telemetry: the gauges through a real collector into a real store."""
+"""ml/live/report: the gauges through a real collector into a real store."""
 
 from functools import partial
 from pathlib import Path
@@ -7,10 +7,9 @@ import pytest
 
 from common.captures import Capture, Verdict
 from infra.observability.catalogue import load
-from ml.artifact.drift_reference import measured
-from ml.live.models import Model
-from ml.live.quality import Known, Quality, Seen, quality
-from ml.live.telemetry import export, gauges
+from ml.artifact.artifact import measured
+from ml.live.quality import Known, Model, Quality, Seen, quality
+from ml.live.report import export, gauges
 from tests.helpers.waiting import wait_until
 from tests.ml.drift.tiny_artifact import scenes, write_tiny_artifact
 from tests.serve.telemetry.collector import collector
@@ -58,6 +57,6 @@ def test_every_gauge_arrives_at_the_store_of_a_real_collector(
 def test_a_collector_that_takes_nothing_is_noticed(
     found: Quality, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml.live.telemetry._TIMEOUT_S", 1)
+    monkeypatch.setattr("ml.live.report._TIMEOUT_S", 1)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     assert not export([found])
