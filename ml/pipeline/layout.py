@@ -9,20 +9,22 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+_LOOK_S = 0.5
 
-def die_with_parent(interval_s: float = 0.5) -> None:
+
+def die_with_parent() -> None:
     """Kills this process when its parent dies.
 
     Safe, because stages can be killed at any moment; works on all platforms.
     """
     parent = os.getppid()
-    threading.Thread(target=_watch, args=(parent, interval_s), daemon=True).start()
 
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_S)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def _watch(parent: int, interval_s: float) -> None:
-    while os.getppid() == parent:
-        time.sleep(interval_s)
-    os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 PARAMS = Path("params.yaml")

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from common.files import kept_place, write_whole
 from common.model.signature import PublicKey, SignatureError
 from ml.registry.ledger import Record, RegistryError
@@ -84,9 +86,8 @@ def write_summary(summary: Summary, folder: Path) -> Path:
 def read_summary(version: str, folder: Path) -> Summary | None:
     """A version's summary; None if there is none, or by another release."""
     try:
-        found = json.loads((folder / f"{version}.json").read_text(encoding="utf-8"))
-        return _parsed(found)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return msgspec.json.decode((folder / f"{version}.json").read_bytes(), type=Summary)
+    except (OSError, msgspec.MsgspecError):
         return None
 
 
@@ -95,16 +96,6 @@ def read_summaries(versions: Iterable[str]) -> dict[str, Summary]:
     folder = usual_folder()
     found = ((version, read_summary(version, folder)) for version in versions)
     return {version: one for version, one in found if one is not None}
-
-
-def _parsed(found: Mapping[str, Any]) -> Summary:
-    labelled = found["labelled"]
-    parsed = {
-        "expected": Share(**found["expected"]),
-        "labelled": None if labelled is None else Share(**labelled),
-        "drifted": tuple(found["drifted"]),
-    }
-    return Summary(**{**found, **parsed})
 
 
 REQUEST_KEYS = ("request_id", "requestId", "request.id", "trace_id", "traceId", "x-request-id")

@@ -41,9 +41,9 @@ class Signer:
     key: PublicKey
     sign: Callable[[bytes], bytes]
 
-    def __call__(self, model: bytes, name: str = "model.onnx") -> bytes:
+    def __call__(self, model: bytes) -> bytes:
         """The signature of a model file."""
-        payload = statement(model, name)
+        payload = statement(model, "model.onnx")
         return bundle(payload, self.sign(signed_bytes(payload)), self.key)
 
     @classmethod
@@ -102,7 +102,7 @@ def trusted_key(given: str | None = None) -> PublicKey | None:
         raise RegistryError(str(exc)) from exc
 
 
-def new_key(folder: Path, name: str = "model") -> tuple[Path, Path]:
+def new_key(folder: Path) -> tuple[Path, Path]:
     """A new key pair on P-256: private key (encrypted with KILN_SIGNING_PASSWORD) and public key.
 
     Raises:
@@ -111,7 +111,7 @@ def new_key(folder: Path, name: str = "model") -> tuple[Path, Path]:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    private, public = folder / "model.key", folder / "model.pub"
     if taken := [path for path in (private, public) if path.exists()]:
         raise RegistryError(f"{taken[0]} exists: choose another folder, keys are never overwritten")
     password = os.environ.get(PASSWORD, "").encode()

@@ -243,7 +243,7 @@ class Search:
             if not began:
                 raise SweepFailed(f"worker {name} died before its first trial:\n{log}")
             self._say(f"worker {name} died (exit code {code}), it is replaced")
-            self.workers.replace_one()
+            self.workers.start_one()
 
     def _check_failures(self, first: int) -> None:
         """Stops if the newest trials all failed. If others have finished, retried failures do not

@@ -122,8 +122,10 @@ def check_settings(settings: DictConfig) -> None:
         _expect(key, settings[key], settings[key] >= bound, f"a number from {bound} on")
     threads = settings.threads
     _expect("threads", threads, threads is None or threads >= 1, "a number from 1 on")
-    _expect("sampler", settings.sampler, settings.sampler in SAMPLERS, f"one of {_list(SAMPLERS)}")
-    _expect("pruner", settings.pruner, settings.pruner in PRUNERS, f"one of {_list(PRUNERS)}")
+    _expect(
+        "sampler", settings.sampler, settings.sampler in SAMPLERS, f"one of {', '.join(SAMPLERS)}"
+    )
+    _expect("pruner", settings.pruner, settings.pruner in PRUNERS, f"one of {', '.join(PRUNERS)}")
     longer = settings.grace_s >= 2 * settings.heartbeat_s
     _expect("grace_s", settings.grace_s, longer, "two heartbeats at least (sweep.heartbeat_s)")
     for key in ("name", "experiment"):
@@ -135,7 +137,7 @@ def _check_objectives(settings: DictConfig) -> None:
     for key in ("maximize", "minimize"):
         for name in settings[key]:
             known = name in METRICS + MEASURES
-            _expect(key, f"[{name}]", known, f"any of {_list(METRICS + MEASURES)}")
+            _expect(key, f"[{name}]", known, f"any of {', '.join(METRICS + MEASURES)}")
             way = direction(name, "min")  # measured objectives are costs
             _expect(key, f"[{name}]", key.startswith(str(way)), f"it in sweep.{way}imize")
     objectives = [*settings.maximize, *settings.minimize]
@@ -155,10 +157,6 @@ def _check_objectives(settings: DictConfig) -> None:
 def _expect(key: str, value: Any, holds: bool, expectation: str) -> None:
     if not holds:
         raise SweepError(f"sweep.{key}={value}: expected {expectation}")
-
-
-def _list(names: tuple[str, ...]) -> str:
-    return ", ".join(names)
 
 
 def _is_file_name(text: str) -> bool:

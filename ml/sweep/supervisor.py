@@ -53,7 +53,7 @@ class Workers:
     def start(self) -> None:
         """Starts the plan's number of workers."""
         for _ in range(self._plan.workers):
-            self._start_one()
+            self.start_one()
 
     def running(self) -> int:
         return sum(process.popen.poll() is None for process in self._processes)
@@ -64,10 +64,6 @@ class Workers:
         self._processes = [p for p in self._processes if p not in dead]
         return [(p.name, p.popen.returncode, _tail(p.log)) for p in dead]
 
-    def replace_one(self) -> None:
-        """Starts a replacement for a dead worker."""
-        self._start_one()
-
     def end(self) -> None:
         """Kills them. As after a crash, their trials can be continued."""
         for process in self._processes:
@@ -75,7 +71,8 @@ class Workers:
         for process in self._processes:
             process.popen.wait()
 
-    def _start_one(self) -> None:
+    def start_one(self) -> None:
+        """Starts a worker more, or the replacement of a dead one."""
         self._count += 1
         name = new_worker_name(self._count)
         log = Path(self._plan.folder) / "workers" / f"{name}.log"

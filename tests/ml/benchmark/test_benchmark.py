@@ -156,7 +156,7 @@ def test_what_is_no_model_is_refused_in_one_line(
 
 
 def test_the_same_model_twice_is_refused(field: Field, folder: Path) -> None:
-    with pytest.raises(ArtifactError, match="named twice"):
+    with pytest.raises(ArtifactError):
         of_files([folder / "model.onnx", folder / "model.onnx"])
 
 

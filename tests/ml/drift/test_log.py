@@ -82,7 +82,7 @@ def test_a_line_without_an_answer_is_left_out_with_the_reason(
 
 
 def test_a_log_without_any_answer_is_refused(log: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no prediction .line 1: .*a line is an object"):
+    with pytest.raises(InputError, match="line 1: "):
         read_log(written(log, "hello"), CLASSES, VERSION)
     with pytest.raises(InputError, match="cannot be read"):
         read_log(log.with_name("missing"), CLASSES, VERSION)

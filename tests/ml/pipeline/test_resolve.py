@@ -153,14 +153,14 @@ def test_a_choice_that_the_configuration_does_not_take_is_explained(
     [
         ("train: 3\n", "needs a section 'train:'"),
         ("- 1\n", "needs a section 'train:'"),
-        ("a: [\n", "is not YAML"),
+        ("a: [\n", r"params\.yaml"),
     ],
 )
 def test_a_file_that_is_not_as_it_should_be_is_named(
     tmp_path: Path, text: str, complaint: str
 ) -> None:
     path = tmp_path / "params.yaml"
-    with pytest.raises(ChoicesError, match="cannot be read"):
+    with pytest.raises(ChoicesError, match=r"params\.yaml"):
         read_choices(path, "train")
     path.write_text(text)
     with pytest.raises(ChoicesError, match=complaint):

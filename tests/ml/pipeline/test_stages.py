@@ -208,7 +208,7 @@ def test_a_folder_of_photos_goes_the_whole_way(
 def test_a_stage_ends_with_the_process_that_started_it() -> None:
     program = (
         "import os, sys, time; from ml.pipeline.layout import die_with_parent;"
-        "die_with_parent(0.01); print(os.getpid(), flush=True); time.sleep(600)"
+        "die_with_parent(); print(os.getpid(), flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
         ["/bin/sh", "-c", '"$0" -c "$1" & wait', sys.executable, program],

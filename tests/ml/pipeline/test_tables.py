@@ -74,7 +74,7 @@ def test_hashes_are_those_of_sha256sum_sorted_by_name(
 def test_the_choices_for_the_benchmark_are_what_one_types() -> None:
     typed = arguments({"threads": [1, 2], "seconds": 0.5}, Path("run"))
     assert typed == ["run", "--threads", "1", "2", "--seconds", "0.5"]
-    with pytest.raises(ChoicesError, match="found second"):
+    with pytest.raises(ChoicesError, match=r"\bsecond\b"):
         arguments({"second": 1}, Path("run"))
 
 

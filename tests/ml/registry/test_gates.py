@@ -1,5 +1,6 @@
 """ml/registry/gates.py: each gate passes, and each one fails."""
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -391,7 +392,7 @@ def test_a_file_of_test_images_is_read(registry: Registry, maker: Maker, tmp_pat
     with pytest.raises(RegistryError, match=r"uint8\(N, 4, 5, 3\)"):
         find_examples(manifest, path)
     np.savez(path, images=given.images, labels=given.labels + 2)
-    with pytest.raises(RegistryError, match="the model's classes"):
+    with pytest.raises(RegistryError, match=re.escape(str(path))):
         find_examples(manifest, path)
     np.savez(path, images=given.images, labels=given.labels, classes=manifest.classes)
     assert find_examples(manifest, path) is not None
@@ -399,10 +400,9 @@ def test_a_file_of_test_images_is_read(registry: Registry, maker: Maker, tmp_pat
     with pytest.raises(RegistryError, match=r"flat, round: .*round"):
         find_examples(manifest, path)
     path.write_text("no archive")
-    with pytest.raises(RegistryError, match="holds no test images"):
-        find_examples(manifest, path)
-    with pytest.raises(RegistryError, match="holds no test images"):
-        find_examples(manifest, tmp_path / "missing.npz")
+    for unusable in (path, tmp_path / "missing.npz"):
+        with pytest.raises(RegistryError, match=re.escape(str(unusable))):
+            find_examples(manifest, unusable)
 
 
 def test_a_model_of_other_data_than_cifar10_finds_no_images(

@@ -3,7 +3,9 @@ test_store.py shows to do the same."""
 
 import itertools
 import json
+import re
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,7 @@ def test_the_same_weights_from_another_origin_are_a_conflict(registry: Registry)
 
 
 def test_what_is_no_artifact_is_refused(registry: Registry) -> None:
-    with pytest.raises(ArtifactError, match="not an ONNX model"):
+    with pytest.raises(ArtifactError):
         registry.register(b"<html>")
     assert registry.versions.manifests() == []
 
@@ -99,7 +101,7 @@ def test_a_refused_attempt_is_recorded_and_moves_nothing(registry: Registry) -> 
     registry.promote(b, verdict="refused", evidence={"gate": "too slow"})
     assert registry.state().aliases == {"champion": a}
     assert registry.history()[-1].move.evidence == {"gate": "too slow"}
-    with pytest.raises(RegistryError, match="no previous version"):
+    with pytest.raises(RegistryError, match=r"^champion "):
         registry.rollback()
 
 
@@ -121,7 +123,7 @@ def test_rollbacks_go_back_one_promotion_each(registry: Registry) -> None:
     for expected in (b, a):
         registry.rollback(why="it burns")
         assert registry.state().aliases["champion"] == expected
-    with pytest.raises(RegistryError, match="champion has no previous version"):
+    with pytest.raises(RegistryError, match=r"^champion "):
         registry.rollback()
     registry.promote(c)
     registry.rollback()
@@ -149,9 +151,9 @@ def test_a_rollback_can_name_its_target(registry: Registry) -> None:
         registry.promote(version)
     registry.rollback(to=a)
     assert registry.state().aliases["champion"] == a
-    with pytest.raises(RegistryError, match="no previous version"):
+    with pytest.raises(RegistryError, match=r"^champion "):
         registry.rollback()
-    with pytest.raises(RegistryError, match="is not registered"):
+    with pytest.raises(RegistryError, match="f" * 64):
         registry.rollback(to="f" * 64)
 
 
@@ -193,7 +195,7 @@ def test_an_image_keeps_its_version(registry: Registry) -> None:
         registry.link_image(IMAGE, b)
     with pytest.raises(RegistryError, match=r"^latest "):
         registry.link_image("latest", a)
-    with pytest.raises(RegistryError, match="is not registered"):
+    with pytest.raises(RegistryError, match="f" * 64):
         registry.link_image(IMAGE, "f" * 64)
     with pytest.raises(RegistryError, match=" 0 images"):
         registry.resolve("sha256:9999")
@@ -201,7 +203,7 @@ def test_an_image_keeps_its_version(registry: Registry) -> None:
 
 @pytest.mark.parametrize("alias", ["", "Champion", "beef", "a b", "-x", "a" * 65])
 def test_a_name_that_cannot_be_an_alias_is_refused(registry: Registry, alias: str) -> None:
-    with pytest.raises(RegistryError, match="is no name for an alias"):
+    with pytest.raises(RegistryError, match=re.escape(repr(alias))):
         registry.promote(add(registry, "a"), alias)
 
 
@@ -249,17 +251,17 @@ def test_a_rollback_that_another_alias_did_is_not_this_ones(registry: Registry) 
     assert registry.rollback("champion", expected=b) is not None
     registry.promote(b)
     registry.promote(a)
-    with pytest.raises(Conflict, match="champion is at"):  # promoted away, not rolled back
+    with pytest.raises(Conflict, match=rf"champion .*{a}, .*{b}"):  # promoted away, not rolled back
         registry.rollback(expected=b)
 
 
 def test_a_changed_model_is_not_promoted(registry: Registry) -> None:
     manifest, _ = registry.register(artifact("a"))
     registry.store.delete(manifest.file.key)
-    with pytest.raises(Damaged, match="is missing: restore it"):
+    with pytest.raises(Damaged, match=manifest.file.key):
         registry.promote(manifest.version)
     registry.store.create(manifest.file.key, b"something else")
-    with pytest.raises(Damaged, match="has SHA-256"):
+    with pytest.raises(Damaged, match=sha256(b"something else").hexdigest()):
         registry.promote(manifest.version)
     assert registry.state().aliases == {}
 
@@ -283,7 +285,7 @@ def test_a_version_of_an_older_contract_stays_usable(
     registry.promote(b)
     registry.rollback()
     assert registry.versions.model(a) == registry.versions.model(registry.resolve("champion"))
-    with pytest.raises(ArtifactError, match="another release of Kiln"):
+    with pytest.raises(ArtifactError, match="next"):
         registry.register(registry.versions.model(a))
 
 
@@ -349,7 +351,7 @@ def test_a_store_that_overwrites_is_refused_before_the_first_write() -> None:
         entries = delete = unfinished = None
 
     careless = Overwriting()
-    with pytest.raises(StoreError, match="would lose writes"):
+    with pytest.raises(StoreError):
         Registry(careless).register(artifact("a"))  # type: ignore[arg-type]
     assert list(careless.objects) == ["format.json"]
 

@@ -119,7 +119,7 @@ def test_image_files_become_what_a_training_and_a_test_read(
 
 def test_image_files_for_cifar10_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(resolve("default")))
-    with pytest.raises(ConfigError, match="add data=folder"):
+    with pytest.raises(ConfigError, match="data=folder"):
         pack_images.main(
             [f"--config={tmp_path / 'config.yaml'}", f"--images={tmp_path}", f"--output={tmp_path}"]
         )

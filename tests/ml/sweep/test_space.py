@@ -1,5 +1,7 @@
 """The search space says in Optuna's terms what was written in Hydra's."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,7 +69,7 @@ def test_what_cannot_be_searched_is_refused_by_name(text: str, complaint: str) -
 
 
 def test_a_search_for_nothing_is_refused() -> None:
-    with pytest.raises(SweepError, match="nothing to search"):
+    with pytest.raises(SweepError):
         Space.parse({})
 
 
@@ -112,7 +114,7 @@ def test_every_interval_with_two_ends_in_order_is_taken_and_no_other(a: float, b
     if a < b:
         assert _dimension(text).distribution == FloatDistribution(a, b)
     else:
-        with pytest.raises(SweepError, match="is empty"):
+        with pytest.raises(SweepError, match=rf"^key={re.escape(text)}"):
             _dimension(text)
 
 
@@ -133,7 +135,7 @@ def test_a_range_ends_as_pythons_does_in_tenths_too(
         first, stop, width = int(first), int(stop), int(width)
     text = f"range({first}, {stop}, step={width})"
     if len(listed) == 1:
-        with pytest.raises(SweepError, match="is empty"):
+        with pytest.raises(SweepError, match=rf"^key={re.escape(text)}"):
             _dimension(text)
         return
     dimension = _dimension(text)

@@ -1,6 +1,7 @@
 """What the command line of a training means, and the folder that it gets."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_flag_is_an_override(written: list[str]) -> None:
 
 @pytest.mark.parametrize("written", [["--rerun"], ["--resume="], ["--rerun", "--help"]])
 def test_a_flag_without_its_folder_is_refused(written: list[str]) -> None:
-    with pytest.raises(ResumeError, match="needs a run folder"):
+    with pytest.raises(ResumeError, match=re.escape(written[0].rstrip("="))):
         hydra_arguments(written)
 
 
@@ -102,7 +103,7 @@ def test_a_run_that_is_continued_or_repeated_is_not_changed(tmp_path: Path, key:
 
 
 def test_one_cannot_continue_and_repeat(tmp_path: Path) -> None:
-    with pytest.raises(ResumeError, match="give one of them"):
+    with pytest.raises(ResumeError, match=r"resume .*rerun "):
         _begin(_config(tmp_path, resume="auto", rerun="x"))
 
 
