@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from common.programs import wheel_program
-from tools.offline.pypi_hub import build_files, store
+from tools.offline.pypi_hub import build_files, hub
 from tools.offline.pypi_hub.distribution import HubError
-from tools.offline.pypi_hub.store import installation, link
+from tools.offline.pypi_hub.hub import installation, link
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("UV_OFFLINE", "1")
     monkeypatch.setenv("UV_FIND_LINKS", str(folder))
-    monkeypatch.setattr(store, "find_uv", lambda pins, cache: wheel_program("uv"))
+    monkeypatch.setattr(hub, "find_uv", lambda pins, cache: wheel_program("uv"))
     return folder
 
 
@@ -150,8 +150,7 @@ def test_a_wrong_hash_names_the_package_and_leaves_nothing(wheels: Path, tmp_pat
 def test_the_program_says_what_is_wrong_with_a_lock(wheels: Path, tmp_path: Path) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text("six==1.17.0\n")
-    hub = Path(store.__file__).with_name("hub.py")
-    command = [sys.executable, str(hub), "--lock", str(lock), "--output", str(tmp_path / "hub")]
+    command = [sys.executable, hub.__file__, "--lock", str(lock), "--output", str(tmp_path / "hub")]
 
     done = subprocess.run(command, capture_output=True, text=True)
 

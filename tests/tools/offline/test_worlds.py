@@ -19,7 +19,7 @@ from tests.tools.offline.worlds import (
     read_table,
     uses_of,
 )
-from tools.offline.pypi_hub.lockfile import read_lock
+from tools.offline.pypi_hub.distribution import read_lock
 
 ROOT = Path(__file__).absolute().parents[3]
 TABLE = read_table(Path(__file__).absolute().with_name("upstream.json"))

@@ -9,8 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from tools.offline.pypi_hub.distribution import HubError
-from tools.offline.pypi_hub.lockfile import Pin
+from tools.offline.pypi_hub.distribution import HubError, Pin
 from tools.provision.cache import lock, say, staged
 
 

@@ -22,9 +22,7 @@ _pypi = repository_rule(
         "_modules": attr.label_list(default = [
             "@@//tools/offline/pypi_hub:build_files.py",
             "@@//tools/offline/pypi_hub:distribution.py",
-            "@@//tools/offline/pypi_hub:lockfile.py",
             "@@//tools/offline/pypi_hub:sitecustomize.py",
-            "@@//tools/offline/pypi_hub:store.py",
             "@@//tools/offline/pypi_hub:uv.py",
         ]),
         "_program": attr.label(default = "@@//tools/offline/pypi_hub:hub.py"),
