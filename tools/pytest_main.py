@@ -7,13 +7,14 @@ it and leaves sharding to an unmaintained plugin, so all of it is implemented he
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import importlib.util
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn, TextIO
@@ -107,6 +108,8 @@ def _set_back() -> None:
 def main(arguments: Sequence[str]) -> int:
     with TemporaryDirectory(dir=os.environ.get("TEST_TMPDIR"), prefix="t") as scratch:
         _isolate(Path(scratch))
+        if "TEST_TARGET" in os.environ:  # not where this runner's own tests run it
+            _prepare()
         # Imported here: this file's own folder must not be searched for modules.
         from tools.coverage.measure import measured
 
@@ -131,6 +134,12 @@ def _isolate(scratch: Path) -> None:
     os.environ["HOME"] = str(home)
     for name in [name for name in os.environ if name.startswith("XDG_")]:
         del os.environ[name]
+
+
+def _prepare() -> None:
+    """Loads what programs need before pytest begins, if the tests start some."""
+    with suppress(ModuleNotFoundError):
+        importlib.import_module("tests.helpers.program").prepare()
 
 
 def _bazel_options(scratch: Path) -> list[str]:

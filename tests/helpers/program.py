@@ -2,7 +2,9 @@
 
 An interpreter spends five to eight seconds on those imports, which is most of what a test of a
 command would take. Here a process that has loaded them, and has done nothing else, forks itself for
-every program; of our own modules it has loaded none but the one that imports Lightning.
+every program; of our own modules it has loaded none but the one that imports Lightning. Under Bazel
+it is a fork of the test before pytest begins, so that both load them once; otherwise it is started
+with the first program.
 
 A test starts one as a `Program`; a shell, or another program that starts programs, by the words of
 `in_shell`, which run this file without packages: it passes its descriptors, environment and signals
@@ -29,7 +31,6 @@ import threading
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NoReturn
@@ -86,7 +87,7 @@ class Program(subprocess.Popen[str]):
             return
         cwd, env, pipes = how[4], how[5], how[9:15]
         _, _, _, output, _, errors = pipes
-        connection, _, _ = _forker()
+        connection, _ = _forker()
         _request(connection, [output, errors], args[2:], cwd, env)
         self.pid = int.from_bytes(connection.recv(8), "big")
         self._child_created = True
@@ -100,14 +101,29 @@ def in_shell(module: str) -> str:
 
 def stand_in() -> str:
     """A program to set ``sys.executable`` to: what is started by it with -m is forked."""
-    _, _, folder = _forker()
+    _, folder = _forker()
     return f"{folder}/python"
 
 
-@cache
-def _forker() -> tuple[socket.socket, subprocess.Popen[bytes], str]:
-    """The process that forks, which lives as long as this one, a connection to it, and a folder
-    with the socket at which it listens for others, and a stand-in for Python that asks there."""
+def prepare() -> None:
+    """Loads the packages here, while there are neither tests nor threads, and forks the forker."""
+    _load()
+    _forkers.append(_open_forker(fork=True))
+
+
+_Forker = tuple[socket.socket, str]
+_forkers: list[_Forker] = []
+
+
+def _forker() -> _Forker:
+    """A connection to the process that forks, which lives as long as this one, and a folder with
+    the socket at which it listens for others, and a stand-in for Python that asks there."""
+    if not _forkers:
+        _forkers.append(_open_forker(fork=False))
+    return _forkers[0]
+
+
+def _open_forker(*, fork: bool) -> _Forker:
     # Programs become children of this process when the one between has ended.
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     ours, theirs = socket.socketpair()
@@ -117,18 +133,23 @@ def _forker() -> tuple[socket.socket, subprocess.Popen[bytes], str]:
     here = shlex.join([sys.executable, "-I", "-S", str(Path(__file__).absolute()), door])
     python.write_text(_PYTHON.format(here=here, python=shlex.quote(sys.executable)))
     python.chmod(0o755)
-    path = os.pathsep.join(filter(None, sys.path))
-    with socket.socket(socket.AF_UNIX) as listening:
+    with theirs, socket.socket(socket.AF_UNIX) as listening:
         listening.bind(door)
         listening.listen()
-        numbers = [theirs.fileno(), listening.fileno()]
-        forker = subprocess.Popen(
-            [sys.executable, "-P", __file__, folder, *map(str, numbers)],
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            pass_fds=numbers,
-        )
-    theirs.close()
-    return ours, forker, folder
+        if not fork:
+            _spawn(folder, theirs.fileno(), listening.fileno())
+        elif os.fork() == 0:
+            ours.close()
+            _serve(folder, theirs, listening)
+    return ours, folder
+
+
+def _spawn(folder: str, *sockets: int) -> None:
+    path = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-P", __file__, folder, *map(str, sockets)]
+    subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, pass_fds=sockets
+    )
 
 
 def _request(
@@ -143,13 +164,17 @@ def _request(
     connection.sendall(request)
 
 
-def _serve(connection: socket.socket, door: socket.socket) -> None:
+def _load() -> None:
     for name in _SLOW:
         with suppress(ImportError):
             importlib.import_module(name)
     with suppress(ImportError):
         exporter = importlib.import_module("tests.helpers.exporter")
         exporter.warm()
+
+
+def _serve(folder: str, connection: socket.socket, door: socket.socket) -> NoReturn:
+    sys.executable = f"{folder}/python"
     while True:
         readable, _, _ = select.select([connection, door], [], [])
         with suppress(ChildProcessError):
@@ -163,7 +188,7 @@ def _serve(connection: socket.socket, door: socket.socket) -> None:
         if connection in readable:
             head, pipes, *_ = socket.recv_fds(connection, 8, 2)
             if not head:
-                return
+                os._exit(0)
             request = _rest(connection, head)
             told, tell = os.pipe()
             between = os.fork()
@@ -244,6 +269,9 @@ def _become(
     os.chdir(cwd)
     sys.path[:] = env["PYTHONPATH"].split(os.pathsep) + sys.path
     atexit._clear()
+    if "COVERAGE_PROCESS_START" in env:
+        sys.modules.pop("sitecustomize", None)
+        importlib.import_module("sitecustomize")  # of tools/coverage/measure.py
     sys.argv = list(command)
     code = 0
     try:
@@ -271,7 +299,7 @@ def _become(
 
 if __name__ == "__main__":
     if sys.argv[2].isdigit():
-        sys.executable = f"{sys.argv[1]}/python"
-        _serve(*(socket.socket(fileno=int(number)) for number in sys.argv[2:]))
+        _load()
+        _serve(sys.argv[1], *(socket.socket(fileno=int(number)) for number in sys.argv[2:]))
     else:
         _ask(*sys.argv[1:])
