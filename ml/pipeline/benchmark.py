@@ -13,8 +13,15 @@ from rich.console import Console
 
 from common.files import write_whole
 from ml.benchmark.main import main as run_benchmark
-from ml.pipeline.layout import METRICS, PARAMS, RUN, csv_text, enter_stage
-from ml.pipeline.resolve import ChoicesError, read_choices
+from ml.pipeline.layout import (
+    METRICS,
+    PARAMS,
+    RUN,
+    ChoicesError,
+    csv_text,
+    enter_stage,
+    read_choices,
+)
 
 _SUMMARY = ("model", "p50_ms", "images_per_s", "megabytes", "memory_mb", "cold_load_s")
 

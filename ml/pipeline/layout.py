@@ -1,4 +1,4 @@
-"""Paths, tables and process handling shared by the stages of dvc.yaml."""
+"""Paths, parameters, tables and process handling shared by the stages of dvc.yaml."""
 
 import csv
 import io
@@ -8,6 +8,11 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 _LOOK_S = 0.5
 
@@ -58,6 +63,37 @@ def is_stage() -> bool:
 def programs_folder() -> Path:
     """The folder of the stages' programs: beside this file under Bazel."""
     return Path(os.environ.get(PROGRAMS) or Path(__file__).absolute().parent)
+
+
+class ChoicesError(ValueError):
+    """params.yaml is invalid; the message names the place and what was expected."""
+
+
+def read_choices(path: Path, section: str) -> dict[str, Any]:
+    """A section of params.yaml.
+
+    Raises:
+        ChoicesError: the file or the section cannot be read.
+    """
+    chosen = read_params(path).get(section)
+    if not isinstance(chosen, dict):
+        raise ChoicesError(f"{path} needs a section '{section}:' of names and values")
+    return chosen
+
+
+def read_params(path: Path) -> dict[Any, Any]:
+    """The content of params.yaml; empty if it is no mapping.
+
+    Raises:
+        ChoicesError: it cannot be read.
+    """
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except OSError as exc:
+        raise ChoicesError(f"{path} cannot be read ({exc.strerror}): restore it") from exc
+    except (YAMLError, OmegaConfBaseException) as exc:
+        raise ChoicesError(f"{path} is not YAML: {' '.join(str(exc).split())}") from exc
+    return values if isinstance(values, dict) else {}
 
 
 def csv_text(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

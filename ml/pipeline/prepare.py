@@ -9,10 +9,12 @@ are packed), and its counts.
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -36,12 +38,14 @@ from ml.pipeline.layout import (
     PIN,
     PREPARED,
     STAGES,
+    ChoicesError,
     enter_stage,
     programs_folder,
+    read_choices,
+    read_params,
 )
-from ml.pipeline.resolve import ChoicesError, read_choices, read_dataset, resolve
 from ml.runs.provenance import own_code
-from ml.training.config import ConfigError, DataConfig, FolderConfig, is_fast_dev_run
+from ml.training.config import ConfigError, DataConfig, FolderConfig, is_fast_dev_run, resolved
 
 CONFIGS = Path("configs")
 
@@ -91,6 +95,59 @@ def prepare(lists: Path) -> None:
         write_whole(CODE / f"{stage}.txt", hashed)
     write_whole(METRICS / "data.json", json.dumps(counts(DATASET), indent=2) + "\n")
     write_whole(CONFIG, OmegaConf.to_yaml(config))
+
+
+def read_dataset(path: Path) -> Path:
+    """The dataset folder in params.yaml, relative to the workspace.
+
+    Raises:
+        ChoicesError: the file cannot be read, or does not name a folder in the workspace.
+    """
+    named = read_params(path).get("dataset")
+    folder = Path(named) if isinstance(named, str) else Path("..")
+    if folder.is_absolute() or ".." in folder.parts:
+        raise ChoicesError(
+            f"{path}: dataset is {named!r}, expected a folder in this workspace: ml/data for "
+            "CIFAR-10, or images that DVC pins, such as photos"
+        )
+    return folder
+
+
+def resolve(choices: Mapping[str, Any], configs: Path, images: Path | None = None) -> DictConfig:
+    """The configuration of ``bazel run //ml:train`` with these choices as overrides.
+
+    Args:
+        choices: groups and values, nested as in the configuration: ``{"experiment": "smoke",
+            "data": {"batch_size": 256}}``.
+        configs: the folder of Hydra groups.
+        images: the dataset's folder of image files, unless it is CIFAR-10.
+
+    Raises:
+        ConfigError: a choice is unknown or invalid.
+    """
+    # Null groups are left out: Hydra has no such override, and the default stays.
+    chosen = {k: v for k, v in choices.items() if v is not None or not (configs / k).is_dir()}
+    first = [] if images is None else ["data=folder", f"data.folder={_typed(str(images))}"]
+    return resolved([*first, *overrides(chosen)], configs)
+
+
+def overrides(choices: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The choices as Hydra overrides: ``experiment=smoke``, ``data.batch_size=256``."""
+    for key, value in choices.items():
+        if isinstance(value, Mapping):
+            yield from overrides(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={_typed(value)}"
+
+
+def _typed(value: Any) -> str:
+    if value is None or isinstance(value, bool | int | float):
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, list):
+        return f"[{','.join(_typed(item) for item in value)}]"
+    # In Hydra's quotes, a backslash is literal except before a quote.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), str(value))
+    return f"'{escaped}'"
 
 
 def _check_reads(config: DictConfig, source: Path) -> None:

@@ -22,7 +22,7 @@ from ml.sweep.report import check_experiment_is_ours, train_command, write_exper
 from ml.sweep.settings import SweepError
 from ml.sweep.standings import TrialCounts, queue_baseline
 from ml.sweep.study import open_study, shown
-from ml.sweep.supervisor import Leases, Undertaker, Workers
+from ml.sweep.supervisor import Leases, Reaper, Workers
 
 _ROWS = 8
 _STYLES = {"finished": "green", "pruned": "yellow", "failed": "red", "lost": "magenta"}
@@ -172,7 +172,7 @@ class Search:
         self.rules = standings.Rules.of(plan, self.space)
         self.study = open_study(plan, create=True)
         leases = Leases(Path(plan.folder))
-        self.undertaker = Undertaker(self.study, leases, retries=plan.retries, grace_s=plan.grace_s)
+        self.reaper = Reaper(self.study, leases, retries=plan.retries, grace_s=plan.grace_s)
         self.workers = Workers(plan)
 
     def run(self) -> None:
@@ -183,7 +183,7 @@ class Search:
                 training.
         """
         if self.plan.storage is None:
-            self.undertaker.look_first()
+            self.reaper.reap_leftovers()
         known = self.study.get_trials(deepcopy=False)
         if not known and self.plan.start_from_defaults:
             queue_baseline(self.plan, self.study, self.space)
@@ -192,7 +192,7 @@ class Search:
             self._work(known)
         finally:
             self.workers.end()
-            self.undertaker.close(self.workers.names)
+            self.reaper.close(self.workers.names)
         self._check_success()
 
     def conclude(self) -> None:
@@ -224,7 +224,7 @@ class Search:
         with SweepProgress(self.console, self.names, known) as progress:
             while self.workers.running():
                 time.sleep(_POLL_DATABASE_S if self.plan.storage else _POLL_S)
-                self.undertaker.look()
+                self.reaper.reap()
                 progress.show(self.study, self.counts())
                 self._check_failures(len(known))
                 self._replace_dead()

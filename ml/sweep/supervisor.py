@@ -155,7 +155,7 @@ def new_worker_name(index: int) -> str:
     return f"{socket.gethostname()}-{index}-{os.getpid()}-{time.time_ns() // 1000 % 10**9}"
 
 
-class Undertaker:
+class Reaper:
     """Finds trials whose worker is gone and requeues them.
 
     Immediately if the worker's lock is visible; if machines share only a database, after
@@ -170,7 +170,7 @@ class Undertaker:
         self._grace_s = grace_s
         self._nameless_since: dict[int, float] = {}
 
-    def look(self) -> None:
+    def reap(self) -> None:
         """Gives up trials whose workers are gone."""
         for trial in self._running():
             if self._is_gone(trial):
@@ -179,8 +179,8 @@ class Undertaker:
             warnings.simplefilter("ignore", ExperimentalWarning)
             fail_stale_trials(self._study)  # no effect on a journal, which has no heartbeats
 
-    def look_first(self) -> None:
-        """Like `look`, at start-up, if this folder shows all workers: if none is alive, no trial is
+    def reap_leftovers(self) -> None:
+        """Like `reap`, at start-up, if this folder shows all workers: if none is alive, no trial is
         running.
 
         Does not count as a loss, since the trial was hardly the cause.

@@ -11,9 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.pipeline.layout import STAGES
-from ml.pipeline.prepare import prepare
-from ml.pipeline.resolve import ChoicesError, overrides, read_choices, read_dataset, resolve
+from ml.pipeline.layout import STAGES, ChoicesError, read_choices
+from ml.pipeline.prepare import overrides, prepare, read_dataset, resolve
 from ml.training.config import ConfigError
 from tests.ml.data.small_dataset import write_photos
 

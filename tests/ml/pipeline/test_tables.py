@@ -10,8 +10,8 @@ import pytest
 from ml.artifact.evaluation import evaluate
 from ml.pipeline.benchmark import arguments, figures, summary_rows
 from ml.pipeline.evaluate import Evaluated, read_evaluated
+from ml.pipeline.layout import ChoicesError
 from ml.pipeline.prepare import hashes
-from ml.pipeline.resolve import ChoicesError
 from ml.runs.folder import RunFolder
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ml.sweep import standings
 from ml.sweep.study import open_study
-from ml.sweep.supervisor import Leases, Undertaker, new_worker_name
+from ml.sweep.supervisor import Leases, Reaper, new_worker_name
 from tests.ml.sweep.plans import small_plan
 
 
@@ -39,8 +39,8 @@ def study(tmp_path: Path) -> optuna.Study:
 
 
 @pytest.fixture
-def undertaker(study: optuna.Study, tmp_path: Path) -> Undertaker:
-    return Undertaker(study, Leases(tmp_path), retries=2, grace_s=1000)
+def reaper(study: optuna.Study, tmp_path: Path) -> Reaper:
+    return Reaper(study, Leases(tmp_path), retries=2, grace_s=1000)
 
 
 def test_no_two_workers_have_the_same_name() -> None:
@@ -48,7 +48,7 @@ def test_no_two_workers_have_the_same_name() -> None:
 
 
 def test_the_trial_of_a_killed_worker_begins_again(
-    study: optuna.Study, undertaker: Undertaker, tmp_path: Path
+    study: optuna.Study, reaper: Reaper, tmp_path: Path
 ) -> None:
     spawn = multiprocessing.get_context("spawn")
     held = spawn.Event()
@@ -56,51 +56,51 @@ def test_the_trial_of_a_killed_worker_begins_again(
     process.start()
     assert held.wait(60)
     _begin(study, "w")
-    undertaker.look()
+    reaper.reap()
     assert _outcomes(study) == ["running"]
     assert not Leases(tmp_path).nobody_is_alive()
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    undertaker.look()
+    reaper.reap()
     assert _outcomes(study) == ["lost", "waiting"]
-    undertaker.look()
+    reaper.reap()
     assert _outcomes(study) == ["lost", "waiting"]
 
 
 def test_a_worker_that_nobody_here_knows_is_left_to_its_heartbeats(
-    study: optuna.Study, undertaker: Undertaker
+    study: optuna.Study, reaper: Reaper
 ) -> None:
     _begin(study, "of-another-machine")
-    undertaker.look()
+    reaper.reap()
     assert _outcomes(study) == ["running"]
 
 
 def test_a_trial_without_a_name_is_given_time(study: optuna.Study, tmp_path: Path) -> None:
     _begin(study)
-    patient = Undertaker(study, Leases(tmp_path), retries=2, grace_s=1000)
-    patient.look()
-    patient.look()
+    patient = Reaper(study, Leases(tmp_path), retries=2, grace_s=1000)
+    patient.reap()
+    patient.reap()
     assert _outcomes(study) == ["running"]
-    hasty = Undertaker(study, Leases(tmp_path), retries=2, grace_s=-1)
-    hasty.look()
+    hasty = Reaper(study, Leases(tmp_path), retries=2, grace_s=-1)
+    hasty.reap()
     assert _outcomes(study) == ["lost", "waiting"]
 
 
-def test_when_nobody_is_alive_no_trial_is(study: optuna.Study, undertaker: Undertaker) -> None:
+def test_when_nobody_is_alive_no_trial_is(study: optuna.Study, reaper: Reaper) -> None:
     _begin(study)
     _begin(study, "gone")
-    undertaker.look_first()
+    reaper.reap_leftovers()
     assert _outcomes(study) == ["lost", "lost", "waiting", "waiting"]
     assert study.trials[2].user_attrs["attempt"] == 0
 
 
 def test_trials_of_workers_that_were_ended_on_purpose_lose_no_attempt(
-    study: optuna.Study, undertaker: Undertaker
+    study: optuna.Study, reaper: Reaper
 ) -> None:
     _begin(study, "ours")
     _begin(study, "theirs")
-    undertaker.close(["ours"])
+    reaper.close(["ours"])
     assert _outcomes(study) == ["lost", "running", "waiting"]
     assert study.trials[2].user_attrs["attempt"] == 0
 
@@ -111,13 +111,13 @@ def test_a_trial_of_another_machine_is_lost_when_its_heart_stops(tmp_path: Path)
     study = open_study(small_plan(tmp_path, storage=f"sqlite:///{database}"), create=True)
     trial = _begin(study, "of-another-machine")
     study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
-    undertaker = Undertaker(study, Leases(tmp_path), retries=2, grace_s=1000)
-    undertaker.look()
+    reaper = Reaper(study, Leases(tmp_path), retries=2, grace_s=1000)
+    reaper.reap()
     assert _outcomes(study) == ["running"]
     with sqlite3.connect(database) as connection:  # an hour passes
         connection.execute("update trial_heartbeats set heartbeat = datetime(heartbeat, '-1 hour')")
     connection.close()
-    undertaker.look()
+    reaper.reap()
     assert _outcomes(study) == ["lost", "waiting"]
     assert study.trials[1].user_attrs["origin"] == 0
     study._storage.remove_session()
