@@ -10,10 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 _LOOK_S = 0.5
 
 
@@ -87,6 +83,10 @@ def read_params(path: Path) -> dict[Any, Any]:
     Raises:
         ChoicesError: it cannot be read.
     """
+    from omegaconf import OmegaConf  # slow to import, for a runner that does without
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError as exc:
