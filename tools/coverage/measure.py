@@ -10,11 +10,12 @@ from pathlib import Path
 
 # Imported by every Python process that a test starts, through PYTHONPATH.
 _SITE_HOOK = """\
-import sys
-sys.path.append({site_packages!r})
-import coverage
-coverage.process_startup()
-sys.path.remove({site_packages!r})
+import os, sys
+if "COVERAGE_PROCESS_START" in os.environ:
+    sys.path.append({site_packages!r})
+    import coverage
+    coverage.process_startup()
+    sys.path.remove({site_packages!r})
 """
 
 _SETTINGS = """\
