@@ -107,8 +107,9 @@ def stand_in() -> str:
 
 def prepare() -> None:
     """Loads the packages here, while there are neither tests nor threads, and forks the forker."""
-    _load()
-    _forkers.append(_open_forker(fork=True))
+    if sys.platform == "linux":  # elsewhere a `Program` is started anew
+        _load()
+        _forkers.append(_open_forker(fork=True))
 
 
 _Forker = tuple[socket.socket, str]
