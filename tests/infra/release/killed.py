@@ -69,7 +69,7 @@ class Deploys:
     ) -> tuple[int, list[str]]:
         """Exit code (-9 if killed) of a deploy, and the calls that it made: "lambda.GetAlias".
 
-        `behind` names a call; the next one is not made.
+        `behind` names a call; the next one of the thread that made it is not made.
         """
         job = {"name": name, "arguments": list(arguments), "kill_at": kill_at, "by": by}
         job["behind"] = behind
@@ -173,18 +173,19 @@ def _become(job: Mapping[str, Any], calls: int, clients: Sequence[Any], deploy: 
     from infra.release.commands.command import interrupt_by_sigterm
 
     lock = threading.Lock()
-    made, is_behind = 0, False
+    made, behind = 0, 0  # a thread: the lease's renewal may come while the named call is on its way
 
     def count(event_name: str, request: Any, **_: object) -> None:
-        nonlocal made, is_behind
+        nonlocal made, behind
         with lock:
             made += 1
-            if is_behind or made == job["kill_at"]:
+            if behind == threading.get_ident() or made == job["kill_at"]:
                 os.kill(os.getpid(), job["by"])
             call = event_name.removeprefix("before-send.")
             if call == "s3.PutObject":
                 call += f"/{request.url.rpartition('/')[2]}"
-            is_behind = call == job["behind"]
+            if call == job["behind"]:
+                behind = threading.get_ident()
             os.write(calls, f"{call} ".encode())
 
     for client in clients:
