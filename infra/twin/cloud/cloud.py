@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -217,6 +218,8 @@ class Cloud:
             store = threading.RLock()
             self._logs, self._metrics = LogWriter(store), MetricWriter(store)
             moto = DomainDispatcherApplication(create_backend_app)
+            # moto lists its own folder for each request.
+            moto.get_backend_for_host = cache(moto.get_backend_for_host)  # type: ignore[method-assign]
             log = stack.enter_context((self.folder / "requests.log").open("w", buffering=1))
             lambda_api = LambdaApi(moto, self.region, store)
             self.endpoint_url = stack.enter_context(_serving(lambda_api, log))
