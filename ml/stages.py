@@ -54,7 +54,7 @@ def train(
         ConfigError, InstantiationException, DatasetError, ResumeError: nothing was started.
         DivergedError: the loss is NaN or infinite; earlier results stay.
         ParityError: the exported model's predictions differ from the network's.
-        SystemExit: Ctrl-C, with `ml.training.launch.INTERRUPTED`; the run can be continued.
+        KeyboardInterrupt: Ctrl-C; the run can be continued.
     """
     from ml.training import fitting
     from ml.training.config import is_fast_dev_run

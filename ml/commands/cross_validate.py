@@ -245,11 +245,9 @@ def main(cfg: DictConfig) -> None:
         folder = cross_validate(cfg, _Folds.count, console)
     except (ConfigError, ResumeError, DatasetError, InstantiationException, OSError) as exc:
         _refuse(exc)
-    except (KeyboardInterrupt, SystemExit) as exc:
-        if isinstance(exc, KeyboardInterrupt) or exc.code == INTERRUPTED:
-            print("No fold is lost: run the same command to continue.", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-        raise
+    except KeyboardInterrupt:  # between two folds
+        print("\nInterrupted. Continue with: the same command", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     print_results(folder, console)
 
 

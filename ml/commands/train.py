@@ -49,12 +49,7 @@ def _train(cfg: DictConfig, run: RunFolder, console: Console) -> dict[str, Any]:
         from ml import stages
         from ml.training import fitting  # noqa: F401
 
-    try:
-        return stages.train(cfg, run, console)
-    except KeyboardInterrupt:
-        hint = f" Continue with: resume={run.path}" if run.metrics.exists() else ""
-        print(f"\nInterrupted.{hint}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    return stages.train(cfg, run, console)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
@@ -72,6 +67,9 @@ def main(cfg: DictConfig) -> float:
             summary = _train(chosen, run, console)
     except (ConfigError, ResumeError, DatasetError, InstantiationException, OSError) as exc:
         _refuse(exc)
+    except KeyboardInterrupt:  # before the run began
+        print("\nInterrupted.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     if found := summary.get("rate_test"):
         lr = found["suggestion"]
         said = (

@@ -23,7 +23,7 @@ from ml.runs.folder import ResumeError, RunFolder, best_row
 from ml.training.callbacks import metrics_log
 from ml.training.config import ConfigError, DivergedError
 from ml.training.fitting import finish, fit
-from ml.training.launch import DIVERGED
+from ml.training.launch import DIVERGED, INTERRUPTED
 
 BAD_INPUT = 2
 
@@ -82,6 +82,9 @@ def main() -> int:
     except DivergedError as exc:
         print(f"Diverged: {exc}", file=sys.stderr)
         return DIVERGED
+    except KeyboardInterrupt:
+        print("\nInterrupted. Continue with: the same command", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

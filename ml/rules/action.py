@@ -42,7 +42,8 @@ def shown_beside(output: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-REFUSED = 1  # exit code: an input or a result is rejected; the message says why
+# Exit codes: an input or a result is rejected, and the message says why; as in a shell, Ctrl-C.
+REFUSED, INTERRUPTED = 1, 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
         except program.REFUSALS as exc:
             print(explained(exc), file=sys.stderr)
             return REFUSED
+        except KeyboardInterrupt:
+            return INTERRUPTED
     return 0
 
 

@@ -65,8 +65,7 @@ def fit(
     recorded: bool = True,
     tests: bool = False,
 ) -> Fitted:
-    """Trains in a run folder, from its last checkpoint if it has one; Ctrl-C exits with
-    `INTERRUPTED`.
+    """Trains in a run folder, from its last checkpoint if it has one.
 
     Args:
         run: an existing folder that contains this configuration, see `ml.runs.folder.open_run`.
@@ -90,7 +89,7 @@ def fit(
     if fitted.trainer.is_global_zero:
         _announce(console, cfg, run, fitted, continued=checkpoint is not None, recorded=recorded)
     with together(ranks, run.path):
-        _run(fitted, run, checkpoint)
+        _run(fitted, checkpoint)
     return fitted
 
 
@@ -271,17 +270,15 @@ def _announce(
         say(f"[yellow]Warning:[/] {difference}: the metrics may differ")
 
 
-def _run(fitted: Fitted, run: RunFolder, checkpoint: Path | None) -> None:
+def _run(fitted: Fitted, checkpoint: Path | None) -> None:
     trainer = fitted.trainer
     try:
         with shared_threads(trainer):
             trainer.fit(
                 fitted.module, datamodule=fitted.data, ckpt_path=checkpoint, weights_only=True
             )
-    except SystemExit:  # raised by Lightning on Ctrl-C
-        if trainer.is_global_zero:
-            print(f"\nInterrupted. Continue with: resume={run.path}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit:  # which Lightning makes of it
+        raise KeyboardInterrupt from None
 
 
 def load_best(module: ImageClassifier, trainer: lightning.Trainer) -> None:
@@ -343,7 +340,10 @@ def _follow(ranks: LocalRanks, run: RunFolder) -> None:
 
     threading.Thread(target=end_with_the_first, daemon=True).start()
     fitted = _assemble(run.load_config(), run, (), ranks)
-    _run(fitted, run, _readable_checkpoint(run))
+    try:
+        _run(fitted, _readable_checkpoint(run))
+    except KeyboardInterrupt:  # told by the first
+        sys.exit(INTERRUPTED)
     leave_group()
 
 

@@ -122,10 +122,17 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
 
 @contextmanager
 def explained(run: RunFolder, continue_with: str = "") -> Iterator[None]:
-    """Exits with a specific code if the training diverges or cannot write, and prints what the run
-    folder contains and how to continue: by default ``resume=`` with that folder."""
+    """Exits with a specific code if the training diverges, cannot write or is interrupted, and
+    prints what the run folder contains and how to continue: by default ``resume=`` with it.
+    """
+    how = continue_with or f"resume={run.path}"
     try:
         yield
+    except KeyboardInterrupt:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            hint = f" Continue with: {how}" if run.metrics.exists() else ""
+            print(f"\nInterrupted.{hint}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except DivergedError as exc:
         print(f"\nDiverged: {exc}.\n{_saved(run)}", file=sys.stderr)
         sys.exit(DIVERGED)
@@ -133,8 +140,7 @@ def explained(run: RunFolder, continue_with: str = "") -> Iterator[None]:
         if not run.metrics.exists() or exc.errno not in _STORAGE:
             raise
         print(
-            f"\nNot written: {exc}.\n{_saved(run)}\nFree disk space, then continue with: "
-            f"{continue_with or f'resume={run.path}'}",
+            f"\nNot written: {exc}.\n{_saved(run)}\nFree disk space, then continue with: {how}",
             file=sys.stderr,
         )
         sys.exit(UNWRITTEN)

@@ -114,6 +114,7 @@ def prepare() -> None:
 
 _Forker = tuple[socket.socket, str]
 _forkers: list[_Forker] = []
+_spawned: list[subprocess.Popen[bytes]] = []  # kept, since a forgotten one warns
 
 
 def _forker() -> _Forker:
@@ -148,9 +149,8 @@ def _open_forker(*, fork: bool) -> _Forker:
 def _spawn(folder: str, *sockets: int) -> None:
     path = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-P", __file__, folder, *map(str, sockets)]
-    subprocess.Popen(
-        command, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, pass_fds=sockets
-    )
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    _spawned.append(subprocess.Popen(command, env=env, pass_fds=sockets))
 
 
 def _request(
