@@ -24,7 +24,7 @@ from ml.runs.folder import RunFolder, create_run, open_run, read_rows
 from ml.runs.provenance import read_provenance
 from ml.training import fitting, launch
 from ml.training.config import DivergedError, resolved
-from ml.training.launch import DIVERGED, UNWRITTEN, explained
+from ml.training.launch import DIVERGED, INTERRUPTED, UNWRITTEN, explained
 from ml.training.module import EpochScores
 from tests.ml.data.small_dataset import write_dataset
 from tests.ml.training.plain_network import PlainNetwork
@@ -211,16 +211,25 @@ def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(
     assert len(read_rows(run.metrics)) == 3
 
 
-def test_a_fold_without_room_is_not_continued_by_resume(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+class Interrupted(lightning.Callback):
+    """Ctrl-C in the second epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("cause", "code"), [("LessRoom", UNWRITTEN), ("Interrupted", INTERRUPTED)])
+def test_a_broken_fold_is_not_continued_by_resume(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], cause: str, code: int
 ) -> None:
-    cfg = _cfg_with(folder, "LessRoom")
+    cfg = _cfg_with(folder, cause)
     for key, value in (("name", "full"), ("paths", {"runs": str(tmp_path / "runs")})):
         OmegaConf.update(cfg, key, value, force_add=True)
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     with little_room(most), pytest.raises(SystemExit) as leaving:
         cross_validate(cfg, 2, Console(quiet=True))
-    assert leaving.value.code == UNWRITTEN
+    assert leaving.value.code == code
     errors = capsys.readouterr().err
     assert "the same command" in errors
     assert "resume=" not in errors
