@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,6 +125,21 @@ def serving(server: HTTPServer) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def in_threads(*works: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Runs each in a thread of its own during the block; then the event is set, and they end."""
+    ending = threading.Event()
+    threads = [threading.Thread(target=work, args=(ending,)) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        for thread in threads:
+            thread.join()
 
 
 def this_user() -> str:

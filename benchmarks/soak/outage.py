@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from common.captures import Capture, Captures
 from common.command_line import command_parser, count
 from common.files import user_path, write_whole
 from common.model.artifact import ArtifactError
-from common.programs import serving
+from common.programs import in_threads, serving
 from common.terminal import Progress, terminal
 from serve.capture.recorder import png
 from serve.capture.s3 import Bucket
@@ -310,21 +311,10 @@ class Callers:
     @contextmanager
     def calling(self) -> Iterator[None]:
         """Sends requests until the block ends, and waits for their responses."""
-        ending = threading.Event()
-        threads = [
-            threading.Thread(target=self._call, args=(ending, number))
-            for number in range(self._callers)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
+        with in_threads(*(partial(self._call, number) for number in range(self._callers))):
             yield
-        finally:
-            ending.set()
-            for thread in threads:
-                thread.join()
 
-    def _call(self, ending: threading.Event, number: int) -> None:
+    def _call(self, number: int, ending: threading.Event) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_TIMEOUT_S)
         with closing(connection):
             while not ending.wait(self._pause_s):

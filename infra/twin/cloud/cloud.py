@@ -42,7 +42,7 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
-from common.programs import serving
+from common.programs import in_threads, serving
 from infra.twin.cloud.alarms import AlarmWatch
 from infra.twin.cloud.data_plane import RETRY_AFTER_S, DataPlane, LambdaApi, Observe, ignore
 from infra.twin.cloud.fleet import KEEP_IDLE_S, Fleet, Launch
@@ -293,19 +293,15 @@ _MINUTES = {"minute": 1, "hour": 60, "day": 24 * 60}
 @contextmanager
 def regularly(work: Callable[[], object], every_s: float) -> Iterator[None]:
     """Repeats the work periodically, and once more at the end."""
-    ending = threading.Event()
 
-    def run() -> None:
+    def run(ending: threading.Event) -> None:
         while not ending.wait(every_s):
             work()
 
-    thread = threading.Thread(target=run)
-    thread.start()
     try:
-        yield
+        with in_threads(run):
+            yield
     finally:
-        ending.set()
-        thread.join()
         work()
 
 

@@ -16,12 +16,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from msgspec.structs import replace
 
 from common.golden import read_golden_set
+from common.programs import in_threads
 from infra.release.evidence.accuracy import LabelReader, since
 from infra.release.evidence.collector import Buckets, VersionCounts, read_buckets, secrets_in
 from infra.release.verdict.engine import Verdict, judge
@@ -96,23 +98,13 @@ class Callers:
     @contextmanager
     def calling(self) -> Iterator[None]:
         """Calls for as long as the block runs."""
-        ending, order = threading.Event(), turns(self.rate)
-        threads = [
-            threading.Thread(target=self._call, args=(order, ending, number))
-            for number in range(_CALLERS)
-        ]
-        threads.append(threading.Thread(target=self._tell, args=(ending,)))
-        for thread in threads:
-            thread.start()
-        try:
+        order = turns(self.rate)
+        callers = (partial(self._call, order, number) for number in range(_CALLERS))
+        with in_threads(*callers, self._tell):
             yield
-        finally:
-            ending.set()
-            for thread in threads:
-                thread.join()
 
     def _call(
-        self, order: Iterator[tuple[int, float]], ending: threading.Event, number: int
+        self, order: Iterator[tuple[int, float]], number: int, ending: threading.Event
     ) -> None:
         luck = random.Random(f"{self.seed} {number}")
         connections: dict[str, http.client.HTTPConnection] = {}
