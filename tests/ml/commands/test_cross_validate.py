@@ -25,7 +25,7 @@ from ml.data.cifar10 import stratified_fold
 from ml.data.datamodule import CIFAR10
 from ml.runs.folder import RunFolder
 from ml.training.config import composed
-from ml.training.launch import BAD_INPUT
+from ml.training.launch import BAD_INPUT, INTERRUPTED
 from tests.helpers.program import Program
 from tests.ml.data.small_dataset import write_dataset, write_photos
 from tests.ml.workspace import SMALL, Workspace
@@ -100,8 +100,9 @@ def test_a_killed_cross_validation_continues_and_never_reads_the_test_part(
 
     monkeypatch.setattr(stages, "train", killed_in_the_second)
     said = Console(file=io.StringIO(), width=140)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as leaving:
         cross_validate(configuration, 3, said)
+    assert leaving.value.code == INTERRUPTED
     first = folder_of(configuration, 3) / "folds" / "1" / "summary.json"
     written = first.stat().st_mtime_ns
     folder = cross_validate(configuration, 3, said)
