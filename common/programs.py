@@ -1,4 +1,6 @@
-"""Native programs; environment, ports and user of child processes; the files that git tracks."""
+"""Native programs; environment, ports and user of child processes; servers and threads that end
+with a block; the files that git tracks.
+"""
 
 from __future__ import annotations
 

@@ -108,8 +108,9 @@ def _set_back() -> None:
 def main(arguments: Sequence[str]) -> int:
     with TemporaryDirectory(dir=os.environ.get("TEST_TMPDIR"), prefix="t") as scratch:
         _isolate(Path(scratch))
-        if "TEST_TARGET" in os.environ and os.environ.get("STARTS_PROGRAMS") != "":
-            _prepare()  # not where this runner's own tests run it
+        # Not where this runner's own tests run it.
+        if "TEST_TARGET" in os.environ and "STARTS_NO_PROGRAMS" not in os.environ:
+            _prepare()
         # Imported here: this file's own folder must not be searched for modules.
         from tools.coverage.measure import measured
 

@@ -30,9 +30,9 @@ from ml.runs.folder import ResumeError, RunFolder, best_row, config_digest, open
 from ml.training.config import CONFIGS, ConfigError, check_values, is_fast_dev_run
 from ml.training.launch import (
     BAD_INPUT,
-    INTERRUPTED,
     Job,
     explained,
+    interrupted,
     is_started_by_torchrun,
     run_application,
 )
@@ -246,8 +246,7 @@ def main(cfg: DictConfig) -> None:
     except (ConfigError, ResumeError, DatasetError, InstantiationException, OSError) as exc:
         _refuse(exc)
     except KeyboardInterrupt:  # between two folds
-        print("\nInterrupted. Continue with: the same command", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        interrupted("the same command")
     print_results(folder, console)
 
 

@@ -31,11 +31,11 @@ from ml.training.config import (
 )
 from ml.training.launch import (
     BAD_INPUT,
-    INTERRUPTED,
     Job,
     begun_run,
     explained,
     hydra_arguments,
+    interrupted,
     is_first,
     run_application,
 )
@@ -68,8 +68,7 @@ def main(cfg: DictConfig) -> float:
     except (ConfigError, ResumeError, DatasetError, InstantiationException, OSError) as exc:
         _refuse(exc)
     except KeyboardInterrupt:  # before the run began
-        print("\nInterrupted.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        interrupted()
     if found := summary.get("rate_test"):
         lr = found["suggestion"]
         said = (

@@ -23,7 +23,7 @@ from ml.runs.folder import ResumeError, RunFolder, best_row
 from ml.training.callbacks import metrics_log
 from ml.training.config import ConfigError, DivergedError
 from ml.training.fitting import finish, fit
-from ml.training.launch import DIVERGED, INTERRUPTED
+from ml.training.launch import DIVERGED, interrupted
 
 BAD_INPUT = 2
 
@@ -83,8 +83,7 @@ def main() -> int:
         print(f"Diverged: {exc}", file=sys.stderr)
         return DIVERGED
     except KeyboardInterrupt:
-        print("\nInterrupted. Continue with: the same command", file=sys.stderr)
-        return INTERRUPTED
+        interrupted("the same command")
     return 0
 
 

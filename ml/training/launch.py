@@ -120,6 +120,14 @@ def _overrides(arguments: Sequence[str]) -> list[str]:
     return [*given, *([f"hydra.searchpath=[{folders}]"] if folders else [])]
 
 
+def interrupted(continue_with: str = "") -> NoReturn:
+    """Exits after Ctrl-C with `INTERRUPTED`, and prints how to continue if there is a way."""
+    if is_first():
+        hint = f" Continue with: {continue_with}" if continue_with else ""
+        print(f"\nInterrupted.{hint}", file=sys.stderr)
+    sys.exit(INTERRUPTED)
+
+
 @contextmanager
 def explained(run: RunFolder, continue_with: str = "") -> Iterator[None]:
     """Exits with a specific code if the training diverges, cannot write or is interrupted, and
@@ -129,10 +137,7 @@ def explained(run: RunFolder, continue_with: str = "") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            hint = f" Continue with: {how}" if run.metrics.exists() else ""
-            print(f"\nInterrupted.{hint}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        interrupted(how if run.metrics.exists() else "")
     except DivergedError as exc:
         print(f"\nDiverged: {exc}.\n{_saved(run)}", file=sys.stderr)
         sys.exit(DIVERGED)

@@ -1,25 +1,23 @@
-"""The served model behaves: invariance, its weakest class, calibration, modesty about garbage."""
+"""The bundled model behaves: invariance, its weakest class, calibration, modesty about garbage."""
 
 import pytest
 from rich.console import Console
 
 from common.terminal import Progress
-from ml.artifact.artifact import BUNDLED_MODELS, Artifact, load_artifact
+from ml.artifact.artifact import BUNDLED, Artifact, load_artifact
 from ml.behaviour.checks import BehaviourLimits, Check
 from ml.behaviour.main import check_model
 from ml.runs.datasets import dataset_of_file
 
-SERVED = BUNDLED_MODELS[1]
-
 
 @pytest.fixture(scope="module")
 def artifact() -> Artifact:
-    return load_artifact(SERVED, threads=1)
+    return load_artifact(BUNDLED, threads=1)
 
 
 @pytest.fixture(scope="module")
 def checks(artifact: Artifact) -> dict[str, Check]:
-    test = dataset_of_file(SERVED, artifact.metadata).read("test")
+    test = dataset_of_file(BUNDLED, artifact.metadata).read("test")
     with Progress("answering", console=Console(quiet=True)) as progress:
         found = check_model(artifact, test, 500, BehaviourLimits(), progress)
     return {check.name: check for check in found}
